@@ -1,0 +1,132 @@
+"""Augmentation: other views of the training images.
+
+Enters: a batch of uint8 pixels (N, 3, H, W) and a key. Leaves: a batch of the same shape, the same for the same key, so that
+no random state has to be kept to continue a run.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import InterpolationMode
+
+Policy = Literal["none", "trivialaugment", "randaugment"]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Augmentation:
+    """What a view may differ in. A strength of 0 turns a part off."""
+
+    flip: Annotated[float, Field(ge=0, le=1, description="probability of a mirror image")] = 0.5
+    vertical_flip: Annotated[float, Field(ge=0, le=1, description="probability of an upside-down image")] = 0.0
+    crop: Annotated[
+        float, Field(ge=0, lt=1, description="a random crop may leave out up to this share of the area; 0: no crop")
+    ] = 0.65
+    rotation: Annotated[float, Field(ge=0, le=180, description="up to this many degrees either way")] = 0.0
+    colour: Annotated[
+        float, Field(ge=0, le=1, description="brightness, contrast and saturation change by up to this share")
+    ] = 0.3
+    policy: Annotated[
+        Policy, Field(description="an automatic policy on top: none, trivialaugment or randaugment")
+    ] = "none"
+    mixup: Annotated[float, Field(ge=0, description="alpha of MixUp; 0: off")] = 0.0
+    cutmix: Annotated[float, Field(ge=0, description="alpha of CutMix; 0: off; with mixup, either at random")] = 0.0
+
+    @classmethod
+    def none(cls) -> Augmentation:
+        """No augmentation at all."""
+        return cls(flip=0, crop=0, colour=0)
+
+    @property
+    def changes_views(self) -> bool:
+        """Whether any view differs from the plain image (MixUp and CutMix act on batches, not on views)."""
+        return any((self.flip, self.vertical_flip, self.crop, self.rotation, self.colour)) or self.policy != "none"
+
+
+def random_key(*parts: int) -> int:
+    """A 63-bit seed from whole numbers such as (seed, epoch, step); nearby keys give unrelated streams."""
+    return int(np.random.SeedSequence([part % 2**32 for part in parts]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def augment(pixels: torch.Tensor, augmentation: Augmentation, key: int) -> torch.Tensor:
+    """Draw one view of each image.
+
+    Args:
+        pixels: uint8 (N, 3, H, W).
+        augmentation: What may change; MixUp and CutMix are not applied here.
+        key: The same key gives the same views; the program's own random state is left alone.
+
+    Returns:
+        uint8 (N, 3, H, W).
+    """
+    if not augmentation.changes_views or not len(pixels):
+        return pixels
+    transform = _transform(augmentation, pixels.shape[-1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key)
+        return torch.stack([transform(image) for image in pixels])
+
+
+def _transform(augmentation: Augmentation, size: int) -> v2.Transform:
+    steps: list[v2.Transform] = []
+    if augmentation.rotation:
+        steps.append(v2.RandomRotation(augmentation.rotation, interpolation=InterpolationMode.BILINEAR))
+    if augmentation.crop:
+        scale = (1 - augmentation.crop, 1.0)
+        steps.append(v2.RandomResizedCrop(size, scale=scale, ratio=(3 / 4, 4 / 3), antialias=True))
+    if augmentation.flip:
+        steps.append(v2.RandomHorizontalFlip(augmentation.flip))
+    if augmentation.vertical_flip:
+        steps.append(v2.RandomVerticalFlip(augmentation.vertical_flip))
+    if augmentation.colour:
+        steps.append(v2.ColorJitter(*[augmentation.colour] * 3))
+    if augmentation.policy == "trivialaugment":
+        steps.append(v2.TrivialAugmentWide())
+    elif augmentation.policy == "randaugment":
+        steps.append(v2.RandAugment())
+    return v2.Compose(steps)
+
+
+def mix(
+    inputs: torch.Tensor, targets: torch.Tensor, augmentation: Augmentation, key: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """MixUp or CutMix of a batch, on pixels or on activations at the freeze boundary.
+
+    Args:
+        inputs: (N, ...); CutMix needs maps (N, C, H, W).
+        targets: Class probabilities (N, classes).
+        augmentation: The two alphas.
+        key: The same key gives the same mixture.
+
+    Returns:
+        The mixed inputs and targets, same shapes.
+
+    Sources: MixUp, arXiv 1710.09412; CutMix, arXiv 1905.04899.
+    """
+    chosen = [name for name, alpha in (("mixup", augmentation.mixup), ("cutmix", augmentation.cutmix)) if alpha > 0]
+    if not chosen or len(inputs) < 2:
+        return inputs, targets
+    rng = np.random.default_rng(key)
+    name = chosen[int(rng.integers(len(chosen)))]
+    alpha = augmentation.mixup if name == "mixup" else augmentation.cutmix
+    keep = float(rng.beta(alpha, alpha))
+    partner = torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)
+    if name == "mixup":
+        mixed = torch.lerp(inputs[partner].float(), inputs.float(), keep).to(inputs.dtype)
+    else:
+        if inputs.ndim != 4:
+            raise ValueError(f"CutMix needs maps (N, C, H, W) and this backbone gives {tuple(inputs.shape)}; use mixup")
+        height, width = inputs.shape[-2:]
+        cut_height, cut_width = (round(side * (1 - keep) ** 0.5) for side in (height, width))
+        top = int(rng.integers(height - cut_height + 1))
+        left = int(rng.integers(width - cut_width + 1))
+        mixed = inputs.clone()
+        box = (..., slice(top, top + cut_height), slice(left, left + cut_width))
+        mixed[box] = inputs[partner][box]
+        keep = 1 - cut_height * cut_width / (height * width)
+    return mixed, torch.lerp(targets[partner], targets, keep)

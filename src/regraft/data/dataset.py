@@ -1,0 +1,163 @@
+"""The values that the data step hands on: samples, a data set, a split.
+
+Enters: what `scan` or a notebook found. Leaves: frozen values; nothing here touches the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from regraft.data.decode import ImageSource, decode_image
+from regraft.errors import DataError
+
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image.
+
+    Attributes:
+        path: Its name: relative to the data set's root, with forward slashes; or a made-up one for an array.
+        label: Class name.
+        sha256: Of the file's bytes (of the pixels for an array); equal values mean exact duplicates.
+        part: `train`, `val` or `test` where the data says so, else None.
+        group: Samples of one group are never divided between parts; None: alone.
+    """
+
+    path: str
+    label: str
+    sha256: str
+    part: Part | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images, their classes, and what was left out.
+
+    Attributes:
+        root: Folder that the samples' paths are relative to.
+        samples: In a fixed order (sorted by path).
+        classes: Class names in the order of the model's outputs: sorted by code point, once, here.
+        bad: Files that could not be read.
+        ignored: Files that are not images by their ending.
+        notes: What a person should know about the data, in sentences.
+    """
+
+    root: Path
+    samples: tuple[Sample, ...]
+    classes: tuple[str, ...]
+    bad: tuple[BadFile, ...] = ()
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_arrays(
+        cls, images: Sequence[np.ndarray] | np.ndarray, labels: Sequence[str], *, groups: Sequence[str] | None = None
+    ) -> Dataset:
+        """A data set of images that are in memory already.
+
+        Args:
+            images: N arrays as `decode_image` takes them.
+            labels: N class names.
+            groups: N names of groups that a split must not divide.
+
+        Raises:
+            DataError: The lengths differ.
+        """
+        if len(images) != len(labels) or (groups is not None and len(groups) != len(labels)):
+            raise DataError(f"{len(images)} images and {len(labels)} labels; expected one label for each image")
+        arrays = {f"array-{i:07d}": decode_image(np.asarray(image)) for i, image in enumerate(images)}
+        samples = tuple(
+            Sample(
+                path=path,
+                label=str(labels[i]),
+                sha256=hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest(),
+                group=None if groups is None else str(groups[i]),
+            )
+            for i, (path, array) in enumerate(arrays.items())
+        )
+        return cls(Path(), samples, tuple(sorted({s.label for s in samples})), _arrays=arrays)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def source(self, sample: Sample) -> ImageSource:
+        """What the decoder reads for this sample."""
+        array = self._arrays.get(sample.path)
+        return self.root / sample.path if array is None else array
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class index of each sample, int64 (N,)."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        return np.array([index[s.label] for s in self.samples], dtype=np.int64)
+
+    def counts(self) -> dict[str, int]:
+        """Samples of each class, in class order, zeros included."""
+        counter = Counter(s.label for s in self.samples)
+        return {name: counter[name] for name in self.classes}
+
+    def with_samples(self, samples: Sequence[Sample]) -> Dataset:
+        """The same data set with other samples, classes unchanged."""
+        return replace(self, samples=tuple(samples))
+
+
+@dataclass(frozen=True)
+class Split:
+    """The assignment of images to train, val and test; every sample carries its part."""
+
+    dataset: Dataset
+
+    def __post_init__(self) -> None:
+        """Refuse a sample without a part."""
+        if any(s.part is None for s in self.dataset.samples):
+            raise DataError("A split needs a part for every sample; call regraft.split(dataset) first.")
+
+    def __getitem__(self, part: Part) -> Dataset:
+        """The samples of one part."""
+        return self.dataset.with_samples([s for s in self.dataset.samples if s.part == part])
+
+    def __iter__(self) -> Iterator[Part]:
+        """The names of the parts that have samples, in the order train, val, test."""
+        present = {s.part for s in self.dataset.samples}
+        return (part for part in PARTS if part in present)
+
+    @property
+    def train(self) -> Dataset:
+        """What the model learns from."""
+        return self["train"]
+
+    @property
+    def val(self) -> Dataset:
+        """What choices are made on: strength, epoch, whether fine-tuning is kept."""
+        return self["val"]
+
+    @property
+    def test(self) -> Dataset:
+        """What nothing is chosen on."""
+        return self["test"]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in output order."""
+        return self.dataset.classes

@@ -1,0 +1,121 @@
+"""The one decoder: training, evaluation, prediction, server and export checks read pixels through it.
+
+Enters: a path, encoded bytes, or an array that is decoded already. Leaves: RGB pixels, uint8, (height, width, 3),
+upright. The same bytes give the same pixels everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from regraft.errors import ImageError
+
+ImageSource = Path | str | bytes | np.ndarray
+
+#: Pillow's names of the formats that are read. MPO is what some phones call their JPEG files.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "PPM")
+
+#: Endings by which files are taken for images when a folder is scanned (lower case).
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm".split()
+)
+
+#: Images with more pixels than this are refused before they are decoded (a decompression bomb, or a scan to tile).
+MAX_PIXELS = 89_478_485
+
+#: Changes whenever the same bytes would give other pixels; part of every cache key.
+DECODER_VERSION = 1
+
+
+def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode an image to upright RGB.
+
+    EXIF orientation is applied. Of an animation the first frame is used. Transparency is laid over white. CMYK, YCbCr,
+    LAB and palettes are converted to RGB, grey is repeated over three channels. 16-bit values are divided by 257;
+    32-bit integers are read as 16-bit ones where they fit; floats are read as 0..1 or, if larger, as 0..255.
+
+    Args:
+        source: A path, the bytes of an image file, or an array: uint8 or float in 0..1, (H, W), (H, W, 1), (H, W, 3)
+            or (H, W, 4).
+        max_pixels: The largest width x height that is decoded.
+
+    Returns:
+        uint8 array (H, W, 3), C-contiguous.
+
+    Raises:
+        ImageError: The image cannot be read; the reason is in a few words.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    name = "" if isinstance(source, bytes) else str(source)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > max_pixels:
+                raise ImageError(f"{image.width} x {image.height} pixels, more than {max_pixels:,} allowed", name)
+            image.load()
+            return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(_why_unidentified(source), name) from error
+    except FileNotFoundError as error:
+        raise ImageError("file not found", name) from error
+    except IsADirectoryError as error:
+        raise ImageError("a folder, not an image file", name) from error
+    except PermissionError as error:
+        raise ImageError("no permission to read it", name) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"more than {max_pixels:,} pixels", name) from error
+    except Exception as error:  # on hostile bytes Pillow's decoders raise nearly every type there is
+        raise ImageError(f"cannot be decoded: {error or type(error).__name__}", name) from error
+
+
+def _why_unidentified(source: Path | str | bytes) -> str:
+    size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    return "empty file" if size == 0 else f"not an image that can be read ({', '.join(FORMATS)})"
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        grey = _scale_to_uint8(np.asarray(image), mode)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, rgba)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _scale_to_uint8(values: np.ndarray, mode: str) -> np.ndarray:
+    values = values.astype(np.float64)
+    if mode == "F":
+        values = np.nan_to_num(values, posinf=255.0, neginf=0.0)
+        if values.size and values.min() >= 0.0 and values.max() <= 1.0:
+            values = values * 255.0
+    elif mode == "I" and values.size and values.max() > 65535:
+        values = values / 16_843_009.0  # 0xFFFFFFFF / 0xFF
+    else:
+        values = values / 257.0
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise ImageError(f"an array of shape {array.shape}; expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    if np.issubdtype(array.dtype, np.floating):
+        if not (np.isfinite(array).all() and array.min() >= 0.0 and array.max() <= 1.0):
+            raise ImageError("a float array with values outside 0..1; expected 0..1, or uint8 in 0..255")
+        array = np.rint(array * 255.0).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ImageError(f"an array of {array.dtype}; expected uint8 in 0..255 or float in 0..1")
+    if array.shape[2] == 4:
+        return np.ascontiguousarray(_to_rgb(Image.fromarray(array, "RGBA")))
+    return np.ascontiguousarray(np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array)

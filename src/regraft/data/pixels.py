@@ -1,0 +1,56 @@
+"""Decoded pixels of a whole part, in a memory-mapped file, so that each image is decoded once and may exceed memory.
+
+Enters: a `Dataset` and a `Preprocessing`. Leaves: a uint8 array (N, size, size, 3) on disk that reads like one in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from regraft.data.dataset import Dataset
+from regraft.data.preprocessing import Preprocessing
+
+
+def load_pixels(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    file: Path,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Decode and resize every sample into `file`.
+
+    Args:
+        dataset: N samples.
+        preprocessing: The model's own.
+        file: Where the array goes, as an `.npy` file; replaced if it exists.
+        workers: Threads; default: one a core.
+        progress: Called with (images done, images in all).
+
+    Returns:
+        uint8 memory map (N, size, size, 3).
+
+    Raises:
+        ImageError: An image that `scan` could read can no longer be read.
+    """
+    shape = (len(dataset), preprocessing.size, preprocessing.size, 3)
+    if not len(dataset):
+        return np.empty(shape, dtype=np.uint8)
+    pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        try:
+            decoded = pool.map(lambda sample: preprocessing(dataset.source(sample)), dataset.samples)
+            for i, image in enumerate(decoded):
+                pixels[i] = image
+                if progress:
+                    progress(i + 1, len(dataset))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return pixels
