@@ -1,0 +1,90 @@
+"""Transfer learning for image classification: a folder of labelled images in, a classifier you can trust out.
+
+    import regraft
+
+    dataset = regraft.scan("photos")
+    parts = regraft.split(dataset, train=0.8, val=0.1, test=0.1)
+    model = regraft.build("efficientnet_lite0", classes=parts.classes)
+    run = regraft.train(model, parts, out="runs/photos")
+    print(regraft.evaluate(run).report())
+    print(regraft.predict(run, "new.jpg")[0].top(3))
+
+Names are imported when they are first used, so that importing the package takes no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regraft.data.augmentation import Augmentation
+    from regraft.data.dataset import BadFile, Dataset, Sample, Split
+    from regraft.data.scan import scan
+    from regraft.data.split import split
+    from regraft.errors import RegraftError
+    from regraft.evaluation.metrics import Evaluation
+    from regraft.evaluation.predictions import Predictions
+    from regraft.models.classifier import Classifier, build
+    from regraft.models.inference import Prediction
+    from regraft.pipeline.evaluate import evaluate
+    from regraft.pipeline.predict import predict
+    from regraft.pipeline.run import Run, load
+    from regraft.pipeline.train import train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Augmentation": "regraft.data.augmentation",
+    "BadFile": "regraft.data.dataset",
+    "Classifier": "regraft.models.classifier",
+    "Dataset": "regraft.data.dataset",
+    "Evaluation": "regraft.evaluation.metrics",
+    "Prediction": "regraft.models.inference",
+    "Predictions": "regraft.evaluation.predictions",
+    "RegraftError": "regraft.errors",
+    "Run": "regraft.pipeline.run",
+    "Sample": "regraft.data.dataset",
+    "Split": "regraft.data.dataset",
+    "build": "regraft.models.classifier",
+    "evaluate": "regraft.pipeline.evaluate",
+    "load": "regraft.pipeline.run",
+    "predict": "regraft.pipeline.predict",
+    "scan": "regraft.data.scan",
+    "split": "regraft.data.split",
+    "train": "regraft.pipeline.train",
+}
+
+__all__ = [  # noqa: RUF022 - functions first, in the order of use
+    "scan",
+    "split",
+    "build",
+    "train",
+    "load",
+    "evaluate",
+    "predict",
+    "Augmentation",
+    "BadFile",
+    "Classifier",
+    "Dataset",
+    "Evaluation",
+    "Prediction",
+    "Predictions",
+    "RegraftError",
+    "Run",
+    "Sample",
+    "Split",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'regraft' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

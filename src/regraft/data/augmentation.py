@@ -1,7 +1,7 @@
 """Augmentation: other views of the training images.
 
-Enters: a batch of uint8 pixels (N, 3, H, W) and a key. Leaves: a batch of the same shape, the same for the same key, so that
-no random state has to be kept to continue a run.
+Enters: a batch of uint8 pixels (N, 3, H, W) and a key. Leaves: a batch of the same shape, the same for the
+same key, so that no random state has to be kept to continue a run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pydantic.dataclasses import dataclass
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import InterpolationMode
 
+from regraft.errors import UsageError
+
 Policy = Literal["none", "trivialaugment", "randaugment"]
 
 
@@ -23,9 +25,12 @@ class Augmentation:
     """What a view may differ in. A strength of 0 turns a part off."""
 
     flip: Annotated[float, Field(ge=0, le=1, description="probability of a mirror image")] = 0.5
-    vertical_flip: Annotated[float, Field(ge=0, le=1, description="probability of an upside-down image")] = 0.0
+    vertical_flip: Annotated[float, Field(ge=0, le=1, description="probability of an upside-down image")] = (
+        0.0
+    )
     crop: Annotated[
-        float, Field(ge=0, lt=1, description="a random crop may leave out up to this share of the area; 0: no crop")
+        float,
+        Field(ge=0, lt=1, description="a random crop may leave out up to this share of the area; 0: no crop"),
     ] = 0.65
     rotation: Annotated[float, Field(ge=0, le=180, description="up to this many degrees either way")] = 0.0
     colour: Annotated[
@@ -35,7 +40,9 @@ class Augmentation:
         Policy, Field(description="an automatic policy on top: none, trivialaugment or randaugment")
     ] = "none"
     mixup: Annotated[float, Field(ge=0, description="alpha of MixUp; 0: off")] = 0.0
-    cutmix: Annotated[float, Field(ge=0, description="alpha of CutMix; 0: off; with mixup, either at random")] = 0.0
+    cutmix: Annotated[
+        float, Field(ge=0, description="alpha of CutMix; 0: off; with mixup, either at random")
+    ] = 0.0
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -45,7 +52,10 @@ class Augmentation:
     @property
     def changes_views(self) -> bool:
         """Whether any view differs from the plain image (MixUp and CutMix act on batches, not on views)."""
-        return any((self.flip, self.vertical_flip, self.crop, self.rotation, self.colour)) or self.policy != "none"
+        return (
+            any((self.flip, self.vertical_flip, self.crop, self.rotation, self.colour))
+            or self.policy != "none"
+        )
 
 
 def random_key(*parts: int) -> int:
@@ -66,13 +76,14 @@ def augment(pixels: torch.Tensor, augmentation: Augmentation, key: int) -> torch
     """
     if not augmentation.changes_views or not len(pixels):
         return pixels
-    transform = _transform(augmentation, pixels.shape[-1])
+    height, width = pixels.shape[-2:]
+    transform = _transform(augmentation, (height, width))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key)
+        torch.default_generator.manual_seed(key)  # torch.manual_seed would seed the GPUs too, for good
         return torch.stack([transform(image) for image in pixels])
 
 
-def _transform(augmentation: Augmentation, size: int) -> v2.Transform:
+def _transform(augmentation: Augmentation, size: tuple[int, int]) -> v2.Transform:
     steps: list[v2.Transform] = []
     if augmentation.rotation:
         steps.append(v2.RandomRotation(augmentation.rotation, interpolation=InterpolationMode.BILINEAR))
@@ -108,7 +119,9 @@ def mix(
 
     Sources: MixUp, arXiv 1710.09412; CutMix, arXiv 1905.04899.
     """
-    chosen = [name for name, alpha in (("mixup", augmentation.mixup), ("cutmix", augmentation.cutmix)) if alpha > 0]
+    chosen = [
+        name for name, alpha in (("mixup", augmentation.mixup), ("cutmix", augmentation.cutmix)) if alpha > 0
+    ]
     if not chosen or len(inputs) < 2:
         return inputs, targets
     rng = np.random.default_rng(key)
@@ -120,7 +133,9 @@ def mix(
         mixed = torch.lerp(inputs[partner].float(), inputs.float(), keep).to(inputs.dtype)
     else:
         if inputs.ndim != 4:
-            raise ValueError(f"CutMix needs maps (N, C, H, W) and this backbone gives {tuple(inputs.shape)}; use mixup")
+            raise UsageError(
+                f"CutMix needs maps (N, C, H, W) and this backbone gives {tuple(inputs.shape)}; use mixup"
+            )
         height, width = inputs.shape[-2:]
         cut_height, cut_width = (round(side * (1 - keep) ** 0.5) for side in (height, width))
         top = int(rng.integers(height - cut_height + 1))

@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from regraft.data.decode import ImageSource, decode_image
-from regraft.errors import DataError
+from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
+from regraft.errors import DataError, ImageError
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -59,6 +59,7 @@ class Dataset:
         bad: Files that could not be read.
         ignored: Files that are not images by their ending.
         notes: What a person should know about the data, in sentences.
+        max_pixels: The largest image that was read; whoever reads the images again must allow as much.
     """
 
     root: Path
@@ -67,31 +68,44 @@ class Dataset:
     bad: tuple[BadFile, ...] = ()
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    max_pixels: int = MAX_PIXELS
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_arrays(
-        cls, images: Sequence[np.ndarray] | np.ndarray, labels: Sequence[str], *, groups: Sequence[str] | None = None
+        cls,
+        images: Sequence[np.ndarray] | np.ndarray,
+        labels: Sequence[str],
+        *,
+        groups: Sequence[str | None] | None = None,
     ) -> Dataset:
         """A data set of images that are in memory already.
 
         Args:
             images: N arrays as `decode_image` takes them.
             labels: N class names.
-            groups: N names of groups that a split must not divide.
+            groups: N names of groups that a split must not divide; None: alone.
 
         Raises:
             DataError: The lengths differ.
+            ImageError: An array is no image; the message says which.
         """
-        if len(images) != len(labels) or (groups is not None and len(groups) != len(labels)):
-            raise DataError(f"{len(images)} images and {len(labels)} labels; expected one label for each image")
-        arrays = {f"array-{i:07d}": decode_image(np.asarray(image)) for i, image in enumerate(images)}
+        groups = [None] * len(labels) if groups is None else groups
+        if not len(images) == len(labels) == len(groups):
+            lengths = f"{len(images)} images, {len(labels)} labels and {len(groups)} groups"
+            raise DataError(f"{lengths}; expected one label, and one group if any, for each image.")
+        arrays: dict[str, np.ndarray] = {}
+        for i, image in enumerate(images):
+            try:
+                arrays[f"array-{i:07d}"] = decode_image(np.asarray(image))
+            except ImageError as error:
+                raise ImageError(error.reason, f"images[{i}]") from error
         samples = tuple(
             Sample(
                 path=path,
                 label=str(labels[i]),
                 sha256=hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest(),
-                group=None if groups is None else str(groups[i]),
+                group=None if (group := groups[i]) is None else str(group),
             )
             for i, (path, array) in enumerate(arrays.items())
         )

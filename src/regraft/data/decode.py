@@ -1,7 +1,7 @@
 """The one decoder: training, evaluation, prediction, server and export checks read pixels through it.
 
-Enters: a path, encoded bytes, or an array that is decoded already. Leaves: RGB pixels, uint8, (height, width, 3),
-upright. The same bytes give the same pixels everywhere.
+Enters: a path, encoded bytes, or an array that is decoded already. Leaves: RGB pixels, uint8, (height, width,
+3), upright. The same bytes give the same pixels everywhere.
 """
 
 from __future__ import annotations
@@ -10,38 +10,52 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from regraft.errors import ImageError
 
 ImageSource = Path | str | bytes | np.ndarray
 
-#: Pillow's names of the formats that are read. MPO is what some phones call their JPEG files.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "PPM")
+#: Pillow's names of the formats that are read. JPEG includes MPO, which is what some phones make of it.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 #: Endings by which files are taken for images when a folder is scanned (lower case).
-EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .mpo .ppm .pgm .pbm .pnm".split()
-)
+EXTENSIONS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+))  # fmt: skip
 
-#: Images with more pixels than this are refused before they are decoded (a decompression bomb, or a scan to tile).
+#: Images with more pixels are refused before they are decoded (a decompression bomb, or a scan to tile).
 MAX_PIXELS = 89_478_485
 
 #: Changes whenever the same bytes would give other pixels; part of every cache key.
 DECODER_VERSION = 1
 
+#: What sets an image upright, by its EXIF orientation; 1 is upright already.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image to upright RGB.
 
-    EXIF orientation is applied. Of an animation the first frame is used. Transparency is laid over white. CMYK, YCbCr,
-    LAB and palettes are converted to RGB, grey is repeated over three channels. 16-bit values are divided by 257;
-    32-bit integers are read as 16-bit ones where they fit; floats are read as 0..1 or, if larger, as 0..255.
+    EXIF orientation is applied. Of an animation the first frame is used. Transparency is laid over white.
+    CMYK, YCbCr, LAB and palettes are converted to RGB, grey is repeated over three channels. 16-bit values
+    are divided by 257; 32-bit integers are read as 16-bit ones where they fit; floats are read as 0..1 or, if
+    any is larger, as 0..255, and what is not a number is black.
 
     Args:
-        source: A path, the bytes of an image file, or an array: uint8 or float in 0..1, (H, W), (H, W, 1), (H, W, 3)
-            or (H, W, 4).
-        max_pixels: The largest width x height that is decoded.
+        source: A path, the bytes of an image file, or an array: uint8 or float in 0..1, (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4).
+        max_pixels: The largest width x height that is decoded; Pillow itself refuses twice its
+            `MAX_IMAGE_PIXELS`.
 
     Returns:
         uint8 array (H, W, 3), C-contiguous.
@@ -53,12 +67,16 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.nda
         return _from_array(source)
     name = "" if isinstance(source, bytes) else str(source)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        with Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
+        ) as image:
             pixels = image.width * image.height
             if pixels > max_pixels:
-                raise ImageError(f"{image.width} x {image.height} pixels, more than {max_pixels:,} allowed", name)
+                raise ImageError(
+                    f"{image.width} x {image.height} pixels, more than {max_pixels:,} allowed", name
+                )
             image.load()
-            return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+            return np.ascontiguousarray(_to_rgb(_upright(image)))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -69,8 +87,6 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.nda
         raise ImageError("a folder, not an image file", name) from error
     except PermissionError as error:
         raise ImageError("no permission to read it", name) from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"more than {max_pixels:,} pixels", name) from error
     except Exception as error:  # on hostile bytes Pillow's decoders raise nearly every type there is
         raise ImageError(f"cannot be decoded: {error or type(error).__name__}", name) from error
 
@@ -78,6 +94,15 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.nda
 def _why_unidentified(source: Path | str | bytes) -> str:
     size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     return "empty file" if size == 0 else f"not an image that can be read ({', '.join(FORMATS)})"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and fails on odd ones that cameras leave.
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # a damaged block says nothing about orientation; the pixels are whole
+        orientation = None
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -95,10 +120,10 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def _scale_to_uint8(values: np.ndarray, mode: str) -> np.ndarray:
     values = values.astype(np.float64)
     if mode == "F":
-        values = np.nan_to_num(values, posinf=255.0, neginf=0.0)
-        if values.size and values.min() >= 0.0 and values.max() <= 1.0:
+        values = np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        if values.max(where=np.isfinite(values), initial=0.0) <= 1.0:
             values = values * 255.0
-    elif mode == "I" and values.size and values.max() > 65535:
+    elif mode == "I" and values.max() > 65535:
         values = values / 16_843_009.0  # 0xFFFFFFFF / 0xFF
     else:
         values = values / 257.0
@@ -109,7 +134,9 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise ImageError(f"an array of shape {array.shape}; expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+        raise ImageError(
+            f"an array of shape {array.shape}; expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        )
     if np.issubdtype(array.dtype, np.floating):
         if not (np.isfinite(array).all() and array.min() >= 0.0 and array.max() <= 1.0):
             raise ImageError("a float array with values outside 0..1; expected 0..1, or uint8 in 0..255")

@@ -1,6 +1,7 @@
-"""Decoded pixels of a whole part, in a memory-mapped file, so that each image is decoded once and may exceed memory.
+"""Decoded pixels of a whole part, in a memory-mapped file: each image is decoded once, all may exceed memory.
 
-Enters: a `Dataset` and a `Preprocessing`. Leaves: a uint8 array (N, size, size, 3) on disk that reads like one in memory.
+Enters: a `Dataset` and a `Preprocessing`. Leaves: a uint8 array (N, size, size, 3) on disk that reads like
+one in memory.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def load_pixels(
     Args:
         dataset: N samples.
         preprocessing: The model's own.
-        file: Where the array goes, as an `.npy` file; replaced if it exists.
+        file: Where the array goes, as an `.npy` file; replaced if it exists, removed if an image fails.
         workers: Threads; default: one a core.
         progress: Called with (images done, images in all).
 
@@ -43,14 +44,20 @@ def load_pixels(
     if not len(dataset):
         return np.empty(shape, dtype=np.uint8)
     pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        try:
-            decoded = pool.map(lambda sample: preprocessing(dataset.source(sample)), dataset.samples)
-            for i, image in enumerate(decoded):
-                pixels[i] = image
-                if progress:
-                    progress(i + 1, len(dataset))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+    def prepare(i: int) -> None:  # writes where it belongs: decoded images do not pile up behind a slow disk
+        pixels[i] = preprocessing(dataset.source(dataset.samples[i]), max_pixels=dataset.max_pixels)
+
+    try:
+        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+            try:
+                for done, _ in enumerate(pool.map(prepare, range(len(dataset))), start=1):
+                    if progress:
+                        progress(done, len(dataset))
+            except BaseException:  # Ctrl-C: the images that wait are not read
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
     return pixels

@@ -1,7 +1,7 @@
 """From decoded pixels to the square that a backbone reads.
 
-Enters: RGB uint8 of any size. Leaves: RGB uint8 (size, size, 3). Mean and standard deviation are kept beside it and applied
-inside the model, so whoever holds the model cannot normalise differently.
+Enters: RGB uint8 of any size. Leaves: RGB uint8 (size, size, 3). Mean and standard deviation are kept beside
+it and applied inside the model, so whoever holds the model cannot normalise differently.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from regraft.data.decode import ImageSource, decode_image
+from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
 
 Resize = Literal["stretch", "crop", "pad"]
 _FILTERS = {
@@ -29,8 +29,8 @@ class Preprocessing:
 
     Attributes:
         size: Side of the square in pixels.
-        resize: `stretch` uses the whole image and changes its aspect; `crop` keeps the aspect and cuts the middle out; `pad`
-            keeps both and fills with the backbone's mean colour.
+        resize: `stretch` uses the whole image and changes its aspect; `crop` keeps the aspect and cuts the
+            middle out; `pad` keeps both and fills with the backbone's mean colour.
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`, always antialiased.
         mean: Per channel, on the scale 0..1, subtracted inside the model.
         std: Per channel, on the scale 0..1, divided by inside the model.
@@ -51,11 +51,12 @@ class Preprocessing:
         if self.size < 8:
             raise ValueError(f"size {self.size}; expected at least 8 pixels")
 
-    def __call__(self, source: ImageSource) -> np.ndarray:
+    def __call__(self, source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Decode and resize.
 
         Args:
             source: What `decode_image` takes.
+            max_pixels: The largest width x height that is decoded.
 
         Returns:
             uint8 array (size, size, 3).
@@ -63,7 +64,7 @@ class Preprocessing:
         Raises:
             ImageError: The image cannot be read.
         """
-        pixels = decode_image(source)
+        pixels = decode_image(source, max_pixels=max_pixels)
         height, width = pixels.shape[:2]
         size, resample = self.size, _FILTERS[self.interpolation]
         if (height, width) == (size, size):

@@ -1,7 +1,7 @@
 """Find the labelled images in a folder or a manifest.
 
-Enters: `root/train|val|test/<class>/`, `root/<class>/`, or a manifest. Leaves: a `Dataset`, every file of which was read and decoded
-once; whatever was left out is named with its reason.
+Enters: `root/train|val|test/<class>/`, `root/<class>/`, or a manifest. Leaves: a `Dataset`, every file of
+which was read and decoded once; whatever was left out is named with its reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from regraft.data.dataset import PARTS, BadFile, Dataset, Part, Sample
 from regraft.data.decode import EXTENSIONS, MAX_PIXELS, decode_image
@@ -39,7 +39,9 @@ class _Found:
 def scan(
     path: Path | str,
     *,
+    root: Path | None = None,
     on_bad: OnBad = "skip",
+    classes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -47,38 +49,74 @@ def scan(
     """Find, hash and decode every labelled image.
 
     Args:
-        path: A folder `root/<class>/...`, a folder `root/train|val|test/<class>/...`, or a CSV or Parquet manifest.
+        path: A folder `root/<class>/...`, a folder `root/train|val|test/<class>/...`, or a CSV or Parquet
+            manifest.
+        root: Folder that a manifest's relative paths start from; default: the manifest's own. With the data's
+            folder here, a run's `split.csv` can be read where it lies.
         on_bad: `skip` leaves unreadable images out and lists them in `Dataset.bad`; `error` raises.
+        classes: Of a model that exists: images of any of these classes, or of one alone, will do, and no
+            others.
         max_pixels: Larger images count as unreadable.
         workers: Threads that read and decode; default: one a core.
         progress: Called with (files done, files in all).
 
     Raises:
-        UsageError: `path` does not exist or is not one of the three forms.
-        DataError: There is no class, one class, an empty class, a class in val or test that train does not have, or (with
-            `on_bad="error"`) an unreadable image.
+        UsageError: `path` does not exist or is not one of the three forms; `on_bad` is neither word; a folder
+            has a `root`.
+        DataError: There is no class, one class, an empty class, a class in val or test that train does not
+            have, a folder that cannot be read, or (with `on_bad="error"`) an unreadable image.
     """
     path = Path(path)
+    if on_bad not in get_args(OnBad):
+        raise UsageError(f"on_bad={on_bad!r}; expected skip or error.")
     if not path.exists():
-        raise UsageError(f"{path} does not exist. Expected a folder of labelled images, or a CSV or Parquet manifest.")
+        raise UsageError(
+            f"{path} does not exist. Expected a folder of labelled images, or a CSV or Parquet manifest."
+        )
     ignored: list[str] = []
-    folders: list[tuple[Part | None, str]] = []
+    notes: list[str] = []
     if path.is_dir():
+        if root is not None:
+            raise UsageError(f"{path} is a folder and its own root; root={root} is for manifests.")
         root = path
-        found, folders, ignored = _walk(root)
+        try:
+            found, named, ignored = _walk(root)
+        except OSError as error:
+            raise DataError(
+                f"{error.filename or path}: {_reason(error)}. Expected a folder that you may read."
+            ) from error
+        notes += _notes_on_folders(found, ignored)
     elif path.suffix.lower() in SUFFIXES:
-        root = path.parent
-        found = [_Found(Path(row.path).as_posix(), row.label, row.part, row.group) for row in read_manifest(path)]
-        if len({f.part is None for f in found}) > 1:
-            raise DataError(f"{path}: some rows have a split and some have none. Fill the column for all rows or for none.")
+        root = root or path.parent
+        found = [_Found(row.path, row.label, row.part, row.group) for row in read_manifest(path, root)]
+        named = {(f.part, f.label) for f in found}
+        if len({part is None for part, _ in named}) > 1:
+            raise DataError(
+                f"{path}: some rows have a split and some have none. Fill the column for all or for none."
+            )
     else:
-        raise UsageError(f"{path} is a file. Expected a folder of labelled images, or a manifest ending in .csv or .parquet.")
+        raise UsageError(
+            f"{path} is a file. Expected a folder of labelled images, or a manifest: .csv or .parquet."
+        )
     found.sort(key=lambda f: f.path)
     samples, bad = _read_all(root, found, max_pixels, workers or os.cpu_count() or 1, progress)
+    reasons = _listed((f"{b.path}: {b.reason}" for b in bad), "\n  ")
+    unreadable = f"{_count(len(bad), 'image')} cannot be read:\n  {reasons}"
     if bad and on_bad == "error":
-        raise DataError(f"{_count(len(bad), 'image')} cannot be read:\n  " + _listed(f"{b.path}: {b.reason}" for b in bad))
-    classes = _check_classes(path, samples, folders, {f.label for f in found})
-    return Dataset(root, tuple(samples), classes, tuple(bad), tuple(sorted(ignored)), tuple(_notes(samples)))
+        raise DataError(unreadable)
+    try:
+        if classes is None:
+            classes = _check_classes(path, samples, named)
+        else:
+            _check_known(path, samples, classes)
+    except DataError as error:
+        if not bad:
+            raise
+        raise DataError(f"{error}\n{unreadable}") from None
+    notes += _notes_on_copies(samples)
+    return Dataset(
+        root, tuple(samples), tuple(classes), tuple(bad), tuple(sorted(ignored)), tuple(notes), max_pixels
+    )
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -86,18 +124,24 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
 
     Returns:
         (images, other files), each sorted.
+
+    Raises:
+        OSError: A folder cannot be read.
     """
-    images, others = [], []
+    images: list[Path] = []
+    others: list[Path] = []
     for file in _files_below(folder):
         (images if file.suffix.lower() in EXTENSIONS else others).append(file)
     return sorted(images), sorted(others)
 
 
-def _walk(root: Path) -> tuple[list[_Found], list[tuple[Part | None, str]], list[str]]:
+def _walk(root: Path) -> tuple[list[_Found], set[tuple[Part | None, str]], list[str]]:
+    """The images, all classes of all parts that have a folder, and the files that are neither."""
     children = _subfolders(root)
     parts = {child: PART_NAMES[child.name.lower()] for child in children if child.name.lower() in PART_NAMES}
     # A class may be called "train": a part holds class folders, a class holds images.
-    has_parts = any(part == "train" and _subfolders(child) for child, part in parts.items())
+    holders = [part for child, part in parts.items() if _subfolders(child)]
+    has_parts = "train" in holders or (bool(holders) and len(parts) == len(children))
     class_folders: list[tuple[Part | None, Path]] = []
     ignored: list[str] = []
     if has_parts:
@@ -116,13 +160,24 @@ def _walk(root: Path) -> tuple[list[_Found], list[tuple[Part | None, str]], list
     found: list[_Found] = []
     for folder_part, folder in class_folders:
         images, others = find_images(folder)
-        found += [_Found(_relative(image, root), folder.name, folder_part) for image in images]
+        found += [_Found(_relative(image, root), folder.name.strip(), folder_part) for image in images]
         ignored += [_relative(other, root) for other in others]
-    return found, [(part, folder.name) for part, folder in class_folders], ignored
+    return found, {(part, folder.name.strip()) for part, folder in class_folders}, ignored
 
 
 def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    name = path.relative_to(root).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{os.fsencode(path)!r} has a name that is not UTF-8; no manifest could hold it. Rename it."
+        ) from error
+    return name
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()
 
 
 def _is_junk(name: str, folder: bool) -> bool:
@@ -130,16 +185,20 @@ def _is_junk(name: str, folder: bool) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not _is_junk(child.name, folder=True))
+    return sorted(
+        child for child in folder.iterdir() if child.is_dir() and not _is_junk(child.name, folder=True)
+    )
 
 
 def _plain_files(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_file() and not _is_junk(child.name, folder=False))
+    return sorted(
+        child for child in folder.iterdir() if not child.is_dir() and not _is_junk(child.name, folder=False)
+    )
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    seen: set[str] = set()  # links may lead back up
-    for parent, names, files in os.walk(folder, followlinks=True):
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))  # links may lead back up
+    for parent, names, files in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(parent)
         if real in seen:
             names.clear()
@@ -147,6 +206,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
         seen.add(real)
         names[:] = sorted(name for name in names if not _is_junk(name, folder=True))
         yield from (Path(parent, name) for name in files if not _is_junk(name, folder=False))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _read_all(
@@ -158,8 +221,8 @@ def _read_all(
             decode_image(data, max_pixels=max_pixels)
         except ImageError as error:
             return BadFile(item.path, error.reason)
-        except OSError as error:
-            return BadFile(item.path, (error.strerror or str(error)).lower())
+        except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
+            return BadFile(item.path, _reason(error))
         return Sample(item.path, item.label, hashlib.sha256(data).hexdigest(), item.part, item.group)
 
     samples: list[Sample] = []
@@ -180,66 +243,105 @@ def _read_all(
 
 
 def _check_classes(
-    path: Path, samples: Sequence[Sample], folders: Sequence[tuple[Part | None, str]], named: set[str]
+    path: Path, samples: Sequence[Sample], named: set[tuple[Part | None, str]]
 ) -> tuple[str, ...]:
     """The sorted class names, or an error that says what is wrong with them."""
     counts: dict[Part | None, Counter[str]] = {}
     for sample in samples:
         counts.setdefault(sample.part, Counter())[sample.label] += 1
-    parts = {part for part in counts if part} | {part for part, _ in folders if part}
+    parts = {part for part, _ in named if part}
     learned: Part | None = "train" if parts else None
     in_train = counts.get(learned, Counter())
     if parts and "train" not in parts:
-        raise DataError(f"{path} has the parts {_listed(sorted(parts))} but no train part. Expected at least train.")
-    empty = sorted(({label for part, label in folders if part == learned} | named) - set(in_train))
+        raise DataError(
+            f"{path} has {_listed(part for part in PARTS if part in parts)} but no classes in train. "
+            "Expected at least train/<class>/, or a manifest with rows for train."
+        )
+    to_learn = {label for part, label in named if part == learned}
+    empty = sorted(to_learn - set(in_train))
     strangers = {
-        part: sorted(set(counts[part]) - set(in_train) - {label for p, label in folders if p == "train"})
-        for part in PARTS
-        if part != "train" and part in counts
+        part: sorted(set(counts[part]) - to_learn) for part in PARTS if part != "train" and part in counts
     }
     for part, labels in strangers.items():
         if labels:
             raise DataError(
-                f"{path}: {part} has {_count(len(labels), 'class', 'classes')} that train does not have: {_listed(labels)}. "
-                "A model cannot predict a class that it never saw: add images to train or remove the class."
+                f"{path}: {part} has {_count(len(labels), 'class', 'classes')} that train does not have: "
+                f"{_listed(labels)}. A model cannot predict a class that it never saw: add images to train "
+                "or remove the class."
             )
     where = " in train" if parts else ""
     if not in_train and not empty:
         raise DataError(
-            f"{path} has no class: no folder with images. Expected root/<class>/*.jpg, root/train|val|test/<class>/*.jpg, or a "
-            "manifest."
+            f"{path} has no class: no folder with images. Expected root/<class>/*.jpg, "
+            "root/train|val|test/<class>/*.jpg, or a manifest."
         )
     if empty:
         raise DataError(
-            f"{path}: {_count(len(empty), 'class', 'classes')} without a readable image{where}: {_listed(empty)}. "
-            "Add images or remove the folder."
+            f"{path}: {_count(len(empty), 'class', 'classes')} without a readable image{where}: "
+            f"{_listed(empty)}. Add images or remove the class."
         )
     if len(in_train) == 1:
-        raise DataError(f"{path} has one class{where}, {next(iter(in_train))!r}; a classifier needs at least two.")
+        (only,) = in_train
+        inner = _subfolders(path / only) if not parts and (path / only).is_dir() else []
+        hint = f" Did you mean {path / only}? It holds {_listed(f.name for f in inner)}." if inner else ""
+        raise DataError(f"{path} has one class{where}, {only!r}; a classifier needs at least two.{hint}")
     return tuple(sorted(in_train))
 
 
-def _notes(samples: Sequence[Sample]) -> Iterator[str]:
+def _check_known(path: Path, samples: Sequence[Sample], classes: Sequence[str]) -> None:
+    unknown = sorted({s.label for s in samples} - set(classes))
+    if unknown:
+        raise DataError(
+            f"{path} has {_count(len(unknown), 'class', 'classes')} that the model does not know: "
+            f"{_listed(unknown)}. It knows {_listed(classes)}."
+        )
+    if not samples:
+        raise DataError(
+            f"{path} has no image of {_listed(classes)}. Expected root/<class>/*.jpg, or a manifest."
+        )
+
+
+def _notes_on_folders(found: Sequence[_Found], ignored: Sequence[str]) -> Iterator[str]:
+    outside = sorted(name for name in ignored if Path(name).suffix.lower() in EXTENSIONS)
+    if outside:
+        yield f"{_count(len(outside), 'image')} outside any class folder left out, for example {outside[0]}."
+    nested = sorted(f.path for f in found if f.path.count("/") > (1 if f.part is None else 2))
+    if nested:
+        yield f"{_count(len(nested), 'image')} in folders within a class folder, for example {nested[0]}."
+
+
+def _notes_on_copies(samples: Sequence[Sample]) -> Iterator[str]:
     by_hash: dict[str, list[Sample]] = {}
     for sample in samples:
         by_hash.setdefault(sample.sha256, []).append(sample)
     same = [group for group in by_hash.values() if len(group) > 1]
     if same:
-        yield f"{sum(map(len, same)) - len(same)} exact duplicates of other images."
+        copies = sum(map(len, same)) - len(same)
+        yield f"{_count(copies, 'exact duplicate', 'exact duplicates')} of other images."
     leaks = [group for group in same if len({s.part for s in group}) > 1]
     if leaks:
-        yield f"{len(leaks)} images are in more than one part (a leak), for example {leaks[0][0].path} and {leaks[0][1].path}."
+        first, *others = leaks[0]
+        other = next(s for s in others if s.part != first.part)
+        yield (
+            f"{_count(len(leaks), 'image is', 'images are')} in more than one part (a leak), "
+            f"for example {first.path} and {other.path}."
+        )
     conflicts = [group for group in same if len({s.label for s in group}) > 1]
     if conflicts:
-        first = conflicts[0]
-        yield f"{len(conflicts)} images have more than one label, for example {first[0].path} and {first[1].path}."
+        first, *others = conflicts[0]
+        other = next(s for s in others if s.label != first.label)
+        yield (
+            f"{_count(len(conflicts), 'image has', 'images have')} more than one label, "
+            f"for example {first.path} and {other.path}."
+        )
 
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _listed(items: Iterable[str]) -> str:
+def _listed(items: Iterable[str], separator: str = ", ") -> str:
     items = list(items)
-    separator = "\n  " if any(len(item) > 40 for item in items) else ", "
-    return separator.join(items[:_SHOWN]) + (f"{separator}and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
+    return separator.join(items[:_SHOWN]) + (
+        f"{separator}and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    )

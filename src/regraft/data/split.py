@@ -1,7 +1,7 @@
 """Assign every image to train, val or test.
 
-Enters: a `Dataset`. Leaves: a `Split`. Images that belong together (one group, or the same bytes) share a part; classes keep their
-proportions; the same data, fractions and seed give the same split.
+Enters: a `Dataset`. Leaves: a `Split`. Images that belong together (one group, or the same bytes) share a
+part; classes keep their proportions; the same data, fractions and seed give the same split.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from regraft.data.dataset import PARTS, Dataset, Part, Sample, Split
-from regraft.errors import DataError, UsageError
+from regraft.errors import UsageError
 from regraft.files import write_csv
 
 
-def split(dataset: Dataset, *, train: float = 0.8, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
+def split(
+    dataset: Dataset, *, train: float = 0.8, val: float = 0.1, test: float = 0.1, seed: int = 0
+) -> Split:
     """Divide a data set, keeping the parts that it has.
 
-    Data that comes in parts keeps them; a missing val or test part is taken from train, `val` or `test` of all images that
-    are in train. Otherwise all images are divided by the three fractions.
+    Data that comes in parts keeps them; a missing val or test part is taken from train, `val` or `test` of
+    all images that are in train. Otherwise all images are divided by the three fractions.
 
     Args:
         dataset: What `scan` returned.
@@ -32,26 +34,24 @@ def split(dataset: Dataset, *, train: float = 0.8, val: float = 0.1, test: float
 
     Raises:
         UsageError: The fractions are negative or do not add up to 1.
-        DataError: A class has too few images to be in train.
     """
     fractions: dict[Part, float] = {"train": train, "val": val, "test": test}
-    if min(fractions.values()) < 0 or train <= 0 or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise UsageError(f"train={train:g}, val={val:g}, test={test:g}; expected fractions from 0 to 1 that add up to 1.")
+    if not (train > 0 <= min(val, test) and abs(train + val + test - 1) <= 1e-6):
+        raise UsageError(
+            f"train={train:g}, val={val:g}, test={test:g}; expected fractions from 0 to 1 that add up to 1."
+        )
     given = {s.part for s in dataset.samples if s.part is not None}
     if not given:
         return Split(_divided(dataset, dataset.samples, fractions, seed))
     missing = {part: fractions[part] for part in PARTS if part not in given and fractions[part] > 0}
     if not missing:
         return Split(dataset)
-    taken = sum(missing.values())
-    if taken >= 1:
-        raise UsageError(f"val={val:g} and test={test:g} leave nothing of the train part.")
     pool = [s for s in dataset.samples if s.part == "train"]
-    return Split(_divided(dataset, pool, {"train": 1 - taken, **missing}, seed))
+    return Split(_divided(dataset, pool, {"train": 1 - sum(missing.values()), **missing}, seed))
 
 
 def write_split(path: Path, split: Split) -> None:
-    """Write `path,label,part,sha256`; `scan` reads it back as a manifest."""
+    """Write `path,label,part,sha256`; `scan(path, root=split.dataset.root)` reads the same split back."""
     write_csv(
         path,
         ("path", "label", "part", "sha256"),
@@ -60,55 +60,56 @@ def write_split(path: Path, split: Split) -> None:
 
 
 def _divided(dataset: Dataset, pool: Sequence[Sample], fractions: Mapping[Part, float], seed: int) -> Dataset:
-    assigned: dict[str, Part] = {}
-    for path, part in _assign(pool, fractions, seed):
-        assigned[path] = part
-    absent = sorted({s.label for s in pool} - {s.label for s in pool if assigned[s.path] == "train"})
-    if absent:
-        raise DataError(
-            f"No image of {', '.join(absent)} is left for train: its images belong to one group or are copies of one another. "
-            "Add images, or give the parts yourself."
-        )
+    assigned = dict(_assign(pool, fractions, seed))
     return dataset.with_samples([replace(s, part=assigned.get(s.path, s.part)) for s in dataset.samples])
 
 
 def _assign(pool: Sequence[Sample], fractions: Mapping[Part, float], seed: int) -> Iterable[tuple[str, Part]]:
-    """Give each bundle to the part that lacks most of the bundle's classes.
+    """Give each bundle to the part where it brings the classes nearest to their quotas, by least squares.
 
-    Bundles go in order of size, then in an order drawn by the seed. A class of single images therefore meets its quotas to
-    within one image, and larger bundles are placed while there is most room.
+    Bundles go in order of size, then in an order drawn by the seed: large ones are placed while there is most
+    room, single images even out what they left. A class of single images meets its quotas exactly. When a
+    class has no more bundles than parts that still have none of it, these are served, in the order train,
+    val, test; every class is therefore in train.
     """
     quota = {label: _quotas(count, fractions) for label, count in Counter(s.label for s in pool).items()}
     taken: dict[str, Counter[Part]] = defaultdict(Counter)
+    bundles = _bundles(pool)
+    waiting = Counter(label for bundle in bundles for label in {s.label for s in bundle})
 
     def lot(bundle: Sequence[Sample]) -> tuple[int, bytes]:
         key = f"{seed}:{min(s.sha256 for s in bundle)}:{bundle[0].path}"
         return -len(bundle), hashlib.sha256(key.encode()).digest()
 
-    for bundle in sorted(_bundles(pool), key=lot):
+    for bundle in sorted(bundles, key=lot):
         labels = Counter(s.label for s in bundle)
 
-        def room(part: Part, labels: Counter[str] = labels) -> float:
-            # How far this part would stay from its quotas; larger is better.
-            lacks = ((quota[label][part] - taken[label][part]) for label in labels)
-            return sum(lack * labels[label] / max(1, quota[label][part]) for label, lack in zip(labels, lacks, strict=True))
+        def room(part: Part, labels: Counter[str] = labels) -> int:
+            # Adding c images to a lack d changes its square by c**2 - 2*c*d; only d differs between parts.
+            return sum(count * (quota[label][part] - taken[label][part]) for label, count in labels.items())
 
-        part = max(fractions, key=room)
+        bare: set[Part] = set()
+        for label in labels:
+            without = {part for part in fractions if quota[label][part] and not taken[label][part]}
+            if len(without) >= waiting[label]:
+                bare |= without
+        part = min(bare, key=PARTS.index) if bare else max(fractions, key=room)
         for label, count in labels.items():
             taken[label][part] += count
+            waiting[label] -= 1
         for sample in bundle:
             yield sample.path, part
 
 
 def _quotas(count: int, fractions: Mapping[Part, float]) -> dict[Part, int]:
-    """Whole numbers that add up to `count`, by largest remainder; train gets at least one."""
+    """Whole numbers that add up to `count`, within one of the fractions; train gets at least one."""
     exact = {part: count * fraction for part, fraction in fractions.items()}
     quota = {part: int(value + 1e-9) for part, value in exact.items()}
     order = sorted(fractions, key=lambda part: (quota[part] - exact[part], PARTS.index(part)))
     for part in order[: count - sum(quota.values())]:
         quota[part] += 1
     if quota["train"] == 0:
-        donor = max(quota, key=lambda part: quota[part])
+        donor = max(quota, key=lambda part: quota[part] - exact[part])  # the one that gained most by rounding
         quota[donor] -= 1
         quota["train"] = 1
     return quota
@@ -126,8 +127,9 @@ def _bundles(pool: Sequence[Sample]) -> list[list[Sample]]:
 
     first: dict[tuple[str, str], int] = {}
     for i, sample in enumerate(pool):
-        for key in [("bytes", sample.sha256)] + ([("group", sample.group)] if sample.group is not None else []):
-            parent[find(i)] = find(first.setdefault(key, i))
+        for kind, value in (("bytes", sample.sha256), ("group", sample.group)):
+            if value is not None:
+                parent[find(i)] = find(first.setdefault((kind, value), i))
     bundles: dict[int, list[Sample]] = defaultdict(list)
     for i, sample in enumerate(pool):
         bundles[find(i)].append(sample)

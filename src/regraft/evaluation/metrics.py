@@ -1,6 +1,7 @@
 """Metrics: the numbers that say how good a classifier is.
 
-Enters: `Predictions`. Leaves: an `Evaluation`. Pure functions; the order of the images changes nothing but rounding.
+Enters: `Predictions`. Leaves: an `Evaluation`. Pure functions; the order of the images changes nothing but
+rounding.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class ClassReport:
 
     Attributes:
         name: Class name.
-        precision: Share of the images predicted as this class that are of it, 0..1; 0 where none was predicted.
+        precision: Share of the images predicted as this class that are of it, 0..1; 0 where there are none.
         recall: Share of this class's images that were found, 0..1; 0 where there are none.
         f1: Harmonic mean of precision and recall, 0..1; 0 where both are 0.
         support: Images of this class.
@@ -43,13 +44,14 @@ class Evaluation:
         count: Images.
         accuracy: Share of the images whose most probable class is the true one (top-1).
         accuracy_interval: 95 % Wilson interval of the accuracy, (low, high).
-        top5: Share of the images whose true class is among the five most probable; None with five classes or fewer.
-        macro_precision: Plain mean of the classes' precisions, over the classes that appear among labels or predictions.
+        top5: Share of the images whose true class is among the five most probable; None with five classes or
+            fewer.
+        macro_precision: Plain mean of the precisions of the classes that appear among labels or predictions.
         macro_recall: Likewise of the recalls.
         macro_f1: Likewise of the F1 scores.
         weighted_f1: Mean of the classes' F1 scores weighted by support.
-        balanced_accuracy: Mean recall over the classes that have images (Brodersen et al. 2010, ICPR, "The Balanced
-            Accuracy and Its Posterior Distribution").
+        balanced_accuracy: Mean recall over the classes that have images (Brodersen et al. 2010, ICPR, "The
+            Balanced Accuracy and Its Posterior Distribution").
         loss: Mean negative natural logarithm of the true class's probability, in nats, 0 or more.
         per_class: In class order, classes without images included.
         confusion: int64 (C, C); row: true class, column: predicted class; read-only.
@@ -79,7 +81,7 @@ class Evaluation:
     def report(self) -> str:
         """A classification report in plain text, aligned in any fixed-width font."""
         low, high = self.accuracy_interval
-        table = [("class", "precision", "recall", "F1", "images")]
+        table: list[tuple[str, ...]] = [("class", "precision", "recall", "F1", "images")]
         table += [
             (one_line(row.name), *_digits(row.precision, row.recall, row.f1), str(row.support))
             for row in self.per_class
@@ -108,7 +110,8 @@ class Evaluation:
 def evaluate(predictions: Predictions) -> Evaluation:
     """Compute every metric.
 
-    Precision, recall and F1 as in van Rijsbergen, Information Retrieval (1979), chapter 7; a ratio without any cases is 0.
+    Precision, recall and F1 as in van Rijsbergen, Information Retrieval (1979), chapter 7; a ratio without
+    any cases is 0.
 
     Raises:
         DataError: There are no predictions.
@@ -158,7 +161,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 
 
 def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of a proportion; unlike the normal one it holds for few images and near 0 and 1.
+    """The Wilson score interval of a proportion; it holds for few cases and near 0 and 1 too.
 
     Args:
         hits: Successes, 0..count.
@@ -168,8 +171,9 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, 
     Returns:
         (low, high), both in 0..1.
 
-    Source: E. B. Wilson (1927), "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the
-    American Statistical Association 22, 209-212; recommended by Newcombe (1998), Statistics in Medicine 17, 857-872.
+    Source: E. B. Wilson (1927), "Probable Inference, the Law of Succession, and Statistical Inference",
+    Journal of the American Statistical Association 22, 209-212; recommended by R. G. Newcombe (1998),
+    Statistics in Medicine 17, 857-872.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     share = hits / count
@@ -184,7 +188,7 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, 
 
 
 def top_k_accuracy(predictions: Predictions, k: int) -> float:
-    """Share of the images whose true class is among the `k` most probable, 0..1; equal ones rank in class order."""
+    """Share of the images whose true class is among the `k` most probable, 0..1; ties rank in class order."""
     probabilities, labels = predictions.probabilities, predictions.labels[:, None]
     true = np.take_along_axis(probabilities, labels, axis=1)
     earlier = np.arange(probabilities.shape[1]) < labels
@@ -202,7 +206,8 @@ def log_loss(predictions: Predictions) -> float:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    ratio: np.ndarray = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    return ratio
 
 
 def _digits(*values: float) -> tuple[str, ...]:

@@ -12,13 +12,13 @@ _REPLACED = {"Cc": " ", "Zl": " ", "Zp": " ", "Cf": "", "Cs": "\ufffd"}
 
 
 def one_line(text: str) -> str:
-    """Compose accents; make controls and line ends spaces, drop invisible marks, replace what no encoding can hold."""
+    """Compose accents, make controls and line ends spaces, drop invisible marks, replace lone surrogates."""
     text = unicodedata.normalize("NFC", text)
     return "".join(_REPLACED.get(unicodedata.category(character), character) for character in text)
 
 
 def display_width(text: str) -> int:
-    """Columns that one line takes in a fixed-width font: 2 for East Asian wide characters, 0 for combining marks.
+    """Columns that one line takes in a fixed-width font: 2 for wide characters, 0 for combining marks.
 
     Source: Unicode Standard Annex 11, East Asian Width.
     """
@@ -26,11 +26,11 @@ def display_width(text: str) -> int:
 
 
 def shorten(text: str, width: int) -> str:
-    """Put an ellipsis for the middle of a text wider than `width` columns; both ends tell similar names apart."""
+    """Put an ellipsis for the middle of a text wider than `width`; both ends tell similar names apart."""
     if display_width(text) <= width:
         return text
     tail = (width - 1) // 3
-    return _start(text, width - 1 - tail) + "…" + _start(reversed(text), tail)[::-1]
+    return _start(text, width - 1 - tail).rstrip() + "…" + _start(reversed(text), tail)[::-1].lstrip()
 
 
 def _columns(character: str) -> int:

@@ -1,6 +1,7 @@
 """Predictions: what a model said about labelled images.
 
-Enters: arrays, or a run's `predictions.csv`. Leaves: one frozen, checked value that metrics and pictures are made from.
+Enters: arrays, or a run's `predictions.csv`. Leaves: one frozen, checked value that metrics and pictures are
+made from.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class Predictions:
     @property
     def predicted(self) -> np.ndarray:
         """The most probable class of each image, int64 (N,); of equals the first."""
-        return np.argmax(self.probabilities, axis=1)
+        predicted: np.ndarray = np.argmax(self.probabilities, axis=1)
+        return predicted
 
     @property
     def confidence(self) -> np.ndarray:
@@ -156,7 +158,8 @@ class Predictions:
             c.startswith("p(") and c.endswith(")") for c in columns
         ):
             raise DataError(
-                f"{path} has the columns {', '.join(header)}; expected {', '.join(_COLUMNS)}, then p(<class>) for each class"
+                f"{path} has the columns {', '.join(header)}; "
+                f"expected {', '.join(_COLUMNS)}, then p(<class>) for each class"
             )
         classes = tuple(column[2:-1] for column in columns)
         index = {name: i for i, name in enumerate(classes)}
@@ -229,6 +232,6 @@ def _check_values(
         if wrong.any():
             row = int(np.argmax(wrong))
             raise DataError(
-                f"{fault} for {ids[row]!r} (sum {probabilities[row].sum():.6g}), {int(wrong.sum())} such rows in all; "
+                f"{fault} for {ids[row]!r} (sum {probabilities[row].sum():.6g}), {wrong.sum()} such rows; "
                 "expected probabilities in 0..1 that sum to 1 in each row, as softmax gives them, not logits"
             )

@@ -23,29 +23,31 @@ from regraft.models.classifier import Classifier
 from regraft.models.weights import WeightsRecord
 
 FORMAT = 1
-_WEIGHTS, _DESCRIPTION, _CLASSES = "model.safetensors", "model.json", "class_names.json"
+_WEIGHTS, _NEXT = "model.safetensors", "model.next.safetensors"
+_DESCRIPTION, _CLASSES = "model.json", "class_names.json"
 
 
 def save_classifier(model: Classifier, folder: Path) -> None:
-    """Write the three files; a kill in between leaves the old model or the new one loadable."""
+    """Write the three files; after a kill at any moment the old model or the new one can be loaded.
+
+    The description names the hash of its weights. New weights wait beside the old ones until the description is
+    in place, and `load_classifier` takes the file that the description means.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    # The name carries the hash until the description that names it is in place.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(folder / _WEIGHTS) as temporary:
+    with replacing(folder / _NEXT) as temporary:
         save_file(tensors, temporary)
-        digest = sha256_of(temporary)
-        write_json(
-            folder / _DESCRIPTION,
-            {
-                "format": FORMAT,
-                **model.description(),
-                "weights": asdict(model.weights),
-                "calibration": None,
-                "versions": versions(),
-                "sha256": {_WEIGHTS: digest},
-            },
-        )
+    description = {
+        "format": FORMAT,
+        **model.description(),
+        "weights": asdict(model.weights),
+        "calibration": None,
+        "versions": versions(),
+        "sha256": {_WEIGHTS: sha256_of(folder / _NEXT)},
+    }
     write_json(folder / _CLASSES, list(model.classes))
+    write_json(folder / _DESCRIPTION, description)
+    (folder / _NEXT).replace(folder / _WEIGHTS)
 
 
 def load_classifier(folder: Path, *, device: str | torch.device = "cpu") -> Classifier:
@@ -55,11 +57,12 @@ def load_classifier(folder: Path, *, device: str | torch.device = "cpu") -> Clas
         RunError: The folder holds no model, or its files are damaged or of another format.
     """
     description = read_description(folder)
-    file = folder / _WEIGHTS
-    if not file.is_file():
-        raise RunError(f"{folder} has no {_WEIGHTS}; the run did not finish, or a file was removed.")
-    if sha256_of(file) != description["sha256"][_WEIGHTS]:
-        raise RunError(f"{file} is not the file that {_DESCRIPTION} describes (their SHA-256 differ): copy the run again.")
+    wanted = description["sha256"][_WEIGHTS]
+    files = [folder / name for name in (_WEIGHTS, _NEXT) if (folder / name).is_file()]
+    file = next((file for file in files if sha256_of(file) == wanted), None)
+    if file is None:
+        found = "is not the file that" if files else "is missing, which"
+        raise RunError(f"{folder / _WEIGHTS} {found} {_DESCRIPTION} describes (SHA-256 {wanted}): copy the run again.")
     try:
         state = load_file(file)
         model = Classifier.from_description(description, WeightsRecord(**description["weights"]))

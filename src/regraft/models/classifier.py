@@ -17,6 +17,7 @@ from torch import nn
 
 from regraft.data.preprocessing import Preprocessing, Resize
 from regraft.errors import UsageError
+from regraft.models.allocator import keep_freed_memory
 from regraft.models.head import Activation, Head
 from regraft.models.registry import DEFAULT_BACKBONE, BackboneSpec, find_backbone
 from regraft.models.stages import Stage, cut, resolve_boundary
@@ -75,6 +76,7 @@ class Classifier(nn.Module):
     ) -> None:
         """Cut the backbone and draw a new head from torch's random state."""
         super().__init__()
+        keep_freed_memory()
         self.spec, self.classes, self.preprocessing = spec, tuple(classes), preprocessing
         self.pooling: Literal["avg", "flatten"] = pooling
         self.weights = weights or WeightsRecord("none")

@@ -134,3 +134,11 @@ def find_backbone(name: str) -> BackboneSpec:
     )
 
 
+def hub_file_on_disk(spec: BackboneSpec) -> bool:
+    """Whether the hub's weights lie in its cache on this machine."""
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only this question needs it
+
+    return any(
+        isinstance(try_to_load_from_cache(f"timm/{spec.timm_name}", name), str)
+        for name in ("model.safetensors", "pytorch_model.bin")
+    )

@@ -43,11 +43,12 @@ class Stage:
     loose: tuple[tuple[str, nn.Parameter], ...] = ()
 
     def layers(self) -> Iterator[tuple[str, nn.Module]]:
-        """Its convolutions, norms, activations and so on: the modules without children, in order."""
+        """Its convolutions, norms, activations and so on, in order: what has weights of its own, or no children."""
         for name, module in self.modules:
-            for inner, leaf in module.named_modules(prefix=name):
-                if not any(True for _ in leaf.children()) and not isinstance(leaf, _NO_LAYERS):
-                    yield inner, leaf
+            for inner, part in module.named_modules(prefix=name):
+                own = any(True for _ in part.parameters(recurse=False))
+                if own or not (isinstance(part, _NO_LAYERS) or any(True for _ in part.children())):
+                    yield inner, part
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Its parameters."""
@@ -118,7 +119,7 @@ def resolve_boundary(stages: Sequence[Stage], wanted: str | int, *, preferred: s
     if wanted == "auto":
         if preferred is not None:
             return resolve_boundary(stages, preferred)
-        return _last_reduction(stages)
+        return _last_two_resolutions(stages)
     for index, stage in enumerate(stages):
         if any(name == wanted or name.startswith(f"{wanted}.") for name in (stage.name, *stage.aliases)):
             return index
@@ -146,12 +147,12 @@ def _boundary_by_number(stages: Sequence[Stage], number: int) -> int:
     return len(stages)
 
 
-def _last_reduction(stages: Sequence[Stage]) -> int:
-    """Where the maps become smaller for the last time; of a transformer, the last third."""
+def _last_two_resolutions(stages: Sequence[Stage]) -> int:
+    """Where the maps become smaller for the last time but one; of a transformer, the last third."""
     maps = [index for index, stage in enumerate(stages) if len(stage.shape) == 3]
-    for index in reversed(maps[1:]):
-        if min(stages[index].shape[1:]) < min(stages[index - 1].shape[1:]):
-            return index
+    reductions = [i for i in maps[1:] if min(stages[i].shape[1:]) < min(stages[i - 1].shape[1:])]
+    if reductions:
+        return reductions[-2:][0]
     return max(0, len(stages) - 1 - round(len(stages) / 3))
 
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from regraft.errors import WeightsError
 from regraft.files import sha256_of
-from regraft.models.registry import BACKBONES, BackboneSpec
+from regraft.models.registry import BACKBONES, BackboneSpec, hub_file_on_disk
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 _CLASSIFIERS = ("classifier.", "fc.", "head.fc.", "head.weight", "head.bias", "pre_logits.", "head_dist.", "last_linear.", "head.l.")
@@ -122,19 +122,6 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
     if not isinstance(value, Mapping) or not value or not all(isinstance(v, torch.Tensor) for v in value.values()):
         raise WeightsError(f"{file} is not a state dict; expected names and tensors.")
     return {str(name).removeprefix("module."): tensor for name, tensor in value.items()}
-
-
-def hub_file_on_disk(spec: BackboneSpec) -> bool:
-    """Whether timm's weights lie in the hub's cache on this machine."""
-    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only this question needs it
-
-    configuration = timm.models.get_pretrained_cfg(spec.timm_name)
-    repository = configuration.hf_hub_id if configuration else None
-    if not repository:
-        return False
-    return any(
-        isinstance(try_to_load_from_cache(repository, name), str) for name in ("model.safetensors", "pytorch_model.bin")
-    )
 
 
 def _empty(spec: BackboneSpec, image_size: int) -> nn.Module:

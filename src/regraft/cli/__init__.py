@@ -1,0 +1,52 @@
+"""The command `regraft`: one file a verb, the same verbs as the Python functions.
+
+Enters: words on a command line. Leaves: text for people on the terminal, JSON for programs with `--json`, and an exit code: 0 done, 1 the work
+failed, 2 the request was wrong. Verbs import what they need when they run, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from regraft.cli import backbones, config, demo, evaluate, predict, summary, train
+from regraft.cli.output import fail
+from regraft.errors import RegraftError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Transfer learning for image classification: a folder of labelled images in, a classifier you can trust out.",
+    epilog="Start with [bold]regraft demo[/bold], or with [bold]regraft train FOLDER[/bold], where FOLDER holds one folder of images a class.",
+)
+for verb in (demo, train, evaluate, predict, summary, backbones, config):
+    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from regraft import __version__  # noqa: PLC0415 - the package's names are lazy
+
+        print(f"regraft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and leave."),
+) -> None:
+    """Options before the verb."""
+
+
+def main() -> None:
+    """Run the command and leave with its exit code."""
+    try:
+        app()
+    except RegraftError as error:
+        sys.exit(fail(error))
+    except BrokenPipeError:  # `regraft predict ... | head`
+        sys.stderr.close()
+        sys.exit(1)

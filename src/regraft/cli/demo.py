@@ -1,0 +1,43 @@
+"""`regraft demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from regraft.cli.output import Clock, console, listening, print_json, print_next, print_result
+
+
+def command(
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default: a new one under runs/.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """Train on real images without a network: functional and defective solar cells, from a wheel."""
+    clock = Clock()
+    screen = console(json)
+    with screen.status("Starting"):
+        from regraft.pipeline.demo import demo_config, write_demo_manifest  # noqa: PLC0415 - torch takes seconds
+        from regraft.pipeline.train import new_folder, train_from  # noqa: PLC0415
+
+    config = demo_config()
+    path = new_folder(out, "demo", "solar-cells")
+    manifest = write_demo_manifest(path / "demo.csv")
+    screen.print("Electroluminescence images of solar cells: which of them are defective?")
+    screen.print("[dim]ELPV data set, Deitsch et al., CC BY-NC-SA 4.0; read where its wheel lies.[/dim]\n")
+    with listening(screen) as listener:
+        run = train_from(manifest, config, path, listener=listener)
+        test = run.predictions.part("test")
+        chosen = [i for name in range(len(test.classes)) for i in [k for k in range(len(test)) if test.labels[k] == name][:2]]
+        predictions = run.predict([Path(test.ids[i]) for i in chosen])
+    if json:
+        print_json({"run": str(run.path), **run.metrics})
+        return
+    print_result(screen, run, clock())
+    screen.print("\n[bold]Four cells that it had not seen[/bold]")
+    for i, prediction in zip(chosen, predictions, strict=True):
+        top = "   ".join(f"{name} {100 * probability:5.1f} %" for name, probability in prediction.top(2))
+        screen.print(escape(f"  {Path(prediction.source).name}   {top}   (it is {test.classes[test.labels[i]]})"))
+    print_next(screen, run, predictions[0].source)

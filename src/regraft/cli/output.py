@@ -1,0 +1,160 @@
+"""What all verbs print alike: errors, JSON, progress, the result of a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from regraft.errors import RegraftError
+
+if TYPE_CHECKING:
+    from regraft.pipeline.run import Run
+    from regraft.training.progress import Epoch
+
+#: People read this; programs read standard output.
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def console(json_wanted: bool) -> Console:
+    """Where text for people goes: standard error when standard output carries JSON."""
+    # A pipe or a file has no width; tables must not be folded there.
+    return err if json_wanted else Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+
+
+def fail(error: RegraftError) -> int:
+    """Print an error and return the exit code."""
+    err.print(f"[bold red]Error:[/bold red] {escape(str(error))}")
+    return error.exit_code
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+class RichListener:
+    """Shows the work as progress bars and the epochs as lines."""
+
+    def __init__(self, console: Console) -> None:
+        """Write to `console`; bars only where it is a terminal."""
+        from rich.progress import (  # noqa: PLC0415 - not needed for --help
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.console = console
+        self.progress = Progress(
+            TextColumn("[bold]{task.description:<24}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", style="dim"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.tasks: dict[str, Any] = {}
+        self.phase = ""
+
+    def work(self, name: str, done: int, total: int, detail: str = "") -> None:
+        """Move a bar."""
+        key = f"{name}:{total}:{detail if name == 'decode' else ''}"
+        if key not in self.tasks or done < self.progress.tasks[self.progress.task_ids.index(self.tasks[key])].completed:
+            self.tasks[key] = self.progress.add_task(name, total=total, detail="")
+        self.progress.update(self.tasks[key], completed=done, detail=detail)
+
+    def epoch(self, row: Epoch) -> None:
+        """Print a line of the history."""
+        if row.phase != self.phase:
+            self.phase = row.phase
+            what = "strength" if row.strength is not None else "lr"
+            self.console.print(
+                f"[bold]{row.phase:<9} epoch  train loss  accuracy   val loss  accuracy  {what:>9}  images/s[/bold]"
+            )
+        rate = row.strength if row.strength is not None else row.lr
+        val = f"{'-':>9} {'-':>9}" if row.val_loss is None or row.val_accuracy is None else f"{row.val_loss:9.4f} {row.val_accuracy:9.4f}"
+        self.console.print(
+            f"{'':<9} {row.epoch:5d}  {row.train_loss:10.4f} {row.train_accuracy:9.4f}  {val}  {rate or 0:9.2e}  {row.images_per_second:8.0f}"
+        )
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        self.console.print(escape(text))
+
+
+@contextmanager
+def listening(console: Console) -> Iterator[RichListener]:
+    """A listener whose bars are up for the duration of the block."""
+    listener = RichListener(console)
+    with listener.progress:
+        yield listener
+
+
+def print_result(console: Console, run: Run, seconds: float) -> None:
+    """Say how good the run is, where it lies and what to do next."""
+    from regraft.evaluation.metrics import evaluate  # noqa: PLC0415 - needs numpy
+
+    metrics = run.metrics
+    part = next((p for p in ("test", "val") if p in metrics), None)
+    console.print()
+    if part:
+        console.print(escape(evaluate(run.predictions.part(part)).report()))
+        scores = metrics[part]
+        low, high = scores["accuracy_interval"]
+        console.print(
+            f"[bold green]{part.capitalize()} accuracy {100 * scores['accuracy']:.1f} %[/bold green] "
+            f"(95 % interval {100 * low:.1f} to {100 * high:.1f}) on {scores['count']} images, "
+            f"macro-F1 {scores['macro_f1']:.3f}."
+        )
+    model, steps = metrics["model"], metrics["time"]
+    tuned = f"fine-tuned from {model['finetuned_from']}" if model["finetuned_from"] else "head only"
+    console.print(
+        f"{model['backbone']} at {model['image_size']} px, {tuned}, {model['parameters'] / 1e6:.1f} M parameters, "
+        f"{model['megabytes']:.0f} MB. Trained in {steps['train_seconds']:.0f} s on {metrics['training']['device']} "
+        f"({metrics['training']['precision']}), {seconds:.0f} s in all, peak memory {metrics['memory']['peak_megabytes']:.0f} MB."
+    )
+    if steps["predict_ms_per_image"] is not None:
+        console.print(f"Prediction takes {steps['predict_ms_per_image']:.1f} ms an image, from the file.")
+    if metrics["training"]["stopped"]:
+        console.print(f"[yellow]Stopped early: {escape(metrics['training']['stopped'])}[/yellow]")
+
+
+def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
+    """Name the pictures and the commands to try."""
+    path = run.path
+    console.print("\n[bold]Look at[/bold]")
+    for name, what in (
+        ("training_history.png", "how training went"),
+        ("confusion_matrix.png", "what is taken for what"),
+        ("sample_predictions.png", "right and wrong predictions"),
+    ):
+        if (path / "plots" / name).exists():
+            console.print(f"  {escape(str(path / 'plots' / name)):<52} {what}")
+    console.print("\n[bold]Try next[/bold]")
+    console.print(escape(f"  regraft predict {path} {image}"))
+    console.print(escape(f"  regraft evaluate {path}"))
+    console.print(escape(f"  regraft summary {path}"))
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self.started = time.perf_counter()
+
+    def __call__(self) -> float:
+        """Read."""
+        return time.perf_counter() - self.started

@@ -1,0 +1,100 @@
+"""Evaluate a model on labelled images.
+
+Enters: a run, a model or predictions, and labelled data. Leaves: `Predictions` and an `Evaluation`. Images go the way that `predict` sends them: from the
+files, through the same decoder and network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from regraft.data.dataset import Dataset, Part, Split
+from regraft.data.scan import OnBad, scan
+from regraft.errors import DataError, UsageError
+from regraft.evaluation.metrics import Evaluation
+from regraft.evaluation.metrics import evaluate as evaluate_predictions
+from regraft.evaluation.predictions import Predictions
+from regraft.models.classifier import Classifier
+from regraft.models.inference import predict_images
+from regraft.pipeline.run import Run
+
+
+def evaluate(
+    model: Run | Classifier | Predictions, data: Dataset | Split | Path | str | None = None, *, part: Part | None = None
+) -> Evaluation:
+    """Evaluate on labelled images.
+
+    Args:
+        model: A run, a model, or predictions that exist already.
+        data: Labelled images, or a path that `scan` takes. Without it, a run's kept predictions are evaluated.
+        part: Of data that comes in parts; default: test where there is one, else everything.
+
+    Raises:
+        UsageError: A model without data.
+        DataError: There is nothing to evaluate, or a label that the model does not know.
+    """
+    if isinstance(model, Predictions):
+        return evaluate_predictions(model.part(part) if part else model)
+    if data is None:
+        if not isinstance(model, Run):
+            raise UsageError("evaluate(model) needs labelled data: evaluate(model, dataset).")
+        return model.evaluate(part or "test")
+    classifier = model.classifier if isinstance(model, Run) else model
+    return evaluate_predictions(predict_dataset(classifier, labelled(data, classifier, part)))
+
+
+def labelled(
+    data: Dataset | Split | Path | str,
+    classifier: Classifier,
+    part: Part | None = None,
+    *,
+    on_bad: OnBad = "skip",
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """The labelled images to evaluate on.
+
+    Raises:
+        DataError: No image, or a label that the model does not know.
+    """
+    if isinstance(data, (Path, str)):
+        data = scan(data, on_bad=on_bad, classes=classifier.classes, progress=progress)
+    if isinstance(data, Split):
+        data = data.dataset
+    present = {s.part for s in data.samples}
+    wanted = part or ("test" if "test" in present else None)
+    chosen = data.with_samples([s for s in data.samples if wanted is None or s.part == wanted])
+    unknown = sorted({s.label for s in chosen.samples} - set(classifier.classes))
+    if unknown:
+        raise DataError(f"The data has labels that the model does not know: {', '.join(unknown)}. It knows {', '.join(classifier.classes)}.")
+    if not len(chosen):
+        raise DataError(f"There is no image to evaluate{f' in the part {wanted}' if wanted else ''}.")
+    return chosen
+
+
+def predict_dataset(
+    classifier: Classifier, dataset: Dataset, *, batch_size: int = 32, progress: Callable[[int, int], None] | None = None
+) -> Predictions:
+    """Probabilities of every image of a data set, in its order.
+
+    Raises:
+        DataError: An image that was readable when it was scanned no longer is.
+    """
+    rows: list[np.ndarray] = []
+    sources = (dataset.source(sample) for sample in dataset.samples)
+    for prediction, sample in zip(predict_images(classifier, sources, batch_size=batch_size), dataset.samples, strict=True):
+        if prediction.error is not None:
+            raise DataError(f"{sample.path} can no longer be read: {prediction.error}")
+        rows.append(prediction.probabilities)
+        if progress:
+            progress(len(rows), len(dataset))
+    index = {name: i for i, name in enumerate(classifier.classes)}
+    return Predictions(
+        ids=tuple(s.path for s in dataset.samples),
+        labels=np.array([index[s.label] for s in dataset.samples], dtype=np.int64),
+        probabilities=np.stack(rows),
+        classes=classifier.classes,
+        parts=tuple(s.part or "" for s in dataset.samples),
+    )

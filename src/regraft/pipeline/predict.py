@@ -1,0 +1,52 @@
+"""Predict images with a run or a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from regraft.data.decode import ImageSource
+from regraft.data.scan import find_images
+from regraft.errors import UsageError
+from regraft.models.classifier import Classifier
+from regraft.models.inference import Prediction, predict_images
+from regraft.pipeline.run import Run
+
+
+def predict(
+    model: Run | Classifier, sources: ImageSource | Iterable[ImageSource], *, batch_size: int = 32
+) -> list[Prediction]:
+    """Predict one image or many.
+
+    Args:
+        model: A run or a model.
+        sources: Paths, encoded bytes or arrays, or one of these; a file that cannot be read gets an answer that says so.
+        batch_size: Images for one pass of the network.
+
+    Returns:
+        One `Prediction` an image, in order.
+    """
+    classifier = model.classifier if isinstance(model, Run) else model
+    if isinstance(sources, (str, Path, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
+        sources = [sources]
+    return list(predict_images(classifier, sources, batch_size=batch_size))
+
+
+def expand(paths: Iterable[Path]) -> list[Path]:
+    """Replace each folder by the images below it.
+
+    Raises:
+        UsageError: A folder has no image.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        images, _ = find_images(path)
+        if not images:
+            raise UsageError(f"{path} has no image.")
+        files += images
+    return files

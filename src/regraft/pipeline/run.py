@@ -1,0 +1,109 @@
+"""A run: one training, and the folder that holds all it left.
+
+Enters: a folder. Leaves: its model, history, metrics and predictions, read when they are asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from regraft.data.dataset import Part
+from regraft.data.decode import ImageSource
+from regraft.errors import RunError
+from regraft.evaluation.metrics import Evaluation
+from regraft.evaluation.metrics import evaluate as evaluate_predictions
+from regraft.evaluation.predictions import Predictions
+from regraft.models.checkpoint import load_classifier, read_description
+from regraft.models.classifier import Classifier
+from regraft.models.inference import Prediction, predict_images
+
+CONFIG, SPLIT, HISTORY, METRICS, PREDICTIONS = "config.toml", "split.csv", "history.csv", "metrics.json", "predictions.csv"
+
+
+class Run:
+    """A trained model with everything that is known about it."""
+
+    def __init__(self, path: Path | str, classifier: Classifier | None = None) -> None:
+        """Open a run's folder.
+
+        Raises:
+            RunError: It holds no model.
+        """
+        self.path = Path(path)
+        self.description = read_description(self.path)
+        if classifier is not None:
+            self.classifier = classifier
+
+    def __repr__(self) -> str:
+        """Name the folder."""
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The model, on the CPU."""
+        return load_classifier(self.path)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in output order."""
+        return tuple(self.description["classes"])
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What `metrics.json` says."""
+        value: dict[str, Any] = json.loads(self._text(METRICS))
+        return value
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch; numbers as numbers, empty cells as None."""
+        return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(self._text(HISTORY).splitlines())]
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """The probabilities of the validation and test images at the end of training."""
+        self._text(PREDICTIONS)
+        return Predictions.read_csv(self.path / PREDICTIONS)
+
+    def predict(self, sources: ImageSource | Iterable[ImageSource], *, batch_size: int = 32) -> list[Prediction]:
+        """Predict one image or many; see `regraft.predict`."""
+        return list(self.stream([sources] if isinstance(sources, (str, Path, bytes)) else sources, batch_size=batch_size))
+
+    def stream(self, sources: Iterable[ImageSource], *, batch_size: int = 32) -> Iterator[Prediction]:
+        """Predict any number of images, one answer after the other."""
+        return predict_images(self.classifier, sources, batch_size=batch_size)
+
+    def evaluate(self, part: Part = "test") -> Evaluation:
+        """Evaluate the kept predictions of one part."""
+        return evaluate_predictions(self.predictions.part(part))
+
+    def _text(self, name: str) -> str:
+        file = self.path / name
+        if not file.is_file():
+            raise RunError(f"{self.path} has no {name}: the run was stopped before it was evaluated.")
+        return file.read_text(encoding="utf-8")
+
+
+def load(path: Path | str) -> Run:
+    """Open the folder of a run.
+
+    Raises:
+        RunError: It holds no model.
+    """
+    return Run(path)
+
+
+def _number(cell: str) -> Any:
+    if cell in ("True", "False"):
+        return cell == "True"
+    if cell == "":
+        return None
+    try:
+        return int(cell) if cell.lstrip("-").isdigit() else float(cell)
+    except ValueError:
+        return cell

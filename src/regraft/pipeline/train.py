@@ -1,0 +1,256 @@
+"""From labelled images to a finished run.
+
+Enters: a `Config` and a path, or a `Classifier` and a `Split`. Leaves: a `Run`, whose folder was usable from the moment that the head was trained.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regraft.config import Config
+from regraft.data.augmentation import Augmentation
+from regraft.data.dataset import Dataset, Split
+from regraft.data.decode import decode_image
+from regraft.data.scan import scan
+from regraft.data.split import split as split_dataset
+from regraft.data.split import write_split
+from regraft.errors import RunError
+from regraft.evaluation.metrics import evaluate as evaluate_predictions
+from regraft.evaluation.predictions import Predictions
+from regraft.files import write_csv, write_json, write_text
+from regraft.models.checkpoint import save_classifier
+from regraft.models.classifier import Classifier, ModelOptions, build
+from regraft.pipeline.evaluate import predict_dataset
+from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SPLIT, Run
+from regraft.report.confusion import plot_confusion
+from regraft.report.history import plot_history
+from regraft.report.samples import SampleTile, choose_samples, plot_samples
+from regraft.training.options import TrainingOptions
+from regraft.training.progress import Epoch, Listener, Silence
+from regraft.training.train import Training
+from regraft.training.train import train as train_classifier
+
+RUNS = Path("runs")
+_PART_TITLES = {"val": "Validation", "test": "Test"}
+
+
+def train_from(data: Path | str, config: Config, out: Path | str | None = None, *, listener: Listener | None = None) -> Run:
+    """Scan, split, build, train and evaluate: what `regraft train` does.
+
+    Args:
+        data: A folder or a manifest, as `scan` takes it.
+        config: All settings.
+        out: The run's folder; it must not hold a run yet. Default: a new one under `runs/`.
+        listener: Told how far the work is.
+
+    Raises:
+        RegraftError: Any of its kinds.
+    """
+    listener = listener or Silence()
+    path = new_folder(out, Path(data).resolve().stem, config.model.backbone)
+    dataset = scan(data, on_bad=config.data.on_bad, progress=lambda done, total: listener.work("scan", done, total, "images"))
+    split = split_with(dataset, config)
+    for note in dataset.notes:
+        listener.note(note)
+    listener.note(describe(split))
+    options = asdict(config.model)
+    model = build(options.pop("backbone"), classes=split.classes, seed=config.training.seed, **options)
+    return train(
+        model, split, out=path, augmentation=config.augmentation, listener=listener, config=config, **asdict(config.training)
+    )
+
+
+def split_with(dataset: Dataset, config: Config) -> Split:
+    """Split by the configuration's shares and seed."""
+    val, test = config.data.val, config.data.test
+    return split_dataset(dataset, train=1 - val - test, val=val, test=test, seed=config.training.seed)
+
+
+def train(
+    model: Classifier,
+    split: Split,
+    *,
+    out: Path | str | None = None,
+    augmentation: Augmentation | None = None,
+    listener: Listener | None = None,
+    config: Config | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model on a split, evaluate it, and keep all of it in a run's folder.
+
+    Args:
+        model: From `build`; trained in place.
+        split: From `split`.
+        out: The run's folder; it must not hold a run yet. Default: a new one under `runs/`.
+        augmentation: Of the training images; default: flips, crops and colours.
+        listener: Told how far the work is.
+        config: What to write as the run's configuration; default: made from the other arguments.
+        **options: Fields of `TrainingOptions`, such as `finetune_epochs=5`.
+
+    Raises:
+        RunError: `out` holds a run already.
+        RegraftError: Whatever else goes wrong.
+    """
+    listener = listener or Silence()
+    path = new_folder(out, "run", model.spec.name)
+    config = config or _config_of(model, augmentation or Augmentation(), options)
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(path / CONFIG, config.to_toml())
+    write_split(path / SPLIT, split)
+    scratch = path / ".scratch"
+    try:
+        training = train_classifier(
+            model,
+            split,
+            augmentation=augmentation,
+            scratch=scratch,
+            listener=listener,
+            on_better=lambda better: save_classifier(better, path),
+            **options,
+        )
+    finally:
+        if scratch.is_dir():
+            scratch.rmdir()
+    model.cpu()
+    save_classifier(model, path)
+    _write_history(path / HISTORY, training)
+    plot_history([row.to_row() for row in training.history], path / "plots" / "training_history.png")
+    _evaluate(path, model, split, training, listener)
+    return Run(path, model)
+
+
+def describe(split: Split) -> str:
+    """One line about the data: images, classes, parts, what was left out."""
+    parts = ", ".join(f"{len(split[part])} {part}" for part in split)
+    text = f"{len(split.dataset)} images in {len(split.classes)} classes: {parts}."
+    bad, ignored = split.dataset.bad, split.dataset.ignored
+    if bad:
+        text += f" {len(bad)} cannot be read and are left out: " + "; ".join(f"{b.path} ({b.reason})" for b in bad[:5])
+        text += f"; and {len(bad) - 5} more in {METRICS}." if len(bad) > 5 else "."
+    if ignored:
+        text += f" {len(ignored)} other files, such as {ignored[0]}, are not images."
+    return text
+
+
+def _evaluate(path: Path, model: Classifier, split: Split, training: Training, listener: Listener) -> None:
+    held_out = split.dataset.with_samples([s for s in split.dataset.samples if s.part in ("val", "test")])
+    metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": len(split.train)}}
+    milliseconds = None
+    if len(held_out):
+        started = time.perf_counter()
+        predictions = predict_dataset(
+            model, held_out, progress=lambda done, total: listener.work("evaluate", done, total, "images")
+        )
+        milliseconds = 1000 * (time.perf_counter() - started) / len(held_out)
+        predictions.write_csv(path / PREDICTIONS)
+        parts = [part for part in ("val", "test") if len(split[part])]  # type: ignore[index]
+        metrics |= {part: evaluate_predictions(predictions.part(part)).to_json() for part in parts}
+        _draw(path / "plots", predictions.part(parts[-1]), split, parts[-1])
+    metrics["time"] = {
+        "train_seconds": training.seconds["total"],
+        "predict_ms_per_image": milliseconds,
+        "steps": {name: seconds for name, seconds in training.seconds.items() if name != "total"},
+    }
+    metrics["model"] = {
+        "backbone": model.spec.name,
+        "weights": asdict(model.weights),
+        "parameters": model.parameter_count(),
+        "trainable_parameters": sum(p.numel() for _, p in model.trainable()),
+        "megabytes": model.megabytes(),
+        "image_size": model.preprocessing.size,
+        "finetuned_from": training.boundary if training.finetuned else None,
+    }
+    metrics["memory"] = {"peak_megabytes": _peak_megabytes()}
+    metrics["data"] = {
+        "classes": list(split.classes),
+        "counts": {part: split[part].counts() for part in split},
+        "bad": [asdict(bad) for bad in split.dataset.bad],
+        "ignored": list(split.dataset.ignored),
+        "notes": list(split.dataset.notes),
+    }
+    metrics["training"] = {
+        "device": training.device,
+        "precision": training.precision,
+        "stopped": training.stopped,
+        "notes": training.notes,
+    }
+    write_json(path / METRICS, metrics)
+
+
+def _draw(folder: Path, predictions: Predictions, split: Split, part: str) -> None:
+    evaluation = evaluate_predictions(predictions)
+    plot_confusion(
+        evaluation.confusion,
+        predictions.classes,
+        folder / "confusion_matrix.png",
+        title=f"{_PART_TITLES[part]} images",
+    )
+    sample_of = {sample.path: sample for sample in split.dataset.samples}
+    tiles = [
+        SampleTile(
+            image=decode_image(split.dataset.source(sample_of[predictions.ids[i]])),
+            label=predictions.classes[predictions.labels[i]],
+            predicted=predictions.classes[predictions.predicted[i]],
+            confidence=float(predictions.confidence[i]),
+        )
+        for i in choose_samples(predictions)
+    ]
+    plot_samples(tiles, folder / "sample_predictions.png", title=f"{_PART_TITLES[part]} images: true \N{RIGHTWARDS ARROW} predicted")
+
+
+def _write_history(file: Path, training: Training) -> None:
+    rows = [row.to_row() for row in training.history]
+    columns = tuple(Epoch.__dataclass_fields__)
+    write_csv(file, columns, [["" if row[name] is None else row[name] for name in columns] for row in rows])
+
+
+def new_folder(out: Path | str | None, *names: str) -> Path:
+    """The folder for a new run: `out`, or one under `runs/` that is not there yet.
+
+    Raises:
+        RunError: `out` holds a run already, or is a file.
+    """
+    if out is not None:
+        path = Path(out)
+        if (path / "model.json").exists():
+            raise RunError(f"{path} holds a run already. Choose another --out, or remove the folder.")
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; expected a folder for the run.")
+        return path
+    stem = re.sub(r"[^\w.-]+", "-", "-".join(names))
+    number = 1
+    while (path := RUNS / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return path
+
+
+def _config_of(model: Classifier, augmentation: Augmentation, options: Mapping[str, Any]) -> Config:
+    return Config(
+        model=ModelOptions(
+            backbone=model.spec.name,
+            image_size=model.preprocessing.size,
+            resize=model.preprocessing.resize,
+            pooling=model.pooling,
+            head="mlp" if model.head.widths else "linear",
+            head_widths=model.head.widths or ModelOptions().head_widths,
+        ),
+        augmentation=augmentation,
+        training=TrainingOptions(**options),
+    )
+
+
+def _peak_megabytes() -> float:
+    """The most memory that this process has held, in 10^6 bytes; on a GPU, its memory besides."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if torch.cuda.is_available():
+        peak += torch.cuda.max_memory_allocated()
+    return peak / 1e6

@@ -1,0 +1,129 @@
+"""Sample predictions as a picture.
+
+Enters: predictions to choose from, and the chosen images. Leaves: a PNG with a grid of framed images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from regraft.errors import DataError
+from regraft.evaluation.names import display_width, shorten
+from regraft.evaluation.predictions import Predictions
+from regraft.report import style
+
+_TILE_INCHES = 2.7
+_GAP_INCHES = 0.3
+_CAPTION_INCHES = 0.85
+_CAPTION_WIDTH = 23
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTile:
+    """One image and what the model said about it.
+
+    Attributes:
+        image: uint8 (H, W, 3).
+        label: Name of the true class.
+        predicted: Name of the predicted class.
+        confidence: Its probability, 0..1.
+    """
+
+    image: np.ndarray
+    label: str
+    predicted: str
+    confidence: float
+
+
+def choose_samples(predictions: Predictions, limit: int = 16) -> list[int]:
+    """Choose images worth a look, the same ones every time.
+
+    Up to half are wrong, the most confident first; the rest are right and spread over the classes, the first
+    of each class in the predictions' own order, so that none is picked for its confidence.
+
+    Args:
+        predictions: N images.
+        limit: The most to choose, at least 0.
+
+    Returns:
+        Up to `limit` different indices in 0..N-1, wrong ones first.
+    """
+    right = predictions.predicted == predictions.labels
+    wrong = np.flatnonzero(~right)
+    wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][: limit // 2]
+    by_class = [np.flatnonzero(right & (predictions.labels == c)) for c in range(len(predictions.classes))]
+    room = limit - len(wrong)
+    chosen: list[int] = []
+    for turn in range(max(len(members) for members in by_class)):
+        candidates = [int(members[turn]) for members in by_class if turn < len(members)]
+        take = min(room - len(chosen), len(candidates))
+        chosen += [candidates[i * len(candidates) // take] for i in range(take)]
+    return [*wrong.tolist(), *chosen]
+
+
+def plot_samples(tiles: Sequence[SampleTile], path: Path, *, title: str = "") -> None:
+    """Draw a grid of images, framed green where the model is right and red where it is wrong.
+
+    Args:
+        tiles: What to show, in reading order.
+        path: The PNG to write.
+        title: Above the grid.
+
+    Raises:
+        DataError: There are no tiles.
+    """
+    if not tiles:
+        raise DataError("0 images; expected at least one to show")
+    columns = min(len(tiles), max(4, math.ceil(math.sqrt(len(tiles)))))
+    rows = math.ceil(len(tiles) / columns)
+    width = columns * _TILE_INCHES + (columns - 1) * _GAP_INCHES
+    height = rows * _TILE_INCHES + (rows - 1) * _CAPTION_INCHES
+    figure = Figure(figsize=(width, height))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(
+        0, 0, 1, 1, wspace=_GAP_INCHES / _TILE_INCHES, hspace=_CAPTION_INCHES / _TILE_INCHES
+    )
+    for axes in grid.flat[len(tiles) :]:
+        axes.set_axis_off()
+    for axes, tile in zip(grid.flat, tiles, strict=False):
+        _draw_tile(axes, tile)
+    if title:
+        text = shorten(style.drawable(title), max(40, 18 * columns))
+        style.write(grid[0, 0], text, (0, 1), (0, 16), size=style.TITLE_SIZE, colour=style.INK)
+    style.save(figure, path, tight=True)
+
+
+def _draw_tile(axes: Axes, tile: SampleTile) -> None:
+    is_right = tile.label == tile.predicted
+    colour = style.GREEN if is_right else style.RED
+    height, width = tile.image.shape[:2]
+    axes.imshow(tile.image, aspect="equal")
+    half = max(height, width) / 2  # the frame is a square with the whole image in its middle
+    axes.set_xlim(width / 2 - 0.5 - half, width / 2 - 0.5 + half)
+    axes.set_ylim(height / 2 - 0.5 + half, height / 2 - 0.5 - half)
+    axes.set_facecolor(style.SHADE)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set(color=colour, linewidth=4)
+    verdict = f"{'✓ right' if is_right else '✗ wrong'}, {tile.confidence:.0%}".replace("%", " %")
+    for text, drop, size, ink in (
+        (_caption(tile), -8, style.TEXT_SIZE, style.INK),
+        (verdict, -29, style.SMALL_SIZE, colour),
+    ):
+        style.write(axes, text, (0.5, 0), (0, drop), size=size, colour=ink, align="center", below=True)
+
+
+def _caption(tile: SampleTile) -> str:
+    label, predicted = style.drawable(tile.label), style.drawable(tile.predicted)
+    if tile.label == tile.predicted:
+        return shorten(label, _CAPTION_WIDTH)
+    room = _CAPTION_WIDTH - 3
+    label = shorten(label, max(room // 2, room - display_width(predicted)))
+    return f"{label} → {shorten(predicted, room - display_width(label))}"

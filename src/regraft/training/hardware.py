@@ -1,0 +1,55 @@
+"""Which device and which precision, decided once and written down."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from regraft.errors import UsageError
+from regraft.training.options import Device, Precision
+
+
+def choose_device(wanted: Device) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        UsageError: It is not on this machine.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, present in here.items() if present))
+    if not here[wanted]:
+        raise UsageError(f"device = {wanted}, but this machine has {' and '.join(n for n, p in here.items() if p)}. Use auto or cpu.")
+    return torch.device(wanted)
+
+
+def choose_precision(wanted: Precision, device: torch.device) -> torch.dtype:
+    """The type that convolutions and products are computed in; weights and sums stay float32.
+
+    Raises:
+        UsageError: fp16 on a CPU, which has no loss scaling there.
+    """
+    if wanted == "off":
+        return torch.float32
+    if wanted == "bf16":
+        return torch.bfloat16
+    if wanted == "fp16":
+        if device.type == "cpu":
+            raise UsageError("precision = fp16 needs a GPU. On a CPU use bf16, auto or off.")
+        return torch.float16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu":
+        # Without the instructions, bf16 is emulated and slower than float32.
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+        return torch.bfloat16 if fast else torch.float32
+    return torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """A context in which the network runs in `precision`."""
+    if precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, precision)

@@ -1,0 +1,228 @@
+"""The one training loop.
+
+Enters: a model, where its training batches come from, and a phase. Leaves: an `Epoch` after each pass over the images; the model holds the weights
+of the moment. Every random draw is keyed by (seed, phase, epoch, step), so no random state has to be kept.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from regraft.data.augmentation import Augmentation, augment, mix, random_key
+from regraft.errors import TrainingError
+from regraft.models.classifier import Classifier
+from regraft.training.hardware import autocast
+from regraft.training.objective import Objective, Scores, score
+from regraft.training.options import Optimizer
+from regraft.training.prefix import Activations, as_batch
+from regraft.training.progress import Epoch, Listener
+
+_PHASE_KEYS = {"head": 1, "finetune": 2}
+
+
+class Batches(Protocol):
+    """Where a phase's inputs come from."""
+
+    boundary: int
+
+    def __len__(self) -> int:
+        """Number of training images."""
+
+    def drawn(self, indices: np.ndarray, key: int) -> torch.Tensor:
+        """One view of each of these images: activations at `boundary`."""
+
+
+@dataclass(frozen=True)
+class LiveViews:
+    """Views drawn anew in every epoch, for training that has no frozen prefix."""
+
+    pixels: np.ndarray
+    augmentation: Augmentation
+    boundary: int = 0
+
+    def __len__(self) -> int:
+        """Number of training images."""
+        return len(self.pixels)
+
+    def drawn(self, indices: np.ndarray, key: int) -> torch.Tensor:
+        """One view of each of these images, uint8 (n, 3, S, S)."""
+        return augment(as_batch(self.pixels[indices]), self.augmentation, key)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training, as data.
+
+    Attributes:
+        name: `head` or `finetune`.
+        epochs: At most.
+        lr: The highest learning rate.
+        optimizer: adamw, adam, rmsprop or sgd (with Nesterov momentum 0.9).
+        weight_decay: Of weights; biases and norms have none.
+        batch_size: Images in a step.
+        schedule: `cosine` to zero, or `constant`.
+        warmup: Share of the steps in which the rate rises from zero.
+        reduce_on_plateau: Epochs without improvement before the rate is divided; 0: never.
+        plateau_factor: By which it is divided.
+        monitor: What improvement is measured by.
+    """
+
+    name: str
+    epochs: int
+    lr: float
+    optimizer: Optimizer
+    weight_decay: float
+    batch_size: int
+    schedule: str
+    warmup: float
+    reduce_on_plateau: int
+    plateau_factor: float
+    monitor: str
+
+
+def run_phase(
+    model: Classifier,
+    phase: Phase,
+    batches: Batches,
+    labels: torch.Tensor,
+    objective: Objective,
+    *,
+    val: tuple[Activations, torch.Tensor] | None,
+    augmentation: Augmentation,
+    precision: torch.dtype,
+    seed: int,
+    listener: Listener,
+) -> Iterator[tuple[Epoch, Scores | None]]:
+    """Train until the phase is over or the caller stops asking.
+
+    Raises:
+        TrainingError: The loss is no longer a number; the message names the step.
+    """
+    device, boundary, count = model.mean.device, batches.boundary, len(batches)
+    optimizer = make_optimizer(model, phase)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+    targets = objective.targets(labels)
+    steps = math.ceil(count / phase.batch_size)
+    reduction, best, stale = 1.0, -math.inf, 0
+    for epoch in range(phase.epochs):
+        started = time.perf_counter()
+        key = random_key(seed, _PHASE_KEYS[phase.name], epoch)
+        order = np.array_split(np.random.default_rng(key).permutation(count), steps)
+        model.train()
+        losses, right = torch.zeros((), device=device), torch.zeros((), device=device)
+        lr = phase.lr
+        with torch.random.fork_rng():
+            for step, indices in enumerate(order):
+                step_key = random_key(seed, _PHASE_KEYS[phase.name], epoch, step)
+                torch.manual_seed(step_key)  # for dropout
+                lr = reduction * phase.lr * rate(phase, (epoch * steps + step) / (phase.epochs * steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                chosen = targets[torch.from_numpy(indices)]
+                inputs, wanted = mix(batches.drawn(indices, step_key), chosen, augmentation, step_key)
+                inputs, wanted = inputs.to(device, non_blocking=True), wanted.to(device, non_blocking=True)
+                with autocast(device, precision):
+                    if boundary == 0:
+                        inputs = model.activations(inputs, 0)
+                    logits = model.logits_from(inputs, boundary)
+                loss = objective(logits.float(), wanted)
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                losses += loss.detach() * len(indices)
+                right += (logits.detach().argmax(1) == wanted.argmax(1)).sum()
+                done = min((step + 1) * phase.batch_size, count)
+                if step % 4 == 3 or step == steps - 1:  # a look at the loss waits for the device
+                    mean, accuracy = float(losses) / done, float(right) / done
+                    if not math.isfinite(mean):
+                        raise TrainingError(_diverged(phase, epoch * steps + step + 1, steps * phase.epochs))
+                    speed = done / (time.perf_counter() - started)
+                    detail = f"epoch {epoch + 1}/{phase.epochs}  loss {mean:.3f}  accuracy {accuracy:.3f}  {speed:.0f} images/s"
+                    listener.work(phase.name, epoch * count + done, phase.epochs * count, detail)
+        seconds = time.perf_counter() - started
+        scores = None if val is None else score(objective, predict_logits(model, val[0], precision), val[1])
+        yield (
+            Epoch(
+                phase=phase.name,
+                epoch=epoch + 1,
+                train_loss=float(losses) / count,
+                train_accuracy=float(right) / count,
+                val_loss=scores and scores.loss,
+                val_accuracy=scores and scores.accuracy,
+                val_macro_f1=scores and scores.macro_f1,
+                lr=lr,
+                strength=None,
+                seconds=seconds,
+                images_per_second=count / seconds,
+            ),
+            scores,
+        )
+        value = scores.value(phase.monitor) if scores else -float(losses)
+        stale = 0 if value > best else stale + 1
+        best = max(best, value)
+        if phase.reduce_on_plateau and stale and stale % phase.reduce_on_plateau == 0:
+            reduction /= phase.plateau_factor
+            listener.note(f"No better {phase.monitor} for {stale} epochs: learning rate divided by {phase.plateau_factor:g}.")
+
+
+def rate(phase: Phase, progress: float) -> float:
+    """The learning rate's share of its highest value, at `progress` (0..1) through the phase.
+
+    Linear warm-up, then half a cosine to zero (arXiv 1608.03983) or constant.
+    """
+    if progress < phase.warmup:
+        return max(progress / phase.warmup, 0.01)
+    if phase.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (progress - phase.warmup) / (1 - phase.warmup)))
+
+
+def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
+    """An optimiser over what trains now; vectors (biases, norms) do not decay."""
+    parameters = [p for _, p in model.trainable()]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": phase.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if phase.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=phase.lr)
+    if phase.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=phase.lr)
+    if phase.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=phase.lr)
+    return torch.optim.SGD(groups, lr=phase.lr, momentum=0.9, nesterov=True)
+
+
+def predict_logits(
+    model: Classifier, activations: Activations, precision: torch.dtype, *, view: int = 0, features: bool = False
+) -> torch.Tensor:
+    """Run the tail over one cached view of every image.
+
+    Returns:
+        float32 (N, C), or with `features` (N, F), on the CPU.
+    """
+    model.eval()
+    device, out = model.mean.device, []
+    with torch.inference_mode(), autocast(device, precision):
+        for start in range(0, len(activations), 128):
+            batch = activations.values[view, start : start + 128].to(device)
+            if batch.ndim == 4:
+                batch = batch.contiguous(memory_format=torch.channels_last)
+            run = model.features_from if features else model.logits_from
+            out.append(run(batch, activations.boundary).float().cpu())
+    return torch.cat(out)
+
+
+def _diverged(phase: Phase, step: int, steps: int) -> str:
+    return (
+        f"The loss of the {phase.name} phase is no longer a number at step {step} of {steps} (learning rate {phase.lr:g}). "
+        f"The best weights until then are kept. Try a tenth of the learning rate, or precision = off."
+    )

@@ -1,0 +1,96 @@
+"""The loss, and how well logits do by it.
+
+Enters: logits (N, C) and targets (N, C) that are class probabilities. Leaves: one number to minimise, or the scores of an epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - its customary name
+from sklearn.metrics import f1_score
+
+from regraft.training.options import Loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss over target probabilities.
+
+    Attributes:
+        loss: `cross_entropy`, or `binary_cross_entropy` of each class against the rest, summed over the classes.
+        label_smoothing: Share of the target that is spread over all classes (arXiv 1512.00567).
+        class_weights: float32 (C,); an image weighs as much as its class.
+    """
+
+    loss: Loss
+    label_smoothing: float
+    class_weights: torch.Tensor
+
+    def targets(self, labels: torch.Tensor) -> torch.Tensor:
+        """One-hot rows, float32 (N, C), not smoothed."""
+        return F.one_hot(labels, len(self.class_weights)).float()
+
+    def per_image(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Loss of each image, unweighted, (N,)."""
+        smoothing = self.label_smoothing
+        if self.loss == "cross_entropy":
+            smooth = targets * (1 - smoothing) + smoothing / targets.shape[1]
+            return -(smooth * logits.log_softmax(dim=1)).sum(dim=1)
+        smooth = targets * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").sum(dim=1)
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Weighted mean over the images, a scalar."""
+        weights = targets @ self.class_weights.to(device=targets.device, dtype=targets.dtype)
+        return (self.per_image(logits, targets) * weights).sum() / weights.sum()
+
+
+def balanced_weights(labels: np.ndarray, classes: int, *, balanced: bool) -> torch.Tensor:
+    """Weights by which every class counts the same: N / (C * n_c), as scikit-learn's `balanced`; or ones."""
+    if not balanced:
+        return torch.ones(classes)
+    counts = np.bincount(labels, minlength=classes)
+    return torch.from_numpy(len(labels) / (classes * np.maximum(counts, 1))).float()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well a model does on one part.
+
+    Attributes:
+        loss: Mean of the unsmoothed loss.
+        accuracy: 0..1.
+        macro_f1: 0..1.
+        count: Number of images.
+    """
+
+    loss: float
+    accuracy: float
+    macro_f1: float
+    count: int
+
+    def value(self, monitor: str) -> float:
+        """By the monitor's name, larger is better."""
+        return {"val_loss": -self.loss, "val_accuracy": self.accuracy, "val_macro_f1": self.macro_f1}[monitor]
+
+    def noise(self, monitor: str) -> float:
+        """One standard error of `value`: binomial for shares, 0 for the loss, which is smooth."""
+        share = {"val_accuracy": self.accuracy, "val_macro_f1": self.macro_f1}.get(monitor)
+        return 0.0 if share is None else (share * (1 - share) / max(1, self.count)) ** 0.5
+
+
+def score(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> Scores:
+    """Score logits (N, C) against class indices (N,)."""
+    plain = Objective(objective.loss, 0.0, torch.ones_like(objective.class_weights))
+    logits, labels = logits.float().cpu(), labels.cpu()
+    predicted = logits.argmax(dim=1)
+    macro_f1 = f1_score(labels.numpy(), predicted.numpy(), average="macro", zero_division=0)
+    return Scores(
+        loss=float(plain(logits, plain.targets(labels))),
+        accuracy=float((predicted == labels).double().mean()),
+        macro_f1=float(macro_f1),
+        count=len(labels),
+    )

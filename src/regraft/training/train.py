@@ -1,0 +1,349 @@
+"""Train a classifier: the prefix once, the head, then fine-tuning from the solved head.
+
+Enters: a `Classifier` and a `Split`. Leaves: the same `Classifier`, trained, and a `Training` that says how it went.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from regraft.data.augmentation import Augmentation
+from regraft.data.dataset import Split
+from regraft.data.pixels import load_pixels
+from regraft.errors import DataError, TrainingError, UsageError
+from regraft.models.classifier import Classifier
+from regraft.training.hardware import choose_device, choose_precision
+from regraft.training.loop import Batches, LiveViews, Phase, predict_logits, run_phase
+from regraft.training.objective import Objective, Scores, balanced_weights, score
+from regraft.training.options import TrainingOptions
+from regraft.training.prefix import Activations, run_prefix
+from regraft.training.progress import Epoch, Listener, Silence
+from regraft.training.solver import (
+    STRENGTHS,
+    Solution,
+    best_by_validation,
+    solve_path,
+    strength_by_cross_validation,
+)
+
+
+@dataclass
+class Training:
+    """How a training went.
+
+    Attributes:
+        history: One row an epoch.
+        seconds: Wall-clock time by step: `decode`, `prefix`, `head`, `finetune`, `total`.
+        boundary: Name of the first stage that was fine-tuned, or `head`.
+        finetuned: Whether the model handed on is the fine-tuned one.
+        train_accuracy: On the plain training images, 0..1.
+        device: That it ran on.
+        precision: Of the arithmetic in training.
+        stopped: Why it ended early, or None.
+        notes: What a person should know, in sentences.
+    """
+
+    history: list[Epoch] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    boundary: str = "head"
+    finetuned: bool = False
+    train_accuracy: float = 0.0
+    device: str = "cpu"
+    precision: str = "float32"
+    stopped: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def train(
+    model: Classifier,
+    split: Split,
+    *,
+    augmentation: Augmentation | None = None,
+    scratch: Path | None = None,
+    listener: Listener | None = None,
+    on_better: Callable[[Classifier], None] | None = None,
+    **options: Any,
+) -> Training:
+    """Train the head on features that are computed once, then fine-tune from the freeze boundary.
+
+    Args:
+        model: From `build`; it is trained in place and ends with the best weights.
+        split: With a train part; the val part, where there is one, chooses strength, epoch and whether fine-tuning is kept.
+        augmentation: Of the training images; default: flips, crops and colours.
+        scratch: Folder for decoded pixels and activations, removed afterwards; default: the system's.
+        listener: Told how far the work is.
+        on_better: Called with the model whenever it is better than before, so that it can be saved.
+        **options: Fields of `TrainingOptions`.
+
+    Returns:
+        How it went. After Ctrl-C or a loss that is no number the best model until then is kept and `stopped` says so.
+
+    Raises:
+        UsageError: The classes of model and split differ, or an option does not fit.
+        DataError: There is no training image.
+        TrainingError: Training went wrong before there was any model to keep.
+    """
+    chosen = TrainingOptions(**options)
+    if model.classes != split.classes:
+        raise UsageError(f"The model's classes are {model.classes} and the data's {split.classes}; build it with the data's.")
+    if not len(split.train):
+        raise DataError("The train part has no image.")
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="regraft-", dir=scratch) as folder:
+        return _Trainer(model, split, chosen, augmentation or Augmentation(), Path(folder), listener or Silence(), on_better).run()
+
+
+class _Trainer:
+    """The state of one call of `train`."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        split: Split,
+        options: TrainingOptions,
+        augmentation: Augmentation,
+        scratch: Path,
+        listener: Listener,
+        on_better: Callable[[Classifier], None] | None,
+    ) -> None:
+        self.model, self.split, self.options, self.augmentation = model, split, options, augmentation
+        self.scratch, self.listener, self.on_better = scratch, listener, on_better
+        self.device = choose_device(options.device)
+        self.precision = choose_precision(options.precision, self.device)
+        self.result = Training(device=str(self.device), precision=str(self.precision).removeprefix("torch."))
+        self.labels = torch.from_numpy(split.train.labels)
+        self.val_labels = torch.from_numpy(split.val.labels)
+        balanced = options.class_weights == "balanced"
+        weights = balanced_weights(split.train.labels, len(split.classes), balanced=balanced)
+        self.objective = Objective(options.loss, options.label_smoothing, weights)
+        self.best: dict[str, torch.Tensor] | None = None
+        self.best_row = -1
+        self.best_scores: Scores | None = None
+
+    def run(self) -> Training:
+        started = time.perf_counter()
+        model, options = self.model, self.options
+        model.to(self.device)
+        model.head.activation = "sigmoid" if options.loss == "binary_cross_entropy" else "softmax"
+        boundary = model.resolve(options.finetune_from)
+        finetunes = boundary < len(model.stages) and options.finetune_epochs > 0
+        if not finetunes:
+            boundary = len(model.stages)
+        self.result.boundary = model.stages[boundary].name if finetunes else "head"
+        try:
+            self._run_phases(boundary, finetunes)
+        except KeyboardInterrupt:
+            if self.best is None:
+                raise
+            self.result.stopped = "interrupted"
+        except TrainingError as error:
+            if self.best is None:
+                raise
+            self.result.stopped = str(error)
+        self._restore()
+        model.freeze(boundary)
+        model.eval()
+        if self.best_row >= 0:
+            history = self.result.history
+            history[self.best_row] = replace(history[self.best_row], kept=True)
+            self.result.finetuned = history[self.best_row].phase == "finetune"
+        if finetunes and not self.result.finetuned and self.result.stopped is None:
+            self._note("Fine-tuning did not improve validation; the model with only its head trained is kept.")
+        self.result.seconds["total"] = time.perf_counter() - started
+        return self.result
+
+    def _run_phases(self, boundary: int, finetunes: bool) -> None:
+        model, options = self.model, self.options
+        with self._timed("decode"):
+            pixels = {part: self._pixels(part) for part in ("train", "val") if len(self.split[part])}
+        with self._timed("prefix"):
+            views = options.views if self.augmentation.changes_views else 1
+            # With everything to be fine-tuned there is no prefix; the head still gets features.
+            cut = boundary if boundary > 0 else len(model.stages)
+            train = self._prefix(pixels["train"], cut, "train", views)
+            val = self._prefix(pixels["val"], cut, "val", 1) if "val" in pixels else None
+        with self._timed("head"):
+            if options.head_epochs:
+                self._head(train, val)
+        if finetunes:
+            with self._timed("finetune"):
+                batches: Batches = train
+                if boundary == 0:
+                    batches = LiveViews(pixels["train"], self.augmentation)
+                    val = self._prefix(pixels["val"], 0, "val0", 1) if "val" in pixels else None
+                model.freeze(boundary)
+                self._phase("finetune", options.finetune_epochs, options.finetune_lr, options.optimizer, batches, val)
+        self._restore()
+        plain = predict_logits(model, Activations(train.values[:1], train.boundary), self.precision)
+        if boundary == 0 and self.best_row >= 0 and self.result.history[self.best_row].phase == "finetune":
+            plain = predict_logits(model, self._prefix(pixels["train"], len(model.stages), "plain", 1), self.precision)
+        self.result.train_accuracy = score(self.objective, plain, self.labels).accuracy
+
+    def _pixels(self, part: Any) -> np.ndarray:
+        def tell(done: int, total: int) -> None:
+            self.listener.work("decode", done, total, f"{part} images")
+
+        return load_pixels(self.split[part], self.model.preprocessing, self.scratch / f"pixels-{part}.npy", progress=tell)
+
+    def _prefix(self, pixels: np.ndarray, boundary: int, name: str, views: int) -> Activations:
+        return run_prefix(
+            self.model,
+            pixels,
+            boundary,
+            self.scratch / f"activations-{name}.bin",
+            precision=self.precision,
+            views=views,
+            augmentation=self.augmentation,
+            seed=self.options.seed,
+            listener=self.listener,
+            name=f"backbone, {name} images",
+        )
+
+    def _head(self, train: Activations, val: Activations | None) -> None:
+        model, options = self.model, self.options
+        model.freeze(len(model.stages))
+        features = torch.stack([predict_logits(model, train, self.precision, view=v, features=True) for v in range(train.views)])
+        val_features = None if val is None else predict_logits(model, val, self.precision, features=True)
+        if options.head_optimizer == "lbfgs" and not model.head.widths:
+            self._solve(features, val_features)
+            return
+        optimizer = "adamw" if options.head_optimizer == "lbfgs" else options.head_optimizer
+        end = len(model.stages)
+        held = None if val_features is None else Activations(val_features[None], end)
+        self._phase("head", options.head_epochs, options.head_lr, optimizer, Activations(features, end), held)
+
+    def _solve(self, features: torch.Tensor, val_features: torch.Tensor | None) -> None:
+        views, count, _ = features.shape
+        rows, labels = features.reshape(views * count, -1).to(self.device), self.labels.repeat(views).to(self.device)
+        val = None if val_features is None else (val_features.to(self.device), self.val_labels.to(self.device))
+        strengths = STRENGTHS
+        if val is None:
+            best = strength_by_cross_validation(rows, labels, self.objective, views=views, seed=self.options.seed)
+            strengths = STRENGTHS[: STRENGTHS.index(best) + 1]
+        solutions: list[Solution] = []
+        for number, solution in enumerate(solve_path(rows, labels, self.objective, val=val, strengths=strengths), start=1):
+            solutions.append(solution)
+            self._record(
+                Epoch(
+                    phase="head",
+                    epoch=number,
+                    train_loss=solution.train_loss,
+                    train_accuracy=solution.train_accuracy,
+                    val_loss=solution.val and solution.val.loss,
+                    val_accuracy=solution.val and solution.val.accuracy,
+                    val_macro_f1=solution.val and solution.val.macro_f1,
+                    lr=None,
+                    strength=solution.strength,
+                    seconds=solution.seconds,
+                    images_per_second=views * count / max(solution.seconds, 1e-9),
+                )
+            )
+            self.listener.work("head", number, len(strengths), f"strength {solution.strength:.2g}")
+            # The loss along the path has one valley; past it, weaker penalties only cost time.
+            if val is not None and number - solutions.index(best_by_validation(solutions)) > 2:
+                break
+        # Without validation the path ends at the strength that cross-validation chose.
+        best_solution = solutions[-1] if val is None else best_by_validation(solutions)
+        with torch.no_grad():
+            self.model.head.classifier.weight.copy_(best_solution.weight)
+            self.model.head.classifier.bias.copy_(best_solution.bias)
+        self._keep(solutions.index(best_solution), best_solution.val)
+
+    def _phase(
+        self, name: str, epochs: int, lr: float, optimizer: Any, batches: Batches, val: Activations | None
+    ) -> None:
+        options = self.options
+        phase = Phase(
+            name=name,
+            epochs=epochs,
+            lr=lr,
+            optimizer=optimizer,
+            weight_decay=options.weight_decay,
+            batch_size=options.batch_size,
+            schedule=options.schedule,
+            warmup=options.warmup,
+            reduce_on_plateau=options.reduce_on_plateau,
+            plateau_factor=options.plateau_factor,
+            monitor=options.monitor,
+        )
+        before = self.best_scores
+        best: Scores | None = None
+        stale = 0
+        for row, scores in self._epochs(phase, batches, val):
+            self._record(row)
+            if scores is None:
+                self._keep(len(self.result.history) - 1, None)
+                continue
+            improves = best is None or scores.value(options.monitor) > best.value(options.monitor)
+            # An annealed later epoch is preferred to an earlier one that is better only within the noise.
+            settles = options.schedule == "cosine" and best is not None and (
+                scores.value(options.monitor) >= best.value(options.monitor) - best.noise(options.monitor)
+            )
+            pays = (
+                name == "head" or before is None or options.keep_finetuned == "always"
+                or (scores.value(options.monitor), -scores.loss) > (before.value(options.monitor), -before.loss)
+            )
+            if (improves or settles) and pays:
+                self._keep(len(self.result.history) - 1, scores)
+            best = scores if improves else best
+            stale = 0 if improves else stale + 1
+            if options.early_stopping and stale >= options.early_stopping:
+                self._note(f"No better {options.monitor} for {stale} epochs: the {name} phase ended after {row.epoch}.")
+                break
+
+    def _epochs(self, phase: Phase, batches: Batches, val: Activations | None) -> Iterator[tuple[Epoch, Scores | None]]:
+        return run_phase(
+            self.model,
+            phase,
+            batches,
+            self.labels,
+            self.objective,
+            val=None if val is None else (val, self.val_labels),
+            augmentation=self.augmentation,
+            precision=self.precision,
+            seed=self.options.seed,
+            listener=self.listener,
+        )
+
+    def _record(self, row: Epoch) -> None:
+        self.result.history.append(row)
+        self.listener.epoch(row)
+
+    def _keep(self, row: int, scores: Scores | None) -> None:
+        self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        self.best_row, self.best_scores = row, scores
+        if self.on_better:
+            self.on_better(self.model)
+
+    def _restore(self) -> None:
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+
+    def _note(self, text: str) -> None:
+        self.result.notes.append(text)
+        self.listener.note(text)
+
+    def _timed(self, name: str) -> _Timer:
+        return _Timer(self.result.seconds, name)
+
+
+class _Timer:
+    """Adds the time of a block to a table, also when the block ends by an exception."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.started

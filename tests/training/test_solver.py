@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from regraft.training.objective import Objective
+from regraft.training.solver import STRENGTHS, best_by_validation, solve_path, strength_by_cross_validation
+
+
+def _data(count: int = 200, features: int = 10, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, count)
+    centres = rng.normal(size=(classes, features))
+    values = centres[labels] + rng.normal(scale=1.5, size=(count, features)) * np.linspace(0.1, 5, features)
+    return torch.from_numpy(values).float(), torch.from_numpy(labels)
+
+
+def _objective(classes: int = 3, smoothing: float = 0.0) -> Objective:
+    return Objective("cross_entropy", smoothing, torch.ones(classes))
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.1, 0.01])
+def test_agrees_with_scikit_learn(strength: float) -> None:
+    features, labels = _data()
+    [solution] = solve_path(features, labels, _objective(), strengths=[strength])
+    scaler = StandardScaler().fit(features.numpy())
+    # torch's standard deviation divides by N - 1
+    standard = scaler.transform(features.numpy()) * np.sqrt((len(features) - 1) / len(features))
+    peer = LogisticRegression(C=1 / (strength * len(labels)), max_iter=5000, tol=1e-10).fit(standard, labels.numpy())
+    ours = (features @ solution.weight.T + solution.bias).softmax(1).numpy()
+    np.testing.assert_allclose(ours, peer.predict_proba(standard), atol=2e-3)
+
+
+def test_the_path_goes_from_strong_to_weak() -> None:
+    features, labels = _data()
+    path = list(solve_path(features, labels, _objective(), val=(features, labels)))
+    assert [s.strength for s in path] == list(STRENGTHS)
+    losses = [s.train_loss for s in path]
+    assert all(later <= earlier + 1e-4 for earlier, later in zip(losses, losses[1:], strict=False))
+    best = best_by_validation(path)
+    assert best.val is not None
+    assert best.val.loss == min(s.val.loss for s in path if s.val)
+
+
+def test_class_weights_and_smoothing_hold() -> None:
+    features, labels = _data()
+    [plain] = solve_path(features, labels, _objective(), strengths=[0.1])
+    weights = torch.tensor([10.0, 1.0, 1.0])
+    [weighted] = solve_path(features, labels, Objective("cross_entropy", 0.0, weights), strengths=[0.1])
+    [smooth] = solve_path(features, labels, _objective(smoothing=0.3), strengths=[1e-4])
+    [sharp] = solve_path(features, labels, _objective(), strengths=[1e-4])
+
+    def chosen(solution: object) -> torch.Tensor:
+        return (features @ solution.weight.T + solution.bias).argmax(1)  # type: ignore[attr-defined]
+
+    assert (chosen(weighted) == 0).sum() > (chosen(plain) == 0).sum()
+    assert smooth.weight.norm() < sharp.weight.norm()
+
+
+def test_one_against_the_rest() -> None:
+    features, labels = _data()
+    [solution] = solve_path(features, labels, Objective("binary_cross_entropy", 0.0, torch.ones(3)), strengths=[0.01])
+    assert solution.train_accuracy > 0.8
+
+
+def test_a_constant_feature_does_no_harm() -> None:
+    features, labels = _data()
+    features = torch.cat([features, torch.full((len(features), 2), 7.0)], dim=1)
+    [solution] = solve_path(features, labels, _objective(), strengths=[0.01])
+    assert torch.isfinite(solution.weight).all()
+    assert solution.weight[:, -2:].abs().max() < 1e-3
+
+
+def test_cross_validation_prefers_strong_penalties_for_noise() -> None:
+    rng = np.random.default_rng(1)
+    noise = torch.from_numpy(rng.normal(size=(60, 200))).float()
+    labels = torch.from_numpy(rng.integers(0, 2, 60))
+    on_noise = strength_by_cross_validation(noise, labels, _objective(2), views=1)
+    features, real = _data(300)
+    assert on_noise > strength_by_cross_validation(features, real, _objective(), views=1)
+
+
+def test_views_of_one_image_share_a_fold() -> None:
+    """If they did not, copies would make the weakest penalty look best."""
+    rng = np.random.default_rng(2)
+    noise = torch.from_numpy(rng.normal(size=(40, 300))).float()
+    labels = torch.from_numpy(rng.integers(0, 2, 40))
+    assert strength_by_cross_validation(noise.repeat(3, 1), labels.repeat(3), _objective(2), views=3) >= 1.0

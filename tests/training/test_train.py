@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from regraft.data.augmentation import Augmentation
+from regraft.data.dataset import Dataset, Split
+from regraft.data.split import split
+from regraft.errors import DataError, TrainingError, UsageError
+from regraft.models.classifier import Classifier, build
+from regraft.models.inference import predict_images
+from regraft.training import train as train_module
+from regraft.training.progress import Epoch, Silence
+from regraft.training.train import train
+
+SIZE = 32
+FAST: dict[str, Any] = {"finetune_epochs": 2, "views": 2, "batch_size": 8}
+
+
+def _model(split: Split, **options: Any) -> Classifier:
+    return build(classes=split.classes, image_size=SIZE, **options)
+
+
+def _state(model: Classifier) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def _accuracy(model: Classifier, data: Dataset) -> float:
+    answers = predict_images(model, [data.source(s) for s in data.samples])
+    return float(np.mean([a.label == s.label for a, s in zip(answers, data.samples, strict=True)]))
+
+
+class _Log(Silence):
+    def __init__(self) -> None:
+        self.rows: list[Epoch] = []
+        self.notes: list[str] = []
+        self.works: list[tuple[str, int, int]] = []
+
+    def work(self, name: str, done: int, total: int, detail: str = "") -> None:
+        self.works.append((name, done, total))
+
+    def epoch(self, row: Epoch) -> None:
+        self.rows.append(row)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_learns_what_can_be_learnt(squares_split: Split) -> None:
+    model, log = _model(squares_split), _Log()
+    result = train(model, squares_split, listener=log, finetune_epochs=3, views=3, batch_size=8)
+    assert _accuracy(model, squares_split.test) >= 0.8
+    assert {row.phase for row in result.history} == {"head", "finetune"}
+    assert [row.kept for row in result.history].count(True) == 1
+    assert [row.phase for row in log.rows] == [row.phase for row in result.history]
+    assert {"decode", "prefix", "head", "finetune", "total"} == set(result.seconds)
+    for name in ("decode", "backbone, train images", "head", "finetune"):
+        done = [(d, t) for n, d, t in log.works if n == name]
+        assert done, name
+        assert all(0 < d <= t for d, t in done)
+    assert not model.training
+
+
+def test_same_seed_same_weights_and_another_seed_others(squares_split: Split) -> None:
+    states = []
+    for seed in (0, 0, 1):
+        model = _model(squares_split)
+        torch.manual_seed(seed + 17 * len(states))  # the caller's random state must not matter
+        train(model, squares_split, seed=seed, keep_finetuned="always", **FAST)
+        states.append(_state(model))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_training_leaves_the_callers_random_state_alone(squares_split: Split) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    train(_model(squares_split), squares_split, **FAST)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_head_only_leaves_the_backbone_as_it_was(squares_split: Split) -> None:
+    model = _model(squares_split)
+    before = _state(model)
+    result = train(model, squares_split, finetune_from="none", views=2)
+    assert result.boundary == "head"
+    assert not result.finetuned
+    assert {row.phase for row in result.history} == {"head"}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == name.startswith("backbone.") or name.startswith("head."), name
+
+
+def test_below_the_boundary_nothing_changes_and_above_it_everything_does(squares_split: Split) -> None:
+    model = _model(squares_split)
+    before = _state(model)
+    train(model, squares_split, finetune_from="blocks.6", keep_finetuned="always", precision="off", **FAST)
+    boundary = model.resolve("blocks.6")
+    below = {f"backbone.{n}.{k}" for s in model.stages[:boundary] for n, m in s.modules for k in m.state_dict()}
+    for name, tensor in model.state_dict().items():
+        if name in below or name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            assert torch.equal(tensor, before[name]), name
+        else:
+            assert not torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "rmsprop"},
+        {"optimizer": "sgd", "finetune_lr": 0.01},
+        {"head_optimizer": "adamw", "head_epochs": 3},
+        {"head_optimizer": "sgd", "head_epochs": 3, "head_lr": 0.1},
+        {"label_smoothing": 0.1, "class_weights": "balanced"},
+        {"loss": "binary_cross_entropy"},
+        {"schedule": "constant", "warmup": 0.0},
+        {"precision": "bf16"},
+        {"precision": "off"},
+        {"finetune_from": "all"},
+        {"finetune_from": 100},
+        {"finetune_from": "-20"},
+        {"monitor": "val_loss"},
+        {"monitor": "val_macro_f1"},
+        {"head_epochs": 0, "keep_finetuned": "always"},
+    ],
+    ids=str,
+)
+def test_every_option_trains(squares_split: Split, options: dict[str, Any]) -> None:
+    model = _model(squares_split)
+    result = train(model, squares_split, **{**FAST, **options})
+    assert all(math.isfinite(row.train_loss) for row in result.history)
+    assert any(row.kept for row in result.history)
+    assert _accuracy(model, squares_split.train) > 0.4
+    assert model.head.activation == ("sigmoid" if options.get("loss") == "binary_cross_entropy" else "softmax")
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation.none(),
+        Augmentation(rotation=20, vertical_flip=0.5),
+        Augmentation(policy="trivialaugment"),
+        Augmentation(policy="randaugment"),
+        Augmentation(mixup=0.2),
+        Augmentation(cutmix=1.0),
+        Augmentation(mixup=0.2, cutmix=1.0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("finetune_from", ["auto", "all"])
+def test_every_augmentation_trains(squares_split: Split, augmentation: Augmentation, finetune_from: str) -> None:
+    result = train(_model(squares_split), squares_split, augmentation=augmentation, finetune_from=finetune_from, **FAST)
+    assert all(math.isfinite(row.train_loss) for row in result.history)
+
+
+@pytest.mark.parametrize("head", [{"head": "mlp", "head_widths": (16,)}, {"pooling": "flatten"}, {"head": "mlp", "pooling": "flatten", "head_widths": (16, 8)}])
+def test_every_head_trains(squares_split: Split, head: dict[str, Any]) -> None:
+    model = _model(squares_split, **head)
+    train(model, squares_split, head_epochs=15, head_lr=3e-3, **FAST)
+    assert _accuracy(model, squares_split.train) > 0.5
+
+
+def test_a_transformer_trains_and_refuses_cutmix_in_words(squares_split: Split) -> None:
+    model = _model(squares_split, backbone="vit_s16", weights="none")
+    train(model, squares_split, **FAST)
+    with pytest.raises(UsageError, match="use mixup"):
+        train(_model(squares_split, backbone="vit_s16", weights="none"), squares_split, augmentation=Augmentation(cutmix=1.0), **FAST)
+
+
+def test_without_validation_cross_validation_chooses_the_strength(squares: Dataset) -> None:
+    parts = split(squares, train=0.75, val=0.0, test=0.25)
+    model = build(classes=parts.classes, image_size=SIZE)
+    result = train(model, parts, finetune_from="none", views=2)
+    assert all(row.val_loss is None for row in result.history)
+    assert result.history[-1].kept
+    assert _accuracy(model, parts.test) > 0.6
+
+
+def test_fine_tuning_that_does_not_pay_is_not_kept(squares_split: Split) -> None:
+    model = _model(squares_split)
+    result = train(model, squares_split, finetune_lr=3.0, optimizer="sgd", **FAST)
+    assert not result.finetuned
+    kept = next(row for row in result.history if row.kept)
+    assert kept.phase == "head"
+    assert any("did not improve validation" in note for note in result.notes)
+
+
+def test_early_stopping_ends_a_phase(squares_split: Split) -> None:
+    result = train(
+        _model(squares_split), squares_split, finetune_epochs=30, finetune_lr=1e-9, early_stopping=2, views=1, batch_size=8
+    )
+    assert len([row for row in result.history if row.phase == "finetune"]) < 10
+    assert any("ended after" in note for note in result.notes)
+
+
+def test_the_rate_is_reduced_on_a_plateau(squares_split: Split) -> None:
+    result = train(
+        _model(squares_split), squares_split, finetune_epochs=6, finetune_lr=1e-9, schedule="constant", warmup=0.0,
+        reduce_on_plateau=2, plateau_factor=10.0, views=1, batch_size=8,
+    )  # fmt: skip
+    rates = [row.lr for row in result.history if row.phase == "finetune" and row.lr is not None]
+    assert rates[0] == pytest.approx(1e-9)
+    assert rates[-1] == pytest.approx(1e-11)
+
+
+def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_last_good_model(squares_split: Split) -> None:
+    model = _model(squares_split)
+    saved: list[dict[str, torch.Tensor]] = []
+    result = train(
+        model, squares_split, finetune_lr=1e30, optimizer="sgd", precision="off",
+        on_better=lambda better: saved.append(_state(better)), **FAST,
+    )  # fmt: skip
+    assert result.stopped is not None
+    assert "no longer a number at step" in result.stopped
+    assert "Try a tenth of the learning rate" in result.stopped
+    assert all(torch.equal(tensor, saved[-1][name]) for name, tensor in model.state_dict().items())
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_a_loss_that_is_no_number_before_any_model_is_an_error(squares_split: Split) -> None:
+    with pytest.raises(TrainingError, match="head phase"):
+        train(_model(squares_split), squares_split, head_optimizer="sgd", head_lr=1e30, head_epochs=3, precision="off")
+
+
+def test_ctrl_c_keeps_the_best_model(squares_split: Split, tmp_path: Path) -> None:
+    class Impatient(Silence):
+        def epoch(self, row: Epoch) -> None:
+            if row.phase == "finetune":
+                raise KeyboardInterrupt
+
+    model = _model(squares_split)
+    result = train(model, squares_split, listener=Impatient(), scratch=tmp_path, **FAST)
+    assert result.stopped == "interrupted"
+    assert _accuracy(model, squares_split.train) > 0.6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_annealed_epoch_is_preferred_within_the_noise(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 12 validation images one image more or less is noise: the last of the near-best epochs is kept."""
+    values = iter([0.75, 0.92, 0.84])
+    original = train_module.run_phase
+
+    def scripted(*arguments: Any, **named: Any) -> Any:
+        for row, scores in original(*arguments, **named):
+            assert scores is not None
+            yield row, type(scores)(loss=0.5, accuracy=next(values), macro_f1=0.5, count=12)
+
+    monkeypatch.setattr(train_module, "run_phase", scripted)
+    result = train(_model(squares_split), squares_split, finetune_epochs=3, keep_finetuned="always", views=1, batch_size=8)
+    assert [row.kept for row in result.history if row.phase == "finetune"] == [False, False, True]
+
+
+def test_wrong_use_is_refused(squares_split: Split) -> None:
+    with pytest.raises(UsageError, match="build it with the data's"):
+        train(build(classes=("x", "y"), image_size=SIZE), squares_split)
+    with pytest.raises(ValidationError, match="optimizer"):
+        train(_model(squares_split), squares_split, optimizer="adamax")
+    with pytest.raises(ValidationError, match="epochs"):
+        train(_model(squares_split), squares_split, epochs=3)
+    with pytest.raises(UsageError, match="fp16 needs a GPU"):
+        train(_model(squares_split), squares_split, precision="fp16", device="cpu")
+    empty = Split(squares_split.dataset.with_samples([s for s in squares_split.dataset.samples if s.part != "train"]))
+    with pytest.raises(DataError, match="no image"):
+        train(_model(squares_split), empty)
