@@ -24,10 +24,16 @@ def main() -> int:
     """Run the steps in order; return the exit code of the first that fails."""
     steps = STEPS[:-1] if sys.argv[1:] == ["lint"] else STEPS
     for name, command in steps:
-        print(f"\n== {name}: {' '.join(Path(str(word)).name if word == command[0] else str(word) for word in command)}", flush=True)
+        print(
+            f"\n== {name}: {' '.join(Path(str(word)).name if word == command[0] else str(word) for word in command)}",
+            flush=True,
+        )
         started = time.perf_counter()
         code = subprocess.run([str(word) for word in command], cwd=Path(__file__).parent.parent, check=False).returncode
-        print(f"== {name}: {'ok' if code == 0 else f'failed ({code})'} in {time.perf_counter() - started:.0f} s", flush=True)
+        print(
+            f"== {name}: {'ok' if code == 0 else f'failed ({code})'} in {time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
         if code:
             return code
     return 0

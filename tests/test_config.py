@@ -27,7 +27,9 @@ def test_what_is_written_reads_back_equal(tmp_path: Path) -> None:
 def test_settings_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text('[training]\nfinetune_epochs = 4\noptimizer = "sgd"\n')
-    config = load_config(file, ["training.finetune_epochs=10", "model.backbone=vgg16", 'training.finetune_from="block5_conv1"'])
+    config = load_config(
+        file, ["training.finetune_epochs=10", "model.backbone=vgg16", 'training.finetune_from="block5_conv1"']
+    )
     assert config.training.finetune_epochs == 10
     assert config.training.optimizer == "sgd"
     assert config.model.backbone == "vgg16"
@@ -36,7 +38,9 @@ def test_settings_win_over_the_file(tmp_path: Path) -> None:
 
 def test_all_faults_are_reported_at_once_with_the_nearest_names(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
-    file.write_text('[training]\nfinetune_epoch = 4\noptimizer = "adamax"\nbatch_size = 0\n[modell]\nx = 1\n[augmentation]\nflip = 2\n')
+    file.write_text(
+        '[training]\nfinetune_epoch = 4\noptimizer = "adamax"\nbatch_size = 0\n[modell]\nx = 1\n[augmentation]\nflip = 2\n'
+    )
     with pytest.raises(ConfigError) as caught:
         load_config(file, ["finetune_epochs=3", "training.monitor=accuracy"])
     message = str(caught.value)
@@ -54,7 +58,9 @@ def test_all_faults_are_reported_at_once_with_the_nearest_names(tmp_path: Path) 
         assert part in message, part
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "does not exist"), ("x = ", "cannot be read as TOML"), ("\xff", "one of")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "does not exist"), ("x = ", "cannot be read as TOML"), ("\xff", "one of")]
+)
 def test_files_that_are_no_configuration(tmp_path: Path, content: str | None, message: str) -> None:
     file = tmp_path / "my.toml"
     if content == "\xff":

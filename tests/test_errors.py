@@ -6,9 +6,7 @@ import pytest
 from regraft import errors
 from regraft.errors import ImageError, MissingExtraError, RegraftError, UnknownNameError, UsageError, nearest
 
-TREE = [
-    value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, RegraftError)
-]
+TREE = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, RegraftError)]
 
 
 def test_the_tree_in_the_docstring_is_the_tree_in_the_code():

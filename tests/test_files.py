@@ -120,9 +120,7 @@ def test_json_and_back_is_the_identity(tmp_path_factory, value):
     assert file.read_bytes().endswith(b"\n")
 
 
-@pytest.mark.parametrize(
-    "value", [math.nan, math.inf, -math.inf, {"deep": [1, {"er": math.nan}]}, {1, 2}, b"bytes"]
-)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, {"deep": [1, {"er": math.nan}]}, {1, 2}, b"bytes"])
 def test_what_is_not_json_is_refused_and_the_old_file_stays(tmp_path, value):
     file = tmp_path / "metrics.json"
     write_json(file, {"accuracy": 0.5})

@@ -27,8 +27,14 @@ from regraft.training.options import TrainingOptions
 class DataOptions:
     """How the data is read and divided."""
 
-    val: Annotated[float, Field(ge=0, lt=1, description="share of the images for validation, where the data names no such part")] = 0.1
-    test: Annotated[float, Field(ge=0, lt=1, description="share of the images for the test, where the data names no such part")] = 0.1
+    val: Annotated[
+        float,
+        Field(ge=0, lt=1, description="share of the images for validation, where the data names no such part"),
+    ] = 0.1
+    test: Annotated[
+        float,
+        Field(ge=0, lt=1, description="share of the images for the test, where the data names no such part"),
+    ] = 0.1
     on_bad: Annotated[OnBad, Field(description="unreadable images: skip (left out and listed) or error")] = "skip"
 
 
@@ -76,7 +82,8 @@ def load_config(file: Path | None = None, settings: Sequence[str] = ()) -> Confi
         where = f"{file}: " if file else ""
         raise ConfigError(
             f"{where}{len(faults)} setting{'s are' if len(faults) > 1 else ' is'} wrong:\n  "
-            + "\n  ".join(faults) + "\n`regraft config` prints every setting with its meaning."
+            + "\n  ".join(faults)
+            + "\n`regraft config` prints every setting with its meaning."
         )
     return config
 
@@ -87,7 +94,10 @@ def defaults_with_comments() -> str:
     for section, options in _sections().items():
         lines += ["", f"[{section}]"]
         for name, (default, description) in options.items():
-            lines += [f"# {description}", tomli_w.dumps({name: default}).rstrip().replace("\n    ", "").replace(",\n]", "]")]
+            lines += [
+                f"# {description}",
+                tomli_w.dumps({name: default}).rstrip().replace("\n    ", "").replace(",\n]", "]"),
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -110,7 +120,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"--config {file} does not exist. `regraft config > {file}` makes one to start from.") from error
+        raise ConfigError(
+            f"--config {file} does not exist. `regraft config > {file}` makes one to start from."
+        ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config {file} cannot be read as TOML: {error}") from error
 

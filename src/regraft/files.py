@@ -50,9 +50,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     """Write rows under a header line."""
     text = io.StringIO()
     plain = csv.writer(text, lineterminator="\n")
-    quoted = csv.writer(
-        text, lineterminator="\n", quoting=csv.QUOTE_ALL
-    )  # the module forgets to quote a lone \r
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # the module forgets to quote a lone \r
     for row in (columns, *rows):
         (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
     write_text(path, text.getvalue())

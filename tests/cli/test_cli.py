@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 REGRAFT = str(Path(sys.executable).parent / "regraft")
-FAST = ["--image-size", "32", "--finetune-epochs", "1", "--set", "training.views=2", "--set", "training.batch_size=8", "--set", "data.test=0.25"]
+FAST = [
+    "--image-size",
+    "32",
+    "--finetune-epochs",
+    "1",
+    "--set",
+    "training.views=2",
+    "--set",
+    "training.batch_size=8",
+    "--set",
+    "data.test=0.25",
+]
 
 
 def regraft(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -22,7 +33,15 @@ def run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cli") / "run"
     done = regraft("train", squares_folder, "--out", out, *FAST)
     assert done.returncode == 0, done.stderr
-    for words in ("36 images in 3 classes", "1 cannot be read", "red/broken.png", "Test accuracy", "95 % interval", "Try next", "regraft predict"):
+    for words in (
+        "36 images in 3 classes",
+        "1 cannot be read",
+        "red/broken.png",
+        "Test accuracy",
+        "95 % interval",
+        "Try next",
+        "regraft predict",
+    ):
         assert words in done.stdout
     return out
 
@@ -52,7 +71,9 @@ def test_help_lists_the_verbs() -> None:
     ],
     ids=str,
 )
-def test_errors_say_what_to_do_and_leave_with_their_code(tmp_path: Path, arguments: list[str], code: int, words: list[str]) -> None:
+def test_errors_say_what_to_do_and_leave_with_their_code(
+    tmp_path: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
     done = regraft(*arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     for word in words:
@@ -92,9 +113,16 @@ def test_predict_streams_json_lines_and_reports_bad_files(run: Path, squares_fol
 
 
 def test_predict_writes_csv(run: Path, squares_folder: Path, tmp_path: Path) -> None:
-    done = regraft("predict", run, squares_folder / "red", squares_folder / "blue" / "00.png", "--csv", tmp_path / "p.csv")
+    done = regraft(
+        "predict",
+        run,
+        squares_folder / "red",
+        squares_folder / "blue" / "00.png",
+        "--csv",
+        tmp_path / "p.csv",
+    )
     assert done.returncode == 0
-    rows = list(csv.DictReader((tmp_path / "p.csv").open(newline="")))
+    rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
     assert len(rows) == 14
     assert set(rows[0]) == {"path", "label", "confidence", "p(blue)", "p(green)", "p(red)", "error"}
     assert float(rows[0]["confidence"]) == max(float(rows[0][f"p({name})"]) for name in ("blue", "green", "red"))
@@ -116,7 +144,9 @@ def test_evaluate_the_runs_own_test_images_and_other_data(run: Path, squares_fol
     assert own.returncode == 0
     for words in ("precision", "recall", "F1", "95 % interval", "macro average", "the run's test images"):
         assert words in own.stdout
-    other = regraft("evaluate", run, squares_folder, "--json", "--csv", tmp_path / "p.csv", "--plot", tmp_path / "c.png")
+    other = regraft(
+        "evaluate", run, squares_folder, "--json", "--csv", tmp_path / "p.csv", "--plot", tmp_path / "c.png"
+    )
     value = json.loads(other.stdout)
     assert value["count"] == 36
     assert value["bad"][0]["path"] == "red/broken.png"
@@ -130,7 +160,15 @@ def test_evaluate_the_runs_own_test_images_and_other_data(run: Path, squares_fol
 
 def test_summary_of_run_and_backbone(run: Path) -> None:
     done = regraft("summary", run)
-    for words in ("conv_stem", "blocks.6.0", "head", "Total parameters", "Trainable parameters", "frozen", "trainable"):
+    for words in (
+        "conv_stem",
+        "blocks.6.0",
+        "head",
+        "Total parameters",
+        "Trainable parameters",
+        "frozen",
+        "trainable",
+    ):
         assert words in done.stdout
     stages = regraft("summary", "vgg16", "--stages", "--finetune-from", "block5_conv1")
     assert "block5_conv1" in stages.stdout
@@ -152,7 +190,16 @@ def test_config_prints_a_file_to_start_from(run: Path, squares_folder: Path, tmp
     text = regraft("config").stdout
     assert "finetune_epochs = 10" in text
     (tmp_path / "my.toml").write_text(text.replace("finetune_epochs = 10", "finetune_epochs = 0"))
-    done = regraft("train", squares_folder, "--out", tmp_path / "run", "--config", tmp_path / "my.toml", "--image-size", "32")
+    done = regraft(
+        "train",
+        squares_folder,
+        "--out",
+        tmp_path / "run",
+        "--config",
+        tmp_path / "my.toml",
+        "--image-size",
+        "32",
+    )
     assert done.returncode == 0, done.stderr
     assert "head only" in done.stdout
 

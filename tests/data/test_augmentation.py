@@ -60,8 +60,7 @@ def test_flips_mirror(key):
     assert torch.equal(augment(pixels, ONLY["vertical flip"], key), pixels.flip(-2))
     half = augment(pixels, Augmentation(flip=0.5, crop=0, colour=0), key)
     assert all(
-        torch.equal(view, image) or torch.equal(view, image.flip(-1))
-        for view, image in zip(half, pixels, strict=True)
+        torch.equal(view, image) or torch.equal(view, image.flip(-1)) for view, image in zip(half, pixels, strict=True)
     )
 
 
@@ -101,9 +100,7 @@ def test_changes_views():
 
 def test_a_crop_leaves_out_no_more_than_its_share():
     ramp = torch.linspace(0, 255, 64).to(torch.uint8)
-    image = torch.stack([ramp.repeat(64, 1), ramp.repeat(64, 1).T, torch.zeros(64, 64, dtype=torch.uint8)])[
-        None
-    ]
+    image = torch.stack([ramp.repeat(64, 1), ramp.repeat(64, 1).T, torch.zeros(64, 64, dtype=torch.uint8)])[None]
     for key in range(30):
         view = augment(image, Augmentation(flip=0, colour=0, crop=0.5), key)[0].float()
         width, height = (view[channel].max() - view[channel].min() for channel in (0, 1))

@@ -96,9 +96,7 @@ def test_equal_pixels_are_duplicates_and_other_shapes_are_not(arrays):
 def test_from_arrays_names_what_is_wrong(arrays):
     with pytest.raises(DataError, match=r"4 images, 3 labels and 3 groups; expected one label"):
         Dataset.from_arrays(arrays, ["a", "b", "c"])
-    with pytest.raises(
-        DataError, match=r"4 images, 4 labels and 1 groups; expected one label, and one group if any"
-    ):
+    with pytest.raises(DataError, match=r"4 images, 4 labels and 1 groups; expected one label, and one group if any"):
         Dataset.from_arrays(arrays, list("aabb"), groups=["g"])
     with pytest.raises(ImageError, match=r"images\[2\]: an array of shape \(3, 8, 8\); expected \(H, W\)"):
         Dataset.from_arrays([*arrays[:2], np.zeros((3, 8, 8), np.uint8)], list("abc"))
@@ -117,7 +115,5 @@ def test_a_split_has_parts_in_order(dataset):
 
 def test_a_split_needs_a_part_for_every_sample(dataset):
     loose = dataset.with_samples([*dataset.samples, Sample("a/9.png", "a", "9")])
-    with pytest.raises(
-        DataError, match=r"A split needs a part for every sample; call regraft\.split\(dataset\) first"
-    ):
+    with pytest.raises(DataError, match=r"A split needs a part for every sample; call regraft\.split\(dataset\) first"):
         Split(loose)

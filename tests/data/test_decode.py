@@ -337,9 +337,7 @@ def test_lab(encode, lab, rgb):
     assert np.abs(decode_image(data).astype(int) - rgb).max() <= 12
 
 
-@pytest.mark.parametrize(
-    ("format", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})]
-)
+@pytest.mark.parametrize(("format", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})])
 def test_the_first_frame_is_used(encode, format, options):
     frames = [Image.new("RGB", (5, 4), colour) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
     data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
@@ -433,9 +431,7 @@ def is_decoded_or_refused(data: bytes) -> bool:
 @given(
     st.binary(max_size=300),
     st.sampled_from(
-        b"|\xff\xd8\xff\xe0|\x89PNG\r\n\x1a\n|GIF89a|BM|II*\0|MM\0*|RIFF....WEBPVP8 |P6 |P4\n4 4\n".split(
-            b"|"
-        )
+        b"|\xff\xd8\xff\xe0|\x89PNG\r\n\x1a\n|GIF89a|BM|II*\0|MM\0*|RIFF....WEBPVP8 |P6 |P4\n4 4\n".split(b"|")
     ),
 )
 @settings(max_examples=300, deadline=None)

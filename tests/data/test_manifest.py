@@ -204,9 +204,7 @@ def test_parquet_is_read_like_csv(tmp_path):
         ("b.jpg", "1", "val", "g"),
         ("c.jpg", "3", None, None),
     ]
-    parquet.write_table(
-        pyarrow.table({"path": ["a.jpg"], "label": pyarrow.array([None], pyarrow.string())}), file
-    )
+    parquet.write_table(pyarrow.table({"path": ["a.jpg"], "label": pyarrow.array([None], pyarrow.string())}), file)
     with pytest.raises(DataError, match=r"no label for a\.jpg"):
         read_manifest(file)
     parquet.write_table(pyarrow.table({"path": pyarrow.array([], pyarrow.string()), "label": []}), file)

@@ -50,9 +50,7 @@ def test_the_file_holds_the_array_and_is_replaced(dataset, tmp_path):
 def test_arrays_need_no_files(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     dataset = Dataset.from_arrays(images, ["a", "b", "a"])
-    np.testing.assert_array_equal(
-        load_pixels(dataset, Preprocessing(size=16), tmp_path / "pixels.npy"), images
-    )
+    np.testing.assert_array_equal(load_pixels(dataset, Preprocessing(size=16), tmp_path / "pixels.npy"), images)
 
 
 def test_no_samples_are_no_pixels(dataset, tmp_path):

@@ -38,9 +38,7 @@ def thirds() -> np.ndarray:
 @settings(max_examples=150, deadline=None)
 def test_every_image_becomes_the_square(height, width, size, resize, interpolation):
     image = np.full((height, width, 3), (10, 120, 240), dtype=np.uint8)
-    prepared = Preprocessing(size=size, resize=resize, interpolation=interpolation, mean=(0.0, 0.0, 0.0))(
-        image
-    )
+    prepared = Preprocessing(size=size, resize=resize, interpolation=interpolation, mean=(0.0, 0.0, 0.0))(image)
     assert prepared.shape == (size, size, 3)
     assert prepared.dtype == np.uint8
     colours = {tuple(colour) for colour in prepared.reshape(-1, 3).tolist()}

@@ -78,9 +78,7 @@ def test_a_folder_of_parts(images, folders, parts):
     root = images(*(f"{folder}/{name}/{folder}.png" for folder in folders for name in ("cat", "dog")))
     dataset = scan(root)
     assert dataset.classes == ("cat", "dog")
-    expected = {
-        (f"{f}/{c}/{f}.png", c, p) for f, p in zip(folders, parts, strict=True) for c in ("cat", "dog")
-    }
+    expected = {(f"{f}/{c}/{f}.png", c, p) for f, p in zip(folders, parts, strict=True) for c in ("cat", "dog")}
     assert {(s.path, s.label, s.part) for s in dataset.samples} == expected
 
 
@@ -109,9 +107,7 @@ def test_val_may_lack_a_class_and_an_empty_part_counts_as_missing(images):
 
 
 def test_junk_is_left_out_without_a_word(images):
-    root = images(
-        "cat/1.png", "dog/1.png", "cat/.hidden.png", ".git/1.png", "cat/.cache/1.png", "cat/._1.png"
-    )
+    root = images("cat/1.png", "dog/1.png", "cat/.hidden.png", ".git/1.png", "cat/.cache/1.png", "cat/._1.png")
     images("__MACOSX/cat/1.png", "dog/@eaDir/1.png", ".ipynb_checkpoints/1.png")
     for name in (".DS_Store", "Thumbs.db", "desktop.ini", "cat/.DS_Store", "dog/Thumbs.db", "dog/THUMBS.DB"):
         (root / name).write_bytes(b"junk")
@@ -234,14 +230,10 @@ def message_of(path: Path, **options: Any) -> str:
 
 
 def test_a_missing_path_and_a_wrong_file(tmp_path):
-    with pytest.raises(
-        UsageError, match=r"nowhere does not exist\. Expected a folder of labelled images, or a CSV"
-    ):
+    with pytest.raises(UsageError, match=r"nowhere does not exist\. Expected a folder of labelled images, or a CSV"):
         scan(tmp_path / "nowhere")
     (tmp_path / "a.txt").touch()
-    with pytest.raises(
-        UsageError, match=r"a\.txt is a file\. Expected a folder of labelled images, or a manifest"
-    ):
+    with pytest.raises(UsageError, match=r"a\.txt is a file\. Expected a folder of labelled images, or a manifest"):
         scan(tmp_path / "a.txt")
 
 
@@ -467,9 +459,7 @@ def test_missing_images_of_a_manifest_are_bad(images):
 
 def test_a_manifest_splits_all_rows_or_none(images):
     file = manifest(images("1.png", "2.png"), ["path,label,split", "1.png,cat,train", "2.png,dog,"])
-    assert "some rows have a split and some have none. Fill the column for all or for none." in message_of(
-        file
-    )
+    assert "some rows have a split and some have none. Fill the column for all or for none." in message_of(file)
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
     group = st.one_of(st.none(), st.sampled_from([f"g{i}" for i in range(12)]))
     copies = st.integers(0, 3 * count)
     rows = draw(st.lists(st.tuples(label, group, copies), min_size=count, max_size=count))
-    return dataset_of(
-        [Sample(f"{i:03d}.png", *row[:1], str(row[2]), None, row[1]) for i, row in enumerate(rows)]
-    )
+    return dataset_of([Sample(f"{i:03d}.png", *row[:1], str(row[2]), None, row[1]) for i, row in enumerate(rows)])
 
 
 @given(datasets(), fractions(), st.integers(0, 2**40))
@@ -160,9 +158,7 @@ def test_every_image_is_held_out_by_some_seed():
     dataset = dataset_of(images("cat", 20))
     held_out = Counter(s.path for seed in range(200) for s in split(dataset, seed=seed).test.samples)
     assert len(held_out) == 20
-    assert (
-        min(held_out.values()) >= 5
-    )  # 20 are expected of each; chance alone leaves that range once in 10,000
+    assert min(held_out.values()) >= 5  # 20 are expected of each; chance alone leaves that range once in 10,000
 
 
 def test_given_parts_are_kept():
@@ -171,9 +167,7 @@ def test_given_parts_are_kept():
     assert split(dataset, train=0.2, val=0.4, test=0.4).dataset == dataset
 
 
-@pytest.mark.parametrize(
-    ("given_part", "expected"), [("test", (72, 8, 7)), ("val", (72, 7, 8)), (None, (64, 8, 8))]
-)
+@pytest.mark.parametrize(("given_part", "expected"), [("test", (72, 8, 7)), ("val", (72, 7, 8)), (None, (64, 8, 8))])
 def test_a_missing_part_is_taken_from_train(given_part, expected):
     given = images("cat", 7, part=given_part) if given_part else []
     dataset = dataset_of(images("cat", 80, part="train") + images("dog", 10, part="train") + given)
@@ -202,9 +196,7 @@ def test_a_part_of_which_nothing_is_asked_is_not_taken():
     ],
 )
 def test_fractions_add_up_to_one(shares):
-    with pytest.raises(
-        UsageError, match=r"train=.+, val=.+, test=.+; expected fractions from 0 to 1 that add up to 1"
-    ):
+    with pytest.raises(UsageError, match=r"train=.+, val=.+, test=.+; expected fractions from 0 to 1 that add up to 1"):
         split(dataset_of(images("cat", 10)), **shares)
 
 

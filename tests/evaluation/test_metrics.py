@@ -46,23 +46,15 @@ def test_agrees_with_scikit_learn(case: tuple[int, int, int, int | None]) -> Non
         ("macro", (result.macro_precision, result.macro_recall, result.macro_f1)),
         ("weighted", (None, None, result.weighted_f1)),
     ):
-        theirs = sklearn_metrics.precision_recall_fscore_support(
-            labels, predicted, average=average, zero_division=0
-        )
+        theirs = sklearn_metrics.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)
         for value, expected in zip(ours, theirs, strict=False):
             assert value is None or value == close(expected)
     if np.isin(predicted, labels).all() and len(set(labels)) > 1:  # elsewhere scikit-learn warns
         assert result.balanced_accuracy == close(sklearn_metrics.balanced_accuracy_score(labels, predicted))
     everything = np.arange(classes)
-    assert result.loss == close(
-        sklearn_metrics.log_loss(labels, predictions.probabilities, labels=everything)
-    )
-    assert np.array_equal(
-        result.confusion, sklearn_metrics.confusion_matrix(labels, predicted, labels=everything)
-    )
-    theirs = sklearn_metrics.precision_recall_fscore_support(
-        labels, predicted, labels=everything, zero_division=0
-    )
+    assert result.loss == close(sklearn_metrics.log_loss(labels, predictions.probabilities, labels=everything))
+    assert np.array_equal(result.confusion, sklearn_metrics.confusion_matrix(labels, predicted, labels=everything))
+    theirs = sklearn_metrics.precision_recall_fscore_support(labels, predicted, labels=everything, zero_division=0)
     ours = [(r.precision, r.recall, r.f1, r.support) for r in result.per_class]
     np.testing.assert_allclose(np.array(ours), np.stack(theirs, axis=1), atol=1e-9)
     if classes > 5:
@@ -146,9 +138,7 @@ def test_the_report_is_aligned_for_any_name() -> None:
         "e\u0301",
     ]
     rng = np.random.default_rng(0)
-    predictions = Predictions.from_arrays(
-        rng.integers(0, 5, 50), rng.dirichlet(np.ones(5), 50), classes=names
-    )
+    predictions = Predictions.from_arrays(rng.integers(0, 5, 50), rng.dirichlet(np.ones(5), 50), classes=names)
     text = evaluate(predictions).report()
     lines = text.splitlines()
     table = [*lines[: 1 + len(names)], lines[2 + len(names)]]

@@ -51,7 +51,11 @@ def test_a_kill_while_saving_leaves_a_model(
             patch.setattr(checkpoint, "write_json", die)
         else:
             original = Path.replace
-            patch.setattr(Path, "replace", lambda self, target: die() if target.name == "model.safetensors" else original(self, target))
+            patch.setattr(
+                Path,
+                "replace",
+                lambda self, target: die() if target.name == "model.safetensors" else original(self, target),
+            )
         with pytest.raises(KeyboardInterrupt):
             save_classifier(model, tmp_path)
     with torch.inference_mode():

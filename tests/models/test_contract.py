@@ -63,7 +63,11 @@ def test_prefix_then_tail_is_the_whole_at_every_cut(model: Classifier, pixels: t
             if boundary:
                 assert tuple(cached.shape[1:]) == model.stages[boundary - 1].shape
             torch.testing.assert_close(
-                model.logits_from(cached, boundary), whole, rtol=1e-5, atol=1e-5, msg=f"cut before {stage.name}"
+                model.logits_from(cached, boundary),
+                whole,
+                rtol=1e-5,
+                atol=1e-5,
+                msg=f"cut before {stage.name}",
             )
 
 
@@ -72,7 +76,11 @@ def test_backbone_is_timms(model: Classifier, pixels: torch.Tensor) -> None:
     normalised = (pixels.float() - model.mean) / model.std
     with torch.inference_mode():
         maps = model.backbone.forward_features(normalised)
-        expected = maps.mean((2, 3)) if type(model.backbone).__name__ == "VGG" else model.backbone.forward_head(maps, pre_logits=True)
+        expected = (
+            maps.mean((2, 3))
+            if type(model.backbone).__name__ == "VGG"
+            else model.backbone.forward_head(maps, pre_logits=True)
+        )
         torch.testing.assert_close(model.activations(pixels, len(model.stages)), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -94,7 +102,9 @@ def test_what_trains_gets_a_gradient_and_the_rest_none(model: Classifier, pixels
                 assert parameter.grad is None, name
         frozen = {id(p) for stage in model.stages[:boundary] for p in stage.parameters()}
         assert not frozen & {id(p) for p in trainable.values()}
-        assert {id(p) for stage in model.stages[boundary:] for p in stage.parameters()} <= {id(p) for p in trainable.values()}
+        assert {id(p) for stage in model.stages[boundary:] for p in stage.parameters()} <= {
+            id(p) for p in trainable.values()
+        }
         for module in model.backbone.modules():
             assert not (isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training)
     finally:
@@ -124,7 +134,15 @@ def test_save_then_load_is_the_identity(model: Classifier, pixels: torch.Tensor,
 
 
 def test_flattened_map_is_a_head_input_too(model: Classifier, pixels: torch.Tensor) -> None:
-    flat = build(model.spec.name, classes=CLASSES, weights="none", image_size=SIZE, pooling="flatten", head="mlp", head_widths=(8,))
+    flat = build(
+        model.spec.name,
+        classes=CLASSES,
+        weights="none",
+        image_size=SIZE,
+        pooling="flatten",
+        head="mlp",
+        head_widths=(8,),
+    )
     with torch.inference_mode():
         assert flat(pixels).shape == (2, 3)
     assert flat.head.features == int(torch.tensor(flat.stages[-2].shape).prod())

@@ -5,10 +5,21 @@ import pytest
 from regraft.errors import UnknownNameError
 from regraft.models.registry import BACKBONES, DEFAULT_BACKBONE, find_backbone, hub_file_on_disk
 
-WANTED = (
-    "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 mobilenetv2 mobilenetv3 vgg16 resnet50 efficientnetb0 "
-    "efficientnetv2b0 vit_s16 vit_b16 convnext_tiny dinov3_vits16"
-).split()
+WANTED = [
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "mobilenetv2",
+    "mobilenetv3",
+    "vgg16",
+    "resnet50",
+    "efficientnetb0",
+    "efficientnetv2b0",
+    "vit_s16",
+    "vit_b16",
+    "convnext_tiny",
+    "dinov3_vits16",
+]
 
 
 def test_the_friendly_names() -> None:
@@ -17,7 +28,13 @@ def test_the_friendly_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"), [("VGG16", "vgg16"), ("ResNet-50", "resnet50"), ("MobileNetV2", "mobilenetv2"), ("EfficientNet_B0", "efficientnetb0")]
+    ("written", "meant"),
+    [
+        ("VGG16", "vgg16"),
+        ("ResNet-50", "resnet50"),
+        ("MobileNetV2", "mobilenetv2"),
+        ("EfficientNet_B0", "efficientnetb0"),
+    ],
 )
 def test_spelling_of_friendly_names_is_forgiven(written: str, meant: str) -> None:
     assert find_backbone(written).name == meant

@@ -71,7 +71,16 @@ def test_unknown_stage_names_the_nearest(mobilenet: Classifier) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["regnety_004", "densenet121", "mobilevit_s", "resnetv2_50", "ghostnet_100", "mixer_s16_224", "swin_tiny_patch4_window7_224"]
+    "name",
+    [
+        "regnety_004",
+        "densenet121",
+        "mobilevit_s",
+        "resnetv2_50",
+        "ghostnet_100",
+        "mixer_s16_224",
+        "swin_tiny_patch4_window7_224",
+    ],
 )
 def test_other_timm_models_are_cut_too(name: str) -> None:
     torch.manual_seed(0)

@@ -16,7 +16,14 @@ from regraft.data.dataset import Dataset
 from regraft.errors import DataError, RunError, UsageError
 from regraft.pipeline.train import train_from
 
-SETTINGS = ("model.image_size=32", "training.finetune_epochs=2", "training.views=2", "training.batch_size=8", "data.val=0.25", "data.test=0.25")
+SETTINGS = (
+    "model.image_size=32",
+    "training.finetune_epochs=2",
+    "training.views=2",
+    "training.batch_size=8",
+    "data.val=0.25",
+    "data.test=0.25",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +54,14 @@ def test_metrics_have_the_promised_numbers(run: regraft.Run) -> None:
             value = value[key]
         assert isinstance(value, (int, float)), path
         assert value > 0, path
-    assert metrics["data"]["bad"] == [{"path": "red/broken.png", "reason": pytest.approx("", abs=0) or metrics["data"]["bad"][0]["reason"]}]
+    assert [bad["path"] for bad in metrics["data"]["bad"]] == ["red/broken.png"]
     assert "not an image" in metrics["data"]["bad"][0]["reason"]
     assert metrics["test"]["count"] == 9
 
 
-def test_a_new_process_on_another_path_gives_the_same_probabilities(run: regraft.Run, squares_folder: Path, tmp_path: Path) -> None:
+def test_a_new_process_on_another_path_gives_the_same_probabilities(
+    run: regraft.Run, squares_folder: Path, tmp_path: Path
+) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(run.path, moved)
     test = run.predictions.part("test")
@@ -78,7 +87,9 @@ def test_history_reads_as_it_was(run: regraft.Run) -> None:
     assert all(isinstance(row["train_loss"], float) and isinstance(row["epoch"], int) for row in run.history)
 
 
-def test_the_configuration_makes_the_run_again_with_the_same_numbers(run: regraft.Run, squares_folder: Path, tmp_path: Path) -> None:
+def test_the_configuration_makes_the_run_again_with_the_same_numbers(
+    run: regraft.Run, squares_folder: Path, tmp_path: Path
+) -> None:
     again = train_from(squares_folder, load_config(run.path / "config.toml"), tmp_path / "again")
     for part in ("train", "val", "test"):
         assert again.metrics[part] == run.metrics[part]
@@ -121,7 +132,9 @@ def test_ten_lines_in_a_notebook_with_arrays(squares: Dataset, tmp_path: Path) -
     assert regraft.evaluate(predictions).accuracy == 1
 
 
-def test_evaluation_data_may_lack_classes_but_not_bring_new_ones(run: regraft.Run, squares_folder: Path, tmp_path: Path) -> None:
+def test_evaluation_data_may_lack_classes_but_not_bring_new_ones(
+    run: regraft.Run, squares_folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(squares_folder / "red", tmp_path / "some" / "red")
     assert regraft.evaluate(run, tmp_path / "some").count == 12
     shutil.copytree(squares_folder / "red", tmp_path / "some" / "pink")

@@ -20,14 +20,19 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_cross_entropy_is_torchs(batch: tuple[torch.Tensor, torch.Tensor], smoothing: float) -> None:
     logits, labels = batch
     objective = Objective("cross_entropy", smoothing, torch.ones(4))
-    torch.testing.assert_close(objective(logits, objective.targets(labels)), F.cross_entropy(logits, labels, label_smoothing=smoothing))
+    torch.testing.assert_close(
+        objective(logits, objective.targets(labels)),
+        F.cross_entropy(logits, labels, label_smoothing=smoothing),
+    )
 
 
 def test_weighted_cross_entropy_is_torchs(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, labels = batch
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
     objective = Objective("cross_entropy", 0.0, weights)
-    torch.testing.assert_close(objective(logits, objective.targets(labels)), F.cross_entropy(logits, labels, weight=weights))
+    torch.testing.assert_close(
+        objective(logits, objective.targets(labels)), F.cross_entropy(logits, labels, weight=weights)
+    )
 
 
 def test_one_against_the_rest_is_torchs(batch: tuple[torch.Tensor, torch.Tensor]) -> None:

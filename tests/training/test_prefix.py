@@ -25,11 +25,17 @@ def pixels() -> np.ndarray:
 
 @pytest.mark.parametrize("boundary", [0, 1, 9, 19])
 def test_activations_are_the_prefixs(model: Classifier, pixels: np.ndarray, tmp_path: Path, boundary: int) -> None:
-    cached = run_prefix(model, pixels, boundary, tmp_path / "a.bin", precision=torch.float32, batch_size=2, listener=Silence())
+    cached = run_prefix(
+        model, pixels, boundary, tmp_path / "a.bin", precision=torch.float32, batch_size=2, listener=Silence()
+    )
     assert (cached.views, len(cached)) == (1, 5)
     with torch.inference_mode():
-        torch.testing.assert_close(cached.values[0], model.activations(as_batch(pixels), boundary), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(predict_logits(model, cached, torch.float32), model(as_batch(pixels)), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            cached.values[0], model.activations(as_batch(pixels), boundary), rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(
+            predict_logits(model, cached, torch.float32), model(as_batch(pixels)), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_view_zero_is_plain_and_the_others_differ(model: Classifier, pixels: np.ndarray, tmp_path: Path) -> None:
@@ -50,7 +56,14 @@ def test_view_zero_is_plain_and_the_others_differ(model: Classifier, pixels: np.
 
 def test_drawn_views_depend_on_the_key_alone(model: Classifier, pixels: np.ndarray, tmp_path: Path) -> None:
     cached = run_prefix(
-        model, pixels, 9, tmp_path / "a.bin", precision=torch.float32, views=4, augmentation=Augmentation(), listener=Silence()
+        model,
+        pixels,
+        9,
+        tmp_path / "a.bin",
+        precision=torch.float32,
+        views=4,
+        augmentation=Augmentation(),
+        listener=Silence(),
     )
     indices = np.array([3, 1, 4])
     assert torch.equal(cached.drawn(indices, 7), cached.drawn(indices, 7))
@@ -61,6 +74,15 @@ def test_drawn_views_depend_on_the_key_alone(model: Classifier, pixels: np.ndarr
 
 def test_activations_live_in_the_file(model: Classifier, pixels: np.ndarray, tmp_path: Path) -> None:
     file = tmp_path / "a.bin"
-    cached = run_prefix(model, pixels, 9, file, precision=torch.bfloat16, views=2, augmentation=Augmentation(), listener=Silence())
+    cached = run_prefix(
+        model,
+        pixels,
+        9,
+        file,
+        precision=torch.bfloat16,
+        views=2,
+        augmentation=Augmentation(),
+        listener=Silence(),
+    )
     assert cached.values.dtype == torch.bfloat16
     assert file.stat().st_size == cached.values.numel() * 2

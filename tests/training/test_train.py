@@ -160,7 +160,14 @@ def test_every_augmentation_trains(squares_split: Split, augmentation: Augmentat
     assert all(math.isfinite(row.train_loss) for row in result.history)
 
 
-@pytest.mark.parametrize("head", [{"head": "mlp", "head_widths": (16,)}, {"pooling": "flatten"}, {"head": "mlp", "pooling": "flatten", "head_widths": (16, 8)}])
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"head": "mlp", "head_widths": (16,)},
+        {"pooling": "flatten"},
+        {"head": "mlp", "pooling": "flatten", "head_widths": (16, 8)},
+    ],
+)
 def test_every_head_trains(squares_split: Split, head: dict[str, Any]) -> None:
     model = _model(squares_split, **head)
     train(model, squares_split, head_epochs=15, head_lr=3e-3, **FAST)
@@ -171,7 +178,12 @@ def test_a_transformer_trains_and_refuses_cutmix_in_words(squares_split: Split) 
     model = _model(squares_split, backbone="vit_s16", weights="none")
     train(model, squares_split, **FAST)
     with pytest.raises(UsageError, match="use mixup"):
-        train(_model(squares_split, backbone="vit_s16", weights="none"), squares_split, augmentation=Augmentation(cutmix=1.0), **FAST)
+        train(
+            _model(squares_split, backbone="vit_s16", weights="none"),
+            squares_split,
+            augmentation=Augmentation(cutmix=1.0),
+            **FAST,
+        )
 
 
 def test_without_validation_cross_validation_chooses_the_strength(squares: Dataset) -> None:
@@ -194,7 +206,13 @@ def test_fine_tuning_that_does_not_pay_is_not_kept(squares_split: Split) -> None
 
 def test_early_stopping_ends_a_phase(squares_split: Split) -> None:
     result = train(
-        _model(squares_split), squares_split, finetune_epochs=30, finetune_lr=1e-9, early_stopping=2, views=1, batch_size=8
+        _model(squares_split),
+        squares_split,
+        finetune_epochs=30,
+        finetune_lr=1e-9,
+        early_stopping=2,
+        views=1,
+        batch_size=8,
     )
     assert len([row for row in result.history if row.phase == "finetune"]) < 10
     assert any("ended after" in note for note in result.notes)
@@ -226,7 +244,15 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_last_good_model(s
 
 def test_a_loss_that_is_no_number_before_any_model_is_an_error(squares_split: Split) -> None:
     with pytest.raises(TrainingError, match="head phase"):
-        train(_model(squares_split), squares_split, head_optimizer="sgd", head_lr=1e30, head_epochs=3, precision="off")
+        train(
+            _model(squares_split),
+            squares_split,
+            head_optimizer="sgd",
+            head_lr=1e38,
+            head_epochs=3,
+            batch_size=4,
+            precision="off",
+        )
 
 
 def test_ctrl_c_keeps_the_best_model(squares_split: Split, tmp_path: Path) -> None:
@@ -244,7 +270,7 @@ def test_ctrl_c_keeps_the_best_model(squares_split: Split, tmp_path: Path) -> No
 
 def test_an_annealed_epoch_is_preferred_within_the_noise(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 12 validation images one image more or less is noise: the last of the near-best epochs is kept."""
-    values = iter([0.75, 0.92, 0.84])
+    values = iter([0.75, 0.92, 0.85])
     original = train_module.run_phase
 
     def scripted(*arguments: Any, **named: Any) -> Any:
@@ -253,7 +279,14 @@ def test_an_annealed_epoch_is_preferred_within_the_noise(squares_split: Split, m
             yield row, type(scores)(loss=0.5, accuracy=next(values), macro_f1=0.5, count=12)
 
     monkeypatch.setattr(train_module, "run_phase", scripted)
-    result = train(_model(squares_split), squares_split, finetune_epochs=3, keep_finetuned="always", views=1, batch_size=8)
+    result = train(
+        _model(squares_split),
+        squares_split,
+        finetune_epochs=3,
+        keep_finetuned="always",
+        views=1,
+        batch_size=8,
+    )
     assert [row.kept for row in result.history if row.phase == "finetune"] == [False, False, True]
 
 

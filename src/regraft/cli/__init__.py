@@ -28,7 +28,7 @@ for verb in (demo, train, evaluate, predict, summary, backbones, config):
 
 def _version(value: bool) -> None:
     if value:
-        from regraft import __version__  # noqa: PLC0415 - the package's names are lazy
+        from regraft import __version__
 
         print(f"regraft {__version__}")
         raise typer.Exit
@@ -36,7 +36,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and leave."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and leave."
+    ),
 ) -> None:
     """Options before the verb."""
 

@@ -12,7 +12,7 @@ from regraft.cli.output import console, print_json
 
 def command(json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
     """The backbones with friendly names; any timm name works besides."""
-    from regraft.models.registry import BACKBONES, DEFAULT_BACKBONE, hub_file_on_disk  # noqa: PLC0415 - reads installed wheels
+    from regraft.models.registry import BACKBONES, DEFAULT_BACKBONE, hub_file_on_disk
 
     rows = []
     for spec in BACKBONES.values():
@@ -46,7 +46,16 @@ def command(json: Annotated[bool, typer.Option("--json", help="Print the list as
         else:
             where = "from the hub"
         name = f"[bold]{row['name']}[/bold] *" if row["default"] else str(row["name"])
-        table.add_row(name, f"{row['parameters'] / 1e6:.1f} M", f"{row['gmac']:.2f}", str(row["image_size"]), str(row["licence"]), where)
+        table.add_row(
+            name,
+            f"{row['parameters'] / 1e6:.1f} M",
+            f"{row['gmac']:.2f}",
+            str(row["image_size"]),
+            str(row["licence"]),
+            where,
+        )
     screen = console(json_wanted=False)
     screen.print(table)
-    screen.print("\n* the default. Parameters are without a classifier; GMAC is for one image.\nAny timm name works too: regraft train DATA --backbone regnety_008")
+    screen.print(
+        "\n* the default. Parameters are without a classifier; GMAC is for one image.\nAny timm name works too: regraft train DATA --backbone regnety_008"
+    )

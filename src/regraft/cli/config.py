@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def command() -> None:
     """Every setting with its default and meaning, as TOML to start from."""
-    from regraft.config import defaults_with_comments  # noqa: PLC0415 - torch takes seconds
+    from regraft.config import defaults_with_comments
 
     print(defaults_with_comments(), end="")

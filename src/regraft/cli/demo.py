@@ -19,8 +19,8 @@ def command(
     clock = Clock()
     screen = console(json)
     with screen.status("Starting"):
-        from regraft.pipeline.demo import demo_config, write_demo_manifest  # noqa: PLC0415 - torch takes seconds
-        from regraft.pipeline.train import new_folder, train_from  # noqa: PLC0415
+        from regraft.pipeline.demo import demo_config, write_demo_manifest
+        from regraft.pipeline.train import new_folder, train_from
 
     config = demo_config()
     path = new_folder(out, "demo", "solar-cells")
@@ -30,7 +30,9 @@ def command(
     with listening(screen) as listener:
         run = train_from(manifest, config, path, listener=listener)
         test = run.predictions.part("test")
-        chosen = [i for name in range(len(test.classes)) for i in [k for k in range(len(test)) if test.labels[k] == name][:2]]
+        chosen = [
+            i for name in range(len(test.classes)) for i in [k for k in range(len(test)) if test.labels[k] == name][:2]
+        ]
         predictions = run.predict([Path(test.ids[i]) for i in chosen])
     if json:
         print_json({"run": str(run.path), **run.metrics})

@@ -13,19 +13,25 @@ from regraft.cli.output import console, listening, print_json
 
 def command(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
-    data: Annotated[Path | None, typer.Argument(help="Labelled images; default: the run's own test images, as predicted at its end.")] = None,
-    part: Annotated[str | None, typer.Option(help="train, val or test; default: test where the data has it, else everything.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Labelled images; default: the run's own test images, as predicted at its end."),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="train, val or test; default: test where the data has it, else everything."),
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the predictions of every image to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the confusion matrix into this PNG.")] = None,
     on_bad: Annotated[str, typer.Option(help="Unreadable images: skip or error.")] = "skip",
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Accuracy with its interval, the classification report and the confusion matrix."""
-    from regraft.data.dataset import PARTS  # noqa: PLC0415 - imports take a while
-    from regraft.errors import UsageError  # noqa: PLC0415
-    from regraft.evaluation.metrics import evaluate  # noqa: PLC0415
-    from regraft.pipeline.evaluate import labelled, predict_dataset  # noqa: PLC0415
-    from regraft.pipeline.run import load  # noqa: PLC0415
+    from regraft.data.dataset import PARTS
+    from regraft.errors import UsageError
+    from regraft.evaluation.metrics import evaluate
+    from regraft.pipeline.evaluate import labelled, predict_dataset
+    from regraft.pipeline.run import load
 
     if part is not None and part not in PARTS:
         raise UsageError(f"--part {part}: expected {', '.join(PARTS)}.")
@@ -44,11 +50,16 @@ def command(
     else:
         with listening(screen) as listener:
             dataset = labelled(
-                data, loaded.classifier, part, on_bad=on_bad,  # type: ignore[arg-type]
+                data,
+                loaded.classifier,
+                part,
+                on_bad=on_bad,  # type: ignore[arg-type]
                 progress=lambda done, total: listener.work("scan", done, total, "images"),
             )
             predictions = predict_dataset(
-                loaded.classifier, dataset, progress=lambda done, total: listener.work("evaluate", done, total, "images")
+                loaded.classifier,
+                dataset,
+                progress=lambda done, total: listener.work("evaluate", done, total, "images"),
             )
         bad = [{"path": b.path, "reason": b.reason} for b in dataset.bad]
         what = str(data)
@@ -56,7 +67,7 @@ def command(
     if csv:
         predictions.write_csv(csv)
     if plot:
-        from regraft.report.confusion import plot_confusion  # noqa: PLC0415 - matplotlib takes a second
+        from regraft.report.confusion import plot_confusion
 
         plot_confusion(evaluation.confusion, predictions.classes, plot, title=what)
     if json:

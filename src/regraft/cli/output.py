@@ -44,7 +44,7 @@ class RichListener:
 
     def __init__(self, console: Console) -> None:
         """Write to `console`; bars only where it is a terminal."""
-        from rich.progress import (  # noqa: PLC0415 - not needed for --help
+        from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
             Progress,
@@ -84,7 +84,11 @@ class RichListener:
                 f"[bold]{row.phase:<9} epoch  train loss  accuracy   val loss  accuracy  {what:>9}  images/s[/bold]"
             )
         rate = row.strength if row.strength is not None else row.lr
-        val = f"{'-':>9} {'-':>9}" if row.val_loss is None or row.val_accuracy is None else f"{row.val_loss:9.4f} {row.val_accuracy:9.4f}"
+        val = (
+            f"{'-':>9} {'-':>9}"
+            if row.val_loss is None or row.val_accuracy is None
+            else f"{row.val_loss:9.4f} {row.val_accuracy:9.4f}"
+        )
         self.console.print(
             f"{'':<9} {row.epoch:5d}  {row.train_loss:10.4f} {row.train_accuracy:9.4f}  {val}  {rate or 0:9.2e}  {row.images_per_second:8.0f}"
         )
@@ -104,7 +108,7 @@ def listening(console: Console) -> Iterator[RichListener]:
 
 def print_result(console: Console, run: Run, seconds: float) -> None:
     """Say how good the run is, where it lies and what to do next."""
-    from regraft.evaluation.metrics import evaluate  # noqa: PLC0415 - needs numpy
+    from regraft.evaluation.metrics import evaluate
 
     metrics = run.metrics
     part = next((p for p in ("test", "val") if p in metrics), None)

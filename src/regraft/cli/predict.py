@@ -26,14 +26,17 @@ def command(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Images for one pass of the network.")] = 32,
-    csv: Annotated[Path | None, typer.Option(help="Write a row an image to this file: path, label, confidence, all probabilities, error.")] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="Write a row an image to this file: path, label, confidence, all probabilities, error."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, as the answers come.")] = False,
 ) -> None:
     """The likeliest classes of each image, in the order given; a bad file is reported and the rest goes on."""
-    from regraft.errors import RegraftError  # noqa: PLC0415 - imports take a while
-    from regraft.files import replacing  # noqa: PLC0415
-    from regraft.pipeline.predict import expand  # noqa: PLC0415
-    from regraft.pipeline.run import load  # noqa: PLC0415
+    from regraft.errors import RegraftError
+    from regraft.files import replacing
+    from regraft.pipeline.predict import expand
+    from regraft.pipeline.run import load
 
     files = expand(images)
     loaded = load(run)
@@ -46,7 +49,9 @@ def command(
         if json:
             emit.append(lambda prediction: _write_line(prediction, count))
         elif not csv:
-            table = Table("image", *[f"{_ordinal(i)} class" for i in range(1, count + 1)], box=None, header_style="bold")
+            table = Table(
+                "image", *[f"{_ordinal(i)} class" for i in range(1, count + 1)], box=None, header_style="bold"
+            )
             shown = table
             emit.append(lambda prediction: shown.add_row(*_cells(prediction, count)))
         if csv:
@@ -89,14 +94,27 @@ def _write_line(prediction: Prediction, count: int) -> None:
 
 def _cells(prediction: Prediction, count: int) -> list[str]:
     if prediction.error is not None:
-        return [escape(prediction.source), f"[yellow]{escape(prediction.error)}[/yellow]", *[""] * (count - 1)]
-    return [escape(prediction.source), *[f"{escape(name)} {100 * p:.1f} %" for name, p in prediction.top(count)]]
+        return [
+            escape(prediction.source),
+            f"[yellow]{escape(prediction.error)}[/yellow]",
+            *[""] * (count - 1),
+        ]
+    return [
+        escape(prediction.source),
+        *[f"{escape(name)} {100 * p:.1f} %" for name, p in prediction.top(count)],
+    ]
 
 
 def _row(prediction: Prediction) -> list[Any]:
     if prediction.error is not None:
         return [prediction.source, "", "", *[""] * len(prediction.classes), prediction.error]
-    return [prediction.source, prediction.label, prediction.confidence, *prediction.probabilities.tolist(), ""]
+    return [
+        prediction.source,
+        prediction.label,
+        prediction.confidence,
+        *prediction.probabilities.tolist(),
+        "",
+    ]
 
 
 def _ordinal(number: int) -> str:

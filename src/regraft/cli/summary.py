@@ -20,9 +20,9 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """The layers with shapes and parameters, trainable or frozen."""
-    from regraft.models.classifier import build  # noqa: PLC0415 - torch takes seconds
-    from regraft.models.summary import summarise  # noqa: PLC0415
-    from regraft.pipeline.run import load  # noqa: PLC0415
+    from regraft.models.classifier import build
+    from regraft.models.summary import summarise
+    from regraft.pipeline.run import load
 
     if Path(what).is_dir():
         run = load(what)
@@ -37,7 +37,15 @@ def command(
         print_json([asdict(row) for row in rows])
         return
     table = Table(box=None, header_style="bold")
-    for name, right in (("#", True), ("stage", False), ("layer", False), ("kind", False), ("output", False), ("parameters", True), ("", False)):
+    for name, right in (
+        ("#", True),
+        ("stage", False),
+        ("layer", False),
+        ("kind", False),
+        ("output", False),
+        ("parameters", True),
+        ("", False),
+    ):
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     if stages:
         for number, stage in enumerate(model.stages):

@@ -11,17 +11,31 @@ from regraft.cli.output import Clock, console, listening, print_json, print_next
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="A folder with one folder of images a class, one with train/val/test folders, or a CSV or Parquet manifest.")],
-    backbone: Annotated[str | None, typer.Option(help="A name that `regraft backbones` lists, or any timm name.")] = None,
-    weights: Annotated[str | None, typer.Option(help="auto, wheel, hub, none, or the path of a file or folder.")] = None,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with one folder of images a class, one with train/val/test folders, or a CSV or Parquet manifest."
+        ),
+    ],
+    backbone: Annotated[
+        str | None, typer.Option(help="A name that `regraft backbones` lists, or any timm name.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="auto, wheel, hub, none, or the path of a file or folder.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels a side.")] = None,
-    finetune_from: Annotated[str | None, typer.Option(help="auto, none, all, a stage or layer, or a number of layers.")] = None,
+    finetune_from: Annotated[
+        str | None, typer.Option(help="auto, none, all, a stage or layer, or a number of layers.")
+    ] = None,
     finetune_epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning; 0: only the head.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same data, settings and seed give the same numbers.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     on_bad: Annotated[str | None, typer.Option(help="Unreadable images: skip or error.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; `regraft config` prints all of them.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: a new one under runs/.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
@@ -29,8 +43,8 @@ def command(
     clock = Clock()
     screen = console(json)
     with screen.status("Starting"):
-        from regraft.config import load_config  # noqa: PLC0415 - torch takes seconds
-        from regraft.pipeline.train import train_from  # noqa: PLC0415
+        from regraft.config import load_config
+        from regraft.pipeline.train import train_from
 
     named = {
         "model.backbone": backbone,

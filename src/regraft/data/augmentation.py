@@ -25,9 +25,7 @@ class Augmentation:
     """What a view may differ in. A strength of 0 turns a part off."""
 
     flip: Annotated[float, Field(ge=0, le=1, description="probability of a mirror image")] = 0.5
-    vertical_flip: Annotated[float, Field(ge=0, le=1, description="probability of an upside-down image")] = (
-        0.0
-    )
+    vertical_flip: Annotated[float, Field(ge=0, le=1, description="probability of an upside-down image")] = 0.0
     crop: Annotated[
         float,
         Field(ge=0, lt=1, description="a random crop may leave out up to this share of the area; 0: no crop"),
@@ -36,13 +34,11 @@ class Augmentation:
     colour: Annotated[
         float, Field(ge=0, le=1, description="brightness, contrast and saturation change by up to this share")
     ] = 0.3
-    policy: Annotated[
-        Policy, Field(description="an automatic policy on top: none, trivialaugment or randaugment")
-    ] = "none"
+    policy: Annotated[Policy, Field(description="an automatic policy on top: none, trivialaugment or randaugment")] = (
+        "none"
+    )
     mixup: Annotated[float, Field(ge=0, description="alpha of MixUp; 0: off")] = 0.0
-    cutmix: Annotated[
-        float, Field(ge=0, description="alpha of CutMix; 0: off; with mixup, either at random")
-    ] = 0.0
+    cutmix: Annotated[float, Field(ge=0, description="alpha of CutMix; 0: off; with mixup, either at random")] = 0.0
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -52,10 +48,7 @@ class Augmentation:
     @property
     def changes_views(self) -> bool:
         """Whether any view differs from the plain image (MixUp and CutMix act on batches, not on views)."""
-        return (
-            any((self.flip, self.vertical_flip, self.crop, self.rotation, self.colour))
-            or self.policy != "none"
-        )
+        return any((self.flip, self.vertical_flip, self.crop, self.rotation, self.colour)) or self.policy != "none"
 
 
 def random_key(*parts: int) -> int:
@@ -119,9 +112,7 @@ def mix(
 
     Sources: MixUp, arXiv 1710.09412; CutMix, arXiv 1905.04899.
     """
-    chosen = [
-        name for name, alpha in (("mixup", augmentation.mixup), ("cutmix", augmentation.cutmix)) if alpha > 0
-    ]
+    chosen = [name for name, alpha in (("mixup", augmentation.mixup), ("cutmix", augmentation.cutmix)) if alpha > 0]
     if not chosen or len(inputs) < 2:
         return inputs, targets
     rng = np.random.default_rng(key)
@@ -133,9 +124,7 @@ def mix(
         mixed = torch.lerp(inputs[partner].float(), inputs.float(), keep).to(inputs.dtype)
     else:
         if inputs.ndim != 4:
-            raise UsageError(
-                f"CutMix needs maps (N, C, H, W) and this backbone gives {tuple(inputs.shape)}; use mixup"
-            )
+            raise UsageError(f"CutMix needs maps (N, C, H, W) and this backbone gives {tuple(inputs.shape)}; use mixup")
         height, width = inputs.shape[-2:]
         cut_height, cut_width = (round(side * (1 - keep) ** 0.5) for side in (height, width))
         top = int(rng.integers(height - cut_height + 1))

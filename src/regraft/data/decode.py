@@ -67,14 +67,10 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.nda
         return _from_array(source)
     name = "" if isinstance(source, bytes) else str(source)
     try:
-        with Image.open(
-            io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
-        ) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             pixels = image.width * image.height
             if pixels > max_pixels:
-                raise ImageError(
-                    f"{image.width} x {image.height} pixels, more than {max_pixels:,} allowed", name
-                )
+                raise ImageError(f"{image.width} x {image.height} pixels, more than {max_pixels:,} allowed", name)
             image.load()
             return np.ascontiguousarray(_to_rgb(_upright(image)))
     except ImageError:
@@ -134,9 +130,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise ImageError(
-            f"an array of shape {array.shape}; expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
-        )
+        raise ImageError(f"an array of shape {array.shape}; expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     if np.issubdtype(array.dtype, np.floating):
         if not (np.isfinite(array).all() and array.min() >= 0.0 and array.max() <= 1.0):
             raise ImageError("a float array with values outside 0..1; expected 0..1, or uint8 in 0..255")

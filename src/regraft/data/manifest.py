@@ -75,9 +75,7 @@ def read_manifest(path: Path, root: Path | None = None) -> list[ManifestRow]:
     for number, cells in enumerate(table, start=2):
         if not cells:
             continue
-        value = {
-            name: cells[names[name]] if names[name] < len(cells) else "" for name in _KNOWN if name in names
-        }
+        value = {name: cells[names[name]] if names[name] < len(cells) else "" for name in _KNOWN if name in names}
         file, (label, raw, group) = value["path"], (value.get(name, "").strip() for name in _KNOWN[1:])
         part = PART_NAMES.get(raw.lower())
         name = _spelling(root or path.parent, file)
@@ -90,9 +88,7 @@ def read_manifest(path: Path, root: Path | None = None) -> list[ManifestRow]:
         elif name in seen:
             faults.append(f"row {number}: {name} again, first in row {seen[name]}")
         elif group and part and parts_of.setdefault(group, part) != part:
-            faults.append(
-                f"row {number}: group {group!r} in {part}, before in {parts_of[group]}; expected one part"
-            )
+            faults.append(f"row {number}: group {group!r} in {part}, before in {parts_of[group]}; expected one part")
         else:
             seen[name] = number
             rows.append(ManifestRow(name, label, part, group or None))

@@ -70,9 +70,7 @@ def scan(
     if on_bad not in get_args(OnBad):
         raise UsageError(f"on_bad={on_bad!r}; expected skip or error.")
     if not path.exists():
-        raise UsageError(
-            f"{path} does not exist. Expected a folder of labelled images, or a CSV or Parquet manifest."
-        )
+        raise UsageError(f"{path} does not exist. Expected a folder of labelled images, or a CSV or Parquet manifest.")
     ignored: list[str] = []
     notes: list[str] = []
     if path.is_dir():
@@ -91,13 +89,9 @@ def scan(
         found = [_Found(row.path, row.label, row.part, row.group) for row in read_manifest(path, root)]
         named = {(f.part, f.label) for f in found}
         if len({part is None for part, _ in named}) > 1:
-            raise DataError(
-                f"{path}: some rows have a split and some have none. Fill the column for all or for none."
-            )
+            raise DataError(f"{path}: some rows have a split and some have none. Fill the column for all or for none.")
     else:
-        raise UsageError(
-            f"{path} is a file. Expected a folder of labelled images, or a manifest: .csv or .parquet."
-        )
+        raise UsageError(f"{path} is a file. Expected a folder of labelled images, or a manifest: .csv or .parquet.")
     found.sort(key=lambda f: f.path)
     samples, bad = _read_all(root, found, max_pixels, workers or os.cpu_count() or 1, progress)
     reasons = _listed((f"{b.path}: {b.reason}" for b in bad), "\n  ")
@@ -114,9 +108,7 @@ def scan(
             raise
         raise DataError(f"{error}\n{unreadable}") from None
     notes += _notes_on_copies(samples)
-    return Dataset(
-        root, tuple(samples), tuple(classes), tuple(bad), tuple(sorted(ignored)), tuple(notes), max_pixels
-    )
+    return Dataset(root, tuple(samples), tuple(classes), tuple(bad), tuple(sorted(ignored)), tuple(notes), max_pixels)
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -185,15 +177,11 @@ def _is_junk(name: str, folder: bool) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
-        child for child in folder.iterdir() if child.is_dir() and not _is_junk(child.name, folder=True)
-    )
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not _is_junk(child.name, folder=True))
 
 
 def _plain_files(folder: Path) -> list[Path]:
-    return sorted(
-        child for child in folder.iterdir() if not child.is_dir() and not _is_junk(child.name, folder=False)
-    )
+    return sorted(child for child in folder.iterdir() if not child.is_dir() and not _is_junk(child.name, folder=False))
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -242,9 +230,7 @@ def _read_all(
     return samples, bad
 
 
-def _check_classes(
-    path: Path, samples: Sequence[Sample], named: set[tuple[Part | None, str]]
-) -> tuple[str, ...]:
+def _check_classes(path: Path, samples: Sequence[Sample], named: set[tuple[Part | None, str]]) -> tuple[str, ...]:
     """The sorted class names, or an error that says what is wrong with them."""
     counts: dict[Part | None, Counter[str]] = {}
     for sample in samples:
@@ -259,9 +245,7 @@ def _check_classes(
         )
     to_learn = {label for part, label in named if part == learned}
     empty = sorted(to_learn - set(in_train))
-    strangers = {
-        part: sorted(set(counts[part]) - to_learn) for part in PARTS if part != "train" and part in counts
-    }
+    strangers = {part: sorted(set(counts[part]) - to_learn) for part in PARTS if part != "train" and part in counts}
     for part, labels in strangers.items():
         if labels:
             raise DataError(
@@ -296,9 +280,7 @@ def _check_known(path: Path, samples: Sequence[Sample], classes: Sequence[str]) 
             f"{_listed(unknown)}. It knows {_listed(classes)}."
         )
     if not samples:
-        raise DataError(
-            f"{path} has no image of {_listed(classes)}. Expected root/<class>/*.jpg, or a manifest."
-        )
+        raise DataError(f"{path} has no image of {_listed(classes)}. Expected root/<class>/*.jpg, or a manifest.")
 
 
 def _notes_on_folders(found: Sequence[_Found], ignored: Sequence[str]) -> Iterator[str]:

@@ -17,9 +17,7 @@ from regraft.errors import UsageError
 from regraft.files import write_csv
 
 
-def split(
-    dataset: Dataset, *, train: float = 0.8, val: float = 0.1, test: float = 0.1, seed: int = 0
-) -> Split:
+def split(dataset: Dataset, *, train: float = 0.8, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
     """Divide a data set, keeping the parts that it has.
 
     Data that comes in parts keeps them; a missing val or test part is taken from train, `val` or `test` of

@@ -180,9 +180,7 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, 
     centre = share + z**2 / (2 * count)
     margin = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
     scale = 1 + z**2 / count
-    low = (
-        0.0 if hits == 0 else (centre - margin) / scale
-    )  # exact at the ends, where rounding would leave 1e-17
+    low = 0.0 if hits == 0 else (centre - margin) / scale  # exact at the ends, where rounding would leave 1e-17
     high = 1.0 if hits == count else (centre + margin) / scale
     return low, high
 

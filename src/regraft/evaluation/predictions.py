@@ -112,9 +112,7 @@ class Predictions:
             raise DataError(f'part {name!r}; expected train, val, test or ""')
         rows = [i for i, part in enumerate(self.parts) if part == name]
         ids = tuple(self.ids[i] for i in rows)
-        return Predictions(
-            ids, self.labels[rows], self.probabilities[rows], self.classes, (name,) * len(rows)
-        )
+        return Predictions(ids, self.labels[rows], self.probabilities[rows], self.classes, (name,) * len(rows))
 
     def write_csv(self, path: Path) -> None:
         """Write one row per image: `id,label,predicted,part`, then `p(<class>)` for each class.
@@ -154,9 +152,7 @@ class Predictions:
         ) as error:  # ValueError: an empty file, or one that is not UTF-8
             raise DataError(f"{path} cannot be read as predictions: {error}") from error
         columns = header[len(_COLUMNS) :]
-        if header[: len(_COLUMNS)] != _COLUMNS or not all(
-            c.startswith("p(") and c.endswith(")") for c in columns
-        ):
+        if header[: len(_COLUMNS)] != _COLUMNS or not all(c.startswith("p(") and c.endswith(")") for c in columns):
             raise DataError(
                 f"{path} has the columns {', '.join(header)}; "
                 f"expected {', '.join(_COLUMNS)}, then p(<class>) for each class"
@@ -171,9 +167,7 @@ class Predictions:
                 if len(row) != len(header):
                     raise ValueError(f"{len(row)} cells, expected {len(header)}")
             except KeyError as error:
-                raise DataError(
-                    f"{path}, row {number}: label {error}; expected one of {', '.join(classes)}"
-                ) from error
+                raise DataError(f"{path}, row {number}: label {error}; expected one of {', '.join(classes)}") from error
             except (ValueError, IndexError) as error:
                 raise DataError(f"{path}, row {number}: {error}") from error
         return cls(
@@ -193,9 +187,7 @@ def _check_shapes(
     parts: Sequence[str],
 ) -> None:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"labels of shape {labels.shape} and type {labels.dtype}; expected whole numbers (N,)"
-        )
+        raise DataError(f"labels of shape {labels.shape} and type {labels.dtype}; expected whole numbers (N,)")
     expected = (len(labels), len(classes))
     if probabilities.shape != expected or probabilities.dtype.kind != "f":
         raise DataError(
@@ -203,9 +195,7 @@ def _check_shapes(
             f"{expected} for {expected[0]} labels and {expected[1]} classes"
         )
     if not len(ids) == len(parts) == len(labels):
-        raise DataError(
-            f"{len(ids)} ids, {len(parts)} parts and {len(labels)} labels; expected as many of each"
-        )
+        raise DataError(f"{len(ids)} ids, {len(parts)} parts and {len(labels)} labels; expected as many of each")
 
 
 def _check_values(

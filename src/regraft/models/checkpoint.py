@@ -80,7 +80,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     file = folder / _DESCRIPTION
     if not file.is_file():
-        raise RunError(f"{folder} is not a run: it has no {_DESCRIPTION}. `regraft train DATA --out {folder}` would make one.")
+        raise RunError(
+            f"{folder} is not a run: it has no {_DESCRIPTION}. `regraft train DATA --out {folder}` would make one."
+        )
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

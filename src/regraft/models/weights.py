@@ -27,7 +27,17 @@ from regraft.files import sha256_of
 from regraft.models.registry import BACKBONES, BackboneSpec, hub_file_on_disk
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
-_CLASSIFIERS = ("classifier.", "fc.", "head.fc.", "head.weight", "head.bias", "pre_logits.", "head_dist.", "last_linear.", "head.l.")
+_CLASSIFIERS = (
+    "classifier.",
+    "fc.",
+    "head.fc.",
+    "head.weight",
+    "head.bias",
+    "pre_logits.",
+    "head_dist.",
+    "last_linear.",
+    "head.l.",
+)
 _SHOWN = 12
 
 
@@ -162,7 +172,7 @@ def _reach_hub() -> None:
     Raises:
         OSError: It cannot.
     """
-    from huggingface_hub import constants  # noqa: PLC0415 - only this question needs it
+    from huggingface_hub import constants
 
     host = urlsplit(constants.ENDPOINT)
     if host.hostname and not getproxies():  # behind a proxy, the proxy resolves
@@ -196,7 +206,9 @@ def _local_file(path: Path, spec: BackboneSpec) -> Path:
     for name in names:
         if (path / name).is_file():
             return path / name
-    raise WeightsError(f"{path} has no weights for {spec.name}. Looked for {', '.join(names[:4])} and other usual names.")
+    raise WeightsError(
+        f"{path} has no weights for {spec.name}. Looked for {', '.join(names[:4])} and other usual names."
+    )
 
 
 def _fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -219,6 +231,7 @@ def _fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> N
         more = f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise WeightsError(
             f"{source} does not fit this backbone (- the backbone wants it, + the file has it):\n  "
-            + "\n  ".join(differences[:_SHOWN]) + more
+            + "\n  ".join(differences[:_SHOWN])
+            + more
         )
     model.load_state_dict(given, strict=True)

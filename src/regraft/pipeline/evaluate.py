@@ -23,7 +23,10 @@ from regraft.pipeline.run import Run
 
 
 def evaluate(
-    model: Run | Classifier | Predictions, data: Dataset | Split | Path | str | None = None, *, part: Part | None = None
+    model: Run | Classifier | Predictions,
+    data: Dataset | Split | Path | str | None = None,
+    *,
+    part: Part | None = None,
 ) -> Evaluation:
     """Evaluate on labelled images.
 
@@ -68,14 +71,20 @@ def labelled(
     chosen = data.with_samples([s for s in data.samples if wanted is None or s.part == wanted])
     unknown = sorted({s.label for s in chosen.samples} - set(classifier.classes))
     if unknown:
-        raise DataError(f"The data has labels that the model does not know: {', '.join(unknown)}. It knows {', '.join(classifier.classes)}.")
+        raise DataError(
+            f"The data has labels that the model does not know: {', '.join(unknown)}. It knows {', '.join(classifier.classes)}."
+        )
     if not len(chosen):
         raise DataError(f"There is no image to evaluate{f' in the part {wanted}' if wanted else ''}.")
     return chosen
 
 
 def predict_dataset(
-    classifier: Classifier, dataset: Dataset, *, batch_size: int = 32, progress: Callable[[int, int], None] | None = None
+    classifier: Classifier,
+    dataset: Dataset,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Probabilities of every image of a data set, in its order.
 
@@ -84,7 +93,9 @@ def predict_dataset(
     """
     rows: list[np.ndarray] = []
     sources = (dataset.source(sample) for sample in dataset.samples)
-    for prediction, sample in zip(predict_images(classifier, sources, batch_size=batch_size), dataset.samples, strict=True):
+    for prediction, sample in zip(
+        predict_images(classifier, sources, batch_size=batch_size), dataset.samples, strict=True
+    ):
         if prediction.error is not None:
             raise DataError(f"{sample.path} can no longer be read: {prediction.error}")
         rows.append(prediction.probabilities)

@@ -22,7 +22,13 @@ from regraft.models.checkpoint import load_classifier, read_description
 from regraft.models.classifier import Classifier
 from regraft.models.inference import Prediction, predict_images
 
-CONFIG, SPLIT, HISTORY, METRICS, PREDICTIONS = "config.toml", "split.csv", "history.csv", "metrics.json", "predictions.csv"
+CONFIG, SPLIT, HISTORY, METRICS, PREDICTIONS = (
+    "config.toml",
+    "split.csv",
+    "history.csv",
+    "metrics.json",
+    "predictions.csv",
+)
 
 
 class Run:
@@ -62,7 +68,10 @@ class Run:
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """One row an epoch; numbers as numbers, empty cells as None."""
-        return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(self._text(HISTORY).splitlines())]
+        return [
+            {name: _number(cell) for name, cell in row.items()}
+            for row in csv.DictReader(self._text(HISTORY).splitlines())
+        ]
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -72,7 +81,9 @@ class Run:
 
     def predict(self, sources: ImageSource | Iterable[ImageSource], *, batch_size: int = 32) -> list[Prediction]:
         """Predict one image or many; see `regraft.predict`."""
-        return list(self.stream([sources] if isinstance(sources, (str, Path, bytes)) else sources, batch_size=batch_size))
+        return list(
+            self.stream([sources] if isinstance(sources, (str, Path, bytes)) else sources, batch_size=batch_size)
+        )
 
     def stream(self, sources: Iterable[ImageSource], *, batch_size: int = 32) -> Iterator[Prediction]:
         """Predict any number of images, one answer after the other."""

@@ -43,7 +43,9 @@ RUNS = Path("runs")
 _PART_TITLES = {"val": "Validation", "test": "Test"}
 
 
-def train_from(data: Path | str, config: Config, out: Path | str | None = None, *, listener: Listener | None = None) -> Run:
+def train_from(
+    data: Path | str, config: Config, out: Path | str | None = None, *, listener: Listener | None = None
+) -> Run:
     """Scan, split, build, train and evaluate: what `regraft train` does.
 
     Args:
@@ -57,7 +59,11 @@ def train_from(data: Path | str, config: Config, out: Path | str | None = None, 
     """
     listener = listener or Silence()
     path = new_folder(out, Path(data).resolve().stem, config.model.backbone)
-    dataset = scan(data, on_bad=config.data.on_bad, progress=lambda done, total: listener.work("scan", done, total, "images"))
+    dataset = scan(
+        data,
+        on_bad=config.data.on_bad,
+        progress=lambda done, total: listener.work("scan", done, total, "images"),
+    )
     split = split_with(dataset, config)
     for note in dataset.notes:
         listener.note(note)
@@ -65,7 +71,13 @@ def train_from(data: Path | str, config: Config, out: Path | str | None = None, 
     options = asdict(config.model)
     model = build(options.pop("backbone"), classes=split.classes, seed=config.training.seed, **options)
     return train(
-        model, split, out=path, augmentation=config.augmentation, listener=listener, config=config, **asdict(config.training)
+        model,
+        split,
+        out=path,
+        augmentation=config.augmentation,
+        listener=listener,
+        config=config,
+        **asdict(config.training),
     )
 
 
@@ -204,7 +216,11 @@ def _draw(folder: Path, predictions: Predictions, split: Split, part: str) -> No
         )
         for i in choose_samples(predictions)
     ]
-    plot_samples(tiles, folder / "sample_predictions.png", title=f"{_PART_TITLES[part]} images: true \N{RIGHTWARDS ARROW} predicted")
+    plot_samples(
+        tiles,
+        folder / "sample_predictions.png",
+        title=f"{_PART_TITLES[part]} images: true \N{RIGHTWARDS ARROW} predicted",
+    )
 
 
 def _write_history(file: Path, training: Training) -> None:

@@ -27,9 +27,7 @@ NAME_WIDTH = 24
 
 _MAX_INCHES = 18.0
 _TICKS = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1]
-_COLOURS = LinearSegmentedColormap.from_list(
-    "share", ["#FFFFFF", "#CFE5F2", "#6AAED6", style.BLUE, "#08385C"]
-)
+_COLOURS = LinearSegmentedColormap.from_list("share", ["#FFFFFF", "#CFE5F2", "#6AAED6", style.BLUE, "#08385C"])
 
 
 def plot_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path, *, title: str = "") -> None:
@@ -48,9 +46,7 @@ def plot_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path, *,
     """
     count = len(classes)
     if not count or confusion.shape != (count, count):
-        raise DataError(
-            f"a confusion matrix of shape {confusion.shape} for {count} classes; expected one row each"
-        )
+        raise DataError(f"a confusion matrix of shape {confusion.shape} for {count} classes; expected one row each")
     support = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, support, out=np.zeros(confusion.shape), where=support > 0)
 
@@ -92,9 +88,7 @@ def _cell_inches(count: int) -> float:
 
 def _name_classes(axes: Axes, classes: Sequence[str], cell: float) -> None:
     size = float(np.clip(cell * 72 * 0.6, 7.5, 15))
-    step = int(
-        np.ceil(size * 1.15 / 72 / cell)
-    )  # where not every name has room, every second or third is written
+    step = int(np.ceil(size * 1.15 / 72 / cell))  # where not every name has room, every second or third is written
     names = [shorten(style.drawable(name), NAME_WIDTH) for name in classes[::step]]
     positions = np.arange(len(classes))[::step]
     axes.set_yticks(positions, names, size=size, color=style.INK)

@@ -87,9 +87,7 @@ def plot_samples(tiles: Sequence[SampleTile], path: Path, *, title: str = "") ->
     height = rows * _TILE_INCHES + (rows - 1) * _CAPTION_INCHES
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(
-        0, 0, 1, 1, wspace=_GAP_INCHES / _TILE_INCHES, hspace=_CAPTION_INCHES / _TILE_INCHES
-    )
+    figure.subplots_adjust(0, 0, 1, 1, wspace=_GAP_INCHES / _TILE_INCHES, hspace=_CAPTION_INCHES / _TILE_INCHES)
     for axes in grid.flat[len(tiles) :]:
         axes.set_axis_off()
     for axes, tile in zip(grid.flat, tiles, strict=False):

@@ -20,7 +20,9 @@ def choose_device(wanted: Device) -> torch.device:
     if wanted == "auto":
         return torch.device(next(name for name, present in here.items() if present))
     if not here[wanted]:
-        raise UsageError(f"device = {wanted}, but this machine has {' and '.join(n for n, p in here.items() if p)}. Use auto or cpu.")
+        raise UsageError(
+            f"device = {wanted}, but this machine has {' and '.join(n for n, p in here.items() if p)}. Use auto or cpu."
+        )
     return torch.device(wanted)
 
 

@@ -170,7 +170,9 @@ def run_phase(
         best = max(best, value)
         if phase.reduce_on_plateau and stale and stale % phase.reduce_on_plateau == 0:
             reduction /= phase.plateau_factor
-            listener.note(f"No better {phase.monitor} for {stale} epochs: learning rate divided by {phase.plateau_factor:g}.")
+            listener.note(
+                f"No better {phase.monitor} for {stale} epochs: learning rate divided by {phase.plateau_factor:g}."
+            )
 
 
 def rate(phase: Phase, progress: float) -> float:
@@ -202,7 +204,12 @@ def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
 
 
 def predict_logits(
-    model: Classifier, activations: Activations, precision: torch.dtype, *, view: int = 0, features: bool = False
+    model: Classifier,
+    activations: Activations,
+    precision: torch.dtype,
+    *,
+    view: int = 0,
+    features: bool = False,
 ) -> torch.Tensor:
     """Run the tail over one cached view of every image.
 

@@ -20,42 +20,90 @@ class TrainingOptions:
 
     head_optimizer: Annotated[
         Literal["lbfgs"] | Optimizer,
-        Field(description="lbfgs solves a linear head exactly; adamw, adam, rmsprop and sgd train any head (an mlp never uses lbfgs)"),
+        Field(
+            description="lbfgs solves a linear head exactly; adamw, adam, rmsprop and sgd train any head (an mlp never uses lbfgs)"
+        ),
     ] = "lbfgs"
-    head_epochs: Annotated[int, Field(ge=0, le=10_000, description="epochs of the head phase; lbfgs goes along its path of strengths instead, and only 0 matters to it: no head phase")] = 20
-    head_lr: Annotated[float, Field(gt=0, description="highest learning rate of the head phase (not used by lbfgs)")] = 1e-3
+    head_epochs: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000,
+            description="epochs of the head phase; lbfgs goes along its path of strengths instead, and only 0 matters to it: no head phase",
+        ),
+    ] = 20
+    head_lr: Annotated[
+        float, Field(gt=0, description="highest learning rate of the head phase (not used by lbfgs)")
+    ] = 1e-3
     finetune_from: Annotated[
         str | int,
-        Field(description="where fine-tuning begins: auto, none, all, a stage or layer name, 100 (freeze the first 100 layers), -20 (train the last 20)"),
+        Field(
+            description="where fine-tuning begins: auto, none, all, a stage or layer name, 100 (freeze the first 100 layers), -20 (train the last 20)"
+        ),
     ] = "auto"
     finetune_epochs: Annotated[int, Field(ge=0, le=10_000, description="epochs of the fine-tuning phase")] = 10
     finetune_lr: Annotated[float, Field(gt=0, description="highest learning rate of the fine-tuning phase")] = 5e-4
     keep_finetuned: Annotated[
-        Literal["if_better", "always"], Field(description="if_better: fine-tuning is kept only if validation says that it pays")
+        Literal["if_better", "always"],
+        Field(description="if_better: fine-tuning is kept only if validation says that it pays"),
     ] = "if_better"
     optimizer: Annotated[Optimizer, Field(description="of fine-tuning: adamw, adam, rmsprop or sgd")] = "adamw"
     weight_decay: Annotated[float, Field(ge=0, description="of weights, not of biases and norms")] = 0.05
     batch_size: Annotated[int, Field(ge=1, description="images in a training step")] = 32
     views: Annotated[
-        int, Field(ge=1, le=256, description="augmented versions of each training image that are kept while the prefix is frozen")
+        int,
+        Field(
+            ge=1,
+            le=256,
+            description="augmented versions of each training image that are kept while the prefix is frozen",
+        ),
     ] = 8
-    loss: Annotated[Loss, Field(description="cross_entropy, or binary_cross_entropy (one against the rest)")] = "cross_entropy"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share of the target that is spread over all classes")] = 0.0
+    loss: Annotated[Loss, Field(description="cross_entropy, or binary_cross_entropy (one against the rest)")] = (
+        "cross_entropy"
+    )
+    label_smoothing: Annotated[
+        float, Field(ge=0, lt=1, description="share of the target that is spread over all classes")
+    ] = 0.0
     class_weights: Annotated[
-        Literal["none", "balanced"], Field(description="balanced: every class weighs the same, however many images it has")
+        Literal["none", "balanced"],
+        Field(description="balanced: every class weighs the same, however many images it has"),
     ] = "none"
-    schedule: Annotated[Literal["cosine", "constant"], Field(description="of the learning rate after warm-up: cosine or constant")] = "cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1, description="share of the steps in which the learning rate rises from zero")] = 0.2
-    early_stopping: Annotated[int, Field(ge=0, description="stop a phase after this many epochs without improvement; 0: never")] = 0
+    schedule: Annotated[
+        Literal["cosine", "constant"],
+        Field(description="of the learning rate after warm-up: cosine or constant"),
+    ] = "cosine"
+    warmup: Annotated[
+        float, Field(ge=0, lt=1, description="share of the steps in which the learning rate rises from zero")
+    ] = 0.2
+    early_stopping: Annotated[
+        int, Field(ge=0, description="stop a phase after this many epochs without improvement; 0: never")
+    ] = 0
     reduce_on_plateau: Annotated[
-        int, Field(ge=0, description="divide the learning rate by plateau_factor after this many epochs without improvement; 0: never")
+        int,
+        Field(
+            ge=0,
+            description="divide the learning rate by plateau_factor after this many epochs without improvement; 0: never",
+        ),
     ] = 0
     plateau_factor: Annotated[float, Field(gt=1, description="see reduce_on_plateau")] = 10.0
     monitor: Annotated[
-        Monitor, Field(description="what the best epoch is chosen by: val_loss, val_accuracy or val_macro_f1; without a val part, train's")
+        Monitor,
+        Field(
+            description="what the best epoch is chosen by: val_loss, val_accuracy or val_macro_f1; without a val part, train's"
+        ),
     ] = "val_accuracy"
     precision: Annotated[
-        Precision, Field(description="mixed precision in training: auto (bf16 where the processor has it), bf16, fp16 (CUDA) or off")
+        Precision,
+        Field(
+            description="mixed precision in training: auto (bf16 where the processor has it), bf16, fp16 (CUDA) or off"
+        ),
     ] = "auto"
     device: Annotated[Device, Field(description="auto (cuda, then mps, then cpu), cpu, cuda or mps")] = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**32, description="of the split, the head's first weights, the views and the order of the images")] = 0
+    seed: Annotated[
+        int,
+        Field(
+            ge=0,
+            lt=2**32,
+            description="of the split, the head's first weights, the views and the order of the images",
+        ),
+    ] = 0

@@ -104,7 +104,9 @@ def run_prefix(
                 batch = as_batch(pixels[start : start + batch_size])
                 if view and augmentation is not None:
                     batch = augment(batch, augmentation, random_key(seed, view, start))
-                values[view, start : start + batch_size] = model.activations(batch.to(device), boundary).to("cpu", precision)
+                values[view, start : start + batch_size] = model.activations(batch.to(device), boundary).to(
+                    "cpu", precision
+                )
                 listener.work(name, view * count + min(start + batch_size, count), total)
     return Activations(values, boundary)
 

@@ -77,7 +77,11 @@ def solve_path(
     for strength in strengths:
         started = time.perf_counter()
         solver = torch.optim.LBFGS(
-            [weight, bias], max_iter=_ITERATIONS, tolerance_grad=1e-6, tolerance_change=1e-8, line_search_fn="strong_wolfe"
+            [weight, bias],
+            max_iter=_ITERATIONS,
+            tolerance_grad=1e-6,
+            tolerance_change=1e-8,
+            line_search_fn="strong_wolfe",
         )
 
         def closure(solver: torch.optim.LBFGS = solver, strength: float = strength) -> torch.Tensor:
@@ -103,7 +107,13 @@ def solve_path(
 
 
 def strength_by_cross_validation(
-    features: torch.Tensor, labels: torch.Tensor, objective: Objective, *, views: int, folds: int = 5, seed: int = 0
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    objective: Objective,
+    *,
+    views: int,
+    folds: int = 5,
+    seed: int = 0,
 ) -> float:
     """The strength with the least loss over folds of the training images, for data without a validation part.
 

@@ -93,13 +93,23 @@ def train(
     """
     chosen = TrainingOptions(**options)
     if model.classes != split.classes:
-        raise UsageError(f"The model's classes are {model.classes} and the data's {split.classes}; build it with the data's.")
+        raise UsageError(
+            f"The model's classes are {model.classes} and the data's {split.classes}; build it with the data's."
+        )
     if not len(split.train):
         raise DataError("The train part has no image.")
     if scratch is not None:
         scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="regraft-", dir=scratch) as folder:
-        return _Trainer(model, split, chosen, augmentation or Augmentation(), Path(folder), listener or Silence(), on_better).run()
+        return _Trainer(
+            model,
+            split,
+            chosen,
+            augmentation or Augmentation(),
+            Path(folder),
+            listener or Silence(),
+            on_better,
+        ).run()
 
 
 class _Trainer:
@@ -192,7 +202,9 @@ class _Trainer:
         def tell(done: int, total: int) -> None:
             self.listener.work("decode", done, total, f"{part} images")
 
-        return load_pixels(self.split[part], self.model.preprocessing, self.scratch / f"pixels-{part}.npy", progress=tell)
+        return load_pixels(
+            self.split[part], self.model.preprocessing, self.scratch / f"pixels-{part}.npy", progress=tell
+        )
 
     def _prefix(self, pixels: np.ndarray, boundary: int, name: str, views: int) -> Activations:
         return run_prefix(
@@ -211,7 +223,9 @@ class _Trainer:
     def _head(self, train: Activations, val: Activations | None) -> None:
         model, options = self.model, self.options
         model.freeze(len(model.stages))
-        features = torch.stack([predict_logits(model, train, self.precision, view=v, features=True) for v in range(train.views)])
+        features = torch.stack(
+            [predict_logits(model, train, self.precision, view=v, features=True) for v in range(train.views)]
+        )
         val_features = None if val is None else predict_logits(model, val, self.precision, features=True)
         if options.head_optimizer == "lbfgs" and not model.head.widths:
             self._solve(features, val_features)
@@ -223,14 +237,19 @@ class _Trainer:
 
     def _solve(self, features: torch.Tensor, val_features: torch.Tensor | None) -> None:
         views, count, _ = features.shape
-        rows, labels = features.reshape(views * count, -1).to(self.device), self.labels.repeat(views).to(self.device)
+        rows, labels = (
+            features.reshape(views * count, -1).to(self.device),
+            self.labels.repeat(views).to(self.device),
+        )
         val = None if val_features is None else (val_features.to(self.device), self.val_labels.to(self.device))
         strengths = STRENGTHS
         if val is None:
             best = strength_by_cross_validation(rows, labels, self.objective, views=views, seed=self.options.seed)
             strengths = STRENGTHS[: STRENGTHS.index(best) + 1]
         solutions: list[Solution] = []
-        for number, solution in enumerate(solve_path(rows, labels, self.objective, val=val, strengths=strengths), start=1):
+        for number, solution in enumerate(
+            solve_path(rows, labels, self.objective, val=val, strengths=strengths), start=1
+        ):
             solutions.append(solution)
             self._record(
                 Epoch(
@@ -285,11 +304,15 @@ class _Trainer:
                 continue
             improves = best is None or scores.value(options.monitor) > best.value(options.monitor)
             # An annealed later epoch is preferred to an earlier one that is better only within the noise.
-            settles = options.schedule == "cosine" and best is not None and (
-                scores.value(options.monitor) >= best.value(options.monitor) - best.noise(options.monitor)
+            settles = (
+                options.schedule == "cosine"
+                and best is not None
+                and (scores.value(options.monitor) >= best.value(options.monitor) - best.noise(options.monitor))
             )
             pays = (
-                name == "head" or before is None or options.keep_finetuned == "always"
+                name == "head"
+                or before is None
+                or options.keep_finetuned == "always"
                 or (scores.value(options.monitor), -scores.loss) > (before.value(options.monitor), -before.loss)
             )
             if (improves or settles) and pays:
