@@ -39,7 +39,8 @@ def test_settings_win_over_the_file(tmp_path: Path) -> None:
 def test_all_faults_are_reported_at_once_with_the_nearest_names(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text(
-        '[training]\nfinetune_epoch = 4\noptimizer = "adamax"\nbatch_size = 0\n[modell]\nx = 1\n[augmentation]\nflip = 2\n'
+        '[training]\nfinetune_epoch = 4\noptimizer = "adamax"\nbatch_size = 0\n'
+        "[modell]\nx = 1\n[augmentation]\nflip = 2\n"
     )
     with pytest.raises(ConfigError) as caught:
         load_config(file, ["finetune_epochs=3", "training.monitor=accuracy"])

@@ -1,7 +1,7 @@
 """The configuration: every setting in one value, checked as a whole before any work.
 
-Enters: a TOML file and `section.key=value` settings. Leaves: a frozen `Config`, or one error that lists everything that is wrong. The settings'
-names, defaults and descriptions stand with the parts that use them.
+Enters: a TOML file and `section.key=value` settings. Leaves: a frozen `Config`, or one error that lists everything
+that is wrong. The settings' names, defaults and descriptions stand with the parts that use them.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def test_on_bad_error_says_nothing_of_good_images(images):
 
 def test_on_bad_is_one_of_two_words(images):
     with pytest.raises(UsageError, match="on_bad='ignore'; expected skip or error"):
-        scan(images("cat/1.png", "dog/1.png"), on_bad="ignore")  # type: ignore[arg-type]
+        scan(images("cat/1.png", "dog/1.png"), on_bad="ignore")  # type: ignore[arg-type]  # what is tested
 
 
 def test_larger_images_than_allowed_are_unreadable(images):

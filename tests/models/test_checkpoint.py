@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,10 @@ def test_a_kill_while_saving_leaves_a_model(
         (lambda d: (d / "model.safetensors").write_bytes(b"x" * 100), "is not the file that"),
     ],
 )
-def test_damaged_runs_are_refused(model: Classifier, tmp_path: Path, damage: object, message: str) -> None:
+def test_damaged_runs_are_refused(
+    model: Classifier, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
     save_classifier(model, tmp_path)
-    damage(tmp_path)  # type: ignore[operator]
+    damage(tmp_path)
     with pytest.raises(RunError, match=message):
         load_classifier(tmp_path)

@@ -63,7 +63,7 @@ def test_mlp_head_is_dense_relu_dropout_dense() -> None:
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_probabilities_are_a_distribution(activation: str) -> None:
-    head = Head(4, 3, activation=activation)  # type: ignore[arg-type]
+    head = Head(4, 3, activation=activation)  # type: ignore[arg-type]  # a str of the parameters above
     for scale in (0.0, 1.0, 1000.0):
         probabilities = head.probabilities(scale * torch.randn(5, 3))
         assert probabilities.dtype == torch.float64

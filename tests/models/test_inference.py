@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,16 +61,16 @@ def test_paths_bytes_and_arrays_are_the_same(model: Classifier, files: list[Path
 def test_sources_are_read_as_a_stream(model: Classifier, files: list[Path]) -> None:
     asked = 0
 
-    def endless() -> object:
+    def endless() -> Iterator[Path]:
         nonlocal asked
         while True:
             asked += 1
             yield files[0]
 
-    stream = predict_images(model, endless(), batch_size=2, workers=1)  # type: ignore[arg-type]
+    stream = predict_images(model, endless(), batch_size=2, workers=1)
     for _ in range(10):
         next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()  # type: ignore[attr-defined]  # a generator, though declared as an iterator
     assert asked < 30
 
 

@@ -35,7 +35,8 @@ def run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> regra
 def test_the_runs_folder(run: regraft.Run) -> None:
     names = {f.relative_to(run.path).as_posix() for f in run.path.rglob("*") if f.is_file()}
     assert names == {
-        "model.safetensors", "model.json", "class_names.json", "config.toml", "split.csv", "history.csv", "metrics.json", "predictions.csv",
+        "model.safetensors", "model.json", "class_names.json", "config.toml", "split.csv", "history.csv",
+        "metrics.json", "predictions.csv",
         "plots/training_history.png", "plots/confusion_matrix.png", "plots/sample_predictions.png",
     }  # fmt: skip
     for plot in (run.path / "plots").iterdir():
@@ -46,8 +47,8 @@ def test_the_runs_folder(run: regraft.Run) -> None:
 def test_metrics_have_the_promised_numbers(run: regraft.Run) -> None:
     metrics = json.loads((run.path / "metrics.json").read_text())
     for path in (
-        "test.accuracy", "test.macro_f1", "time.train_seconds", "time.predict_ms_per_image", "model.parameters", "model.megabytes",
-        "memory.peak_megabytes", "train.accuracy", "val.accuracy",
+        "test.accuracy", "test.macro_f1", "time.train_seconds", "time.predict_ms_per_image", "model.parameters",
+        "model.megabytes", "memory.peak_megabytes", "train.accuracy", "val.accuracy",
     ):  # fmt: skip
         value = metrics
         for key in path.split("."):
@@ -118,16 +119,17 @@ def test_default_folders_are_new_ones(squares: Dataset, tmp_path: Path, monkeypa
 def test_ten_lines_in_a_notebook_with_arrays(squares: Dataset, tmp_path: Path) -> None:
     images = [squares.source(s) for s in squares.samples]
     labels = [s.label for s in squares.samples]
-    dataset = regraft.Dataset.from_arrays(images, labels)  # type: ignore[arg-type]
+    dataset = regraft.Dataset.from_arrays(images, labels)  # type: ignore[arg-type]  # sources are arrays here
     parts = regraft.split(dataset, train=0.5, val=0.25, test=0.25)
     model = regraft.build(classes=parts.classes, image_size=32)
     run = regraft.train(model, parts, out=tmp_path / "run", finetune_epochs=1, views=2, batch_size=8)
     assert regraft.evaluate(run).accuracy > 0.6
     assert regraft.evaluate(model, parts).count == len(parts.test)
     assert regraft.evaluate(run, parts.train).count == len(parts.train)
-    answers = regraft.predict(run, images[:3])  # type: ignore[arg-type]
-    assert [a.label for a in answers] == [a.label for a in regraft.predict(model, np.stack(images[:3]))]  # type: ignore[arg-type]
-    assert regraft.predict(run, images[0])[0].label == answers[0].label  # type: ignore[arg-type]
+    answers = regraft.predict(run, images[:3])
+    stacked = np.stack(images[:3])  # type: ignore[arg-type]  # sources are arrays here
+    assert [a.label for a in answers] == [a.label for a in regraft.predict(model, stacked)]
+    assert regraft.predict(run, images[0])[0].label == answers[0].label
     predictions = regraft.Predictions.from_arrays([0, 1], [[0.9, 0.1], [0.2, 0.8]])
     assert regraft.evaluate(predictions).accuracy == 1
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +12,12 @@ from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.loop import Phase, make_optimizer, rate
 
 
-def _phase(**changes: object) -> Phase:
-    values: dict[str, object] = {
+def _phase(**changes: Any) -> Phase:
+    values: dict[str, Any] = {
         "name": "finetune", "epochs": 4, "lr": 0.1, "optimizer": "adamw", "weight_decay": 0.05, "batch_size": 8,
         "schedule": "cosine", "warmup": 0.25, "reduce_on_plateau": 0, "plateau_factor": 10.0, "monitor": "val_accuracy",
     }  # fmt: skip
-    return Phase(**{**values, **changes})  # type: ignore[arg-type]
+    return Phase(**{**values, **changes})
 
 
 def test_cosine_rises_then_falls_to_zero() -> None:
@@ -22,8 +25,8 @@ def test_cosine_rises_then_falls_to_zero() -> None:
     assert 0 < rates[0] < 0.05
     assert rates[25] == pytest.approx(1)
     assert rates[-1] == pytest.approx(0, abs=1e-12)
-    assert all(later >= earlier for earlier, later in zip(rates[:25], rates[1:26], strict=True))
-    assert all(later <= earlier for earlier, later in zip(rates[25:], rates[26:], strict=False))
+    assert all(later >= earlier for earlier, later in pairwise(rates[:26]))
+    assert all(later <= earlier for earlier, later in pairwise(rates[25:]))
 
 
 def test_constant_stays() -> None:

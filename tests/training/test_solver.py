@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from regraft.training.objective import Objective
-from regraft.training.solver import STRENGTHS, best_by_validation, solve_path, strength_by_cross_validation
+from regraft.training.solver import STRENGTHS, Solution, best_by_validation, solve_path, strength_by_cross_validation
 
 
 def _data(count: int = 200, features: int = 10, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,7 +41,7 @@ def test_the_path_goes_from_strong_to_weak() -> None:
     path = list(solve_path(features, labels, _objective(), val=(features, labels)))
     assert [s.strength for s in path] == list(STRENGTHS)
     losses = [s.train_loss for s in path]
-    assert all(later <= earlier + 1e-4 for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later <= earlier + 1e-4 for earlier, later in pairwise(losses))
     best = best_by_validation(path)
     assert best.val is not None
     assert best.val.loss == min(s.val.loss for s in path if s.val)
@@ -53,8 +55,8 @@ def test_class_weights_and_smoothing_hold() -> None:
     [smooth] = solve_path(features, labels, _objective(smoothing=0.3), strengths=[1e-4])
     [sharp] = solve_path(features, labels, _objective(), strengths=[1e-4])
 
-    def chosen(solution: object) -> torch.Tensor:
-        return (features @ solution.weight.T + solution.bias).argmax(1)  # type: ignore[attr-defined]
+    def chosen(solution: Solution) -> torch.Tensor:
+        return (features @ solution.weight.T + solution.bias).argmax(1)
 
     assert (chosen(weighted) == 0).sum() > (chosen(plain) == 0).sum()
     assert smooth.weight.norm() < sharp.weight.norm()

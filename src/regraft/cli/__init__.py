@@ -1,7 +1,8 @@
 """The command `regraft`: one file a verb, the same verbs as the Python functions.
 
-Enters: words on a command line. Leaves: text for people on the terminal, JSON for programs with `--json`, and an exit code: 0 done, 1 the work
-failed, 2 the request was wrong. Verbs import what they need when they run, so that `--help` answers at once.
+Enters: words on a command line. Leaves: text for people on the terminal, JSON for programs with `--json`, and an exit
+code: 0 done, 1 the work failed, 2 the request was wrong. Verbs import what they need when they run, so that `--help`
+answers at once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Transfer learning for image classification: a folder of labelled images in, a classifier you can trust out.",
-    epilog="Start with [bold]regraft demo[/bold], or with [bold]regraft train FOLDER[/bold], where FOLDER holds one folder of images a class.",
+    epilog=(
+        "Start with [bold]regraft demo[/bold], or with [bold]regraft train FOLDER[/bold], "
+        "where FOLDER holds one folder of images a class."
+    ),
 )
 for verb in (demo, train, evaluate, predict, summary, backbones, config):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)

@@ -28,6 +28,7 @@ def command(
 ) -> None:
     """Accuracy with its interval, the classification report and the confusion matrix."""
     from regraft.data.dataset import PARTS
+    from regraft.data.scan import OnBad
     from regraft.errors import UsageError
     from regraft.evaluation.metrics import evaluate
     from regraft.pipeline.evaluate import labelled, predict_dataset
@@ -35,7 +36,8 @@ def command(
 
     if part is not None and part not in PARTS:
         raise UsageError(f"--part {part}: expected {', '.join(PARTS)}.")
-    if on_bad not in ("skip", "error"):
+    ways: tuple[OnBad, ...] = ("skip", "error")
+    if on_bad not in ways:
         raise UsageError(f"--on-bad {on_bad}: expected skip or error.")
     loaded = load(run)
     screen = console(json)
@@ -53,7 +55,7 @@ def command(
                 data,
                 loaded.classifier,
                 part,
-                on_bad=on_bad,  # type: ignore[arg-type]
+                on_bad=on_bad,
                 progress=lambda done, total: listener.work("scan", done, total, "images"),
             )
             predictions = predict_dataset(

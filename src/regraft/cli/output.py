@@ -90,7 +90,8 @@ class RichListener:
             else f"{row.val_loss:9.4f} {row.val_accuracy:9.4f}"
         )
         self.console.print(
-            f"{'':<9} {row.epoch:5d}  {row.train_loss:10.4f} {row.train_accuracy:9.4f}  {val}  {rate or 0:9.2e}  {row.images_per_second:8.0f}"
+            f"{'':<9} {row.epoch:5d}  {row.train_loss:10.4f} {row.train_accuracy:9.4f}  "
+            f"{val}  {rate or 0:9.2e}  {row.images_per_second:8.0f}"
         )
 
     def note(self, text: str) -> None:
@@ -127,7 +128,8 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
     console.print(
         f"{model['backbone']} at {model['image_size']} px, {tuned}, {model['parameters'] / 1e6:.1f} M parameters, "
         f"{model['megabytes']:.0f} MB. Trained in {steps['train_seconds']:.0f} s on {metrics['training']['device']} "
-        f"({metrics['training']['precision']}), {seconds:.0f} s in all, peak memory {metrics['memory']['peak_megabytes']:.0f} MB."
+        f"({metrics['training']['precision']}), {seconds:.0f} s in all, "
+        f"peak memory {metrics['memory']['peak_megabytes']:.0f} MB."
     )
     if steps["predict_ms_per_image"] is not None:
         console.print(f"Prediction takes {steps['predict_ms_per_image']:.1f} ms an image, from the file.")

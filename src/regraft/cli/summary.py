@@ -48,11 +48,11 @@ def command(
     ):
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     if stages:
-        for number, stage in enumerate(model.stages):
+        for index, stage in enumerate(model.stages):
             count = sum(p.numel() for p in stage.parameters())
             known = ", ".join(stage.aliases)
-            mark = "trainable" if number >= model.boundary else "frozen"
-            table.add_row(str(number), stage.name, known, "stage", _shape(stage.shape), f"{count:,}", mark)
+            mark = "trainable" if index >= model.boundary else "frozen"
+            table.add_row(str(index), stage.name, known, "stage", _shape(stage.shape), f"{count:,}", mark)
     else:
         for row in rows:
             mark = "" if not row.parameters else "trainable" if row.trainable else "[dim]frozen[/dim]"

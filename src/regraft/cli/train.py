@@ -14,7 +14,10 @@ def command(
     data: Annotated[
         Path,
         typer.Argument(
-            help="A folder with one folder of images a class, one with train/val/test folders, or a CSV or Parquet manifest."
+            help=(
+                "A folder with one folder of images a class, one with train/val/test folders, "
+                "or a CSV or Parquet manifest."
+            )
         ),
     ],
     backbone: Annotated[

@@ -1,8 +1,8 @@
 """Keep freed memory in the process.
 
-On Linux the C library hands large blocks back to the system as soon as they are free, and every layer's output is a large block: the
-system then clears the same pages again for each layer of each batch. Keeping them made prediction twice as fast where this was measured
-(`benchmarks/allocator.py`). Elsewhere than on glibc nothing happens.
+On Linux the C library hands large blocks back to the system as soon as they are free, and every layer's output is a
+large block: the system then clears the same pages again for each layer of each batch. Keeping them made prediction
+twice as fast where this was measured (`benchmarks/allocator.py`). Elsewhere than on glibc nothing happens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A model on disk: safetensors for the numbers, JSON for all that rebuilds it.
 
-Enters: a `Classifier` and a folder, or a folder. Leaves: `model.safetensors`, `model.json`, `class_names.json`, or the `Classifier`
-again, giving the same logits.
+Enters: a `Classifier` and a folder, or a folder. Leaves: `model.safetensors`, `model.json`, `class_names.json`, or
+the `Classifier` again, giving the same logits.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The model: a backbone that can be cut, and a head.
 
-Enters: uint8 pixels (N, 3, S, S). Leaves: logits (N, classes). Normalisation is inside. `activations` runs the prefix below the
-freeze boundary, `logits_from` the tail and the head above it; one after the other they are `forward`.
+Enters: uint8 pixels (N, 3, S, S). Leaves: logits (N, classes). Normalisation is inside. `activations` runs the prefix
+below the freeze boundary, `logits_from` the tail and the head above it; one after the other they are `forward`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import timm
@@ -116,7 +116,8 @@ class Classifier(nn.Module):
 
     def logits_from(self, activations: torch.Tensor, boundary: int) -> torch.Tensor:
         """Run the tail and the head on what `activations(pixels, boundary)` returned."""
-        return self.head(self.features_from(activations, boundary))  # type: ignore[no-any-return]
+        logits: torch.Tensor = self.head(self.features_from(activations, boundary))
+        return logits
 
     def features_from(self, activations: torch.Tensor, boundary: int) -> torch.Tensor:
         """Run the tail alone: features (N, F)."""
@@ -165,7 +166,8 @@ class Classifier(nn.Module):
 
     def megabytes(self) -> float:
         """Size of the weights and statistics in 10^6 bytes."""
-        return sum(t.numel() * t.element_size() for t in self.state_dict().values()) / 1e6
+        tensors: Iterable[torch.Tensor] = self.state_dict().values()
+        return sum(t.numel() * t.element_size() for t in tensors) / 1e6
 
     def description(self) -> dict[str, Any]:
         """Plain values that `Classifier.from_description` builds the same model from, weights aside."""
@@ -239,8 +241,8 @@ def build(
             size=size,
             resize=chosen.resize,
             interpolation=configuration.interpolation if configuration else "bicubic",
-            mean=tuple(configuration.mean) if configuration else Preprocessing.mean,
-            std=tuple(configuration.std) if configuration else Preprocessing.std,
+            mean=_rgb(configuration.mean) if configuration else Preprocessing.mean,
+            std=_rgb(configuration.std) if configuration else Preprocessing.std,
         )
         return Classifier(
             spec,
@@ -253,3 +255,8 @@ def build(
             activation=activation,
             weights=record,
         )
+
+
+def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue

@@ -1,7 +1,7 @@
 """From image files to probabilities.
 
-Enters: a `Classifier` and any number of image sources. Leaves: one answer for each, in the order given; decoding runs ahead of the network,
-and a bad file is an answer too.
+Enters: a `Classifier` and any number of image sources. Leaves: one answer for each, in the order given; decoding runs
+ahead of the network, and a bad file is an answer too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Which backbones there are, under which names, and where their weights come from.
 
-Enters: a friendly name or any timm name. Leaves: a `BackboneSpec`. Torch-free, so that `regraft backbones` answers at once.
+Enters: a friendly name or any timm name. Leaves: a `BackboneSpec`. Torch-free, so that `regraft backbones` answers at
+once.
 """
 
 from __future__ import annotations
@@ -83,15 +84,24 @@ BACKBONES: dict[str, BackboneSpec] = {
     for spec in (
         BackboneSpec(
             "efficientnet_lite0", "tf_efficientnet_lite0.in1k", 3_371_008, 0.384, 224, "Apache-2.0",
-            wheel=_lite(0, "efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+            wheel=_lite(
+                0, "efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            ),
         ),
         BackboneSpec(
             "efficientnet_lite1", "tf_efficientnet_lite1.in1k", 4_135_680, 0.599, 240, "Apache-2.0",
-            wheel=_lite(1, "efficientnet-lite1-77cc7160.pth", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+            wheel=_lite(
+                1, "efficientnet-lite1-77cc7160.pth",
+                "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            ),
         ),
         BackboneSpec(
             "efficientnet_lite2", "tf_efficientnet_lite2.in1k", 4_811_072, 0.858, 260, "Apache-2.0",
-            wheel=_lite(2, "efficientnet-lite2-9656183e.pth", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+            wheel=_lite(
+                2, "efficientnet-lite2-9656183e.pth",
+                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            ),
         ),
         BackboneSpec(
             "mobilenetv2", "mobilenetv2_100.ra_in1k", 2_223_872, 0.299, 224, "Apache-2.0",

@@ -1,7 +1,7 @@
 """Cut a backbone into stages, so that it can be run in two pieces at any of them.
 
-Enters: a timm model. Leaves: its stages in the order that data flows, each a function of the one before alone. A chain is accepted
-only after it gave the same output as the whole; a model that is no chain becomes one stage.
+Enters: a timm model. Leaves: its stages in the order that data flows, each a function of the one before alone. A
+chain is accepted only after it gave the same output as the whole; a model that is no chain becomes one stage.
 """
 
 from __future__ import annotations
@@ -76,10 +76,11 @@ def cut(model: nn.Module, image_size: int, *, pooling: str = "avg") -> list[Stag
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         images = torch.randn(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
-        whole = model.forward_features(images)  # type: ignore[operator]
+        whole = model.forward_features(images)  # type: ignore[operator]  # timm's, unknown to nn.Module
         pieces = _transformer_pieces(model) or _chain_pieces(model, images)
         if pieces is None or not _same(_run(pieces, images), whole):
-            pieces = [_Piece("features", model.forward_features, _body(model))]  # type: ignore[arg-type]
+            features = model.forward_features
+            pieces = [_Piece("features", features, _body(model))]  # type: ignore[arg-type]  # timm's, as above
         pieces = _joined(pieces)
         pieces.append(_last_piece(model, pooling))
         stages, outputs = [], images
@@ -98,9 +99,9 @@ def resolve_boundary(stages: Sequence[Stage], wanted: str | int, *, preferred: s
 
     Args:
         stages: From `cut`.
-        wanted: `none` (only the head trains), `all`, `auto`, the name of a stage or of a layer within one, or a number of
-            layers: 100 freezes the first 100 as in Keras's `layers[:100]`, -20 trains the last 20. A boundary within a
-            stage moves to the start of that stage.
+        wanted: `none` (only the head trains), `all`, `auto`, the name of a stage or of a layer within one, or a number
+            of layers: 100 freezes the first 100 as in Keras's `layers[:100]`, -20 trains the last 20. A boundary
+            within a stage moves to the start of that stage.
         preferred: What `auto` means for this backbone, if it is known.
 
     Returns:
@@ -247,7 +248,13 @@ def _last_piece(model: nn.Module, pooling: str) -> _Piece:
     # Some families keep convolutions or norms behind their pooling.
     rest = itertools.dropwhile(lambda child: child[0] not in _HEAD_STARTS, model.named_children())
     modules = tuple((name, child) for name, child in rest if any(True for _ in child.parameters()))
-    return _Piece("pool", lambda maps: model.forward_head(maps, pre_logits=True), modules)  # type: ignore[operator]
+
+    def pool(maps: torch.Tensor) -> torch.Tensor:
+        out = model.forward_head(maps, pre_logits=True)  # type: ignore[operator]  # timm's, unknown to nn.Module
+        assert isinstance(out, torch.Tensor)
+        return out
+
+    return _Piece("pool", pool, modules)
 
 
 def _transformer_pieces(model: nn.Module) -> list[_Piece] | None:
@@ -277,8 +284,8 @@ class _VitTokens:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         model = self.model
-        tokens = model._pos_embed(model.patch_embed(images))  # type: ignore[operator]
-        tokens = model.norm_pre(model.patch_drop(tokens))  # type: ignore[operator]
+        tokens = model._pos_embed(model.patch_embed(images))  # type: ignore[operator]  # timm's, unknown to nn.Module
+        tokens = model.norm_pre(model.patch_drop(tokens))  # type: ignore[operator]  # timm's, unknown to nn.Module
         assert isinstance(tokens, torch.Tensor)
         return tokens
 
@@ -288,8 +295,8 @@ class _EvaTokens:
     model: nn.Module
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        tokens, _ = self.model._pos_embed(self.model.patch_embed(images))  # type: ignore[operator]
-        tokens = self.model.norm_pre(tokens)  # type: ignore[operator]
+        tokens, _ = self.model._pos_embed(self.model.patch_embed(images))  # type: ignore[operator]  # timm's, unknown to nn.Module
+        tokens = self.model.norm_pre(tokens)  # type: ignore[operator]  # timm's, unknown to nn.Module
         assert isinstance(tokens, torch.Tensor)
         return tokens
 
@@ -304,7 +311,8 @@ class _EvaBlock:
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         rope = getattr(self.model, "rope", None)
-        positions = None if rope is None else rope.get_embed(shape=self.model.patch_embed.grid_size)  # type: ignore[union-attr]
+        patches = self.model.patch_embed
+        positions = None if rope is None else rope.get_embed(shape=patches.grid_size)  # type: ignore[union-attr]  # timm's
         if positions is not None and getattr(self.model, "rope_mixed", False):
             positions = positions[self.index]
         out = self.block(tokens, rope=positions)

@@ -1,8 +1,9 @@
 """Put pretrained weights into a backbone.
 
-Enters: a freshly built timm model and where its weights shall come from. Leaves: the same model, filled, and a record of the source.
-The order is: a local file or folder, an installed weight wheel, timm's hub. Nothing in a weight file is ever executed. The classifier
-of the source is dropped by declaration; any other difference of names or shapes is an error that shows both sides.
+Enters: a freshly built timm model and where its weights shall come from. Leaves: the same model, filled, and a record
+of the source. The order is: a local file or folder, an installed weight wheel, timm's hub. Nothing in a weight file
+is ever executed. The classifier of the source is dropped by declaration; any other difference of names or shapes is
+an error that shows both sides.
 """
 
 from __future__ import annotations
@@ -199,7 +200,8 @@ def _local_file(path: Path, spec: BackboneSpec) -> Path:
         return path
     if not path.is_dir():
         raise WeightsError(
-            f"--weights {path}: no such file or folder. Expected auto, wheel, hub, none, or a path.\n{_what_works_offline(spec)}"
+            f"--weights {path}: no such file or folder. Expected auto, wheel, hub, none, or a path.\n"
+            f"{_what_works_offline(spec)}"
         )
     stems = (spec.name, spec.timm_name, spec.timm_name.partition(".")[0], "model", "pytorch_model")
     names = [f"{stem}{ending}" for stem in stems for ending in _ENDINGS]

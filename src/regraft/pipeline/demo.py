@@ -1,7 +1,8 @@
 """The demo's data: functional against defective solar cells, from a wheel.
 
-Enters: the installed wheel `elpv-dataset` (2,624 electroluminescence images with the probability that a cell is defective; Deitsch et al. 2019,
-arXiv 1807.02894; CC BY-NC-SA 4.0). Leaves: a manifest that names its files; no image is copied.
+Enters: the installed wheel `elpv-dataset` (2,624 electroluminescence images with the probability that a cell is
+defective; Deitsch et al. 2019, arXiv 1807.02894; CC BY-NC-SA 4.0). Leaves: a manifest that names its files; no image
+is copied.
 """
 
 from __future__ import annotations

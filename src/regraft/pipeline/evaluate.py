@@ -1,7 +1,7 @@
 """Evaluate a model on labelled images.
 
-Enters: a run, a model or predictions, and labelled data. Leaves: `Predictions` and an `Evaluation`. Images go the way that `predict` sends them: from the
-files, through the same decoder and network.
+Enters: a run, a model or predictions, and labelled data. Leaves: `Predictions` and an `Evaluation`. Images go the way
+that `predict` sends them: from the files, through the same decoder and network.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def labelled(
     unknown = sorted({s.label for s in chosen.samples} - set(classifier.classes))
     if unknown:
         raise DataError(
-            f"The data has labels that the model does not know: {', '.join(unknown)}. It knows {', '.join(classifier.classes)}."
+            f"The data has labels that the model does not know: {', '.join(unknown)}. "
+            f"It knows {', '.join(classifier.classes)}."
         )
     if not len(chosen):
         raise DataError(f"There is no image to evaluate{f' in the part {wanted}' if wanted else ''}.")

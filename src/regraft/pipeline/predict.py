@@ -22,7 +22,8 @@ def predict(
 
     Args:
         model: A run or a model.
-        sources: Paths, encoded bytes or arrays, or one of these; a file that cannot be read gets an answer that says so.
+        sources: Paths, encoded bytes or arrays, or one of these; a file that cannot be read gets an answer
+            that says so.
         batch_size: Images for one pass of the network.
 
     Returns:

@@ -1,6 +1,7 @@
 """From labelled images to a finished run.
 
-Enters: a `Config` and a path, or a `Classifier` and a `Split`. Leaves: a `Run`, whose folder was usable from the moment that the head was trained.
+Enters: a `Config` and a path, or a `Classifier` and a `Split`. Leaves: a `Run`, whose folder was usable from the
+moment that the head was trained.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def _evaluate(path: Path, model: Classifier, split: Split, training: Training, l
         )
         milliseconds = 1000 * (time.perf_counter() - started) / len(held_out)
         predictions.write_csv(path / PREDICTIONS)
-        parts = [part for part in ("val", "test") if len(split[part])]  # type: ignore[index]
+        parts = [part for part in ("val", "test") if len(split[part])]
         metrics |= {part: evaluate_predictions(predictions.part(part)).to_json() for part in parts}
         _draw(path / "plots", predictions.part(parts[-1]), split, parts[-1])
     metrics["time"] = {

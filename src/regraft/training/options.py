@@ -21,7 +21,10 @@ class TrainingOptions:
     head_optimizer: Annotated[
         Literal["lbfgs"] | Optimizer,
         Field(
-            description="lbfgs solves a linear head exactly; adamw, adam, rmsprop and sgd train any head (an mlp never uses lbfgs)"
+            description=(
+                "lbfgs solves a linear head exactly; adamw, adam, rmsprop and sgd train any head (an mlp never "
+                "uses lbfgs)"
+            )
         ),
     ] = "lbfgs"
     head_epochs: Annotated[
@@ -29,7 +32,10 @@ class TrainingOptions:
         Field(
             ge=0,
             le=10_000,
-            description="epochs of the head phase; lbfgs goes along its path of strengths instead, and only 0 matters to it: no head phase",
+            description=(
+                "epochs of the head phase; lbfgs goes along its path of strengths instead, and only 0 matters to "
+                "it: no head phase"
+            ),
         ),
     ] = 20
     head_lr: Annotated[
@@ -38,7 +44,10 @@ class TrainingOptions:
     finetune_from: Annotated[
         str | int,
         Field(
-            description="where fine-tuning begins: auto, none, all, a stage or layer name, 100 (freeze the first 100 layers), -20 (train the last 20)"
+            description=(
+                "where fine-tuning begins: auto, none, all, a stage or layer name, 100 (freeze the first 100 "
+                "layers), -20 (train the last 20)"
+            )
         ),
     ] = "auto"
     finetune_epochs: Annotated[int, Field(ge=0, le=10_000, description="epochs of the fine-tuning phase")] = 10
@@ -82,14 +91,18 @@ class TrainingOptions:
         int,
         Field(
             ge=0,
-            description="divide the learning rate by plateau_factor after this many epochs without improvement; 0: never",
+            description=(
+                "divide the learning rate by plateau_factor after this many epochs without improvement; 0: never"
+            ),
         ),
     ] = 0
     plateau_factor: Annotated[float, Field(gt=1, description="see reduce_on_plateau")] = 10.0
     monitor: Annotated[
         Monitor,
         Field(
-            description="what the best epoch is chosen by: val_loss, val_accuracy or val_macro_f1; without a val part, train's"
+            description=(
+                "what the best epoch is chosen by: val_loss, val_accuracy or val_macro_f1; without a val part, train's"
+            )
         ),
     ] = "val_accuracy"
     precision: Annotated[

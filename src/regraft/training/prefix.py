@@ -1,7 +1,7 @@
 """The frozen prefix, run once.
 
-Enters: pixels of N images and K views to draw of each. Leaves: the activations at the freeze boundary, (K, N, ...), in a memory-mapped
-file. View 0 is the plain image.
+Enters: pixels of N images and K views to draw of each. Leaves: the activations at the freeze boundary, (K, N, ...),
+in a memory-mapped file. View 0 is the plain image.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """The solved head: multinomial logistic regression on cached features.
 
-Enters: features of the training images (all their views) and of the validation images. Leaves: the head's weights, at the strength that
-validation likes best. All strengths are solved in one path from strong to weak, each from the one before.
+Enters: features of the training images (all their views) and of the validation images. Leaves: the head's weights, at
+the strength that validation likes best. All strengths are solved in one path from strong to weak, each from the one
+before.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from regraft.training.objective import Objective, Scores, score
 
 #: Of the penalty strength / 2 * |W|^2 on standardised features, beside the mean loss; from strong to weak.
-STRENGTHS = tuple(10.0**exponent for exponent in np.arange(1.0, -4.01, -0.5))
+STRENGTHS: tuple[float, ...] = tuple(10.0**exponent for exponent in np.arange(1.0, -4.01, -0.5))
 _ITERATIONS = 60
 
 
@@ -87,10 +88,10 @@ def solve_path(
         def closure(solver: torch.optim.LBFGS = solver, strength: float = strength) -> torch.Tensor:
             solver.zero_grad()
             loss = objective(standard @ weight.T + bias, targets) + strength / 2 * weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
             return loss
 
-        solver.step(closure)  # type: ignore[no-untyped-call]
+        solver.step(closure)  # type: ignore[no-untyped-call]  # torch declares no types for it
         with torch.no_grad():
             plain_weight = weight / deviation
             plain_bias = bias - plain_weight @ mean
@@ -142,5 +143,8 @@ def strength_by_cross_validation(
 
 def best_by_validation(solutions: Sequence[Solution]) -> Solution:
     """The solution with the least validation loss; the loss is smooth where accuracy is coarse."""
-    key: Callable[[Solution], float] = lambda solution: solution.val.loss if solution.val else solution.train_loss  # noqa: E731
-    return min(solutions, key=key)
+
+    def loss(solution: Solution) -> float:
+        return solution.train_loss if solution.val is None else solution.val.loss
+
+    return min(solutions, key=loss)

@@ -76,7 +76,8 @@ def train(
 
     Args:
         model: From `build`; it is trained in place and ends with the best weights.
-        split: With a train part; the val part, where there is one, chooses strength, epoch and whether fine-tuning is kept.
+        split: With a train part; the val part, where there is one, chooses strength, epoch and whether
+            fine-tuning is kept.
         augmentation: Of the training images; default: flips, crops and colours.
         scratch: Folder for decoded pixels and activations, removed afterwards; default: the system's.
         listener: Told how far the work is.
@@ -257,9 +258,9 @@ class _Trainer:
                     epoch=number,
                     train_loss=solution.train_loss,
                     train_accuracy=solution.train_accuracy,
-                    val_loss=solution.val and solution.val.loss,
-                    val_accuracy=solution.val and solution.val.accuracy,
-                    val_macro_f1=solution.val and solution.val.macro_f1,
+                    val_loss=None if solution.val is None else solution.val.loss,
+                    val_accuracy=None if solution.val is None else solution.val.accuracy,
+                    val_macro_f1=None if solution.val is None else solution.val.macro_f1,
                     lr=None,
                     strength=solution.strength,
                     seconds=solution.seconds,
