@@ -24,17 +24,19 @@ from regraft.data.decode import decode_image
 from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split import write_split
-from regraft.errors import RunError
+from regraft.errors import RunError, UsageError
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.files import write_csv, write_json, write_text
 from regraft.models.checkpoint import save_classifier
 from regraft.models.classifier import Classifier, ModelOptions, build
+from regraft.models.registry import find_backbone
 from regraft.pipeline.evaluate import predict_dataset
 from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SPLIT, Run
 from regraft.report.confusion import plot_confusion
 from regraft.report.history import plot_history
 from regraft.report.samples import SampleTile, choose_samples, plot_samples
+from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.options import TrainingOptions
 from regraft.training.progress import Epoch, Listener, Silence
 from regraft.training.train import Training
@@ -59,6 +61,11 @@ def train_from(
         RegraftError: Any of its kinds.
     """
     listener = listener or Silence()
+    # What can be known to be wrong without looking at the images is said before the work begins.
+    find_backbone(config.model.backbone)
+    choose_precision(config.training.precision, choose_device(config.training.device))
+    if config.data.val + config.data.test >= 1:
+        raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
     path = new_folder(out, Path(data).resolve().stem, config.model.backbone)
     dataset = scan(
         data,

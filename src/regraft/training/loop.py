@@ -138,8 +138,6 @@ def run_phase(
                 loss = objective(logits.float(), wanted)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
-                scaler.unscale_(optimizer)
-                torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], float(__import__("os").environ.get("CLIP", "1e9")))
                 scaler.step(optimizer)
                 scaler.update()
                 losses += loss.detach() * len(indices)

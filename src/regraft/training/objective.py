@@ -66,21 +66,25 @@ class Scores:
         accuracy: 0..1.
         macro_f1: 0..1.
         count: Number of images.
+        loss_error: Standard error of the mean loss.
     """
 
     loss: float
     accuracy: float
     macro_f1: float
     count: int
+    loss_error: float = 0.0
 
     def value(self, monitor: str) -> float:
         """By the monitor's name, larger is better."""
         return {"val_loss": -self.loss, "val_accuracy": self.accuracy, "val_macro_f1": self.macro_f1}[monitor]
 
     def noise(self, monitor: str) -> float:
-        """One standard error of `value`: binomial for shares, 0 for the loss, which is smooth."""
-        share = {"val_accuracy": self.accuracy, "val_macro_f1": self.macro_f1}.get(monitor)
-        return 0.0 if share is None else (share * (1 - share) / max(1, self.count)) ** 0.5
+        """One standard error of `value`; of a share, by the binomial law."""
+        if monitor == "val_loss":
+            return self.loss_error
+        share = self.accuracy if monitor == "val_accuracy" else self.macro_f1
+        return float((share * (1 - share) / max(1, self.count)) ** 0.5)
 
 
 def score(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> Scores:
@@ -89,8 +93,10 @@ def score(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> S
     logits, labels = logits.float().cpu(), labels.cpu()
     predicted = logits.argmax(dim=1)
     macro_f1 = f1_score(labels.numpy(), predicted.numpy(), average="macro", zero_division=0)
+    losses = plain.per_image(logits, plain.targets(labels)).double()
     return Scores(
-        loss=float(plain(logits, plain.targets(labels))),
+        loss=float(losses.mean()),
+        loss_error=float(losses.std(correction=0)) / max(1, len(losses)) ** 0.5,
         accuracy=float((predicted == labels).double().mean()),
         macro_f1=float(macro_f1),
         count=len(labels),

@@ -1,0 +1,82 @@
+"""The README's commands and code do what it says, on small images of one's own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def place(squares_folder: Path, tmp_path: Path) -> Path:
+    """A folder with `photos/`, `new.jpg` and `more/`, as the README has them."""
+    shutil.copytree(squares_folder, tmp_path / "photos")
+    shutil.copy(squares_folder / "red" / "00.png", tmp_path / "new.jpg")
+    shutil.copytree(squares_folder / "blue", tmp_path / "more")
+    return tmp_path
+
+
+def test_the_two_commands_are_the_makefiles() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    first = next(code for language, code in BLOCKS if language == "sh")
+    targets = re.findall(r"^make (\w+)", first, flags=re.MULTILINE)
+    assert targets == ["demo", "test"]
+    for target in targets:
+        assert f"\n{target}:" in makefile
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    for command in ("regraft demo", "tests/gate.py"):
+        assert command in makefile
+        assert command in README
+
+
+def test_python_code_runs(place: Path) -> None:
+    codes = [code for language, code in BLOCKS if language == "python"]
+    assert codes
+    for code in codes:
+        done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "macro average" in done.stdout
+
+
+def test_commands_run(place: Path) -> None:
+    lines = [
+        line.partition("#")[0].strip()
+        for language, code in BLOCKS
+        if language == "sh"
+        for line in code.splitlines()
+        if line.startswith("regraft ")
+    ]
+    assert len(lines) >= 6
+    for line in lines:
+        # At the size of the little squares, so that the test is quick; all else as it stands.
+        command = f"{line} --image-size 32" if line.startswith("regraft train") else line
+        program, *arguments = shlex.split(command.partition(">")[0])
+        assert program == "regraft"
+        done = subprocess.run(
+            [Path(sys.executable).parent / "regraft", *arguments],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        if ">" in command:
+            (place / command.partition(">")[2].strip()).write_text(done.stdout)
+
+
+def test_files_that_it_links_to_exist() -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.search(r"^@\w+@$|TODO|XXX", README, flags=re.MULTILINE)
