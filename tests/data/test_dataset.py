@@ -117,3 +117,11 @@ def test_a_split_needs_a_part_for_every_sample(dataset):
     loose = dataset.with_samples([*dataset.samples, Sample("a/9.png", "a", "9")])
     with pytest.raises(DataError, match=r"A split needs a part for every sample; call regraft\.split\(dataset\) first"):
         Split(loose)
+
+
+def test_the_shorter_side_is_a_median_of_what_is_known() -> None:
+    images = [np.zeros((height, width, 3), np.uint8) for height, width in ((10, 30), (20, 8), (50, 60))]
+    dataset = Dataset.from_arrays(images, ["a", "b", "a"])
+    assert dataset.samples[0].size == (30, 10)
+    assert dataset.shorter_side == 10
+    assert dataset.with_samples([]).shorter_side == 0

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from regraft.errors import UsageError
-from regraft.models.classifier import Classifier, build
+from regraft.models.classifier import Classifier, build, size_for
 from regraft.models.head import Head
 
 
@@ -76,3 +76,20 @@ def test_one_vs_rest_scores_are_divided_by_their_sum() -> None:
     logits = torch.tensor([[0.0, 0.0], [2.0, -1.0]])
     scores = logits.double().sigmoid()
     torch.testing.assert_close(head.probabilities(logits), scores / scores.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("native", "shorter_side", "expected"),
+    [(224, 32, 160), (224, 111, 160), (224, 112, 224), (224, 0, 224), (32, 8, 32)],
+)
+def test_tiny_images_are_enlarged_less(native: int, shorter_side: int, expected: int) -> None:
+    assert size_for(native, shorter_side) == expected
+
+
+def test_the_size_follows_the_images_unless_it_is_given_or_fixed() -> None:
+    def size(name: str, **options: object) -> int:
+        return build(name, classes=("a", "b"), weights="none", shorter_side=32, **options).preprocessing.size
+
+    assert size("mobilenetv2") == 160
+    assert size("mobilenetv2", image_size=64) == 64
+    assert size("vit_s16") == 224

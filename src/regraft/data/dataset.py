@@ -31,6 +31,7 @@ class Sample:
         sha256: Of the file's bytes (of the pixels for an array); equal values mean exact duplicates.
         part: `train`, `val` or `test` where the data says so, else None.
         group: Samples of one group are never divided between parts; None: alone.
+        size: Width and height in pixels, as decoded.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Sample:
     sha256: str
     part: Part | None = None
     group: str | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Dataset:
                 label=str(labels[i]),
                 sha256=hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest(),
                 group=None if (group := groups[i]) is None else str(group),
+                size=(array.shape[1], array.shape[0]),
             )
             for i, (path, array) in enumerate(arrays.items())
         )
@@ -125,6 +128,12 @@ class Dataset:
         """Class index of each sample, int64 (N,)."""
         index = {name: i for i, name in enumerate(self.classes)}
         return np.array([index[s.label] for s in self.samples], dtype=np.int64)
+
+    @property
+    def shorter_side(self) -> int:
+        """Median of the images' shorter sides in pixels; 0 where no size is known."""
+        sides = [min(s.size) for s in self.samples if s.size]
+        return int(np.median(sides)) if sides else 0
 
     def counts(self) -> dict[str, int]:
         """Samples of each class, in class order, zeros included."""

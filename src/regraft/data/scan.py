@@ -206,12 +206,13 @@ def _read_all(
     def read(item: _Found) -> Sample | BadFile:
         try:
             data = (root / item.path).read_bytes()
-            decode_image(data, max_pixels=max_pixels)
+            height, width, _ = decode_image(data, max_pixels=max_pixels).shape
         except ImageError as error:
             return BadFile(item.path, error.reason)
         except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
             return BadFile(item.path, _reason(error))
-        return Sample(item.path, item.label, hashlib.sha256(data).hexdigest(), item.part, item.group)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return Sample(item.path, item.label, sha256, item.part, item.group, (width, height))
 
     samples: list[Sample] = []
     bad: list[BadFile] = []

@@ -38,7 +38,12 @@ class ModelOptions:
         Field(description="auto (wheel, then hub), wheel, hub, none (random), or the path of a file or folder"),
     ] = "auto"
     image_size: Annotated[
-        int, Field(ge=0, le=2048, description="pixels a side; 0: the size the backbone was made for")
+        int,
+        Field(
+            ge=0,
+            le=2048,
+            description="pixels a side; 0: the size the backbone was made for, or less where the images are tiny",
+        ),
     ] = 0
     resize: Annotated[
         Resize,
@@ -210,6 +215,7 @@ def build(
     backbone: str = DEFAULT_BACKBONE,
     *,
     classes: Sequence[str],
+    shorter_side: int = 0,
     seed: int = 0,
     activation: Activation = "softmax",
     **options: Any,
@@ -219,6 +225,8 @@ def build(
     Args:
         backbone: A friendly name or any timm name.
         classes: Class names in the order that the outputs shall have.
+        shorter_side: Of the images to be classified, in pixels (`Dataset.shorter_side`); tiny ones are enlarged less
+            unless an `image_size` is given. 0: not known.
         seed: Of the head's first weights (and of the backbone's with `weights="none"`).
         activation: `softmax`, or `sigmoid` for one-vs-rest.
         **options: Fields of `ModelOptions`.
@@ -233,7 +241,10 @@ def build(
         raise UsageError(f"classes = {list(classes)}; expected at least two different names.")
     spec = find_backbone(chosen.backbone)
     configuration = timm.models.get_pretrained_cfg(spec.timm_name)
-    size = chosen.image_size or (configuration.input_size[-1] if configuration else 224)
+    native = configuration.input_size[-1] if configuration else 224
+    size = chosen.image_size or native
+    if not chosen.image_size and not (configuration and configuration.fixed_input_size):
+        size = size_for(native, shorter_side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, record = build_backbone(spec, chosen.weights, size)
@@ -255,6 +266,17 @@ def build(
             activation=activation,
             weights=record,
         )
+
+
+def size_for(native: int, shorter_side: int) -> int:
+    """The side of the input for images of this shorter side, for a backbone that takes any size.
+
+    Images less than half as large as the backbone's own size hold nothing that a full enlargement would show: on
+    CIFAR-10, 160 pixels instead of 224 cost no accuracy and half the time (docs/architecture.md).
+    """
+    if not 0 < shorter_side < native / 2:
+        return native
+    return max(32, round(native * 5 / 7 / 32) * 32)
 
 
 def _rgb(values: Sequence[float]) -> tuple[float, float, float]:

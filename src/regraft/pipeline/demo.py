@@ -23,7 +23,8 @@ SETTINGS = (
     "training.views=2",
     "training.finetune_from=blocks.5",
     "training.finetune_epochs=4",
-    "training.finetune_lr=2e-4",
+    "training.finetune_lr=3e-4",
+    "training.label_smoothing=0",
 )
 
 

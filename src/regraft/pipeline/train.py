@@ -77,7 +77,15 @@ def train_from(
         listener.note(note)
     listener.note(describe(split))
     options = asdict(config.model)
-    model = build(options.pop("backbone"), classes=split.classes, seed=config.training.seed, **options)
+    model = build(
+        options.pop("backbone"),
+        classes=split.classes,
+        shorter_side=dataset.shorter_side,
+        seed=config.training.seed,
+        **options,
+    )
+    if (size := model.preprocessing.size) < model.spec.image_size and not config.model.image_size:
+        listener.note(f"Images of {dataset.shorter_side} pixels: {size} is enough for the input (model.image_size).")
     return train(
         model,
         split,

@@ -51,7 +51,7 @@ class TrainingOptions:
         ),
     ] = "auto"
     finetune_epochs: Annotated[int, Field(ge=0, le=10_000, description="epochs of the fine-tuning phase")] = 10
-    finetune_lr: Annotated[float, Field(gt=0, description="highest learning rate of the fine-tuning phase")] = 3e-4
+    finetune_lr: Annotated[float, Field(gt=0, description="highest learning rate of the fine-tuning phase")] = 5e-4
     keep_finetuned: Annotated[
         Literal["if_better", "always"],
         Field(description="if_better: fine-tuning is kept only if validation says that it pays"),
@@ -72,7 +72,7 @@ class TrainingOptions:
     )
     label_smoothing: Annotated[
         float, Field(ge=0, lt=1, description="share of the target that is spread over all classes")
-    ] = 0.0
+    ] = 0.1
     class_weights: Annotated[
         Literal["none", "balanced"],
         Field(description="balanced: every class weighs the same, however many images it has"),
