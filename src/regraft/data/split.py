@@ -76,7 +76,7 @@ def _assign(pool: Sequence[Sample], fractions: Mapping[Part, float], seed: int) 
     waiting = Counter(label for bundle in bundles for label in {s.label for s in bundle})
 
     def lot(bundle: Sequence[Sample]) -> tuple[int, bytes]:
-        key = f"{seed}:{min(s.sha256 for s in bundle)}:{bundle[0].path}"
+        key = f"{seed}:{min(s.sha256 for s in bundle)}"  # no path: a data set that moves keeps its split
         return -len(bundle), hashlib.sha256(key.encode()).digest()
 
     for bundle in sorted(bundles, key=lot):
