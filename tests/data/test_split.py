@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from regraft.data.dataset import PARTS, Dataset, Part, Sample, Split
 from regraft.data.scan import scan
-from regraft.data.split import split, write_split
+from regraft.data.split import bundle_ids, split, write_split
 from regraft.errors import UsageError
 
 
@@ -250,3 +251,26 @@ def test_the_columns_of_a_written_split(tmp_path):
     assert header == ["path", "label", "part", "sha256"]
     assert sorted(row[2] for row in rows) == ["train", "val"]
     assert all(row[1] == "cat" and len(row[3]) == 64 for row in rows)
+
+
+@pytest.mark.parametrize(("each", "expected"), [(3, (120, 15, 15)), (5, (200, 25, 25)), (14, (560, 70, 70))])
+def test_many_small_classes_fill_all_parts(each, expected):
+    samples = [s for i in range(50) for s in images(f"class{i:02d}", each)]
+    assert sizes(split(dataset_of(samples))) == expected
+
+
+def test_a_data_set_that_moves_keeps_its_split():
+    samples = images("cat", 60) + images("dog", 60)
+    moved = [dataclasses.replace(s, path=f"/elsewhere/{s.path}") for s in samples]
+    first, second = (split(dataset_of(rows)) for rows in (samples, moved))
+    assert [s.part for s in first.dataset.samples] == [s.part for s in second.dataset.samples]
+
+
+def test_bundle_ids_hold_groups_and_copies_together():
+    samples = [
+        Sample("1.png", "cat", "a", None, "g"),
+        Sample("2.png", "dog", "b", None, "g"),
+        Sample("3.png", "dog", "b", None, None),
+        Sample("4.png", "cat", "c", None, None),
+    ]
+    assert bundle_ids(samples).tolist() == [0, 0, 0, 1]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -8,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 import regraft
 from regraft.config import load_config
 from regraft.data.dataset import Dataset
 from regraft.errors import DataError, RunError, UsageError
+from regraft.pipeline.evaluate import predict_dataset
 from regraft.pipeline.train import train_from
+from regraft.training.progress import Silence
 
 SETTINGS = (
     "model.image_size=32",
@@ -170,3 +174,57 @@ def test_interrupted_training_leaves_a_usable_run(squares_folder: Path, tmp_path
     assert not (tmp_path / "run" / ".scratch").exists()
     with pytest.raises(RunError, match="stopped before it was evaluated"):
         run.evaluate()
+
+
+def test_one_array_is_one_image(run: regraft.Run) -> None:
+    image = np.zeros((40, 50, 3), np.uint8)
+    assert len(run.predict(image)) == len(regraft.predict(run, image)) == 1
+    assert len(run.predict(np.stack([image, image]))) == 2
+
+
+def test_what_a_killed_run_left_is_cleared_away(squares_split: regraft.Split, tmp_path: Path) -> None:
+    left = tmp_path / "run" / ".scratch" / "regraft-dead"
+    left.mkdir(parents=True)
+    (left / "activations.bin").write_bytes(b"half")
+    model = regraft.build("mobilenetv2", classes=squares_split.classes, weights="none", image_size=32)
+    run = regraft.train(model, squares_split, out=tmp_path / "run", finetune_from="none", views=1)
+    assert run.metrics["test"]["count"] > 0
+    assert sorted(f.name for f in run.path.iterdir() if f.name.startswith(".")) == []
+    config = load_config(run.path / "config.toml")
+    assert (config.model.weights, config.model.image_size) == ("none", 32)
+
+
+def test_a_folder_in_use_is_refused_and_an_unused_one_not_left(squares_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with FileLock(out / ".lock"), pytest.raises(RunError, match="Another process"):
+        train_from(squares_folder, load_config(None, SETTINGS), out)
+    with pytest.raises(UsageError, match="does not exist"):
+        train_from(tmp_path / "nowhere", load_config(None, SETTINGS), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_evaluation_allows_as_many_pixels_as_the_scan_did(squares_folder: Path) -> None:
+    dataset = regraft.scan(squares_folder)
+    model = regraft.build("mobilenetv2", classes=dataset.classes, weights="none", image_size=32)
+    assert len(predict_dataset(model, dataclasses.replace(dataset, max_pixels=1_600))) == len(dataset)
+    with pytest.raises(DataError, match="more than 1,599 allowed"):
+        predict_dataset(model, dataclasses.replace(dataset, max_pixels=1_599))
+
+
+def test_too_few_images_for_a_part_are_noted(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class Listener(Silence):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        folder = tmp_path / "data" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    settings = ("model.image_size=32", "training.finetune_from=none", "training.views=1", "data.val=0", "data.test=0.1")
+    run = train_from(tmp_path / "data", load_config(None, settings), tmp_path / "run", listener=Listener())
+    assert any("too few images (or groups) for a test part" in note for note in notes)
+    assert "test" not in run.metrics

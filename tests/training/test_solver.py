@@ -91,3 +91,19 @@ def test_views_of_one_image_share_a_fold() -> None:
     noise = torch.from_numpy(rng.normal(size=(40, 300))).float()
     labels = torch.from_numpy(rng.integers(0, 2, 40))
     assert strength_by_cross_validation(noise.repeat(3, 1), labels.repeat(3), _objective(2), views=3) >= 1.0
+
+
+def test_images_of_one_bundle_share_a_fold() -> None:
+    # Ten sources, each in six copies, with random labels: only folds that tear the copies apart see anything to learn.
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(10, 40, generator=generator).repeat(6, 1)
+    labels = torch.tensor([0, 1] * 5).repeat(6)
+    bundles = np.tile(np.arange(10), 6)
+    torn = strength_by_cross_validation(features, labels, _objective(2), views=1)
+    whole = strength_by_cross_validation(features, labels, _objective(2), views=1, bundles=bundles)
+    assert whole > torn
+
+
+def test_two_images_are_enough_for_a_strength() -> None:
+    features = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert strength_by_cross_validation(features, torch.tensor([0, 1]), _objective(2), views=1) in STRENGTHS

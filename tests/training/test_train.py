@@ -302,3 +302,29 @@ def test_wrong_use_is_refused(squares_split: Split) -> None:
     empty = Split(squares_split.dataset.with_samples([s for s in squares_split.dataset.samples if s.part != "train"]))
     with pytest.raises(DataError, match="no image"):
         train(_model(squares_split), empty)
+
+
+def test_what_could_only_fail_later_is_refused_at_once(squares_split: Split) -> None:
+    with pytest.raises(UsageError, match="nothing would be trained"):
+        train(_model(squares_split), squares_split, head_epochs=0, finetune_epochs=0)
+    vit = build("vit_s16", classes=squares_split.classes, weights="none", image_size=32)
+    with pytest.raises(UsageError, match="CutMix cuts maps"):
+        train(vit, squares_split, augmentation=Augmentation(cutmix=1.0), finetune_from=-20)
+
+
+def test_cutmix_goes_with_an_mlp_head(squares_split: Split) -> None:
+    model = _model(squares_split, head="mlp")
+    result = train(
+        model, squares_split, augmentation=Augmentation(cutmix=1.0), head_epochs=1, finetune_epochs=1, batch_size=8
+    )
+    assert [row.phase for row in result.history] == ["head", "finetune"]
+
+
+def test_an_interrupted_training_does_not_invent_an_accuracy(squares_split: Split) -> None:
+    class Impatient(Silence):
+        def epoch(self, row: Epoch) -> None:
+            if row.phase == "finetune":
+                raise KeyboardInterrupt
+
+    result = train(_model(squares_split), squares_split, finetune_epochs=2, views=1, listener=Impatient())
+    assert (result.stopped, result.train_accuracy) == ("interrupted", None)

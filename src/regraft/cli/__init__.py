@@ -7,6 +7,7 @@ answers at once.
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -49,6 +50,9 @@ def _options(
 
 def main() -> None:
     """Run the command and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may be anything
     try:
         app()
     except RegraftError as error:
@@ -56,3 +60,6 @@ def main() -> None:
     except BrokenPipeError:  # `regraft predict ... | head`
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:  # no permission, a full disk, a drive that went away
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(fail(RegraftError(f"{where}{error.strerror or error}")))

@@ -19,12 +19,13 @@ def command(
     clock = Clock()
     screen = console(json)
     with screen.status("Starting"):
-        from regraft.pipeline.demo import demo_config, write_demo_manifest
+        from regraft.pipeline.demo import demo_config, demo_images, write_demo_manifest
         from regraft.pipeline.train import new_folder, train_from
 
     config = demo_config()
+    images = demo_images()
     path = new_folder(out, "demo", "solar-cells")
-    manifest = write_demo_manifest(path / "demo.csv")
+    manifest = write_demo_manifest(path / "demo.csv", images)
     screen.print("Electroluminescence images of solar cells: which of them are defective?")
     screen.print("[dim]ELPV data set, Deitsch et al., CC BY-NC-SA 4.0; read where its wheel lies.[/dim]\n")
     with listening(screen) as listener:

@@ -56,7 +56,7 @@ def command(
             emit.append(lambda prediction: shown.add_row(*_cells(prediction, count)))
         if csv:
             temporary = stack.enter_context(replacing(csv))
-            handle = stack.enter_context(temporary.open("w", newline="", encoding="utf-8"))
+            handle = stack.enter_context(temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
             writer = csv_module.writer(handle, lineterminator="\n")
             writer.writerow(["path", "label", "confidence", *[f"p({name})" for name in loaded.classes], "error"])
             emit.append(lambda prediction: writer.writerow(_row(prediction)))

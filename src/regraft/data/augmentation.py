@@ -53,7 +53,9 @@ class Augmentation:
 
 def random_key(*parts: int) -> int:
     """A 63-bit seed from whole numbers such as (seed, epoch, step); nearby keys give unrelated streams."""
-    return int(np.random.SeedSequence([part % 2**32 for part in parts]).generate_state(1, np.uint64)[0] >> 1)
+    return int(
+        np.random.SeedSequence([len(parts), *(part % 2**32 for part in parts)]).generate_state(1, np.uint64)[0] >> 1
+    )
 
 
 def augment(pixels: torch.Tensor, augmentation: Augmentation, key: int) -> torch.Tensor:

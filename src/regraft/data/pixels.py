@@ -15,6 +15,7 @@ import numpy as np
 
 from regraft.data.dataset import Dataset
 from regraft.data.preprocessing import Preprocessing
+from regraft.files import reserve
 
 
 def load_pixels(
@@ -39,11 +40,13 @@ def load_pixels(
 
     Raises:
         ImageError: An image that `scan` could read can no longer be read.
+        RunError: The disk has no room for the file.
     """
     shape = (len(dataset), preprocessing.size, preprocessing.size, 3)
     if not len(dataset):
         return np.empty(shape, dtype=np.uint8)
     pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    reserve(file, file.stat().st_size, "Decoded images")
 
     def prepare(i: int) -> None:  # writes where it belongs: decoded images do not pile up behind a slow disk
         pixels[i] = preprocessing(dataset.source(dataset.samples[i]), max_pixels=dataset.max_pixels)

@@ -23,6 +23,8 @@ from regraft.models.registry import DEFAULT_BACKBONE, BackboneSpec, find_backbon
 from regraft.models.stages import Stage, cut, resolve_boundary
 from regraft.models.weights import WeightsRecord, build_backbone
 
+#: Pixels a side; below it no backbone has a map left.
+SMALLEST = 16
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
@@ -59,7 +61,9 @@ class ModelOptions:
     head_widths: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, description="widths of the mlp's layers")
     ] = (256,)
-    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the last layer, while training")] = 0.2
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="dropout before the last layer of an mlp, while training")
+    ] = 0.2
 
 
 class Classifier(nn.Module):
@@ -217,7 +221,6 @@ def build(
     classes: Sequence[str],
     shorter_side: int = 0,
     seed: int = 0,
-    activation: Activation = "softmax",
     **options: Any,
 ) -> Classifier:
     """Build a classifier: a pretrained backbone and a new head.
@@ -228,7 +231,6 @@ def build(
         shorter_side: Of the images to be classified, in pixels (`Dataset.shorter_side`); tiny ones are enlarged less
             unless an `image_size` is given. 0: not known.
         seed: Of the head's first weights (and of the backbone's with `weights="none"`).
-        activation: `softmax`, or `sigmoid` for one-vs-rest.
         **options: Fields of `ModelOptions`.
 
     Raises:
@@ -237,6 +239,8 @@ def build(
         UsageError: Fewer than two classes, or one of them twice.
     """
     chosen = ModelOptions(backbone=backbone, **options)
+    if 0 < chosen.image_size < SMALLEST:
+        raise UsageError(f"image_size = {chosen.image_size}; expected 0 (automatic) or {SMALLEST} to 2048 pixels.")
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise UsageError(f"classes = {list(classes)}; expected at least two different names.")
     spec = find_backbone(chosen.backbone)
@@ -255,7 +259,7 @@ def build(
             mean=_rgb(configuration.mean) if configuration else Preprocessing.mean,
             std=_rgb(configuration.std) if configuration else Preprocessing.std,
         )
-        return Classifier(
+        return _fitted(
             spec,
             network,
             classes,
@@ -263,9 +267,17 @@ def build(
             pooling=chosen.pooling,
             widths=chosen.head_widths if chosen.head == "mlp" else (),
             dropout=chosen.dropout if chosen.head == "mlp" else 0.0,
-            activation=activation,
             weights=record,
         )
+
+
+def _fitted(spec: BackboneSpec, network: torch.nn.Module, *arguments: Any, **options: Any) -> Classifier:
+    try:
+        return Classifier(spec, network, *arguments, **options)
+    except RuntimeError as error:  # torch's, from the first pass
+        raise UsageError(
+            f"{spec.name} cannot take images of this size: {error}. Choose a larger image_size."
+        ) from error
 
 
 def size_for(native: int, shorter_side: int) -> int:

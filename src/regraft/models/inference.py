@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from regraft.data.decode import ImageSource
+from regraft.data.decode import MAX_PIXELS, ImageSource
 from regraft.errors import ImageError
 from regraft.models.classifier import Classifier
 
@@ -52,8 +53,19 @@ class Prediction:
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
+def one_or_many(sources: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
+    """A list of the one image, or the images as they are: an array with four axes is a batch, any other is an image."""
+    one = isinstance(sources, (str, Path, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4)
+    return [sources] if one else sources  # type: ignore[list-item,return-value]  # the line above told them apart
+
+
 def predict_images(
-    model: Classifier, sources: Iterable[ImageSource], *, batch_size: int = 32, workers: int | None = None
+    model: Classifier,
+    sources: Iterable[ImageSource],
+    *,
+    batch_size: int = 32,
+    max_pixels: int = MAX_PIXELS,
+    workers: int | None = None,
 ) -> Iterator[Prediction]:
     """Predict any number of images as a stream.
 
@@ -61,6 +73,7 @@ def predict_images(
         model: In any mode; it is used for inference and left as it was.
         sources: Paths, encoded bytes or arrays; read as they are needed.
         batch_size: Images for one pass of the network.
+        max_pixels: Larger images count as unreadable.
         workers: Threads that decode ahead; default: one a core.
 
     Yields:
@@ -73,7 +86,7 @@ def predict_images(
     try:
         for source in sources:
             name = "" if isinstance(source, (bytes, np.ndarray)) else str(source)
-            waiting.append((name, pool.submit(_read, model, source)))
+            waiting.append((name, pool.submit(_read, model, source, max_pixels)))
             if len(waiting) >= 2 * batch_size + count:
                 batch.append(_next(waiting))
                 if len(batch) == batch_size:
@@ -108,9 +121,9 @@ def probabilities_of(model: Classifier, pixels: torch.Tensor) -> np.ndarray:
         model.train(was_training)
 
 
-def _read(model: Classifier, source: ImageSource) -> np.ndarray | str:
+def _read(model: Classifier, source: ImageSource, max_pixels: int) -> np.ndarray | str:
     try:
-        return model.preprocessing(source)
+        return model.preprocessing(source, max_pixels=max_pixels)
     except ImageError as error:
         return error.reason
 

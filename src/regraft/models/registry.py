@@ -151,7 +151,12 @@ def hub_file_on_disk(spec: BackboneSpec) -> bool:
     """Whether the hub's weights lie in its cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    return any(
-        isinstance(try_to_load_from_cache(f"timm/{spec.timm_name}", name), str)
-        for name in ("model.safetensors", "pytorch_model.bin")
+    repository = f"timm/{spec.timm_name}"
+    if "." not in spec.timm_name:  # no tag: timm knows which weights it would take
+        import timm
+
+        configuration = timm.models.get_pretrained_cfg(spec.timm_name)
+        repository = configuration.hf_hub_id if configuration and configuration.hf_hub_id else ""
+    return bool(repository) and any(
+        isinstance(try_to_load_from_cache(repository, name), str) for name in ("model.safetensors", "pytorch_model.bin")
     )

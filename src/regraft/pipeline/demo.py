@@ -23,7 +23,7 @@ SETTINGS = (
     "training.views=2",
     "training.finetune_from=blocks.5",
     "training.finetune_epochs=4",
-    "training.finetune_lr=3e-4",
+    "training.finetune_lr=1e-4",
     "training.label_smoothing=0",
 )
 
@@ -33,8 +33,8 @@ def demo_config() -> Config:
     return load_config(None, SETTINGS)
 
 
-def write_demo_manifest(file: Path) -> Path:
-    """Write a manifest of the cells that are certainly functional or certainly defective.
+def demo_images() -> Path:
+    """The folder of the wheel's images and labels.
 
     Raises:
         MissingExtraError: The wheel is not installed.
@@ -42,7 +42,11 @@ def write_demo_manifest(file: Path) -> Path:
     found = importlib.util.find_spec("elpv_dataset")
     if found is None or found.origin is None:
         raise MissingExtraError("The demo", "demo")
-    folder = Path(found.origin).parent / "data"
+    return Path(found.origin).parent / "data"
+
+
+def write_demo_manifest(file: Path, folder: Path) -> Path:
+    """Write a manifest of the cells in `folder` that are certainly functional or certainly defective."""
     rows = []
     for line in (folder / "labels.csv").read_text().splitlines():
         name, probability, _kind = line.split()

@@ -32,8 +32,8 @@ def evaluate(
 
     Args:
         model: A run, a model, or predictions that exist already.
-        data: Labelled images, or a path that `scan` takes. Without it, a run's kept predictions are evaluated.
-        part: Of data that comes in parts; default: test where there is one, else everything.
+        data: Labelled images, or a path that `scan` takes. Without it, the predictions that a run keeps are evaluated.
+        part: Of data that comes in parts; default: test where there is one, else everything (val, of a run's own).
 
     Raises:
         UsageError: A model without data.
@@ -44,7 +44,7 @@ def evaluate(
     if data is None:
         if not isinstance(model, Run):
             raise UsageError("evaluate(model) needs labelled data: evaluate(model, dataset).")
-        return model.evaluate(part or "test")
+        return model.evaluate(part)
     classifier = model.classifier if isinstance(model, Run) else model
     return evaluate_predictions(predict_dataset(classifier, labelled(data, classifier, part)))
 
@@ -95,7 +95,9 @@ def predict_dataset(
     rows: list[np.ndarray] = []
     sources = (dataset.source(sample) for sample in dataset.samples)
     for prediction, sample in zip(
-        predict_images(classifier, sources, batch_size=batch_size), dataset.samples, strict=True
+        predict_images(classifier, sources, batch_size=batch_size, max_pixels=dataset.max_pixels),
+        dataset.samples,
+        strict=True,
     ):
         if prediction.error is not None:
             raise DataError(f"{sample.path} can no longer be read: {prediction.error}")

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from regraft.data.decode import ImageSource
 from regraft.data.scan import find_images
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, predict_images
+from regraft.models.inference import Prediction, one_or_many, predict_images
 from regraft.pipeline.run import Run
 
 
@@ -30,9 +28,7 @@ def predict(
         One `Prediction` an image, in order.
     """
     classifier = model.classifier if isinstance(model, Run) else model
-    if isinstance(sources, (str, Path, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
-        sources = [sources]
-    return list(predict_images(classifier, sources, batch_size=batch_size))
+    return list(predict_images(classifier, one_or_many(sources), batch_size=batch_size))
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:

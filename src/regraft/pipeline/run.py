@@ -14,13 +14,13 @@ from typing import Any
 
 from regraft.data.dataset import Part
 from regraft.data.decode import ImageSource
-from regraft.errors import RunError
+from regraft.errors import RunError, UsageError
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.models.checkpoint import load_classifier, read_description
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, predict_images
+from regraft.models.inference import Prediction, one_or_many, predict_images
 
 CONFIG, SPLIT, HISTORY, METRICS, PREDICTIONS = (
     "config.toml",
@@ -81,17 +81,23 @@ class Run:
 
     def predict(self, sources: ImageSource | Iterable[ImageSource], *, batch_size: int = 32) -> list[Prediction]:
         """Predict one image or many; see `regraft.predict`."""
-        return list(
-            self.stream([sources] if isinstance(sources, (str, Path, bytes)) else sources, batch_size=batch_size)
-        )
+        return list(self.stream(one_or_many(sources), batch_size=batch_size))
 
     def stream(self, sources: Iterable[ImageSource], *, batch_size: int = 32) -> Iterator[Prediction]:
         """Predict any number of images, one answer after the other."""
         return predict_images(self.classifier, sources, batch_size=batch_size)
 
-    def evaluate(self, part: Part = "test") -> Evaluation:
-        """Evaluate the kept predictions of one part."""
-        return evaluate_predictions(self.predictions.part(part))
+    def evaluate(self, part: Part | None = None) -> Evaluation:
+        """Evaluate the kept predictions of one part; default: test, or val where there is no test part.
+
+        Raises:
+            UsageError: The run keeps no predictions of this part.
+        """
+        present = set(self.predictions.parts)
+        chosen = part or ("test" if "test" in present else "val")
+        if chosen not in present:
+            raise UsageError(f"{self.path} keeps predictions of {', '.join(sorted(present))}; {chosen} needs the data.")
+        return evaluate_predictions(self.predictions.part(chosen))
 
     def _text(self, name: str) -> str:
         file = self.path / name

@@ -6,16 +6,20 @@ moment that the head was trained.
 
 from __future__ import annotations
 
+import itertools
 import re
 import resource
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from regraft.config import Config
 from regraft.data.augmentation import Augmentation
@@ -43,6 +47,7 @@ from regraft.training.train import Training
 from regraft.training.train import train as train_classifier
 
 RUNS = Path("runs")
+_SCRATCH = ".scratch"
 _PART_TITLES = {"val": "Validation", "test": "Test"}
 
 
@@ -61,19 +66,23 @@ def train_from(
         RegraftError: Any of its kinds.
     """
     listener = listener or Silence()
-    # What can be known to be wrong without looking at the images is said before the work begins.
+    # What is quickly known to be wrong is said before the work begins.
     find_backbone(config.model.backbone)
     choose_precision(config.training.precision, choose_device(config.training.device))
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
-    path = new_folder(out, Path(data).resolve().stem, config.model.backbone)
+    with _claimed(new_folder(out, Path(data).resolve().stem, config.model.backbone)) as path:
+        return _train_from(data, config, path, listener)
+
+
+def _train_from(data: Path | str, config: Config, path: Path, listener: Listener) -> Run:
     dataset = scan(
         data,
         on_bad=config.data.on_bad,
         progress=lambda done, total: listener.work("scan", done, total, "images"),
     )
     split = split_with(dataset, config)
-    for note in dataset.notes:
+    for note in (*dataset.notes, *_missing_parts(split, config)):
         listener.note(note)
     listener.note(describe(split))
     options = asdict(config.model)
@@ -86,15 +95,7 @@ def train_from(
     )
     if (size := model.preprocessing.size) < model.spec.image_size and not config.model.image_size:
         listener.note(f"Images of {dataset.shorter_side} pixels: {size} is enough for the input (model.image_size).")
-    return train(
-        model,
-        split,
-        out=path,
-        augmentation=config.augmentation,
-        listener=listener,
-        config=config,
-        **asdict(config.training),
-    )
+    return _train(model, split, path, config, listener, asdict(config.training))
 
 
 def split_with(dataset: Dataset, config: Config) -> Split:
@@ -110,7 +111,6 @@ def train(
     out: Path | str | None = None,
     augmentation: Augmentation | None = None,
     listener: Listener | None = None,
-    config: Config | None = None,
     **options: Any,
 ) -> Run:
     """Train a model on a split, evaluate it, and keep all of it in a run's folder.
@@ -121,39 +121,43 @@ def train(
         out: The run's folder; it must not hold a run yet. Default: a new one under `runs/`.
         augmentation: Of the training images; default: flips, crops and colours.
         listener: Told how far the work is.
-        config: What to write as the run's configuration; default: made from the other arguments.
         **options: Fields of `TrainingOptions`, such as `finetune_epochs=5`.
 
     Raises:
         RunError: `out` holds a run already.
         RegraftError: Whatever else goes wrong.
     """
-    listener = listener or Silence()
-    path = new_folder(out, "run", model.spec.name)
-    config = config or _config_of(model, augmentation or Augmentation(), options)
-    path.mkdir(parents=True, exist_ok=True)
+    config = _config_of(model, augmentation or Augmentation(), options)
+    with _claimed(new_folder(out, "run", model.spec.name)) as path:
+        return _train(model, split, path, config, listener or Silence(), options)
+
+
+def _train(
+    model: Classifier, split: Split, path: Path, config: Config, listener: Listener, options: Mapping[str, Any]
+) -> Run:
     write_text(path / CONFIG, config.to_toml())
     write_split(path / SPLIT, split)
-    scratch = path / ".scratch"
-    try:
-        training = train_classifier(
-            model,
-            split,
-            augmentation=augmentation,
-            scratch=scratch,
-            listener=listener,
-            on_better=lambda better: save_classifier(better, path),
-            **options,
-        )
-    finally:
-        if scratch.is_dir():
-            scratch.rmdir()
+    training = train_classifier(
+        model,
+        split,
+        augmentation=config.augmentation,
+        scratch=path / _SCRATCH,
+        listener=listener,
+        on_better=lambda better: save_classifier(better, path),
+        **options,
+    )
     model.cpu()
     save_classifier(model, path)
     _write_history(path / HISTORY, training)
     plot_history([row.to_row() for row in training.history], path / "plots" / "training_history.png")
     _evaluate(path, model, split, training, listener)
     return Run(path, model)
+
+
+def _missing_parts(split: Split, config: Config) -> Iterator[str]:
+    for part, share in (("val", config.data.val), ("test", config.data.test)):
+        if share and part not in set(split):
+            yield f"There are too few images (or groups) for a {part} part of {share:g}."
 
 
 def describe(split: Split) -> str:
@@ -225,7 +229,9 @@ def _draw(folder: Path, predictions: Predictions, split: Split, part: str) -> No
     sample_of = {sample.path: sample for sample in split.dataset.samples}
     tiles = [
         SampleTile(
-            image=decode_image(split.dataset.source(sample_of[predictions.ids[i]])),
+            image=decode_image(
+                split.dataset.source(sample_of[predictions.ids[i]]), max_pixels=split.dataset.max_pixels
+            ),
             label=predictions.classes[predictions.labels[i]],
             predicted=predictions.classes[predictions.predicted[i]],
             confidence=float(predictions.confidence[i]),
@@ -245,24 +251,56 @@ def _write_history(file: Path, training: Training) -> None:
     write_csv(file, columns, [["" if row[name] is None else row[name] for name in columns] for row in rows])
 
 
+@contextmanager
+def _claimed(path: Path) -> Iterator[Path]:
+    """Hold a run's folder against other processes; what a killed one left behind is cleared away.
+
+    Raises:
+        RunError: Another process is at work in it, or has finished a run in it meanwhile.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"Another process is training in {path}. Wait for it, or choose another --out.") from error
+    try:
+        _refuse_a_run(path)
+        shutil.rmtree(path / _SCRATCH, ignore_errors=True)
+        yield path
+    finally:
+        shutil.rmtree(path / _SCRATCH, ignore_errors=True)
+        lock.release()
+        with suppress(OSError):
+            (path / ".lock").unlink(missing_ok=True)
+            path.rmdir()  # if nothing came of it
+
+
+def _refuse_a_run(path: Path) -> None:
+    if (path / "model.json").exists():
+        raise RunError(f"{path} holds a run already. Choose another --out, or remove the folder.")
+
+
 def new_folder(out: Path | str | None, *names: str) -> Path:
-    """The folder for a new run: `out`, or one under `runs/` that is not there yet.
+    """The folder for a new run: `out`, or one under `runs/` that was not there and is now.
 
     Raises:
         RunError: `out` holds a run already, or is a file.
     """
     if out is not None:
         path = Path(out)
-        if (path / "model.json").exists():
-            raise RunError(f"{path} holds a run already. Choose another --out, or remove the folder.")
+        _refuse_a_run(path)
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file; expected a folder for the run.")
         return path
     stem = re.sub(r"[^\w.-]+", "-", "-".join(names))
-    number = 1
-    while (path := RUNS / (stem if number == 1 else f"{stem}-{number}")).exists():
-        number += 1
-    return path
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = RUNS / (stem if number == 1 else f"{stem}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir()  # two processes never get the same one
+            return path
+    raise AssertionError
 
 
 def _config_of(model: Classifier, augmentation: Augmentation, options: Mapping[str, Any]) -> Config:
@@ -274,6 +312,8 @@ def _config_of(model: Classifier, augmentation: Augmentation, options: Mapping[s
             pooling=model.pooling,
             head="mlp" if model.head.widths else "linear",
             head_widths=model.head.widths or ModelOptions().head_widths,
+            dropout=model.head.dropout if model.head.widths else ModelOptions().dropout,
+            weights=model.weights.name if model.weights.source == "file" else model.weights.source,
         ),
         augmentation=augmentation,
         training=TrainingOptions(**options),

@@ -134,8 +134,9 @@ def run_phase(
                 with autocast(device, precision):
                     if boundary == 0:
                         inputs = model.activations(inputs, 0)
-                    logits = model.logits_from(inputs, boundary)
-                loss = objective(logits.float(), wanted)
+                    features = model.features_from(inputs, boundary)
+                logits = model.head(features)  # in float32, as everywhere
+                loss = objective(logits, wanted)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
                 scaler.step(optimizer)
@@ -224,13 +225,14 @@ def predict_logits(
     """
     model.eval()
     device, out = model.mean.device, []
-    with torch.inference_mode(), autocast(device, precision):
+    with torch.inference_mode():
         for start in range(0, len(activations), 128):
             batch = activations.values[view, start : start + 128].to(device)
             if batch.ndim == 4:
                 batch = batch.contiguous(memory_format=torch.channels_last)
-            run = model.features_from if features else model.logits_from
-            out.append(run(batch, activations.boundary).float().cpu())
+            with autocast(device, precision):
+                values = model.features_from(batch, activations.boundary)
+            out.append((values.float() if features else model.head(values)).cpu())
     return torch.cat(out)
 
 

@@ -64,7 +64,9 @@ class TrainingOptions:
         Field(
             ge=1,
             le=256,
-            description="augmented versions of each training image that are kept while the prefix is frozen",
+            description=(
+                "versions of each training image that are kept while the prefix is frozen: itself and augmented ones"
+            ),
         ),
     ] = 8
     loss: Annotated[Loss, Field(description="cross_entropy, or binary_cross_entropy (one against the rest)")] = (
@@ -101,7 +103,8 @@ class TrainingOptions:
         Monitor,
         Field(
             description=(
-                "what the best epoch is chosen by: val_loss, val_accuracy or val_macro_f1; without a val part, train's"
+                "what the best epoch is chosen by: val_loss, val_accuracy or val_macro_f1; without a val part the "
+                "last epoch is kept, and nothing stops early"
             )
         ),
     ] = "val_accuracy"

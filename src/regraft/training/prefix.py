@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from regraft.data.augmentation import Augmentation, augment, random_key
+from regraft.files import reserve
 from regraft.models.classifier import Classifier
 from regraft.training.hardware import autocast
 from regraft.training.progress import Listener
@@ -87,12 +88,17 @@ def run_prefix(
         batch_size: Images for one pass; the result depends on it in the last bits only.
         listener: Told after each batch.
         name: What the work is called there.
+
+    Raises:
+        RunError: The disk has no room for the file.
     """
     count, device = len(pixels), model.mean.device
     shape: tuple[int, ...] = model.stages[boundary - 1].shape if boundary else (3, *pixels.shape[1:3])
     total = views * count
+    file.unlink(missing_ok=True)
+    reserve(file, total * math.prod(shape) * precision.itemsize, "The activations of all views")
     values = torch.from_file(
-        str(_file_of_size(file, total * math.prod(shape) * precision.itemsize)),
+        str(file),
         shared=True,
         size=total * math.prod(shape),
         dtype=precision,
@@ -109,9 +115,3 @@ def run_prefix(
                 )
                 listener.work(name, view * count + min(start + batch_size, count), total)
     return Activations(values, boundary)
-
-
-def _file_of_size(file: Path, size: int) -> Path:
-    with file.open("wb") as handle:
-        handle.truncate(size)
-    return file

@@ -69,7 +69,7 @@ def solve_path(
     device = features.device
     mean = features.mean(dim=0)
     # A feature that hardly varies must not be blown up.
-    deviation = features.std(dim=0).clamp_min(1e-3 * float(features.std()) + 1e-12)
+    deviation = features.std(dim=0, correction=0).clamp_min(1e-3 * float(features.std()) + 1e-12)
     standard = (features - mean) / deviation
     targets = objective.targets(labels.to(device))
     classes = targets.shape[1]
@@ -113,6 +113,7 @@ def strength_by_cross_validation(
     objective: Objective,
     *,
     views: int,
+    bundles: np.ndarray | None = None,
     folds: int = 5,
     seed: int = 0,
 ) -> float:
@@ -123,19 +124,26 @@ def strength_by_cross_validation(
         labels: (views * N,).
         objective: The loss.
         views: K.
-        folds: At most; never more than images.
+        bundles: int64 (N,), a number for each image; those with the same number share a fold. Default: each alone.
+        folds: At most; never more than bundles.
         seed: Of the folds.
     """
     count = len(labels) // views
-    folds = max(2, min(folds, count))
-    fold = np.empty(count, dtype=np.int64)
+    _, first, bundle = np.unique(
+        np.arange(count) if bundles is None else bundles, return_index=True, return_inverse=True
+    )
+    folds = max(2, min(folds, len(first)))
+    fold_of = np.empty(len(first), dtype=np.int64)
     # Class by class, so that folds keep the proportions.
-    order = np.lexsort((np.random.default_rng(seed).permutation(count), labels[:count].cpu().numpy()))
-    fold[order] = np.arange(count) % folds
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(first)), labels[:count].cpu().numpy()[first]))
+    fold_of[order] = np.arange(len(first)) % folds
+    fold = fold_of[bundle]
     of_row = torch.from_numpy(np.tile(fold, views)).to(features.device)
     losses = np.zeros(len(STRENGTHS))
     for number in range(folds):
         inside, outside = of_row != number, of_row == number
+        if not inside.any() or not outside.any():  # a single bundle: there is nothing to compare
+            return STRENGTHS[len(STRENGTHS) // 2]
         path = solve_path(features[inside], labels[inside], objective, val=(features[outside], labels[outside]))
         losses += [solution.val.loss for solution in path if solution.val is not None]
     return STRENGTHS[int(losses.argmin())]

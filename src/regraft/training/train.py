@@ -18,6 +18,7 @@ import torch
 from regraft.data.augmentation import Augmentation
 from regraft.data.dataset import Split
 from regraft.data.pixels import load_pixels
+from regraft.data.split import bundle_ids
 from regraft.errors import DataError, TrainingError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.training.hardware import choose_device, choose_precision
@@ -44,7 +45,7 @@ class Training:
         seconds: Wall-clock time by step: `decode`, `prefix`, `head`, `finetune`, `total`.
         boundary: Name of the first stage that was fine-tuned, or `head`.
         finetuned: Whether the model handed on is the fine-tuned one.
-        train_accuracy: On the plain training images, 0..1.
+        train_accuracy: On the plain training images, 0..1; None where training ended before it was measured.
         device: That it ran on.
         precision: Of the arithmetic in training.
         stopped: Why it ended early, or None.
@@ -55,7 +56,7 @@ class Training:
     seconds: dict[str, float] = field(default_factory=dict)
     boundary: str = "head"
     finetuned: bool = False
-    train_accuracy: float = 0.0
+    train_accuracy: float | None = None
     device: str = "cpu"
     precision: str = "float32"
     stopped: str | None = None
@@ -149,6 +150,7 @@ class _Trainer:
         finetunes = boundary < len(model.stages) and options.finetune_epochs > 0
         if not finetunes:
             boundary = len(model.stages)
+        self._check(boundary, finetunes)
         self.result.boundary = model.stages[boundary].name if finetunes else "head"
         try:
             self._run_phases(boundary, finetunes)
@@ -171,6 +173,19 @@ class _Trainer:
             self._note("Fine-tuning did not improve validation; the model with only its head trained is kept.")
         self.result.seconds["total"] = time.perf_counter() - started
         return self.result
+
+    def _check(self, boundary: int, finetunes: bool) -> None:
+        """Refuse before any work what could only fail later, and say what an option will not do."""
+        model, options = self.model, self.options
+        if not finetunes and not options.head_epochs:
+            raise UsageError("head_epochs = 0 and no fine-tuning: nothing would be trained.")
+        if self.augmentation.cutmix and finetunes and boundary and len(model.stages[boundary - 1].shape) != 3:
+            raise UsageError(
+                f"CutMix cuts maps, and before {model.stages[boundary].name} {model.spec.name} has tokens; use mixup, "
+                "or finetune_from = all."
+            )
+        if not len(self.split.val) and (options.early_stopping or options.reduce_on_plateau):
+            self._note("There is no val part: the last epoch is kept, and early stopping has nothing to go by.")
 
     def _run_phases(self, boundary: int, finetunes: bool) -> None:
         model, options = self.model, self.options
@@ -224,9 +239,9 @@ class _Trainer:
     def _head(self, train: Activations, val: Activations | None) -> None:
         model, options = self.model, self.options
         model.freeze(len(model.stages))
-        features = torch.stack(
-            [predict_logits(model, train, self.precision, view=v, features=True) for v in range(train.views)]
-        )
+        features = torch.empty(train.views, len(train), model.head.features)
+        for view in range(train.views):
+            features[view] = predict_logits(model, train, self.precision, view=view, features=True)
         val_features = None if val is None else predict_logits(model, val, self.precision, features=True)
         if options.head_optimizer == "lbfgs" and not model.head.widths:
             self._solve(features, val_features)
@@ -245,7 +260,14 @@ class _Trainer:
         val = None if val_features is None else (val_features.to(self.device), self.val_labels.to(self.device))
         strengths = STRENGTHS
         if val is None:
-            best = strength_by_cross_validation(rows, labels, self.objective, views=views, seed=self.options.seed)
+            best = strength_by_cross_validation(
+                rows,
+                labels,
+                self.objective,
+                views=views,
+                bundles=bundle_ids(self.split.train.samples),
+                seed=self.options.seed,
+            )
             strengths = STRENGTHS[: STRENGTHS.index(best) + 1]
         solutions: list[Solution] = []
         for number, solution in enumerate(
@@ -332,7 +354,8 @@ class _Trainer:
             self.labels,
             self.objective,
             val=None if val is None else (val, self.val_labels),
-            augmentation=self.augmentation,
+            # A head reads vectors, out of which CutMix could cut nothing.
+            augmentation=replace(self.augmentation, cutmix=0.0) if phase.name == "head" else self.augmentation,
             precision=self.precision,
             seed=self.options.seed,
             listener=self.listener,
