@@ -71,11 +71,8 @@ def train_from(
     choose_precision(config.training.precision, choose_device(config.training.device))
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
-    with _claimed(new_folder(out, Path(data).resolve().stem, config.model.backbone)) as path:
-        return _train_from(data, config, path, listener)
-
-
-def _train_from(data: Path | str, config: Config, path: Path, listener: Listener) -> Run:
+    if out is not None:
+        _refuse_a_run(Path(out))
     dataset = scan(
         data,
         on_bad=config.data.on_bad,
@@ -95,7 +92,9 @@ def _train_from(data: Path | str, config: Config, path: Path, listener: Listener
     )
     if (size := model.preprocessing.size) < model.spec.image_size and not config.model.image_size:
         listener.note(f"Images of {dataset.shorter_side} pixels: {size} is enough for the input (model.image_size).")
-    return _train(model, split, path, config, listener, asdict(config.training))
+    # Only now, so that a folder for runs within the data is not taken for a class.
+    with _claimed(new_folder(out, Path(data).resolve().stem, config.model.backbone)) as path:
+        return _train(model, split, path, config, listener, asdict(config.training))
 
 
 def split_with(dataset: Dataset, config: Config) -> Split:
@@ -279,6 +278,8 @@ def _claimed(path: Path) -> Iterator[Path]:
 def _refuse_a_run(path: Path) -> None:
     if (path / "model.json").exists():
         raise RunError(f"{path} holds a run already. Choose another --out, or remove the folder.")
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; expected a folder for the run.")
 
 
 def new_folder(out: Path | str | None, *names: str) -> Path:
@@ -290,8 +291,6 @@ def new_folder(out: Path | str | None, *names: str) -> Path:
     if out is not None:
         path = Path(out)
         _refuse_a_run(path)
-        if path.exists() and not path.is_dir():
-            raise RunError(f"{path} is a file; expected a folder for the run.")
         return path
     stem = re.sub(r"[^\w.-]+", "-", "-".join(names))
     RUNS.mkdir(parents=True, exist_ok=True)
