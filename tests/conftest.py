@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,14 @@ def picture(label: str, rng: np.random.Generator, size: int = 40) -> np.ndarray:
     top, left = rng.integers(0, size - side, 2)
     image[top : top + side, left : left + side] = np.array(COLOURS[label]) + rng.integers(-30, 30, (side, side, 3))
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests share a store of their own and leave the user's alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

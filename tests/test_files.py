@@ -11,8 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from regraft.errors import RunError
-from regraft.files import replacing, reserve, sha256_of, write_csv, write_json, write_text
+from regraft.files import replacing, sha256_of, write_csv, write_json, write_text
 
 TEXT = st.text(st.characters(codec="utf-8"))
 
@@ -162,11 +161,3 @@ def test_the_hash_of_a_file(tmp_path, size):
     content = bytes(i % 251 for i in range(1000)) * (size // 1000) + b"x" * (size % 1000)
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
-
-
-def test_room_on_the_disk_is_certain_or_an_error_says_how_much(tmp_path: Path) -> None:
-    reserve(tmp_path / "file", 5_000_000, "Things")
-    assert (tmp_path / "file").stat().st_blocks * 512 >= 5_000_000
-    with pytest.raises(RunError, match=r"Things need 1152921\d+\.\d GB .* free"):
-        reserve(tmp_path / "file", 2**60, "Things")
-    assert not (tmp_path / "file").exists()

@@ -12,13 +12,10 @@ import io
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from regraft.errors import RunError
 
 
 @contextmanager
@@ -57,26 +54,6 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     for row in (columns, *rows):
         (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
     write_text(path, text.getvalue())
-
-
-def reserve(path: Path, size: int, what: str) -> None:
-    """Make a file of `size` bytes whose room on the disk is certain: writing through a memory map cannot fail then.
-
-    Raises:
-        RunError: The disk has not that much room; the file is not left behind.
-    """
-    try:
-        with path.open("ab") as file:
-            file.truncate(size)
-            if size and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free
-        raise RunError(
-            f"{what} need {size / 1e9:.1f} GB in {path.parent}, where {free / 1e9:.1f} GB are free ({error.strerror}). "
-            "Use fewer training.views, a smaller --image-size, or --out on another disk."
-        ) from error
 
 
 def sha256_of(path: Path) -> str:

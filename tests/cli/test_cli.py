@@ -230,3 +230,21 @@ def test_the_readmes_data_layout_with_parts(squares_folder: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert "20 images in 2 classes: 16 train, 4 val, 4 test." not in done.stdout
     assert "24 images in 2 classes: 16 train, 4 val, 4 test." in done.stdout
+
+
+def test_cache_shows_what_is_kept_and_prunes_it(
+    run: Path, squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    assert "0 MB in" in regraft("cache").stdout
+    done = regraft("train", squares_folder, "--out", tmp_path / "run", *FAST)
+    assert done.returncode == 0, done.stderr
+    shown = regraft("cache").stdout
+    for words in ("pixels", "32 px, stretch", "efficientnet_lite0 before blocks.3.0, 32 px", "features", "last used"):
+        assert words in shown
+    value = json.loads(regraft("cache", "--json").stdout)
+    assert sum(entry["bytes"] for entry in value["entries"]) == value["bytes"] > 0
+    assert {entry["kind"] for entry in value["entries"]} == {"pixels", "activations"}
+    assert "Removed 0 of 3" in regraft("cache", "--prune", "--keep-gb", "1").stdout
+    assert "Removed 3 of 3" in regraft("cache", "--prune").stdout
+    assert json.loads(regraft("cache", "--json").stdout)["entries"] == []

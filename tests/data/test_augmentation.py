@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from regraft.data.augmentation import Augmentation, augment, mix, random_key
+from regraft.data.augmentation import Augmentation, mix, random_key
+from regraft.data.augmentation import augment as augment_each
 from regraft.errors import UsageError
 
 ONLY = {
@@ -20,6 +21,11 @@ ONLY = {
     "randaugment": Augmentation(flip=0, crop=0, colour=0, policy="randaugment"),
 }
 KEYS = st.integers(0, 2**63 - 1)
+
+
+def augment(pixels: torch.Tensor, augmentation: Augmentation, key: int) -> torch.Tensor:
+    """Every image by a key that comes from one."""
+    return augment_each(pixels, augmentation, [random_key(key, i) for i in range(len(pixels))])
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +203,10 @@ def test_mixtures_keep_the_type():
     inputs = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     for kind in ("mixup", "cutmix"):
         assert mix(inputs, one_hot(4), Augmentation(**{kind: 1.0}), key=1)[0].dtype == torch.uint8
+
+
+def test_a_view_depends_on_its_image_and_key_alone(pixels: torch.Tensor) -> None:
+    keys = [random_key(i) for i in range(len(pixels))]
+    views = augment_each(pixels, Augmentation(), keys)
+    order = [2, 0]
+    assert torch.equal(augment_each(pixels[order], Augmentation(), [keys[i] for i in order]), views[order])

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.datasets
-import torch
 from PIL import Image
 
 from regraft.data import pixels as pixels_module
@@ -14,6 +13,7 @@ from regraft.data.dataset import Dataset, Sample
 from regraft.data.pixels import load_pixels
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError
+from regraft.store import Store
 
 
 @pytest.fixture
@@ -31,31 +31,33 @@ def dataset(tmp_path) -> Dataset:
 @pytest.mark.parametrize("workers", [None, 1, 5])
 def test_each_row_is_what_preprocessing_gives(dataset, tmp_path, workers):
     prepare = Preprocessing(size=24, resize="crop")
-    pixels = load_pixels(dataset, prepare, tmp_path / "pixels.npy", workers=workers)
-    assert (pixels.shape, pixels.dtype) == ((12, 24, 24, 3), np.uint8)
-    for row, sample in zip(pixels, dataset.samples, strict=True):
+    pixels = load_pixels(dataset, prepare, Store(tmp_path / "store"), workers=workers)
+    assert (pixels.shape, pixels[:].dtype) == ((12, 24, 24, 3), np.uint8)
+    for row, sample in zip(pixels[:], dataset.samples, strict=True):
         np.testing.assert_array_equal(row, prepare(dataset.source(sample)))
 
 
-def test_the_file_holds_the_array_and_is_replaced(dataset, tmp_path):
-    file = tmp_path / "pixels.npy"
-    file.write_bytes(b"an older file, which is no array")
-    pixels = load_pixels(dataset, Preprocessing(size=16), file)
-    assert isinstance(pixels, np.memmap)
-    pixels.flush()
-    np.testing.assert_array_equal(np.load(file), pixels)
-    torch.from_numpy(pixels)  # warns if it cannot be written to
+def test_what_is_stored_is_not_decoded_again(dataset, tmp_path, monkeypatch):
+    first = load_pixels(dataset.with_samples(dataset.samples[:8]), Preprocessing(size=16), Store(tmp_path / "store"))
+    read = []
+    monkeypatch.setattr(Dataset, "source", lambda self, sample: read.append(sample.path) or self.root / sample.path)
+    again = load_pixels(dataset, Preprocessing(size=16), Store(tmp_path / "store"))
+    assert read == [sample.path for sample in dataset.samples[8:]]
+    np.testing.assert_array_equal(again[:8], first[:])
+    assert again[np.array([3, 1])].shape == (2, 16, 16, 3)
+    load_pixels(dataset, Preprocessing(size=16, resize="pad"), Store(tmp_path / "store"))
+    assert len(read) == 4 + 12
 
 
 def test_arrays_need_no_files(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     dataset = Dataset.from_arrays(images, ["a", "b", "a"])
-    np.testing.assert_array_equal(load_pixels(dataset, Preprocessing(size=16), tmp_path / "pixels.npy"), images)
+    np.testing.assert_array_equal(load_pixels(dataset, Preprocessing(size=16), Store(tmp_path / "store"))[:], images)
 
 
 def test_no_samples_are_no_pixels(dataset, tmp_path):
-    pixels = load_pixels(dataset.with_samples([]), Preprocessing(size=16), tmp_path / "pixels.npy")
-    assert (pixels.shape, pixels.dtype) == ((0, 16, 16, 3), np.uint8)
+    pixels = load_pixels(dataset.with_samples([]), Preprocessing(size=16), Store(tmp_path / "store"))
+    assert (pixels.shape, pixels[:].dtype) == ((0, 16, 16, 3), np.uint8)
 
 
 def test_progress_counts_every_image(dataset, tmp_path):
@@ -63,7 +65,7 @@ def test_progress_counts_every_image(dataset, tmp_path):
     load_pixels(
         dataset,
         Preprocessing(size=16),
-        tmp_path / "pixels.npy",
+        Store(tmp_path / "store"),
         progress=lambda *done_and_total: calls.append(done_and_total),
     )
     assert calls == [(i, 12) for i in range(1, 13)]
@@ -73,15 +75,14 @@ def test_an_image_that_is_gone_is_an_error_and_leaves_no_file(dataset, tmp_path)
     (tmp_path / "07.jpg").unlink()
     before = threading.active_count()
     with pytest.raises(ImageError, match=r"07\.jpg: file not found"):
-        load_pixels(dataset, Preprocessing(size=16), tmp_path / "pixels.npy")
-    assert not (tmp_path / "pixels.npy").exists()
+        load_pixels(dataset, Preprocessing(size=16), Store(tmp_path / "store"))
     assert threading.active_count() == before
 
 
 def test_what_scan_allowed_is_allowed_again(dataset, tmp_path):
     small = dataclasses.replace(dataset, max_pixels=100)
     with pytest.raises(ImageError, match=r"50 x 40 pixels, more than 100 allowed"):
-        load_pixels(small, Preprocessing(size=16), tmp_path / "pixels.npy")
+        load_pixels(small, Preprocessing(size=16), Store(tmp_path / "store"))
 
 
 def test_an_interrupt_stops_the_pool(dataset, tmp_path, monkeypatch):
@@ -108,6 +109,5 @@ def test_an_interrupt_stops_the_pool(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(pixels_module, "ThreadPoolExecutor", Pool)
     slow = Slow(dataset.root, dataset.samples, dataset.classes)
     with pytest.raises(KeyboardInterrupt):
-        load_pixels(slow, Preprocessing(size=16), tmp_path / "pixels.npy", workers=2, progress=interrupt)
+        load_pixels(slow, Preprocessing(size=16), Store(tmp_path / "store"), workers=2, progress=interrupt)
     assert len(set(read)) <= 3
-    assert not (tmp_path / "pixels.npy").exists()

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from regraft.data.augmentation import Augmentation
+from regraft.data.dataset import Dataset
+from regraft.data.pixels import load_pixels
 from regraft.models.classifier import Classifier, build
+from regraft.store import Store
+from regraft.training import prefix as prefix_module
 from regraft.training.loop import predict_logits
-from regraft.training.prefix import as_batch, run_prefix
+from regraft.training.prefix import Activations, as_batch, row_bytes, run_prefix
 from regraft.training.progress import Silence
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -19,70 +27,126 @@ def model() -> Classifier:
 
 
 @pytest.fixture
-def pixels() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+def dataset() -> Dataset:
+    return Dataset.from_arrays(IMAGES, ["a", "b", "a", "b", "a"])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def run(
+    model: Classifier, dataset: Dataset, store: Store, boundaries: int | list[int], **options: Any
+) -> list[Activations]:
+    pixels = load_pixels(dataset, model.preprocessing, store)
+    cuts = [boundaries] if isinstance(boundaries, int) else boundaries
+    options = {"precision": torch.float32, "listener": Silence(), **options}
+    return run_prefix(model, dataset, pixels, cuts, store, **options)
 
 
 @pytest.mark.parametrize("boundary", [0, 1, 9, 19])
-def test_activations_are_the_prefixs(model: Classifier, pixels: np.ndarray, tmp_path: Path, boundary: int) -> None:
-    cached = run_prefix(
-        model, pixels, boundary, tmp_path / "a.bin", precision=torch.float32, batch_size=2, listener=Silence()
-    )
+def test_activations_are_the_prefixs(model: Classifier, dataset: Dataset, store: Store, boundary: int) -> None:
+    (cached,) = run(model, dataset, store, boundary, batch_size=2)
     assert (cached.views, len(cached)) == (1, 5)
     with torch.inference_mode():
+        torch.testing.assert_close(cached.all()[0], model.activations(as_batch(IMAGES), boundary), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(
-            cached.values[0], model.activations(as_batch(pixels), boundary), rtol=1e-5, atol=1e-5
-        )
-        torch.testing.assert_close(
-            predict_logits(model, cached, torch.float32), model(as_batch(pixels)), rtol=1e-4, atol=1e-4
+            predict_logits(model, cached, torch.float32), model(as_batch(IMAGES)), rtol=1e-4, atol=1e-4
         )
 
 
-def test_view_zero_is_plain_and_the_others_differ(model: Classifier, pixels: np.ndarray, tmp_path: Path) -> None:
+def test_view_zero_is_plain_and_the_others_differ(model: Classifier, dataset: Dataset, tmp_path: Path) -> None:
     both = [
-        run_prefix(
-            model, pixels, 9, tmp_path / f"{i}.bin", precision=torch.float32, views=3, augmentation=Augmentation(),
-            seed=seed, listener=Silence(),
-        ).values.clone()
+        run(model, dataset, Store(tmp_path / str(i)), 9, views=3, augmentation=Augmentation(), seed=seed)[0].all()
         for i, seed in enumerate((0, 0, 1))
-    ]  # fmt: skip
-    plain = run_prefix(model, pixels, 9, tmp_path / "plain.bin", precision=torch.float32, listener=Silence())
-    assert torch.equal(both[0][0], plain.values[0])
+    ]
+    (plain,) = run(model, dataset, Store(tmp_path / "plain"), 9)
+    assert torch.equal(both[0][0], plain.all()[0])
     assert not torch.equal(both[0][1], both[0][0])
     assert not torch.equal(both[0][1], both[0][2])
     assert torch.equal(both[0], both[1])
     assert not torch.equal(both[0][1], both[2][1])
 
 
-def test_drawn_views_depend_on_the_key_alone(model: Classifier, pixels: np.ndarray, tmp_path: Path) -> None:
-    cached = run_prefix(
-        model,
-        pixels,
-        9,
-        tmp_path / "a.bin",
-        precision=torch.float32,
-        views=4,
-        augmentation=Augmentation(),
-        listener=Silence(),
-    )
+def test_drawn_views_depend_on_the_key_alone(model: Classifier, dataset: Dataset, store: Store) -> None:
+    (cached,) = run(model, dataset, store, 9, views=4, augmentation=Augmentation())
     indices = np.array([3, 1, 4])
     assert torch.equal(cached.drawn(indices, 7), cached.drawn(indices, 7))
     seen = {tuple(cached.drawn(indices, key)[0].flatten()[:50].tolist()) for key in range(40)}
     assert len(seen) == 4
-    assert torch.equal(cached.plain(indices), cached.values[0][indices])
+    in_memory = Activations(cached.all(), 9)
+    assert torch.equal(cached.drawn(indices, 7), in_memory.drawn(indices, 7))
 
 
-def test_activations_live_in_the_file(model: Classifier, pixels: np.ndarray, tmp_path: Path) -> None:
-    file = tmp_path / "a.bin"
-    cached = run_prefix(
-        model,
-        pixels,
-        9,
-        file,
-        precision=torch.bfloat16,
-        views=2,
-        augmentation=Augmentation(),
-        listener=Silence(),
-    )
-    assert cached.values.dtype == torch.bfloat16
-    assert file.stat().st_size == cached.values.numel() * 2
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+def test_what_is_stored_is_not_computed_again(
+    model: Classifier, dataset: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch, precision: torch.dtype
+) -> None:
+    options: dict[str, Any] = {"views": 2, "augmentation": Augmentation(), "precision": precision}
+    first = run(model, dataset, store, [9, 19], **options)
+    assert first[0].batch(0, slice(1)).dtype == precision
+    passed: list[int] = []
+    taps = prefix_module._taps
+
+    def counted(model: Classifier, batch: torch.Tensor, cuts: list[int]) -> list[torch.Tensor]:
+        passed.append(len(batch))
+        return taps(model, batch, cuts)
+
+    monkeypatch.setattr(prefix_module, "_taps", counted)
+    again = run(model, dataset, store, [9, 19], **options)
+    assert passed == []
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.all(), other.all())
+    # Another order, another seed, another boundary: only what is new is computed.
+    turned = dataset.with_samples(dataset.samples[::-1])
+    assert torch.equal(run(model, turned, store, 9, **options)[0].all(), first[0].all().flip(1))
+    assert passed == []
+    run(model, dataset, store, 9, **{**options, "seed": 1})
+    run(model, dataset, store, 5, precision=precision)
+    assert passed == [5, 5]
+
+
+def test_a_row_does_not_depend_on_its_batch(model: Classifier, dataset: Dataset, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"views": 3, "augmentation": Augmentation()}
+    whole = run(model, dataset, Store(tmp_path / "whole"), [9, 19], **options)
+    apart = Store(tmp_path / "apart")
+    for sample in dataset.samples:
+        run(model, dataset.with_samples([sample]), apart, [9, 19], **options)
+    for one, other in zip(whole, run(model, dataset, apart, [9, 19], **options), strict=True):
+        assert torch.equal(one.all(), other.all())
+
+
+def test_other_weights_are_another_table(dataset: Dataset, store: Store) -> None:
+    model = build(classes=("a", "b"), image_size=32)
+    (before,) = run(model, dataset, store, 9)
+    old = before.all()
+    with torch.no_grad():
+        next(model.stages[3].parameters()).mul_(1.5)
+    (after,) = run(model, dataset, store, 9)
+    assert not torch.equal(after.all(), old)
+    with torch.no_grad():  # above the boundary nothing matters
+        next(model.stages[12].parameters()).mul_(1.5)
+    assert torch.equal(run(model, dataset, store, 9)[0].all(), after.all())
+
+
+def test_a_damaged_row_is_computed_again(model: Classifier, dataset: Dataset, tmp_path: Path) -> None:
+    (first,) = run(model, dataset, Store(tmp_path), 9)
+    (folder,) = tmp_path.glob("activations-*")
+    data = bytearray((folder / "rows.bin").read_bytes())
+    data[row_bytes(model, 9, torch.float32) + 3] ^= 1
+    (folder / "rows.bin").write_bytes(bytes(data))
+    expected = first.all().clone()
+    (again,) = run(model, dataset, Store(tmp_path), 9)
+    assert torch.equal(again.all()[:, [0, 2, 3, 4]], expected[:, [0, 2, 3, 4]])
+    with torch.inference_mode():
+        torch.testing.assert_close(again.all()[0], model.activations(as_batch(IMAGES), 9), rtol=1e-5, atol=1e-5)
+
+
+def test_resizing_is_part_of_the_key(dataset: Dataset, store: Store) -> None:
+    names = set()
+    for resize in ("stretch", "crop"):
+        model = build(classes=("a", "b"), image_size=32, resize=resize)
+        run(model, replace(dataset), store, 9)
+        names |= {entry.folder.name for entry in store.entries() if entry.kind == "activations"}
+    assert len(names) == 2

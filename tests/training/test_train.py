@@ -15,6 +15,7 @@ from regraft.data.split import split
 from regraft.errors import DataError, TrainingError, UsageError
 from regraft.models.classifier import Classifier, build
 from regraft.models.inference import predict_images
+from regraft.store import Store
 from regraft.training import train as train_module
 from regraft.training.progress import Epoch, Silence
 from regraft.training.train import train
@@ -328,3 +329,35 @@ def test_an_interrupted_training_does_not_invent_an_accuracy(squares_split: Spli
 
     result = train(_model(squares_split), squares_split, finetune_epochs=2, views=1, listener=Impatient())
     assert (result.stopped, result.train_accuracy) == ("interrupted", None)
+
+
+def test_a_second_training_decodes_nothing_and_runs_no_prefix(
+    squares_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    first = _model(squares_split)
+    train(first, squares_split, store=store, **FAST)
+    work: list[str] = []
+
+    class Watching(Silence):
+        def work(self, name: str, done: int, total: int, detail: str = "") -> None:
+            work.append(name)
+
+    again, other = _model(squares_split), _model(squares_split)
+    train(again, squares_split, store=Store(tmp_path / "store"), listener=Watching(), **FAST)
+    assert not {name for name in work if name == "decode" or name.startswith("backbone")}
+    assert all(torch.equal(one, _state(again)[name]) for name, one in _state(first).items())
+    train(other, squares_split, store=Store(tmp_path / "store"), listener=Watching(), **{**FAST, "finetune_lr": 1e-4})
+    assert not {name for name in work if name == "decode" or name.startswith("backbone")}
+
+
+@pytest.mark.parametrize(("gigabytes", "noted"), [(0.0, False), (1e-6, True)])
+def test_what_must_not_stay_leaves_nothing(
+    squares_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: float, noted: bool
+) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    scratch = tmp_path / "scratch"
+    result = train(_model(squares_split), squares_split, scratch=scratch, cache_gb=gigabytes, **FAST)
+    assert any("training.cache_gb" in note for note in result.notes) is noted
+    assert Store().entries() == []
+    assert list(scratch.iterdir()) == []

@@ -6,6 +6,7 @@ same key, so that no random state has to be kept to continue a run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -58,13 +59,14 @@ def random_key(*parts: int) -> int:
     )
 
 
-def augment(pixels: torch.Tensor, augmentation: Augmentation, key: int) -> torch.Tensor:
+def augment(pixels: torch.Tensor, augmentation: Augmentation, keys: Sequence[int]) -> torch.Tensor:
     """Draw one view of each image.
 
     Args:
         pixels: uint8 (N, 3, H, W).
         augmentation: What may change; MixUp and CutMix are not applied here.
-        key: The same key gives the same views; the program's own random state is left alone.
+        keys: One for each image; the same image and key give the same view, whatever else is in the batch. The
+            program's own random state is left alone.
 
     Returns:
         uint8 (N, 3, H, W).
@@ -74,8 +76,11 @@ def augment(pixels: torch.Tensor, augmentation: Augmentation, key: int) -> torch
     height, width = pixels.shape[-2:]
     transform = _transform(augmentation, (height, width))
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(key)  # torch.manual_seed would seed the GPUs too, for good
-        return torch.stack([transform(image) for image in pixels])
+        views = []
+        for image, key in zip(pixels, keys, strict=True):
+            torch.default_generator.manual_seed(key)  # torch.manual_seed would seed the GPUs too, for good
+            views.append(transform(image))
+        return torch.stack(views)
 
 
 def _transform(augmentation: Augmentation, size: tuple[int, int]) -> v2.Transform:

@@ -1,7 +1,7 @@
-"""Decoded pixels of a whole part, in a memory-mapped file: each image is decoded once, all may exceed memory.
+"""Decoded pixels of a whole part: each image is decoded once, for all runs, and all may exceed memory.
 
-Enters: a `Dataset` and a `Preprocessing`. Leaves: a uint8 array (N, size, size, 3) on disk that reads like
-one in memory.
+Enters: a `Dataset`, a `Preprocessing` and a `Store`. Leaves: pixels (N, size, size, 3) that are read from the disk as
+they are needed.
 """
 
 from __future__ import annotations
@@ -9,58 +9,81 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
+import PIL
 
 from regraft.data.dataset import Dataset
+from regraft.data.decode import DECODER_VERSION
 from regraft.data.preprocessing import Preprocessing
-from regraft.files import reserve
+from regraft.store import Store, Table, name_of
+
+_CHUNK = 64
+
+
+class Pixels:
+    """Pixels of N images in a table; reads like an array (N, size, size, 3) of uint8."""
+
+    def __init__(self, table: Table, numbers: np.ndarray) -> None:
+        """Take the rows of the images, int64 (N,)."""
+        self.table, self.numbers = table, numbers
+        self.shape = (len(numbers), *table.shape)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.numbers)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        """A copy of some of them."""
+        return self.table.read(self.numbers[chosen])
 
 
 def load_pixels(
     dataset: Dataset,
     preprocessing: Preprocessing,
-    file: Path,
+    store: Store,
     *,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
-    """Decode and resize every sample into `file`.
+) -> Pixels:
+    """Decode and resize every sample that the store does not have.
 
     Args:
         dataset: N samples.
         preprocessing: The model's own.
-        file: Where the array goes, as an `.npy` file; replaced if it exists, removed if an image fails.
+        store: Where the pixels are and go.
         workers: Threads; default: one a core.
-        progress: Called with (images done, images in all).
-
-    Returns:
-        uint8 memory map (N, size, size, 3).
+        progress: Called with (images done, images in all) where there is something to do.
 
     Raises:
-        ImageError: An image that `scan` could read can no longer be read.
-        RunError: The disk has no room for the file.
+        ImageError: An image that `scan` could read can no longer be read. What was decoded before it is kept.
     """
-    shape = (len(dataset), preprocessing.size, preprocessing.size, 3)
-    if not len(dataset):
-        return np.empty(shape, dtype=np.uint8)
-    pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-    reserve(file, file.stat().st_size, "Decoded images")
+    key = {
+        "decoder": DECODER_VERSION,
+        "pillow": PIL.__version__,
+        "size": preprocessing.size,
+        "resize": preprocessing.resize,
+        "interpolation": preprocessing.interpolation,
+        "fill": list(preprocessing.mean) if preprocessing.resize == "pad" else None,
+    }
+    table = store.table("pixels", key, (preprocessing.size, preprocessing.size, 3), np.uint8)
+    names = [name_of(sample.sha256) for sample in dataset.samples]
+    numbers = table.find(names)
+    missing = np.flatnonzero(numbers < 0)
 
-    def prepare(i: int) -> None:  # writes where it belongs: decoded images do not pile up behind a slow disk
-        pixels[i] = preprocessing(dataset.source(dataset.samples[i]), max_pixels=dataset.max_pixels)
+    def prepare(i: int) -> np.ndarray:
+        return preprocessing(dataset.source(dataset.samples[i]), max_pixels=dataset.max_pixels)
 
-    try:
-        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-            try:
-                for done, _ in enumerate(pool.map(prepare, range(len(dataset))), start=1):
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        try:
+            for start in range(0, len(missing), _CHUNK):
+                chosen, rows = missing[start : start + _CHUNK], []
+                for row in pool.map(prepare, chosen):
+                    rows.append(row)
                     if progress:
-                        progress(done, len(dataset))
-            except BaseException:  # Ctrl-C: the images that wait are not read
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
-    return pixels
+                        progress(start + len(rows), len(missing))
+                numbers[chosen] = table.append([names[i] for i in chosen], np.stack(rows))
+        except BaseException:  # Ctrl-C: the images that wait are not read
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return Pixels(table, numbers)

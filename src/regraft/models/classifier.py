@@ -119,9 +119,13 @@ class Classifier(nn.Module):
     def activations(self, pixels: torch.Tensor, boundary: int) -> torch.Tensor:
         """Run the prefix: normalise, then the stages below `boundary`."""
         values = ((pixels.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        for stage in self.stages[:boundary]:
-            values = stage.forward(values)
-        return values
+        return self.between(values, 0, boundary)
+
+    def between(self, activations: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """Run the stages `first` to `last` - 1 on activations at `first`."""
+        for stage in self.stages[first:last]:
+            activations = stage.forward(activations)
+        return activations
 
     def logits_from(self, activations: torch.Tensor, boundary: int) -> torch.Tensor:
         """Run the tail and the head on what `activations(pixels, boundary)` returned."""
@@ -130,9 +134,7 @@ class Classifier(nn.Module):
 
     def features_from(self, activations: torch.Tensor, boundary: int) -> torch.Tensor:
         """Run the tail alone: features (N, F)."""
-        for stage in self.stages[boundary:]:
-            activations = stage.forward(activations)
-        return activations
+        return self.between(activations, boundary, len(self.stages))
 
     def resolve(self, finetune_from: str | int) -> int:
         """The freeze boundary that a name or number means; see `regraft.models.stages.resolve_boundary`."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from regraft.data.augmentation import Augmentation, augment, mix, random_key
+from regraft.data.pixels import Pixels
 from regraft.errors import TrainingError
 from regraft.models.classifier import Classifier
 from regraft.training.hardware import autocast
@@ -46,7 +47,7 @@ class Batches(Protocol):
 class LiveViews:
     """Views drawn anew in every epoch, for training that has no frozen prefix."""
 
-    pixels: np.ndarray
+    pixels: Pixels
     augmentation: Augmentation
     boundary: int = 0
 
@@ -56,7 +57,8 @@ class LiveViews:
 
     def drawn(self, indices: np.ndarray, key: int) -> torch.Tensor:
         """One view of each of these images, uint8 (n, 3, S, S)."""
-        return augment(as_batch(self.pixels[indices]), self.augmentation, key)
+        keys = [random_key(key, int(i)) for i in indices]
+        return augment(as_batch(self.pixels[indices]), self.augmentation, keys)
 
 
 @dataclass(frozen=True)
@@ -214,25 +216,20 @@ def predict_logits(
     model: Classifier,
     activations: Activations,
     precision: torch.dtype,
-    *,
-    view: int = 0,
-    features: bool = False,
 ) -> torch.Tensor:
-    """Run the tail over one cached view of every image.
+    """Run the tail and the head over the plain view of every image.
 
     Returns:
-        float32 (N, C), or with `features` (N, F), on the CPU.
+        float32 (N, C), on the CPU.
     """
     model.eval()
     device, out = model.mean.device, []
     with torch.inference_mode():
         for start in range(0, len(activations), 128):
-            batch = activations.values[view, start : start + 128].to(device)
-            if batch.ndim == 4:
-                batch = batch.contiguous(memory_format=torch.channels_last)
+            batch = activations.batch(0, slice(start, start + 128)).to(device)
             with autocast(device, precision):
-                values = model.features_from(batch, activations.boundary)
-            out.append((values.float() if features else model.head(values)).cpu())
+                features = model.features_from(batch, activations.boundary)
+            out.append(model.head(features).cpu())
     return torch.cat(out)
 
 

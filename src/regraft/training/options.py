@@ -115,6 +115,15 @@ class TrainingOptions:
         ),
     ] = "auto"
     device: Annotated[Device, Field(description="auto (cuda, then mps, then cpu), cpu, cuda or mps")] = "auto"
+    cache_gb: Annotated[
+        float,
+        Field(
+            ge=0,
+            description=(
+                "decoded images and activations of all runs that are kept for the next one, in 10^9 bytes; 0: none"
+            ),
+        ),
+    ] = 10.0
     seed: Annotated[
         int,
         Field(

@@ -12,20 +12,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from regraft.data.augmentation import Augmentation
 from regraft.data.dataset import Split
-from regraft.data.pixels import load_pixels
+from regraft.data.pixels import Pixels, load_pixels
 from regraft.data.split import bundle_ids
 from regraft.errors import DataError, TrainingError, UsageError
 from regraft.models.classifier import Classifier
+from regraft.store import Store
 from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.loop import Batches, LiveViews, Phase, predict_logits, run_phase
 from regraft.training.objective import Objective, Scores, balanced_weights, score
 from regraft.training.options import TrainingOptions
-from regraft.training.prefix import Activations, run_prefix
+from regraft.training.prefix import Activations, row_bytes, run_prefix
 from regraft.training.progress import Epoch, Listener, Silence
 from regraft.training.solver import (
     STRENGTHS,
@@ -68,6 +68,7 @@ def train(
     split: Split,
     *,
     augmentation: Augmentation | None = None,
+    store: Store | None = None,
     scratch: Path | None = None,
     listener: Listener | None = None,
     on_better: Callable[[Classifier], None] | None = None,
@@ -80,7 +81,9 @@ def train(
         split: With a train part; the val part, where there is one, chooses strength, epoch and whether
             fine-tuning is kept.
         augmentation: Of the training images; default: flips, crops and colours.
-        scratch: Folder for decoded pixels and activations, removed afterwards; default: the system's.
+        store: Where decoded pixels and activations are found and kept; default: this machine's. What does not fit
+            into its limit goes into `scratch`.
+        scratch: Folder for what is not kept, removed afterwards; default: the system's.
         listener: Told how far the work is.
         on_better: Called with the model whenever it is better than before, so that it can be saved.
         **options: Fields of `TrainingOptions`.
@@ -108,7 +111,8 @@ def train(
             split,
             chosen,
             augmentation or Augmentation(),
-            Path(folder),
+            store or Store(limit=int(chosen.cache_gb * 1e9)),
+            Store(Path(folder)),
             listener or Silence(),
             on_better,
         ).run()
@@ -123,12 +127,13 @@ class _Trainer:
         split: Split,
         options: TrainingOptions,
         augmentation: Augmentation,
-        scratch: Path,
+        store: Store,
+        scratch: Store,
         listener: Listener,
         on_better: Callable[[Classifier], None] | None,
     ) -> None:
         self.model, self.split, self.options, self.augmentation = model, split, options, augmentation
-        self.scratch, self.listener, self.on_better = scratch, listener, on_better
+        self.store, self.scratch, self.listener, self.on_better = store, scratch, listener, on_better
         self.device = choose_device(options.device)
         self.precision = choose_precision(options.precision, self.device)
         self.result = Training(device=str(self.device), precision=str(self.precision).removeprefix("torch."))
@@ -189,60 +194,77 @@ class _Trainer:
 
     def _run_phases(self, boundary: int, finetunes: bool) -> None:
         model, options = self.model, self.options
+        # With everything to be fine-tuned there is no prefix; the head still gets features.
+        end = len(model.stages)
+        cuts = [end] if boundary in (0, end) else [boundary, end]
+        views = options.views if self.augmentation.changes_views else 1
+        self._make_room(cuts, views)
         with self._timed("decode"):
             pixels = {part: self._pixels(part) for part in ("train", "val") if len(self.split[part])}
         with self._timed("prefix"):
-            views = options.views if self.augmentation.changes_views else 1
-            # With everything to be fine-tuned there is no prefix; the head still gets features.
-            cut = boundary if boundary > 0 else len(model.stages)
-            train = self._prefix(pixels["train"], cut, "train", views)
-            val = self._prefix(pixels["val"], cut, "val", 1) if "val" in pixels else None
+            cached = {"train": self._prefix("train", pixels["train"], cuts, views)}
+            if "val" in pixels:
+                cached["val"] = self._prefix("val", pixels["val"], cuts)
+            train, val = cached["train"][0], cached["val"][0] if "val" in cached else None
         with self._timed("head"):
             if options.head_epochs:
-                self._head(train, val)
+                self._head(cached["train"][-1], cached["val"][-1] if "val" in cached else None)
         if finetunes:
             with self._timed("finetune"):
                 batches: Batches = train
                 if boundary == 0:
                     batches = LiveViews(pixels["train"], self.augmentation)
-                    val = self._prefix(pixels["val"], 0, "val0", 1) if "val" in pixels else None
+                    if "val" in pixels:
+                        (val,) = self._prefix("val", pixels["val"], [0])
                 model.freeze(boundary)
                 self._phase("finetune", options.finetune_epochs, options.finetune_lr, options.optimizer, batches, val)
         self._restore()
-        plain = predict_logits(model, Activations(train.values[:1], train.boundary), self.precision)
-        if boundary == 0 and self.best_row >= 0 and self.result.history[self.best_row].phase == "finetune":
-            plain = predict_logits(model, self._prefix(pixels["train"], len(model.stages), "plain", 1), self.precision)
+        if boundary == 0:
+            (train,) = self._prefix("train", pixels["train"], [end])  # with the weights that it has now
+        plain = predict_logits(model, train, self.precision)
         self.result.train_accuracy = score(self.objective, plain, self.labels).accuracy
 
-    def _pixels(self, part: Any) -> np.ndarray:
+    def _make_room(self, cuts: list[int], views: int) -> None:
+        """Work in the scratch folder where the limit of the store leaves no room for this training."""
+        model, count = self.model, len(self.split.train) * views + len(self.split.val)
+        size = sum(row_bytes(model, cut, self.precision) for cut in cuts) * count
+        size += 3 * model.preprocessing.size**2 * (len(self.split.train) + len(self.split.val))
+        if not self.options.cache_gb:
+            self.store = self.scratch
+        elif not self.store.make_room(size):
+            self._note(
+                f"The cache keeps {self.store.limit / 1e9:g} GB (training.cache_gb) and this training may need "
+                f"{size / 1e9:.1f} GB: it works in a folder that is removed at its end."
+            )
+            self.store = self.scratch
+
+    def _pixels(self, part: Any) -> Pixels:
         def tell(done: int, total: int) -> None:
             self.listener.work("decode", done, total, f"{part} images")
 
-        return load_pixels(
-            self.split[part], self.model.preprocessing, self.scratch / f"pixels-{part}.npy", progress=tell
-        )
+        return load_pixels(self.split[part], self.model.preprocessing, self.store, progress=tell)
 
-    def _prefix(self, pixels: np.ndarray, boundary: int, name: str, views: int) -> Activations:
+    def _prefix(self, part: Any, pixels: Pixels, cuts: list[int], views: int = 1) -> list[Activations]:
+        # Normalised pixels, and what a tuned backbone made of them, nobody needs again.
+        kept = cuts != [0] and not any(row.phase == "finetune" for row in self.result.history)
         return run_prefix(
             self.model,
+            self.split[part],
             pixels,
-            boundary,
-            self.scratch / f"activations-{name}.bin",
+            cuts,
+            self.store if kept else self.scratch,
             precision=self.precision,
             views=views,
             augmentation=self.augmentation,
             seed=self.options.seed,
             listener=self.listener,
-            name=f"backbone, {name} images",
+            name=f"backbone, {part} images",
         )
 
     def _head(self, train: Activations, val: Activations | None) -> None:
         model, options = self.model, self.options
         model.freeze(len(model.stages))
-        features = torch.empty(train.views, len(train), model.head.features)
-        for view in range(train.views):
-            features[view] = predict_logits(model, train, self.precision, view=view, features=True)
-        val_features = None if val is None else predict_logits(model, val, self.precision, features=True)
+        features, val_features = train.all(), None if val is None else val.all()[0]
         if options.head_optimizer == "lbfgs" and not model.head.widths:
             self._solve(features, val_features)
             return

@@ -1,0 +1,233 @@
+"""Peer: the Trainer of Hugging Face's transformers on the same backbone, in their wrapper of timm's networks.
+
+    python hf_trainer.py --data FOLDER --weights FILE --out FOLDER --epochs 10 --lr 5e-4
+
+Everything is fine-tuned, as in their guide to image classification: AdamW, warm-up in the first tenth of the steps,
+clipping at 1. In favour of the peer, images are decoded once and kept in memory, the arithmetic is bfloat16 with
+channels last, and rate, epochs and schedule can be set; the guide's own are 5e-5, 3 and linear. Normalisation layers
+learn and use batch statistics, as Trainer leaves them, unless `--fixed-norm` is given.
+"""
+
+# ruff: noqa: E402 (imports are timed apart)
+# mypy: disable-error-code="import-not-found, import-untyped, no-untyped-call, attr-defined"
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()
+
+import argparse
+import csv
+import json
+import os
+import resource
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.transforms import v2
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, Trainer, TrainingArguments, set_seed
+
+IMPORT_SECONDS = time.perf_counter() - STARTED
+
+requirements = [
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "transformers>=5.0",
+    "accelerate>=1.1",
+    "timm>=1.0.20",
+    "safetensors>=0.4.3",
+    "pillow>=10.3",
+    "numpy>=1.26",
+]
+
+ENDINGS = {".png", ".jpg", ".jpeg"}
+
+
+def listing(folder: Path) -> tuple[list[Path], list[str]]:
+    """Image files below class folders, and the class of each."""
+    files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in ENDINGS)
+    return files, [file.parent.name for file in files]
+
+
+class Images(torch.utils.data.Dataset[dict[str, Any]]):
+    """Decoded images in memory; each access gives a view, normalised."""
+
+    def __init__(self, files: list[Path], labels: list[int], size: int, view: v2.Transform) -> None:
+        """Decode the files."""
+        self.labels, self.view = labels, view
+        self.pixels = torch.empty((len(files), 3, size, size), dtype=torch.uint8)
+        for i, file in enumerate(files):
+            with Image.open(file) as image:
+                rgb = ImageOps.exif_transpose(image).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+            self.pixels[i] = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+    def __len__(self) -> int:
+        """Count of images."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One view and its label."""
+        return {"pixel_values": self.view(self.pixels[index]), "labels": self.labels[index]}
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Make a batch, channels last."""
+    pixels = torch.stack([row["pixel_values"] for row in rows])
+    return {
+        "pixel_values": pixels.contiguous(memory_format=torch.channels_last),
+        "labels": torch.tensor([row["labels"] for row in rows]),
+    }
+
+
+class FixedNorm(Trainer):  # type: ignore[misc]
+    """Trainer with normalisation in inference mode; Trainer itself switches everything to training at each step."""
+
+    def compute_loss(self, model: nn.Module, *arguments: Any, **named: Any) -> Any:
+        """Switch it back first."""
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return super().compute_loss(model, *arguments, **named)
+
+
+def build(options: argparse.Namespace, classes: list[str]) -> Any:
+    """The wrapped network with the file's backbone and a new head, as from_pretrained would leave it."""
+    config = TimmWrapperConfig(
+        architecture=options.architecture,
+        id2label=dict(enumerate(classes)),
+        label2id={name: i for i, name in enumerate(classes)},
+    )
+    model: Any = TimmWrapperForImageClassification(config)
+    network = model.timm_model
+    network.reset_classifier(0)
+    network.load_state_dict(load_file(options.weights))
+    network.reset_classifier(len(classes))
+    model._init_weights(network.get_classifier())
+    return model.to(memory_format=torch.channels_last)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS and test/CLASS")
+    parser.add_argument("--weights", type=Path, required=True, help="backbone weights under timm's names")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--architecture", default="tf_efficientnet_lite0")
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--schedule", choices=["linear", "cosine"], default="cosine")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="Trainer's default is 0")
+    parser.add_argument("--label-smoothing", type=float, default=0.0)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=0, help="processes that augment; Trainer's default is 0")
+    parser.add_argument("--fixed-norm", action="store_true", help="normalisation in inference mode while training")
+    parser.add_argument("--f32", action="store_true", help="float32")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    set_seed(options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    started = time.perf_counter()
+    files, names = listing(options.data / "train")
+    classes = sorted(set(names))
+    model = build(options, classes)
+    config = timm.data.resolve_model_data_config(model.timm_model)
+    normalise = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config["mean"], config["std"])]
+    crop = v2.RandomResizedCrop(options.size, scale=(0.35, 1.0), antialias=True)
+    view = v2.Compose([crop, v2.RandomHorizontalFlip(), *normalise])
+    train = Images(files, [classes.index(name) for name in names], options.size, view)
+    steps = -(-len(train) // options.batch_size) * options.epochs
+    trainer = (FixedNorm if options.fixed_norm else Trainer)(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(options.out),
+            use_cpu=True,
+            bf16=not options.f32,
+            per_device_train_batch_size=options.batch_size,
+            per_device_eval_batch_size=64,
+            num_train_epochs=options.epochs,
+            learning_rate=options.lr,
+            weight_decay=options.weight_decay,
+            label_smoothing_factor=options.label_smoothing,
+            lr_scheduler_type=options.schedule,
+            warmup_steps=round(0.1 * steps),
+            seed=options.seed,
+            dataloader_num_workers=options.workers,
+            dataloader_persistent_workers=options.workers > 0,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+            save_strategy="no",
+            eval_strategy="no",
+            logging_strategy="epoch",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=train,
+        data_collator=collate,
+    )
+    trainer.train()
+    trainer.save_model(str(options.out))
+    seconds = time.perf_counter() - started
+    peak = peak_megabytes()
+
+    test_files, truth = listing(options.data / "test")
+    test = Images(test_files, [0] * len(test_files), options.size, v2.Compose(normalise))
+    predicted = [classes[i] for i in np.asarray(trainer.predict(test).predictions).argmax(1)]
+    marks = f"{' fixed-norm' if options.fixed_norm else ''}{' f32' if options.f32 else ''}"
+    recipe = f"full lr={options.lr:g} epochs={options.epochs} {options.schedule}{marks}"
+    report("transformers", recipe, options, seconds, peak, test_files, truth, predicted)
+
+
+def peak_megabytes() -> float:
+    """The largest resident size so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def report(
+    peer: str,
+    recipe: str,
+    options: argparse.Namespace,
+    seconds: float,
+    peak: float,
+    files: list[Path],
+    truth: list[str],
+    predicted: list[str],
+) -> None:
+    """Write the predictions and print the result as the last line."""
+    with (options.out / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "label", "predicted"])
+        for row in zip(files, truth, predicted, strict=True):
+            writer.writerow([row[0].relative_to(options.data).as_posix(), *row[1:]])
+    correct = sum(a == b for a, b in zip(truth, predicted, strict=True))
+    result = {
+        "peer": peer,
+        "recipe": recipe,
+        "accuracy": correct / len(truth),
+        "correct": correct,
+        "count": len(truth),
+        "seconds": round(seconds, 3),
+        "import_seconds": round(IMPORT_SECONDS, 3),
+        "peak_megabytes": round(peak, 1),
+        "size": options.size,
+        "seed": options.seed,
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "timm")},
+    }
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What is computed once: rows of numbers on disk, found by name, for all runs on this machine.
+
+Enters: rows of one shape and type, each under a name that stands for all that it depends on. Leaves: the same rows in
+a later process. A table is a folder with `table.json` (what the rows are), `rows.bin` (the rows, one after the other)
+and `index.bin` (name and checksum of each row). Rows are only ever appended, first the row and then its line in the
+index, so that a kill leaves a row whole or unknown; a row whose checksum is wrong counts as missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from regraft.files import write_json
+
+#: Of all tables together, in bytes.
+DEFAULT_LIMIT = 10 * 10**9
+_DESCRIPTION, _ROWS, _INDEX, _LOCK = "table.json", "rows.bin", "index.bin", ".lock"
+#: Seconds for which a table counts as in use.
+_IN_USE = 3600.0
+_LINE = np.dtype([("name", "V16"), ("checksum", "<u4")])
+#: Bytes that a reader may have mapped before it lets go of them; else a large table would count as memory in use.
+_MAPPED = 256 * 2**20
+
+
+def name_of(*parts: object) -> bytes:
+    """A row's name: 16 bytes that differ wherever the parts do."""
+    return hashlib.blake2b(json.dumps([str(part) for part in parts]).encode(), digest_size=16).digest()
+
+
+class Table:
+    """Rows of one shape and type, by name.
+
+    Args:
+        folder: Of the table; made if need be.
+        shape: Of a row.
+        dtype: Of its numbers.
+    """
+
+    def __init__(self, folder: Path, shape: Sequence[int], dtype: np.dtype[Any] | type) -> None:
+        """Open the table and read its index."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.shape, self.dtype = folder, tuple(shape), np.dtype(dtype)
+        self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        for file in (_ROWS, _INDEX):
+            (folder / file).touch()
+        self._lock = FileLock(folder / _LOCK)
+        self._of_name: dict[bytes, int] = {}
+        self._lines = np.empty(0, _LINE)
+        self._good: set[int] = set()
+        self._map: np.memmap[Any, Any] | None = None
+        self._read_bytes = 0
+        self._refresh()
+
+    def find(self, names: Sequence[bytes]) -> np.ndarray:
+        """Row numbers of these names, int64 (N,); -1 where there is none, or where it is damaged."""
+        self._refresh()
+        numbers = np.array([self._of_name.get(name, -1) for name in names], dtype=np.int64)
+        unseen = [int(i) for i in np.unique(numbers[numbers >= 0]) if int(i) not in self._good]
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            fine = list(pool.map(self._is_whole, unseen))
+        bad = [number for number, good in zip(unseen, fine, strict=True) if not good]
+        self._good.update(set(unseen) - set(bad))
+        for number in bad:
+            self._of_name.pop(self._lines[number]["name"].tobytes(), None)
+        if bad:
+            numbers[np.isin(numbers, bad)] = -1
+        return numbers
+
+    def append(self, names: Sequence[bytes], rows: np.ndarray) -> np.ndarray:
+        """Add rows, (n, *shape); returns their numbers, int64 (n,)."""
+        if rows.shape != (len(names), *self.shape) or rows.dtype != self.dtype:
+            raise ValueError(f"rows {rows.shape} {rows.dtype}; expected {(len(names), *self.shape)} {self.dtype}")
+        rows = np.ascontiguousarray(rows)
+        lines = np.empty(len(names), _LINE)
+        for i, name in enumerate(names):
+            lines[i] = (name, zlib.crc32(rows[i].view(np.uint8).data))
+        with self._lock:
+            self._refresh()
+            first = len(self._lines)
+            # What a killed writer left without a line in the index goes.
+            for file, size, data in (
+                (_ROWS, first * self.row_bytes, rows.view(np.uint8).data),
+                (_INDEX, first * _LINE.itemsize, lines.tobytes()),
+            ):
+                with (self.folder / file).open("r+b") as handle:
+                    handle.truncate(size)
+                    handle.seek(size)
+                    handle.write(data)
+        self._refresh()
+        numbers = np.arange(first, first + len(names))
+        self._good.update(numbers.tolist())
+        return numbers
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """A copy of some rows, (n, *shape)."""
+        if not numbers.size:
+            return np.empty((0, *self.shape), self.dtype)
+        return np.array(self._mapped(len(numbers))[numbers])
+
+    def _mapped(self, reads: int) -> np.memmap[Any, Any]:
+        self._read_bytes += reads * self.row_bytes
+        if self._map is None or len(self._map) < len(self._lines) or self._read_bytes > _MAPPED:
+            self._map = np.memmap(self.folder / _ROWS, self.dtype, "r", shape=(len(self._lines), *self.shape))
+            self._read_bytes = 0
+        return self._map
+
+    def _refresh(self) -> None:
+        """Take in the lines that this or another process has added."""
+        known = len(self._lines)
+        with (self.folder / _INDEX).open("rb") as file:
+            file.seek(known * _LINE.itemsize)
+            data = file.read()
+        whole = (self.folder / _ROWS).stat().st_size // self.row_bytes
+        count = min(len(data) // _LINE.itemsize, max(0, whole - known))
+        if count:
+            new = np.frombuffer(data[: count * _LINE.itemsize], _LINE)
+            self._lines = np.concatenate([self._lines, new])
+            for i, line in enumerate(new, start=known):
+                self._of_name[line["name"].tobytes()] = i
+
+    def _is_whole(self, number: int) -> bool:
+        with (self.folder / _ROWS).open("rb") as file:
+            file.seek(number * self.row_bytes)
+            return zlib.crc32(file.read(self.row_bytes)) == int(self._lines[number]["checksum"])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table, as `regraft cache` shows it.
+
+    Attributes:
+        folder: Of the table.
+        kind: What its rows are.
+        key: What they depend on, besides the image.
+        rows: How many there are.
+        size: Bytes on disk.
+        used: When it was last opened, seconds since 1970.
+    """
+
+    folder: Path
+    kind: str
+    key: Mapping[str, Any]
+    rows: int
+    size: int
+    used: float
+
+
+class Store:
+    """All tables of this machine's user.
+
+    Args:
+        root: Their folder; default: `$REGRAFT_CACHE`, or the system's place for caches.
+        limit: Bytes that all tables together may take.
+    """
+
+    def __init__(self, root: Path | None = None, *, limit: int = DEFAULT_LIMIT) -> None:
+        """Nothing is read or written yet."""
+        given = os.environ.get("REGRAFT_CACHE")
+        self.root = root or (Path(given) if given else user_cache_path("regraft"))
+        self.limit = limit
+        self._open: dict[Path, Table] = {}
+
+    def table(self, kind: str, key: Mapping[str, Any], shape: Sequence[int], dtype: Any) -> Table:
+        """The table of these rows, new or as it was left.
+
+        Args:
+            kind: What the rows are, such as `pixels`.
+            key: All that they depend on besides the image: plain values.
+            shape: Of a row.
+            dtype: NumPy type of its numbers.
+        """
+        described = {"kind": kind, "key": dict(key), "shape": list(shape), "dtype": np.dtype(dtype).str}
+        text = json.dumps(described, sort_keys=True)
+        folder = self.root / f"{kind}-{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"
+        if folder not in self._open:
+            self._open[folder] = Table(folder, shape, dtype)
+            if not (folder / _DESCRIPTION).exists():
+                write_json(folder / _DESCRIPTION, described)
+        os.utime(folder / _DESCRIPTION)
+        return self._open[folder]
+
+    def make_room(self, size: int) -> bool:
+        """Remove the least recently used tables until `size` more bytes are within the limit.
+
+        What was used within the last hour stays: a process may be at work with it. Returns whether there is room now.
+        """
+        entries = sorted(self.entries(), key=lambda entry: entry.used)
+        total = sum(entry.size for entry in entries)
+        for entry in entries:
+            if total + size <= self.limit or time.time() - entry.used < _IN_USE:
+                break
+            self.remove(entry)
+            total -= entry.size
+        return total + size <= self.limit
+
+    def entries(self) -> list[Entry]:
+        """Every table, the largest first."""
+        return sorted(self._entries(), key=lambda entry: -entry.size)
+
+    def remove(self, entry: Entry) -> None:
+        """Remove a table."""
+        shutil.rmtree(entry.folder, ignore_errors=True)
+
+    def prune(self, *, to: int = 0, older_than: float = 0.0) -> list[Entry]:
+        """Remove tables, the least recently used first, until at most `to` bytes are left.
+
+        Args:
+            to: Bytes that may stay.
+            older_than: Only tables that were not used for so many seconds.
+
+        Returns:
+            What was removed.
+        """
+        entries = sorted(self.entries(), key=lambda entry: entry.used)
+        total = sum(entry.size for entry in entries)
+        removed = []
+        for entry in entries:
+            if total <= to or time.time() - entry.used < older_than:
+                break
+            self.remove(entry)
+            total -= entry.size
+            removed.append(entry)
+        return removed
+
+    def _entries(self) -> Iterator[Entry]:
+        if not self.root.is_dir():
+            return
+        for folder in self.root.iterdir():
+            with suppress(OSError, ValueError, KeyError):  # being written or removed at this moment
+                described = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+                files = {file.name: file.stat() for file in folder.iterdir()}
+                yield Entry(
+                    folder=folder,
+                    kind=described["kind"],
+                    key=described["key"],
+                    rows=files[_INDEX].st_size // _LINE.itemsize,
+                    size=sum(stat.st_size for stat in files.values()),
+                    used=files[_DESCRIPTION].st_mtime,
+                )
