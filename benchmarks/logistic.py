@@ -36,7 +36,7 @@ def features(model: Classifier, data: Dataset) -> np.ndarray:
     with torch.inference_mode():
         for start in range(0, len(data), 64):
             pixels = np.stack([model.preprocessing(data.source(s)) for s in data.samples[start : start + 64]])
-            rows.append(model.activations(as_batch(pixels), len(model.stages)).numpy())
+            rows.append(model.activations(as_batch(pixels), len(model.stages)).values.numpy())
     return np.concatenate(rows)
 
 

@@ -158,7 +158,7 @@ def test_a_mixture_has_the_shares_that_its_targets_say(kind, key, alpha):
     inputs = torch.arange(6.0)[:, None, None, None].expand(6, 2, 8, 12).clone()
     augmentation = Augmentation(**{kind: alpha})
     before = random_states()
-    mixed, targets = mix(inputs, one_hot(6), augmentation, key)
+    (mixed,), targets = mix([inputs], one_hot(6), augmentation, key)
     assert random_states() == before
     assert mixed.shape == inputs.shape
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(6))
@@ -167,8 +167,8 @@ def test_a_mixture_has_the_shares_that_its_targets_say(kind, key, alpha):
     torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), targets @ torch.arange(6.0), atol=1e-4, rtol=0)
     if kind == "cutmix":
         assert torch.equal(mixed, mixed.round())  # cut, never blended
-    again = mix(inputs, one_hot(6), augmentation, key)
-    assert torch.equal(again[0], mixed)
+    again = mix([inputs], one_hot(6), augmentation, key)
+    assert torch.equal(again[0][0], mixed)
     assert torch.equal(again[1], targets)
     assert torch.equal(inputs, torch.arange(6.0)[:, None, None, None].expand(6, 2, 8, 12))
 
@@ -177,7 +177,7 @@ def test_mixup_and_cutmix_take_turns():
     inputs = torch.arange(4.0)[:, None, None, None].expand(4, 1, 8, 8)
     blended = {
         not torch.equal(mixed, mixed.round())
-        for mixed in (mix(inputs, one_hot(4), Augmentation(mixup=1, cutmix=1), key)[0] for key in range(30))
+        for (mixed,) in (mix([inputs], one_hot(4), Augmentation(mixup=1, cutmix=1), key)[0] for key in range(30))
     }
     assert blended == {True, False}
 
@@ -185,24 +185,24 @@ def test_mixup_and_cutmix_take_turns():
 def test_no_mixture():
     inputs, targets = torch.rand(4, 3), one_hot(4)
     for augmentation, count in ((Augmentation(), 4), (Augmentation(mixup=1), 1)):
-        mixed, mixed_targets = mix(inputs[:count], targets[:count], augmentation, key=1)
+        (mixed,), mixed_targets = mix([inputs[:count]], targets[:count], augmentation, key=1)
         assert torch.equal(mixed, inputs[:count])
         assert torch.equal(mixed_targets, targets[:count])
 
 
 def test_mixup_works_on_vectors_and_cutmix_says_what_it_needs():
-    mixed, _ = mix(torch.rand(4, 7), one_hot(4), Augmentation(mixup=1), key=1)
+    (mixed,), _ = mix([torch.rand(4, 7)], one_hot(4), Augmentation(mixup=1), key=1)
     assert mixed.shape == (4, 7)
     with pytest.raises(
         UsageError, match=r"CutMix needs maps \(N, C, H, W\) and this backbone gives \(4, 7\); use mixup"
     ):
-        mix(torch.rand(4, 7), one_hot(4), Augmentation(cutmix=1), key=1)
+        mix([torch.rand(4, 7)], one_hot(4), Augmentation(cutmix=1), key=1)
 
 
 def test_mixtures_keep_the_type():
     inputs = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     for kind in ("mixup", "cutmix"):
-        assert mix(inputs, one_hot(4), Augmentation(**{kind: 1.0}), key=1)[0].dtype == torch.uint8
+        assert mix([inputs], one_hot(4), Augmentation(**{kind: 1.0}), key=1)[0][0].dtype == torch.uint8
 
 
 def test_a_view_depends_on_its_image_and_key_alone(pixels: torch.Tensor) -> None:
@@ -210,3 +210,10 @@ def test_a_view_depends_on_its_image_and_key_alone(pixels: torch.Tensor) -> None
     views = augment_each(pixels, Augmentation(), keys)
     order = [2, 0]
     assert torch.equal(augment_each(pixels[order], Augmentation(), [keys[i] for i in order]), views[order])
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_vectors_beside_maps_are_mixed_by_the_same_share(kind: str) -> None:
+    maps, vectors = torch.rand(6, 3, 8, 8), torch.rand(6, 5)
+    (_, mixed), targets = mix([maps, vectors], one_hot(6), Augmentation(**{kind: 1.0}), key=3)
+    torch.testing.assert_close(mixed, targets @ vectors)

@@ -61,7 +61,8 @@ def test_prefix_then_tail_is_the_whole_at_every_cut(model: Classifier, pixels: t
         for boundary, stage in enumerate(model.stages):
             cached = model.activations(pixels, boundary)
             if boundary:
-                assert tuple(cached.shape[1:]) == model.stages[boundary - 1].shape
+                assert tuple(cached.values.shape[1:]) == model.stages[boundary - 1].shape
+            assert cached.taps.shape == (2, model.taps_below(boundary))
             torch.testing.assert_close(
                 model.logits_from(cached, boundary),
                 whole,
@@ -81,7 +82,7 @@ def test_backbone_is_timms(model: Classifier, pixels: torch.Tensor) -> None:
             if type(model.backbone).__name__ == "VGG"
             else model.backbone.forward_head(maps, pre_logits=True)
         )
-        torch.testing.assert_close(model.activations(pixels, len(model.stages)), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.activations(pixels, len(model.stages)).values, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("wanted", ["all", "auto", "none"])
@@ -146,3 +147,24 @@ def test_flattened_map_is_a_head_input_too(model: Classifier, pixels: torch.Tens
     with torch.inference_mode():
         assert flat(pixels).shape == (2, 3)
     assert flat.head.features == int(torch.tensor(flat.stages[-2].shape).prod())
+
+
+def test_a_head_reads_upper_stages_by_default(model: Classifier, pixels: torch.Tensor) -> None:
+    assert len(model.taps) >= 2
+    assert all(tap > len(model.stages) // 4 for tap in model.taps)
+    assert model.head.features == model.stages[-1].shape[0] + model.taps_below(len(model.stages))
+    with torch.inference_mode():
+        features = model.features_from(model.activations(pixels, 0), 0)
+        last, taps = features.split([model.stages[-1].shape[0], model.taps_below(len(model.stages))], dim=1)
+        torch.testing.assert_close(last, model.activations(pixels, len(model.stages)).values)
+        values, place = model.activations(pixels, 0).values, 0
+        for index, stage in enumerate(model.stages):
+            values = stage.forward(values)
+            if index in model.taps:
+                channels = values.flatten(2) if values.ndim == 4 else values.transpose(1, 2)
+                width = channels.shape[1]
+                torch.testing.assert_close(taps[:, place : place + width], channels.mean(2), rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(taps[:, place + width : place + 2 * width], channels.amax(2))
+                place += 2 * width
+    last_only = build(model.spec.name, classes=CLASSES, weights="none", image_size=SIZE, head_stages="last")
+    assert last_only.head.features == model.stages[-1].shape[0]

@@ -15,7 +15,7 @@ from regraft.models.classifier import Classifier, build
 from regraft.store import Store
 from regraft.training import prefix as prefix_module
 from regraft.training.loop import predict_logits
-from regraft.training.prefix import Activations, as_batch, row_bytes, run_prefix
+from regraft.training.prefix import Activations, Rows, as_batch, row_bytes, run_prefix
 from regraft.training.progress import Silence
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -45,12 +45,20 @@ def run(
     return run_prefix(model, dataset, pixels, cuts, store, **options)
 
 
+def values(activations: Activations) -> torch.Tensor:
+    """Without the taps, (K, N, ...)."""
+    return torch.stack([activations.batch(view, slice(None)).values for view in range(activations.views)])
+
+
 @pytest.mark.parametrize("boundary", [0, 1, 9, 19])
 def test_activations_are_the_prefixs(model: Classifier, dataset: Dataset, store: Store, boundary: int) -> None:
     (cached,) = run(model, dataset, store, boundary, batch_size=2)
     assert (cached.views, len(cached)) == (1, 5)
     with torch.inference_mode():
-        torch.testing.assert_close(cached.all()[0], model.activations(as_batch(IMAGES), boundary), rtol=1e-5, atol=1e-5)
+        for ours, expected in zip(
+            cached.batch(0, slice(None)), model.activations(as_batch(IMAGES), boundary), strict=True
+        ):
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(
             predict_logits(model, cached, torch.float32), model(as_batch(IMAGES)), rtol=1e-4, atol=1e-4
         )
@@ -58,11 +66,11 @@ def test_activations_are_the_prefixs(model: Classifier, dataset: Dataset, store:
 
 def test_view_zero_is_plain_and_the_others_differ(model: Classifier, dataset: Dataset, tmp_path: Path) -> None:
     both = [
-        run(model, dataset, Store(tmp_path / str(i)), 9, views=3, augmentation=Augmentation(), seed=seed)[0].all()
+        values(run(model, dataset, Store(tmp_path / str(i)), 9, views=3, augmentation=Augmentation(), seed=seed)[0])
         for i, seed in enumerate((0, 0, 1))
     ]
     (plain,) = run(model, dataset, Store(tmp_path / "plain"), 9)
-    assert torch.equal(both[0][0], plain.all()[0])
+    assert torch.equal(both[0][0], values(plain)[0])
     assert not torch.equal(both[0][1], both[0][0])
     assert not torch.equal(both[0][1], both[0][2])
     assert torch.equal(both[0], both[1])
@@ -72,11 +80,11 @@ def test_view_zero_is_plain_and_the_others_differ(model: Classifier, dataset: Da
 def test_drawn_views_depend_on_the_key_alone(model: Classifier, dataset: Dataset, store: Store) -> None:
     (cached,) = run(model, dataset, store, 9, views=4, augmentation=Augmentation())
     indices = np.array([3, 1, 4])
-    assert torch.equal(cached.drawn(indices, 7), cached.drawn(indices, 7))
-    seen = {tuple(cached.drawn(indices, key)[0].flatten()[:50].tolist()) for key in range(40)}
+    assert torch.equal(cached.drawn(indices, 7).values, cached.drawn(indices, 7).values)
+    seen = {tuple(cached.drawn(indices, key).values[0].flatten()[:50].tolist()) for key in range(40)}
     assert len(seen) == 4
-    in_memory = Activations(cached.all(), 9)
-    assert torch.equal(cached.drawn(indices, 7), in_memory.drawn(indices, 7))
+    in_memory = Activations(9, Rows(values(cached)))
+    assert torch.equal(cached.drawn(indices, 7).values, in_memory.drawn(indices, 7).values)
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
@@ -85,22 +93,22 @@ def test_what_is_stored_is_not_computed_again(
 ) -> None:
     options: dict[str, Any] = {"views": 2, "augmentation": Augmentation(), "precision": precision}
     first = run(model, dataset, store, [9, 19], **options)
-    assert first[0].batch(0, slice(1)).dtype == precision
+    assert first[0].batch(0, slice(1)).values.dtype == precision
     passed: list[int] = []
-    taps = prefix_module._taps
+    whole = prefix_module._passed
 
     def counted(model: Classifier, batch: torch.Tensor, cuts: list[int]) -> list[torch.Tensor]:
         passed.append(len(batch))
-        return taps(model, batch, cuts)
+        return whole(model, batch, cuts)
 
-    monkeypatch.setattr(prefix_module, "_taps", counted)
+    monkeypatch.setattr(prefix_module, "_passed", counted)
     again = run(model, dataset, store, [9, 19], **options)
     assert passed == []
     for one, other in zip(first, again, strict=True):
-        assert torch.equal(one.all(), other.all())
+        assert torch.equal(values(one), values(other))
     # Another order, another seed, another boundary: only what is new is computed.
     turned = dataset.with_samples(dataset.samples[::-1])
-    assert torch.equal(run(model, turned, store, 9, **options)[0].all(), first[0].all().flip(1))
+    assert torch.equal(values(run(model, turned, store, 9, **options)[0]), values(first[0]).flip(1))
     assert passed == []
     run(model, dataset, store, 9, **{**options, "seed": 1})
     run(model, dataset, store, 5, precision=precision)
@@ -114,20 +122,20 @@ def test_a_row_does_not_depend_on_its_batch(model: Classifier, dataset: Dataset,
     for sample in dataset.samples:
         run(model, dataset.with_samples([sample]), apart, [9, 19], **options)
     for one, other in zip(whole, run(model, dataset, apart, [9, 19], **options), strict=True):
-        assert torch.equal(one.all(), other.all())
+        assert torch.equal(values(one), values(other))
 
 
 def test_other_weights_are_another_table(dataset: Dataset, store: Store) -> None:
     model = build(classes=("a", "b"), image_size=32)
     (before,) = run(model, dataset, store, 9)
-    old = before.all()
+    old = values(before)
     with torch.no_grad():
         next(model.stages[3].parameters()).mul_(1.5)
     (after,) = run(model, dataset, store, 9)
-    assert not torch.equal(after.all(), old)
+    assert not torch.equal(values(after), old)
     with torch.no_grad():  # above the boundary nothing matters
         next(model.stages[12].parameters()).mul_(1.5)
-    assert torch.equal(run(model, dataset, store, 9)[0].all(), after.all())
+    assert torch.equal(values(run(model, dataset, store, 9)[0]), values(after))
 
 
 def test_a_damaged_row_is_computed_again(model: Classifier, dataset: Dataset, tmp_path: Path) -> None:
@@ -136,11 +144,12 @@ def test_a_damaged_row_is_computed_again(model: Classifier, dataset: Dataset, tm
     data = bytearray((folder / "rows.bin").read_bytes())
     data[row_bytes(model, 9, torch.float32) + 3] ^= 1
     (folder / "rows.bin").write_bytes(bytes(data))
-    expected = first.all().clone()
+    expected = values(first).clone()
     (again,) = run(model, dataset, Store(tmp_path), 9)
-    assert torch.equal(again.all()[:, [0, 2, 3, 4]], expected[:, [0, 2, 3, 4]])
+    assert torch.equal(values(again)[:, [0, 2, 3, 4]], expected[:, [0, 2, 3, 4]])
     with torch.inference_mode():
-        torch.testing.assert_close(again.all()[0], model.activations(as_batch(IMAGES), 9), rtol=1e-5, atol=1e-5)
+        expected = model.activations(as_batch(IMAGES), 9).values
+        torch.testing.assert_close(values(again)[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_resizing_is_part_of_the_key(dataset: Dataset, store: Store) -> None:

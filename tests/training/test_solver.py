@@ -80,17 +80,28 @@ def test_cross_validation_prefers_strong_penalties_for_noise() -> None:
     rng = np.random.default_rng(1)
     noise = torch.from_numpy(rng.normal(size=(60, 200))).float()
     labels = torch.from_numpy(rng.integers(0, 2, 60))
-    on_noise = strength_by_cross_validation(noise, labels, _objective(2), views=1)
+    on_noise = strength_by_cross_validation(noise, labels, _objective(2))
     features, real = _data(300)
-    assert on_noise > strength_by_cross_validation(features, real, _objective(), views=1)
+    assert on_noise > strength_by_cross_validation(features, real, _objective())
 
 
-def test_views_of_one_image_share_a_fold() -> None:
-    """If they did not, copies would make the weakest penalty look best."""
-    rng = np.random.default_rng(2)
-    noise = torch.from_numpy(rng.normal(size=(40, 300))).float()
-    labels = torch.from_numpy(rng.integers(0, 2, 40))
-    assert strength_by_cross_validation(noise.repeat(3, 1), labels.repeat(3), _objective(2), views=3) >= 1.0
+def test_fewer_images_than_features_lose_nothing() -> None:
+    """The solution by way of the images' own span is that of gradient descent in all features."""
+    features, labels = _data(count=30, features=50)
+    [solution] = solve_path(features, labels, _objective(), strengths=[0.1])
+    scaler = StandardScaler().fit(features.numpy())
+    peer = LogisticRegression(C=1 / (0.1 * len(labels)), max_iter=5000, tol=1e-10)
+    peer.fit(scaler.transform(features.numpy()), labels.numpy())
+    ours = (features @ solution.weight.T + solution.bias).softmax(1).numpy()
+    np.testing.assert_allclose(ours, peer.predict_proba(scaler.transform(features.numpy())), atol=2e-3)
+
+
+def test_a_start_changes_the_way_and_not_the_end() -> None:
+    features, labels = _data()
+    *_, warm = solve_path(features, labels, _objective(), strengths=[1.0, 0.1])
+    [cold] = solve_path(features, labels, _objective(), strengths=[0.01])
+    [started] = solve_path(features, labels, _objective(), strengths=[0.01], start=warm)
+    torch.testing.assert_close(started.weight, cold.weight, atol=5e-3, rtol=0.02)
 
 
 def test_images_of_one_bundle_share_a_fold() -> None:
@@ -99,11 +110,11 @@ def test_images_of_one_bundle_share_a_fold() -> None:
     features = torch.randn(10, 40, generator=generator).repeat(6, 1)
     labels = torch.tensor([0, 1] * 5).repeat(6)
     bundles = np.tile(np.arange(10), 6)
-    torn = strength_by_cross_validation(features, labels, _objective(2), views=1)
-    whole = strength_by_cross_validation(features, labels, _objective(2), views=1, bundles=bundles)
+    torn = strength_by_cross_validation(features, labels, _objective(2))
+    whole = strength_by_cross_validation(features, labels, _objective(2), bundles=bundles)
     assert whole > torn
 
 
 def test_two_images_are_enough_for_a_strength() -> None:
     features = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    assert strength_by_cross_validation(features, torch.tensor([0, 1]), _objective(2), views=1) in STRENGTHS
+    assert strength_by_cross_validation(features, torch.tensor([0, 1]), _objective(2)) in STRENGTHS

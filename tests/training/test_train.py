@@ -198,7 +198,7 @@ def test_without_validation_cross_validation_chooses_the_strength(squares: Datas
 
 def test_fine_tuning_that_does_not_pay_is_not_kept(squares_split: Split) -> None:
     model = _model(squares_split)
-    result = train(model, squares_split, finetune_lr=3.0, optimizer="sgd", **FAST)
+    result = train(model, squares_split, finetune_lr=0.3, optimizer="sgd", averaging=0, **FAST)
     assert not result.finetuned
     kept = next(row for row in result.history if row.kept)
     assert kept.phase == "head"
@@ -361,3 +361,41 @@ def test_what_must_not_stay_leaves_nothing(
     assert any("training.cache_gb" in note for note in result.notes) is noted
     assert Store().entries() == []
     assert list(scratch.iterdir()) == []
+
+
+def test_only_the_head_needs_one_view_and_fine_tuning_several(squares_split: Split, tmp_path: Path) -> None:
+    def images(folder: str, **options: Any) -> int:
+        log = _Log()
+        train(_model(squares_split), squares_split, listener=log, store=Store(tmp_path / folder), **options)
+        return max(total for name, _, total in log.works if name == "backbone, train images")
+
+    assert images("head", finetune_epochs=0) == len(squares_split.train)
+    assert images("tail", finetune_epochs=1, finetune_from="blocks.6", batch_size=8) == 8 * len(squares_split.train)
+
+
+def test_averaged_weights_are_between_those_of_the_steps(squares_split: Split) -> None:
+    """With a long reach they stay near the start; the training itself is the same."""
+    states, losses = [], []
+    for averaging in (0.0, 1.0, 1000.0):
+        model = _model(squares_split)
+        result = train(model, squares_split, averaging=averaging, keep_finetuned="always", **FAST)
+        states.append(model.state_dict()["backbone.conv_head.weight"].clone())
+        losses.append([row.train_loss for row in result.history])
+    assert losses[0] == losses[1] == losses[2]
+    start = _model(squares_split).state_dict()["backbone.conv_head.weight"]
+    distances = [float((state - start).norm()) for state in states]
+    assert 0 < distances[2] < distances[1] < distances[0]
+
+
+def test_lower_stages_learn_more_slowly(squares_split: Split) -> None:
+    model = _model(squares_split)
+    start = _state(model)
+    train(model, squares_split, layer_decay=0.1, averaging=0, keep_finetuned="always", finetune_from="blocks.5", **FAST)
+    end = _state(model)
+
+    def moved(name: str) -> float:
+        return float((end[name] - start[name]).abs().max())
+
+    steps = ["backbone.blocks.5.0.conv_pw.weight", "backbone.blocks.6.0.conv_pw.weight", "backbone.conv_head.weight"]
+    lowest, middle, highest = map(moved, steps)
+    assert 0 < lowest < middle / 10 < highest / 50

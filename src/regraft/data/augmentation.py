@@ -7,7 +7,7 @@ same key, so that no random state has to be kept to continue a run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -104,12 +104,13 @@ def _transform(augmentation: Augmentation, size: tuple[int, int]) -> v2.Transfor
 
 
 def mix(
-    inputs: torch.Tensor, targets: torch.Tensor, augmentation: Augmentation, key: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs: Sequence[torch.Tensor], targets: torch.Tensor, augmentation: Augmentation, key: int
+) -> tuple[Sequence[torch.Tensor], torch.Tensor]:
     """MixUp or CutMix of a batch, on pixels or on activations at the freeze boundary.
 
     Args:
-        inputs: (N, ...); CutMix needs maps (N, C, H, W).
+        inputs: Each (N, ...), of the same images. CutMix cuts the first, which must be maps (N, C, H, W); vectors
+            beside it are mixed by the area.
         targets: Class probabilities (N, classes).
         augmentation: The two alphas.
         key: The same key gives the same mixture.
@@ -120,24 +121,30 @@ def mix(
     Sources: MixUp, arXiv 1710.09412; CutMix, arXiv 1905.04899.
     """
     chosen = [name for name, alpha in (("mixup", augmentation.mixup), ("cutmix", augmentation.cutmix)) if alpha > 0]
-    if not chosen or len(inputs) < 2:
+    if not chosen or len(targets) < 2:
         return inputs, targets
     rng = np.random.default_rng(key)
     name = chosen[int(rng.integers(len(chosen)))]
     alpha = augmentation.mixup if name == "mixup" else augmentation.cutmix
     keep = float(rng.beta(alpha, alpha))
-    partner = torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)
-    if name == "mixup":
-        mixed = torch.lerp(inputs[partner].float(), inputs.float(), keep).to(inputs.dtype)
-    else:
-        if inputs.ndim != 4:
-            raise UsageError(f"CutMix needs maps (N, C, H, W) and this backbone gives {tuple(inputs.shape)}; use mixup")
-        height, width = inputs.shape[-2:]
+    partner = torch.from_numpy(rng.permutation(len(targets))).to(targets.device)
+    box: tuple[Any, ...] | None = None
+    if name == "cutmix":
+        maps = inputs[0]
+        if maps.ndim != 4:
+            raise UsageError(f"CutMix needs maps (N, C, H, W) and this backbone gives {tuple(maps.shape)}; use mixup")
+        height, width = maps.shape[-2:]
         cut_height, cut_width = (round(side * (1 - keep) ** 0.5) for side in (height, width))
         top = int(rng.integers(height - cut_height + 1))
         left = int(rng.integers(width - cut_width + 1))
-        mixed = inputs.clone()
         box = (..., slice(top, top + cut_height), slice(left, left + cut_width))
-        mixed[box] = inputs[partner][box]
         keep = 1 - cut_height * cut_width / (height * width)
-    return mixed, torch.lerp(targets[partner], targets, keep)
+
+    def mixed(values: torch.Tensor) -> torch.Tensor:
+        if box is None or values.ndim != 4:
+            return torch.lerp(values[partner].float(), values.float(), keep).to(values.dtype)
+        cut = values.clone()
+        cut[box] = values[partner][box]
+        return cut
+
+    return [mixed(values) for values in inputs], torch.lerp(targets[partner], targets, keep)

@@ -1,13 +1,14 @@
 """The model: a backbone that can be cut, and a head.
 
 Enters: uint8 pixels (N, 3, S, S). Leaves: logits (N, classes). Normalisation is inside. `activations` runs the prefix
-below the freeze boundary, `logits_from` the tail and the head above it; one after the other they are `forward`.
+below the freeze boundary, `logits_from` the tail and the head above it; one after the other they are `forward`. The
+head may read several stages: what the lower ones give it goes beside the activations through every boundary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import timm
 import torch
@@ -20,7 +21,7 @@ from regraft.errors import UsageError
 from regraft.models.allocator import keep_freed_memory
 from regraft.models.head import Activation, Head
 from regraft.models.registry import DEFAULT_BACKBONE, BackboneSpec, find_backbone
-from regraft.models.stages import Stage, cut, resolve_boundary
+from regraft.models.stages import Stage, cut, resolve_boundary, upper_stages
 from regraft.models.weights import WeightsRecord, build_backbone
 
 #: Pixels a side; below it no backbone has a map left.
@@ -58,12 +59,37 @@ class ModelOptions:
     head: Annotated[
         Literal["linear", "mlp"], Field(description="linear, or mlp: Dense and ReLU layers before the last")
     ] = "linear"
+    head_stages: Annotated[
+        Literal["auto", "upper", "last"],
+        Field(
+            description=(
+                "what of the backbone the head reads: last (its last features), upper (beside them the mean and the "
+                "maximum of the upper stages' maps), or auto (upper for a linear head over avg, else last)"
+            )
+        ),
+    ] = "auto"
     head_widths: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, description="widths of the mlp's layers")
     ] = (256,)
     dropout: Annotated[
         float, Field(ge=0, lt=1, description="dropout before the last layer of an mlp, while training")
     ] = 0.2
+
+
+class Hidden(NamedTuple):
+    """What the stages below a boundary leave of N images.
+
+    Attributes:
+        values: The last of them's output, (N, ...).
+        taps: What the head reads of those below, float (N, L); L is 0 where it reads none of them.
+    """
+
+    values: torch.Tensor
+    taps: torch.Tensor
+
+    def to(self, device: torch.device) -> Hidden:
+        """The same on a device."""
+        return Hidden(self.values.to(device, non_blocking=True), self.taps.to(device, non_blocking=True))
 
 
 class Classifier(nn.Module):
@@ -74,6 +100,7 @@ class Classifier(nn.Module):
         classes: Class names in the order of the logits.
         preprocessing: How an image file becomes the input.
         stages: The backbone's stages, in order.
+        taps: Indices of the stages that the head reads beside the last.
         boundary: Index of the first stage that trains; `len(stages)` while only the head does.
         weights: Where the pretrained weights came from.
     """
@@ -89,6 +116,7 @@ class Classifier(nn.Module):
         preprocessing: Preprocessing,
         *,
         pooling: Literal["avg", "flatten"] = "avg",
+        head_stages: Literal["upper", "last"] = "last",
         widths: Sequence[int] = (),
         dropout: float = 0.0,
         activation: Activation = "softmax",
@@ -102,9 +130,12 @@ class Classifier(nn.Module):
         self.weights = weights or WeightsRecord("none")
         self.backbone = backbone
         self.stages: list[Stage] = cut(backbone, preprocessing.size, pooling=pooling)
-        self.head = Head(
-            self.stages[-1].shape[0], len(self.classes), widths=widths, dropout=dropout, activation=activation
-        )
+        self.head_stages: Literal["upper", "last"] = head_stages
+        self.taps = upper_stages(self.stages) if head_stages == "upper" else ()
+        # Most backbones give maps (N, C, H, W); some (N, H, W, C).
+        self._channels_last_maps = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
+        features = self.stages[-1].shape[0] + self.taps_below(len(self.stages))
+        self.head = Head(features, len(self.classes), widths=widths, dropout=dropout, activation=activation)
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1) * 255, persistent=False)
         self.boundary = len(self.stages)
@@ -116,25 +147,40 @@ class Classifier(nn.Module):
         """Pixels (N, 3, S, S), uint8 or float in 0..255, to logits (N, classes)."""
         return self.logits_from(self.activations(pixels, len(self.stages)), len(self.stages))
 
-    def activations(self, pixels: torch.Tensor, boundary: int) -> torch.Tensor:
+    def activations(self, pixels: torch.Tensor, boundary: int) -> Hidden:
         """Run the prefix: normalise, then the stages below `boundary`."""
         values = ((pixels.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.between(values, 0, boundary)
+        return self.between(Hidden(values, values.new_empty(len(values), 0)), 0, boundary)
 
-    def between(self, activations: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    def between(self, hidden: Hidden, first: int, last: int) -> Hidden:
         """Run the stages `first` to `last` - 1 on activations at `first`."""
-        for stage in self.stages[first:last]:
-            activations = stage.forward(activations)
-        return activations
+        values, taps = hidden.values, [hidden.taps]
+        for index in range(first, last):
+            values = self.stages[index].forward(values)
+            if index in self.taps:
+                taps.append(self._pooled(values))
+        return Hidden(values, taps[0] if len(taps) == 1 else torch.cat(taps, dim=1))
 
-    def logits_from(self, activations: torch.Tensor, boundary: int) -> torch.Tensor:
+    def logits_from(self, hidden: Hidden, boundary: int) -> torch.Tensor:
         """Run the tail and the head on what `activations(pixels, boundary)` returned."""
-        logits: torch.Tensor = self.head(self.features_from(activations, boundary))
+        logits: torch.Tensor = self.head(self.features_from(hidden, boundary))
         return logits
 
-    def features_from(self, activations: torch.Tensor, boundary: int) -> torch.Tensor:
-        """Run the tail alone: features (N, F)."""
-        return self.between(activations, boundary, len(self.stages))
+    def features_from(self, hidden: Hidden, boundary: int) -> torch.Tensor:
+        """Run the tail alone: features (N, F), the last stage's first."""
+        values, taps = self.between(hidden, boundary, len(self.stages))
+        return torch.cat([values, taps], dim=1) if self.taps else values
+
+    def taps_below(self, boundary: int) -> int:
+        """L, how many numbers the head reads of the stages below a boundary (the last stage's own not counted)."""
+        axis = -1 if self._channels_last_maps else 0
+        shapes = [self.stages[index].shape for index in self.taps if index < boundary]
+        return sum(2 * (shape[axis] if len(shape) == 3 else shape[-1]) for shape in shapes)
+
+    def _pooled(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean and maximum over the places of a map, or over tokens, (N, 2 C)."""
+        places = (2, 3) if values.ndim == 4 and not self._channels_last_maps else tuple(range(1, values.ndim - 1))
+        return torch.cat([values.mean(places), values.amax(places)], dim=1)
 
     def resolve(self, finetune_from: str | int) -> int:
         """The freeze boundary that a name or number means; see `regraft.models.stages.resolve_boundary`."""
@@ -186,6 +232,7 @@ class Classifier(nn.Module):
             "backbone": {"name": self.spec.name, "timm_name": self.spec.timm_name},
             "pooling": self.pooling,
             "head": {
+                "stages": [self.stages[index].name for index in self.taps],
                 "widths": list(self.head.widths),
                 "dropout": self.head.dropout,
                 "activation": self.head.activation,
@@ -208,6 +255,7 @@ class Classifier(nn.Module):
             value["classes"],
             preprocessing,
             pooling=value["pooling"],
+            head_stages="upper" if value["head"]["stages"] else "last",
             widths=value["head"]["widths"],
             dropout=value["head"]["dropout"],
             activation=value["head"]["activation"],
@@ -251,6 +299,9 @@ def build(
     size = chosen.image_size or native
     if not chosen.image_size and not (configuration and configuration.fixed_input_size):
         size = size_for(native, shorter_side)
+    head_stages = chosen.head_stages
+    if head_stages == "auto":
+        head_stages = "upper" if chosen.head == "linear" and chosen.pooling == "avg" else "last"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, record = build_backbone(spec, chosen.weights, size)
@@ -267,6 +318,7 @@ def build(
             classes,
             preprocessing,
             pooling=chosen.pooling,
+            head_stages=head_stages,
             widths=chosen.head_widths if chosen.head == "mlp" else (),
             dropout=chosen.dropout if chosen.head == "mlp" else 0.0,
             weights=record,

@@ -134,6 +134,24 @@ def resolve_boundary(stages: Sequence[Stage], wanted: str | int, *, preferred: s
     raise UnknownNameError("stage", wanted, names, "Also: none, all, auto, or a number of layers.")
 
 
+def upper_stages(stages: Sequence[Stage], count: int = 4) -> tuple[int, ...]:
+    """The stages that a head may read beside the last: the ends of the last runs of equal shape, without the very last.
+
+    Args:
+        stages: From `cut`.
+        count: At most.
+
+    Returns:
+        Indices in rising order, none in the lowest third; of a transformer, whose blocks all have one shape, blocks at
+        a half, two thirds and five sixths of its depth; none where the backbone is a single stage.
+    """
+    body = [index for index, stage in enumerate(stages[:-1]) if len(stage.shape) > 1]
+    ends = [i for i in body[len(body) // 3 : -1] if stages[i].shape != stages[i + 1].shape]
+    if not ends and len(body) >= 6:
+        ends = [body[len(body) * sixths // 6] for sixths in (3, 4, 5)]
+    return tuple(ends[-count:])
+
+
 def _boundary_by_number(stages: Sequence[Stage], number: int) -> int:
     counts = [sum(1 for _ in stage.layers()) for stage in stages]
     total = sum(counts)

@@ -22,8 +22,8 @@ SETTINGS = (
     "augmentation.crop=0.2",
     "training.views=2",
     "training.finetune_from=blocks.5",
-    "training.finetune_epochs=4",
-    "training.finetune_lr=1e-4",
+    "training.finetune_epochs=8",
+    "training.finetune_lr=2e-4",
     "training.label_smoothing=0",
 )
 

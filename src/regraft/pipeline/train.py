@@ -309,6 +309,7 @@ def _config_of(model: Classifier, augmentation: Augmentation, options: Mapping[s
             image_size=model.preprocessing.size,
             resize=model.preprocessing.resize,
             pooling=model.pooling,
+            head_stages=model.head_stages,
             head="mlp" if model.head.widths else "linear",
             head_widths=model.head.widths or ModelOptions().head_widths,
             dropout=model.head.dropout if model.head.widths else ModelOptions().dropout,

@@ -19,7 +19,8 @@ import torch
 from regraft.data.augmentation import Augmentation, augment, mix, random_key
 from regraft.data.pixels import Pixels
 from regraft.errors import TrainingError
-from regraft.models.classifier import Classifier
+from regraft.models.classifier import Classifier, Hidden
+from regraft.models.depthwise import FastDepthwise
 from regraft.training.hardware import autocast
 from regraft.training.objective import Objective, Scores, score
 from regraft.training.options import Optimizer
@@ -39,7 +40,7 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Number of training images."""
 
-    def drawn(self, indices: np.ndarray, key: int) -> torch.Tensor:
+    def drawn(self, indices: np.ndarray, key: int) -> Hidden:
         """One view of each of these images: activations at `boundary`."""
 
 
@@ -55,10 +56,10 @@ class LiveViews:
         """Number of training images."""
         return len(self.pixels)
 
-    def drawn(self, indices: np.ndarray, key: int) -> torch.Tensor:
-        """One view of each of these images, uint8 (n, 3, S, S)."""
+    def drawn(self, indices: np.ndarray, key: int) -> Hidden:
+        """One view of each of these images; the values are pixels, uint8 (n, 3, S, S)."""
         keys = [random_key(key, int(i)) for i in indices]
-        return augment(as_batch(self.pixels[indices]), self.augmentation, keys)
+        return Hidden(augment(as_batch(self.pixels[indices]), self.augmentation, keys), torch.empty(len(indices), 0))
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Phase:
         reduce_on_plateau: Epochs without improvement before the rate is divided; 0: never.
         plateau_factor: By which it is divided.
         monitor: What improvement is measured by.
+        layer_decay: The rate of each stage is that of the one above times this.
+        averaging: Epochs that the average of the weights reaches back; 0: no average.
     """
 
     name: str
@@ -90,6 +93,8 @@ class Phase:
     reduce_on_plateau: int
     plateau_factor: float
     monitor: str
+    layer_decay: float = 1.0
+    averaging: float = 0.0
 
 
 def run_phase(
@@ -115,6 +120,7 @@ def run_phase(
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     targets = objective.targets(labels)
     steps = math.ceil(count / phase.batch_size)
+    average = _Average([p for _, p in model.trainable()], phase.averaging * steps)
     reduction, best, stale = 1.0, -math.inf, 0
     for epoch in range(phase.epochs):
         started = time.perf_counter()
@@ -129,13 +135,13 @@ def run_phase(
                 torch.manual_seed(step_key)  # for dropout
                 lr = reduction * phase.lr * rate(phase, (epoch * steps + step) / (phase.epochs * steps))
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group["share"]
                 chosen = targets[torch.from_numpy(indices)]
-                inputs, wanted = mix(batches.drawn(indices, step_key), chosen, augmentation, step_key)
-                inputs, wanted = inputs.to(device, non_blocking=True), wanted.to(device, non_blocking=True)
-                with autocast(device, precision):
+                mixed, wanted = mix(batches.drawn(indices, step_key), chosen, augmentation, step_key)
+                inputs, wanted = Hidden(*mixed).to(device), wanted.to(device, non_blocking=True)
+                with autocast(device, precision), FastDepthwise():
                     if boundary == 0:
-                        inputs = model.activations(inputs, 0)
+                        inputs = model.activations(inputs.values, 0)
                     features = model.features_from(inputs, boundary)
                 logits = model.head(features)  # in float32, as everywhere
                 loss = objective(logits, wanted)
@@ -143,6 +149,7 @@ def run_phase(
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
                 scaler.step(optimizer)
                 scaler.update()
+                average.update()
                 losses += loss.detach() * len(indices)
                 right += (logits.detach().argmax(1) == wanted.argmax(1)).sum()
                 done = min((step + 1) * phase.batch_size, count)
@@ -157,6 +164,7 @@ def run_phase(
                     )
                     listener.work(phase.name, epoch * count + done, phase.epochs * count, detail)
         seconds = time.perf_counter() - started
+        average.swap()
         scores = None if val is None else score(objective, predict_logits(model, val[0], precision), val[1])
         yield (
             Epoch(
@@ -174,6 +182,7 @@ def run_phase(
             ),
             scores,
         )
+        average.swap()
         value = scores.value(phase.monitor) if scores else -float(losses)
         stale = 0 if value > best else stale + 1
         best = max(best, value)
@@ -197,11 +206,19 @@ def rate(phase: Phase, progress: float) -> float:
 
 
 def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
-    """An optimiser over what trains now; vectors (biases, norms) do not decay."""
-    parameters = [p for _, p in model.trainable()]
+    """An optimiser over what trains now; vectors (biases, norms) do not decay, and lower stages learn more slowly.
+
+    Source of the decay over the layers: arXiv 1801.06146.
+    """
+    pieces = [list(model.head.parameters()), *(list(stage.parameters()) for stage in reversed(model.stages))]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": phase.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": chosen, "weight_decay": decay, "share": phase.layer_decay**depth}
+        for depth, piece in enumerate(pieces)
+        for decay, chosen in (
+            (phase.weight_decay, [p for p in piece if p.requires_grad and p.ndim > 1]),
+            (0.0, [p for p in piece if p.requires_grad and p.ndim <= 1]),
+        )
+        if chosen
     ]
     if phase.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=phase.lr)
@@ -210,6 +227,32 @@ def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
     if phase.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=phase.lr)
     return torch.optim.SGD(groups, lr=phase.lr, momentum=0.9, nesterov=True)
+
+
+class _Average:
+    """A running average of parameters, which can take their place for a while (arXiv 1803.05407, exponential here).
+
+    Args:
+        parameters: To average.
+        reach: Steps that it reaches back; below 1: it does nothing.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], reach: float) -> None:
+        self.parameters = parameters if reach >= 1 else []
+        self.share = 1 / max(1.0, reach)
+        self.values = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        if self.parameters:
+            torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], self.share)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            kept = parameter.clone()
+            parameter.copy_(value)
+            value.copy_(kept)
 
 
 def predict_logits(

@@ -58,17 +58,28 @@ class TrainingOptions:
     ] = "if_better"
     optimizer: Annotated[Optimizer, Field(description="of fine-tuning: adamw, adam, rmsprop or sgd")] = "adamw"
     weight_decay: Annotated[float, Field(ge=0, description="of weights, not of biases and norms")] = 0.05
+    layer_decay: Annotated[
+        float,
+        Field(
+            gt=0, le=1, description="in fine-tuning, each stage's learning rate is that of the stage above times this"
+        ),
+    ] = 1.0
+    averaging: Annotated[
+        float,
+        Field(ge=0, description="fine-tuned weights are averaged over about this many epochs; 0: the last ones count"),
+    ] = 1.0
     batch_size: Annotated[int, Field(ge=1, description="images in a training step")] = 32
     views: Annotated[
         int,
         Field(
-            ge=1,
+            ge=0,
             le=256,
             description=(
-                "versions of each training image that are kept while the prefix is frozen: itself and augmented ones"
+                "versions of each training image that are kept while the prefix is frozen: itself and augmented ones; "
+                "0: 8 before fine-tuning, 1 where only the head trains"
             ),
         ),
-    ] = 8
+    ] = 0
     loss: Annotated[Loss, Field(description="cross_entropy, or binary_cross_entropy (one against the rest)")] = (
         "cross_entropy"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from regraft.data.augmentation import Augmentation, augment, random_key
 from regraft.data.dataset import Dataset
 from regraft.data.pixels import Pixels
-from regraft.models.classifier import Classifier
+from regraft.models.classifier import Classifier, Hidden
 from regraft.store import Store, Table, name_of
 from regraft.training.hardware import autocast
 from regraft.training.progress import Listener
@@ -28,39 +28,27 @@ _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16:
 
 
 @dataclass(frozen=True)
-class Activations:
-    """Cached activations of K views of N images, in memory or in a table.
+class Rows:
+    """A row for each of K views of N images.
 
     Attributes:
-        values: (K, N, ...) in memory, or a table with one row a view and image.
-        boundary: Index of the first stage that is not in them.
+        values: (K, N, ...) in memory, or a table.
         numbers: Of the table's rows, int64 (K, N); None in memory.
         dtype: Of the values in the table.
     """
 
     values: torch.Tensor | Table
-    boundary: int
     numbers: np.ndarray | None = None
     dtype: torch.dtype = torch.float32
 
     @property
-    def views(self) -> int:
-        """K, versions of each image."""
-        return int(self._shape[0])
+    def shape(self) -> tuple[int, int]:
+        """(K, N)."""
+        shape = self.values.shape if isinstance(self.values, torch.Tensor) else self.numbers.shape  # type: ignore[union-attr]  # of a table there are numbers
+        return int(shape[0]), int(shape[1])
 
-    def __len__(self) -> int:
-        """N, number of images."""
-        return int(self._shape[1])
-
-    @property
-    def _shape(self) -> Sequence[int]:
-        if isinstance(self.values, torch.Tensor):
-            return self.values.shape
-        assert self.numbers is not None
-        return self.numbers.shape
-
-    def batch(self, view: int | np.ndarray, chosen: slice | np.ndarray) -> torch.Tensor:
-        """Some images, (n, ...): all in one view, or each in its own."""
+    def take(self, view: int | np.ndarray, chosen: slice | np.ndarray) -> torch.Tensor:
+        """The rows of some images, (n, ...): all in one view, or each in its own."""
         if isinstance(self.values, torch.Tensor):
             index = torch.from_numpy(chosen) if isinstance(chosen, np.ndarray) else chosen
             rows = self.values[torch.from_numpy(view) if isinstance(view, np.ndarray) else view, index]
@@ -69,13 +57,38 @@ class Activations:
             rows = torch.from_numpy(self.values.read(self.numbers[view, chosen])).view(self.dtype)
         return rows.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else rows
 
-    def drawn(self, indices: np.ndarray, key: int) -> torch.Tensor:
-        """One view of each of some images, drawn by the key, (n, ...)."""
-        return self.batch(np.random.default_rng(key).integers(self.views, size=len(indices)), indices)
 
-    def all(self) -> torch.Tensor:
-        """Everything in float32, (K, N, ...), in memory."""
-        return torch.stack([self.batch(view, slice(None)).float() for view in range(self.views)])
+@dataclass(frozen=True)
+class Activations:
+    """Activations of K views of N images at a boundary, in memory or in tables.
+
+    Attributes:
+        boundary: Index of the first stage that is not in them.
+        rows: The output of the stage before.
+        taps: What the head reads of the stages below that one; None where it reads none of them.
+    """
+
+    boundary: int
+    rows: Rows
+    taps: Rows | None = None
+
+    @property
+    def views(self) -> int:
+        """K, versions of each image."""
+        return self.rows.shape[0]
+
+    def __len__(self) -> int:
+        """N, number of images."""
+        return self.rows.shape[1]
+
+    def batch(self, view: int | np.ndarray, chosen: slice | np.ndarray) -> Hidden:
+        """Some images: all in one view, or each in its own."""
+        values = self.rows.take(view, chosen)
+        return Hidden(values, values.new_empty(len(values), 0) if self.taps is None else self.taps.take(view, chosen))
+
+    def drawn(self, indices: np.ndarray, key: int) -> Hidden:
+        """One view of each of some images, drawn by the key."""
+        return self.batch(np.random.default_rng(key).integers(self.views, size=len(indices)), indices)
 
 
 def as_batch(pixels: np.ndarray) -> torch.Tensor:
@@ -118,7 +131,7 @@ def run_prefix(
         One `Activations` for each boundary.
     """
     model.eval()
-    tables = [_table(model, boundary, store, precision) for boundary in boundaries]
+    tables = [table for boundary in boundaries for table in _tables(model, boundary, store, precision)]
     drawn = "" if augmentation is None else repr((asdict(augmentation), seed))
     names = [[name_of(s.sha256, v, drawn if v else "") for s in dataset.samples] for v in range(views)]
     numbers = [np.stack([table.find(row) for row in names]) for table in tables]
@@ -134,33 +147,32 @@ def run_prefix(
                 if view and augmentation is not None:
                     keys = [_view_key(seed, view, dataset.samples[i].sha256) for i in chosen]
                     batch = augment(batch, augmentation, keys)
-                for table, found, values in zip(tables, numbers, _taps(model, batch, boundaries), strict=True):
+                for table, found, values in zip(tables, numbers, _passed(model, batch, boundaries), strict=True):
                     new = np.flatnonzero(found[view, chosen] < 0)
                     rows = values.to("cpu", precision)[new].contiguous()
                     rows = rows.view(torch.uint16) if precision == torch.bfloat16 else rows
                     found[view, chosen[new]] = table.append([names[view][i] for i in chosen[new]], rows.numpy())
                 done += len(chosen)
                 listener.work(name, done, len(missing))
-    return [
-        Activations(table, boundary, found, precision)
-        for table, boundary, found in zip(tables, boundaries, numbers, strict=True)
-    ]
+    rows_of = iter([Rows(table, found, precision) for table, found in zip(tables, numbers, strict=True)])
+    return [Activations(b, next(rows_of), next(rows_of) if model.taps_below(b) else None) for b in boundaries]
 
 
 def row_bytes(model: Classifier, boundary: int, precision: torch.dtype) -> int:
     """Bytes of one image's activations at a boundary."""
-    return int(np.prod(_shape(model, boundary))) * precision.itemsize
+    return (int(np.prod(_shape(model, boundary))) + model.taps_below(boundary)) * precision.itemsize
 
 
-def _taps(model: Classifier, batch: torch.Tensor, boundaries: Sequence[int]) -> list[torch.Tensor]:
+def _passed(model: Classifier, batch: torch.Tensor, boundaries: Sequence[int]) -> list[torch.Tensor]:
+    """Values, and taps where there are any, at each boundary in turn."""
     count = len(batch)
     if count == 1:  # other kernels serve a batch of one, with other last bits
         batch = torch.cat([batch, batch])
-    values, reached, taps = model.activations(batch.to(model.mean.device), boundaries[0]), boundaries[0], []
+    hidden, reached, out = model.activations(batch.to(model.mean.device), boundaries[0]), boundaries[0], []
     for boundary in boundaries:
-        values, reached = model.between(values, reached, boundary), boundary
-        taps.append(values[:count])
-    return taps
+        hidden, reached = model.between(hidden, reached, boundary), boundary
+        out += [part[:count] for part in hidden if part.numel()]
+    return out
 
 
 def _shape(model: Classifier, boundary: int) -> tuple[int, ...]:
@@ -168,7 +180,7 @@ def _shape(model: Classifier, boundary: int) -> tuple[int, ...]:
     return model.stages[boundary - 1].shape if boundary else (3, size, size)
 
 
-def _table(model: Classifier, boundary: int, store: Store, precision: torch.dtype) -> Table:
+def _tables(model: Classifier, boundary: int, store: Store, precision: torch.dtype) -> Iterator[Table]:
     key: dict[str, Any] = {
         "backbone": model.spec.name,
         "weights": _fingerprint(model, boundary),
@@ -178,7 +190,10 @@ def _table(model: Classifier, boundary: int, store: Store, precision: torch.dtyp
         "precision": str(precision).removeprefix("torch."),
         "engine": f"torch {torch.__version__} {model.mean.device.type} {platform.machine()}",
     }
-    return store.table("activations", key, _shape(model, boundary), _STORED[precision])
+    yield store.table("activations", key, _shape(model, boundary), _STORED[precision])
+    if length := model.taps_below(boundary):
+        stages = [model.stages[index].name for index in model.taps if index < boundary]
+        yield store.table("taps", {**key, "stages": stages}, (length,), _STORED[precision])
 
 
 def _fingerprint(model: Classifier, boundary: int) -> str:

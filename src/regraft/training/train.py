@@ -25,7 +25,7 @@ from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.loop import Batches, LiveViews, Phase, predict_logits, run_phase
 from regraft.training.objective import Objective, Scores, balanced_weights, score
 from regraft.training.options import TrainingOptions
-from regraft.training.prefix import Activations, row_bytes, run_prefix
+from regraft.training.prefix import Activations, Rows, row_bytes, run_prefix
 from regraft.training.progress import Epoch, Listener, Silence
 from regraft.training.solver import (
     STRENGTHS,
@@ -34,6 +34,9 @@ from regraft.training.solver import (
     solve_path,
     strength_by_cross_validation,
 )
+
+#: Of each training image, while the prefix is frozen and the tail trains.
+_VIEWS = 8
 
 
 @dataclass
@@ -197,7 +200,7 @@ class _Trainer:
         # With everything to be fine-tuned there is no prefix; the head still gets features.
         end = len(model.stages)
         cuts = [end] if boundary in (0, end) else [boundary, end]
-        views = options.views if self.augmentation.changes_views else 1
+        views = (options.views or (_VIEWS if finetunes else 1)) if self.augmentation.changes_views else 1
         self._make_room(cuts, views)
         with self._timed("decode"):
             pixels = {part: self._pixels(part) for part in ("train", "val") if len(self.split[part])}
@@ -264,63 +267,79 @@ class _Trainer:
     def _head(self, train: Activations, val: Activations | None) -> None:
         model, options = self.model, self.options
         model.freeze(len(model.stages))
-        features, val_features = train.all(), None if val is None else val.all()[0]
+        features = torch.stack([self._features(train, view) for view in range(train.views)])
+        val_features = None if val is None else self._features(val, 0)
         if options.head_optimizer == "lbfgs" and not model.head.widths:
             self._solve(features, val_features)
             return
         optimizer = "adamw" if options.head_optimizer == "lbfgs" else options.head_optimizer
         end = len(model.stages)
-        held = None if val_features is None else Activations(val_features[None], end)
-        self._phase("head", options.head_epochs, options.head_lr, optimizer, Activations(features, end), held)
+        held = None if val_features is None else Activations(end, Rows(val_features[None]))
+        self._phase("head", options.head_epochs, options.head_lr, optimizer, Activations(end, Rows(features)), held)
+
+    def _features(self, activations: Activations, view: int) -> torch.Tensor:
+        """What the head reads, float32 (N, F), in memory."""
+        return self.model.features_from(activations.batch(view, slice(None)), activations.boundary).float()
 
     def _solve(self, features: torch.Tensor, val_features: torch.Tensor | None) -> None:
+        """Find the strength on the plain images, then solve once more on all views."""
         views, count, _ = features.shape
-        rows, labels = (
-            features.reshape(views * count, -1).to(self.device),
-            self.labels.repeat(views).to(self.device),
-        )
+        rows, labels = features[0].to(self.device), self.labels.to(self.device)
         val = None if val_features is None else (val_features.to(self.device), self.val_labels.to(self.device))
         strengths = STRENGTHS
         if val is None:
-            best = strength_by_cross_validation(
+            strength = strength_by_cross_validation(
                 rows,
                 labels,
                 self.objective,
-                views=views,
                 bundles=bundle_ids(self.split.train.samples),
                 seed=self.options.seed,
             )
-            strengths = STRENGTHS[: STRENGTHS.index(best) + 1]
+            strengths = STRENGTHS[: STRENGTHS.index(strength) + 1]
         solutions: list[Solution] = []
-        for number, solution in enumerate(
-            solve_path(rows, labels, self.objective, val=val, strengths=strengths), start=1
-        ):
+        for solution in solve_path(rows, labels, self.objective, val=val, strengths=strengths):
             solutions.append(solution)
-            self._record(
-                Epoch(
-                    phase="head",
-                    epoch=number,
-                    train_loss=solution.train_loss,
-                    train_accuracy=solution.train_accuracy,
-                    val_loss=None if solution.val is None else solution.val.loss,
-                    val_accuracy=None if solution.val is None else solution.val.accuracy,
-                    val_macro_f1=None if solution.val is None else solution.val.macro_f1,
-                    lr=None,
-                    strength=solution.strength,
-                    seconds=solution.seconds,
-                    images_per_second=views * count / max(solution.seconds, 1e-9),
-                )
-            )
-            self.listener.work("head", number, len(strengths), f"strength {solution.strength:.2g}")
+            self._record_solution(solution, len(solutions), count)
+            self.listener.work("head", len(solutions), len(strengths) + 1, f"strength {solution.strength:.2g}")
             # The loss along the path has one valley; past it, weaker penalties only cost time.
-            if val is not None and number - solutions.index(best_by_validation(solutions)) > 2:
+            if val is not None and len(solutions) - 1 - solutions.index(best_by_validation(solutions)) > 1:
                 break
         # Without validation the path ends at the strength that cross-validation chose.
-        best_solution = solutions[-1] if val is None else best_by_validation(solutions)
+        best = solutions[-1] if val is None else best_by_validation(solutions)
+        if views > 1:
+            rows, labels = features.flatten(0, 1).to(self.device), labels.repeat(views)
+            # More views bear a weaker penalty, if another.
+            plain = len(solutions)
+            weaker = [best.strength] if val is None else [s for s in STRENGTHS if s <= best.strength]
+            for solution in solve_path(rows, labels, self.objective, val=val, strengths=weaker, start=best):
+                solutions.append(solution)
+                self._record_solution(solution, len(solutions), views * count)
+                if len(solutions) > 1 + plain and best_by_validation(solutions[-2:]) is not solution:
+                    break
+            best = solutions[-1] if val is None else best_by_validation(solutions)
+        self.listener.work("head", 1, 1)
         with torch.no_grad():
-            self.model.head.classifier.weight.copy_(best_solution.weight)
-            self.model.head.classifier.bias.copy_(best_solution.bias)
-        self._keep(solutions.index(best_solution), best_solution.val)
+            self.model.head.classifier.weight.copy_(best.weight)
+            self.model.head.classifier.bias.copy_(best.bias)
+        self._keep(solutions.index(best), best.val)
+
+    def _record_solution(self, solution: Solution, number: int, images: int) -> None:
+        val = solution.val
+        self._record(
+            Epoch(
+                phase="head",
+                epoch=number,
+                train_loss=solution.train_loss,
+                train_accuracy=solution.train_accuracy,
+                val_loss=None if val is None else val.loss,
+                val_accuracy=None if val is None else val.accuracy,
+                val_macro_f1=None if val is None else val.macro_f1,
+                lr=None,
+                strength=solution.strength,
+                seconds=solution.seconds,
+                images_per_second=images / max(solution.seconds, 1e-9),
+            )
+        )
 
     def _phase(
         self, name: str, epochs: int, lr: float, optimizer: Any, batches: Batches, val: Activations | None
@@ -338,6 +357,8 @@ class _Trainer:
             reduce_on_plateau=options.reduce_on_plateau,
             plateau_factor=options.plateau_factor,
             monitor=options.monitor,
+            layer_decay=options.layer_decay,
+            averaging=options.averaging if name == "finetune" else 0.0,
         )
         before = self.best_scores
         best: Scores | None = None
