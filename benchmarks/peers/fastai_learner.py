@@ -18,12 +18,7 @@ import time
 STARTED = time.perf_counter()
 
 import argparse
-import csv
-import json
-import os
 import resource
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +38,13 @@ from fastai.vision.all import (
     set_seed,
     vision_learner,
 )
+from measured import listing, parser_of, peak_megabytes, report
 from PIL import Image
 from safetensors.torch import load_file
 
 IMPORT_SECONDS = time.perf_counter() - STARTED
 
 requirements = ["fastai>=2.8", "timm>=1.0.20", "safetensors>=0.4.3"]
-
-ENDINGS = {".png", ".jpg", ".jpeg"}
 
 
 class ProcessorBfloat16(Callback):  # type: ignore[misc]
@@ -71,12 +65,6 @@ class ProcessorBfloat16(Callback):  # type: ignore[misc]
     def after_fit(self) -> None:
         """Leave nothing behind that cannot be exported."""
         self.context = None
-
-
-def listing(folder: Path) -> tuple[list[Path], list[str]]:
-    """Image files below class folders, and the class of each."""
-    files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in ENDINGS)
-    return files, [file.parent.name for file in files]
 
 
 def get_files(folder: Path) -> list[Path]:
@@ -128,14 +116,7 @@ def check_weights(body: Any, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS and test/CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help="backbone weights under timm's names")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--architecture", default="tf_efficientnet_lite0")
-    parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=int, default=5, help="of fine_tune, after one with the body frozen")
     parser.add_argument("--lr", type=float, default=2e-3, help="fine_tune's base_lr; 2e-3 is its default")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -155,58 +136,23 @@ def main() -> None:
         learn.fine_tune(options.epochs, base_lr=options.lr)
     learn.export("model.pkl")
     seconds = time.perf_counter() - started
-    peak, workers_peak = peak_megabytes(resource.RUSAGE_SELF), peak_megabytes(resource.RUSAGE_CHILDREN)
+    peak, workers_peak = peak_megabytes(), peak_megabytes(resource.RUSAGE_CHILDREN)
 
-    files, truth = listing(options.data / "test")
     with learn.no_bar():
-        probabilities, _ = learn.get_preds(dl=learn.dls.test_dl(files, bs=64))
-    predicted = [str(learn.dls.vocab[i]) for i in probabilities.argmax(1).tolist()]
+        probabilities, _ = learn.get_preds(dl=learn.dls.test_dl(listing(options.data / "test")[0], bs=64))
     marks = f"{' bf16' if options.bf16 else ''}{' aug_transforms' if options.aug_transforms else ''}"
-    recipe = f"fine_tune({options.epochs}){marks}"
-    extra = {"workers": learn.dls.train.fake_l.num_workers, "largest_worker_peak_megabytes": round(workers_peak, 1)}
-    report("fastai", recipe, options, seconds, peak, files, truth, predicted, extra)
-
-
-def peak_megabytes(who: int) -> float:
-    """The largest resident size so far, in MB (10^6 bytes)."""
-    peak = resource.getrusage(who).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def report(
-    peer: str,
-    recipe: str,
-    options: argparse.Namespace,
-    seconds: float,
-    peak: float,
-    files: list[Path],
-    truth: list[str],
-    predicted: list[str],
-    extra: dict[str, Any],
-) -> None:
-    """Write the predictions and print the result as the last line."""
-    with (options.out / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "label", "predicted"])
-        for row in zip(files, truth, predicted, strict=True):
-            writer.writerow([row[0].relative_to(options.data).as_posix(), *row[1:]])
-    correct = sum(a == b for a, b in zip(truth, predicted, strict=True))
-    result = {
-        "peer": peer,
-        "recipe": recipe,
-        "accuracy": correct / len(truth),
-        "correct": correct,
-        "count": len(truth),
-        "seconds": round(seconds, 3),
-        "import_seconds": round(IMPORT_SECONDS, 3),
-        "peak_megabytes": round(peak, 1),
-        "size": options.size,
-        "seed": options.seed,
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "fastai", "timm")},
-        **extra,
-    }
-    print(json.dumps(result), flush=True)
+    report(
+        "fastai",
+        f"fine_tune({options.epochs}){marks}",
+        options,
+        import_seconds=IMPORT_SECONDS,
+        seconds=seconds,
+        peak=peak,
+        predicted=[str(learn.dls.vocab[i]) for i in probabilities.argmax(1).tolist()],
+        packages=("torch", "fastai", "timm"),
+        workers=learn.dls.train.fake_l.num_workers,
+        largest_worker_peak_megabytes=round(workers_peak, 1),
+    )
 
 
 if __name__ == "__main__":

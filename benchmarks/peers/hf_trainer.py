@@ -18,19 +18,13 @@ import time
 STARTED = time.perf_counter()
 
 import argparse
-import csv
-import json
-import os
-import resource
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from PIL import Image, ImageOps
+from measured import decode, listing, parser_of, peak_megabytes, report
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms import v2
@@ -49,14 +43,6 @@ requirements = [
     "numpy>=1.26",
 ]
 
-ENDINGS = {".png", ".jpg", ".jpeg"}
-
-
-def listing(folder: Path) -> tuple[list[Path], list[str]]:
-    """Image files below class folders, and the class of each."""
-    files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in ENDINGS)
-    return files, [file.parent.name for file in files]
-
 
 class Images(torch.utils.data.Dataset[dict[str, Any]]):
     """Decoded images in memory; each access gives a view, normalised."""
@@ -64,11 +50,7 @@ class Images(torch.utils.data.Dataset[dict[str, Any]]):
     def __init__(self, files: list[Path], labels: list[int], size: int, view: v2.Transform) -> None:
         """Decode the files."""
         self.labels, self.view = labels, view
-        self.pixels = torch.empty((len(files), 3, size, size), dtype=torch.uint8)
-        for i, file in enumerate(files):
-            with Image.open(file) as image:
-                rgb = ImageOps.exif_transpose(image).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-            self.pixels[i] = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+        self.pixels = decode(files, size)
 
     def __len__(self) -> int:
         """Count of images."""
@@ -116,14 +98,7 @@ def build(options: argparse.Namespace, classes: list[str]) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS and test/CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help="backbone weights under timm's names")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--architecture", default="tf_efficientnet_lite0")
-    parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--schedule", choices=["linear", "cosine"], default="cosine")
@@ -181,52 +156,19 @@ def main() -> None:
     seconds = time.perf_counter() - started
     peak = peak_megabytes()
 
-    test_files, truth = listing(options.data / "test")
+    test_files, _ = listing(options.data / "test")
     test = Images(test_files, [0] * len(test_files), options.size, v2.Compose(normalise))
-    predicted = [classes[i] for i in np.asarray(trainer.predict(test).predictions).argmax(1)]
     marks = f"{' fixed-norm' if options.fixed_norm else ''}{' f32' if options.f32 else ''}"
-    recipe = f"full lr={options.lr:g} epochs={options.epochs} {options.schedule}{marks}"
-    report("transformers", recipe, options, seconds, peak, test_files, truth, predicted)
-
-
-def peak_megabytes() -> float:
-    """The largest resident size so far, in MB (10^6 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def report(
-    peer: str,
-    recipe: str,
-    options: argparse.Namespace,
-    seconds: float,
-    peak: float,
-    files: list[Path],
-    truth: list[str],
-    predicted: list[str],
-) -> None:
-    """Write the predictions and print the result as the last line."""
-    with (options.out / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "label", "predicted"])
-        for row in zip(files, truth, predicted, strict=True):
-            writer.writerow([row[0].relative_to(options.data).as_posix(), *row[1:]])
-    correct = sum(a == b for a, b in zip(truth, predicted, strict=True))
-    result = {
-        "peer": peer,
-        "recipe": recipe,
-        "accuracy": correct / len(truth),
-        "correct": correct,
-        "count": len(truth),
-        "seconds": round(seconds, 3),
-        "import_seconds": round(IMPORT_SECONDS, 3),
-        "peak_megabytes": round(peak, 1),
-        "size": options.size,
-        "seed": options.seed,
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "timm")},
-    }
-    print(json.dumps(result), flush=True)
+    report(
+        "transformers",
+        f"full lr={options.lr:g} epochs={options.epochs} {options.schedule}{marks}",
+        options,
+        import_seconds=IMPORT_SECONDS,
+        seconds=seconds,
+        peak=peak,
+        predicted=[classes[i] for i in np.asarray(trainer.predict(test).predictions).argmax(1)],
+        packages=("torch", "transformers", "timm"),
+    )
 
 
 if __name__ == "__main__":

@@ -22,22 +22,16 @@ import time
 STARTED = time.perf_counter()
 
 import argparse
-import csv
 import json
 import math
-import os
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from PIL import Image, ImageOps
+from measured import decode, listing, parser_of, peak_megabytes, report
 from safetensors.torch import load_file, save_file
 from timm.optim import create_optimizer_v2
 from torch import nn
@@ -46,24 +40,6 @@ from torchvision.transforms import v2
 IMPORT_SECONDS = time.perf_counter() - STARTED
 
 requirements = ["torch>=2.4", "torchvision>=0.19", "timm>=1.0.20", "safetensors>=0.4.3", "pillow>=10.3", "numpy>=1.26"]
-
-ENDINGS = {".png", ".jpg", ".jpeg"}
-
-
-def listing(folder: Path) -> tuple[list[Path], list[str]]:
-    """Image files below class folders, and the class of each."""
-    files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in ENDINGS)
-    return files, [file.parent.name for file in files]
-
-
-def decode(files: list[Path], size: int) -> torch.Tensor:
-    """uint8 (N, 3, size, size): upright RGB, stretched to the square."""
-    pixels = np.empty((len(files), size, size, 3), np.uint8)
-    for i, file in enumerate(files):
-        with Image.open(file) as image:
-            rgb = ImageOps.exif_transpose(image).convert("RGB")
-            pixels[i] = np.asarray(rgb.resize((size, size), Image.Resampling.BICUBIC))
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 class Trainer:
@@ -197,14 +173,7 @@ def schedule(step: int, total: int, warmup: float | None) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS and test/CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help="backbone weights under timm's names")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--architecture", default="tf_efficientnet_lite0")
-    parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser = parser_of(__doc__)
     parser.add_argument("--recipe", choices=["frozen", "frozen+finetune", "full"], default="frozen+finetune")
     parser.add_argument("--f32", action="store_true", help="float32 and the default memory format")
     parser.add_argument("--head-epochs", type=int, default=8)
@@ -241,50 +210,17 @@ def main() -> None:
     seconds = time.perf_counter() - started
     peak = peak_megabytes()
 
-    test_files, truth = listing(options.data / "test")
-    predicted = [classes[i] for i in trainer.predict(decode(test_files, options.size))]
-    recipe = f"{options.recipe}{' f32' if options.f32 else ''}"
-    report("loop", recipe, options, seconds, peak, test_files, truth, predicted)
-
-
-def peak_megabytes() -> float:
-    """The largest resident size so far, in MB (10^6 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def report(
-    peer: str,
-    recipe: str,
-    options: argparse.Namespace,
-    seconds: float,
-    peak: float,
-    files: list[Path],
-    truth: list[str],
-    predicted: list[str],
-) -> None:
-    """Write the predictions and print the result as the last line."""
-    with (options.out / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "label", "predicted"])
-        for row in zip(files, truth, predicted, strict=True):
-            writer.writerow([row[0].relative_to(options.data).as_posix(), *row[1:]])
-    correct = sum(a == b for a, b in zip(truth, predicted, strict=True))
-    result = {
-        "peer": peer,
-        "recipe": recipe,
-        "accuracy": correct / len(truth),
-        "correct": correct,
-        "count": len(truth),
-        "seconds": round(seconds, 3),
-        "import_seconds": round(IMPORT_SECONDS, 3),
-        "peak_megabytes": round(peak, 1),
-        "size": options.size,
-        "seed": options.seed,
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "torchvision", "timm")},
-    }
-    print(json.dumps(result), flush=True)
+    test_files, _ = listing(options.data / "test")
+    report(
+        "loop",
+        f"{options.recipe}{' f32' if options.f32 else ''}",
+        options,
+        import_seconds=IMPORT_SECONDS,
+        seconds=seconds,
+        peak=peak,
+        predicted=[classes[i] for i in trainer.predict(decode(test_files, options.size))],
+        packages=("torch", "torchvision", "timm"),
+    )
 
 
 if __name__ == "__main__":

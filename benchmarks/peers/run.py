@@ -30,20 +30,28 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PEERS = ("loop", "fastai_learner", "hf_trainer", "sklearn_features")
+OURS = "regraft_train"
+PEERS = (OURS, "loop", "fastai_learner", "hf_trainer", "sklearn_features")
 
 #: What is run by default: a peer and its options.
 RECIPES = (
+    "regraft_train --epochs 0",
+    "regraft_train --epochs 0 --warm",
+    "regraft_train --epochs 3",
+    "regraft_train --epochs 5",
+    "regraft_train --epochs 10",
+    "regraft_train --epochs 20",
     "sklearn_features",
     "loop --recipe frozen",
-    "loop --recipe frozen --f32",
     "loop --recipe frozen+finetune",
     "loop --recipe frozen+finetune --f32",
+    "loop --recipe full --epochs 5",
+    "loop --recipe full --epochs 10",
     "loop --recipe full --epochs 20",
-    "fastai_learner --epochs 5",
     "fastai_learner --epochs 5 --bf16",
     "hf_trainer --epochs 3 --lr 5e-5 --schedule linear",
     "hf_trainer --epochs 10 --lr 5e-4",
+    "hf_trainer --epochs 10 --lr 5e-4 --fixed-norm",
 )
 
 
@@ -95,7 +103,7 @@ def environments(recipes: list[str], work: Path) -> dict[str, Path | PeerError]:
         try:
             if peer not in PEERS:
                 raise PeerError(f"no peer {peer!r}; expected one of {', '.join(PEERS)}")
-            found[peer] = environment(peer, work)
+            found[peer] = Path(sys.executable) if peer == OURS else environment(peer, work)
         except PeerError as error:
             found[peer] = error
     return found

@@ -16,12 +16,6 @@ import time
 STARTED = time.perf_counter()
 
 import argparse
-import csv
-import json
-import os
-import resource
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +23,7 @@ import joblib
 import numpy as np
 import timm
 import torch
-from PIL import Image, ImageOps
+from measured import decode, listing, parser_of, peak_megabytes, report
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
@@ -48,14 +42,6 @@ requirements = [
     "scikit-learn>=1.8",
 ]
 
-ENDINGS = {".png", ".jpg", ".jpeg"}
-
-
-def listing(folder: Path) -> tuple[list[Path], list[str]]:
-    """Image files below class folders, and the class of each."""
-    files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in ENDINGS)
-    return files, [file.parent.name for file in files]
-
 
 class Features:
     """The frozen backbone."""
@@ -70,19 +56,12 @@ class Features:
         self.mean = torch.tensor(config["mean"]).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(config["std"]).view(1, 3, 1, 1) * 255
 
-    def decode(self, file: Path) -> torch.Tensor:
-        """uint8 (3, size, size): upright RGB, stretched to the square."""
-        with Image.open(file) as image:
-            rgb = ImageOps.exif_transpose(image).convert("RGB")
-            pixels = np.array(rgb.resize((self.size, self.size), Image.Resampling.BICUBIC))
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
     @torch.inference_mode()
     def __call__(self, files: list[Path]) -> np.ndarray:
         """Pooled features (N, F) in float32."""
         rows = []
         for start in range(0, len(files), 64):
-            pixels = torch.stack([self.decode(file) for file in files[start : start + 64]])
+            pixels = decode(files[start : start + 64], self.size)
             inputs = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 rows.append(self.model(inputs).float().numpy())
@@ -90,14 +69,7 @@ class Features:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS and test/CLASS")
-    parser.add_argument("--weights", type=Path, required=True, help="backbone weights under timm's names")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--architecture", default="tf_efficientnet_lite0")
-    parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser = parser_of(__doc__)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--jobs", type=int, help="folds that are solved at once; default: one")
     options = parser.parse_args()
@@ -127,49 +99,17 @@ def main() -> None:
     peak = peak_megabytes()
     print(f"features {featured:.1f} s, C = {pipeline[-1].C_:.3g}")
 
-    test_files, truth = listing(options.data / "test")
-    predicted = [str(name) for name in pipeline.predict(features(test_files))]
-    report("sklearn", "logistic", options, seconds, peak, test_files, truth, predicted)
-
-
-def peak_megabytes() -> float:
-    """The largest resident size so far, in MB (10^6 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def report(
-    peer: str,
-    recipe: str,
-    options: argparse.Namespace,
-    seconds: float,
-    peak: float,
-    files: list[Path],
-    truth: list[str],
-    predicted: list[str],
-) -> None:
-    """Write the predictions and print the result as the last line."""
-    with (options.out / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "label", "predicted"])
-        for row in zip(files, truth, predicted, strict=True):
-            writer.writerow([row[0].relative_to(options.data).as_posix(), *row[1:]])
-    correct = sum(a == b for a, b in zip(truth, predicted, strict=True))
-    result = {
-        "peer": peer,
-        "recipe": recipe,
-        "accuracy": correct / len(truth),
-        "correct": correct,
-        "count": len(truth),
-        "seconds": round(seconds, 3),
-        "import_seconds": round(IMPORT_SECONDS, 3),
-        "peak_megabytes": round(peak, 1),
-        "size": options.size,
-        "seed": options.seed,
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "timm", "scikit-learn")},
-    }
-    print(json.dumps(result), flush=True)
+    test_files, _ = listing(options.data / "test")
+    report(
+        "sklearn",
+        "logistic",
+        options,
+        import_seconds=IMPORT_SECONDS,
+        seconds=seconds,
+        peak=peak,
+        predicted=[str(name) for name in pipeline.predict(features(test_files))],
+        packages=("torch", "timm", "scikit-learn"),
+    )
 
 
 if __name__ == "__main__":

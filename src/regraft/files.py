@@ -48,12 +48,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write rows under a header line."""
+    write_text(path, csv_text(columns, rows))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows under a header line."""
     text = io.StringIO()
     plain = csv.writer(text, lineterminator="\n")
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # the module forgets to quote a lone \r
     for row in (columns, *rows):
         (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def sha256_of(path: Path) -> str:

@@ -176,7 +176,7 @@ def test_summary_of_run_and_backbone(run: Path) -> None:
     stages = regraft("summary", "vgg16", "--stages", "--finetune-from", "block5_conv1")
     assert "block5_conv1" in stages.stdout
     rows = json.loads(regraft("summary", "mobilenetv2", "--json").stdout)
-    assert sum(row["parameters"] for row in rows) == 2_223_872 + 2 * 1281
+    assert sum(row["parameters"] for row in rows) == 2_223_872 + 2 * 2561
 
 
 def test_backbones_lists_what_is_here() -> None:

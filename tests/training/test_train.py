@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from regraft.data.augmentation import Augmentation
 from regraft.data.dataset import Dataset, Split
 from regraft.data.split import split
-from regraft.errors import DataError, TrainingError, UsageError
+from regraft.errors import DataError, RunError, TrainingError, UsageError
 from regraft.models.classifier import Classifier, build
 from regraft.models.inference import predict_images
 from regraft.store import Store
 from regraft.training import train as train_module
+from regraft.training.loop import PhaseLoop
+from regraft.training.objective import Scores
 from regraft.training.progress import Epoch, Silence
 from regraft.training.train import train
 
@@ -272,14 +274,13 @@ def test_ctrl_c_keeps_the_best_model(squares_split: Split, tmp_path: Path) -> No
 def test_an_annealed_epoch_is_preferred_within_the_noise(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 12 validation images one image more or less is noise: the last of the near-best epochs is kept."""
     values = iter([0.75, 0.92, 0.85])
-    original = train_module.run_phase
 
-    def scripted(*arguments: Any, **named: Any) -> Any:
-        for row, scores in original(*arguments, **named):
-            assert scores is not None
-            yield row, type(scores)(loss=0.5, accuracy=next(values), macro_f1=0.5, count=12)
+    class Scripted(PhaseLoop):
+        def run_epoch(self) -> Any:
+            row, _ = super().run_epoch()
+            return row, Scores(loss=0.5, accuracy=next(values), macro_f1=0.5, count=12)
 
-    monkeypatch.setattr(train_module, "run_phase", scripted)
+    monkeypatch.setattr(train_module, "PhaseLoop", Scripted)
     result = train(
         _model(squares_split),
         squares_split,
@@ -399,3 +400,64 @@ def test_lower_stages_learn_more_slowly(squares_split: Split) -> None:
     steps = ["backbone.blocks.5.0.conv_pw.weight", "backbone.blocks.6.0.conv_pw.weight", "backbone.conv_head.weight"]
     lowest, middle, highest = map(moved, steps)
     assert 0 < lowest < middle / 10 < highest / 50
+
+
+class _Stop(Exception):
+    """Stands for a kill."""
+
+
+class _Killer(_Log):
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def epoch(self, row: Epoch) -> None:
+        super().epoch(row)
+        if len(self.rows) == self.after:
+            raise _Stop
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        FAST,
+        {**FAST, "finetune_from": "all"},
+        {**FAST, "head_optimizer": "sgd", "head_epochs": 3, "optimizer": "sgd", "reduce_on_plateau": 1},
+        {**FAST, "finetune_epochs": 0, "head_optimizer": "adamw", "head_epochs": 4},
+        {**FAST, "finetune_epochs": 6, "early_stopping": 1, "optimizer": "rmsprop", "averaging": 0},
+    ],
+)
+def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
+    squares_split: Split, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    whole = _model(squares_split)
+    expected = train(whole, squares_split, **options)
+    phases = [row.phase for row in expected.history]
+    for after in {2, phases.count("head") + 1, len(phases) - 1}:
+        file, results = tmp_path / f"{after}.safetensors", []
+        for listener in (_Killer(after), _Log()):
+            model = _model(squares_split)
+            try:
+                results.append(train(model, squares_split, standing=file, listener=listener, **options))
+            except _Stop:
+                assert isinstance(listener, _Killer)
+        assert [_timeless(row) for row in results[-1].history] == [_timeless(row) for row in expected.history]
+        assert results[-1].notes == expected.notes
+        assert results[-1].train_accuracy == expected.train_accuracy
+        ours, theirs = _state(model), _state(whole)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_state_of_another_training_is_refused(squares_split: Split, tmp_path: Path) -> None:
+    file = tmp_path / "last.safetensors"
+    train(_model(squares_split), squares_split, standing=file, **FAST)
+    for change in ({"finetune_from": "blocks.6"}, {"finetune_lr": 1e-3}):
+        with pytest.raises(RunError, match="of another model, other options"):
+            train(_model(squares_split), squares_split, standing=file, **FAST, **change)
+    file.write_bytes(b"no safetensors")
+    with pytest.raises(RunError, match="is damaged"):
+        train(_model(squares_split), squares_split, standing=file, **FAST)
+
+
+def _timeless(row: Epoch) -> dict[str, Any]:
+    return {name: value for name, value in row.to_row().items() if name not in ("seconds", "images_per_second")}

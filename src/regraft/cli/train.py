@@ -8,18 +8,19 @@ from typing import Annotated
 import typer
 
 from regraft.cli.output import Clock, console, listening, print_json, print_next, print_result
+from regraft.errors import UsageError
 
 
 def command(
     data: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             help=(
                 "A folder with one folder of images a class, one with train/val/test folders, "
                 "or a CSV or Parquet manifest."
             )
         ),
-    ],
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="A name that `regraft backbones` lists, or any timm name.")
     ] = None,
@@ -40,15 +41,14 @@ def command(
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: a new one under runs/.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run, which was killed or interrupted; alone, without DATA.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Train a classifier: the head on features that are computed once, then fine-tuning of the top stages."""
     clock = Clock()
     screen = console(json)
-    with screen.status("Starting"):
-        from regraft.config import load_config
-        from regraft.pipeline.train import train_from
-
     named = {
         "model.backbone": backbone,
         "model.weights": weights,
@@ -60,9 +60,22 @@ def command(
         "data.on_bad": on_bad,
     }
     chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
-    resolved = load_config(config, [*(settings or []), *chosen])
+    if (data is None) == (resume is None):
+        raise UsageError("Expected DATA to train on, or --resume RUN to go on with a run.")
+    if resume is not None and (chosen or settings or config or out):
+        raise UsageError("--resume RUN goes on with the run's own settings and folder; expected no others.")
+    with screen.status("Starting"):
+        from regraft.config import load_config
+        from regraft.pipeline.train import resume as resume_run
+        from regraft.pipeline.train import train_from
+
     with listening(screen) as listener:
-        run = train_from(data, resolved, out, listener=listener)
+        if resume is not None:
+            run = resume_run(resume, listener=listener)
+        else:
+            assert data is not None
+            resolved = load_config(config, [*(settings or []), *chosen])
+            run = train_from(data, resolved, out, listener=listener)
     if json:
         print_json({"run": str(run.path), **run.metrics})
         return

@@ -16,7 +16,7 @@ import numpy as np
 
 from regraft.data.dataset import PARTS, Dataset, Part, Sample, Split
 from regraft.errors import UsageError
-from regraft.files import write_csv
+from regraft.files import csv_text, write_text
 
 
 def split(dataset: Dataset, *, train: float = 0.8, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
@@ -52,11 +52,13 @@ def split(dataset: Dataset, *, train: float = 0.8, val: float = 0.1, test: float
 
 def write_split(path: Path, split: Split) -> None:
     """Write `path,label,part,sha256`; `scan(path, root=split.dataset.root)` reads the same split back."""
-    write_csv(
-        path,
-        ("path", "label", "part", "sha256"),
-        ((s.path, s.label, s.part, s.sha256) for s in split.dataset.samples),
-    )
+    write_text(path, split_text(split))
+
+
+def split_text(split: Split) -> str:
+    """What `write_split` writes."""
+    rows = ((s.path, s.label, s.part, s.sha256) for s in split.dataset.samples)
+    return csv_text(("path", "label", "part", "sha256"), rows)
 
 
 def _divided(dataset: Dataset, pool: Sequence[Sample], fractions: Mapping[Part, float], seed: int) -> Dataset:

@@ -22,9 +22,11 @@ from regraft.models.checkpoint import load_classifier, read_description
 from regraft.models.classifier import Classifier
 from regraft.models.inference import Prediction, one_or_many, predict_images
 
-CONFIG, SPLIT, HISTORY, METRICS, PREDICTIONS = (
+CONFIG, SOURCE, SPLIT, STANDING, HISTORY, METRICS, PREDICTIONS = (
     "config.toml",
+    "source.json",
     "split.csv",
+    "checkpoints/last.safetensors",
     "history.csv",
     "metrics.json",
     "predictions.csv",

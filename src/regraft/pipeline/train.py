@@ -7,6 +7,7 @@ moment that the head was trained.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import resource
 import shutil
@@ -21,13 +22,13 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from regraft.config import Config
+from regraft.config import Config, load_config
 from regraft.data.augmentation import Augmentation
 from regraft.data.dataset import Dataset, Split
 from regraft.data.decode import decode_image
 from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
-from regraft.data.split import write_split
+from regraft.data.split import split_text, write_split
 from regraft.errors import RunError, UsageError
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
@@ -36,7 +37,7 @@ from regraft.models.checkpoint import save_classifier
 from regraft.models.classifier import Classifier, ModelOptions, build
 from regraft.models.registry import find_backbone
 from regraft.pipeline.evaluate import predict_dataset
-from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SPLIT, Run
+from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SOURCE, SPLIT, STANDING, Run
 from regraft.report.confusion import plot_confusion
 from regraft.report.history import plot_history
 from regraft.report.samples import SampleTile, choose_samples, plot_samples
@@ -66,13 +67,47 @@ def train_from(
         RegraftError: Any of its kinds.
     """
     listener = listener or Silence()
+    if out is not None:
+        _refuse_a_run(Path(out))
+    model, split = _prepared(data, config, listener)
+    # Only now, so that a folder for runs within the data is not taken for a class.
+    with _claimed(new_folder(out, Path(data).resolve().stem, config.model.backbone)) as path:
+        write_json(path / SOURCE, {"data": str(Path(data).resolve())})
+        return _train(model, split, path, config, listener, asdict(config.training))
+
+
+def resume(path: Path | str, *, listener: Listener | None = None) -> Run:
+    """Go on with a run that was killed or interrupted, to the numbers that it would have ended with.
+
+    Args:
+        path: The run's folder. A run that is finished is left as it is.
+        listener: Told how far the work is.
+
+    Raises:
+        RunError: The folder holds no run of `regraft train`, its data has changed, or another process is at work in it.
+        RegraftError: Whatever else goes wrong.
+    """
+    path, listener = Path(path), listener or Silence()
+    if not (path / SOURCE).is_file() or not (path / CONFIG).is_file():
+        raise RunError(f"{path} cannot be resumed: it is no folder of `regraft train` (it has no {SOURCE}).")
+    with _claimed(path, resumed=True):
+        if (path / METRICS).is_file() and not (path / STANDING).is_file():
+            return Run(path)
+        config = load_config(path / CONFIG)
+        data = Path(json.loads((path / SOURCE).read_text(encoding="utf-8"))["data"])
+        model, split = _prepared(data, config, listener)
+        if (path / SPLIT).is_file() and split_text(split) != (path / SPLIT).read_text(encoding="utf-8"):
+            raise RunError(f"{data} has changed since {path} was begun. Train anew, with another --out.")
+        return _train(model, split, path, config, listener, asdict(config.training))
+
+
+def _prepared(data: Path | str, config: Config, listener: Listener) -> tuple[Classifier, Split]:
+    """Scan, split and build."""
     # What is quickly known to be wrong is said before the work begins.
     find_backbone(config.model.backbone)
     choose_precision(config.training.precision, choose_device(config.training.device))
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
-    if out is not None:
-        _refuse_a_run(Path(out))
     dataset = scan(
         data,
         on_bad=config.data.on_bad,
@@ -92,9 +127,7 @@ def train_from(
     )
     if (size := model.preprocessing.size) < model.spec.image_size and not config.model.image_size:
         listener.note(f"Images of {dataset.shorter_side} pixels: {size} is enough for the input (model.image_size).")
-    # Only now, so that a folder for runs within the data is not taken for a class.
-    with _claimed(new_folder(out, Path(data).resolve().stem, config.model.backbone)) as path:
-        return _train(model, split, path, config, listener, asdict(config.training))
+    return model, split
 
 
 def split_with(dataset: Dataset, config: Config) -> Split:
@@ -141,6 +174,7 @@ def _train(
         split,
         augmentation=config.augmentation,
         scratch=path / _SCRATCH,
+        standing=path / STANDING,
         listener=listener,
         on_better=lambda better: save_classifier(better, path),
         **options,
@@ -150,6 +184,8 @@ def _train(
     _write_history(path / HISTORY, training)
     plot_history([row.to_row() for row in training.history], path / "plots" / "training_history.png")
     _evaluate(path, model, split, training, listener)
+    if training.stopped != "interrupted":
+        shutil.rmtree((path / STANDING).parent, ignore_errors=True)
     return Run(path, model)
 
 
@@ -251,7 +287,7 @@ def _write_history(file: Path, training: Training) -> None:
 
 
 @contextmanager
-def _claimed(path: Path) -> Iterator[Path]:
+def _claimed(path: Path, *, resumed: bool = False) -> Iterator[Path]:
     """Hold a run's folder against other processes; what a killed one left behind is cleared away.
 
     Raises:
@@ -264,7 +300,9 @@ def _claimed(path: Path) -> Iterator[Path]:
     except Timeout as error:
         raise RunError(f"Another process is training in {path}. Wait for it, or choose another --out.") from error
     try:
-        _refuse_a_run(path)
+        if not resumed:
+            _refuse_a_run(path)
+            shutil.rmtree((path / STANDING).parent, ignore_errors=True)  # of a run that never had a model
         shutil.rmtree(path / _SCRATCH, ignore_errors=True)
         yield path
     finally:
@@ -277,7 +315,7 @@ def _claimed(path: Path) -> Iterator[Path]:
 
 def _refuse_a_run(path: Path) -> None:
     if (path / "model.json").exists():
-        raise RunError(f"{path} holds a run already. Choose another --out, or remove the folder.")
+        raise RunError(f"{path} holds a run already. Choose another --out, or go on with it: --resume {path}.")
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; expected a folder for the run.")
 

@@ -1,17 +1,18 @@
 """The one training loop.
 
 Enters: a model, where its training batches come from, and a phase. Leaves: an `Epoch` after each pass over the
-images; the model holds the weights of the moment. Every random draw is keyed by (seed, phase, epoch, step), so no
-random state has to be kept.
+images; the model holds the weights of the moment, and the rest of the state can be kept and taken up. Every random
+draw is keyed by (seed, phase, epoch, step), so no random state has to be kept.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -97,59 +98,123 @@ class Phase:
     averaging: float = 0.0
 
 
-def run_phase(
-    model: Classifier,
-    phase: Phase,
-    batches: Batches,
-    labels: torch.Tensor,
-    objective: Objective,
-    *,
-    val: tuple[Activations, torch.Tensor] | None,
-    augmentation: Augmentation,
-    precision: torch.dtype,
-    seed: int,
-    listener: Listener,
-) -> Iterator[tuple[Epoch, Scores | None]]:
-    """Train until the phase is over or the caller stops asking.
+class PhaseLoop:
+    """The epochs of one phase, which can be left after any of them and taken up again.
 
-    Raises:
-        TrainingError: The loss is no longer a number; the message names the step.
+    Args:
+        model: Trained in place.
+        phase: What to do.
+        batches: The training inputs.
+        labels: Of the training images, int64 (N,).
+        objective: The loss.
+        val: Activations and labels to score on after each epoch.
+        augmentation: For MixUp and CutMix.
+        precision: Of the arithmetic.
+        seed: Of everything that is drawn.
+        listener: Told how far the work is.
+
+    Attributes:
+        epoch: Epochs that are done.
     """
-    device, boundary, count = model.mean.device, batches.boundary, len(batches)
-    optimizer = make_optimizer(model, phase)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-    targets = objective.targets(labels)
-    steps = math.ceil(count / phase.batch_size)
-    average = _Average([p for _, p in model.trainable()], phase.averaging * steps)
-    reduction, best, stale = 1.0, -math.inf, 0
-    for epoch in range(phase.epochs):
-        started = time.perf_counter()
-        key = random_key(seed, _PHASE_KEYS[phase.name], epoch)
+
+    def __init__(
+        self,
+        model: Classifier,
+        phase: Phase,
+        batches: Batches,
+        labels: torch.Tensor,
+        objective: Objective,
+        *,
+        val: tuple[Activations, torch.Tensor] | None,
+        augmentation: Augmentation,
+        precision: torch.dtype,
+        seed: int,
+        listener: Listener,
+    ) -> None:
+        """Nothing is trained yet."""
+        self.model, self.phase, self.batches, self.objective = model, phase, batches, objective
+        self.val, self.augmentation, self.precision, self.seed, self.listener = (
+            val, augmentation, precision, seed, listener,
+        )  # fmt: skip
+        self.targets = objective.targets(labels)
+        self.steps = math.ceil(len(batches) / phase.batch_size)
+        self.optimizer = make_optimizer(model, phase)
+        self.scaler = torch.amp.GradScaler(model.mean.device.type, enabled=precision == torch.float16)
+        self.parameters = [p for _, p in model.trainable()]
+        reach = phase.averaging * self.steps
+        self.average = [p.detach().clone() for p in self.parameters] if reach >= 1 else []
+        self.share = 1 / max(1.0, reach)
+        self.epoch = 0
+        self.reduction, self.best, self.stale = 1.0, -math.inf, 0
+
+    def run_epoch(self) -> tuple[Epoch, Scores | None]:
+        """Train one more epoch and score it.
+
+        Raises:
+            TrainingError: The loss is no longer a number; the message names the step.
+        """
+        phase, started = self.phase, time.perf_counter()
+        loss, accuracy, lr = self._train()
+        seconds = time.perf_counter() - started
+        scores = None
+        if self.val is not None:
+            with self.averaged():
+                scores = score(self.objective, predict_logits(self.model, self.val[0], self.precision), self.val[1])
+        self.epoch += 1
+        value = scores.value(phase.monitor) if scores else -loss
+        self.stale = 0 if value > self.best else self.stale + 1
+        self.best = max(self.best, value)
+        if phase.reduce_on_plateau and self.stale and self.stale % phase.reduce_on_plateau == 0:
+            self.reduction /= phase.plateau_factor
+            self.listener.note(
+                f"No better {phase.monitor} for {self.stale} epochs: learning rate divided by {phase.plateau_factor:g}."
+            )
+        row = Epoch(
+            phase=phase.name,
+            epoch=self.epoch,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            val_loss=None if scores is None else scores.loss,
+            val_accuracy=None if scores is None else scores.accuracy,
+            val_macro_f1=None if scores is None else scores.macro_f1,
+            lr=lr,
+            strength=None,
+            seconds=seconds,
+            images_per_second=len(self.batches) / seconds,
+        )
+        return row, scores
+
+    def _train(self) -> tuple[float, float, float]:
+        """One pass over the images: mean loss, accuracy, and the last learning rate."""
+        model, phase, steps = self.model, self.phase, self.steps
+        device, boundary, count = model.mean.device, self.batches.boundary, len(self.batches)
+        started, epoch = time.perf_counter(), self.epoch
+        key = random_key(self.seed, _PHASE_KEYS[phase.name], epoch)
         order = np.array_split(np.random.default_rng(key).permutation(count), steps)
         model.train()
-        losses, right = torch.zeros((), device=device), torch.zeros((), device=device)
-        lr = phase.lr
+        losses, right, lr = torch.zeros((), device=device), torch.zeros((), device=device), phase.lr
         with torch.random.fork_rng():
             for step, indices in enumerate(order):
-                step_key = random_key(seed, _PHASE_KEYS[phase.name], epoch, step)
+                step_key = random_key(self.seed, _PHASE_KEYS[phase.name], epoch, step)
                 torch.manual_seed(step_key)  # for dropout
-                lr = reduction * phase.lr * rate(phase, (epoch * steps + step) / (phase.epochs * steps))
-                for group in optimizer.param_groups:
+                lr = self.reduction * phase.lr * rate(phase, (epoch * steps + step) / (phase.epochs * steps))
+                for group in self.optimizer.param_groups:
                     group["lr"] = lr * group["share"]
-                chosen = targets[torch.from_numpy(indices)]
-                mixed, wanted = mix(batches.drawn(indices, step_key), chosen, augmentation, step_key)
+                chosen = self.targets[torch.from_numpy(indices)]
+                mixed, wanted = mix(self.batches.drawn(indices, step_key), chosen, self.augmentation, step_key)
                 inputs, wanted = Hidden(*mixed).to(device), wanted.to(device, non_blocking=True)
-                with autocast(device, precision), FastDepthwise():
+                with autocast(device, self.precision), FastDepthwise():
                     if boundary == 0:
                         inputs = model.activations(inputs.values, 0)
                     features = model.features_from(inputs, boundary)
                 logits = model.head(features)  # in float32, as everywhere
-                loss = objective(logits, wanted)
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
-                scaler.step(optimizer)
-                scaler.update()
-                average.update()
+                loss = self.objective(logits, wanted)
+                self.optimizer.zero_grad(set_to_none=True)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+                if self.average:
+                    torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], self.share)
                 losses += loss.detach() * len(indices)
                 right += (logits.detach().argmax(1) == wanted.argmax(1)).sum()
                 done = min((step + 1) * phase.batch_size, count)
@@ -162,35 +227,48 @@ def run_phase(
                         f"epoch {epoch + 1}/{phase.epochs}  loss {mean:.3f}  "
                         f"accuracy {accuracy:.3f}  {speed:.0f} images/s"
                     )
-                    listener.work(phase.name, epoch * count + done, phase.epochs * count, detail)
-        seconds = time.perf_counter() - started
-        average.swap()
-        scores = None if val is None else score(objective, predict_logits(model, val[0], precision), val[1])
-        yield (
-            Epoch(
-                phase=phase.name,
-                epoch=epoch + 1,
-                train_loss=float(losses) / count,
-                train_accuracy=float(right) / count,
-                val_loss=None if scores is None else scores.loss,
-                val_accuracy=None if scores is None else scores.accuracy,
-                val_macro_f1=None if scores is None else scores.macro_f1,
-                lr=lr,
-                strength=None,
-                seconds=seconds,
-                images_per_second=count / seconds,
-            ),
-            scores,
-        )
-        average.swap()
-        value = scores.value(phase.monitor) if scores else -float(losses)
-        stale = 0 if value > best else stale + 1
-        best = max(best, value)
-        if phase.reduce_on_plateau and stale and stale % phase.reduce_on_plateau == 0:
-            reduction /= phase.plateau_factor
-            listener.note(
-                f"No better {phase.monitor} for {stale} epochs: learning rate divided by {phase.plateau_factor:g}."
-            )
+                    self.listener.work(phase.name, epoch * count + done, phase.epochs * count, detail)
+        return float(losses) / count, float(right) / count, lr
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the model has the averaged weights (arXiv 1803.05407; the average is exponential here)."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for parameter, value in zip(self.parameters, self.average, strict=False):
+            kept = parameter.clone()
+            parameter.copy_(value)
+            value.copy_(kept)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """All that the next epochs depend on besides the model's own weights: tensors, and plain values."""
+        tensors = {f"average.{i}": value for i, value in enumerate(self.average)}
+        for i, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+        values = {"epoch": self.epoch, "reduction": self.reduction, "best": self.best, "stale": self.stale}
+        return tensors, {**values, "scaler": self.scaler.state_dict()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Take up where `state` was."""
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "average":
+                self.average[int(rest)].copy_(tensor)
+            elif kind == "optimizer":
+                number, _, slot = rest.partition(".")
+                slots.setdefault(int(number), {})[slot] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.scaler.load_state_dict(values["scaler"])
+        self.epoch, self.reduction = values["epoch"], values["reduction"]
+        self.best, self.stale = values["best"], values["stale"]
 
 
 def rate(phase: Phase, progress: float) -> float:
@@ -227,32 +305,6 @@ def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
     if phase.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=phase.lr)
     return torch.optim.SGD(groups, lr=phase.lr, momentum=0.9, nesterov=True)
-
-
-class _Average:
-    """A running average of parameters, which can take their place for a while (arXiv 1803.05407, exponential here).
-
-    Args:
-        parameters: To average.
-        reach: Steps that it reaches back; below 1: it does nothing.
-    """
-
-    def __init__(self, parameters: list[torch.nn.Parameter], reach: float) -> None:
-        self.parameters = parameters if reach >= 1 else []
-        self.share = 1 / max(1.0, reach)
-        self.values = [p.detach().clone() for p in self.parameters]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        if self.parameters:
-            torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], self.share)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        for parameter, value in zip(self.parameters, self.values, strict=True):
-            kept = parameter.clone()
-            parameter.copy_(value)
-            value.copy_(kept)
 
 
 def predict_logits(

@@ -5,10 +5,11 @@ Enters: a `Classifier` and a `Split`. Leaves: the same `Classifier`, trained, an
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from regraft.data.augmentation import Augmentation
 from regraft.data.dataset import Split
 from regraft.data.pixels import Pixels, load_pixels
 from regraft.data.split import bundle_ids
-from regraft.errors import DataError, TrainingError, UsageError
+from regraft.errors import DataError, RunError, TrainingError, UsageError
+from regraft.models.checkpoint import versions
 from regraft.models.classifier import Classifier
 from regraft.store import Store
 from regraft.training.hardware import choose_device, choose_precision
-from regraft.training.loop import Batches, LiveViews, Phase, predict_logits, run_phase
+from regraft.training.loop import Batches, LiveViews, Phase, PhaseLoop, predict_logits
 from regraft.training.objective import Objective, Scores, balanced_weights, score
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix import Activations, Rows, row_bytes, run_prefix
@@ -34,6 +36,7 @@ from regraft.training.solver import (
     solve_path,
     strength_by_cross_validation,
 )
+from regraft.training.standing import read_standing, under, write_standing
 
 #: Of each training image, while the prefix is frozen and the tail trains.
 _VIEWS = 8
@@ -73,6 +76,7 @@ def train(
     augmentation: Augmentation | None = None,
     store: Store | None = None,
     scratch: Path | None = None,
+    standing: Path | None = None,
     listener: Listener | None = None,
     on_better: Callable[[Classifier], None] | None = None,
     **options: Any,
@@ -87,6 +91,8 @@ def train(
         store: Where decoded pixels and activations are found and kept; default: this machine's. What does not fit
             into its limit goes into `scratch`.
         scratch: Folder for what is not kept, removed afterwards; default: the system's.
+        standing: File in which the state is kept after each epoch. If it is there, training goes on from it, and
+            ends with the same numbers as if it had never been stopped; model, split and options must be the same.
         listener: Told how far the work is.
         on_better: Called with the model whenever it is better than before, so that it can be saved.
         **options: Fields of `TrainingOptions`.
@@ -116,6 +122,7 @@ def train(
             augmentation or Augmentation(),
             store or Store(limit=int(chosen.cache_gb * 1e9)),
             Store(Path(folder)),
+            standing,
             listener or Silence(),
             on_better,
         ).run()
@@ -132,6 +139,7 @@ class _Trainer:
         augmentation: Augmentation,
         store: Store,
         scratch: Store,
+        standing: Path | None,
         listener: Listener,
         on_better: Callable[[Classifier], None] | None,
     ) -> None:
@@ -148,9 +156,14 @@ class _Trainer:
         self.best: dict[str, torch.Tensor] | None = None
         self.best_row = -1
         self.best_scores: Scores | None = None
+        # Of the phase that is going on: the scores before it, and the best within it.
+        self.before: Scores | None = None
+        self.phase_best: Scores | None = None
+        self.file, self.spent = standing, 0.0
+        self.found = read_standing(standing) if standing and standing.exists() else None
 
     def run(self) -> Training:
-        started = time.perf_counter()
+        self.started = time.perf_counter()
         model, options = self.model, self.options
         model.to(self.device)
         model.head.activation = "sigmoid" if options.loss == "binary_cross_entropy" else "softmax"
@@ -160,6 +173,11 @@ class _Trainer:
             boundary = len(model.stages)
         self._check(boundary, finetunes)
         self.result.boundary = model.stages[boundary].name if finetunes else "head"
+        model.freeze(boundary)
+        self.boundary = boundary
+        self.changing = {name for name, _ in model.trainable()}
+        if self.found:
+            self._take_up(*self.found)
         try:
             self._run_phases(boundary, finetunes)
         except KeyboardInterrupt:
@@ -179,7 +197,7 @@ class _Trainer:
             self.result.finetuned = history[self.best_row].phase == "finetune"
         if finetunes and not self.result.finetuned and self.result.stopped is None:
             self._note("Fine-tuning did not improve validation; the model with only its head trained is kept.")
-        self.result.seconds["total"] = time.perf_counter() - started
+        self.result.seconds["total"] = time.perf_counter() - self.started + self.spent
         return self.result
 
     def _check(self, boundary: int, finetunes: bool) -> None:
@@ -198,33 +216,39 @@ class _Trainer:
     def _run_phases(self, boundary: int, finetunes: bool) -> None:
         model, options = self.model, self.options
         # With everything to be fine-tuned there is no prefix; the head still gets features.
-        end = len(model.stages)
-        cuts = [end] if boundary in (0, end) else [boundary, end]
+        end, tail_begun = len(model.stages), bool(self.found and self.found[1]["phase"] == "finetune")
+        cuts = [boundary] * (0 < boundary < end) + [end] * (not tail_begun)
         views = (options.views or (_VIEWS if finetunes else 1)) if self.augmentation.changes_views else 1
         self._make_room(cuts, views)
         with self._timed("decode"):
             pixels = {part: self._pixels(part) for part in ("train", "val") if len(self.split[part])}
         with self._timed("prefix"):
-            cached = {"train": self._prefix("train", pixels["train"], cuts, views)}
-            if "val" in pixels:
-                cached["val"] = self._prefix("val", pixels["val"], cuts)
-            train, val = cached["train"][0], cached["val"][0] if "val" in cached else None
+            cached = {part: self._prefix(part, pixels[part], cuts, views if part == "train" else 1) for part in pixels}
         with self._timed("head"):
-            if options.head_epochs:
+            if options.head_epochs and not tail_begun:
                 self._head(cached["train"][-1], cached["val"][-1] if "val" in cached else None)
         if finetunes:
             with self._timed("finetune"):
-                batches: Batches = train
-                if boundary == 0:
-                    batches = LiveViews(pixels["train"], self.augmentation)
-                    if "val" in pixels:
-                        (val,) = self._prefix("val", pixels["val"], [0])
+                batches: Batches = LiveViews(pixels["train"], self.augmentation)
+                if boundary == 0 and "val" in pixels:
+                    cached["val"] = self._prefix("val", pixels["val"], [0])
+                if boundary:
+                    batches = cached["train"][0]
+                if not tail_begun:
+                    self._restore()
                 model.freeze(boundary)
-                self._phase("finetune", options.finetune_epochs, options.finetune_lr, options.optimizer, batches, val)
+                self._phase(
+                    "finetune",
+                    options.finetune_epochs,
+                    options.finetune_lr,
+                    options.optimizer,
+                    batches,
+                    cached["val"][0] if "val" in cached else None,
+                )
         self._restore()
         if boundary == 0:
-            (train,) = self._prefix("train", pixels["train"], [end])  # with the weights that it has now
-        plain = predict_logits(model, train, self.precision)
+            cached["train"] = self._prefix("train", pixels["train"], [end])  # with the weights that it has now
+        plain = predict_logits(model, cached["train"][0], self.precision)
         self.result.train_accuracy = score(self.objective, plain, self.labels).accuracy
 
     def _make_room(self, cuts: list[int], views: int) -> None:
@@ -248,8 +272,11 @@ class _Trainer:
         return load_pixels(self.split[part], self.model.preprocessing, self.store, progress=tell)
 
     def _prefix(self, part: Any, pixels: Pixels, cuts: list[int], views: int = 1) -> list[Activations]:
+        if not cuts:
+            return []
         # Normalised pixels, and what a tuned backbone made of them, nobody needs again.
-        kept = cuts != [0] and not any(row.phase == "finetune" for row in self.result.history)
+        tuned = any(row.phase == "finetune" for row in self.result.history)
+        kept = cuts != [0] and not (tuned and max(cuts) > self.boundary)
         return run_prefix(
             self.model,
             self.split[part],
@@ -270,7 +297,9 @@ class _Trainer:
         features = torch.stack([self._features(train, view) for view in range(train.views)])
         val_features = None if val is None else self._features(val, 0)
         if options.head_optimizer == "lbfgs" and not model.head.widths:
-            self._solve(features, val_features)
+            if not self.found:
+                self._solve(features, val_features)
+                self._write_standing("head", None)
             return
         optimizer = "adamw" if options.head_optimizer == "lbfgs" else options.head_optimizer
         end = len(model.stages)
@@ -360,37 +389,7 @@ class _Trainer:
             layer_decay=options.layer_decay,
             averaging=options.averaging if name == "finetune" else 0.0,
         )
-        before = self.best_scores
-        best: Scores | None = None
-        stale = 0
-        for row, scores in self._epochs(phase, batches, val):
-            self._record(row)
-            if scores is None:
-                self._keep(len(self.result.history) - 1, None)
-                continue
-            improves = best is None or scores.value(options.monitor) > best.value(options.monitor)
-            # An annealed later epoch is preferred to an earlier one that is better only within the noise.
-            settles = (
-                options.schedule == "cosine"
-                and best is not None
-                and (scores.value(options.monitor) >= best.value(options.monitor) - best.noise(options.monitor))
-            )
-            pays = (
-                name == "head"
-                or before is None
-                or options.keep_finetuned == "always"
-                or (scores.value(options.monitor), -scores.loss) > (before.value(options.monitor), -before.loss)
-            )
-            if (improves or settles) and pays:
-                self._keep(len(self.result.history) - 1, scores)
-            best = scores if improves else best
-            stale = 0 if improves else stale + 1
-            if options.early_stopping and stale >= options.early_stopping:
-                self._note(f"No better {options.monitor} for {stale} epochs: the {name} phase ended after {row.epoch}.")
-                break
-
-    def _epochs(self, phase: Phase, batches: Batches, val: Activations | None) -> Iterator[tuple[Epoch, Scores | None]]:
-        return run_phase(
+        loop = PhaseLoop(
             self.model,
             phase,
             batches,
@@ -398,11 +397,112 @@ class _Trainer:
             self.objective,
             val=None if val is None else (val, self.val_labels),
             # A head reads vectors, out of which CutMix could cut nothing.
-            augmentation=replace(self.augmentation, cutmix=0.0) if phase.name == "head" else self.augmentation,
+            augmentation=replace(self.augmentation, cutmix=0.0) if name == "head" else self.augmentation,
             precision=self.precision,
-            seed=self.options.seed,
+            seed=options.seed,
             listener=self.listener,
         )
+        if self.found and self.found[1]["phase"] == name:
+            loop.restore(under("loop.", self.found[0]), self.found[1]["loop"])
+            self.found = None
+        else:
+            self.before, self.phase_best = self.best_scores, None
+
+        def is_over() -> bool:
+            stale = options.early_stopping and loop.stale >= options.early_stopping
+            return bool(loop.epoch >= epochs or (stale and self.val_labels.numel()))
+
+        while not is_over():
+            row, scores = loop.run_epoch()
+            self._record(row)
+            with loop.averaged():
+                self._judge(name, scores)
+            self._write_standing(name, loop)
+        if loop.epoch < epochs:
+            self._note(
+                f"No better {options.monitor} for {loop.stale} epochs: the {name} phase ended after {loop.epoch}."
+            )
+
+    def _judge(self, name: str, scores: Scores | None) -> None:
+        """Keep the weights if they are the best so far."""
+        options, best = self.options, self.phase_best
+        if scores is None:
+            self._keep(len(self.result.history) - 1, None)
+            return
+        improves = best is None or scores.value(options.monitor) > best.value(options.monitor)
+        # An annealed later epoch is preferred to an earlier one that is better only within the noise.
+        settles = (
+            options.schedule == "cosine"
+            and best is not None
+            and (scores.value(options.monitor) >= best.value(options.monitor) - best.noise(options.monitor))
+        )
+        before = self.before
+        pays = (
+            name == "head"
+            or before is None
+            or options.keep_finetuned == "always"
+            or (scores.value(options.monitor), -scores.loss) > (before.value(options.monitor), -before.loss)
+        )
+        if (improves or settles) and pays:
+            self._keep(len(self.result.history) - 1, scores)
+        self.phase_best = scores if improves else best
+
+    def _write_standing(self, name: str, loop: PhaseLoop | None) -> None:
+        if self.file is None:
+            return
+        tensors, values = ({}, None) if loop is None else loop.state()
+        tensors = {f"loop.{key}": tensor for key, tensor in tensors.items()}
+        weights = self.model.state_dict()
+        tensors |= {f"model.{key}": weights[key] for key in self.changing}
+        if self.best is not None:
+            tensors |= {f"best.{key}": self.best[key] for key in self.changing}
+        state = {
+            "of": self._identity(),
+            "phase": name,
+            "loop": values,
+            "history": [asdict(row) for row in self.result.history],
+            "notes": self.result.notes,
+            "best_row": self.best_row,
+            "scores": {
+                key: None if scores is None else asdict(scores)
+                for key, scores in (("best", self.best_scores), ("before", self.before), ("phase", self.phase_best))
+            },
+            "seconds": {**self.result.seconds, "total": time.perf_counter() - self.started + self.spent},
+        }
+        write_standing(self.file, tensors, state)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a training to go on, as JSON gives it back."""
+        identity = {
+            "options": asdict(self.options),
+            "augmentation": asdict(self.augmentation),
+            "model": {name: value for name, value in self.model.description().items() if name != "boundary"},
+            "images": [len(self.split[part]) for part in self.split],
+            "versions": versions(),
+        }
+        return dict(json.loads(json.dumps(identity)))
+
+    def _take_up(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+        """Set everything but the loop as it was."""
+        weights = self.model.state_dict()
+        if values["of"] != self._identity():
+            raise RunError(
+                f"{self.file} is of another model, other options or other versions of what computes. "
+                "Remove it to train from the start."
+            )
+        if best := under("best.", tensors):
+            self.best = {name: best.get(name, tensor).clone().to(tensor.device) for name, tensor in weights.items()}
+        self.model.load_state_dict({**weights, **under("model.", tensors)})
+        self.best_row = values["best_row"]
+        scores = {key: None if value is None else Scores(**value) for key, value in values["scores"].items()}
+        self.best_scores, self.before, self.phase_best = scores["best"], scores["before"], scores["phase"]
+        self.result.history = [Epoch(**row) for row in values["history"]]
+        for row in self.result.history:
+            self.listener.epoch(row)
+        self.result.notes = list(values["notes"])
+        seconds = dict(values["seconds"])
+        self.spent = float(seconds.pop("total"))
+        self.result.seconds = seconds
 
     def _record(self, row: Epoch) -> None:
         self.result.history.append(row)
@@ -419,7 +519,8 @@ class _Trainer:
             self.model.load_state_dict(self.best)
 
     def _note(self, text: str) -> None:
-        self.result.notes.append(text)
+        if text not in self.result.notes:
+            self.result.notes.append(text)
         self.listener.note(text)
 
     def _timed(self, name: str) -> _Timer:

@@ -1,0 +1,62 @@
+"""regraft itself, in the peers' way: from image files to a saved model, nothing cached from before.
+
+    python regraft_train.py --data FOLDER --weights FILE --out FOLDER --epochs 10
+
+A tenth of train is held out for validation, as `regraft train` does; the peers train on all of it.
+"""
+
+# ruff: noqa: E402 (imports are timed apart)
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()
+
+import tempfile
+from pathlib import Path
+
+import torch
+from measured import listing, parser_of, peak_megabytes, report
+
+import regraft
+from regraft.models.checkpoint import save_classifier
+from regraft.store import Store
+from regraft.training.train import train
+
+IMPORT_SECONDS = time.perf_counter() - STARTED
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning; 0: the head alone")
+    parser.add_argument("--warm", action="store_true", help="train twice, and time the second with the store filled")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(1 + options.warm):
+            started = time.perf_counter()
+            parts = regraft.split(regraft.scan(options.data), seed=options.seed)
+            model = regraft.build(
+                classes=parts.classes, weights=str(options.weights), image_size=options.size, seed=options.seed
+            )
+            how = train(model, parts, store=Store(Path(folder)), finetune_epochs=options.epochs, seed=options.seed)
+            save_classifier(model, options.out)
+            seconds, peak = time.perf_counter() - started, peak_megabytes()
+    predictions = regraft.predict(model, listing(options.data / "test")[0])
+    report(
+        "regraft",
+        f"{options.epochs} epochs{' warm' if options.warm else ''}" if options.epochs else "head",
+        options,
+        import_seconds=IMPORT_SECONDS,
+        seconds=seconds,
+        peak=peak,
+        predicted=[prediction.label for prediction in predictions],
+        packages=("torch", "timm", "regraft"),
+        steps={name: round(value, 3) for name, value in how.seconds.items()},
+    )
+
+
+if __name__ == "__main__":
+    main()
