@@ -60,3 +60,12 @@ def test_scores_are_scikit_learns(batch: tuple[torch.Tensor, torch.Tensor]) -> N
     each = F.cross_entropy(logits, labels, reduction="none")
     assert scores.noise("val_loss") == pytest.approx(float(each.std(correction=0)) / 12**0.5, rel=1e-5)
     assert scores.noise("val_accuracy") == pytest.approx((scores.accuracy * (1 - scores.accuracy) / 12) ** 0.5)
+
+
+def test_macro_f1_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    for classes in (2, 3, 7):
+        logits = torch.from_numpy(rng.normal(size=(20, classes))).float()
+        labels = torch.from_numpy(rng.integers(0, max(2, classes - 2), 20))
+        ours = score(Objective("cross_entropy", 0.0, torch.ones(classes)), logits, labels).macro_f1
+        assert ours == pytest.approx(f1_score(labels, logits.argmax(1), average="macro", zero_division=0), abs=1e-6)

@@ -159,8 +159,8 @@ class Clock:
 
     def __init__(self) -> None:
         """Start."""
-        self.started = time.perf_counter()
+        self.started = time.monotonic()
 
     def __call__(self) -> float:
         """Read."""
-        return time.perf_counter() - self.started
+        return time.monotonic() - self.started

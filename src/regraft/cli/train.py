@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,9 @@ def command(
     ] = None,
     finetune_epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning; 0: only the head.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same data, settings and seed give the same numbers.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Wall-clock limit for the whole command, such as 90s, 10m or 2h.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     on_bad: Annotated[str | None, typer.Option(help="Unreadable images: skip or error.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; `regraft config` prints all of them.")] = None,
@@ -56,6 +60,7 @@ def command(
         "training.finetune_from": finetune_from,
         "training.finetune_epochs": finetune_epochs,
         "training.seed": seed,
+        "training.budget": None if budget is None else seconds_of(budget),
         "training.device": device,
         "data.on_bad": on_bad,
     }
@@ -75,9 +80,21 @@ def command(
         else:
             assert data is not None
             resolved = load_config(config, [*(settings or []), *chosen])
-            run = train_from(data, resolved, out, listener=listener)
+            run = train_from(data, resolved, out, listener=listener, started=clock.started)
     if json:
         print_json({"run": str(run.path), **run.metrics})
         return
     print_result(screen, run, clock())
     print_next(screen, run)
+
+
+def seconds_of(text: str) -> float:
+    """90s, 10m, 2h or plain seconds as seconds.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"--budget {text}: expected a time such as 90s, 10m or 2h.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]

@@ -95,5 +95,5 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    names = ("regraft", "torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
+    names = ("regraft", "torch", "torchvision", "timm", "numpy", "pillow", "scipy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

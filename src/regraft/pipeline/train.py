@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import resource
 import shutil
@@ -29,7 +30,7 @@ from regraft.data.decode import decode_image
 from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split import split_text, write_split
-from regraft.errors import RunError, UsageError
+from regraft.errors import DataError, RunError, UsageError
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.files import write_csv, write_json, write_text
@@ -43,6 +44,7 @@ from regraft.report.history import plot_history
 from regraft.report.samples import SampleTile, choose_samples, plot_samples
 from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.options import TrainingOptions
+from regraft.training.plan import make_plan, measure_rates
 from regraft.training.progress import Epoch, Listener, Silence
 from regraft.training.train import Training
 from regraft.training.train import train as train_classifier
@@ -53,7 +55,12 @@ _PART_TITLES = {"val": "Validation", "test": "Test"}
 
 
 def train_from(
-    data: Path | str, config: Config, out: Path | str | None = None, *, listener: Listener | None = None
+    data: Path | str,
+    config: Config,
+    out: Path | str | None = None,
+    *,
+    listener: Listener | None = None,
+    started: float | None = None,
 ) -> Run:
     """Scan, split, build, train and evaluate: what `regraft train` does.
 
@@ -62,18 +69,20 @@ def train_from(
         config: All settings.
         out: The run's folder; it must not hold a run yet. Default: a new one under `runs/`.
         listener: Told how far the work is.
+        started: Moment of `time.monotonic` at which a budget of time begins; default: now.
 
     Raises:
         RegraftError: Any of its kinds.
     """
-    listener = listener or Silence()
+    listener, started = listener or Silence(), time.monotonic() if started is None else started
     if out is not None:
         _refuse_a_run(Path(out))
     model, split = _prepared(data, config, listener)
+    config, deadline = _planned(model, split, config, started, listener)
     # Only now, so that a folder for runs within the data is not taken for a class.
     with _claimed(new_folder(out, Path(data).resolve().stem, config.model.backbone)) as path:
         write_json(path / SOURCE, {"data": str(Path(data).resolve())})
-        return _train(model, split, path, config, listener, asdict(config.training))
+        return _train(model, split, path, config, listener, deadline)
 
 
 def resume(path: Path | str, *, listener: Listener | None = None) -> Run:
@@ -98,7 +107,7 @@ def resume(path: Path | str, *, listener: Listener | None = None) -> Run:
         model, split = _prepared(data, config, listener)
         if (path / SPLIT).is_file() and split_text(split) != (path / SPLIT).read_text(encoding="utf-8"):
             raise RunError(f"{data} has changed since {path} was begun. Train anew, with another --out.")
-        return _train(model, split, path, config, listener, asdict(config.training))
+        return _train(model, split, path, config, listener)
 
 
 def _prepared(data: Path | str, config: Config, listener: Listener) -> tuple[Classifier, Split]:
@@ -159,13 +168,50 @@ def train(
         RunError: `out` holds a run already.
         RegraftError: Whatever else goes wrong.
     """
+    started, listener = time.monotonic(), listener or Silence()
     config = _config_of(model, augmentation or Augmentation(), options)
+    config, deadline = _planned(model, split, config, started, listener)
     with _claimed(new_folder(out, "run", model.spec.name)) as path:
-        return _train(model, split, path, config, listener or Silence(), options)
+        return _train(model, split, path, config, listener, deadline)
+
+
+def _planned(
+    model: Classifier, split: Split, config: Config, started: float, listener: Listener
+) -> tuple[Config, float | None]:
+    """The configuration with what fits into its budget, and the moment of `time.monotonic` when training must end."""
+    if not len(split.train):
+        raise DataError("The train part has no image.")
+    budget = config.training.budget
+    rates = measure_rates(model, config.training, decode=_decode_rate(model, split.train))
+    plan = make_plan(
+        model,
+        {part: len(split[part]) for part in split},
+        config.training,
+        rates,
+        changes_views=config.augmentation.changes_views,
+        seconds=started + budget - time.monotonic() if budget else None,
+    )
+    listener.note(str(plan))
+    config = config.model_copy(update={"training": plan.options})
+    return config, started + budget - plan.seconds["evaluate"] if budget else None
+
+
+def _decode_rate(model: Classifier, dataset: Dataset) -> float:
+    """Images a second, by a few of them, on every core."""
+    chosen = dataset.samples[:: max(1, len(dataset) // 8)][:8]
+    started = time.monotonic()
+    for sample in chosen:
+        model.preprocessing(dataset.source(sample), max_pixels=dataset.max_pixels)
+    return len(chosen) * (os.cpu_count() or 1) / max(1e-4, time.monotonic() - started)
 
 
 def _train(
-    model: Classifier, split: Split, path: Path, config: Config, listener: Listener, options: Mapping[str, Any]
+    model: Classifier,
+    split: Split,
+    path: Path,
+    config: Config,
+    listener: Listener,
+    deadline: float | None = None,
 ) -> Run:
     write_text(path / CONFIG, config.to_toml())
     write_split(path / SPLIT, split)
@@ -177,7 +223,8 @@ def _train(
         standing=path / STANDING,
         listener=listener,
         on_better=lambda better: save_classifier(better, path),
-        **options,
+        deadline=deadline,
+        **asdict(config.training),
     )
     model.cpu()
     save_classifier(model, path)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score
 
 from regraft.training.options import Loss
 
@@ -92,12 +91,19 @@ def score(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> S
     plain = Objective(objective.loss, 0.0, torch.ones_like(objective.class_weights))
     logits, labels = logits.float().cpu(), labels.cpu()
     predicted = logits.argmax(dim=1)
-    macro_f1 = f1_score(labels.numpy(), predicted.numpy(), average="macro", zero_division=0)
     losses = plain.per_image(logits, plain.targets(labels)).double()
     return Scores(
         loss=float(losses.mean()),
         loss_error=float(losses.std(correction=0)) / max(1, len(losses)) ** 0.5,
         accuracy=float((predicted == labels).double().mean()),
-        macro_f1=float(macro_f1),
+        macro_f1=_macro_f1(labels, predicted),
         count=len(labels),
     )
+
+
+def _macro_f1(labels: torch.Tensor, predicted: torch.Tensor) -> float:
+    """Mean over the classes that appear of 2 * right / (labelled + predicted)."""
+    count = int(torch.cat([labels, predicted]).max()) + 1
+    right = torch.bincount(labels[labels == predicted], minlength=count)
+    seen = torch.bincount(labels, minlength=count) + torch.bincount(predicted, minlength=count)
+    return float((2 * right[seen > 0] / seen[seen > 0]).double().mean())

@@ -126,6 +126,15 @@ class TrainingOptions:
         ),
     ] = "auto"
     device: Annotated[Device, Field(description="auto (cuda, then mps, then cpu), cpu, cuda or mps")] = "auto"
+    budget: Annotated[
+        float,
+        Field(
+            ge=0,
+            description=(
+                "seconds that the whole command may take; views and epochs are chosen so that it is kept; 0: no limit"
+            ),
+        ),
+    ] = 0.0
     cache_gb: Annotated[
         float,
         Field(

@@ -79,6 +79,7 @@ def train(
     standing: Path | None = None,
     listener: Listener | None = None,
     on_better: Callable[[Classifier], None] | None = None,
+    deadline: float | None = None,
     **options: Any,
 ) -> Training:
     """Train the head on features that are computed once, then fine-tune from the freeze boundary.
@@ -95,6 +96,7 @@ def train(
             ends with the same numbers as if it had never been stopped; model, split and options must be the same.
         listener: Told how far the work is.
         on_better: Called with the model whenever it is better than before, so that it can be saved.
+        deadline: Moment of `time.monotonic` after which no epoch ends; default: none.
         **options: Fields of `TrainingOptions`.
 
     Returns:
@@ -125,7 +127,13 @@ def train(
             standing,
             listener or Silence(),
             on_better,
+            deadline,
         ).run()
+
+
+def views_of(options: TrainingOptions, *, finetunes: bool) -> int:
+    """K, views of each training image."""
+    return options.views or (_VIEWS if finetunes else 1)
 
 
 class _Trainer:
@@ -142,9 +150,11 @@ class _Trainer:
         standing: Path | None,
         listener: Listener,
         on_better: Callable[[Classifier], None] | None,
+        deadline: float | None,
     ) -> None:
         self.model, self.split, self.options, self.augmentation = model, split, options, augmentation
         self.store, self.scratch, self.listener, self.on_better = store, scratch, listener, on_better
+        self.deadline = deadline
         self.device = choose_device(options.device)
         self.precision = choose_precision(options.precision, self.device)
         self.result = Training(device=str(self.device), precision=str(self.precision).removeprefix("torch."))
@@ -218,7 +228,7 @@ class _Trainer:
         # With everything to be fine-tuned there is no prefix; the head still gets features.
         end, tail_begun = len(model.stages), bool(self.found and self.found[1]["phase"] == "finetune")
         cuts = [boundary] * (0 < boundary < end) + [end] * (not tail_begun)
-        views = (options.views or (_VIEWS if finetunes else 1)) if self.augmentation.changes_views else 1
+        views = views_of(options, finetunes=finetunes) if self.augmentation.changes_views else 1
         self._make_room(cuts, views)
         with self._timed("decode"):
             pixels = {part: self._pixels(part) for part in ("train", "val") if len(self.split[part])}
@@ -412,8 +422,14 @@ class _Trainer:
             stale = options.early_stopping and loop.stale >= options.early_stopping
             return bool(loop.epoch >= epochs or (stale and self.val_labels.numel()))
 
+        longest = 0.0
         while not is_over():
+            if self.deadline is not None and time.monotonic() + longest > self.deadline:
+                self._note(f"The time is up: the {name} phase ended after {loop.epoch} of {epochs} epochs.")
+                return
+            started = time.monotonic()
             row, scores = loop.run_epoch()
+            longest = max(longest, time.monotonic() - started)
             self._record(row)
             with loop.averaged():
                 self._judge(name, scores)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from regraft.data.dataset import Split
+from regraft.errors import UsageError
+from regraft.models.classifier import Classifier, build
+from regraft.training.options import TrainingOptions
+from regraft.training.plan import Plan, Rates, make_plan, measure_rates
+from regraft.training.progress import Epoch, Silence
+from regraft.training.train import train
+
+COUNTS = {"train": 1000, "val": 100, "test": 200}
+RATES = Rates(decode=1000, prefix=200, tail=100, predict=100)
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    return build(classes=("a", "b"), image_size=32)
+
+
+def _plan(model: Classifier, seconds: float | None, **options: Any) -> Plan:
+    return make_plan(model, COUNTS, TrainingOptions(**options), RATES, seconds=seconds)
+
+
+def test_without_a_budget_what_was_asked_for_is_estimated(model: Classifier) -> None:
+    plan = _plan(model, None, finetune_epochs=7, views=3)
+    assert plan.options == TrainingOptions(finetune_epochs=7, views=3)
+    assert plan.seconds["prefix"] == pytest.approx(3100 / 200)
+    assert plan.seconds["finetune"] == pytest.approx(7 * (1000 / 100 + 100 / 200))
+    assert plan.total == sum(plan.seconds.values())
+    assert "7 epochs of fine-tuning from blocks.3.0" in str(plan)
+    assert f"About {plan.total:.0f} s" in str(plan)
+
+
+def test_the_more_time_the_more_is_done(model: Classifier) -> None:
+    asked = _plan(model, None).total
+    thoroughness = []
+    for seconds in (25, 45, 70, 120, 200, 4 * asked):
+        plan = _plan(model, seconds)
+        assert plan.total <= seconds
+        thoroughness.append((plan.options.finetune_epochs, plan.options.views))
+    assert thoroughness == sorted(thoroughness)
+    assert thoroughness[0] == (0, 1)
+    assert thoroughness[-1] == (10, 8), "never more than was asked for"
+
+
+def test_too_little_time_says_how_much_it_takes(model: Classifier) -> None:
+    with pytest.raises(UsageError, match=r"too short: training only the head takes about \d+ s"):
+        _plan(model, 3)
+
+
+def test_rates_are_measured_and_the_model_left_as_it_was(model: Classifier) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainable = [name for name, _ in model.trainable()]
+    state = torch.get_rng_state()
+    rates = measure_rates(model, TrainingOptions(), decode=10)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert rates.decode == 10
+    assert 0 < rates.tail < rates.prefix < 1e6
+    assert rates.predict > 0
+    assert not model.training
+    assert trainable == [name for name, _ in model.trainable()]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    head = measure_rates(model, replace(TrainingOptions(), finetune_epochs=0), decode=10)
+    assert head.tail == float("inf")
+
+
+def test_no_epoch_begins_that_would_end_too_late(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("regraft.training.train.time.monotonic", lambda: now[0])
+
+    class TenSeconds(Silence):
+        def epoch(self, row: Epoch) -> None:
+            now[0] += 10 * (row.phase == "finetune")
+
+        def work(self, name: str, done: int, total: int, detail: str = "") -> None:
+            now[0] += 10 * (name == "finetune" and done % 24 == 0)
+
+    model = build(classes=squares_split.classes, image_size=32)
+    options: dict[str, Any] = {"finetune_epochs": 50, "views": 1, "batch_size": 12, "finetune_from": "blocks.6"}
+    result = train(model, squares_split, listener=TenSeconds(), deadline=75, **options)
+    epochs = [row for row in result.history if row.phase == "finetune"]
+    assert 1 <= len(epochs) <= 7
+    assert any("The time is up" in note for note in result.notes)
