@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/regraft demo
 
 test: $(VENV)/.dev
 	$(BIN)/python tests/gate.py
+
+# regraft beside its peers (an hour on two cores, 30 GB of environments): make bench DATA=folder with train/ and test/
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/peers/run.py --data $(DATA) --repeats 3
+	$(BIN)/python benchmarks/peers/table.py .bench/results.jsonl --plot docs/images/peers.png
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"regraft needs Python >= 3.11 and this is {v.major}.{v.minor}: make PYTHON=python3.11 ...")'

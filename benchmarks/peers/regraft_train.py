@@ -30,6 +30,7 @@ IMPORT_SECONDS = time.perf_counter() - STARTED
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning; 0: the head alone")
+    parser.add_argument("--views", type=int, default=0, help="of each training image; default: regraft's")
     parser.add_argument("--warm", action="store_true", help="train twice, and time the second with the store filled")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -41,7 +42,14 @@ def main() -> None:
             model = regraft.build(
                 classes=parts.classes, weights=str(options.weights), image_size=options.size, seed=options.seed
             )
-            how = train(model, parts, store=Store(Path(folder)), finetune_epochs=options.epochs, seed=options.seed)
+            how = train(
+                model,
+                parts,
+                store=Store(Path(folder)),
+                finetune_epochs=options.epochs,
+                views=options.views,
+                seed=options.seed,
+            )
             save_classifier(model, options.out)
             seconds, peak = time.perf_counter() - started, peak_megabytes()
     predictions = regraft.predict(model, listing(options.data / "test")[0])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from regraft.data.decode import EXTENSIONS, FORMATS, decode_image
+from regraft.data.decode import EXTENSIONS, FORMATS, decode_image, examine_image
 from regraft.errors import DataError, ImageError
 
 LOSSLESS = [
@@ -498,3 +498,49 @@ def test_paths_and_bytes_agree(photo, encode, tmp_path):
         file = Path(tmp_path, str(number))
         file.write_bytes(data)
         np.testing.assert_array_equal(decode_image(file), decode_image(data))
+
+
+@pytest.fixture(scope="module")
+def large() -> np.ndarray:
+    """The whole photograph: uint8 (427, 640, 3)."""
+    return np.asarray(sklearn.datasets.load_sample_image("china.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("at_least", "scale"), [(None, 1), (0, 1), (428, 1), (214, 1), (213, 2), (107, 2), (106, 4), (53, 8), (1, 8)]
+)
+def test_a_large_jpeg_is_decoded_smaller(encode, large, at_least, scale):
+    data = encode(Image.fromarray(large), "JPEG", quality=95)
+    pixels = decode_image(data, at_least=at_least)
+    assert pixels.shape == (-(-427 // scale), 640 // scale, 3)
+    assert not at_least or at_least > 427 or min(pixels.shape[:2]) >= at_least
+    whole = Image.fromarray(decode_image(data)).resize((40, 27), Image.Resampling.BOX)
+    assert mean_difference(np.asarray(Image.fromarray(pixels).resize((40, 27), Image.Resampling.BOX)), whole) < 2
+
+
+def test_other_formats_are_decoded_whole(encode, large):
+    assert decode_image(encode(Image.fromarray(large), "PNG"), at_least=20).shape == large.shape
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_jpeg_is_decoded_smaller_too(encode, large, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(large), "JPEG", exif=exif)
+    assert examine_image(data) == ((427, 640) if orientation >= 5 else (640, 427))
+    pixels, whole = decode_image(data, at_least=100), decode_image(data)
+    assert pixels.shape[0] == -(-whole.shape[0] // 4)
+    small = Image.fromarray(whole).resize(pixels.shape[1::-1], Image.Resampling.BOX)
+    assert mean_difference(pixels, np.asarray(small)) < 4
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_examining_gives_the_size_and_finds_what_is_cut_off(photo, encode, tmp_path, format):
+    data = encode(Image.fromarray(photo), format)
+    file = tmp_path / "image"
+    file.write_bytes(data)
+    assert examine_image(data) == examine_image(file) == (61, 43)
+    with pytest.raises(ImageError):
+        examine_image(data[: len(data) * 2 // 3])
+    with pytest.raises(ImageError, match="more than 100 allowed"):
+        examine_image(data, max_pixels=100)

@@ -15,9 +15,10 @@ from PIL import Image
 
 from regraft.data import scan as scan_module
 from regraft.data.dataset import Dataset
-from regraft.data.decode import decode_image
+from regraft.data.decode import decode_image, examine_image
 from regraft.data.scan import find_images, scan
 from regraft.errors import DataError, UsageError
+from regraft.store import Store
 
 WriteImages = Callable[..., Path]
 
@@ -520,17 +521,17 @@ def test_an_interrupt_stops_the_pool(images, monkeypatch):
             stopped.set()
             super().shutdown(wait=wait)
 
-    def decode(data: bytes, **options: Any) -> np.ndarray:
+    def examine(data: bytes, **options: Any) -> tuple[int, int]:
         read.append(data)
         if data != first:
             stopped.wait(10)
-        return decode_image(data, **options)
+        return examine_image(data, **options)
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(scan_module, "ThreadPoolExecutor", Pool)
-    monkeypatch.setattr(scan_module, "decode_image", decode)
+    monkeypatch.setattr(scan_module, "examine_image", examine)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         scan(root, workers=2, progress=interrupt)
@@ -547,3 +548,22 @@ def test_find_images(images):
     assert others == [root / "a/notes.txt"]
     with pytest.raises(FileNotFoundError):
         find_images(root / "nowhere")
+
+
+def test_what_was_readable_once_is_not_decoded_again(images, tmp_path, monkeypatch):
+    root = images("a/1.png", "b/2.png")
+    (root / "b/bad.png").write_bytes(b"none")
+    store = Store(tmp_path / "store")
+    first = scan(root, store=store)
+    examined: list[bytes] = []
+
+    def examine(data: bytes, **options: Any) -> tuple[int, int]:
+        examined.append(data)
+        return examine_image(data, **options)
+
+    monkeypatch.setattr(scan_module, "examine_image", examine)
+    assert scan(root, store=store) == first
+    assert examined == [b"none"]
+    (root / "a/1.png").write_bytes((root / "a/1.png").read_bytes()[:-20])  # other content is another image
+    with pytest.raises(DataError, match="a"):
+        scan(root, store=store)

@@ -39,7 +39,7 @@ def run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> regra
 def test_the_runs_folder(run: regraft.Run) -> None:
     names = {f.relative_to(run.path).as_posix() for f in run.path.rglob("*") if f.is_file()}
     assert names == {
-        "model.safetensors", "model.json", "class_names.json", "config.toml", "split.csv", "history.csv",
+        "model.safetensors", "model.json", "class_names.json", "config.toml", "source.json", "split.csv", "history.csv",
         "metrics.json", "predictions.csv",
         "plots/training_history.png", "plots/confusion_matrix.png", "plots/sample_predictions.png",
     }  # fmt: skip

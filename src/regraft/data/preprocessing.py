@@ -64,7 +64,8 @@ class Preprocessing:
         Raises:
             ImageError: The image cannot be read.
         """
-        pixels = decode_image(source, max_pixels=max_pixels)
+        # Twice as many pixels as are wanted lose nothing that the resizing would have kept.
+        pixels = decode_image(source, max_pixels=max_pixels, at_least=2 * self.size)
         height, width = pixels.shape[:2]
         size, resample = self.size, _FILTERS[self.interpolation]
         if (height, width) == (size, size):

@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import numpy as np
+import PIL
 
 from regraft.data.dataset import PARTS, BadFile, Dataset, Part, Sample
-from regraft.data.decode import EXTENSIONS, MAX_PIXELS, decode_image
+from regraft.data.decode import DECODER_VERSION, EXTENSIONS, MAX_PIXELS, examine_image
 from regraft.data.manifest import PART_NAMES, SUFFIXES, read_manifest
 from regraft.errors import DataError, ImageError, UsageError
+from regraft.store import Store, name_of
 
 OnBad = Literal["skip", "error"]
 Progress = Callable[[int, int], None]
@@ -26,6 +30,8 @@ Progress = Callable[[int, int], None]
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _JUNK_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin"})
 _SHOWN = 10
+#: Files that are in memory at once.
+_CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ def scan(
     on_bad: OnBad = "skip",
     classes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
+    store: Store | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -57,6 +64,7 @@ def scan(
         classes: Of a model that exists: images of any of these classes, or of one alone, will do, and no
             others.
         max_pixels: Larger images count as unreadable.
+        store: Where it is kept which contents are readable, so that they are not decoded again.
         workers: Threads that read and decode; default: one a core.
         progress: Called with (files done, files in all).
 
@@ -93,7 +101,7 @@ def scan(
     else:
         raise UsageError(f"{path} is a file. Expected a folder of labelled images, or a manifest: .csv or .parquet.")
     found.sort(key=lambda f: f.path)
-    samples, bad = _read_all(root, found, max_pixels, workers or os.cpu_count() or 1, progress)
+    samples, bad = _read_all(root, found, max_pixels, store, workers or os.cpu_count() or 1, progress)
     reasons = _listed((f"{b.path}: {b.reason}" for b in bad), "\n  ")
     unreadable = f"{_count(len(bad), 'image')} cannot be read:\n  {reasons}"
     if bad and on_bad == "error":
@@ -201,30 +209,63 @@ def _raise(error: OSError) -> None:
 
 
 def _read_all(
-    root: Path, found: Sequence[_Found], max_pixels: int, workers: int, progress: Progress | None
+    root: Path,
+    found: Sequence[_Found],
+    max_pixels: int,
+    store: Store | None,
+    workers: int,
+    progress: Progress | None,
 ) -> tuple[list[Sample], list[BadFile]]:
-    def read(item: _Found) -> Sample | BadFile:
+    key = {"decoder": DECODER_VERSION, "pillow": PIL.__version__, "max_pixels": max_pixels}
+    table = None if store is None else store.table("sizes", key, (2,), np.int32)
+
+    def read(item: _Found) -> bytes | str:
         try:
-            data = (root / item.path).read_bytes()
-            height, width, _ = decode_image(data, max_pixels=max_pixels).shape
-        except ImageError as error:
-            return BadFile(item.path, error.reason)
+            return (root / item.path).read_bytes()
         except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
-            return BadFile(item.path, _reason(error))
-        sha256 = hashlib.sha256(data).hexdigest()
-        return Sample(item.path, item.label, sha256, item.part, item.group, (width, height))
+            return _reason(error)
+
+    def examine(data: bytes | str) -> tuple[int, int] | str:
+        if isinstance(data, str):
+            return data
+        try:
+            return examine_image(data, max_pixels=max_pixels)
+        except ImageError as error:
+            return error.reason
 
     samples: list[Sample] = []
     bad: list[BadFile] = []
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for done, result in enumerate(pool.map(read, found), start=1):
-                if isinstance(result, Sample):
-                    samples.append(result)
-                else:
-                    bad.append(result)
-                if progress:
+            for start in range(0, len(found), _CHUNK):
+                chunk = found[start : start + _CHUNK]
+                contents = list(pool.map(read, chunk))
+                hashes = list(pool.map(lambda data: hashlib.sha256(data if isinstance(data, bytes) else b""), contents))
+                names = [name_of(digest.hexdigest()) for digest in hashes]
+                known = np.full(len(chunk), -1) if table is None else table.find(names)
+                sizes: list[Any] = [
+                    None if table is None or row < 0 else table.read(np.array([row]))[0].tolist() for row in known
+                ]
+                missing = [i for i, size in enumerate(sizes) if size is None or isinstance(contents[i], str)]
+                done = start + len(chunk) - len(missing)
+                for i, size in zip(missing, pool.map(examine, [contents[i] for i in missing]), strict=True):
+                    sizes[i], done = size, done + 1
+                    if progress:
+                        progress(done, len(found))
+                if progress and not missing:
                     progress(done, len(found))
+                good = [i for i in missing if not isinstance(sizes[i], str)]
+                if table is not None and good:
+                    table.append([names[i] for i in good], np.array([sizes[i] for i in good], np.int32))
+                for item, size, digest in zip(chunk, sizes, hashes, strict=True):
+                    assert size is not None
+                    if isinstance(size, str):
+                        bad.append(BadFile(item.path, size))
+                    else:
+                        width, height = size
+                        samples.append(
+                            Sample(item.path, item.label, digest.hexdigest(), item.part, item.group, (width, height))
+                        )
         except BaseException:  # Ctrl-C: the files that wait are not read
             pool.shutdown(wait=False, cancel_futures=True)
             raise

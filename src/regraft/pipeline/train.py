@@ -42,6 +42,7 @@ from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SOURCE, 
 from regraft.report.confusion import plot_confusion
 from regraft.report.history import plot_history
 from regraft.report.samples import SampleTile, choose_samples, plot_samples
+from regraft.store import Store
 from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.options import TrainingOptions
 from regraft.training.plan import make_plan, measure_rates
@@ -120,6 +121,7 @@ def _prepared(data: Path | str, config: Config, listener: Listener) -> tuple[Cla
     dataset = scan(
         data,
         on_bad=config.data.on_bad,
+        store=Store() if config.training.cache_gb else None,
         progress=lambda done, total: listener.work("scan", done, total, "images"),
     )
     split = split_with(dataset, config)

@@ -76,7 +76,7 @@ def solve_path(
     mean = features.mean(dim=0)
     # A feature that hardly varies must not be blown up.
     deviation = features.std(dim=0, correction=0).clamp_min(1e-3 * float(features.std()) + 1e-12)
-    standard = (features - mean) / deviation
+    standard = (features - mean).div_(deviation)
     targets = objective.targets(labels.to(device))
     classes = targets.shape[1]
     places, span = _in_their_span(standard)

@@ -304,8 +304,7 @@ class _Trainer:
     def _head(self, train: Activations, val: Activations | None) -> None:
         model, options = self.model, self.options
         model.freeze(len(model.stages))
-        features = torch.stack([self._features(train, view) for view in range(train.views)])
-        val_features = None if val is None else self._features(val, 0)
+        features, val_features = self._features(train), None if val is None else self._features(val)[0]
         if options.head_optimizer == "lbfgs" and not model.head.widths:
             if not self.found:
                 self._solve(features, val_features)
@@ -316,9 +315,14 @@ class _Trainer:
         held = None if val_features is None else Activations(end, Rows(val_features[None]))
         self._phase("head", options.head_epochs, options.head_lr, optimizer, Activations(end, Rows(features)), held)
 
-    def _features(self, activations: Activations, view: int) -> torch.Tensor:
-        """What the head reads, float32 (N, F), in memory."""
-        return self.model.features_from(activations.batch(view, slice(None)), activations.boundary).float()
+    def _features(self, activations: Activations) -> torch.Tensor:
+        """What the head reads of every view, float32 (K, N, F), in memory."""
+        features = torch.empty(activations.views, len(activations), self.model.head.features)
+        for view in range(activations.views):
+            for start in range(0, len(activations), 1024):
+                batch = activations.batch(view, slice(start, start + 1024))
+                features[view, start : start + 1024] = self.model.features_from(batch, activations.boundary)
+        return features
 
     def _solve(self, features: torch.Tensor, val_features: torch.Tensor | None) -> None:
         """Find the strength on the plain images, then solve once more on all views."""
