@@ -55,9 +55,10 @@ class _Log(Silence):
         self.notes.append(text)
 
 
-def test_learns_what_can_be_learnt(squares_split: Split) -> None:
+def test_learns_what_can_be_learnt(squares_split: Split, tmp_path: Path) -> None:
     model, log = _model(squares_split), _Log()
-    result = train(model, squares_split, listener=log, finetune_epochs=3, views=3, batch_size=8)
+    options: dict[str, Any] = {"finetune_epochs": 3, "views": 3, "batch_size": 8}
+    result = train(model, squares_split, listener=log, store=Store(tmp_path), **options)
     assert _accuracy(model, squares_split.test) >= 0.8
     assert {row.phase for row in result.history} == {"head", "finetune"}
     assert [row.kept for row in result.history].count(True) == 1

@@ -61,4 +61,4 @@ def _what(key: Any) -> str:
     if "backbone" in key:
         where = "features" if key["boundary"] == "head" else f"before {key['boundary']}"
         return f"{key['backbone']} {where}, {key['preprocessing']['size']} px, {key['precision']}"
-    return f"{key.get('size')} px, {key.get('resize')}"
+    return f"{key['size']} px, {key['resize']}" if "size" in key else "images that are readable"
