@@ -89,4 +89,4 @@ def test_a_finished_run_is_left_as_it_is(whole: Path) -> None:
 def test_resume_goes_alone_and_needs_a_run(whole: Path, tmp_path: Path) -> None:
     assert "expected no others" in _finish("train", "--resume", whole, "--seed", 3, code=2)
     assert "--resume RUN" in _finish("train", code=2)
-    assert "cannot be resumed" in _finish("train", "--resume", tmp_path, code=1)
+    assert "nothing to resume" in _finish("train", "--resume", tmp_path, code=1)

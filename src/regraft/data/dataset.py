@@ -118,6 +118,11 @@ class Dataset:
         """Number of samples."""
         return len(self.samples)
 
+    def __repr__(self) -> str:
+        """One line; the samples are in `samples`."""
+        bad = f", {len(self.bad)} unreadable" if self.bad else ""
+        return f"Dataset({str(self.root)!r}, {len(self)} images, {len(self.classes)} classes{bad})"
+
     def source(self, sample: Sample) -> ImageSource:
         """What the decoder reads for this sample."""
         array = self._arrays.get(sample.path)
@@ -155,6 +160,11 @@ class Split:
         """Refuse a sample without a part."""
         if any(s.part is None for s in self.dataset.samples):
             raise DataError("A split needs a part for every sample; call regraft.split(dataset) first.")
+
+    def __repr__(self) -> str:
+        """One line."""
+        parts = ", ".join(f"{len(self[part])} {part}" for part in self)
+        return f"Split({str(self.dataset.root)!r}, {parts}, {len(self.classes)} classes)"
 
     def __getitem__(self, part: Part) -> Dataset:
         """The samples of one part."""

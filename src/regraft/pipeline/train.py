@@ -83,6 +83,7 @@ def train_from(
     # Only now, so that a folder for runs within the data is not taken for a class.
     with _claimed(new_folder(out, Path(data).resolve().stem, config.model.backbone)) as path:
         write_json(path / SOURCE, {"data": str(Path(data).resolve())})
+        listener.note(f"Run: {path}. If it is stopped, `regraft train --resume {path}` goes on with it.")
         return _train(model, split, path, config, listener, deadline)
 
 
@@ -99,9 +100,14 @@ def resume(path: Path | str, *, listener: Listener | None = None) -> Run:
     """
     path, listener = Path(path), listener or Silence()
     if not (path / SOURCE).is_file() or not (path / CONFIG).is_file():
-        raise RunError(f"{path} cannot be resumed: it is no folder of `regraft train` (it has no {SOURCE}).")
+        what = "is no folder that `regraft train` made" if path.exists() else "does not exist"
+        raise RunError(
+            f"{path} {what}, or its training had not begun: there is nothing to resume. "
+            f"Start it: regraft train DATA --out {path}"
+        )
     with _claimed(path, resumed=True):
         if (path / METRICS).is_file() and not (path / STANDING).is_file():
+            listener.note(f"{path} is finished; nothing is left to do. Its result:")
             return Run(path)
         config = load_config(path / CONFIG)
         data = Path(json.loads((path / SOURCE).read_text(encoding="utf-8"))["data"])
@@ -250,7 +256,9 @@ def describe(split: Split) -> str:
     text = f"{len(split.dataset)} images in {len(split.classes)} classes: {parts}."
     bad, ignored = split.dataset.bad, split.dataset.ignored
     if bad:
-        text += f" {len(bad)} cannot be read and are left out: " + "; ".join(f"{b.path} ({b.reason})" for b in bad[:5])
+        text += f" {len(bad)} cannot be read and {'is' if len(bad) == 1 else 'are'} left out: " + "; ".join(
+            f"{b.path} ({b.reason})" for b in bad[:5]
+        )
         text += f"; and {len(bad) - 5} more in {METRICS}." if len(bad) > 5 else "."
     if ignored:
         text += f" {len(ignored)} other files, such as {ignored[0]}, are not images."

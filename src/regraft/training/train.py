@@ -517,6 +517,8 @@ class _Trainer:
         scores = {key: None if value is None else Scores(**value) for key, value in values["scores"].items()}
         self.best_scores, self.before, self.phase_best = scores["best"], scores["before"], scores["phase"]
         self.result.history = [Epoch(**row) for row in values["history"]]
+        done = (values["loop"] or {"epoch": "its end"})["epoch"]
+        self.listener.note(f"Going on after epoch {done} of the {values['phase']} phase. Until then:")
         for row in self.result.history:
             self.listener.epoch(row)
         self.result.notes = list(values["notes"])
