@@ -40,11 +40,11 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("options", nargs="*", help="of regraft train, after --")
-    arguments = parser.parse_args()
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments, options = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
     draw = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
-        train = [*REGRAFT, "train", str(arguments.data), *arguments.options, "--out"]
+        train = [*REGRAFT, "train", str(arguments.data), *options, "--out"]
         started = time.monotonic()
         subprocess.run([*train, f"{folder}/whole"], check=True, capture_output=True)
         whole, expected = time.monotonic() - started, fingerprint(Path(folder) / "whole")
