@@ -24,10 +24,10 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 
 def test_a_budget_is_planned_for_and_written_down(squares_folder: Path, tmp_path: Path) -> None:
-    settings = ["model.image_size=32", "training.finetune_epochs=10000", "training.budget=30"]
+    settings = ["model.image_size=32", "training.finetune_epochs=10000", "training.budget=120"]
     run = train_from(squares_folder, load_config(None, settings), tmp_path / "run")
     kept = load_config(run.path / "config.toml").training
-    assert kept.budget == 30
+    assert kept.budget == 120
     assert kept.finetune_epochs < 10000
     assert kept.views in (1, 2, 4, 8)
 

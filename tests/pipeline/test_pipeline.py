@@ -17,7 +17,7 @@ from regraft.config import load_config
 from regraft.data.dataset import Dataset
 from regraft.errors import DataError, RunError, UsageError
 from regraft.pipeline.evaluate import predict_dataset
-from regraft.pipeline.train import train_from
+from regraft.pipeline.train import resume, train_from
 from regraft.training.progress import Silence
 
 SETTINGS = (
@@ -228,3 +228,16 @@ def test_too_few_images_for_a_part_are_noted(tmp_path: Path) -> None:
     run = train_from(tmp_path / "data", load_config(None, settings), tmp_path / "run", listener=Listener())
     assert any("too few images (or groups) for a test part" in note for note in notes)
     assert "test" not in run.metrics
+
+
+def test_resuming_on_other_data_is_refused(run: regraft.Run, squares_folder: Path, tmp_path: Path) -> None:
+    data, copy = tmp_path / "squares", tmp_path / "run"
+    shutil.copytree(squares_folder, data)
+    shutil.copytree(run.path, copy)
+    (copy / "metrics.json").unlink()
+    (copy / "source.json").write_text(json.dumps({"data": str(data)}))
+    (data / "red" / "00.png").unlink()
+    with pytest.raises(RunError, match="has changed since"):
+        resume(copy)
+    shutil.copy(squares_folder / "red" / "00.png", data / "red")
+    assert resume(copy).metrics["test"] == run.metrics["test"]

@@ -141,13 +141,17 @@ def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
     """Name the pictures and the commands to try."""
     path = run.path
     console.print("\n[bold]Look at[/bold]")
-    for name, what in (
-        ("training_history.png", "how training went"),
-        ("confusion_matrix.png", "what is taken for what"),
-        ("sample_predictions.png", "right and wrong predictions"),
-    ):
-        if (path / "plots" / name).exists():
-            console.print(f"  {escape(str(path / 'plots' / name)):<52} {what}")
+    pictures = {
+        str(path / "plots" / name): what
+        for name, what in (
+            ("training_history.png", "how training went"),
+            ("confusion_matrix.png", "what is taken for what"),
+            ("sample_predictions.png", "right and wrong predictions"),
+        )
+        if (path / "plots" / name).exists()
+    }
+    for picture, what in pictures.items():
+        console.print(escape(f"  {picture:<{max(map(len, pictures))}}   {what}"))
     console.print("\n[bold]Try next[/bold]")
     console.print(escape(f"  regraft predict {path} {image}"))
     console.print(escape(f"  regraft evaluate {path}"))
