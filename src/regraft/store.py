@@ -194,6 +194,24 @@ class Store:
         os.utime(folder / _DESCRIPTION)
         return self._open[folder]
 
+    def recall(self, kind: str, key: object) -> Any:
+        """What was remembered about a key, or None."""
+        try:
+            return json.loads((self.root / f"{kind}.json").read_text(encoding="utf-8")).get(json.dumps(key))
+        except (OSError, ValueError):
+            return None
+
+    def remember(self, kind: str, key: object, value: Any) -> None:
+        """Keep a small value, such as a measurement, for later runs; the one that was kept first stays."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        file = self.root / f"{kind}.json"
+        with FileLock(self.root / f".{kind}.lock"):
+            try:
+                known = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                known = {}
+            write_json(file, {json.dumps(key): value, **known})
+
     def make_room(self, size: int) -> bool:
         """Remove the least recently used tables until `size` more bytes are within the limit.
 

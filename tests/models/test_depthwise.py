@@ -29,7 +29,7 @@ def _gradients(fast: bool, kernel: int, stride: int, *, bias: bool = False, froz
     return [out, *(tensor.grad for tensor in (inputs, *layer.parameters()) if tensor.grad is not None)]
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (4, 1), (5, 1), (5, 2), (7, 1), (9, 2)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_output_and_gradients_are_those_of_the_library(kernel: int, stride: int, bias: bool) -> None:
     plain, fast = (_gradients(fast, kernel, stride, bias=bias) for fast in (False, True))

@@ -15,7 +15,7 @@ from regraft.training.progress import Epoch, Silence
 from regraft.training.train import train
 
 COUNTS = {"train": 1000, "val": 100, "test": 200}
-RATES = Rates(decode=1000, prefix=200, tail=100, predict=100)
+RATES = Rates(decode=1000, prefix=250, features=1000, tail=100, last=200, predict=100)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,11 @@ def _plan(model: Classifier, seconds: float | None, **options: Any) -> Plan:
 
 def test_without_a_budget_what_was_asked_for_is_estimated(model: Classifier) -> None:
     plan = _plan(model, None, finetune_epochs=7, views=3)
-    assert plan.options == TrainingOptions(finetune_epochs=7, views=3)
-    assert plan.seconds["prefix"] == pytest.approx(3100 / 200)
-    assert plan.seconds["finetune"] == pytest.approx(7 * (1000 / 100 + 100 / 200))
+    assert plan.options == TrainingOptions(finetune_epochs=7, views=3, engine="torch")
+    assert plan.seconds["prefix"] == pytest.approx(3100 / 250)
+    assert plan.seconds["finetune"] == pytest.approx(7 * (1000 / 100 + 100 / 1000))
+    assert plan.rank == 0
+    assert plan.is_thorough
     assert plan.total == sum(plan.seconds.values())
     assert "7 epochs of fine-tuning from blocks.3.0" in str(plan)
     assert f"About {plan.total:.0f} s" in str(plan)
@@ -39,14 +41,16 @@ def test_without_a_budget_what_was_asked_for_is_estimated(model: Classifier) -> 
 
 def test_the_more_time_the_more_is_done(model: Classifier) -> None:
     asked = _plan(model, None).total
-    thoroughness = []
-    for seconds in (25, 45, 70, 120, 200, 4 * asked):
+    thoroughness, chosen = [], []
+    for seconds in (25, 35, 45, 70, 120, 200, 4 * asked):
         plan = _plan(model, seconds)
         assert plan.total <= seconds
-        thoroughness.append((plan.options.finetune_epochs, plan.options.views))
+        thoroughness.append(-plan.rank)
+        chosen.append((plan.options.finetune_from, plan.options.finetune_epochs, plan.options.views))
     assert thoroughness == sorted(thoroughness)
-    assert thoroughness[0] == (0, 1)
-    assert thoroughness[-1] == (10, 8), "never more than was asked for"
+    assert chosen[0] == ("auto", 0, 1)
+    assert ("last", 3, 1) in chosen
+    assert chosen[-1] == ("auto", 10, 8), "never more than was asked for"
 
 
 def test_too_little_time_says_how_much_it_takes(model: Classifier) -> None:
@@ -58,17 +62,20 @@ def test_rates_are_measured_and_the_model_left_as_it_was(model: Classifier) -> N
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trainable = [name for name, _ in model.trainable()]
     state = torch.get_rng_state()
-    rates = measure_rates(model, TrainingOptions(), decode=10)
+    rates = measure_rates(model, TrainingOptions(), decode=10, images=100)
     assert torch.equal(torch.get_rng_state(), state)
     assert rates.decode == 10
-    assert 0 < rates.tail < rates.prefix < 1e6
+    assert 0 < rates.tail < rates.last < 1e6
+    assert 0 < rates.prefix < 1e6
+    assert rates.tail < rates.features
     assert rates.predict > 0
+    assert rates.engine == "torch"
     assert not model.training
     assert trainable == [name for name, _ in model.trainable()]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
-    head = measure_rates(model, replace(TrainingOptions(), finetune_epochs=0), decode=10)
-    assert head.tail == float("inf")
+    head = measure_rates(model, replace(TrainingOptions(), finetune_epochs=0), decode=10, images=100)
+    assert head.tail == head.last == head.features == float("inf")
 
 
 def test_no_epoch_begins_that_would_end_too_late(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:

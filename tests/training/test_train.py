@@ -201,7 +201,7 @@ def test_without_validation_cross_validation_chooses_the_strength(squares: Datas
 
 def test_fine_tuning_that_does_not_pay_is_not_kept(squares_split: Split) -> None:
     model = _model(squares_split)
-    result = train(model, squares_split, finetune_lr=0.3, optimizer="sgd", averaging=0, **FAST)
+    result = train(model, squares_split, finetune_lr=0.1, optimizer="sgd", averaging=0, **FAST)
     assert not result.finetuned
     kept = next(row for row in result.history if row.kept)
     assert kept.phase == "head"
@@ -279,7 +279,7 @@ def test_an_annealed_epoch_is_preferred_within_the_noise(squares_split: Split, m
     class Scripted(PhaseLoop):
         def run_epoch(self) -> Any:
             row, _ = super().run_epoch()
-            return row, Scores(loss=0.5, accuracy=next(values), macro_f1=0.5, count=12)
+            return row, Scores(loss=0.5, accuracy=next(values), macro_f1=0.5, count=12, refined=(0.5,) * 12)
 
     monkeypatch.setattr(train_module, "PhaseLoop", Scripted)
     result = train(

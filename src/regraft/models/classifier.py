@@ -103,6 +103,7 @@ class Classifier(nn.Module):
         taps: Indices of the stages that the head reads beside the last.
         boundary: Index of the first stage that trains; `len(stages)` while only the head does.
         weights: Where the pretrained weights came from.
+        channels_last_maps: Whether the backbone's maps are (N, H, W, C).
     """
 
     mean: torch.Tensor
@@ -133,7 +134,7 @@ class Classifier(nn.Module):
         self.head_stages: Literal["upper", "last"] = head_stages
         self.taps = upper_stages(self.stages) if head_stages == "upper" else ()
         # Most backbones give maps (N, C, H, W); some (N, H, W, C).
-        self._channels_last_maps = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
+        self.channels_last_maps = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
         features = self.stages[-1].shape[0] + self.taps_below(len(self.stages))
         self.head = Head(features, len(self.classes), widths=widths, dropout=dropout, activation=activation)
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255, persistent=False)
@@ -154,12 +155,12 @@ class Classifier(nn.Module):
 
     def between(self, hidden: Hidden, first: int, last: int) -> Hidden:
         """Run the stages `first` to `last` - 1 on activations at `first`."""
-        values, taps = hidden.values, [hidden.taps]
+        values, taps = hidden.values, [hidden.taps] if hidden.taps.shape[1] else []
         for index in range(first, last):
             values = self.stages[index].forward(values)
             if index in self.taps:
                 taps.append(self._pooled(values))
-        return Hidden(values, taps[0] if len(taps) == 1 else torch.cat(taps, dim=1))
+        return Hidden(values, torch.cat(taps, dim=1) if taps else hidden.taps)
 
     def logits_from(self, hidden: Hidden, boundary: int) -> torch.Tensor:
         """Run the tail and the head on what `activations(pixels, boundary)` returned."""
@@ -173,13 +174,13 @@ class Classifier(nn.Module):
 
     def taps_below(self, boundary: int) -> int:
         """L, how many numbers the head reads of the stages below a boundary (the last stage's own not counted)."""
-        axis = -1 if self._channels_last_maps else 0
+        axis = -1 if self.channels_last_maps else 0
         shapes = [self.stages[index].shape for index in self.taps if index < boundary]
         return sum(2 * (shape[axis] if len(shape) == 3 else shape[-1]) for shape in shapes)
 
     def _pooled(self, values: torch.Tensor) -> torch.Tensor:
         """Mean and maximum over the places of a map, or over tokens, (N, 2 C)."""
-        places = (2, 3) if values.ndim == 4 and not self._channels_last_maps else tuple(range(1, values.ndim - 1))
+        places = (2, 3) if values.ndim == 4 and not self.channels_last_maps else tuple(range(1, values.ndim - 1))
         return torch.cat([values.mean(places), values.amax(places)], dim=1)
 
     def resolve(self, finetune_from: str | int) -> int:
@@ -343,6 +344,15 @@ def size_for(native: int, shorter_side: int) -> int:
     if not 0 < shorter_side < native / 2:
         return native
     return max(32, round(native * 5 / 7 / 32) * 32)
+
+
+def smaller_sizes(spec: BackboneSpec, size: int) -> list[int]:
+    """Sides of the input below `size` that this backbone still does well with, the largest first; [] for fixed ones."""
+    configuration = timm.models.get_pretrained_cfg(spec.timm_name)
+    if configuration and configuration.fixed_input_size:
+        return []
+    native = configuration.input_size[-1] if configuration else 224
+    return [side for side in (max(32, round(native * share / 32) * 32) for share in (5 / 7, 4 / 7)) if side < size]
 
 
 def _rgb(values: Sequence[float]) -> tuple[float, float, float]:

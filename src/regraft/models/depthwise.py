@@ -1,13 +1,14 @@
 """Gradients of depthwise convolutions in bfloat16 on a CPU, many times faster.
 
 Enters: a block of code that trains. Leaves: the same gradients. For kernels above 3 x 3 and for strides, the library
-under PyTorch has no bfloat16 kernel for these gradients and falls back to a plain loop (the input's gradient of a
-5 x 5 convolution of stride 2: 112 ms instead of 10). Here they are computed in float32, from the same bfloat16 values;
-`benchmarks/depthwise.py` measures both.
+under PyTorch has no fast bfloat16 kernel for these gradients and falls back to a plain loop (the input's gradient of a
+5 x 5 convolution of stride 2: 112 ms instead of 10). Here the input's gradient is computed in float32 where there are
+strides, and the weight's in pieces of 3 x 3, for which there is one; `benchmarks/depthwise.py` measures both.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,13 +45,12 @@ def _is_slow(
 
 
 class _Depthwise(torch.autograd.Function):
-    """conv2d, whose gradients that would be slow are computed in float32."""
+    """conv2d, whose gradients that would be slow are computed otherwise."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *rest: Any) -> Any:
         inputs = inputs.bfloat16()
         ctx.save_for_backward(inputs, weight)
-        ctx.bias_sizes = None if bias is None else list(bias.shape)
         ctx.rest = rest
         return torch.conv2d(inputs, weight, bias, *rest)
 
@@ -60,22 +60,49 @@ class _Depthwise(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.rest
 
-        def gradients(dtype: torch.dtype, mask: list[bool]) -> Any:
-            values = [tensor.to(dtype, memory_format=torch.channels_last) for tensor in (grad, inputs, weight)]
-            return torch.ops.aten.convolution_backward(
-                *values, ctx.bias_sizes,
-                stride, padding, dilation, False, [0, 0], groups, mask,
-            )  # fmt: skip
-
         wants_input, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        strided, large = max(stride) > 1, max(weight.shape[-2:]) > 3
         grad_input, grad_weight, grad_bias = None, None, None
         if wants_input:
-            grad_input = gradients(torch.float32 if strided else torch.bfloat16, [True, False, False])[0]
-            grad_input = grad_input.to(inputs.dtype)
-        if wants_weight or wants_bias:
-            dtype = torch.float32 if large else torch.bfloat16
-            _, grad_weight, grad_bias = gradients(dtype, [False, wants_weight, wants_bias])
-            grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
-            grad_bias = None if grad_bias is None else grad_bias.to(weight.dtype)
+            dtype = torch.float32 if max(stride) > 1 else torch.bfloat16
+            values = [tensor.to(dtype, memory_format=torch.channels_last) for tensor in (grad, inputs, weight)]
+            grad_input = torch.ops.aten.convolution_backward(
+                *values, None, stride, padding, dilation, False, [0, 0], groups, [True, False, False]
+            )[0].to(inputs.dtype)
+        if wants_weight:
+            grad_weight = _weight_gradient(inputs, grad, weight.shape, stride, padding, dilation).to(weight.dtype)
+        if wants_bias:
+            grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(weight.dtype)
         return grad_input, grad_weight, grad_bias, None, None, None, None
+
+
+def _weight_gradient(
+    inputs: torch.Tensor, grad: torch.Tensor, shape: torch.Size, stride: Any, padding: Any, dilation: Any
+) -> torch.Tensor:
+    """The gradient of the weight (C, 1, H, W), put together from 3 x 3 pieces.
+
+    The gradient at some taps is that of a kernel of these taps alone, over the input shifted by as much, and for
+    3 x 3 there is a fast kernel.
+    """
+    (top, left), channels = padding, shape[0]
+    padded = torch.nn.functional.pad(inputs, (left, left, top, top))
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    taps = [min(3, length) for length in shape[2:]]
+    # How far a piece reaches over the padded input, along each axis.
+    reach = [
+        (size - 1) * step + (tap - 1) * apart + 1
+        for size, step, tap, apart in zip(grad.shape[2:], stride, taps, dilation, strict=True)
+    ]
+    out = torch.empty(shape, dtype=torch.float32)
+    for i, j in itertools.product(*(_starts(length) for length in shape[2:])):
+        rows, columns = i * dilation[0], j * dilation[1]
+        piece = padded[:, :, rows : rows + reach[0], columns : columns + reach[1]]
+        out[:, :, i : i + 3, j : j + 3] = torch.ops.aten.convolution_backward(
+            grad, piece.contiguous(memory_format=torch.channels_last), inputs.new_empty(channels, 1, *taps), None,
+            stride, [0, 0], dilation, False, [0, 0], channels, [False, True, False],
+        )[1]  # fmt: skip
+    return out
+
+
+def _starts(length: int) -> list[int]:
+    """Where pieces of three taps begin that cover `length` taps."""
+    return sorted({*range(0, max(1, length - 2), 3), max(0, length - 3)})

@@ -99,7 +99,8 @@ def resolve_boundary(stages: Sequence[Stage], wanted: str | int, *, preferred: s
 
     Args:
         stages: From `cut`.
-        wanted: `none` (only the head trains), `all`, `auto`, the name of a stage or of a layer within one, or a number
+        wanted: `none` (only the head trains), `all`, `auto`, `last` (the stages of the last resolution; of a
+            transformer, the last sixth), the name of a stage or of a layer within one, or a number
             of layers: 100 freezes the first 100 as in Keras's `layers[:100]`, -20 trains the last 20. A boundary
             within a stage moves to the start of that stage.
         preferred: What `auto` means for this backbone, if it is known.
@@ -122,7 +123,9 @@ def resolve_boundary(stages: Sequence[Stage], wanted: str | int, *, preferred: s
     if wanted == "auto":
         if preferred is not None:
             return resolve_boundary(stages, preferred)
-        return _last_two_resolutions(stages)
+        return _last_resolutions(stages, 2)
+    if wanted == "last":
+        return _last_resolutions(stages, 1)
     for index, stage in enumerate(stages):
         if any(name == wanted or name.startswith(f"{wanted}.") for name in (stage.name, *stage.aliases)):
             return index
@@ -131,7 +134,7 @@ def resolve_boundary(stages: Sequence[Stage], wanted: str | int, *, preferred: s
         if wanted in inner or any(wanted.startswith(f"{alias}_") for alias in stage.aliases):
             return index
     names = [name for stage in stages for name in (stage.name, *stage.aliases)]
-    raise UnknownNameError("stage", wanted, names, "Also: none, all, auto, or a number of layers.")
+    raise UnknownNameError("stage", wanted, names, "Also: none, all, auto, last, or a number of layers.")
 
 
 def upper_stages(stages: Sequence[Stage], count: int = 4) -> tuple[int, ...]:
@@ -168,13 +171,13 @@ def _boundary_by_number(stages: Sequence[Stage], number: int) -> int:
     return len(stages)
 
 
-def _last_two_resolutions(stages: Sequence[Stage]) -> int:
-    """Where the maps become smaller for the last time but one; of a transformer, the last third."""
+def _last_resolutions(stages: Sequence[Stage], count: int) -> int:
+    """Where the maps become smaller for the last time, or the last but one; of a transformer, the last sixths."""
     maps = [index for index, stage in enumerate(stages) if len(stage.shape) == 3]
     reductions = [i for i in maps[1:] if min(stages[i].shape[1:]) < min(stages[i - 1].shape[1:])]
     if reductions:
-        return reductions[-2:][0]
-    return max(0, len(stages) - 1 - round(len(stages) / 3))
+        return reductions[-count:][0]
+    return max(0, len(stages) - 1 - round(len(stages) * count / 6))
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.files import write_csv, write_json, write_text
 from regraft.models.checkpoint import save_classifier
-from regraft.models.classifier import Classifier, ModelOptions, build
+from regraft.models.classifier import Classifier, ModelOptions, build, smaller_sizes
 from regraft.models.registry import find_backbone
 from regraft.pipeline.evaluate import predict_dataset
 from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SOURCE, SPLIT, STANDING, Run
@@ -45,7 +46,7 @@ from regraft.report.samples import SampleTile, choose_samples, plot_samples
 from regraft.store import Store
 from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.options import TrainingOptions
-from regraft.training.plan import make_plan, measure_rates
+from regraft.training.plan import Plan, Rates, make_plan, measure_rates
 from regraft.training.progress import Epoch, Listener, Silence
 from regraft.training.train import Training
 from regraft.training.train import train as train_classifier
@@ -79,7 +80,8 @@ def train_from(
     if out is not None:
         _refuse_a_run(Path(out))
     model, split = _prepared(data, config, listener)
-    config, deadline = _planned(model, split, config, started, listener)
+    at_size = None if config.model.image_size else partial(_built, config, split)
+    model, config, deadline = _planned(model, split, config, started, listener, at_size=at_size)
     # Only now, so that a folder for runs within the data is not taken for a class.
     with _claimed(new_folder(out, Path(data).resolve().stem, config.model.backbone)) as path:
         write_json(path / SOURCE, {"data": str(Path(data).resolve())})
@@ -134,17 +136,21 @@ def _prepared(data: Path | str, config: Config, listener: Listener) -> tuple[Cla
     for note in (*dataset.notes, *_missing_parts(split, config)):
         listener.note(note)
     listener.note(describe(split))
-    options = asdict(config.model)
-    model = build(
-        options.pop("backbone"),
-        classes=split.classes,
-        shorter_side=dataset.shorter_side,
-        seed=config.training.seed,
-        **options,
-    )
+    model = _built(config, split, config.model.image_size)
     if (size := model.preprocessing.size) < model.spec.image_size and not config.model.image_size:
         listener.note(f"Images of {dataset.shorter_side} pixels: {size} is enough for the input (model.image_size).")
     return model, split
+
+
+def _built(config: Config, split: Split, image_size: int) -> Classifier:
+    options = asdict(config.model) | {"image_size": image_size}
+    return build(
+        options.pop("backbone"),
+        classes=split.classes,
+        shorter_side=split.dataset.shorter_side,
+        seed=config.training.seed,
+        **options,
+    )
 
 
 def split_with(dataset: Dataset, config: Config) -> Split:
@@ -178,30 +184,72 @@ def train(
     """
     started, listener = time.monotonic(), listener or Silence()
     config = _config_of(model, augmentation or Augmentation(), options)
-    config, deadline = _planned(model, split, config, started, listener)
+    model, config, deadline = _planned(model, split, config, started, listener)
     with _claimed(new_folder(out, "run", model.spec.name)) as path:
         return _train(model, split, path, config, listener, deadline)
 
 
 def _planned(
-    model: Classifier, split: Split, config: Config, started: float, listener: Listener
-) -> tuple[Config, float | None]:
-    """The configuration with what fits into its budget, and the moment of `time.monotonic` when training must end."""
+    model: Classifier,
+    split: Split,
+    config: Config,
+    started: float,
+    listener: Listener,
+    *,
+    at_size: Callable[[int], Classifier] | None = None,
+) -> tuple[Classifier, Config, float | None]:
+    """The model and the configuration that fit into the budget, and the moment of `time.monotonic` when training ends.
+
+    `at_size` builds the model for images of another side, where that may be chosen.
+    """
     if not len(split.train):
         raise DataError("The train part has no image.")
     budget = config.training.budget
-    rates = measure_rates(model, config.training, decode=_decode_rate(model, split.train))
-    plan = make_plan(
-        model,
-        {part: len(split[part]) for part in split},
-        config.training,
-        rates,
-        changes_views=config.augmentation.changes_views,
-        seconds=started + budget - time.monotonic() if budget else None,
-    )
+
+    def planned(rates: Rates) -> Plan:
+        return make_plan(
+            model,
+            {part: len(split[part]) for part in split},
+            config.training,
+            rates,
+            changes_views=config.augmentation.changes_views,
+            seconds=started + budget - time.monotonic() if budget else None,
+        )
+
+    rates = _measured(model, split, config)
+    if budget and at_size and (size := _fitting_size(model, rates, planned)) != model.preprocessing.size:
+        listener.note(f"The input is {size} pixels in place of {model.preprocessing.size}: more training fits in time.")
+        model = at_size(size)
+        config = config.model_copy(update={"model": replace(config.model, image_size=size)})
+        rates = _measured(model, split, config)
+    if rates.why:
+        listener.note(rates.why)
+    plan = planned(rates)
     listener.note(str(plan))
     config = config.model_copy(update={"training": plan.options})
-    return config, started + budget - plan.seconds["evaluate"] if budget else None
+    return model, config, started + budget - plan.seconds["evaluate"] if budget else None
+
+
+def _measured(model: Classifier, split: Split, config: Config) -> Rates:
+    return measure_rates(
+        model,
+        config.training,
+        decode=_decode_rate(model, split.train),
+        images=len(split.train),
+        store=Store() if config.training.cache_gb else None,
+    )
+
+
+def _fitting_size(model: Classifier, rates: Rates, planned: Callable[[Rates], Plan]) -> int:
+    """The largest size at which a thorough plan fits; if there is none, the one at which the best plan does."""
+    here, ranks = model.preprocessing.size, {}
+    for size in [here, *smaller_sizes(model.spec, here)]:
+        with suppress(UsageError):  # nothing fits
+            plan = planned(rates.at((size / here) ** 2))
+            if plan.is_thorough:
+                return size
+            ranks[size] = plan.rank
+    return min(ranks, key=lambda size: (ranks[size], -size), default=here)
 
 
 def _decode_rate(model: Classifier, dataset: Dataset) -> float:
@@ -304,6 +352,7 @@ def _evaluate(path: Path, model: Classifier, split: Split, training: Training, l
     metrics["training"] = {
         "device": training.device,
         "precision": training.precision,
+        "engine": training.engine,
         "stopped": training.stopped,
         "notes": training.notes,
     }

@@ -6,11 +6,13 @@ of an epoch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 
 from regraft.training.options import Loss
 
@@ -66,6 +68,8 @@ class Scores:
         macro_f1: 0..1.
         count: Number of images.
         loss_error: Standard error of the mean loss.
+        refined: Loss of each image at the temperature that suits them all best: what a model knows, however sure of
+            itself it is.
     """
 
     loss: float
@@ -73,10 +77,16 @@ class Scores:
     macro_f1: float
     count: int
     loss_error: float = 0.0
+    refined: tuple[float, ...] = ()
 
     def value(self, monitor: str) -> float:
         """By the monitor's name, larger is better."""
         return {"val_loss": -self.loss, "val_accuracy": self.accuracy, "val_macro_f1": self.macro_f1}[monitor]
+
+    def gain_over(self, other: Scores) -> tuple[float, float]:
+        """By how much the refined loss of an image is lower than in `other`, and the standard error of that mean."""
+        gains = np.asarray(other.refined) - np.asarray(self.refined)
+        return float(gains.mean()), float(gains.std(ddof=min(1, len(gains) - 1)) / len(gains) ** 0.5)
 
     def noise(self, monitor: str) -> float:
         """One standard error of `value`; of a share, by the binomial law."""
@@ -98,7 +108,18 @@ def score(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> S
         accuracy=float((predicted == labels).double().mean()),
         macro_f1=_macro_f1(labels, predicted),
         count=len(labels),
+        refined=tuple(_refined(plain, logits, plain.targets(labels)).tolist()),
     )
+
+
+def _refined(objective: Objective, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """Losses after temperature scaling on the same images (arXiv 1706.04599)."""
+
+    def losses(log_temperature: float) -> np.ndarray:
+        return objective.per_image(logits / math.exp(log_temperature), targets).double().numpy()
+
+    found = minimize_scalar(lambda value: losses(value).mean(), bounds=(-3, 3), method="bounded")
+    return losses(float(found.x))
 
 
 def _macro_f1(labels: torch.Tensor, predicted: torch.Tensor) -> float:

@@ -45,7 +45,7 @@ class TrainingOptions:
         str | int,
         Field(
             description=(
-                "where fine-tuning begins: auto, none, all, a stage or layer name, 100 (freeze the first 100 "
+                "where fine-tuning begins: auto, last, none, all, a stage or layer name, 100 (freeze the first 100 "
                 "layers), -20 (train the last 20)"
             )
         ),
@@ -53,8 +53,13 @@ class TrainingOptions:
     finetune_epochs: Annotated[int, Field(ge=0, le=10_000, description="epochs of the fine-tuning phase")] = 10
     finetune_lr: Annotated[float, Field(gt=0, description="highest learning rate of the fine-tuning phase")] = 5e-4
     keep_finetuned: Annotated[
-        Literal["if_better", "always"],
-        Field(description="if_better: fine-tuning is kept only if validation says that it pays"),
+        Literal["if_better", "if_clear", "always"],
+        Field(
+            description=(
+                "if_better: fine-tuning is kept only if it lowers the validation loss; if_clear: only if by more than "
+                "one standard error"
+            )
+        ),
     ] = "if_better"
     optimizer: Annotated[Optimizer, Field(description="of fine-tuning: adamw, adam, rmsprop or sgd")] = "adamw"
     weight_decay: Annotated[float, Field(ge=0, description="of weights, not of biases and norms")] = 0.05
@@ -123,6 +128,15 @@ class TrainingOptions:
         Precision,
         Field(
             description="mixed precision in training: auto (bf16 where the processor has it), bf16, fp16 (CUDA) or off"
+        ),
+    ] = "auto"
+    engine: Annotated[
+        Literal["auto", "torch", "openvino"],
+        Field(
+            description=(
+                "what runs the frozen prefix: torch, openvino (the extra of that name), or auto: the faster of those "
+                "that are installed, by a measurement that is remembered"
+            )
         ),
     ] = "auto"
     device: Annotated[Device, Field(description="auto (cuda, then mps, then cpu), cpu, cuda or mps")] = "auto"

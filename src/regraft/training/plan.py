@@ -15,13 +15,18 @@ import torch
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier, Hidden
 from regraft.models.depthwise import FastDepthwise
+from regraft.store import Store
+from regraft.training.engine import EngineName, choose_engine, make_engine
 from regraft.training.hardware import autocast, choose_device, choose_precision
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix import row_bytes
 from regraft.training.train import views_of
 
-#: (views, epochs of fine-tuning) that a budget chooses among, never more than asked for, the most thorough first.
-LADDER = ((8, 10), (8, 5), (4, 5), (4, 3), (2, 2))
+#: (where fine-tuning begins, views, epochs) that a budget chooses among, the most thorough first: never more than was
+#: asked for, and "" begins where that does.
+LADDER = (("", 8, 10), ("", 8, 5), ("", 4, 5), ("", 4, 3), ("", 2, 2), ("last", 1, 3))
+#: What comes after it in the ladder is tried with smaller images first.
+_THOROUGH = 5
 _BATCH = 16
 #: Seconds of a pass that is not repeated.
 _LONG = 0.7
@@ -35,15 +40,28 @@ class Rates:
 
     Attributes:
         decode: Read, decoded and resized.
-        prefix: Through the whole backbone, in the precision of training.
+        prefix: As far as the freeze boundary, in the precision of training.
+        features: From there to the head.
         tail: Training steps from the freeze boundary.
+        last: Training steps of the last resolution alone.
         predict: Predictions in float32.
+        engine: That runs the prefix.
+        why: It does, in a sentence, or "".
     """
 
     decode: float
     prefix: float
+    features: float
     tail: float
+    last: float
     predict: float
+    engine: EngineName = "torch"
+    why: str = ""
+
+    def at(self, share: float) -> Rates:
+        """Estimates for images with this share of the area."""
+        per_pixel = ("prefix", "features", "tail", "last", "predict")
+        return replace(self, **{name: getattr(self, name) / share for name in per_pixel})
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,7 @@ class Plan:
         seconds: By step: decode, prefix, head, finetune, evaluate; estimates for empty caches.
         memory: Bytes of main memory, estimated.
         disk: Bytes that the store takes.
+        rank: Place in the ladder of what a budget chooses among; 0 is all that was asked for.
         dropped: Whether fine-tuning was asked for and does not fit.
     """
 
@@ -66,7 +85,13 @@ class Plan:
     seconds: Mapping[str, float]
     memory: int
     disk: int
+    rank: int = 0
     dropped: bool = False
+
+    @property
+    def is_thorough(self) -> bool:
+        """Whether there is fine-tuning over some epochs and views."""
+        return self.rank < _THOROUGH
 
     @property
     def total(self) -> float:
@@ -87,13 +112,21 @@ class Plan:
         )
 
 
-def measure_rates(model: Classifier, options: TrainingOptions, *, decode: float) -> Rates:
+def measure_rates(
+    model: Classifier, options: TrainingOptions, *, decode: float, images: int, store: Store | None = None
+) -> Rates:
     """Measure on a batch of noise what one image costs; the model is left as it was.
 
     Args:
         model: To be trained.
         options: For boundary, device and precision.
         decode: Images a second, known already.
+        images: To be trained on.
+        store: Where measurements are remembered.
+
+    Raises:
+        MissingExtraError: The engine that is asked for is not installed.
+        UsageError: It does not fit the device.
     """
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
@@ -103,31 +136,45 @@ def measure_rates(model: Classifier, options: TrainingOptions, *, decode: float)
     noise = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (_BATCH, 3, size, size), dtype=torch.uint8, generator=noise).to(device)
 
-    def prefix() -> None:
-        with torch.inference_mode(), autocast(device, precision):
-            model.activations(pixels, len(model.stages))
+    boundary = model.resolve(options.finetune_from)
+    finetunes = boundary < len(model.stages) and options.finetune_epochs > 0
+    end = len(model.stages)
+    cut = boundary if finetunes and boundary else end
+    rows = images * views_of(options, finetunes=finetunes)
+    name, why = choose_engine(options.engine, model, cut, precision, rows=rows, store=store)
 
     def predict() -> None:
         with torch.inference_mode():
             model(pixels)
 
-    rates = {"prefix": _rate(prefix, device), "predict": _rate(predict, device), "tail": float("inf")}
-    boundary = model.resolve(options.finetune_from)
-    if boundary < len(model.stages) and options.finetune_epochs:
-        with torch.no_grad(), autocast(device, precision):
-            hidden = Hidden(*(part.clone() for part in model.activations(pixels, boundary)))
-        model.freeze(boundary)
-        model.train()
-
-        def tail() -> None:
-            with autocast(device, precision), FastDepthwise():
-                features = model.features_from(hidden, boundary)
-            torch.autograd.grad(model.head(features).sum(), [p for _, p in model.trainable()])
-
-        rates["tail"] = _rate(tail, device)
+    engine = make_engine(name, model, cut, precision)
+    rates = {"prefix": _rate(lambda: engine(pixels), device), "predict": _rate(predict, device)}
+    rates |= dict.fromkeys(("features", "tail", "last"), float("inf"))
+    if finetunes:
+        with torch.inference_mode(), autocast(device, precision):
+            hidden = model.activations(pixels, cut)
+            rates["features"] = _rate(lambda: model.features_from(hidden, cut), device)
+        rates["tail"] = _tail_rate(model, pixels, boundary, precision)
+        last = model.resolve("last")
+        rates["last"] = _tail_rate(model, pixels, last, precision) if last > boundary else rates["tail"]
         model.freeze(was)
     model.to(home).eval()
-    return Rates(decode=decode, **rates)
+    return Rates(decode=decode, engine=name, why=why, **rates)
+
+
+def _tail_rate(model: Classifier, pixels: torch.Tensor, boundary: int, precision: torch.dtype) -> float:
+    device = model.mean.device
+    model.freeze(boundary)
+    model.train()
+    with torch.no_grad(), autocast(device, precision):
+        hidden = Hidden(*(part.clone() for part in model.activations(pixels, boundary)))
+
+    def step() -> None:
+        with autocast(device, precision), FastDepthwise():
+            features = model.features_from(hidden, boundary)
+        torch.autograd.grad(model.head(features).sum(), [p for _, p in model.trainable()])
+
+    return _rate(step, device)
 
 
 def make_plan(
@@ -154,20 +201,25 @@ def make_plan(
     """
     boundary = model.resolve(options.finetune_from)
     finetunes = boundary < len(model.stages) and options.finetune_epochs > 0
-    asked = replace(options, views=views_of(options, finetunes=finetunes) if changes_views else 1)
-    plan = _estimate(model, counts, asked, rates, boundary if finetunes else len(model.stages))
+    views = views_of(options, finetunes=finetunes) if changes_views else 1
+    asked = replace(options, views=views, engine=rates.engine)
+    plan = _estimate(model, counts, asked, rates, boundary if finetunes else len(model.stages), rates.tail)
     if seconds is None:
         return plan
-    candidates = [plan] if plan.total * _MARGIN <= seconds else []
-    if finetunes:
-        for views, epochs in LADDER:
-            fewer = replace(asked, views=min(views, asked.views), finetune_epochs=min(epochs, asked.finetune_epochs))
-            candidates.append(_estimate(model, counts, fewer, rates, boundary))
+    candidates = [plan]
+    for start, views, epochs in LADDER if finetunes else ():
+        fewer = replace(asked, views=min(views, asked.views), finetune_epochs=min(epochs, asked.finetune_epochs))
+        if not start:
+            candidates.append(_estimate(model, counts, fewer, rates, boundary, rates.tail))
+        elif (higher := model.resolve(start)) > boundary:
+            fewer = replace(fewer, finetune_from=start)
+            candidates.append(_estimate(model, counts, fewer, rates, higher, rates.last))
     head = replace(asked, views=1, finetune_epochs=0)
-    candidates.append(replace(_estimate(model, counts, head, rates, len(model.stages)), dropped=finetunes))
-    for candidate in candidates:
+    alone = _estimate(model, counts, head, rates, len(model.stages), rates.tail)
+    candidates.append(replace(alone, dropped=finetunes))
+    for rank, candidate in enumerate(candidates):
         if candidate.total * _MARGIN <= seconds:
-            return candidate
+            return replace(candidate, rank=rank)
     raise UsageError(
         f"A budget of {seconds:.0f} s from now on is too short: training only the head takes about "
         f"{candidates[-1].total * _MARGIN:.0f} s here. Give more time, a smaller --image-size or fewer images."
@@ -175,30 +227,43 @@ def make_plan(
 
 
 def _estimate(
-    model: Classifier, counts: Mapping[str, int], options: TrainingOptions, rates: Rates, boundary: int
+    model: Classifier,
+    counts: Mapping[str, int],
+    options: TrainingOptions,
+    rates: Rates,
+    boundary: int,
+    tail: float,
 ) -> Plan:
     train, val, test = (counts.get(part, 0) for part in ("train", "val", "test"))
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     end, rows = len(model.stages), train * options.views
     epochs = options.finetune_epochs if boundary < end else 0
+    # Before fine-tuning the head is solved on the plain images alone.
+    plain = train if epochs and options.head_optimizer == "lbfgs" and not model.head.widths else rows
+    if not boundary:  # with everything fine-tuned no other views are kept
+        rows = train
+    cut = boundary or end
+    # Beyond the boundary for which the rates are, all the way is a bound.
+    whole = 1 / rates.prefix + 1 / rates.features
+    prefix = 1 / rates.prefix if tail == rates.tail and epochs else whole
+    features = 1 / rates.features if cut < end else 0.0
     # The solver goes over the features a few hundred times; the figure is that of two cores.
     seconds = {
         "decode": (train + val) / rates.decode,
-        "prefix": (rows + val) / rates.prefix,
-        "head": 1 + 2e-7 * rows * model.head.features if options.head_epochs else 0.0,
-        "finetune": epochs * (train / rates.tail + val / rates.prefix),
-        "evaluate": 2 + train / rates.prefix + (val + test) / min(rates.predict, rates.decode),
+        "prefix": (rows + val) * prefix,
+        "head": 1 + 2e-7 * plain * model.head.features + (plain + val) * features if options.head_epochs else 0.0,
+        "finetune": epochs * (train / tail + val * features),
+        "evaluate": 2 + train * features + (val + test) / min(rates.predict, rates.decode),
     }
-    cuts = {boundary, end} - {0}
-    disk = (rows + val) * sum(row_bytes(model, cut, precision) for cut in cuts)
+    disk = (rows + val) * row_bytes(model, cut, precision)
     disk += (train + val) * 3 * model.preprocessing.size**2
-    memory = int(9e8 + 8 * model.megabytes() * 1e6 + 12 * rows * model.head.features)
+    memory = int(9e8 + 8 * model.megabytes() * 1e6 + 12 * plain * model.head.features)
     name = model.stages[boundary].name if boundary < end else "head"
     return Plan(options, name, train, seconds, memory, disk)
 
 
-def _rate(work: Callable[[], None], device: torch.device) -> float:
+def _rate(work: Callable[[], object], device: torch.device) -> float:
     """Images a second. The first pass sets things up and counts only where it is long, so that this hardly matters."""
 
     def timed() -> float:

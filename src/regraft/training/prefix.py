@@ -1,15 +1,14 @@
 """The frozen prefix, run once for all runs.
 
-Enters: pixels of N images and K views to draw of each. Leaves: the activations at one or more boundaries, (K, N, ...),
-in the store's tables. View 0 is the plain image. A row depends on the image, the view, the weights below the boundary
+Enters: pixels of N images and K views to draw of each. Leaves: the activations at a boundary, (K, N, ...), in the
+store's tables. View 0 is the plain image. A row depends on the image, the view, the weights below the boundary
 and the arithmetic, never on what else is in the batch, so any later run finds it again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from regraft.data.dataset import Dataset
 from regraft.data.pixels import Pixels
 from regraft.models.classifier import Classifier, Hidden
 from regraft.store import Store, Table, name_of
-from regraft.training.hardware import autocast
+from regraft.training.engine import Engine
 from regraft.training.progress import Listener
 
 _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
@@ -100,62 +99,55 @@ def run_prefix(
     model: Classifier,
     dataset: Dataset,
     pixels: Pixels,
-    boundaries: Sequence[int],
+    engine: Engine,
     store: Store,
     *,
-    precision: torch.dtype,
     views: int = 1,
     augmentation: Augmentation | None = None,
     seed: int = 0,
     batch_size: int = 64,
     listener: Listener,
     name: str = "prefix",
-) -> list[Activations]:
-    """Find or compute the activations at some boundaries.
+) -> Activations:
+    """Find or compute the activations at the engine's boundary.
 
     Args:
-        model: Used in inference mode.
+        model: Whose prefix it is; used in inference mode.
         dataset: N samples.
         pixels: Theirs.
-        boundaries: In rising order; all are computed in one pass.
+        engine: What computes those that are missing, at its boundary and in its precision.
         store: Where the activations are and go.
-        precision: Type of the arithmetic and of the stored values.
         views: K; 1 is the plain image alone.
         augmentation: What the other K - 1 views differ in.
         seed: Of the views.
         batch_size: Images for one pass.
         listener: Told after each batch.
         name: What the work is called there.
-
-    Returns:
-        One `Activations` for each boundary.
     """
     model.eval()
-    tables = [table for boundary in boundaries for table in _tables(model, boundary, store, precision)]
+    precision, tables = engine.precision, list(_tables(model, store, engine))
     drawn = "" if augmentation is None else repr((asdict(augmentation), seed))
     names = [[name_of(s.sha256, v, drawn if v else "") for s in dataset.samples] for v in range(views)]
     numbers = [np.stack([table.find(row) for row in names]) for table in tables]
     missing = np.argwhere(np.any([found < 0 for found in numbers], axis=0))  # (view, image), view by view
-    device = model.mean.device
-    with torch.inference_mode(), autocast(device, precision):
-        done = 0
-        for view in range(views):
-            images = missing[missing[:, 0] == view, 1]
-            for start in range(0, len(images), batch_size):
-                chosen = images[start : start + batch_size]
-                batch = as_batch(pixels[chosen])
-                if view and augmentation is not None:
-                    keys = [_view_key(seed, view, dataset.samples[i].sha256) for i in chosen]
-                    batch = augment(batch, augmentation, keys)
-                for table, found, values in zip(tables, numbers, _passed(model, batch, boundaries), strict=True):
-                    new = np.flatnonzero(found[view, chosen] < 0)
-                    rows = values.to("cpu", precision)[new].contiguous()
-                    rows = rows.view(torch.uint16) if precision == torch.bfloat16 else rows
-                    found[view, chosen[new]] = table.append([names[view][i] for i in chosen[new]], rows.numpy())
-                done += len(chosen)
-                listener.work(name, done, len(missing))
-    rows_of = iter([Rows(table, found, precision) for table, found in zip(tables, numbers, strict=True)])
-    return [Activations(b, next(rows_of), next(rows_of) if model.taps_below(b) else None) for b in boundaries]
+    done = 0
+    for view in range(views):
+        images = missing[missing[:, 0] == view, 1]
+        for start in range(0, len(images), batch_size):
+            chosen = images[start : start + batch_size]
+            batch = as_batch(pixels[chosen])
+            if view and augmentation is not None:
+                keys = [_view_key(seed, view, dataset.samples[i].sha256) for i in chosen]
+                batch = augment(batch, augmentation, keys)
+            for table, found, values in zip(tables, numbers, engine(batch), strict=True):
+                new = np.flatnonzero(found[view, chosen] < 0)
+                fresh = values[new].contiguous()
+                fresh = fresh.view(torch.uint16) if precision == torch.bfloat16 else fresh
+                found[view, chosen[new]] = table.append([names[view][i] for i in chosen[new]], fresh.numpy())
+            done += len(chosen)
+            listener.work(name, done, len(missing))
+    rows = [Rows(table, found, precision) for table, found in zip(tables, numbers, strict=True)]
+    return Activations(engine.boundary, *rows)
 
 
 def row_bytes(model: Classifier, boundary: int, precision: torch.dtype) -> int:
@@ -163,24 +155,13 @@ def row_bytes(model: Classifier, boundary: int, precision: torch.dtype) -> int:
     return (int(np.prod(_shape(model, boundary))) + model.taps_below(boundary)) * precision.itemsize
 
 
-def _passed(model: Classifier, batch: torch.Tensor, boundaries: Sequence[int]) -> list[torch.Tensor]:
-    """Values, and taps where there are any, at each boundary in turn."""
-    count = len(batch)
-    if count == 1:  # other kernels serve a batch of one, with other last bits
-        batch = torch.cat([batch, batch])
-    hidden, reached, out = model.activations(batch.to(model.mean.device), boundaries[0]), boundaries[0], []
-    for boundary in boundaries:
-        hidden, reached = model.between(hidden, reached, boundary), boundary
-        out += [part[:count] for part in hidden if part.numel()]
-    return out
-
-
 def _shape(model: Classifier, boundary: int) -> tuple[int, ...]:
     size = model.preprocessing.size
     return model.stages[boundary - 1].shape if boundary else (3, size, size)
 
 
-def _tables(model: Classifier, boundary: int, store: Store, precision: torch.dtype) -> Iterator[Table]:
+def _tables(model: Classifier, store: Store, engine: Engine) -> Iterator[Table]:
+    boundary, precision = engine.boundary, engine.precision
     key: dict[str, Any] = {
         "backbone": model.spec.name,
         "weights": _fingerprint(model, boundary),
@@ -188,7 +169,7 @@ def _tables(model: Classifier, boundary: int, store: Store, precision: torch.dty
         "pooling": model.pooling,
         "preprocessing": model.preprocessing.to_json(),
         "precision": str(precision).removeprefix("torch."),
-        "engine": f"torch {torch.__version__} {model.mean.device.type} {platform.machine()}",
+        "engine": engine.version,
     }
     yield store.table("activations", key, _shape(model, boundary), _STORED[precision])
     if length := model.taps_below(boundary):

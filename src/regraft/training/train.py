@@ -23,9 +23,11 @@ from regraft.errors import DataError, RunError, TrainingError, UsageError
 from regraft.models.checkpoint import versions
 from regraft.models.classifier import Classifier
 from regraft.store import Store
-from regraft.training.hardware import choose_device, choose_precision
-from regraft.training.loop import Batches, LiveViews, Phase, PhaseLoop, predict_logits
-from regraft.training.objective import Objective, Scores, balanced_weights, score
+from regraft.training.engine import EngineName, choose_engine, make_engine
+from regraft.training.hardware import autocast, choose_device, choose_precision
+from regraft.training.keeping import Keeper
+from regraft.training.loop import Batches, LiveViews, MirroredMaps, Phase, PhaseLoop, predict_logits
+from regraft.training.objective import Objective, balanced_weights, score
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix import Activations, Rows, row_bytes, run_prefix
 from regraft.training.progress import Epoch, Listener, Silence
@@ -54,6 +56,7 @@ class Training:
         train_accuracy: On the plain training images, 0..1; None where training ended before it was measured.
         device: That it ran on.
         precision: Of the arithmetic in training.
+        engine: What ran the frozen prefix.
         stopped: Why it ended early, or None.
         notes: What a person should know, in sentences.
     """
@@ -65,6 +68,7 @@ class Training:
     train_accuracy: float | None = None
     device: str = "cpu"
     precision: str = "float32"
+    engine: EngineName = "torch"
     stopped: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -153,7 +157,7 @@ class _Trainer:
         deadline: float | None,
     ) -> None:
         self.model, self.split, self.options, self.augmentation = model, split, options, augmentation
-        self.store, self.scratch, self.listener, self.on_better = store, scratch, listener, on_better
+        self.store, self.scratch, self.listener = store, scratch, listener
         self.deadline = deadline
         self.device = choose_device(options.device)
         self.precision = choose_precision(options.precision, self.device)
@@ -163,12 +167,7 @@ class _Trainer:
         balanced = options.class_weights == "balanced"
         weights = balanced_weights(split.train.labels, len(split.classes), balanced=balanced)
         self.objective = Objective(options.loss, options.label_smoothing, weights)
-        self.best: dict[str, torch.Tensor] | None = None
-        self.best_row = -1
-        self.best_scores: Scores | None = None
-        # Of the phase that is going on: the scores before it, and the best within it.
-        self.before: Scores | None = None
-        self.phase_best: Scores | None = None
+        self.keeper = Keeper(model, options, on_better)
         self.file, self.spent = standing, 0.0
         self.found = read_standing(standing) if standing and standing.exists() else None
 
@@ -191,22 +190,22 @@ class _Trainer:
         try:
             self._run_phases(boundary, finetunes)
         except KeyboardInterrupt:
-            if self.best is None:
+            if self.keeper.weights is None:
                 raise
             self.result.stopped = "interrupted"
         except TrainingError as error:
-            if self.best is None:
+            if self.keeper.weights is None:
                 raise
             self.result.stopped = str(error)
-        self._restore()
+        self.keeper.restore()
         model.freeze(boundary)
         model.eval()
-        if self.best_row >= 0:
+        if (best := self.keeper.row) >= 0:
             history = self.result.history
-            history[self.best_row] = replace(history[self.best_row], kept=True)
-            self.result.finetuned = history[self.best_row].phase == "finetune"
-        if finetunes and not self.result.finetuned and self.result.stopped is None:
-            self._note("Fine-tuning did not improve validation; the model with only its head trained is kept.")
+            history[best] = replace(history[best], kept=True)
+            self.result.finetuned = history[best].phase == "finetune"
+        if finetunes and self.result.stopped is None and (verdict := self.keeper.verdict(self.result.finetuned)):
+            self._note(verdict)
         self.result.seconds["total"] = time.perf_counter() - self.started + self.spent
         return self.result
 
@@ -225,27 +224,31 @@ class _Trainer:
 
     def _run_phases(self, boundary: int, finetunes: bool) -> None:
         model, options = self.model, self.options
-        # With everything to be fine-tuned there is no prefix; the head still gets features.
         end, tail_begun = len(model.stages), bool(self.found and self.found[1]["phase"] == "finetune")
-        cuts = [boundary] * (0 < boundary < end) + [end] * (not tail_begun)
+        # With everything to be fine-tuned there is no prefix; the head still gets features.
+        cut = boundary if finetunes and boundary else end
         views = views_of(options, finetunes=finetunes) if self.augmentation.changes_views else 1
-        self._make_room(cuts, views)
+        self._choose_engine(cut, views)
+        self._make_room(cut, views)
         with self._timed("decode"):
             pixels = {part: self._pixels(part) for part in ("train", "val") if len(self.split[part])}
-        with self._timed("prefix"):
-            cached = {part: self._prefix(part, pixels[part], cuts, views if part == "train" else 1) for part in pixels}
+        cached: dict[str, Activations] = {}
+        if boundary or not tail_begun:
+            with self._timed("prefix"):
+                cached = self._prefixes(pixels, cut, views if boundary else 1)
         with self._timed("head"):
             if options.head_epochs and not tail_begun:
-                self._head(cached["train"][-1], cached["val"][-1] if "val" in cached else None)
+                self._head(cached["train"], cached.get("val"), finetunes)
         if finetunes:
             with self._timed("finetune"):
-                batches: Batches = LiveViews(pixels["train"], self.augmentation)
-                if boundary == 0 and "val" in pixels:
-                    cached["val"] = self._prefix("val", pixels["val"], [0])
+                batches: Batches
                 if boundary:
-                    batches = cached["train"][0]
+                    batches = self._mirrored(cached["train"])
+                else:
+                    batches = LiveViews(pixels["train"], self.augmentation)
+                    cached = self._prefixes({part: pixels[part] for part in pixels if part != "train"}, 0)
                 if not tail_begun:
-                    self._restore()
+                    self.keeper.restore()
                 model.freeze(boundary)
                 self._phase(
                     "finetune",
@@ -253,18 +256,18 @@ class _Trainer:
                     options.finetune_lr,
                     options.optimizer,
                     batches,
-                    cached["val"][0] if "val" in cached else None,
+                    cached.get("val"),
                 )
-        self._restore()
+        self.keeper.restore()
         if boundary == 0:
-            cached["train"] = self._prefix("train", pixels["train"], [end])  # with the weights that it has now
-        plain = predict_logits(model, cached["train"][0], self.precision)
+            cached = self._prefixes({"train": pixels["train"]}, end)  # with the weights that it has now
+        plain = predict_logits(model, cached["train"], self.precision)
         self.result.train_accuracy = score(self.objective, plain, self.labels).accuracy
 
-    def _make_room(self, cuts: list[int], views: int) -> None:
+    def _make_room(self, cut: int, views: int) -> None:
         """Work in the scratch folder where the limit of the store leaves no room for this training."""
         model, count = self.model, len(self.split.train) * views + len(self.split.val)
-        size = sum(row_bytes(model, cut, self.precision) for cut in cuts) * count
+        size = row_bytes(model, cut, self.precision) * count
         size += 3 * model.preprocessing.size**2 * (len(self.split.train) + len(self.split.val))
         if not self.options.cache_gb:
             self.store = self.scratch
@@ -281,31 +284,58 @@ class _Trainer:
 
         return load_pixels(self.split[part], self.model.preprocessing, self.store, progress=tell)
 
-    def _prefix(self, part: Any, pixels: Pixels, cuts: list[int], views: int = 1) -> list[Activations]:
-        if not cuts:
-            return []
+    def _prefixes(self, pixels: dict[Any, Pixels], cut: int, views: int = 1) -> dict[str, Activations]:
+        """The activations of some parts at a cut, the train part's in its views."""
         # Normalised pixels, and what a tuned backbone made of them, nobody needs again.
         tuned = any(row.phase == "finetune" for row in self.result.history)
-        kept = cuts != [0] and not (tuned and max(cuts) > self.boundary)
-        return run_prefix(
-            self.model,
-            self.split[part],
-            pixels,
-            cuts,
-            self.store if kept else self.scratch,
-            precision=self.precision,
-            views=views,
-            augmentation=self.augmentation,
-            seed=self.options.seed,
-            listener=self.listener,
-            name=f"backbone, {part} images",
-        )
+        kept = cut > 0 and not (tuned and cut > self.boundary)
+        engine = make_engine(self.result.engine if kept else "torch", self.model, cut, self.precision)
+        return {
+            part: run_prefix(
+                self.model,
+                self.split[part],
+                pixels[part],
+                engine,
+                self.store if kept else self.scratch,
+                views=views if part == "train" else 1,
+                augmentation=self.augmentation,
+                seed=self.options.seed,
+                listener=self.listener,
+                name=f"backbone, {part} images",
+            )
+            for part in pixels
+        }
 
-    def _head(self, train: Activations, val: Activations | None) -> None:
+    def _is_solved(self) -> bool:
+        return self.options.head_optimizer == "lbfgs" and not self.model.head.widths
+
+    def _mirrored(self, activations: Activations) -> Batches:
+        """Where there is only the plain view, maps are mirrored in its place, at no cost."""
+        shares = (self.augmentation.flip, self.augmentation.vertical_flip)
+        maps = len(self.model.stages[activations.boundary - 1].shape) == 3 and not self.model.channels_last_maps
+        return MirroredMaps(activations, *shares) if activations.views == 1 and maps and any(shares) else activations
+
+    def _choose_engine(self, cut: int, views: int) -> None:
+        rows = len(self.split.train) * views + len(self.split.val)
+        self.result.engine, why = choose_engine(
+            self.options.engine,
+            self.model,
+            cut,
+            self.precision,
+            rows=rows,
+            store=self.store if self.options.cache_gb else None,
+        )
+        if why:
+            self._note(why)
+
+    def _head(self, train: Activations, val: Activations | None, finetunes: bool) -> None:
         model, options = self.model, self.options
         model.freeze(len(model.stages))
-        features, val_features = self._features(train), None if val is None else self._features(val)[0]
-        if options.head_optimizer == "lbfgs" and not model.head.widths:
+        # Before fine-tuning the head is solved on the plain images: more views cost time and gain it nothing
+        # (docs/performance.md).
+        features = self._features(train, 1 if finetunes and self._is_solved() else train.views)
+        val_features = None if val is None else self._features(val, 1)[0]
+        if self._is_solved():
             if not self.found:
                 self._solve(features, val_features)
                 self._write_standing("head", None)
@@ -315,14 +345,19 @@ class _Trainer:
         held = None if val_features is None else Activations(end, Rows(val_features[None]))
         self._phase("head", options.head_epochs, options.head_lr, optimizer, Activations(end, Rows(features)), held)
 
-    def _features(self, activations: Activations) -> torch.Tensor:
-        """What the head reads of every view, float32 (K, N, F), in memory."""
-        features = torch.empty(activations.views, len(activations), self.model.head.features)
-        for view in range(activations.views):
-            for start in range(0, len(activations), 1024):
-                batch = activations.batch(view, slice(start, start + 1024))
-                features[view, start : start + 1024] = self.model.features_from(batch, activations.boundary)
-        return features
+    def _features(self, activations: Activations, views: int) -> torch.Tensor:
+        """What the head reads of some views, float32 (K, N, F), in memory."""
+        count = len(activations)
+        features = torch.empty(views, count, self.model.head.features)
+        self.model.eval()
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            for view in range(views):
+                for start in range(0, count, 128):
+                    batch = activations.batch(view, slice(start, start + 128)).to(self.device)
+                    part = self.model.features_from(batch, activations.boundary)
+                    features[view, start : start + 128] = part
+                    self.listener.work("features", view * count + start + len(part), views * count, "for the head")
+        return features.clone()  # one that a gradient may go through
 
     def _solve(self, features: torch.Tensor, val_features: torch.Tensor | None) -> None:
         """Find the strength on the plain images, then solve once more on all views."""
@@ -364,7 +399,7 @@ class _Trainer:
         with torch.no_grad():
             self.model.head.classifier.weight.copy_(best.weight)
             self.model.head.classifier.bias.copy_(best.bias)
-        self._keep(solutions.index(best), best.val)
+        self.keeper.keep(solutions.index(best), best.val)
 
     def _record_solution(self, solution: Solution, number: int, images: int) -> None:
         val = solution.val
@@ -420,7 +455,7 @@ class _Trainer:
             loop.restore(under("loop.", self.found[0]), self.found[1]["loop"])
             self.found = None
         else:
-            self.before, self.phase_best = self.best_scores, None
+            self.keeper.begin_phase()
 
         def is_over() -> bool:
             stale = options.early_stopping and loop.stale >= options.early_stopping
@@ -436,36 +471,12 @@ class _Trainer:
             longest = max(longest, time.monotonic() - started)
             self._record(row)
             with loop.averaged():
-                self._judge(name, scores)
+                self.keeper.judge(name, len(self.result.history) - 1, scores)
             self._write_standing(name, loop)
         if loop.epoch < epochs:
             self._note(
                 f"No better {options.monitor} for {loop.stale} epochs: the {name} phase ended after {loop.epoch}."
             )
-
-    def _judge(self, name: str, scores: Scores | None) -> None:
-        """Keep the weights if they are the best so far."""
-        options, best = self.options, self.phase_best
-        if scores is None:
-            self._keep(len(self.result.history) - 1, None)
-            return
-        improves = best is None or scores.value(options.monitor) > best.value(options.monitor)
-        # An annealed later epoch is preferred to an earlier one that is better only within the noise.
-        settles = (
-            options.schedule == "cosine"
-            and best is not None
-            and (scores.value(options.monitor) >= best.value(options.monitor) - best.noise(options.monitor))
-        )
-        before = self.before
-        pays = (
-            name == "head"
-            or before is None
-            or options.keep_finetuned == "always"
-            or (scores.value(options.monitor), -scores.loss) > (before.value(options.monitor), -before.loss)
-        )
-        if (improves or settles) and pays:
-            self._keep(len(self.result.history) - 1, scores)
-        self.phase_best = scores if improves else best
 
     def _write_standing(self, name: str, loop: PhaseLoop | None) -> None:
         if self.file is None:
@@ -474,19 +485,15 @@ class _Trainer:
         tensors = {f"loop.{key}": tensor for key, tensor in tensors.items()}
         weights = self.model.state_dict()
         tensors |= {f"model.{key}": weights[key] for key in self.changing}
-        if self.best is not None:
-            tensors |= {f"best.{key}": self.best[key] for key in self.changing}
+        best, kept = self.keeper.state(self.changing)
+        tensors |= best
         state = {
             "of": self._identity(),
             "phase": name,
             "loop": values,
             "history": [asdict(row) for row in self.result.history],
             "notes": self.result.notes,
-            "best_row": self.best_row,
-            "scores": {
-                key: None if scores is None else asdict(scores)
-                for key, scores in (("best", self.best_scores), ("before", self.before), ("phase", self.phase_best))
-            },
+            "kept": kept,
             "seconds": {**self.result.seconds, "total": time.perf_counter() - self.started + self.spent},
         }
         write_standing(self.file, tensors, state)
@@ -510,12 +517,8 @@ class _Trainer:
                 f"{self.file} is of another model, other options or other versions of what computes. "
                 "Remove it to train from the start."
             )
-        if best := under("best.", tensors):
-            self.best = {name: best.get(name, tensor).clone().to(tensor.device) for name, tensor in weights.items()}
+        self.keeper.take_up(tensors, values["kept"])
         self.model.load_state_dict({**weights, **under("model.", tensors)})
-        self.best_row = values["best_row"]
-        scores = {key: None if value is None else Scores(**value) for key, value in values["scores"].items()}
-        self.best_scores, self.before, self.phase_best = scores["best"], scores["before"], scores["phase"]
         self.result.history = [Epoch(**row) for row in values["history"]]
         done = (values["loop"] or {"epoch": "its end"})["epoch"]
         self.listener.note(f"Going on after epoch {done} of the {values['phase']} phase. Until then:")
@@ -529,16 +532,6 @@ class _Trainer:
     def _record(self, row: Epoch) -> None:
         self.result.history.append(row)
         self.listener.epoch(row)
-
-    def _keep(self, row: int, scores: Scores | None) -> None:
-        self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        self.best_row, self.best_scores = row, scores
-        if self.on_better:
-            self.on_better(self.model)
-
-    def _restore(self) -> None:
-        if self.best is not None:
-            self.model.load_state_dict(self.best)
 
     def _note(self, text: str) -> None:
         if text not in self.result.notes:
