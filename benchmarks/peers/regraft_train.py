@@ -31,6 +31,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning; 0: the head alone")
     parser.add_argument("--views", type=int, default=0, help="of each training image; default: regraft's")
+    parser.add_argument("--start", default="auto", help="finetune_from: where fine-tuning begins")
     parser.add_argument("--warm", action="store_true", help="train twice, and time the second with the store filled")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -47,6 +48,7 @@ def main() -> None:
                 parts,
                 store=Store(Path(folder)),
                 finetune_epochs=options.epochs,
+                finetune_from=options.start,
                 views=options.views,
                 seed=options.seed,
             )
@@ -55,7 +57,7 @@ def main() -> None:
     predictions = regraft.predict(model, listing(options.data / "test")[0])
     report(
         "regraft",
-        f"{options.epochs} epochs{' warm' if options.warm else ''}" if options.epochs else "head",
+        (f"{options.epochs} epochs from {options.start}" if options.epochs else "head") + " warm" * options.warm,
         options,
         import_seconds=IMPORT_SECONDS,
         seconds=seconds,

@@ -37,7 +37,7 @@ PEERS = (OURS, "loop", "fastai_learner", "hf_trainer", "sklearn_features")
 RECIPES = (
     "regraft_train --epochs 0",
     "regraft_train --epochs 0 --warm",
-    "regraft_train --epochs 3",
+    "regraft_train --epochs 3 --start last --views 1",
     "regraft_train --epochs 5",
     "regraft_train --epochs 10",
     "regraft_train --epochs 20",
