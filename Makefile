@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/regraft demo
@@ -15,6 +15,10 @@ test: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py --data $(DATA) --repeats 3
 	$(BIN)/python benchmarks/peers/table.py .bench/results.jsonl --plot docs/images/peers.png
+
+# the same where there is a CUDA device
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu.py $(DATA)
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"regraft needs Python >= 3.11 and this is {v.major}.{v.minor}: make PYTHON=python3.11 ...")'

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from regraft.data.dataset import Dataset
@@ -23,6 +24,15 @@ def picture(label: str, rng: np.random.Generator, size: int = 40) -> np.ndarray:
     top, left = rng.integers(0, size - side, 2)
     image[top : top + side, left : left + side] = np.array(COLOURS[label]) + rng.integers(-30, 30, (side, side, 3))
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests for a GPU run where there is one."""
+    if torch.cuda.is_available():
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -150,3 +150,19 @@ def test_reading_a_large_table_does_not_keep_it_in_memory(tmp_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "t")], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 400
+
+
+def test_small_values_are_remembered_and_the_first_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new")
+    assert store.recall("engine", ["a", 1]) is None
+    store.remember("engine", ["a", 1], {"torch": 2.0})
+    store.remember("engine", ["a", 1], {"torch": 3.0})
+    store.remember("engine", ["b"], 4)
+    other = Store(tmp_path / "new")
+    assert other.recall("engine", ["a", 1]) == {"torch": 2.0}
+    assert other.recall("engine", ["b"]) == 4
+    assert other.entries() == []
+    (tmp_path / "new" / "engine.json").write_text("half a li")
+    assert other.recall("engine", ["b"]) is None
+    other.remember("engine", ["b"], 5)
+    assert other.recall("engine", ["b"]) == 5

@@ -53,10 +53,11 @@ class Trainer:
         # PyTorch's own first weights of a linear layer: timm's are ten times as large, and the first loss with them.
         self.model.reset_classifier(classes)
         self.layout = torch.contiguous_format if options.f32 else torch.channels_last
-        self.model.to(memory_format=self.layout)
+        self.device = torch.device(options.device)
+        self.model.to(device=self.device, memory_format=self.layout)
         config = timm.data.resolve_model_data_config(self.model)
-        self.mean = torch.tensor(config["mean"]).view(1, 3, 1, 1) * 255
-        self.std = torch.tensor(config["std"]).view(1, 3, 1, 1) * 255
+        self.mean = torch.tensor(config["mean"]).view(1, 3, 1, 1).to(self.device) * 255
+        self.std = torch.tensor(config["std"]).view(1, 3, 1, 1).to(self.device) * 255
         self.loss = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
         self.head_prefix = self.model.default_cfg["classifier"] + "."
 
@@ -66,11 +67,11 @@ class Trainer:
 
     def autocast(self) -> AbstractContextManager[object]:
         """The arithmetic of the forward pass."""
-        return nullcontext() if self.options.f32 else torch.autocast("cpu", torch.bfloat16)
+        return nullcontext() if self.options.f32 else torch.autocast(self.device.type, torch.bfloat16)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Run a batch of uint8 pixels."""
-        inputs = ((pixels.float() - self.mean) / self.std).contiguous(memory_format=self.layout)
+        inputs = ((pixels.to(self.device).float() - self.mean) / self.std).contiguous(memory_format=self.layout)
         with self.autocast():
             logits: torch.Tensor = self.model(inputs)
         return logits.float()
@@ -93,6 +94,7 @@ class Trainer:
     ) -> None:
         """Run one phase; `warmup` is the share of the steps before the cosine, None means a constant rate."""
         rates = [group["lr"] for group in optimizer.param_groups]
+        labels = labels.to(self.device)
         total = epochs * len(list(self.batches(len(pixels))))
         step = 0
         self.model.train()
@@ -159,7 +161,7 @@ class Trainer:
     def predict(self, pixels: torch.Tensor) -> np.ndarray:
         """Class indices."""
         self.model.eval()
-        return torch.cat([self.logits(batch).argmax(1) for batch in pixels.split(64)]).numpy()
+        return torch.cat([self.logits(batch).argmax(1) for batch in pixels.split(64)]).cpu().numpy()
 
 
 def schedule(step: int, total: int, warmup: float | None) -> float:
@@ -192,6 +194,7 @@ def main() -> None:
         default=["blocks.5.", "blocks.6.", "conv_head.", "bn2."],
         help="prefixes of what frozen+finetune fine-tunes besides the head",
     )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     if options.epochs is None:
         options.epochs = 20 if options.recipe == "full" else 10

@@ -7,7 +7,10 @@ import pytest
 from regraft.cli.train import seconds_of
 from regraft.config import load_config
 from regraft.errors import UsageError
-from regraft.pipeline.train import train_from
+from regraft.models.classifier import build, smaller_sizes
+from regraft.pipeline.train import _fitting_size, train_from
+from regraft.training.options import TrainingOptions
+from regraft.training.plan import Plan, Rates, make_plan
 
 
 @pytest.mark.parametrize(
@@ -36,3 +39,27 @@ def test_too_short_a_budget_leaves_nothing_behind(squares_folder: Path, tmp_path
     with pytest.raises(UsageError, match="is too short"):
         train_from(squares_folder, load_config(None, ["training.budget=0.2"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_short_time_takes_smaller_images_before_less_training() -> None:
+    model = build(classes=("a", "b"), image_size=224)
+    rates = Rates(decode=1000, prefix=100, features=400, tail=60, last=120, predict=60)
+    sizes = {}
+    for seconds in (20, 100, 140, 1000):
+
+        def planned(rates: Rates, seconds: float = seconds) -> Plan:
+            return make_plan(model, {"train": 1000, "test": 200}, TrainingOptions(), rates, seconds=seconds)
+
+        sizes[seconds] = _fitting_size(model, rates, planned)
+    assert sizes == {20: 128, 100: 160, 140: 224, 1000: 224}
+    fixed = build("vit_tiny_patch16_224", classes=("a", "b"), weights="none")
+    assert smaller_sizes(fixed.spec, 224) == []
+
+
+def test_the_size_that_a_budget_chose_is_written_down(squares_folder: Path, tmp_path: Path) -> None:
+    settings = ["training.finetune_epochs=5", "training.budget=1000"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("regraft.pipeline.train._fitting_size", lambda *_: 96)
+        run = train_from(squares_folder, load_config(None, settings), tmp_path / "run")
+    assert load_config(run.path / "config.toml").model.image_size == 96
+    assert run.classifier.preprocessing.size == 96

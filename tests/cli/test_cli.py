@@ -67,8 +67,10 @@ def test_help_lists_the_verbs() -> None:
         (["train", "nowhere", "--set", "training.precision=fp16", "--device", "cpu"], 2, ["fp16 needs a GPU"]),
         (["train"], 2, ["Expected DATA"]),
         (["trian"], 2, ["No such command"]),
-        (["predict", "nowhere", "x.png"], 1, ["is not a run"]),
-        (["evaluate", "nowhere"], 1, ["is not a run"]),
+        (["predict", "nowhere", "x.png"], 2, ["nowhere does not exist", "folder of a run"]),
+        (["evaluate", "nowhere"], 2, ["nowhere does not exist"]),
+        (["train", "--resume", "nowhere"], 2, ["nowhere does not exist"]),
+        (["evaluate", "."], 1, ["is not a run"]),
         (["summary", "resnet5"], 2, ["Unknown backbone 'resnet5'", "resnet50"]),
         (["config", "--set", "a=1"], 2, ["No such option"]),
     ],
@@ -108,7 +110,8 @@ def test_predict_prints_a_table(run: Path, squares_folder: Path) -> None:
 def test_predict_streams_json_lines_and_reports_bad_files(run: Path, squares_folder: Path) -> None:
     done = regraft("predict", run, squares_folder / "red", "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0
+    assert done.returncode == 1
+    assert "1 of 13 images could not be read" in done.stderr
     assert [Path(row["path"]).name for row in rows] == [*[f"{i:02d}.png" for i in range(12)], "broken.png"]
     assert "error" in rows[-1]
     assert rows[0]["top"][0]["label"] == rows[0]["label"]
@@ -124,7 +127,7 @@ def test_predict_writes_csv(run: Path, squares_folder: Path, tmp_path: Path) -> 
         "--csv",
         tmp_path / "p.csv",
     )
-    assert done.returncode == 0
+    assert done.returncode == 1
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
     assert len(rows) == 14
     assert set(rows[0]) == {"path", "label", "confidence", "p(blue)", "p(green)", "p(red)", "error"}

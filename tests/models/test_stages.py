@@ -111,3 +111,13 @@ def test_cutting_leaves_mode_and_random_state_alone() -> None:
     cut(model, 32)
     assert torch.equal(torch.rand(1), expected)
     assert model.training
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [("efficientnet_lite0", "blocks.5.0"), ("resnet50", "layer4.0"), ("vit_tiny_patch16_224", "blocks.10")],
+)
+def test_last_is_the_last_resolution(name: str, stage: str) -> None:
+    model = build(name, classes=("a", "b"), weights="none", image_size=64)
+    assert model.stages[model.resolve("last")].name == stage
+    assert model.resolve("auto") < model.resolve("last") < len(model.stages)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_sample_weight
 
-from regraft.training.objective import Objective, balanced_weights, score
+from regraft.training.objective import Objective, Scores, balanced_weights, score
 
 
 @pytest.fixture
@@ -69,3 +69,21 @@ def test_macro_f1_is_scikit_learns() -> None:
         labels = torch.from_numpy(rng.integers(0, max(2, classes - 2), 20))
         ours = score(Objective("cross_entropy", 0.0, torch.ones(classes)), logits, labels).macro_f1
         assert ours == pytest.approx(f1_score(labels, logits.argmax(1), average="macro", zero_division=0), abs=1e-6)
+
+
+def test_refined_losses_do_not_depend_on_how_sure_a_model_is(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, labels = batch
+    logits = logits + 2 * F.one_hot(labels, 4)
+    objective = Objective("cross_entropy", 0.0, torch.ones(4))
+    one, other = score(objective, logits, labels), score(objective, 4 * logits, labels)
+    assert other.loss != pytest.approx(one.loss, rel=0.01)
+    assert other.refined == pytest.approx(one.refined, abs=1e-3)
+    assert sum(one.refined) / 12 <= one.loss + 1e-9
+
+
+def test_a_gain_is_paired(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    before = Scores(1.0, 0.5, 0.5, 3, refined=(1.0, 2.0, 3.0))
+    after = Scores(1.0, 0.5, 0.5, 3, refined=(0.9, 1.7, 2.9))
+    gain, error = after.gain_over(before)
+    assert gain == pytest.approx(0.5 / 3)
+    assert error == pytest.approx(np.std([0.1, 0.3, 0.1], ddof=1) / 3**0.5)

@@ -53,6 +53,11 @@ def test_the_more_time_the_more_is_done(model: Classifier) -> None:
     assert chosen[-1] == ("auto", 10, 8), "never more than was asked for"
 
 
+def test_looking_for_the_rate_takes_its_time(model: Classifier) -> None:
+    known, sought = (_plan(model, None, finetune_lr=lr).seconds["finetune"] for lr in (1e-4, 0))
+    assert sought == pytest.approx(1.4 * known)
+
+
 def test_too_little_time_says_how_much_it_takes(model: Classifier) -> None:
     with pytest.raises(UsageError, match=r"too short: training only the head takes about \d+ s"):
         _plan(model, 3)

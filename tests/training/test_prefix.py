@@ -168,3 +168,22 @@ def test_resizing_is_part_of_the_key(dataset: Dataset, store: Store) -> None:
         run(model, replace(dataset), store, 9)
         names |= {entry.folder.name for entry in store.entries() if entry.kind == "activations"}
     assert len(names) == 2
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+def test_loaded_rows_are_the_same(
+    model: Classifier, dataset: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch, precision: torch.dtype
+) -> None:
+    cached = run(model, dataset, store, 12, views=2, augmentation=Augmentation(), precision=precision)
+    assert cached.taps is not None
+    assert cached.rows.nbytes == 2 * 5 * int(np.prod(model.stages[11].shape)) * precision.itemsize
+    cpu = torch.device("cpu")
+    assert cached.loaded(cpu) is cached, "there is nothing to be moved to the CPU"
+    monkeypatch.setattr("regraft.training.prefix.has_room", lambda *_: True)
+    held = cached.loaded(cpu)
+    assert held.rows.nbytes == cached.rows.nbytes
+    assert isinstance(held.rows.values, torch.Tensor)
+    for chosen in (slice(1, 4), np.array([4, 0])):
+        for ours, theirs in zip(held.batch(1, chosen), cached.batch(1, chosen), strict=True):
+            assert torch.equal(ours, theirs)
+            assert ours.stride() == theirs.stride()

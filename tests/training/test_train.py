@@ -20,7 +20,7 @@ from regraft.training import train as train_module
 from regraft.training.loop import PhaseLoop
 from regraft.training.objective import Scores
 from regraft.training.progress import Epoch, Silence
-from regraft.training.train import train
+from regraft.training.train import SWEEP, train
 
 SIZE = 32
 FAST: dict[str, Any] = {"finetune_epochs": 2, "views": 2, "batch_size": 8}
@@ -462,3 +462,42 @@ def test_the_state_of_another_training_is_refused(squares_split: Split, tmp_path
 
 def _timeless(row: Epoch) -> dict[str, Any]:
     return {name: value for name, value in row.to_row().items() if name not in ("seconds", "images_per_second")}
+
+
+def test_fine_tuning_may_have_to_be_clearly_better(squares_split: Split) -> None:
+    kept = {}
+    for keep in ("if_better", "if_clear", "always"):
+        model = _model(squares_split)
+        options = {**FAST, "finetune_lr": 1e-9, "keep_finetuned": keep, "averaging": 0}
+        kept[keep] = train(model, squares_split, **options).finetuned
+    # What changes by a billionth is not clearly better.
+    assert not kept["if_clear"]
+    assert kept["always"]
+
+
+def test_the_learning_rate_is_looked_for_and_kept_when_resumed(squares_split: Split, tmp_path: Path) -> None:
+    options: dict[str, Any] = {**FAST, "finetune_lr": 0, "keep_finetuned": "always"}
+    whole = _model(squares_split)
+    expected = train(whole, squares_split, **options)
+    (note,) = [note for note in expected.notes if note.startswith("Learning rate ")]
+    assert all(f"{lr:g}:" in note for lr in SWEEP)
+    chosen = float(note.split()[2].rstrip(","))
+    assert chosen in SWEEP
+    phases = [row.phase for row in expected.history]
+    assert phases.count("finetune") == FAST["finetune_epochs"], "the search leaves no epochs behind"
+    assert max(row.lr or 0 for row in expected.history if row.phase == "finetune") <= chosen
+    file = tmp_path / "last.safetensors"
+    with pytest.raises(_Stop):
+        train(
+            _model(squares_split), squares_split, standing=file, listener=_Killer(phases.count("head") + 1), **options
+        )
+    again = _model(squares_split)
+    assert train(again, squares_split, standing=file, **options).notes == expected.notes
+    ours, theirs = _state(again), _state(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_no_rate_is_looked_for_without_validation(squares: Dataset) -> None:
+    parts = split(squares, train=0.7, val=0, test=0.3)
+    with pytest.raises(UsageError, match=r"finetune_lr = 0 .* no val part"):
+        train(_model(parts), parts, **{**FAST, "finetune_lr": 0})

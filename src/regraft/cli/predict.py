@@ -32,7 +32,7 @@ def command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, as the answers come.")] = False,
 ) -> None:
-    """The likeliest classes of each image, in the order given; a bad file is reported and the rest goes on."""
+    """The likeliest classes of each image, in the order given; a bad file is reported at the end (exit code 1)."""
     from regraft.errors import RegraftError
     from regraft.files import replacing
     from regraft.pipeline.predict import expand
@@ -74,8 +74,8 @@ def command(
         screen.print(escape(f"{len(files)} rows in {csv}"))
     for prediction in failed:
         err.print(f"[yellow]cannot be read:[/yellow] {escape(prediction.source)}: {escape(prediction.error or '')}")
-    if len(failed) == len(files):
-        raise RegraftError("None of the images could be read.")
+    if failed:
+        raise RegraftError(f"{len(failed)} of {len(files)} images could not be read.")
 
 
 def _write_line(prediction: Prediction, count: int) -> None:

@@ -40,9 +40,12 @@ class Run:
         """Open a run's folder.
 
         Raises:
+            UsageError: There is no such folder.
             RunError: It holds no model.
         """
         self.path = Path(path)
+        if not self.path.exists():
+            raise UsageError(f"{self.path} does not exist. Expected the folder of a run, such as runs/photos.")
         self.description = read_description(self.path)
         if classifier is not None:
             self.classifier = classifier
@@ -112,6 +115,7 @@ def load(path: Path | str) -> Run:
     """Open the folder of a run.
 
     Raises:
+        UsageError: There is no such folder.
         RunError: It holds no model.
     """
     return Run(path)

@@ -97,15 +97,17 @@ def resume(path: Path | str, *, listener: Listener | None = None) -> Run:
         listener: Told how far the work is.
 
     Raises:
+        UsageError: There is no such folder.
         RunError: The folder holds no run of `regraft train`, its data has changed, or another process is at work in it.
         RegraftError: Whatever else goes wrong.
     """
     path, listener = Path(path), listener or Silence()
     if not (path / SOURCE).is_file() or not (path / CONFIG).is_file():
-        what = "is no folder that `regraft train` made" if path.exists() else "does not exist"
+        if not path.exists():
+            raise UsageError(f"{path} does not exist. Expected the folder of a run that `regraft train` began.")
         raise RunError(
-            f"{path} {what}, or its training had not begun: there is nothing to resume. "
-            f"Start it: regraft train DATA --out {path}"
+            f"{path} is no folder that `regraft train` made, or its training had not begun: there is nothing to "
+            f"resume. Start it: regraft train DATA --out {path}"
         )
     with _claimed(path, resumed=True):
         if (path / METRICS).is_file() and not (path / STANDING).is_file():

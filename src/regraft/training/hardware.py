@@ -55,3 +55,8 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     if precision == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, precision)
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether half of a GPU's free memory holds so many bytes; there is nothing to be moved to the CPU."""
+    return device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 2

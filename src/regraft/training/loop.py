@@ -22,7 +22,7 @@ from regraft.data.pixels import Pixels
 from regraft.errors import TrainingError
 from regraft.models.classifier import Classifier, Hidden
 from regraft.models.depthwise import FastDepthwise
-from regraft.training.hardware import autocast
+from regraft.training.hardware import autocast, has_room
 from regraft.training.objective import Objective, Scores, score
 from regraft.training.options import Optimizer
 from regraft.training.prefix import Activations, as_batch
@@ -47,11 +47,27 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class LiveViews:
-    """Views drawn anew in every epoch, for training that has no frozen prefix."""
+    """Views drawn anew in every epoch, for training that has no frozen prefix.
 
-    pixels: Pixels
+    Attributes:
+        pixels: Of N images, uint8 (N, S, S, 3): on the disk, or in the memory of the device where views are drawn.
+        augmentation: What they may differ in.
+        boundary: 0.
+    """
+
+    pixels: Pixels | torch.Tensor
     augmentation: Augmentation
     boundary: int = 0
+
+    @classmethod
+    def of(cls, pixels: Pixels, augmentation: Augmentation, device: torch.device) -> LiveViews:
+        """Views of these pixels, which are moved to a GPU if there is room for them."""
+        if not has_room(device, int(np.prod(pixels.shape))):
+            return cls(pixels, augmentation)
+        held = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(pixels), 256):
+            held[start : start + 256] = torch.from_numpy(pixels[slice(start, start + 256)]).to(device)
+        return cls(held, augmentation)
 
     def __len__(self) -> int:
         """Number of training images."""
@@ -60,7 +76,11 @@ class LiveViews:
     def drawn(self, indices: np.ndarray, key: int) -> Hidden:
         """One view of each of these images; the values are pixels, uint8 (n, 3, S, S)."""
         keys = [random_key(key, int(i)) for i in indices]
-        return Hidden(augment(as_batch(self.pixels[indices]), self.augmentation, keys), torch.empty(len(indices), 0))
+        if isinstance(self.pixels, torch.Tensor):
+            batch = self.pixels[torch.from_numpy(indices)].permute(0, 3, 1, 2)
+        else:
+            batch = as_batch(self.pixels[indices])
+        return Hidden(augment(batch, self.augmentation, keys), torch.empty(len(indices), 0, device=batch.device))
 
 
 @dataclass(frozen=True)
@@ -94,7 +114,7 @@ class MirroredMaps:
         maps, taps = self.activations.batch(0, indices)
         rng = np.random.default_rng(key)
         for share, axis in ((self.flip, 3), (self.vertical_flip, 2)):
-            turned = torch.from_numpy(rng.random(len(indices)) < share)
+            turned = torch.from_numpy(rng.random(len(indices)) < share).to(maps.device)
             maps = torch.where(turned[:, None, None, None], maps.flip(axis), maps)
         return Hidden(maps.contiguous(memory_format=torch.channels_last), taps)
 
@@ -229,6 +249,8 @@ class PhaseLoop:
         order = np.array_split(np.random.default_rng(key).permutation(count), steps)
         model.train()
         losses, right, lr = torch.zeros((), device=device), torch.zeros((), device=device), phase.lr
+        # A look at the loss waits for the device, which a GPU should not do often.
+        every = 32 if device.type == "cuda" else 4
         with torch.random.fork_rng():
             for step, indices in enumerate(order):
                 step_key = random_key(self.seed, _PHASE_KEYS[phase.name], epoch, step)
@@ -254,7 +276,7 @@ class PhaseLoop:
                 losses += loss.detach() * len(indices)
                 right += (logits.detach().argmax(1) == wanted.argmax(1)).sum()
                 done = min((step + 1) * phase.batch_size, count)
-                if step % 4 == 3 or step == steps - 1:  # a look at the loss waits for the device
+                if (step + 1) % every == 0 or step == steps - 1:
                     mean, accuracy = float(losses) / done, float(right) / done
                     if not math.isfinite(mean):
                         raise TrainingError(_diverged(phase, epoch * steps + step + 1, steps * phase.epochs))

@@ -51,7 +51,16 @@ class TrainingOptions:
         ),
     ] = "auto"
     finetune_epochs: Annotated[int, Field(ge=0, le=10_000, description="epochs of the fine-tuning phase")] = 10
-    finetune_lr: Annotated[float, Field(gt=0, description="highest learning rate of the fine-tuning phase")] = 5e-4
+    finetune_lr: Annotated[
+        float,
+        Field(
+            ge=0,
+            description=(
+                "highest learning rate of the fine-tuning phase; 0: the best of 1e-4, 3e-4, 1e-3 and 3e-3, by an epoch "
+                "each"
+            ),
+        ),
+    ] = 5e-4
     keep_finetuned: Annotated[
         Literal["if_better", "if_clear", "always"],
         Field(

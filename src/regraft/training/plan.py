@@ -20,7 +20,7 @@ from regraft.training.engine import EngineName, choose_engine, make_engine
 from regraft.training.hardware import autocast, choose_device, choose_precision
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix import row_bytes
-from regraft.training.train import views_of
+from regraft.training.train import SWEEP, views_of
 
 #: (where fine-tuning begins, views, epochs) that a budget chooses among, the most thorough first: never more than was
 #: asked for, and "" begins where that does.
@@ -253,7 +253,7 @@ def _estimate(
         "decode": (train + val) / rates.decode,
         "prefix": (rows + val) * prefix,
         "head": 1 + 2e-7 * plain * model.head.features + (plain + val) * features if options.head_epochs else 0.0,
-        "finetune": epochs * (train / tail + val * features),
+        "finetune": (epochs + len(SWEEP) * (not options.finetune_lr and epochs > 0)) * (train / tail + val * features),
         "evaluate": 2 + train * features + (val + test) / min(rates.predict, rates.decode),
     }
     disk = (rows + val) * row_bytes(model, cut, precision)

@@ -21,6 +21,7 @@ from regraft.data.pixels import Pixels
 from regraft.models.classifier import Classifier, Hidden
 from regraft.store import Store, Table, name_of
 from regraft.training.engine import Engine
+from regraft.training.hardware import has_room
 from regraft.training.progress import Listener
 
 _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
@@ -45,6 +46,24 @@ class Rows:
         """(K, N)."""
         shape = self.values.shape if isinstance(self.values, torch.Tensor) else self.numbers.shape  # type: ignore[union-attr]  # of a table there are numbers
         return int(shape[0]), int(shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        if isinstance(self.values, torch.Tensor):
+            return self.values.nbytes
+        return int(np.prod(self.shape)) * self.values.row_bytes
+
+    def loaded(self, device: torch.device) -> Rows:
+        """All rows in the memory of a device."""
+        views, count = self.shape
+        first = self.take(0, slice(1))
+        values = torch.empty(views, count, *first.shape[1:], dtype=first.dtype, device=device)
+        for view in range(views):
+            for start in range(0, count, 256):
+                chosen = slice(start, start + 256)
+                values[view, chosen] = self.take(view, chosen).to(device)
+        return Rows(values)
 
     def take(self, view: int | np.ndarray, chosen: slice | np.ndarray) -> torch.Tensor:
         """The rows of some images, (n, ...): all in one view, or each in its own."""
@@ -84,6 +103,13 @@ class Activations:
         """Some images: all in one view, or each in its own."""
         values = self.rows.take(view, chosen)
         return Hidden(values, values.new_empty(len(values), 0) if self.taps is None else self.taps.take(view, chosen))
+
+    def loaded(self, device: torch.device) -> Activations:
+        """The same in the memory of a GPU if half of what is free there holds them; else as they are."""
+        parts = [rows for rows in (self.rows, self.taps) if rows is not None]
+        if not has_room(device, sum(rows.nbytes for rows in parts)):
+            return self
+        return Activations(self.boundary, *(rows.loaded(device) for rows in parts))
 
     def drawn(self, indices: np.ndarray, key: int) -> Hidden:
         """One view of each of some images, drawn by the key."""
@@ -135,7 +161,7 @@ def run_prefix(
         images = missing[missing[:, 0] == view, 1]
         for start in range(0, len(images), batch_size):
             chosen = images[start : start + batch_size]
-            batch = as_batch(pixels[chosen])
+            batch = as_batch(pixels[chosen]).to(model.mean.device)  # where views are drawn, too
             if view and augmentation is not None:
                 keys = [_view_key(seed, view, dataset.samples[i].sha256) for i in chosen]
                 batch = augment(batch, augmentation, keys)

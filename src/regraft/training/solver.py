@@ -9,7 +9,7 @@ steps do, and where there are fewer images than features there are only as many 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,6 +167,57 @@ def _in_their_span(standard: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor |
     ridge = 1e-6 * products.diagonal().mean() + 1e-12  # rows may be equal, or all of one value
     places = torch.linalg.cholesky(products + ridge * torch.eye(count, device=products.device))
     return places.float(), torch.linalg.solve_triangular(places, rows, upper=False).float()
+
+
+def solve_head(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    objective: Objective,
+    *,
+    val: tuple[torch.Tensor, torch.Tensor] | None = None,
+    bundles: np.ndarray | None = None,
+    seed: int = 0,
+    tell: Callable[[Solution, int, int], None],
+) -> Solution:
+    """Find the strength on the plain images, then solve once more on all views.
+
+    Args:
+        features: float32 (K, N, F), the plain view first.
+        labels: int64 (N,).
+        objective: The loss.
+        val: Features and labels that choose the strength; None: cross-validation inside the training images does.
+        bundles: Of `strength_by_cross_validation`.
+        seed: The same.
+        tell: Called with each solution, the number of its rows, and how many strengths there are.
+
+    Returns:
+        The best of them.
+    """
+    views, rows = len(features), features[0]
+    strengths: Sequence[float] = STRENGTHS
+    if val is None:
+        strength = strength_by_cross_validation(rows, labels, objective, bundles=bundles, seed=seed)
+        strengths = STRENGTHS[: STRENGTHS.index(strength) + 1]
+    path: list[Solution] = []
+    for solution in solve_path(rows, labels, objective, val=val, strengths=strengths):
+        path.append(solution)
+        tell(solution, len(rows), len(strengths))
+        # The loss along the path has one valley; past it, weaker penalties only cost time.
+        if val is not None and len(path) - 1 - path.index(best_by_validation(path)) > 1:
+            break
+    # Without validation the path ends at the strength that cross-validation chose.
+    best = path[-1] if val is None else best_by_validation(path)
+    if views == 1:
+        return best
+    # More views bear a weaker penalty, if another.
+    weaker = [best.strength] if val is None else [s for s in STRENGTHS if s <= best.strength]
+    path, rows, labels = [], features.flatten(0, 1), labels.repeat(views)
+    for solution in solve_path(rows, labels, objective, val=val, strengths=weaker, start=best):
+        path.append(solution)
+        tell(solution, len(rows), len(strengths))
+        if len(path) > 1 and best_by_validation(path[-2:]) is not solution:
+            break
+    return path[-1] if val is None else best_by_validation([best, *path])
 
 
 def strength_by_cross_validation(

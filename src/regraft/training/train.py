@@ -31,17 +31,13 @@ from regraft.training.objective import Objective, balanced_weights, score
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix import Activations, Rows, row_bytes, run_prefix
 from regraft.training.progress import Epoch, Listener, Silence
-from regraft.training.solver import (
-    STRENGTHS,
-    Solution,
-    best_by_validation,
-    solve_path,
-    strength_by_cross_validation,
-)
+from regraft.training.solver import Solution, solve_head
 from regraft.training.standing import read_standing, under, write_standing
 
 #: Of each training image, while the prefix is frozen and the tail trains.
 _VIEWS = 8
+#: Learning rates that `finetune_lr = 0` tries.
+SWEEP = (1e-4, 3e-4, 1e-3, 3e-3)
 
 
 @dataclass
@@ -168,6 +164,7 @@ class _Trainer:
         weights = balanced_weights(split.train.labels, len(split.classes), balanced=balanced)
         self.objective = Objective(options.loss, options.label_smoothing, weights)
         self.keeper = Keeper(model, options, on_better)
+        self.lr = 0.0  # of fine-tuning, once it is known
         self.file, self.spent = standing, 0.0
         self.found = read_standing(standing) if standing and standing.exists() else None
 
@@ -219,6 +216,8 @@ class _Trainer:
                 f"CutMix cuts maps, and before {model.stages[boundary].name} {model.spec.name} has tokens; use mixup, "
                 "or finetune_from = all."
             )
+        if finetunes and not options.finetune_lr and not len(self.split.val):
+            raise UsageError("finetune_lr = 0 looks for the rate by validation, and there is no val part. Give a rate.")
         if not len(self.split.val) and (options.early_stopping or options.reduce_on_plateau):
             self._note("There is no val part: the last epoch is kept, and early stopping has nothing to go by.")
 
@@ -243,21 +242,15 @@ class _Trainer:
             with self._timed("finetune"):
                 batches: Batches
                 if boundary:
-                    batches = self._mirrored(cached["train"])
+                    batches = self._mirrored(cached["train"].loaded(self.device))
                 else:
-                    batches = LiveViews(pixels["train"], self.augmentation)
+                    batches = LiveViews.of(pixels["train"], self.augmentation, self.device)
                     cached = self._prefixes({part: pixels[part] for part in pixels if part != "train"}, 0)
                 if not tail_begun:
                     self.keeper.restore()
                 model.freeze(boundary)
-                self._phase(
-                    "finetune",
-                    options.finetune_epochs,
-                    options.finetune_lr,
-                    options.optimizer,
-                    batches,
-                    cached.get("val"),
-                )
+                self.lr = self.lr or options.finetune_lr or self._sweep(batches, cached.get("val"))
+                self._phase("finetune", options.finetune_epochs, self.lr, options.optimizer, batches, cached.get("val"))
         self.keeper.restore()
         if boundary == 0:
             cached = self._prefixes({"train": pixels["train"]}, end)  # with the weights that it has now
@@ -300,6 +293,7 @@ class _Trainer:
                 views=views if part == "train" else 1,
                 augmentation=self.augmentation,
                 seed=self.options.seed,
+                batch_size=64 if self.device.type == "cpu" else 256,
                 listener=self.listener,
                 name=f"backbone, {part} images",
             )
@@ -360,41 +354,24 @@ class _Trainer:
         return features.clone()  # one that a gradient may go through
 
     def _solve(self, features: torch.Tensor, val_features: torch.Tensor | None) -> None:
-        """Find the strength on the plain images, then solve once more on all views."""
-        views, count, _ = features.shape
-        rows, labels = features[0].to(self.device), self.labels.to(self.device)
-        val = None if val_features is None else (val_features.to(self.device), self.val_labels.to(self.device))
-        strengths = STRENGTHS
-        if val is None:
-            strength = strength_by_cross_validation(
-                rows,
-                labels,
-                self.objective,
-                bundles=bundle_ids(self.split.train.samples),
-                seed=self.options.seed,
-            )
-            strengths = STRENGTHS[: STRENGTHS.index(strength) + 1]
         solutions: list[Solution] = []
-        for solution in solve_path(rows, labels, self.objective, val=val, strengths=strengths):
+
+        def tell(solution: Solution, images: int, strengths: int) -> None:
             solutions.append(solution)
-            self._record_solution(solution, len(solutions), count)
-            self.listener.work("head", len(solutions), len(strengths) + 1, f"strength {solution.strength:.2g}")
-            # The loss along the path has one valley; past it, weaker penalties only cost time.
-            if val is not None and len(solutions) - 1 - solutions.index(best_by_validation(solutions)) > 1:
-                break
-        # Without validation the path ends at the strength that cross-validation chose.
-        best = solutions[-1] if val is None else best_by_validation(solutions)
-        if views > 1:
-            rows, labels = features.flatten(0, 1).to(self.device), labels.repeat(views)
-            # More views bear a weaker penalty, if another.
-            plain = len(solutions)
-            weaker = [best.strength] if val is None else [s for s in STRENGTHS if s <= best.strength]
-            for solution in solve_path(rows, labels, self.objective, val=val, strengths=weaker, start=best):
-                solutions.append(solution)
-                self._record_solution(solution, len(solutions), views * count)
-                if len(solutions) > 1 + plain and best_by_validation(solutions[-2:]) is not solution:
-                    break
-            best = solutions[-1] if val is None else best_by_validation(solutions)
+            self._record_solution(solution, len(solutions), images)
+            self.listener.work(
+                "head", min(len(solutions), strengths), strengths + 1, f"strength {solution.strength:.2g}"
+            )
+
+        best = solve_head(
+            features.to(self.device),
+            self.labels.to(self.device),
+            self.objective,
+            val=None if val_features is None else (val_features.to(self.device), self.val_labels.to(self.device)),
+            bundles=bundle_ids(self.split.train.samples),
+            seed=self.options.seed,
+            tell=tell,
+        )
         self.listener.work("head", 1, 1)
         with torch.no_grad():
             self.model.head.classifier.weight.copy_(best.weight)
@@ -419,9 +396,26 @@ class _Trainer:
             )
         )
 
-    def _phase(
+    def _sweep(self, batches: Batches, val: Activations | None) -> float:
+        """The learning rate whose one epoch from the solved head leaves the least validation loss."""
+        assert val is not None  # `_check` saw to it
+        losses = {}
+        for lr in SWEEP:
+            loop = self._loop("finetune", 1, lr, self.options.optimizer, batches, val)
+            try:
+                _, scores = loop.run_epoch()
+                losses[lr] = float("inf") if scores is None else sum(scores.refined) / len(scores.refined)
+            except TrainingError:  # far too high
+                losses[lr] = float("inf")
+            self.keeper.restore()
+        best = min(losses, key=lambda lr: losses[lr])
+        tried = ", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in losses.items())
+        self._note(f"Learning rate {best:g}, by one epoch each (loss of a validation image at {tried}).")
+        return best
+
+    def _loop(
         self, name: str, epochs: int, lr: float, optimizer: Any, batches: Batches, val: Activations | None
-    ) -> None:
+    ) -> PhaseLoop:
         options = self.options
         phase = Phase(
             name=name,
@@ -438,7 +432,7 @@ class _Trainer:
             layer_decay=options.layer_decay,
             averaging=options.averaging if name == "finetune" else 0.0,
         )
-        loop = PhaseLoop(
+        return PhaseLoop(
             self.model,
             phase,
             batches,
@@ -451,6 +445,11 @@ class _Trainer:
             seed=options.seed,
             listener=self.listener,
         )
+
+    def _phase(
+        self, name: str, epochs: int, lr: float, optimizer: Any, batches: Batches, val: Activations | None
+    ) -> None:
+        options, loop = self.options, self._loop(name, epochs, lr, optimizer, batches, val)
         if self.found and self.found[1]["phase"] == name:
             loop.restore(under("loop.", self.found[0]), self.found[1]["loop"])
             self.found = None
@@ -490,6 +489,7 @@ class _Trainer:
         state = {
             "of": self._identity(),
             "phase": name,
+            "lr": self.lr,
             "loop": values,
             "history": [asdict(row) for row in self.result.history],
             "notes": self.result.notes,
@@ -524,7 +524,7 @@ class _Trainer:
         self.listener.note(f"Going on after epoch {done} of the {values['phase']} phase. Until then:")
         for row in self.result.history:
             self.listener.epoch(row)
-        self.result.notes = list(values["notes"])
+        self.result.notes, self.lr = list(values["notes"]), values["lr"]
         seconds = dict(values["seconds"])
         self.spent = float(seconds.pop("total"))
         self.result.seconds = seconds

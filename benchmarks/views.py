@@ -1,0 +1,64 @@
+"""What K cached views of each training image bring: accuracy and time for K = 1, 2, 4, 8, 16.
+
+    python benchmarks/views.py DATA [--epochs 10] [--seeds 2] [--set KEY=VALUE]
+
+DATA is what `regraft train` takes. Every training begins with an empty store, and the fine-tuned model is always
+taken, so that the rows differ in K alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+
+import regraft
+from regraft.config import load_config
+from regraft.data.scan import scan
+from regraft.evaluation.metrics import evaluate, wilson_interval
+from regraft.pipeline.evaluate import predict_dataset
+from regraft.pipeline.train import split_with
+from regraft.store import Store
+from regraft.training.train import train
+
+VIEWS = (1, 2, 4, 8, 16)
+
+
+def main() -> None:
+    """Train and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `regraft train`")
+    arguments = parser.parse_args()
+    print("| views | test accuracy | seeds | prefix s | fine-tuning s |\n|---|---|---|---|---|", flush=True)
+    dataset = scan(arguments.data)
+    for views in VIEWS:
+        right, seconds, each = [], [], []
+        for seed in range(arguments.seeds):
+            config = load_config(None, [*arguments.set, f"training.seed={seed}"])
+            parts = split_with(dataset, config)
+            model = regraft.build(classes=parts.classes, shorter_side=dataset.shorter_side, seed=seed)
+            options = asdict(config.training) | {"views": views, "finetune_epochs": arguments.epochs}
+            with tempfile.TemporaryDirectory() as folder:
+                how = train(
+                    model, parts, augmentation=config.augmentation, store=Store(Path(folder)),
+                    **options | {"keep_finetuned": "always"},
+                )  # fmt: skip
+            seconds.append(how.seconds)
+            predictions = predict_dataset(model, parts.test)
+            each.append(evaluate(predictions).accuracy)
+            right.append(each[-1] * len(parts.test))
+        low, high = wilson_interval(round(mean(right)), len(parts.test))
+        print(
+            f"| {views} | {mean(each):.3f} ({low:.3f} to {high:.3f}) | {', '.join(f'{a:.3f}' for a in each)} "
+            f"| {mean(s['prefix'] for s in seconds):.1f} | {mean(s['finetune'] for s in seconds):.1f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
