@@ -16,7 +16,7 @@ from statistics import median
 import torch
 
 import regraft
-from regraft.errors import MissingExtraError
+from regraft.errors import MissingExtraError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.training.engine import make_engine
 from regraft.training.hardware import autocast, choose_device, choose_precision
@@ -46,7 +46,7 @@ def main() -> None:
     engines["torch, folded"] = make_engine("torch", model, end, precision)
     try:
         engines["openvino"] = make_engine("openvino", model, end, precision)
-    except (MissingExtraError, regraft.UsageError) as error:
+    except (MissingExtraError, UsageError) as error:
         print(error)
     first, rates = {}, {engine: [] for engine in engines}
     for engine, run in engines.items():

@@ -4,7 +4,7 @@
 
 DATA holds train/CLASS and test/CLASS. The loop is `benchmarks/peers/loop.py --device cuda`: all images decoded into
 memory, channels_last, bfloat16, augmentation on the CPU. Prints seconds from files to a trained model, with an empty
-store and with a filled one, test accuracy and peak memory. Exit code 2 without a CUDA device.
+store and with a filled one, test accuracy, and regraft's peak memory on the device. Exit code 2 without a CUDA device.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def loop(data: Path, size: int, recipe: str, epochs: int, seed: int, folder: Pat
         "--device",
         "cuda",
     ]
-    command += ["--weights", str(weights), "--out", str(folder / "peer"), "--size", str(size), "--seed", str(seed)]
+    command += ["--out", str(folder / "peer"), "--size", str(size), "--seed", str(seed)]
     command += ["--recipe", recipe, "--epochs", str(epochs)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result = json.loads(done.stdout.strip().rpartition("\n")[2])
     return result["seconds"], result["correct"], result["count"]
 

@@ -1,4 +1,4 @@
-"""Peak memory of head training on many images, beside what the features alone take.
+"""Peak memory of head training on many images.
 
     python benchmarks/memory.py FOLDER [--images 50000] [--classes 100] [--size 224]
 

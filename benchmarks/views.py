@@ -3,7 +3,7 @@
     python benchmarks/views.py DATA [--epochs 10] [--seeds 2] [--set KEY=VALUE]
 
 DATA is what `regraft train` takes. Every training begins with an empty store, and the fine-tuned model is always
-taken, so that the rows differ in K alone.
+taken. With K = 1 the maps at the boundary are mirrored in place of views.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     """Train and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning, at least one")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `regraft train`")
     arguments = parser.parse_args()
@@ -41,7 +41,10 @@ def main() -> None:
         for seed in range(arguments.seeds):
             config = load_config(None, [*arguments.set, f"training.seed={seed}"])
             parts = split_with(dataset, config)
-            model = regraft.build(classes=parts.classes, shorter_side=dataset.shorter_side, seed=seed)
+            chosen = asdict(config.model)
+            model = regraft.build(
+                chosen.pop("backbone"), classes=parts.classes, shorter_side=dataset.shorter_side, seed=seed, **chosen
+            )
             options = asdict(config.training) | {"views": views, "finetune_epochs": arguments.epochs}
             with tempfile.TemporaryDirectory() as folder:
                 how = train(

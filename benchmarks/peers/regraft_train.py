@@ -64,6 +64,7 @@ def main() -> None:
         peak=peak,
         predicted=[prediction.label for prediction in predictions],
         packages=("torch", "timm", "regraft"),
+        engine=how.engine,
         steps={name: round(value, 3) for name, value in how.seconds.items()},
     )
 

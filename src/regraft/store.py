@@ -201,8 +201,8 @@ class Store:
         except (OSError, ValueError):
             return None
 
-    def remember(self, kind: str, key: object, value: Any) -> None:
-        """Keep a small value, such as a measurement, for later runs; the one that was kept first stays."""
+    def remember(self, kind: str, key: object, value: Any) -> Any:
+        """Keep a small value, such as a measurement, for later runs; returns the one that was kept first."""
         self.root.mkdir(parents=True, exist_ok=True)
         file = self.root / f"{kind}.json"
         with FileLock(self.root / f".{kind}.lock"):
@@ -210,7 +210,9 @@ class Store:
                 known = json.loads(file.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 known = {}
-            write_json(file, {json.dumps(key): value, **known})
+            known = {json.dumps(key): value, **known}
+            write_json(file, known)
+        return known[json.dumps(key)]
 
     def make_room(self, size: int) -> bool:
         """Remove the least recently used tables until `size` more bytes are within the limit.

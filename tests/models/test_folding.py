@@ -25,7 +25,7 @@ def _with_statistics(name: str) -> Classifier:
 def test_the_folded_model_computes_the_same(name: str) -> None:
     model = _with_statistics(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    fast = folded(model)
+    fast = folded(model, len(model.stages))
     assert fast is not model
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -39,7 +39,7 @@ def test_the_folded_model_computes_the_same(name: str) -> None:
 
 def test_where_there_is_nothing_to_fold_the_model_stays() -> None:
     model = build("vgg16", classes=("a", "b"), image_size=32, weights="none")
-    assert folded(model) is model
+    assert folded(model, len(model.stages)) is model
 
 
 def test_a_convolution_that_is_read_elsewhere_is_not_folded() -> None:
@@ -48,4 +48,4 @@ def test_a_convolution_that_is_read_elsewhere_is_not_folded() -> None:
     norm = model.backbone.bn1
     assert isinstance(norm, nn.Module)
     norm.register_forward_hook(lambda _, inputs, output: output + inputs[0])
-    assert folded(model) is model
+    assert folded(model, len(model.stages)) is model

@@ -80,3 +80,17 @@ def test_what_cannot_be_is_refused(model: Classifier, monkeypatch: pytest.Monkey
     with pytest.raises(MissingExtraError, match=r"pip install 'regraft\[openvino\]'"):
         choose_engine("openvino", model, 6, torch.float32, rows=1)
     assert choose_engine("auto", model, 6, torch.float32, rows=10_000) == ("torch", "")
+
+
+def test_auto_goes_without_an_engine_that_cannot(
+    model: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("an operation that is not supported")
+
+    monkeypatch.setattr(engine_module, "_compiled", broken)
+    name, why = choose_engine("auto", model, 6, torch.float32, rows=10_000, store=Store(tmp_path))
+    assert name == "torch"
+    assert "OpenVINO cannot run this backbone" in why
+    monkeypatch.setattr(OpenVinoEngine, "__call__", lambda self, pixels: [pixels.float()])
+    assert choose_engine("auto", model, 6, torch.float32, rows=10_000)[0] == "torch"

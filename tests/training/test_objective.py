@@ -75,7 +75,8 @@ def test_refined_losses_do_not_depend_on_how_sure_a_model_is(batch: tuple[torch.
     logits, labels = batch
     logits = logits + 2 * F.one_hot(labels, 4)
     objective = Objective("cross_entropy", 0.0, torch.ones(4))
-    one, other = score(objective, logits, labels), score(objective, 4 * logits, labels)
+    one, other = (score(objective, scale * logits, labels, refine=True) for scale in (1, 4))
+    assert score(objective, logits, labels).refined == ()
     assert other.loss != pytest.approx(one.loss, rel=0.01)
     assert other.refined == pytest.approx(one.refined, abs=1e-3)
     assert sum(one.refined) / 12 <= one.loss + 1e-9

@@ -426,6 +426,8 @@ class _Killer(_Log):
         {**FAST, "head_optimizer": "sgd", "head_epochs": 3, "optimizer": "sgd", "reduce_on_plateau": 1},
         {**FAST, "finetune_epochs": 0, "head_optimizer": "adamw", "head_epochs": 4},
         {**FAST, "finetune_epochs": 6, "early_stopping": 1, "optimizer": "rmsprop", "averaging": 0},
+        # Dense kernels, whose moments lie in memory otherwise than a file keeps them.
+        {**FAST, "finetune_from": "all", "finetune_epochs": 4, "keep_finetuned": "always"},
     ],
 )
 def test_a_stopped_training_goes_on_as_if_nothing_had_happened(

@@ -30,7 +30,7 @@ def command(
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels a side.")] = None,
     finetune_from: Annotated[
-        str | None, typer.Option(help="auto, none, all, a stage or layer, or a number of layers.")
+        str | None, typer.Option(help="auto, last, none, all, a stage or layer, or a number of layers.")
     ] = None,
     finetune_epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning; 0: only the head.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same data, settings and seed give the same numbers.")] = None,

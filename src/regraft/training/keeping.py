@@ -83,12 +83,13 @@ class Keeper:
         """Why fine-tuning is kept or not, in a sentence; "" where nothing was compared."""
         if finetuned and self.scores and self.before:
             gain, error = self.scores.gain_over(self.before)
-            return f"Fine-tuning lowered the loss of a validation image by {gain:.3f} (standard error {error:.3f})."
+            way = "lowered" if gain >= 0 else "raised"
+            return f"Fine-tuning {way} the loss of a validation image by {abs(gain):.3f} (standard error {error:.3f})."
         if not finetuned and self.gain:
             gain, error = self.gain
             what = "by more than its noise " if gain > 0 else ""
             return (
-                f"Fine-tuning did not improve validation {what}(it lowered the loss of an image by {gain:.3f}, "
+                f"Fine-tuning did not improve validation {what}(the loss of an image went down by {gain:.3f}, "
                 f"standard error {error:.3f}); the model with only its head trained is kept."
             )
         return ""

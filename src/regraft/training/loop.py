@@ -112,7 +112,7 @@ class MirroredMaps:
     def drawn(self, indices: np.ndarray, key: int) -> Hidden:
         """These images, each mirrored or not."""
         maps, taps = self.activations.batch(0, indices)
-        rng = np.random.default_rng(key)
+        rng = np.random.default_rng(random_key(key, 1))
         for share, axis in ((self.flip, 3), (self.vertical_flip, 2)):
             turned = torch.from_numpy(rng.random(len(indices)) < share).to(maps.device)
             maps = torch.where(turned[:, None, None, None], maps.flip(axis), maps)
@@ -215,7 +215,9 @@ class PhaseLoop:
         scores = None
         if self.val is not None:
             with self.averaged():
-                scores = score(self.objective, predict_logits(self.model, self.val[0], self.precision), self.val[1])
+                scores = score(
+                    self.objective, predict_logits(self.model, self.val[0], self.precision), self.val[1], refine=True
+                )
         self.epoch += 1
         value = scores.value(phase.monitor) if scores else -loss
         self.stale = 0 if value > self.best else self.stale + 1
@@ -322,6 +324,11 @@ class PhaseLoop:
             elif kind == "optimizer":
                 number, _, slot = rest.partition(".")
                 slots.setdefault(int(number), {})[slot] = tensor
+        # The fused optimisers go through memory as it lies, so a slot must lie as its parameter does.
+        for number, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
+            for slot, tensor in slots.get(number, {}).items():
+                if tensor.shape == parameter.shape:
+                    slots[number][slot] = torch.empty_like(parameter).copy_(tensor)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.scaler.load_state_dict(values["scaler"])

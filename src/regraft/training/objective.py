@@ -96,8 +96,8 @@ class Scores:
         return float((share * (1 - share) / max(1, self.count)) ** 0.5)
 
 
-def score(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> Scores:
-    """Score logits (N, C) against class indices (N,)."""
+def score(objective: Objective, logits: torch.Tensor, labels: torch.Tensor, *, refine: bool = False) -> Scores:
+    """Score logits (N, C) against class indices (N,); `refine` if the refined losses are wanted too."""
     plain = Objective(objective.loss, 0.0, torch.ones_like(objective.class_weights))
     logits, labels = logits.float().cpu(), labels.cpu()
     predicted = logits.argmax(dim=1)
@@ -108,7 +108,7 @@ def score(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> S
         accuracy=float((predicted == labels).double().mean()),
         macro_f1=_macro_f1(labels, predicted),
         count=len(labels),
-        refined=tuple(_refined(plain, logits, plain.targets(labels)).tolist()),
+        refined=tuple(_refined(plain, logits, plain.targets(labels)).tolist()) if refine else (),
     )
 
 

@@ -90,8 +90,8 @@ class Plan:
 
     @property
     def is_thorough(self) -> bool:
-        """Whether there is fine-tuning over some epochs and views."""
-        return self.rank < _THOROUGH
+        """Whether fine-tuning, where it was asked for, goes over some epochs and views."""
+        return self.rank < _THOROUGH and not self.dropped
 
     @property
     def total(self) -> float:
@@ -140,7 +140,7 @@ def measure_rates(
     finetunes = boundary < len(model.stages) and options.finetune_epochs > 0
     end = len(model.stages)
     cut = boundary if finetunes and boundary else end
-    rows = images * views_of(options, finetunes=finetunes)
+    rows = images * (views_of(options, finetunes=finetunes) if boundary else 1)
     name, why = choose_engine(options.engine, model, cut, precision, rows=rows, store=store)
 
     def predict() -> None:
@@ -148,6 +148,7 @@ def measure_rates(
             model(pixels)
 
     engine = make_engine(name, model, cut, precision)
+    engine(pixels[:1])  # sets itself up
     rates = {"prefix": _rate(lambda: engine(pixels), device), "predict": _rate(predict, device)}
     rates |= dict.fromkeys(("features", "tail", "last"), float("inf"))
     if finetunes:
@@ -237,24 +238,24 @@ def _estimate(
     train, val, test = (counts.get(part, 0) for part in ("train", "val", "test"))
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    end, rows = len(model.stages), train * options.views
+    end = len(model.stages)
     epochs = options.finetune_epochs if boundary < end else 0
+    rows = train * options.views if boundary else train  # with everything fine-tuned no other views are kept
     # Before fine-tuning the head is solved on the plain images alone.
     plain = train if epochs and options.head_optimizer == "lbfgs" and not model.head.widths else rows
-    if not boundary:  # with everything fine-tuned no other views are kept
-        rows = train
     cut = boundary or end
-    # Beyond the boundary for which the rates are, all the way is a bound.
     whole = 1 / rates.prefix + 1 / rates.features
-    prefix = 1 / rates.prefix if tail == rates.tail and epochs else whole
-    features = 1 / rates.features if cut < end else 0.0
+    # Beyond the boundary that the rates are of, both are taken to be all the way, which is a bound.
+    prefix = 1 / rates.prefix if options.finetune_from != "last" and epochs else whole
+    after = whole if epochs and not boundary else 1 / rates.features if cut < end else 0.0
+    trials = len(SWEEP) if epochs and not options.finetune_lr else 0
     # The solver goes over the features a few hundred times; the figure is that of two cores.
     seconds = {
         "decode": (train + val) / rates.decode,
         "prefix": (rows + val) * prefix,
-        "head": 1 + 2e-7 * plain * model.head.features + (plain + val) * features if options.head_epochs else 0.0,
-        "finetune": (epochs + len(SWEEP) * (not options.finetune_lr and epochs > 0)) * (train / tail + val * features),
-        "evaluate": 2 + train * features + (val + test) / min(rates.predict, rates.decode),
+        "head": 1 + 2e-7 * plain * model.head.features + (plain + val) * after if options.head_epochs else 0.0,
+        "finetune": (epochs + trials) * (train / tail + val * after),
+        "evaluate": 2 + train * after + (val + test) / min(rates.predict, rates.decode),
     }
     disk = (rows + val) * row_bytes(model, cut, precision)
     disk += (train + val) * 3 * model.preprocessing.size**2

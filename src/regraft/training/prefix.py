@@ -161,7 +161,9 @@ def run_prefix(
         images = missing[missing[:, 0] == view, 1]
         for start in range(0, len(images), batch_size):
             chosen = images[start : start + batch_size]
-            batch = as_batch(pixels[chosen]).to(model.mean.device)  # where views are drawn, too
+            batch = as_batch(pixels[chosen])
+            if model.mean.device.type == "cuda":  # where views are drawn, too
+                batch = batch.to(model.mean.device)
             if view and augmentation is not None:
                 keys = [_view_key(seed, view, dataset.samples[i].sha256) for i in chosen]
                 batch = augment(batch, augmentation, keys)

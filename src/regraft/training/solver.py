@@ -103,7 +103,7 @@ def solve_path(
             bias=plain_bias,
             train_loss=float(objective(logits, targets)),
             train_accuracy=float((logits.argmax(1) == labels.to(device)).double().mean()),
-            val=None if val is None else score(objective, val[0] @ plain_weight.T + plain_bias, val[1]),
+            val=None if val is None else score(objective, val[0] @ plain_weight.T + plain_bias, val[1], refine=True),
             seconds=time.perf_counter() - started,
         )
 

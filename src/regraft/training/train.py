@@ -23,7 +23,7 @@ from regraft.errors import DataError, RunError, TrainingError, UsageError
 from regraft.models.checkpoint import versions
 from regraft.models.classifier import Classifier
 from regraft.store import Store
-from regraft.training.engine import EngineName, choose_engine, make_engine
+from regraft.training.engine import EngineName, choose_engine, make_engine, openvino_version
 from regraft.training.hardware import autocast, choose_device, choose_precision
 from regraft.training.keeping import Keeper
 from regraft.training.loop import Batches, LiveViews, MirroredMaps, Phase, PhaseLoop, predict_logits
@@ -226,7 +226,7 @@ class _Trainer:
         end, tail_begun = len(model.stages), bool(self.found and self.found[1]["phase"] == "finetune")
         # With everything to be fine-tuned there is no prefix; the head still gets features.
         cut = boundary if finetunes and boundary else end
-        views = views_of(options, finetunes=finetunes) if self.augmentation.changes_views else 1
+        views = views_of(options, finetunes=finetunes) if self.augmentation.changes_views and cut == boundary else 1
         self._choose_engine(cut, views)
         self._make_room(cut, views)
         with self._timed("decode"):
@@ -234,7 +234,7 @@ class _Trainer:
         cached: dict[str, Activations] = {}
         if boundary or not tail_begun:
             with self._timed("prefix"):
-                cached = self._prefixes(pixels, cut, views if boundary else 1)
+                cached = self._prefixes(pixels, cut, views)
         with self._timed("head"):
             if options.head_epochs and not tail_begun:
                 self._head(cached["train"], cached.get("val"), finetunes)
@@ -310,6 +310,8 @@ class _Trainer:
         return MirroredMaps(activations, *shares) if activations.views == 1 and maps and any(shares) else activations
 
     def _choose_engine(self, cut: int, views: int) -> None:
+        if self.found:  # as it was chosen then; `_take_up` has set it
+            return
         rows = len(self.split.train) * views + len(self.split.val)
         self.result.engine, why = choose_engine(
             self.options.engine,
@@ -326,7 +328,7 @@ class _Trainer:
         model, options = self.model, self.options
         model.freeze(len(model.stages))
         # Before fine-tuning the head is solved on the plain images: more views cost time and gain it nothing
-        # (docs/performance.md).
+        # (docs/architecture.md).
         features = self._features(train, 1 if finetunes and self._is_solved() else train.views)
         val_features = None if val is None else self._features(val, 1)[0]
         if self._is_solved():
@@ -351,7 +353,7 @@ class _Trainer:
                     part = self.model.features_from(batch, activations.boundary)
                     features[view, start : start + 128] = part
                     self.listener.work("features", view * count + start + len(part), views * count, "for the head")
-        return features.clone()  # one that a gradient may go through
+        return features
 
     def _solve(self, features: torch.Tensor, val_features: torch.Tensor | None) -> None:
         solutions: list[Solution] = []
@@ -399,7 +401,8 @@ class _Trainer:
     def _sweep(self, batches: Batches, val: Activations | None) -> float:
         """The learning rate whose one epoch from the solved head leaves the least validation loss."""
         assert val is not None  # `_check` saw to it
-        losses = {}
+        losses: dict[float, float] = {}
+        before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         for lr in SWEEP:
             loop = self._loop("finetune", 1, lr, self.options.optimizer, batches, val)
             try:
@@ -407,7 +410,7 @@ class _Trainer:
                 losses[lr] = float("inf") if scores is None else sum(scores.refined) / len(scores.refined)
             except TrainingError:  # far too high
                 losses[lr] = float("inf")
-            self.keeper.restore()
+            self.model.load_state_dict(before)
         best = min(losses, key=lambda lr: losses[lr])
         tried = ", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in losses.items())
         self._note(f"Learning rate {best:g}, by one epoch each (loss of a validation image at {tried}).")
@@ -490,6 +493,7 @@ class _Trainer:
             "of": self._identity(),
             "phase": name,
             "lr": self.lr,
+            "engine": self.result.engine,
             "loop": values,
             "history": [asdict(row) for row in self.result.history],
             "notes": self.result.notes,
@@ -505,7 +509,7 @@ class _Trainer:
             "augmentation": asdict(self.augmentation),
             "model": {name: value for name, value in self.model.description().items() if name != "boundary"},
             "images": [len(self.split[part]) for part in self.split],
-            "versions": versions(),
+            "versions": versions() | {"openvino": openvino_version()},
         }
         return dict(json.loads(json.dumps(identity)))
 
@@ -525,6 +529,7 @@ class _Trainer:
         for row in self.result.history:
             self.listener.epoch(row)
         self.result.notes, self.lr = list(values["notes"]), values["lr"]
+        self.result.engine = values["engine"]
         seconds = dict(values["seconds"])
         self.spent = float(seconds.pop("total"))
         self.result.seconds = seconds
