@@ -178,7 +178,7 @@ def choose_engine(
 def _measured(engines: Sequence[Engine], size: int) -> dict[str, float]:
     """Images a second of each engine that works and gives what the first one gives."""
     noise = _noise(size, 4)
-    expected, rates = engines[0](noise), {}
+    expected, rates = engines[0](noise), dict[str, float]()
     for engine in engines:
         try:
             got = engine(noise)

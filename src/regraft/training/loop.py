@@ -325,10 +325,10 @@ class PhaseLoop:
                 number, _, slot = rest.partition(".")
                 slots.setdefault(int(number), {})[slot] = tensor
         # The fused optimisers go through memory as it lies, so a slot must lie as its parameter does.
-        for number, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
-            for slot, tensor in slots.get(number, {}).items():
+        for index, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
+            for slot, tensor in slots.get(index, {}).items():
                 if tensor.shape == parameter.shape:
-                    slots[number][slot] = torch.empty_like(parameter).copy_(tensor)
+                    slots[index][slot] = torch.empty_like(parameter).copy_(tensor)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.scaler.load_state_dict(values["scaler"])

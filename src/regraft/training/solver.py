@@ -148,7 +148,7 @@ def _minimised(loss: _Loss, rounded: torch.Tensor, bias: torch.Tensor) -> tuple[
             torch.cat([rounded.flatten(), bias]).double().cpu().numpy(),
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": _ITERATIONS, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-5},
+            options={"maxiter": _ITERATIONS, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-5},
         )
     rounded, bias = parts(found.x)
     return rounded @ loss.inverse, bias
