@@ -1,9 +1,9 @@
 """The frozen prefix on each engine, in turns: the model as timm built it, folded, and on OpenVINO if it is installed.
 
-    python benchmarks/engines.py [BACKBONE] [SIZE]
+    python benchmarks/engines.py [BACKBONE] [SIZE] [DATA]
 
-Prints images a second (median and range of the rounds), seconds until the first batch, and how far the features are
-from float32's.
+With DATA, what `regraft.scan` takes, 64 of its images are run, else noise. Prints images a second (median and range of
+the rounds), seconds until the first batch, and how far the features are from float32's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+import numpy as np
 import torch
 
 import regraft
@@ -20,6 +21,7 @@ from regraft.errors import MissingExtraError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.training.engine import make_engine
 from regraft.training.hardware import autocast, choose_device, choose_precision
+from regraft.training.prefix import as_batch
 
 BATCH, ROUNDS = 64, 9
 
@@ -39,8 +41,13 @@ def main() -> None:
     device = choose_device("auto")
     model.to(device)
     size, end, precision = model.preprocessing.size, len(model.stages), choose_precision("auto", device)
-    noise = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8, generator=noise)
+    if len(sys.argv) > 3:
+        data = regraft.scan(sys.argv[3])
+        chosen = data.samples[:: max(1, len(data) // BATCH)][:BATCH]
+        pixels = as_batch(np.stack([model.preprocessing(data.source(sample)) for sample in chosen]))
+    else:
+        noise = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8, generator=noise)
     exact = unfolded(model, torch.float32)(pixels)[0]
     engines: dict[str, Callable[[torch.Tensor], list[torch.Tensor]]] = {"as it is": unfolded(model, precision)}
     engines["torch, folded"] = make_engine("torch", model, end, precision)
