@@ -118,3 +118,14 @@ def test_images_of_one_bundle_share_a_fold() -> None:
 def test_two_images_are_enough_for_a_strength() -> None:
     features = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     assert strength_by_cross_validation(features, torch.tensor([0, 1]), _objective(2)) in STRENGTHS
+
+
+def test_features_are_used_up_only_where_that_is_said() -> None:
+    features, labels = _data()
+    before = features.clone()
+    (kept,) = solve_path(features, labels, _objective(), strengths=[0.1])
+    assert torch.equal(features, before)
+    (consumed,) = solve_path(features, labels, _objective(), strengths=[0.1], consume=True)
+    assert not torch.equal(features, before)
+    assert torch.equal(kept.weight, consumed.weight)
+    assert torch.equal(kept.bias, consumed.bias)

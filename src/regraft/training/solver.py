@@ -55,6 +55,7 @@ def solve_path(
     val: tuple[torch.Tensor, torch.Tensor] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     start: Solution | None = None,
+    consume: bool = False,
 ) -> Iterator[Solution]:
     """Solve the head for one strength after the other.
 
@@ -65,6 +66,7 @@ def solve_path(
         val: Features and labels to score on.
         strengths: Penalties, strong to weak.
         start: Where the first of them starts from; default: zero.
+        consume: Standardise the features in place, which saves a copy of them.
 
     Yields:
         A `Solution` for each strength.
@@ -76,7 +78,7 @@ def solve_path(
     mean = features.mean(dim=0)
     # A feature that hardly varies must not be blown up.
     deviation = features.std(dim=0, correction=0).clamp_min(1e-3 * float(features.std()) + 1e-12)
-    standard = (features - mean).div_(deviation)
+    standard = (features.sub_(mean) if consume else features - mean).div_(deviation)
     targets = objective.targets(labels.to(device))
     classes = targets.shape[1]
     places, span = _in_their_span(standard)
@@ -182,7 +184,7 @@ def solve_head(
     """Find the strength on the plain images, then solve once more on all views.
 
     Args:
-        features: float32 (K, N, F), the plain view first.
+        features: float32 (K, N, F), the plain view first; used up.
         labels: int64 (N,).
         objective: The loss.
         val: Features and labels that choose the strength; None: cross-validation inside the training images does.
@@ -199,7 +201,7 @@ def solve_head(
         strength = strength_by_cross_validation(rows, labels, objective, bundles=bundles, seed=seed)
         strengths = STRENGTHS[: STRENGTHS.index(strength) + 1]
     path: list[Solution] = []
-    for solution in solve_path(rows, labels, objective, val=val, strengths=strengths):
+    for solution in solve_path(rows, labels, objective, val=val, strengths=strengths, consume=views == 1):
         path.append(solution)
         tell(solution, len(rows), len(strengths))
         # The loss along the path has one valley; past it, weaker penalties only cost time.
@@ -255,7 +257,8 @@ def strength_by_cross_validation(
         inside, outside = of_row != number, of_row == number
         if not inside.any() or not outside.any():  # a single bundle: there is nothing to compare
             return STRENGTHS[len(STRENGTHS) // 2]
-        path = solve_path(features[inside], labels[inside], objective, val=(features[outside], labels[outside]))
+        held = (features[outside], labels[outside])
+        path = solve_path(features[inside], labels[inside], objective, val=held, consume=True)
         losses += [solution.val.loss for solution in path if solution.val is not None]
     return STRENGTHS[int(losses.argmin())]
 
