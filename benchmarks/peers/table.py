@@ -83,7 +83,7 @@ def plot(rows: dict[str, list[dict[str, Any]]], file: Path) -> None:
     axes.set_ylabel("test accuracy")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower left", frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
 

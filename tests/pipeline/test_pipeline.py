@@ -154,8 +154,10 @@ def test_evaluate_says_what_it_needs(run: regraft.Run) -> None:
 
 
 def test_a_missing_run_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="regraft train DATA --out"):
+    with pytest.raises(UsageError, match=r"does not exist.*regraft train DATA --out"):
         regraft.load(tmp_path / "none")
+    with pytest.raises(RunError, match="regraft train DATA --out"):
+        regraft.load(tmp_path)
 
 
 def test_interrupted_training_leaves_a_usable_run(squares_folder: Path, tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ class Run:
         """
         self.path = Path(path)
         if not self.path.exists():
-            raise UsageError(f"{self.path} does not exist. Expected the folder of a run, such as runs/photos.")
+            raise UsageError(
+                f"{self.path} does not exist. Expected the folder of a run; make one: regraft train DATA --out {self.path}"
+            )
         self.description = read_description(self.path)
         if classifier is not None:
             self.classifier = classifier
