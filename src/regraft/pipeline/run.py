@@ -46,7 +46,8 @@ class Run:
         self.path = Path(path)
         if not self.path.exists():
             raise UsageError(
-                f"{self.path} does not exist. Expected the folder of a run; make one: regraft train DATA --out {self.path}"
+                f"{self.path} does not exist. Expected the folder of a run; `regraft train DATA --out {self.path}` "
+                "would make one."
             )
         self.description = read_description(self.path)
         if classifier is not None:
