@@ -91,6 +91,9 @@ def test_auto_goes_without_an_engine_that_cannot(
     monkeypatch.setattr(engine_module, "_compiled", broken)
     name, why = choose_engine("auto", model, 6, torch.float32, rows=10_000, store=Store(tmp_path))
     assert name == "torch"
-    assert "OpenVINO cannot run this backbone" in why
+    assert "OpenVINO cannot run this backbone (an operation that is not supported)" in why
+    again = choose_engine("auto", model, 6, torch.float32, rows=10_000, store=Store(tmp_path))
+    assert again == (name, why)  # remembered with its reason
     monkeypatch.setattr(OpenVinoEngine, "__call__", lambda self, pixels: [pixels.float()])
-    assert choose_engine("auto", model, 6, torch.float32, rows=10_000)[0] == "torch"
+    name, why = choose_engine("auto", model, 6, torch.float32, rows=10_000)
+    assert (name, why.endswith("OpenVINO gives other activations for this backbone.")) == ("torch", True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -503,3 +504,11 @@ def test_no_rate_is_looked_for_without_validation(squares: Dataset) -> None:
     parts = split(squares, train=0.7, val=0, test=0.3)
     with pytest.raises(UsageError, match=r"finetune_lr = 0 .* no val part"):
         train(_model(parts), parts, **{**FAST, "finetune_lr": 0})
+
+
+def test_the_search_for_a_rate_heeds_the_deadline(squares_split: Split) -> None:
+    model = _model(squares_split)
+    options = {**FAST, "finetune_lr": 0, "keep_finetuned": "always"}
+    result = train(model, squares_split, deadline=time.monotonic(), **options)
+    assert not [note for note in result.notes if note.startswith("Learning rate ")]
+    assert not result.finetuned

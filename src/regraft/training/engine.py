@@ -163,31 +163,36 @@ def choose_engine(
     engines: list[Engine] = [kind(model, boundary, precision) for kind in (TorchEngine, OpenVinoEngine)]
     key = [model.spec.name, model.preprocessing.size, boundary, list(model.taps), str(precision)]
     key += [engine.version for engine in engines]
-    rates = None if store is None else store.recall("engine", key)
-    if rates is None:
-        rates = _measured(engines, model.preprocessing.size)
+    measurement = None if store is None else store.recall("engines", key)
+    if measurement is None:
+        measurement = _measured(engines, model.preprocessing.size)
         if store is not None:
-            rates = store.remember("engine", key, rates)
+            measurement = store.remember("engines", key, measurement)
+    rates = measurement["rates"]
     if "openvino" not in rates:
-        return "torch", "The frozen prefix runs on torch: OpenVINO cannot run this backbone."
+        return "torch", f"The frozen prefix runs on torch: OpenVINO {measurement['failed']['openvino']}."
     name: EngineName = "openvino" if rates["openvino"] > _CLEARLY * rates["torch"] else "torch"
     measured = ", ".join(f"{engine} {rate:.0f}" for engine, rate in rates.items())
     return name, f"The frozen prefix runs on {name} (images a second: {measured})."
 
 
-def _measured(engines: Sequence[Engine], size: int) -> dict[str, float]:
-    """Images a second of each engine that works and gives what the first one gives."""
+def _measured(engines: Sequence[Engine], size: int) -> dict[str, dict[str, Any]]:
+    """`rates`: images a second of each engine that gives what the first one gives; `failed`: why others do not."""
     noise = _noise(size, 4)
-    expected, rates = engines[0](noise), dict[str, float]()
+    expected, rates, failed = engines[0](noise), dict[str, float](), dict[str, str]()
     for engine in engines:
         try:
             got = engine(noise)
             if all(_is_near(a, b) for a, b in zip(got, expected, strict=True)):
                 rates[engine.name] = measure(engine, size)
-        except Exception:  # of another library's converter, which may raise anything
+            else:
+                failed[engine.name] = "gives other activations for this backbone"
+        except Exception as error:  # of another library's converter, which may raise anything
             if engine is engines[0]:
                 raise
-    return rates
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            failed[engine.name] = f"cannot run this backbone ({lines[0]})"
+    return {"rates": rates, "failed": failed}
 
 
 def _is_near(ours: torch.Tensor, theirs: torch.Tensor) -> bool:

@@ -403,7 +403,12 @@ class _Trainer:
         assert val is not None  # `_check` saw to it
         losses: dict[float, float] = {}
         before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        longest = 0.0
         for lr in SWEEP:
+            # One epoch for the rate and one with it.
+            if self.deadline is not None and time.monotonic() + 2 * longest > self.deadline:
+                break
+            started = time.monotonic()
             loop = self._loop("finetune", 1, lr, self.options.optimizer, batches, val)
             try:
                 _, scores = loop.run_epoch()
@@ -411,6 +416,9 @@ class _Trainer:
             except TrainingError:  # far too high
                 losses[lr] = float("inf")
             self.model.load_state_dict(before)
+            longest = max(longest, time.monotonic() - started)
+        if not losses:
+            return TrainingOptions().finetune_lr
         best = min(losses, key=lambda lr: losses[lr])
         tried = ", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in losses.items())
         self._note(f"Learning rate {best:g}, by one epoch each (loss of a validation image at {tried}).")
