@@ -85,3 +85,14 @@ class TrainingError(RegraftError):
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """The known names most like `name`, best first, at most three."""
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`3 images`; the plural is `many`, or `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(items: Iterable[str], separator: str = ", ", *, shown: int = 10) -> str:
+    """The first few of them, and how many more there are."""
+    items = list(items)
+    return separator.join(items[:shown]) + (f"{separator}and {len(items) - shown:,} more" if len(items) > shown else "")

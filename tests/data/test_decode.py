@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from regraft.data.decode import EXTENSIONS, FORMATS, decode_image, examine_image
+from regraft.data.decode import EXTENSIONS, FORMATS, decode_image
+from regraft.data.facts import examine_image
 from regraft.errors import DataError, ImageError
 
 LOSSLESS = [
@@ -179,7 +180,7 @@ def test_an_odd_exif_block_does_not_cost_the_image(photo, encode):
     assert mean_difference(decode_image(with_exif(jpeg, block)), photo) <= LOSSY_TOLERANCE
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @given(st.binary(max_size=80))
 @settings(max_examples=100, deadline=None)
 def test_no_exif_block_costs_the_image(block):
@@ -525,12 +526,16 @@ def test_other_formats_are_decoded_whole(encode, large):
     assert decode_image(encode(Image.fromarray(large), "PNG"), at_least=20).shape == large.shape
 
 
+def size_of(record):
+    return record["width"], record["height"]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_jpeg_is_decoded_smaller_too(encode, large, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(Image.fromarray(large), "JPEG", exif=exif)
-    assert examine_image(data) == ((427, 640) if orientation >= 5 else (640, 427))
+    assert size_of(examine_image(data)) == ((427, 640) if orientation >= 5 else (640, 427))
     pixels, whole = decode_image(data, at_least=100), decode_image(data)
     assert pixels.shape[0] == -(-whole.shape[0] // 4)
     small = Image.fromarray(whole).resize(pixels.shape[1::-1], Image.Resampling.BOX)
@@ -542,7 +547,7 @@ def test_examining_gives_the_size_and_finds_what_is_cut_off(photo, encode, tmp_p
     data = encode(Image.fromarray(photo), format)
     file = tmp_path / "image"
     file.write_bytes(data)
-    assert examine_image(data) == examine_image(file) == (61, 43)
+    assert size_of(examine_image(data)) == size_of(examine_image(file)) == (61, 43)
     with pytest.raises(ImageError):
         examine_image(data[: len(data) * 2 // 3])
     with pytest.raises(ImageError, match="more than 100 allowed"):

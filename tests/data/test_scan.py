@@ -15,8 +15,10 @@ from PIL import Image
 
 from regraft.data import scan as scan_module
 from regraft.data.dataset import Dataset
-from regraft.data.decode import decode_image, examine_image
-from regraft.data.scan import find_images, scan
+from regraft.data.decode import decode_image
+from regraft.data.facts import examine_image
+from regraft.data.layout import find_images
+from regraft.data.scan import scan
 from regraft.errors import DataError, UsageError
 from regraft.store import Store
 
@@ -185,7 +187,7 @@ def test_unreadable_images_are_left_out_with_their_reason(damaged):
     assert reasons["dog/lost.png"] == "no such file or directory"
 
 
-def test_on_bad_error_names_them_all(damaged, monkeypatch):
+def test_on_bad_error_names_them_all(damaged):
     with pytest.raises(DataError) as error:
         scan(damaged, on_bad="error")
     lines = str(error.value).splitlines()
@@ -197,7 +199,8 @@ def test_on_bad_error_names_them_all(damaged, monkeypatch):
         "dog/letter.jpg",
         "dog/lost.png",
     ]
-    monkeypatch.setattr(scan_module, "_SHOWN", 2)
+    for number in range(8):
+        (damaged / f"cat/none{number}.png").touch()
     with pytest.raises(DataError, match="and 3 more"):
         scan(damaged, on_bad="error")
 

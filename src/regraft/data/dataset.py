@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
+from regraft.data.facts import Facts
+from regraft.data.storage import Folder, Storage
 from regraft.errors import DataError, ImageError
 
 Part = Literal["train", "val", "test"]
@@ -32,6 +34,8 @@ class Sample:
         part: `train`, `val` or `test` where the data says so, else None.
         group: Samples of one group are never divided between parts; None: alone.
         size: Width and height in pixels, as decoded.
+        facts: What reading the file told; None for an array.
+        twins: Samples with the same name here show the same picture, and are never divided; None: alone.
     """
 
     path: str
@@ -40,6 +44,8 @@ class Sample:
     part: Part | None = None
     group: str | None = None
     size: tuple[int, int] | None = None
+    facts: Facts | None = field(default=None, repr=False)
+    twins: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,23 @@ class BadFile:
 
     path: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that show the same picture.
+
+    Attributes:
+        first: Path of the one.
+        second: Path of the other.
+        likeness: Correlation of the two, laid over one another, up to 1.
+        mirrored: Whether one is the mirror image of the other.
+    """
+
+    first: str
+    second: str
+    likeness: float
+    mirrored: bool
 
 
 @dataclass(frozen=True)
@@ -62,6 +85,8 @@ class Dataset:
         ignored: Files that are not images by their ending.
         notes: What a person should know about the data, in sentences.
         max_pixels: The largest image that was read; whoever reads the images again must allow as much.
+        storage: What holds the files; None: the folder `root`.
+        pairs: Near duplicates; of images that show the same, enough pairs to join them all.
     """
 
     root: Path
@@ -71,6 +96,8 @@ class Dataset:
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     max_pixels: int = MAX_PIXELS
+    storage: Storage | None = field(default=None, repr=False, compare=False)
+    pairs: tuple[Pair, ...] = field(default=(), repr=False)
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -126,7 +153,7 @@ class Dataset:
     def source(self, sample: Sample) -> ImageSource:
         """What the decoder reads for this sample."""
         array = self._arrays.get(sample.path)
-        return self.root / sample.path if array is None else array
+        return (self.storage or Folder(self.root)).source(sample.path) if array is None else array
 
     @property
     def labels(self) -> np.ndarray:

@@ -71,36 +71,15 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least:
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    with _opened(source, max_pixels) as image:
+    with opened(source, max_pixels) as image:
         if at_least:
             image.draft(image.mode, (at_least, at_least))  # only a JPEG heeds it
         image.load()
-        return np.ascontiguousarray(_to_rgb(_upright(image)))
-
-
-def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Read an image to its end, in the quickest way that finds out whether it can be decoded.
-
-    Args:
-        source: A path, or the bytes of an image file.
-        max_pixels: As for `decode_image`.
-
-    Returns:
-        Width and height in pixels, upright.
-
-    Raises:
-        ImageError: The image cannot be read; the reason is in a few words.
-    """
-    with _opened(source, max_pixels) as image:
-        width, height = image.size
-        image.draft(image.mode, (1, 1))
-        image.load()
-        _to_rgb(image)
-        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+        return np.array(to_rgb(upright(image)))
 
 
 @contextmanager
-def _opened(source: Path | str | bytes, max_pixels: int) -> Iterator[Image.Image]:
+def opened(source: Path | str | bytes, max_pixels: int) -> Iterator[Image.Image]:
     """An image of allowed size; whatever goes wrong with it becomes an `ImageError`."""
     name = "" if isinstance(source, bytes) else str(source)
     try:
@@ -128,29 +107,31 @@ def _why_unidentified(source: Path | str | bytes) -> str:
     return "empty file" if size == 0 else f"not an image that can be read ({', '.join(FORMATS)})"
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """As EXIF has it, 1 to 8; 1 is upright."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a damaged block says nothing about orientation; the pixels are whole
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation wants it shown."""
     # Not ImageOps.exif_transpose: it writes the EXIF block anew, and fails on odd ones that cameras leave.
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """In mode RGB, by the rules that `decode_image` tells."""
     mode = image.mode
     if mode.startswith("I") or mode == "F":
-        grey = _scale_to_uint8(np.asarray(image), mode)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = Image.fromarray(_scale_to_uint8(np.asarray(image), mode), "L")
+    elif mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, rgba)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _scale_to_uint8(values: np.ndarray, mode: str) -> np.ndarray:
@@ -178,5 +159,5 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8:
         raise ImageError(f"an array of {array.dtype}; expected uint8 in 0..255 or float in 0..1")
     if array.shape[2] == 4:
-        return np.ascontiguousarray(_to_rgb(Image.fromarray(array, "RGBA")))
+        return np.array(to_rgb(Image.fromarray(array, "RGBA")))
     return np.ascontiguousarray(np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array)

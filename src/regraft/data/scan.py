@@ -8,38 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import PIL
 
-from regraft.data.dataset import PARTS, BadFile, Dataset, Part, Sample
-from regraft.data.decode import DECODER_VERSION, EXTENSIONS, MAX_PIXELS, examine_image
-from regraft.data.manifest import PART_NAMES, SUFFIXES, read_manifest
-from regraft.errors import DataError, ImageError, UsageError
-from regraft.store import Store, name_of
+from regraft.data.dataset import PARTS, BadFile, Dataset, Pair, Part, Sample
+from regraft.data.decode import DECODER_VERSION, MAX_PIXELS
+from regraft.data.duplicates import DUPLICATES_VERSION, Forest, find_twins
+from regraft.data.facts import FACTS_VERSION, RECORD, THUMB, examine_image, facts_of
+from regraft.data.layout import Found, Layout, read_layout
+from regraft.data.manifest import SUFFIXES, read_manifest
+from regraft.data.storage import Folder, Storage
+from regraft.errors import DataError, ImageError, UsageError, counted, listed
+from regraft.store import Store, Table, name_of
 
 OnBad = Literal["skip", "error"]
 Progress = Callable[[int, int], None]
 
-_JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
-_JUNK_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin"})
-_SHOWN = 10
 #: Files that are in memory at once.
-_CHUNK = 32
-
-
-@dataclass(frozen=True)
-class _Found:
-    path: str
-    label: str
-    part: Part | None = None
-    group: str | None = None
+_CHUNK = 64
 
 
 def scan(
@@ -50,8 +45,10 @@ def scan(
     classes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
     store: Store | None = None,
+    twins: bool = True,
     workers: int | None = None,
     progress: Progress | None = None,
+    compare: Progress | None = None,
 ) -> Dataset:
     """Find, hash and decode every labelled image.
 
@@ -65,8 +62,10 @@ def scan(
             others.
         max_pixels: Larger images count as unreadable.
         store: Where it is kept which contents are readable, so that they are not decoded again.
+        twins: Whether near duplicates are looked for (`Dataset.pairs`), which a split then keeps together.
         workers: Threads that read and decode; default: one a core.
         progress: Called with (files done, files in all).
+        compare: Called with (candidates compared, candidates in all) while near duplicates are looked for.
 
     Raises:
         UsageError: `path` does not exist or is not one of the three forms; `on_bad` is neither word; a folder
@@ -77,199 +76,220 @@ def scan(
     path = Path(path)
     if on_bad not in get_args(OnBad):
         raise UsageError(f"on_bad={on_bad!r}; expected skip or error.")
-    if not path.exists():
-        raise UsageError(f"{path} does not exist. Expected a folder of labelled images, or a CSV or Parquet manifest.")
-    ignored: list[str] = []
-    notes: list[str] = []
-    if path.is_dir():
-        if root is not None:
-            raise UsageError(f"{path} is a folder and its own root; root={root} is for manifests.")
-        root = path
-        try:
-            found, named, ignored = _walk(root)
-        except OSError as error:
-            raise DataError(
-                f"{error.filename or path}: {_reason(error)}. Expected a folder that you may read."
-            ) from error
-        notes += _notes_on_folders(found, ignored)
-    elif path.suffix.lower() in SUFFIXES:
-        root = root or path.parent
-        found = [_Found(row.path, row.label, row.part, row.group) for row in read_manifest(path, root)]
-        named = {(f.part, f.label) for f in found}
-        if len({part is None for part, _ in named}) > 1:
-            raise DataError(f"{path}: some rows have a split and some have none. Fill the column for all or for none.")
-    else:
-        raise UsageError(f"{path} is a file. Expected a folder of labelled images, or a manifest: .csv or .parquet.")
-    found.sort(key=lambda f: f.path)
-    samples, bad = _read_all(root, found, max_pixels, store, workers or os.cpu_count() or 1, progress)
-    reasons = _listed((f"{b.path}: {b.reason}" for b in bad), "\n  ")
-    unreadable = f"{_count(len(bad), 'image')} cannot be read:\n  {reasons}"
+    storage, root, layout = _opened(path, root)
+    found = sorted(layout.found, key=lambda f: f.path)
+    with ExitStack() as stack:
+        if store is None:
+            store = Store(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regraft-"))))
+        reader = _Reader(storage, root, max_pixels, store)
+        samples, rows, bad = reader.read(found, workers or os.cpu_count() or 1, progress)
+        pairs: tuple[Pair, ...] = ()
+        if twins:
+            samples, pairs = _with_twins(samples, rows, reader.facts, store, compare)
+    reasons = listed((f"{b.path}: {b.reason}" for b in bad), "\n  ")
+    unreadable = f"{counted(len(bad), 'image')} cannot be read:\n  {reasons}"
     if bad and on_bad == "error":
         raise DataError(unreadable)
     try:
         if classes is None:
-            classes = _check_classes(path, samples, named)
+            classes = _check_classes(path, samples, layout.named)
         else:
             _check_known(path, samples, classes)
     except DataError as error:
         if not bad:
             raise
         raise DataError(f"{error}\n{unreadable}") from None
-    notes += _notes_on_copies(samples)
-    return Dataset(root, tuple(samples), tuple(classes), tuple(bad), tuple(sorted(ignored)), tuple(notes), max_pixels)
+    return Dataset(
+        root,
+        tuple(samples),
+        tuple(classes),
+        tuple(bad),
+        tuple(sorted(layout.ignored)),
+        (*layout.notes, *_notes_on_copies(samples)),
+        max_pixels,
+        storage,
+        pairs,
+    )
 
 
-def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All images below a folder by their endings, hidden and system files left out.
-
-    Returns:
-        (images, other files), each sorted.
-
-    Raises:
-        OSError: A folder cannot be read.
-    """
-    images: list[Path] = []
-    others: list[Path] = []
-    for file in _files_below(folder):
-        (images if file.suffix.lower() in EXTENSIONS else others).append(file)
-    return sorted(images), sorted(others)
-
-
-def _walk(root: Path) -> tuple[list[_Found], set[tuple[Part | None, str]], list[str]]:
-    """The images, all classes of all parts that have a folder, and the files that are neither."""
-    children = _subfolders(root)
-    parts = {child: PART_NAMES[child.name.lower()] for child in children if child.name.lower() in PART_NAMES}
-    # A class may be called "train": a part holds class folders, a class holds images.
-    holders = [part for child, part in parts.items() if _subfolders(child)]
-    has_parts = "train" in holders or (bool(holders) and len(parts) == len(children))
-    class_folders: list[tuple[Part | None, Path]] = []
-    ignored: list[str] = []
-    if has_parts:
-        twice = [name for name, times in Counter(parts.values()).items() if times > 1]
-        if twice:
-            names = ", ".join(child.name for child, part in parts.items() if part in twice)
-            raise DataError(f"{root} has several folders for one part: {names}. Keep one of them.")
-        for part_folder, part in parts.items():
-            class_folders += [(part, folder) for folder in _subfolders(part_folder)]
-            ignored += [_relative(f, root) for f in _plain_files(part_folder)]
-        for child in set(children) - set(parts):
-            ignored += [_relative(f, root) for f in _files_below(child)]
-    else:
-        class_folders = [(None, child) for child in children]
-    ignored += [_relative(f, root) for f in _plain_files(root)]
-    found: list[_Found] = []
-    for folder_part, folder in class_folders:
-        images, others = find_images(folder)
-        found += [_Found(_relative(image, root), folder.name.strip(), folder_part) for image in images]
-        ignored += [_relative(other, root) for other in others]
-    return found, {(part, folder.name.strip()) for part, folder in class_folders}, ignored
+def _opened(path: Path, root: Path | None) -> tuple[Storage, Path, Layout]:
+    """What holds the files, where it is, and what is in it."""
+    if not path.exists():
+        raise UsageError(f"{path} does not exist. Expected a folder of labelled images, or a CSV or Parquet manifest.")
+    if path.is_dir():
+        if root is not None:
+            raise UsageError(f"{path} is a folder and its own root; root={root} is for manifests.")
+        storage = Folder(path)
+        try:
+            return storage, path, read_layout(storage.top, str(path))
+        except OSError as error:
+            raise DataError(
+                f"{error.filename or path}: {_reason(error)}. Expected a folder that you may read."
+            ) from error
+    if path.suffix.lower() in SUFFIXES:
+        root = root or path.parent
+        found = [Found(row.path, row.label, row.part, row.group) for row in read_manifest(path, root)]
+        named = {(f.part, f.label) for f in found}
+        if len({part is None for part, _ in named}) > 1:
+            raise DataError(f"{path}: some rows have a split and some have none. Fill the column for all or for none.")
+        return Folder(root), root, Layout(found, named)
+    raise UsageError(f"{path} is a file. Expected a folder of labelled images, or a manifest: .csv or .parquet.")
 
 
-def _relative(path: Path, root: Path) -> str:
-    name = path.relative_to(root).as_posix()
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{os.fsencode(path)!r} has a name that is not UTF-8; no manifest could hold it. Rename it."
-        ) from error
-    return name
+class _Reader:
+    """Reads, hashes and examines each file once; what the store knows of it already is taken from there."""
+
+    def __init__(self, storage: Storage, root: Path, max_pixels: int, store: Store) -> None:
+        self.storage, self.max_pixels, self.where = storage, max_pixels, str(root.absolute())
+        key = {"decoder": DECODER_VERSION, "pillow": PIL.__version__, "max_pixels": max_pixels, "facts": FACTS_VERSION}
+        self.hashes = store.table("hashes", {}, (32,), np.uint8)
+        self.facts = store.table("facts", key, (RECORD.itemsize,), np.uint8)
+
+    def read(
+        self, found: Sequence[Found], workers: int, progress: Progress | None
+    ) -> tuple[list[Sample], np.ndarray, list[BadFile]]:
+        """Samples in the order of what was found, their rows in the table of facts, int64 (N,), and the unreadable."""
+        stamps = [self._stamp(item.path) for item in found]
+        digests = self._remembered(stamps)
+        rows = np.full(len(found), -1)
+        known = [i for i, digest in enumerate(digests) if digest]
+        rows[known] = self.facts.find([name_of(digests[i]) for i in known])
+        missing = np.flatnonzero(rows < 0)
+        done = len(found) - len(missing)
+        if progress and done:
+            progress(done, len(found))
+        reasons: dict[int, str] = {}
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                for start in range(0, len(missing), _CHUNK):
+                    chunk = missing[start : start + _CHUNK].tolist()
+                    contents = list(pool.map(self._content, [found[i].path for i in chunk]))
+                    for i, (_, digest) in zip(chunk, contents, strict=True):
+                        digests[i] = digest
+                    rows[chunk] = self.facts.find([name_of(digests[i]) for i in chunk])
+                    new = [(i, data) for i, (data, _) in zip(chunk, contents, strict=True) if rows[i] < 0]
+                    records: dict[int, np.ndarray] = {}
+                    done += len(chunk) - len(new)
+                    for (i, _), record in zip(new, pool.map(self._examined, [data for _, data in new]), strict=True):
+                        if isinstance(record, str):
+                            reasons[i] = record
+                        else:
+                            records[i] = record
+                        done += 1
+                        if progress:
+                            progress(done, len(found))
+                    if progress and not new:
+                        progress(done, len(found))
+                    if records:
+                        values = np.stack(list(records.values())).view(np.uint8).reshape(len(records), -1)
+                        rows[list(records)] = self.facts.append([name_of(digests[i]) for i in records], values)
+                    self._remember([(stamps[i], digests[i]) for i in chunk if i not in reasons])
+            except BaseException:  # Ctrl-C: the files that wait are not read
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        bad = [BadFile(found[i].path, reason) for i, reason in sorted(reasons.items())]
+        good = np.flatnonzero(rows >= 0)
+        samples: list[Sample] = []
+        for start in range(0, len(good), 4096):
+            part = good[start : start + 4096]
+            for i, facts in zip(part, facts_of(self.facts.read(rows[part])), strict=True):
+                item, size = found[i], (facts.width, facts.height)
+                samples.append(Sample(item.path, item.label, digests[i], item.part, item.group, size, facts))
+        return samples, rows[good], bad
+
+    def _stamp(self, path: str) -> bytes | None:
+        """The name under which the content's hash is remembered; None where the file may have changed unseen."""
+        try:
+            stamp = self.storage.stamp(path)
+        except (OSError, ValueError):  # reading it will tell
+            return None
+        return None if stamp is None else name_of(self.where, path, *stamp)
+
+    def _remembered(self, stamps: Sequence[bytes | None]) -> list[str]:
+        """SHA-256 of each, or an empty text."""
+        known = [i for i, stamp in enumerate(stamps) if stamp]
+        rows = self.hashes.find([stamp for stamp in stamps if stamp])
+        digests = [""] * len(stamps)
+        there = rows >= 0
+        values = self.hashes.read(rows[there])
+        for i, value in zip(np.array(known, np.int64)[there], values, strict=True):
+            digests[i] = value.tobytes().hex()
+        return digests
+
+    def _remember(self, pairs: Sequence[tuple[bytes | None, str]]) -> None:
+        pairs = [(stamp, digest) for stamp, digest in pairs if stamp]
+        if pairs:
+            values = np.stack([np.frombuffer(bytes.fromhex(digest), np.uint8) for _, digest in pairs])
+            self.hashes.append([stamp for stamp, _ in pairs if stamp], values)
+
+    def _content(self, path: str) -> tuple[bytes | str, str]:
+        """The bytes, or why there are none, and their SHA-256."""
+        try:
+            data = self.storage.read(path)
+        except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
+            return _reason(error), ""
+        return data, hashlib.sha256(data).hexdigest()
+
+    def _examined(self, data: bytes | str) -> np.ndarray | str:
+        if isinstance(data, str):
+            return data
+        try:
+            return examine_image(data, max_pixels=self.max_pixels)
+        except ImageError as error:
+            return error.reason
+
+
+def _with_twins(
+    samples: Sequence[Sample], rows: np.ndarray, facts: Table, store: Store, compare: Progress | None
+) -> tuple[list[Sample], tuple[Pair, ...]]:
+    """The samples with the sets of near duplicates that they are in, and the pairs."""
+    of_content: dict[str, int] = {}
+    for i, sample in enumerate(samples):
+        of_content.setdefault(sample.sha256, i)
+    numbers = np.array([of_content[content] for content in sorted(of_content)], np.int64)
+
+    def pictures(chosen: np.ndarray) -> np.ndarray:
+        return facts.read(rows[numbers[chosen]]).view(RECORD)["thumb"].reshape(-1, THUMB, THUMB).copy()
+
+    sides = np.array([min(samples[i].size or (0, 0)) for i in numbers])
+    known = store.table(
+        "twins",
+        {"images": name_of(*sorted(of_content)).hex(), "facts": FACTS_VERSION, "version": DUPLICATES_VERSION},
+        (4,),
+        np.float64,
+    )
+    kept = _kept(known)
+    if kept is None:
+        found = find_twins(pictures, sides, progress=compare)
+        kept = np.array([(t.first, t.second, t.likeness, t.mirrored) for t in found], np.float64).reshape(-1, 4)
+        lines = np.concatenate([np.array([[len(kept), 0, 0, 0]], np.float64), kept])
+        known.append([name_of(i) for i in range(len(lines))], lines)
+    sets = Forest(len(numbers))
+    for first, second, *_ in kept:
+        sets.join(int(first), int(second))
+    size = Counter(sets.root(i) for i in range(len(numbers)))
+    named = {samples[i].sha256: samples[numbers[sets.root(k)]].sha256 for k, i in enumerate(numbers)}
+    several = {samples[numbers[root]].sha256 for root, count in size.items() if count > 1}
+    marked = [replace(s, twins=named[s.sha256]) if named[s.sha256] in several else s for s in samples]
+    pairs = (
+        Pair(samples[numbers[int(a)]].path, samples[numbers[int(b)]].path, likeness, bool(mirrored))
+        for a, b, likeness, mirrored in kept.tolist()
+    )
+    return marked, tuple(pairs)
+
+
+def _kept(known: Table) -> np.ndarray | None:
+    """Pairs that were found before, (n, 4); None if they were not, or not all of them are whole."""
+    first = known.find([name_of(0)])
+    if first[0] < 0:
+        return None
+    count = int(known.read(first)[0, 0])
+    rows = known.find([name_of(i) for i in range(1, count + 1)])
+    return None if (rows < 0).any() else known.read(rows)
 
 
 def _reason(error: OSError | ValueError) -> str:
     return str(getattr(error, "strerror", None) or error).lower()
-
-
-def _is_junk(name: str, folder: bool) -> bool:
-    return name.startswith(".") or name.lower() in (_JUNK_FOLDERS if folder else _JUNK_FILES)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not _is_junk(child.name, folder=True))
-
-
-def _plain_files(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if not child.is_dir() and not _is_junk(child.name, folder=False))
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    seen = set(map(str, Path(os.path.realpath(folder)).parents))  # links may lead back up
-    for parent, names, files in os.walk(folder, followlinks=True, onerror=_raise):
-        real = os.path.realpath(parent)
-        if real in seen:
-            names.clear()
-            continue
-        seen.add(real)
-        names[:] = sorted(name for name in names if not _is_junk(name, folder=True))
-        yield from (Path(parent, name) for name in files if not _is_junk(name, folder=False))
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _read_all(
-    root: Path,
-    found: Sequence[_Found],
-    max_pixels: int,
-    store: Store | None,
-    workers: int,
-    progress: Progress | None,
-) -> tuple[list[Sample], list[BadFile]]:
-    key = {"decoder": DECODER_VERSION, "pillow": PIL.__version__, "max_pixels": max_pixels}
-    table = None if store is None else store.table("sizes", key, (2,), np.int32)
-
-    def read(item: _Found) -> bytes | str:
-        try:
-            return (root / item.path).read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
-            return _reason(error)
-
-    def examine(data: bytes | str) -> tuple[int, int] | str:
-        if isinstance(data, str):
-            return data
-        try:
-            return examine_image(data, max_pixels=max_pixels)
-        except ImageError as error:
-            return error.reason
-
-    samples: list[Sample] = []
-    bad: list[BadFile] = []
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for start in range(0, len(found), _CHUNK):
-                chunk = found[start : start + _CHUNK]
-                contents = list(pool.map(read, chunk))
-                hashes = list(pool.map(lambda data: hashlib.sha256(data if isinstance(data, bytes) else b""), contents))
-                names = [name_of(digest.hexdigest()) for digest in hashes]
-                known = np.full(len(chunk), -1) if table is None else table.find(names)
-                sizes: list[Any] = [
-                    None if table is None or row < 0 else table.read(np.array([row]))[0].tolist() for row in known
-                ]
-                missing = [i for i, size in enumerate(sizes) if size is None or isinstance(contents[i], str)]
-                done = start + len(chunk) - len(missing)
-                for i, size in zip(missing, pool.map(examine, [contents[i] for i in missing]), strict=True):
-                    sizes[i], done = size, done + 1
-                    if progress:
-                        progress(done, len(found))
-                if progress and not missing:
-                    progress(done, len(found))
-                good = [i for i in missing if not isinstance(sizes[i], str)]
-                if table is not None and good:
-                    table.append([names[i] for i in good], np.array([sizes[i] for i in good], np.int32))
-                for item, size, digest in zip(chunk, sizes, hashes, strict=True):
-                    assert size is not None
-                    if isinstance(size, str):
-                        bad.append(BadFile(item.path, size))
-                    else:
-                        width, height = size
-                        samples.append(
-                            Sample(item.path, item.label, digest.hexdigest(), item.part, item.group, (width, height))
-                        )
-        except BaseException:  # Ctrl-C: the files that wait are not read
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return samples, bad
 
 
 def _check_classes(path: Path, samples: Sequence[Sample], named: set[tuple[Part | None, str]]) -> tuple[str, ...]:
@@ -282,7 +302,7 @@ def _check_classes(path: Path, samples: Sequence[Sample], named: set[tuple[Part 
     in_train = counts.get(learned, Counter())
     if parts and "train" not in parts:
         raise DataError(
-            f"{path} has {_listed(part for part in PARTS if part in parts)} but no classes in train. "
+            f"{path} has {listed(part for part in PARTS if part in parts)} but no classes in train. "
             "Expected at least train/<class>/, or a manifest with rows for train."
         )
     to_learn = {label for part, label in named if part == learned}
@@ -291,8 +311,8 @@ def _check_classes(path: Path, samples: Sequence[Sample], named: set[tuple[Part 
     for part, labels in strangers.items():
         if labels:
             raise DataError(
-                f"{path}: {part} has {_count(len(labels), 'class', 'classes')} that train does not have: "
-                f"{_listed(labels)}. A model cannot predict a class that it never saw: add images to train "
+                f"{path}: {part} has {counted(len(labels), 'class', 'classes')} that train does not have: "
+                f"{listed(labels)}. A model cannot predict a class that it never saw: add images to train "
                 "or remove the class."
             )
     where = " in train" if parts else ""
@@ -303,13 +323,13 @@ def _check_classes(path: Path, samples: Sequence[Sample], named: set[tuple[Part 
         )
     if empty:
         raise DataError(
-            f"{path}: {_count(len(empty), 'class', 'classes')} without a readable image{where}: "
-            f"{_listed(empty)}. Add images or remove the class."
+            f"{path}: {counted(len(empty), 'class', 'classes')} without a readable image{where}: "
+            f"{listed(empty)}. Add images or remove the class."
         )
     if len(in_train) == 1:
         (only,) = in_train
-        inner = _subfolders(path / only) if not parts and (path / only).is_dir() else []
-        hint = f" Did you mean {path / only}? It holds {_listed(f.name for f in inner)}." if inner else ""
+        inner = Folder(path / only).top.folders if not parts and (path / only).is_dir() else []
+        hint = f" Did you mean {path / only}? It holds {listed(f.name for f in inner)}." if inner else ""
         raise DataError(f"{path} has one class{where}, {only!r}; a classifier needs at least two.{hint}")
     return tuple(sorted(in_train))
 
@@ -318,20 +338,11 @@ def _check_known(path: Path, samples: Sequence[Sample], classes: Sequence[str]) 
     unknown = sorted({s.label for s in samples} - set(classes))
     if unknown:
         raise DataError(
-            f"{path} has {_count(len(unknown), 'class', 'classes')} that the model does not know: "
-            f"{_listed(unknown)}. It knows {_listed(classes)}."
+            f"{path} has {counted(len(unknown), 'class', 'classes')} that the model does not know: "
+            f"{listed(unknown)}. It knows {listed(classes)}."
         )
     if not samples:
-        raise DataError(f"{path} has no image of {_listed(classes)}. Expected root/<class>/*.jpg, or a manifest.")
-
-
-def _notes_on_folders(found: Sequence[_Found], ignored: Sequence[str]) -> Iterator[str]:
-    outside = sorted(name for name in ignored if Path(name).suffix.lower() in EXTENSIONS)
-    if outside:
-        yield f"{_count(len(outside), 'image')} outside any class folder left out, for example {outside[0]}."
-    nested = sorted(f.path for f in found if f.path.count("/") > (1 if f.part is None else 2))
-    if nested:
-        yield f"{_count(len(nested), 'image')} in folders within a class folder, for example {nested[0]}."
+        raise DataError(f"{path} has no image of {listed(classes)}. Expected root/<class>/*.jpg, or a manifest.")
 
 
 def _notes_on_copies(samples: Sequence[Sample]) -> Iterator[str]:
@@ -341,13 +352,13 @@ def _notes_on_copies(samples: Sequence[Sample]) -> Iterator[str]:
     same = [group for group in by_hash.values() if len(group) > 1]
     if same:
         copies = sum(map(len, same)) - len(same)
-        yield f"{_count(copies, 'exact duplicate', 'exact duplicates')} of other images."
+        yield f"{counted(copies, 'exact duplicate', 'exact duplicates')} of other images."
     leaks = [group for group in same if len({s.part for s in group}) > 1]
     if leaks:
         first, *others = leaks[0]
         other = next(s for s in others if s.part != first.part)
         yield (
-            f"{_count(len(leaks), 'image is', 'images are')} in more than one part (a leak), "
+            f"{counted(len(leaks), 'image is', 'images are')} in more than one part (a leak), "
             f"for example {first.path} and {other.path}."
         )
     conflicts = [group for group in same if len({s.label for s in group}) > 1]
@@ -355,17 +366,6 @@ def _notes_on_copies(samples: Sequence[Sample]) -> Iterator[str]:
         first, *others = conflicts[0]
         other = next(s for s in others if s.label != first.label)
         yield (
-            f"{_count(len(conflicts), 'image has', 'images have')} more than one label, "
+            f"{counted(len(conflicts), 'image has', 'images have')} more than one label, "
             f"for example {first.path} and {other.path}."
         )
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _listed(items: Iterable[str], separator: str = ", ") -> str:
-    items = list(items)
-    return separator.join(items[:_SHOWN]) + (
-        f"{separator}and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    )

@@ -6,24 +6,40 @@ part; classes keep their proportions; the same data, fractions and seed give the
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from regraft.data.dataset import PARTS, Dataset, Part, Sample, Split
+from regraft.data.duplicates import Forest
+from regraft.data.manifest import PART_NAMES
 from regraft.errors import UsageError
 from regraft.files import csv_text, write_text
 
+#: The names of parts: train, val and test, or of folds.
+P = TypeVar("P", bound=str)
 
-def split(dataset: Dataset, *, train: float = 0.8, val: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
+
+def split(
+    dataset: Dataset,
+    *,
+    train: float = 0.8,
+    val: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+    keep: Split | Path | str | None = None,
+) -> Split:
     """Divide a data set, keeping the parts that it has.
 
     Data that comes in parts keeps them; a missing val or test part is taken from train, `val` or `test` of
-    all images that are in train. Otherwise all images are divided by the three fractions.
+    all images that are in train. Otherwise all images are divided by the three fractions. When images are added to a
+    class, few of the others change their part; with `keep`, none.
 
     Args:
         dataset: What `scan` returned.
@@ -31,9 +47,11 @@ def split(dataset: Dataset, *, train: float = 0.8, val: float = 0.1, test: float
         val: Fraction for val, 0 or more.
         test: Fraction for test, 0 or more. The three add up to 1.
         seed: Another seed, another split.
+        keep: An earlier split, or its `split.csv`: what was in it, by content or by path, stays in its part, and what
+            shows the same as something in it joins that.
 
     Raises:
-        UsageError: The fractions are negative or do not add up to 1.
+        UsageError: The fractions are negative or do not add up to 1, or `keep` is no split.
     """
     fractions: dict[Part, float] = {"train": train, "val": val, "test": test}
     if not (train > 0 <= min(val, test) and abs(train + val + test - 1) <= 1e-6):
@@ -42,12 +60,52 @@ def split(dataset: Dataset, *, train: float = 0.8, val: float = 0.1, test: float
         )
     given = {s.part for s in dataset.samples if s.part is not None}
     if not given:
-        return Split(_divided(dataset, dataset.samples, fractions, seed))
+        kept = {} if keep is None else _kept(dataset.samples, keep)
+        return Split(_divided(dataset, dataset.samples, fractions, seed, kept))
     missing = {part: fractions[part] for part in PARTS if part not in given and fractions[part] > 0}
     if not missing:
         return Split(dataset)
     pool = [s for s in dataset.samples if s.part == "train"]
-    return Split(_divided(dataset, pool, {"train": 1 - sum(missing.values()), **missing}, seed))
+    kept = (
+        {}
+        if keep is None
+        else {path: part for path, part in _kept(pool, keep).items() if part not in given - {"train"}}
+    )
+    return Split(_divided(dataset, pool, {"train": 1 - sum(missing.values()), **missing}, seed, kept))
+
+
+def folds(dataset: Dataset, k: int = 5, *, repeats: int = 1, seed: int = 0) -> Iterator[Split]:
+    """k-fold splits: every image is in test once for each repeat, and otherwise in train.
+
+    Args:
+        dataset: What `scan` returned; parts that it has do not count.
+        k: Number of folds, at least 2.
+        repeats: How often all of it is divided, each time otherwise.
+        seed: Another seed, other folds.
+
+    Yields:
+        k x repeats splits, repeat by repeat.
+
+    Raises:
+        UsageError: `k` is below 2 or above the number of images that may be divided, or `repeats` is below 1.
+    """
+    bundles = len(set(bundle_ids(dataset.samples).tolist()))
+    if not 2 <= k <= bundles or repeats < 1:
+        raise UsageError(
+            f"k={k}, repeats={repeats}; expected 2 to {bundles} folds (so many images that are not of one group or one "
+            "picture), and at least one repeat."
+        )
+    names = [str(i) for i in range(k)]
+    for repeat in range(repeats):
+        fold_of = dict(
+            _assign(dataset.samples, dict.fromkeys(names, 1 / k), f"{seed}/{repeat}" if repeat else seed, {})
+        )
+        for name in names:
+            yield Split(
+                dataset.with_samples(
+                    [replace(s, part="test" if fold_of[s.path] == name else "train") for s in dataset.samples]
+                )
+            )
 
 
 def write_split(path: Path, split: Split) -> None:
@@ -61,41 +119,100 @@ def split_text(split: Split) -> str:
     return csv_text(("path", "label", "part", "sha256"), rows)
 
 
-def _divided(dataset: Dataset, pool: Sequence[Sample], fractions: Mapping[Part, float], seed: int) -> Dataset:
-    assigned = dict(_assign(pool, fractions, seed))
+def _kept(pool: Sequence[Sample], keep: Split | Path | str) -> dict[str, Part]:
+    """The part of every sample that has one in an earlier split."""
+    if isinstance(keep, Split):
+        rows = [(s.path, s.sha256, str(s.part)) for s in keep.dataset.samples]
+    else:
+        rows = _read_split(Path(keep))
+    by_content = {sha256: part for _, sha256, part in rows if sha256}
+    by_path = {path: part for path, _, part in rows}
+    found = {s.path: by_content.get(s.sha256, by_path.get(s.path)) for s in pool}
+    return {path: PART_NAMES[part] for path, part in found.items() if part}
+
+
+def _read_split(path: Path) -> list[tuple[str, str, str]]:
+    """Path, SHA-256 (or nothing) and part of each row of a `split.csv`."""
+    path = path / "split.csv" if path.is_dir() else path
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(
+            f"{path} cannot be read: {error}. Expected a split.csv, or a folder that holds one."
+        ) from error
+    parts = [(row.get("part") or row.get("split") or "").lower() for row in rows]
+    if not rows or not all(row.get("path") for row in rows) or set(parts) - set(PART_NAMES):
+        raise UsageError(f"{path} is no split: expected the columns path and part (train, val, test), and sha256.")
+    return [(row["path"], row.get("sha256") or "", PART_NAMES[part]) for row, part in zip(rows, parts, strict=True)]
+
+
+def _divided(
+    dataset: Dataset, pool: Sequence[Sample], fractions: Mapping[Part, float], seed: int, kept: Mapping[str, Part]
+) -> Dataset:
+    assigned = dict(_assign(pool, fractions, seed, kept))
     return dataset.with_samples([replace(s, part=assigned.get(s.path, s.part)) for s in dataset.samples])
 
 
-def _assign(pool: Sequence[Sample], fractions: Mapping[Part, float], seed: int) -> Iterable[tuple[str, Part]]:
-    """Give each bundle to the part where it brings the classes nearest to their quotas, by least squares.
+def _assign(
+    pool: Sequence[Sample], fractions: Mapping[P, float], seed: int | str, kept: Mapping[str, P]
+) -> Iterator[tuple[str, P]]:
+    """Give each bundle a part.
 
-    Bundles go in order of size, then in an order drawn by the seed: large ones are placed while there is most
-    room, single images even out what they left. A class of single images meets its quotas exactly. When a
-    class has no more bundles than parts that still have none of it, these are served, in the order train,
-    val, test; every class is therefore in train.
+    First come bundles of several images, the large ones first, in an order drawn by the seed: each goes where it
+    brings the classes nearest to their quotas, by least squares. Then single images, in an order drawn by the seed,
+    fill the last part, then the one before it and so on: an image that is added moves the ends of the parts by one
+    at most, and a class of single images meets its quotas exactly. When a class has no more bundles than parts that
+    still have none of it, these are served from the first part on; every class is therefore in the first part.
+
+    Args:
+        pool: What is to be divided.
+        fractions: By part; the first one takes what is left over.
+        seed: Of the order.
+        kept: Parts of samples, by path, that are not to change.
     """
+    parts = list(fractions)
     quota = _quotas(Counter(s.label for s in pool), fractions)
-    taken: dict[str, Counter[Part]] = defaultdict(Counter)
-    bundles = _bundles(pool)
-    waiting = Counter(label for bundle in bundles for label in {s.label for s in bundle})
+    taken: dict[str, Counter[P]] = defaultdict(Counter)
+    free: list[list[Sample]] = []
+    for bundle in _bundles(pool):
+        held = [kept[s.path] for s in bundle if s.path in kept]
+        if not held:
+            free.append(bundle)
+            continue
+        for sample in bundle:  # an earlier split may have divided it
+            part = kept.get(sample.path, held[0])
+            taken[sample.label][part] += 1
+            yield sample.path, part
+    waiting = Counter(label for bundle in free for label in {s.label for s in bundle})
 
     def lot(bundle: Sequence[Sample]) -> tuple[int, bytes]:
         key = f"{seed}:{min(s.sha256 for s in bundle)}"  # no path: a data set that moves keeps its split
         return -len(bundle), hashlib.sha256(key.encode()).digest()
 
-    for bundle in sorted(bundles, key=lot):
+    single = False
+    for bundle in sorted(free, key=lot):
+        if len(bundle) == 1 and not single:
+            single = True
+            for label, count in waiting.items():
+                quota[label] = _within(count, quota[label], taken[label])
         labels = Counter(s.label for s in bundle)
 
-        def room(part: Part, labels: Counter[str] = labels) -> int:
+        def room(part: P, labels: Counter[str] = labels) -> int:
             # Adding c images to a lack d changes its square by c**2 - 2*c*d; only d differs between parts.
             return sum(count * (quota[label][part] - taken[label][part]) for label, count in labels.items())
 
-        bare: set[Part] = set()
+        bare: set[P] = set()
         for label in labels:
-            without = {part for part in fractions if quota[label][part] and not taken[label][part]}
+            without = {part for part in parts if quota[label][part] and not taken[label][part]}
             if len(without) >= waiting[label]:
                 bare |= without
-        part = min(bare, key=PARTS.index) if bare else max(fractions, key=room)
+        if bare:
+            part = min(bare, key=parts.index)
+        elif len(bundle) > 1:
+            part = max(parts, key=room)
+        else:
+            part = next((part for part in reversed(parts) if room(part) > 0), parts[0])
         for label, count in labels.items():
             taken[label][part] += count
             waiting[label] -= 1
@@ -103,54 +220,61 @@ def _assign(pool: Sequence[Sample], fractions: Mapping[Part, float], seed: int) 
             yield sample.path, part
 
 
-def _quotas(counts: Mapping[str, int], fractions: Mapping[Part, float]) -> dict[str, dict[Part, int]]:
-    """Whole numbers for each class, within one of the fractions; train gets at least one.
+def _quotas(counts: Mapping[str, int], fractions: Mapping[P, float]) -> dict[str, dict[P, int]]:
+    """Whole numbers for each class, within one of the fractions; the first part gets at least one.
 
     What rounding takes from a part in one class it gets back in the next, so that 50 classes of 5 images at
     0.8, 0.1 and 0.1 fill all three parts.
     """
+    parts = list(fractions)
     owed = dict.fromkeys(fractions, 0.0)
-    quotas: dict[str, dict[Part, int]] = {}
+    quotas: dict[str, dict[P, int]] = {}
     for label, count in sorted(counts.items()):
         exact = {part: count * fraction for part, fraction in fractions.items()}
         quota = {part: int(value + 1e-9) for part, value in exact.items()}
         rest = {part: exact[part] - quota[part] for part in fractions}
         # A part with nothing left over stays as it is, so that no class is more than one image off.
-        order = sorted(fractions, key=lambda part: (rest[part] < 1e-9, -rest[part] - owed[part], PARTS.index(part)))
+        order = sorted(fractions, key=lambda part: (rest[part] < 1e-9, -rest[part] - owed[part], parts.index(part)))
         for part in order[: count - sum(quota.values())]:
             quota[part] += 1
-        if quota["train"] == 0:
+        if quota[parts[0]] == 0:
             donor = max(quota, key=lambda part: quota[part] - exact[part])  # the one that gained most by rounding
             quota[donor] -= 1
-            quota["train"] = 1
+            quota[parts[0]] = 1
         for part in fractions:
             owed[part] += exact[part] - quota[part]
         quotas[label] = quota
     return quotas
 
 
+def _within(count: int, quota: Mapping[P, int], taken: Mapping[P, int]) -> dict[P, int]:
+    """Quotas that `count` more images meet: if bundles overfilled some parts, the others share what is left."""
+    lacks = {part: max(0, quota[part] - taken[part]) for part in quota}
+    total = sum(lacks.values())
+    if total <= count:
+        return dict(quota)
+    shares = {part: lack * count / total for part, lack in lacks.items()}
+    whole = {part: int(share) for part, share in shares.items()}
+    for part in sorted(shares, key=lambda part: whole[part] - shares[part])[: count - sum(whole.values())]:
+        whole[part] += 1
+    return {part: taken[part] + whole[part] for part in quota}
+
+
 def bundle_ids(samples: Sequence[Sample]) -> np.ndarray:
-    """The number of the bundle of each sample, int64 (N,): one group, or the same bytes, is one bundle."""
+    """The number of the bundle of each sample, int64 (N,): one group, or the same picture, is one bundle."""
     number = {s.path: i for i, bundle in enumerate(_bundles(samples)) for s in bundle}
     return np.array([number[s.path] for s in samples], dtype=np.int64)
 
 
 def _bundles(pool: Sequence[Sample]) -> list[list[Sample]]:
-    """Samples that must stay together: the same group or the same bytes, followed transitively."""
-    parent = list(range(len(pool)))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    """Samples that must stay together: one group, the same bytes or the same picture, followed transitively."""
+    sets = Forest(len(pool))
     first: dict[tuple[str, str], int] = {}
     for i, sample in enumerate(pool):
-        for kind, value in (("bytes", sample.sha256), ("group", sample.group)):
+        for kind, value in (("bytes", sample.sha256), ("group", sample.group), ("twins", sample.twins)):
             if value is not None:
-                parent[find(i)] = find(first.setdefault((kind, value), i))
+                sets.join(i, first.setdefault((kind, value), i))
     bundles: dict[int, list[Sample]] = defaultdict(list)
     for i, sample in enumerate(pool):
-        bundles[find(i)].append(sample)
+        bundles[sets.root(i)].append(sample)
     return list(bundles.values())

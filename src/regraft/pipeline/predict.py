@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from regraft.data.decode import ImageSource
-from regraft.data.scan import find_images
+from regraft.data.layout import find_images
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.inference import Prediction, one_or_many, predict_images

@@ -1,0 +1,131 @@
+"""What the folders say: which files are images, of which class, in which part.
+
+Enters: the top directory of a storage, `<class>/...` or `train|val|test/<class>/...`. Leaves: a `Layout`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from regraft.data.dataset import Part
+from regraft.data.decode import EXTENSIONS
+from regraft.data.manifest import PART_NAMES
+from regraft.data.storage import Directory, Folder
+from regraft.errors import DataError, counted
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image before it is read.
+
+    Attributes:
+        path: Its name in the storage.
+        label: Class name.
+        part: Where the data says so.
+        group: Where the data says so.
+    """
+
+    path: str
+    label: str
+    part: Part | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Images, classes and other files of a data set.
+
+    Attributes:
+        found: The images.
+        named: Part and name of every class that is named, also of those without an image.
+        ignored: Files that are no images by their ending, or in no class folder.
+        notes: What a person should know, in sentences.
+    """
+
+    found: list[Found]
+    named: set[tuple[Part | None, str]]
+    ignored: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_layout(top: Directory, name: str) -> Layout:
+    """Read classes and parts from the names of folders.
+
+    Args:
+        top: Of the storage.
+        name: Of the storage, for messages.
+
+    Raises:
+        DataError: Two folders are of the same part.
+        OSError: A folder cannot be read.
+    """
+    children = top.folders
+    parts = {i: PART_NAMES[child.name.lower()] for i, child in enumerate(children) if child.name.lower() in PART_NAMES}
+    # A class may be called "train": a part holds class folders, a class holds images.
+    holders = [part for i, part in parts.items() if children[i].folders]
+    has_parts = "train" in holders or (bool(holders) and len(parts) == len(children))
+    class_folders: list[tuple[Part | None, Directory]] = []
+    ignored = list(top.files)
+    if has_parts:
+        twice = [part for part, times in Counter(parts.values()).items() if times > 1]
+        if twice:
+            names = ", ".join(children[i].name for i, part in parts.items() if part in twice)
+            raise DataError(f"{name} has several folders for one part: {names}. Keep one of them.")
+        for i, child in enumerate(children):
+            if i in parts:
+                class_folders += [(parts[i], folder) for folder in child.folders]
+                ignored += child.files
+            else:
+                ignored += child.files_below
+    else:
+        class_folders = [(None, child) for child in children]
+    found: list[Found] = []
+    for part, folder in class_folders:
+        images, others = _divided(folder)
+        found += [Found(image, folder.name.strip(), part) for image in images]
+        ignored += others
+    return Layout(
+        found,
+        {(part, folder.name.strip()) for part, folder in class_folders},
+        ignored,
+        list(_notes(found, ignored)),
+    )
+
+
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All images below a folder by their endings, hidden and system files left out.
+
+    Returns:
+        (images, other files), each sorted.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    images, others = _divided(Folder(folder).top)
+    return [folder / name for name in images], [folder / name for name in others]
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is taken for an image, by its ending."""
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def _divided(folder: Directory) -> tuple[list[str], list[str]]:
+    """Images and other files below a folder."""
+    images: list[str] = []
+    others: list[str] = []
+    for name in folder.files_below:
+        (images if is_image(name) else others).append(name)
+    return images, others
+
+
+def _notes(found: list[Found], ignored: list[str]) -> Iterator[str]:
+    outside = sorted(name for name in ignored if is_image(name))
+    if outside:
+        yield f"{counted(len(outside), 'image')} outside any class folder left out, for example {outside[0]}."
+    nested = sorted(f.path for f in found if f.path.count("/") > (1 if f.part is None else 2))
+    if nested:
+        yield f"{counted(len(nested), 'image')} in folders within a class folder, for example {nested[0]}."
