@@ -87,6 +87,7 @@ class Dataset:
         max_pixels: The largest image that was read; whoever reads the images again must allow as much.
         storage: What holds the files; None: the folder `root`.
         pairs: Near duplicates; of images that show the same, enough pairs to join them all.
+        faults: Why it cannot be trained on, in sentences; only of a lenient scan, which raises no error for them.
     """
 
     root: Path
@@ -98,6 +99,7 @@ class Dataset:
     max_pixels: int = MAX_PIXELS
     storage: Storage | None = field(default=None, repr=False, compare=False)
     pairs: tuple[Pair, ...] = field(default=(), repr=False)
+    faults: tuple[str, ...] = ()
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

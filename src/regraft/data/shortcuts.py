@@ -1,0 +1,155 @@
+"""The shortcut alarm: can the label be guessed from what it should not depend on?
+
+Enters: samples. Leaves: for each property of the files, how well it alone gives the label away. A network finds such a
+shortcut too, and fails where it is missing.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from regraft.data.dataset import Sample
+
+#: Folds of the cross-validation, and into how many bins a number is sorted.
+_FOLDS, _BINS = 5, 24
+#: Values of a property that fewer samples have are taken together.
+_RARE = 5
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """How well a property gives the label away.
+
+    Attributes:
+        name: Of the property, such as `image size`.
+        accuracy: Mean over the classes of the share that is guessed right from the property alone, by 5-fold
+            cross-validation, 0 to 1.
+        chance: The same of blind guessing: 1 / classes.
+        visible: Whether the property follows from what a network sees, so that it may belong to the matter
+            (brightness, or how well an image can be compressed) and need not be an accident (file format).
+        examples: Values and the class that mostly has them, in words.
+    """
+
+    name: str
+    accuracy: float
+    chance: float
+    visible: bool
+    examples: tuple[str, ...]
+
+    @property
+    def strength(self) -> float:
+        """How far the accuracy is above chance: 0 at chance, 1 where every label is guessed."""
+        return max(0.0, (self.accuracy - self.chance) / (1 - self.chance))
+
+
+def measure_shortcuts(samples: Sequence[Sample], bundles: np.ndarray) -> list[Shortcut]:
+    """Guess the label of every sample from each property alone, by a table made from the other folds.
+
+    Args:
+        samples: Those with facts count.
+        bundles: Numbers of the bundles of samples that belong together, (N,); they are never divided between folds.
+
+    Returns:
+        The most telling first; none where there are fewer than two classes of at least ten bundles each.
+    """
+    kept = [i for i, sample in enumerate(samples) if sample.facts is not None]
+    samples, bundles = [samples[i] for i in kept], bundles[kept]
+    per_class = Counter(label for label, _ in {(s.label, int(b)) for s, b in zip(samples, bundles, strict=True)})
+    names = sorted(label for label, count in per_class.items() if count >= 2 * _FOLDS)
+    if len(names) < 2:
+        return []
+    kept = [i for i, sample in enumerate(samples) if sample.label in set(names)]
+    samples, bundles = [samples[i] for i in kept], bundles[kept]
+    labels = np.array([names.index(s.label) for s in samples])
+    order = np.random.default_rng(0).permutation(int(bundles.max()) + 1)
+    fold = order[bundles] % _FOLDS
+    found = []
+    for name, visible, value in _PROPERTIES:
+        values = [value(s) for s in samples]
+        codes, words = _sorted_into(values)
+        if len(words) < 2:
+            continue
+        accuracy = _accuracy(codes, labels, fold, len(words), len(names))
+        examples = _examples(codes, words, labels, names)
+        found.append(Shortcut(name, accuracy, 1 / len(names), visible, examples))
+    return sorted(found, key=lambda shortcut: -shortcut.accuracy)
+
+
+def _sorted_into(values: Sequence[str | float]) -> tuple[np.ndarray, list[str]]:
+    """The number of the bin of each value, int64 (N,), and what to call the bins."""
+    if isinstance(values[0], str):
+        counts = Counter(values)
+        words = sorted(str(value) for value, count in counts.items() if count >= _RARE)
+        index = {word: i for i, word in enumerate(words)}
+        codes = np.array([index.get(str(value), len(words)) for value in values])
+        return codes, [*words, "others"] if len(words) < len(counts) else words
+    numbers = np.array(values, dtype=np.float64)
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _BINS + 1)[1:-1]))
+    codes = np.searchsorted(edges, numbers, side="left")
+    ends = [f"{edge:.4g}" for edge in edges]
+    words = [f"to {ends[0]}", *(f"{a} to {b}" for a, b in pairwise(ends)), f"above {ends[-1]}"]
+    return codes, words if len(np.unique(codes)) > 1 else words[:1]
+
+
+def _accuracy(codes: np.ndarray, labels: np.ndarray, fold: np.ndarray, bins: int, classes: int) -> float:
+    """Balanced accuracy of the class that is most over-represented in a sample's bin in the other folds."""
+    right = np.zeros(classes)
+    for held_out in range(_FOLDS):
+        known = fold != held_out
+        table = np.zeros((bins, classes))
+        np.add.at(table, (codes[known], labels[known]), 1)
+        shares = table / np.maximum(table.sum(axis=0), 1)
+        guess = shares.argmax(axis=1)[codes[~known]]
+        right += np.bincount(labels[~known][guess == labels[~known]], minlength=classes)
+    return float((right / np.bincount(labels, minlength=classes)).mean())
+
+
+def _examples(codes: np.ndarray, words: Sequence[str], labels: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
+    """Of the commonest bins, the class that most of their samples have."""
+    found = []
+    for code, count in Counter(codes.tolist()).most_common(4):
+        label, times = Counter(labels[codes == code].tolist()).most_common(1)[0]
+        found.append(f"{words[code]}: {100 * times / count:.0f} % {names[label]} ({count:,} images)")
+    return tuple(found)
+
+
+def _pattern(sample: Sample) -> str:
+    """A file's name with its class, its numbers and made-up identifiers taken out."""
+    stem = unicodedata.normalize("NFC", PurePosixPath(sample.path).stem).lower()
+    stem = stem.replace(sample.label.lower(), "<class>")
+    stem = re.sub(r"(?<![a-z])(?=[0-9a-f-]*[0-9])[0-9a-f-]{8,}(?![a-z])", "*", stem)
+    return re.sub(r"\d+", "#", stem)
+
+
+def _of(name: str) -> Callable[[Sample], float]:
+    return lambda sample: float(getattr(sample.facts, name))
+
+
+def _facts(sample: Sample) -> tuple[int, int, int, str, str]:
+    assert sample.facts is not None  # those without were left out
+    facts = sample.facts
+    return facts.bytes, facts.width, facts.height, facts.format, facts.mode
+
+
+#: Name, whether a network sees it, and its value: a word or a number.
+_PROPERTIES: tuple[tuple[str, bool, Callable[[Sample], str] | Callable[[Sample], float]], ...] = (
+    ("image size", False, lambda s: "{1} x {2}".format(*_facts(s))),
+    ("number of pixels", False, lambda s: float(_facts(s)[1] * _facts(s)[2])),
+    ("aspect ratio", False, lambda s: _facts(s)[1] / _facts(s)[2]),
+    ("size of the file", True, lambda s: float(_facts(s)[0])),
+    ("bytes for each pixel (compression)", True, lambda s: _facts(s)[0] / (_facts(s)[1] * _facts(s)[2])),
+    ("file format", False, lambda s: _facts(s)[3]),
+    ("colour mode", False, lambda s: _facts(s)[4]),
+    ("file-name pattern", False, _pattern),
+    ("brightness", True, _of("brightness")),
+    ("contrast", True, _of("contrast")),
+    ("sharpness", True, _of("sharpness")),
+)
