@@ -36,6 +36,10 @@ class DataOptions:
         Field(ge=0, lt=1, description="share of the images for the test, where the data names no such part"),
     ] = 0.1
     on_bad: Annotated[OnBad, Field(description="unreadable images: skip (left out and listed) or error")] = "skip"
+    group_by: Annotated[
+        str,
+        Field(description="regular expression; images in whose paths it finds the same share a part; empty: none"),
+    ] = ""
 
 
 class Config(BaseModel):

@@ -71,9 +71,7 @@ class Table:
         self._refresh()
         numbers = np.array([self._of_name.get(name, -1) for name in names], dtype=np.int64)
         unseen = [int(i) for i in np.unique(numbers[numbers >= 0]) if int(i) not in self._good]
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            fine = list(pool.map(self._is_whole, unseen))
-        bad = [number for number, good in zip(unseen, fine, strict=True) if not good]
+        bad = self._damaged(unseen)
         self._good.update(set(unseen) - set(bad))
         for number in bad:
             self._of_name.pop(self._lines[number]["name"].tobytes(), None)
@@ -112,6 +110,23 @@ class Table:
             return np.empty((0, *self.shape), self.dtype)
         return np.array(self._mapped(len(numbers))[numbers])
 
+    def read_list(self) -> np.ndarray | None:
+        """All rows of a table that `write_list` made, (n, *shape); None without them, or if one is damaged."""
+        head = self.find([name_of("count")])
+        if head[0] < 0:
+            return None
+        count = int(self.read(head).flat[0])
+        numbers = self.find([name_of(i) for i in range(count)])
+        return None if (numbers < 0).any() else self.read(numbers)
+
+    def write_list(self, rows: np.ndarray) -> np.ndarray:
+        """Keep rows, (n, *shape), as a list; returns them."""
+        head = np.zeros((1, *self.shape), self.dtype)
+        head.flat[0] = len(rows)
+        # All at once, so that the count is never there without its rows.
+        self.append([name_of("count"), *(name_of(i) for i in range(len(rows)))], np.concatenate([head, rows]))
+        return rows
+
     def _mapped(self, reads: int) -> np.memmap[Any, Any]:
         self._read_bytes += reads * self.row_bytes
         if self._map is None or len(self._map) < len(self._lines) or self._read_bytes > _MAPPED:
@@ -133,10 +148,26 @@ class Table:
             for i, line in enumerate(new, start=known):
                 self._of_name[line["name"].tobytes()] = i
 
-    def _is_whole(self, number: int) -> bool:
-        with (self.folder / _ROWS).open("rb") as file:
-            file.seek(number * self.row_bytes)
-            return zlib.crc32(file.read(self.row_bytes)) == int(self._lines[number]["checksum"])
+    def _damaged(self, numbers: Sequence[int]) -> list[int]:
+        """Those of some rows whose checksum is wrong."""
+        if not numbers:
+            return []
+
+        def check(some: Sequence[int]) -> list[int]:
+            bad = []
+            with (self.folder / _ROWS).open("rb") as file:
+                for number in some:
+                    file.seek(number * self.row_bytes)
+                    if zlib.crc32(file.read(self.row_bytes)) != checksums[number]:
+                        bad.append(number)
+            return bad
+
+        checksums = self._lines["checksum"]
+        parts = min(len(numbers), os.cpu_count() or 1)
+        with ThreadPoolExecutor(parts) as pool:
+            return sorted(
+                number for bad in pool.map(check, [numbers[i::parts] for i in range(parts)]) for number in bad
+            )
 
 
 @dataclass(frozen=True)

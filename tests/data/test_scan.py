@@ -66,6 +66,11 @@ def test_a_folder_of_classes(images):
     assert scan(root, workers=1) == dataset
 
 
+def test_classes_have_the_order_of_keras_image_dataset_from_directory(images):
+    # Its folders are sorted as texts ("alphanumeric order"): a folder of class folders gives the same numbers there.
+    assert scan(images("2/a.png", "10/a.png", "b/a.png", "B/a.png")).classes == ("10", "2", "B", "b")
+
+
 @pytest.mark.parametrize(
     ("folders", "parts"),
     [
@@ -234,10 +239,10 @@ def message_of(path: Path, **options: Any) -> str:
 
 
 def test_a_missing_path_and_a_wrong_file(tmp_path):
-    with pytest.raises(UsageError, match=r"nowhere does not exist\. Expected a folder of labelled images, or a CSV"):
+    with pytest.raises(UsageError, match=r"nowhere does not exist\. Expected a folder of labelled images, a zip"):
         scan(tmp_path / "nowhere")
     (tmp_path / "a.txt").touch()
-    with pytest.raises(UsageError, match=r"a\.txt is a file\. Expected a folder of labelled images, or a manifest"):
+    with pytest.raises(UsageError, match=r"a\.txt is a file\. Expected a folder of labelled images, a zip"):
         scan(tmp_path / "a.txt")
 
 

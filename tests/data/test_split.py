@@ -12,7 +12,7 @@ from PIL import Image
 
 from regraft.data.dataset import PARTS, Dataset, Part, Sample, Split
 from regraft.data.scan import scan
-from regraft.data.split import bundle_ids, split, write_split
+from regraft.data.split import bundle_ids, fold_numbers, folds, split, write_split
 from regraft.errors import UsageError
 
 
@@ -38,13 +38,19 @@ def fractions(draw: st.DrawFn) -> dict[str, float]:
 
 @st.composite
 def datasets(draw: st.DrawFn) -> Dataset:
-    """Up to 60 samples of up to four classes, with groups and copies that run across classes."""
+    """Up to 60 samples of up to four classes, with groups, copies and near duplicates that run across classes."""
     count = draw(st.integers(1, 60))
     label = st.sampled_from("abcd")
     group = st.one_of(st.none(), st.sampled_from([f"g{i}" for i in range(12)]))
     copies = st.integers(0, 3 * count)
-    rows = draw(st.lists(st.tuples(label, group, copies), min_size=count, max_size=count))
-    return dataset_of([Sample(f"{i:03d}.png", *row[:1], str(row[2]), None, row[1]) for i, row in enumerate(rows)])
+    twins = st.one_of(st.none(), st.integers(0, 3 * count).map(str))
+    rows = draw(st.lists(st.tuples(label, group, copies, twins), min_size=count, max_size=count))
+    return dataset_of(
+        [
+            Sample(f"{i:03d}.png", label, str(content), None, group, twins=twins)
+            for i, (label, group, content, twins) in enumerate(rows)
+        ]
+    )
 
 
 @given(datasets(), fractions(), st.integers(0, 2**40))
@@ -57,12 +63,13 @@ def test_parts_are_disjoint_exhaustive_whole_and_repeatable(dataset, shares, see
     ]
     assert sum(sizes(parts)) == len(dataset)
     # Whole: no group and no image in two parts.
-    of_group, of_bytes = defaultdict(set), defaultdict(set)
+    of_group, of_bytes, of_twins = defaultdict(set), defaultdict(set), defaultdict(set)
     for sample in parts.dataset.samples:
         of_bytes[sample.sha256].add(sample.part)
+        of_twins[sample.twins or sample.path].add(sample.part)
         if sample.group is not None:
             of_group[sample.group].add(sample.part)
-    assert all(len(found) == 1 for found in (*of_group.values(), *of_bytes.values()))
+    assert all(len(found) == 1 for found in (*of_group.values(), *of_bytes.values(), *of_twins.values()))
     # Every class can be learnt, and a part of which nothing was asked is empty.
     assert {s.label for s in parts.train.samples} == set(dataset.classes)
     assert all(shares[part] > 0 for part in parts)
@@ -274,3 +281,99 @@ def test_bundle_ids_hold_groups_and_copies_together():
         Sample("4.png", "cat", "c", None, None),
     ]
     assert bundle_ids(samples).tolist() == [0, 0, 0, 1]
+
+
+@given(datasets(), datasets(), fractions(), st.integers(0, 1000))
+@settings(max_examples=150, deadline=None)
+def test_what_was_in_a_split_keeps_its_part_when_images_are_added(old, new, shares, seed):
+    before = split(old, **shares, seed=seed)
+    # The two know neither each other's groups nor pictures, except where these say so by a common name.
+    added = [
+        dataclasses.replace(s, path=f"new/{s.path}", sha256=f"n{s.sha256}", twins=s.twins and f"n{s.twins}")
+        for s in new.samples
+    ]
+    together = dataset_of([*old.samples, *added])
+    after = split(together, **shares, seed=seed, keep=before)
+    part_of = {s.path: s.part for s in after.dataset.samples}
+    assert all(part_of[s.path] == s.part for s in before.dataset.samples)
+    # What joins a group that was there joins its part.
+    group_part = {s.group: s.part for s in before.dataset.samples if s.group}
+    assert all(part_of[s.path] == group_part[s.group] for s in added if s.group in group_part)
+
+
+@given(st.integers(1, 300), st.integers(1, 100), fractions(), st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+def test_added_single_images_keep_the_classes_within_one_image(count, more, shares, seed):
+    before = split(dataset_of(images("cat", count)), **shares, seed=seed)
+    after = split(dataset_of(images("cat", count + more)), **shares, seed=seed, keep=before)
+    for size, part in zip(sizes(after), PARTS, strict=True):
+        assert abs(size - (count + more) * shares[part]) <= 2 + 1e-6  # rounding, before and after
+
+
+@given(st.integers(20, 300), fractions(), st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+def test_without_an_earlier_split_one_more_image_moves_two_at_most(count, shares, seed):
+    before = split(dataset_of(images("cat", count)), **shares, seed=seed)
+    after = split(dataset_of(images("cat", count + 1)), **shares, seed=seed)
+    part_of = {s.path: s.part for s in before.dataset.samples}
+    assert sum(part_of.get(s.path, s.part) != s.part for s in after.dataset.samples) <= 2
+
+
+def test_a_kept_split_is_read_from_its_file_by_content_or_path(tmp_path):
+    data = dataset_of(images("cat", 50))
+    before = split(data)
+    write_split(tmp_path / "split.csv", before)
+    moved = dataset_of([dataclasses.replace(s, path=f"elsewhere/{s.path}") for s in data.samples])
+    edited = dataset_of([dataclasses.replace(s, sha256=s.sha256[::-1]) for s in data.samples])
+    for changed in (moved, edited):
+        for keep in (tmp_path, tmp_path / "split.csv", str(tmp_path)):
+            after = split(changed, seed=7, keep=keep)
+            assert [s.part for s in after.dataset.samples] == [s.part for s in before.dataset.samples]
+    assert [s.part for s in split(data, seed=7).dataset.samples] != [s.part for s in before.dataset.samples]
+
+
+def test_given_parts_are_stronger_than_kept_ones():
+    old = split(dataset_of(images("cat", 20)))
+    data = dataset_of(
+        [dataclasses.replace(s, part="test" if i < 4 else "train") for i, s in enumerate(images("cat", 20))]
+    )
+    after = split(data, train=0.7, val=0.1, test=0.2, keep=old)
+    assert [s.part == "test" for s in after.dataset.samples] == [i < 4 for i in range(20)]
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "path,part\nx.png,neither\n", "path,part\n,train\n"])
+def test_what_is_no_split_is_refused(tmp_path, text):
+    (tmp_path / "split.csv").write_text(text)
+    with pytest.raises(UsageError, match="is no split: expected the columns path and part"):
+        split(dataset_of(images("cat", 5)), keep=tmp_path)
+    with pytest.raises(UsageError, match=r"nowhere.csv cannot be read"):
+        split(dataset_of(images("cat", 5)), keep=tmp_path / "nowhere.csv")
+
+
+@given(datasets(), st.integers(2, 6), st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+def test_every_image_is_held_out_once_in_each_repeat(dataset, k, seed):
+    bundles = bundle_ids(dataset.samples)
+    if len(set(bundles.tolist())) < k:
+        with pytest.raises(UsageError, match=f"k={k}; expected 2 to"):
+            list(folds(dataset, k, seed=seed))
+        return
+    held = Counter(s.path for fold in folds(dataset, k, repeats=2, seed=seed) for s in fold.test.samples)
+    assert set(held.values()) == {2}
+    assert len(held) == len(dataset)
+    numbers = fold_numbers(dataset, k, seed=seed)
+    assert all(len(set(numbers[bundles == b].tolist())) == 1 for b in set(bundles.tolist()))
+    assert set(numbers.tolist()) == set(range(k))
+
+
+def test_folds_are_stratified_and_repeats_differ():
+    dataset = dataset_of(images("cat", 50) + images("dog", 23))
+    parts = list(folds(dataset, 5, repeats=3))
+    assert len(parts) == 15
+    for fold in parts:
+        assert sizes(fold, "cat") == (40, 0, 10)
+        assert sizes(fold, "dog")[2] in (4, 5)
+    held = [frozenset(s.path for s in fold.test.samples) for fold in parts]
+    assert len(set(held)) == 15
+    with pytest.raises(UsageError, match="repeats=0"):
+        next(folds(dataset, repeats=0))

@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from regraft.cli import backbones, cache, config, demo, evaluate, predict, summary, train
+from regraft.cli import backbones, cache, clean, config, demo, evaluate, inspect, predict, split, summary, train
 from regraft.cli.output import fail
 from regraft.errors import RegraftError
 
@@ -27,7 +27,7 @@ app = typer.Typer(
         "where FOLDER holds one folder of images a class."
     ),
 )
-for verb in (demo, train, evaluate, predict, summary, backbones, config, cache):
+for verb in (demo, inspect, split, clean, train, evaluate, predict, summary, backbones, config, cache):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 

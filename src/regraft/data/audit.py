@@ -242,8 +242,9 @@ def _classes(dataset: Dataset, bundles: np.ndarray) -> Iterator[Finding]:
             f"{listed(f'{name} ({alone[name]})' for name in few)}.",
             "Add images; until then nothing measured for these classes means much.",
         )  # fmt: skip
-    most, least = max(counts, key=counts.__getitem__, default=""), min(counts, key=counts.__getitem__, default="")
-    if most and counts[least] and counts[most] / counts[least] >= _IMBALANCE:
+    filled = {name: count for name, count in counts.items() if count}
+    most, least = max(filled, key=counts.__getitem__, default=""), min(filled, key=counts.__getitem__, default="")
+    if filled and counts[most] / counts[least] >= _IMBALANCE:
         yield Finding(
             "imbalance", "warning",
             f"{most!r} has {counts[most] / counts[least]:.0f} times as many images as {least!r} "

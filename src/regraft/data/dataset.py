@@ -78,7 +78,7 @@ class Dataset:
     """Labelled images, their classes, and what was left out.
 
     Attributes:
-        root: Folder that the samples' paths are relative to.
+        root: What the samples' paths are relative to: a folder or file; a URL, without credentials, as text.
         samples: In a fixed order (sorted by path).
         classes: Class names in the order of the model's outputs: sorted by code point, once, here.
         bad: Files that could not be read.
@@ -90,7 +90,7 @@ class Dataset:
         faults: Why it cannot be trained on, in sentences; only of a lenient scan, which raises no error for them.
     """
 
-    root: Path
+    root: Path | str
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]
     bad: tuple[BadFile, ...] = ()
@@ -153,9 +153,17 @@ class Dataset:
         return f"Dataset({str(self.root)!r}, {len(self)} images, {len(self.classes)} classes{bad})"
 
     def source(self, sample: Sample) -> ImageSource:
-        """What the decoder reads for this sample."""
-        array = self._arrays.get(sample.path)
-        return (self.storage or Folder(self.root)).source(sample.path) if array is None else array
+        """What the decoder reads for this sample.
+
+        Raises:
+            ImageError: It is no file of its own, and can no longer be read.
+        """
+        if (array := self._arrays.get(sample.path)) is not None:
+            return array
+        try:
+            return (self.storage or Folder(Path(self.root))).source(sample.path)
+        except (OSError, ValueError) as error:
+            raise ImageError(str(getattr(error, "strerror", None) or error), sample.path) from error
 
     @property
     def labels(self) -> np.ndarray:

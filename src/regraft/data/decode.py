@@ -75,7 +75,7 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least:
         if at_least:
             image.draft(image.mode, (at_least, at_least))  # only a JPEG heeds it
         image.load()
-        return np.array(to_rgb(upright(image)))
+        return np.array(to_rgb(turned(image, orientation_of(image))))
 
 
 @contextmanager
@@ -115,10 +115,9 @@ def orientation_of(image: Image.Image) -> int:
         return 1
 
 
-def upright(image: Image.Image) -> Image.Image:
+def turned(image: Image.Image, orientation: int) -> Image.Image:
     """The image as its EXIF orientation wants it shown."""
     # Not ImageOps.exif_transpose: it writes the EXIF block anew, and fails on odd ones that cameras leave.
-    orientation = orientation_of(image)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 

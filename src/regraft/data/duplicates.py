@@ -9,12 +9,15 @@ is taken away: a fixed camera's pictures of a thousand bottles are no duplicates
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy.fft import dctn
-from scipy.ndimage import gaussian_filter
+from scipy.fft import dct
+from scipy.ndimage import gaussian_filter1d
 
 #: Changes whenever the same pictures would give other pairs.
 DUPLICATES_VERSION = 1
@@ -29,10 +32,14 @@ _COMMON = slice(16, 48)
 _FEWEST, _DRAWN = 64, 4096
 #: Cosine of descriptors from which on two images are laid over one another.
 _CANDIDATE = 0.7
-#: Candidates of one image that are tried, the most alike first.
-_TRIED = 16
+#: Candidates of one image that are tried, the most alike first: fewest and most, and of all images together.
+_TRIED, _TRIED_IN_ALL = (4, 16), 130_000
 #: Side of the square of low frequencies in a descriptor; the mean is left out.
 _FREQUENCIES = 8
+#: Candidates must also be alike, by so much, in the frequencies from the one to the other, or else chance made them.
+_COARSE, _FINE, _ALIKE = 4, 12, 0.55
+#: And so much when they are laid over one another roughly.
+_ROUGH = 0.8
 #: What is cut out of a picture to be found again in another: top, left, height, width as shares.
 _CUTS = np.array(
     [(0, 0, 1, 1), (0, 0, 0.95, 0.95), (0, 0.05, 0.95, 0.95), (0.05, 0, 0.95, 0.95), (0.05, 0.05, 0.95, 0.95),
@@ -44,11 +51,14 @@ _ALL = 4096
 _CELLS_TRIED = 16
 #: Grey values, of 255, that a picture must vary by between the two blurs, so that it shows anything.
 _VISIBLE = 1.0
-#: Pairs that are laid over one another at once.
-_BATCH = 128
+#: Pairs that are laid over one another at once, and how many times as many between two looks at what is joined.
+_BATCH, _AT_ONCE = 64, 4
 
 #: Gives grey pictures, uint8 (n, S, S), for image numbers, int64 (n,).
 Pictures = Callable[[np.ndarray], np.ndarray]
+
+#: Of a pair, the smaller number first: cosine, number of the cut (negative: of the second image), whether mirrored.
+_Candidates = dict[tuple[int, int], tuple[float, int, bool]]
 
 
 @dataclass(frozen=True)
@@ -87,28 +97,31 @@ def find_twins(
     count = len(sides)
     if count < 2:
         return []
-    best: dict[tuple[int, int], tuple[float, int, bool]] = {}
+    best: _Candidates = {}
     for first, second, likeness, cut, mirrored in _candidates(pictures, count):
         key = (first, second) if first < second else (second, first)
         if likeness > best.get(key, (0.0,))[0]:
             best[key] = (likeness, cut if key == (first, second) else -cut, mirrored)
-    queue = _most_alike(best)
+    queue = _roughly_same(pictures, _most_alike(_alike(pictures, best), count), best)
     common = _Common(pictures, count)
     twins: list[Twins] = []
     joined = Forest(count)
     done = 0
-    while done < len(queue):
-        # What is known to show the same by way of others need not be laid over one another.
-        chosen: list[tuple[int, int]] = []
-        while done < len(queue) and len(chosen) < _BATCH:
-            if joined.root(queue[done][0]) != joined.root(queue[done][1]):
-                chosen.append(queue[done])
-            done += 1
-        for twin in _same(pictures, sides, common, chosen, best):
-            twins.append(twin)
-            joined.join(twin.first, twin.second)
-        if progress:
-            progress(done, len(queue))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        while done < len(queue):
+            # What is known to show the same by way of others need not be laid over one another.
+            chosen: list[tuple[int, int]] = []
+            while done < len(queue) and len(chosen) < _AT_ONCE * _BATCH:
+                if joined.root(queue[done][0]) != joined.root(queue[done][1]):
+                    chosen.append(queue[done])
+                done += 1
+            batches = [chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)]
+            for same in pool.map(lambda batch: _same(pictures, sides, common, batch, best), batches):
+                for twin in same:
+                    twins.append(twin)
+                    joined.join(twin.first, twin.second)
+            if progress:
+                progress(done, len(queue))
     return sorted(twins, key=lambda t: (t.first, t.second))
 
 
@@ -136,28 +149,28 @@ class _Common:
     """What images like a certain one have in common."""
 
     def __init__(self, pictures: Pictures, count: int) -> None:
-        self.pictures = pictures
         drawn = np.arange(count)
         if count > _DRAWN:
             drawn = np.sort(np.random.default_rng(0).choice(count, _DRAWN, replace=False))
         self.drawn = drawn if count >= _FEWEST else np.empty(0, np.int64)
         self.known = _described(pictures, self.drawn)
+        self.standardised = _standardised(pictures(self.drawn).astype(np.float32))
 
     def of(self, pictures: np.ndarray) -> np.ndarray:
         """The mean of those like each picture, float32 (n, S, S); 0 where nothing is known."""
         means = np.zeros(pictures.shape, np.float32)
         if len(self.drawn):
-            likeness = _descriptors(pictures.astype(np.float32)) @ self.known.T
+            likeness = _descriptors(pictures) @ self.known.T
             first = np.argpartition(-likeness, _COMMON.stop, axis=1)[:, : _COMMON.stop]
             order = np.argsort(-np.take_along_axis(likeness, first, axis=1), axis=1, kind="stable")
             for mean, like in zip(means, np.take_along_axis(first, order, axis=1)[:, _COMMON], strict=True):
-                mean[:] = _standardised(self.pictures(self.drawn[np.sort(like)]).astype(np.float32)).mean(axis=0)
+                self.standardised[like].mean(axis=0, out=mean)
         return means
 
 
 def _described(pictures: Pictures, numbers: np.ndarray) -> np.ndarray:
-    parts = [_descriptors(pictures(numbers[i : i + 1024]).astype(np.float32)) for i in range(0, len(numbers), 1024)]
-    return np.concatenate(parts) if parts else np.empty((0, _FREQUENCIES**2 - 1), np.float32)
+    parts = [_descriptors(pictures(numbers[i : i + 1024])) for i in range(0, len(numbers), 1024)]
+    return np.concatenate(parts) if parts else np.empty((0, _FREQUENCIES**2), np.float32)
 
 
 def _same(
@@ -165,31 +178,75 @@ def _same(
     sides: np.ndarray,
     common: _Common,
     pairs: list[tuple[int, int]],
-    best: dict[tuple[int, int], tuple[float, int, bool]],
-) -> Iterator[Twins]:
+    best: _Candidates,
+) -> list[Twins]:
     """Those of some candidates that show the same."""
-    if not pairs:
-        return
-    numbers = np.array(pairs)
-    cuts = np.array([best[pair][1] for pair in pairs])
-    mirrored = np.array([best[pair][2] for pair in pairs])
-    swapped = cuts < 0  # the one that is cut comes first
-    whole, part = np.where(swapped, numbers[:, 1], numbers[:, 0]), np.where(swapped, numbers[:, 0], numbers[:, 1])
+    whole, part, cuts, mirrored = _sides(pairs, best)
     one, other = pictures(whole), pictures(part)
     other[mirrored] = other[mirrored][:, :, ::-1]
     side = np.minimum(sides[whole], sides[part])
-    likeness, own = overlay(one, other, _CUTS[np.abs(cuts)], side, common.of(one))
+    likeness, own = overlay(one, other, _CUTS[cuts], side, common.of(one))
     same = (likeness >= np.interp(side, *_NEAR)) & (own >= _OWN)
-    for i in np.flatnonzero(same):
-        yield Twins(*pairs[i], float(likeness[i]), bool(mirrored[i]))
+    return [Twins(*pairs[i], float(likeness[i]), bool(mirrored[i])) for i in np.flatnonzero(same)]
 
 
-def _most_alike(best: dict[tuple[int, int], tuple[float, int, bool]]) -> list[tuple[int, int]]:
+def _alike(pictures: Pictures, best: _Candidates) -> _Candidates:
+    """Those candidates that are alike in finer frequencies too."""
+    kept: _Candidates = {}
+    pairs = list(best)
+    for start in range(0, len(pairs), 1024):
+        some = pairs[start : start + 1024]
+        whole, part, cuts, mirrored = _sides(some, best)
+        other = pictures(part)
+        other[mirrored] = other[mirrored][:, :, ::-1]
+        fine = _descriptors(other, 0, _FINE)
+        one = np.empty_like(fine)
+        pictured = pictures(whole)
+        for cut in np.unique(cuts):
+            one[cuts == cut] = _descriptors(pictured[cuts == cut], int(cut), _FINE)
+        likeness = np.einsum("nf,nf->n", one, fine)
+        kept |= {some[i]: best[some[i]] for i in np.flatnonzero(likeness >= _ALIKE)}
+    return kept
+
+
+def _sides(
+    pairs: Sequence[tuple[int, int]], best: _Candidates
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each pair the one that is cut, the other, the number of the cut, and whether the other is mirrored."""
+    numbers = np.array(pairs)
+    cuts = np.array([best[pair][1] for pair in pairs])
+    mirrored = np.array([best[pair][2] for pair in pairs])
+    swapped = cuts < 0
+    whole, part = np.where(swapped, numbers[:, 1], numbers[:, 0]), np.where(swapped, numbers[:, 0], numbers[:, 1])
+    return whole, part, np.abs(cuts), mirrored
+
+
+def _roughly_same(pictures: Pictures, pairs: list[tuple[int, int]], best: _Candidates) -> list[tuple[int, int]]:
+    """Those of some candidates that are alike at half the size, after one step."""
+
+    def likeness(some: list[tuple[int, int]]) -> np.ndarray:
+        whole, part, cuts, mirrored = _sides(some, best)
+        one, other = pictures(whole), pictures(part)
+        other[mirrored] = other[mirrored][:, :, ::-1]
+        first, second = _halved(one.astype(np.float32)), _halved(other.astype(np.float32))
+        laid = _between(_warped(first, _placed(first, second, _CUTS[cuts], steps=1)), 0.75)[:, 2:-2, 2:-2]
+        seen = _between(second, 0.75)[:, 2:-2, 2:-2]
+        product, left, right = (np.einsum("nij,nij->n", a, b) for a, b in ((laid, seen), (laid, laid), (seen, seen)))
+        return np.asarray(product / np.sqrt(np.maximum(left * right, 1e-9)))
+
+    batches = [pairs[start : start + _BATCH] for start in range(0, len(pairs), _BATCH)]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        found = list(pool.map(likeness, batches))
+    return [pair for pair, value in zip(pairs, np.concatenate([[], *found]), strict=True) if value >= _ROUGH]
+
+
+def _most_alike(best: _Candidates, count: int) -> list[tuple[int, int]]:
     """Pairs that are among the most alike of either of their images, the most alike first."""
+    most = int(np.clip(_TRIED_IN_ALL // count, *_TRIED))
     tried: dict[int, int] = {}
     chosen = []
     for pair in sorted(best, key=lambda pair: (-best[pair][0], pair)):
-        if min(tried.get(i, 0) for i in pair) < _TRIED:
+        if min(tried.get(i, 0) for i in pair) < most:
             chosen.append(pair)
             for i in pair:
                 tried[i] = tried.get(i, 0) + 1
@@ -199,14 +256,11 @@ def _most_alike(best: dict[tuple[int, int], tuple[float, int, bool]]) -> list[tu
 def _candidates(pictures: Pictures, count: int) -> Iterator[tuple[int, int, float, int, bool]]:
     """First, second, cosine, number of the cut of the first, whether the second is mirrored."""
     views = [(cut, False) for cut in range(len(_CUTS))] + [(0, True)]
-    parts: list[list[np.ndarray]] = [[] for _ in views]
+    described = np.empty((len(views), count, _FREQUENCIES**2), np.float32)
     for start in range(0, count, 1024):
-        some = pictures(np.arange(start, min(start + 1024, count))).astype(np.float32)
-        for (cut, mirrored), part in zip(views, parts, strict=True):
-            turned = some[:, :, ::-1] if mirrored else some
-            cuts = np.repeat(_CUTS[[cut]], len(some), axis=0)
-            part.append(_descriptors(turned if cut == 0 else _warped(turned, cuts)))
-    described = [np.concatenate(part) for part in parts]
+        some = pictures(np.arange(start, min(start + 1024, count)))
+        for number, (cut, mirrored) in enumerate(views):
+            described[number, start : start + 1024] = _descriptors(some[:, :, ::-1] if mirrored else some, cut)
     whiten = _whitening(described[0])
     known = whiten(described[0])
     near = _Cells(known)
@@ -217,10 +271,27 @@ def _candidates(pictures: Pictures, count: int) -> Iterator[tuple[int, int, floa
                 yield first, second, likeness, cut, mirrored
 
 
-def _descriptors(pictures: np.ndarray) -> np.ndarray:
-    """Low frequencies of pictures, float32 (n, 63), of length 1; what shows nothing is 0."""
-    low = dctn(pictures, axes=(1, 2), norm="ortho")[:, :_FREQUENCIES, :_FREQUENCIES].reshape(len(pictures), -1)[:, 1:]
-    return np.asarray(low / np.maximum(np.linalg.norm(low, axis=1, keepdims=True), 1e-3), np.float32)
+def _descriptors(pictures: np.ndarray, cut: int = 0, frequencies: int = _FREQUENCIES) -> np.ndarray:
+    """Low frequencies (discrete cosine transform) of what lies in a cut of pictures (n, S, S), of length 1.
+
+    Returns:
+        float32 (n, frequencies**2); the mean is 0, and so is all of what shows nothing.
+    """
+    down, right = _transforms(pictures.shape[1], cut, frequencies)
+    low = np.asarray(down @ pictures.astype(np.float32) @ right.T)
+    low[:, 0, 0] = 0
+    if frequencies > _FREQUENCIES:
+        low[:, :_COARSE, :_COARSE] = 0
+    low = low.reshape(len(low), -1)
+    return np.asarray(low / np.maximum(np.linalg.norm(low, axis=1, keepdims=True), 1e-3))
+
+
+@cache
+def _transforms(size: int, cut: int, frequencies: int) -> tuple[np.ndarray, np.ndarray]:
+    """What takes pictures to the frequencies of a cut, down and to the right, float32 (frequencies, S)."""
+    waves = dct(np.eye(size, dtype=np.float32), axis=0, norm="ortho")[:frequencies]
+    down, right = _interpolations(_CUTS[[cut]], size)
+    return waves @ down[0], waves @ right[0]
 
 
 def _whitening(descriptors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -332,8 +403,15 @@ def overlay(
 
 
 def _between(pictures: np.ndarray, blur: float) -> np.ndarray:
-    fine, coarse = (gaussian_filter(pictures, (0, sigma, sigma)) for sigma in (blur, 3 * blur))
-    return np.asarray(fine - coarse)
+    """The difference of two Gaussian blurs of pictures (n, S, S)."""
+    fine, coarse = (_blurring(pictures.shape[1], sigma) for sigma in (blur, 3 * blur))
+    return np.asarray(fine @ pictures @ fine.T - coarse @ pictures @ coarse.T)
+
+
+@cache
+def _blurring(size: int, sigma: float) -> np.ndarray:
+    """The matrix of a Gaussian blur along one side, float32 (S, S)."""
+    return np.asarray(gaussian_filter1d(np.eye(size, dtype=np.float32), sigma, axis=0))
 
 
 def _halved(pictures: np.ndarray) -> np.ndarray:
@@ -352,13 +430,12 @@ def _placed(one: np.ndarray, other: np.ndarray, places: np.ndarray, *, steps: in
         down, right = np.gradient(laid, axis=(1, 2))
         down *= size / places[:, 2, None, None]
         right *= size / places[:, 3, None, None]
-        slopes = np.stack([down, right, down * along[:, None], right * along], axis=-1).reshape(count, -1, 4)
-        slopes -= slopes.mean(axis=1, keepdims=True)
-        turned = slopes.transpose(0, 2, 1)
-        square = turned @ slopes
+        slopes = np.stack([down, right, down * along[:, None], right * along], axis=1).reshape(count, 4, -1)
+        slopes -= slopes.mean(axis=2, keepdims=True)
+        square = slopes @ slopes.transpose(0, 2, 1)
         level = np.trace(square, axis1=1, axis2=2)[:, None, None] / 4
         square += ridge * (1e-3 * level + 1e-3)
-        step = np.linalg.solve(square, turned @ (target - laid).reshape(count, -1, 1))[:, :, 0]
+        step = np.linalg.solve(square, slopes @ (target - laid).reshape(count, -1, 1))[:, :, 0]
         places = places + np.clip(step, -0.03, 0.03)
         places[:, :2] = np.clip(places[:, :2], -0.2, 0.2)
         places[:, 2:] = np.clip(places[:, 2:], 0.8, 1.25)
@@ -372,16 +449,15 @@ def _standardised(pictures: np.ndarray) -> np.ndarray:
 
 def _warped(pictures: np.ndarray, places: np.ndarray) -> np.ndarray:
     """What lies in a cut of each picture, stretched to (n, S, S); beyond the edge its last pixels are repeated."""
-    count, size, _ = pictures.shape
-    steps = np.arange(size, dtype=np.float32) + 0.5
-    rows, columns = (
-        np.clip(places[:, i, None] * size + steps * places[:, i + 2, None] - 0.5, 0, size - 1.001) for i in (0, 1)
-    )
-    top, left = rows.astype(np.int64), columns.astype(np.int64)
-    down, right = (rows - top)[:, :, None].astype(np.float32), (columns - left)[:, None, :].astype(np.float32)
-    image = np.arange(count)[:, None]
-    bands = pictures[image, top] * (1 - down) + pictures[image, top + 1] * down
-    return np.asarray(
-        np.take_along_axis(bands, np.broadcast_to(left[:, None, :], bands.shape), axis=2) * (1 - right)
-        + np.take_along_axis(bands, np.broadcast_to(left[:, None, :] + 1, bands.shape), axis=2) * right
-    )
+    down, right = _interpolations(places, pictures.shape[1])
+    return np.asarray(down @ pictures @ right.transpose(0, 2, 1))
+
+
+def _interpolations(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Linear interpolation down and to the right, as matrices (n, S, S)."""
+    pixels = np.arange(size, dtype=np.float32)
+    matrices = []
+    for start, length in ((places[:, 0], places[:, 2]), (places[:, 1], places[:, 3])):
+        at = np.clip(size * start[:, None] + (pixels + 0.5) * length[:, None] - 0.5, 0, size - 1)
+        matrices.append(np.maximum(0, 1 - np.abs(at[:, :, None] - pixels)))
+    return matrices[0], matrices[1]

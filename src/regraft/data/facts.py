@@ -5,6 +5,7 @@ Enters: the bytes of an image file. Leaves: `Facts`, and a small grey picture by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from regraft.data.decode import MAX_PIXELS, opened, orientation_of, to_rgb, upright
+from regraft.data.decode import MAX_PIXELS, opened, orientation_of, to_rgb, turned
 
 #: Side of the grey picture, in pixels; sharpness is measured at twice that.
 THUMB = 64
@@ -58,6 +59,8 @@ RECORD = np.dtype([
     ("thumb", "u1", (THUMB, THUMB)),
 ])  # fmt: skip
 
+_LEVELS = np.arange(256) / 255.0
+
 
 def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read an image to its end, in the quickest way that finds out whether it can be decoded.
@@ -76,9 +79,12 @@ def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -
     with opened(source, max_pixels) as image:
         (width, height), mode, orientation = image.size, image.mode, orientation_of(image)
         animated = image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False)
-        image.draft(image.mode, (2 * THUMB, 2 * THUMB))
+        # Of a JPEG in colour the brightness alone is decoded.
+        image.draft("L" if mode == "RGB" else mode, (2 * THUMB, 2 * THUMB))
         image.load()
-        thumb, *measures = look(to_rgb(upright(image)))
+        thumb, *measures = look(image if image.mode == "L" else to_rgb(image))
+        if orientation > 1:
+            thumb = np.asarray(turned(Image.fromarray(thumb), orientation))
         if orientation >= 5:
             width, height = height, width
         record = np.zeros((), RECORD)
@@ -91,9 +97,12 @@ def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -
 def look(image: Image.Image) -> tuple[np.ndarray, float, float, float]:
     """The small grey picture, uint8 (THUMB, THUMB), brightness, contrast and sharpness of an image."""
     grey = image.convert("L").resize((2 * THUMB, 2 * THUMB), Image.Resampling.BILINEAR)
-    values = np.asarray(grey, np.float32) / 255.0
-    steps = np.abs(np.diff(values, axis=0)).mean() + np.abs(np.diff(values, axis=1)).mean()
-    return np.asarray(grey.reduce(2)), float(values.mean()), float(values.std()), float(steps / 2)
+    levels = np.array(grey.histogram(), np.float64) / (2 * THUMB) ** 2
+    brightness = float(levels @ _LEVELS)
+    contrast = math.sqrt(max(0.0, float(levels @ _LEVELS**2) - brightness**2))
+    values = np.asarray(grey).astype(np.int16)
+    steps = np.abs(values[1:] - values[:-1]).mean() + np.abs(values[:, 1:] - values[:, :-1]).mean()
+    return np.asarray(grey.reduce(2)), brightness, contrast, float(steps) / 2 / 255
 
 
 def facts_of(rows: np.ndarray) -> Iterator[Facts]:

@@ -5,14 +5,15 @@ Enters: the top directory of a storage, `<class>/...` or `train|val|test/<class>
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from regraft.data.dataset import Part
+from regraft.data.dataset import BadFile, Part
 from regraft.data.decode import EXTENSIONS
-from regraft.data.manifest import PART_NAMES
+from regraft.data.manifest import PART_NAMES, ManifestRow
 from regraft.data.storage import Directory, Folder
 from regraft.errors import DataError, counted
 
@@ -43,20 +44,29 @@ class Layout:
         named: Part and name of every class that is named, also of those without an image.
         ignored: Files that are no images by their ending, or in no class folder.
         notes: What a person should know, in sentences.
+        bad: Files that cannot be read, as is known before any is.
     """
 
     found: list[Found]
     named: set[tuple[Part | None, str]]
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    bad: list[BadFile] = field(default_factory=list)
+
+    def leave_out(self, images: Sequence[str], why: str) -> None:
+        """Ignore images, and say so."""
+        self.ignored.extend(images)
+        if images:
+            self.notes.append(f"{counted(len(images), 'image')} {why} left out, for example {images[0]}.")
 
 
-def read_layout(top: Directory, name: str) -> Layout:
+def read_layout(top: Directory, name: str, depth: int = 0) -> Layout:
     """Read classes and parts from the names of folders.
 
     Args:
-        top: Of the storage.
+        top: Of the storage, or a folder in it.
         name: Of the storage, for messages.
+        depth: How many folders of the storage are around `top`.
 
     Raises:
         DataError: Two folders are of the same part.
@@ -91,8 +101,53 @@ def read_layout(top: Directory, name: str) -> Layout:
         found,
         {(part, folder.name.strip()) for part, folder in class_folders},
         ignored,
-        list(_notes(found, ignored)),
+        list(_notes(found, ignored, depth)),
     )
+
+
+_MIXED = "some rows have a split and some have none. Fill the column for all or for none."
+
+
+def layout_of(rows: Iterable[Found | ManifestRow], name: str, mixed: str = _MIXED) -> Layout:
+    """The layout that a table tells.
+
+    Args:
+        rows: An image each.
+        name: Of the table, for messages.
+        mixed: What is said where some rows have a part and some have none.
+
+    Raises:
+        DataError: Some rows have a part and some have none.
+    """
+    found = [Found(row.path, row.label, row.part, row.group) for row in rows]
+    named = {(f.part, f.label) for f in found}
+    if len({part is None for part, _ in named}) > 1:
+        raise DataError(f"{name}: {mixed}")
+    return Layout(found, named)
+
+
+def part_of_shard(name: str) -> Part | None:
+    """The part that a file's name tells, such as `train-00000-of-00002.parquet`; else that of the folder around it."""
+    path = PurePosixPath(name)
+    words = [*re.split(r"[^a-z]+", path.name.lower()), path.parent.name.lower()]
+    return next((PART_NAMES[word] for word in words if word in PART_NAMES), None)
+
+
+def shards_in(top: Directory, suffixes: tuple[str, ...]) -> list[str]:
+    """Files with one of these endings, where a folder holds such files and no images.
+
+    They lie directly in it, or in folders for the parts, or it has one folder in which they do.
+    """
+    shards = [name for name in top.files if name.lower().endswith(suffixes)]
+    if any(is_image(name) for name in top.files):
+        return []
+    folders = top.folders
+    if shards or not folders:
+        return [] if folders else shards
+    if len(folders) > 1 and not all(folder.name.lower() in PART_NAMES for folder in folders):
+        return []
+    below = [[] if folder.folders else shards_in(folder, suffixes) for folder in folders]
+    return [name for names in below for name in names] if all(below) else []
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -122,10 +177,10 @@ def _divided(folder: Directory) -> tuple[list[str], list[str]]:
     return images, others
 
 
-def _notes(found: list[Found], ignored: list[str]) -> Iterator[str]:
+def _notes(found: list[Found], ignored: list[str], depth: int) -> Iterator[str]:
     outside = sorted(name for name in ignored if is_image(name))
     if outside:
         yield f"{counted(len(outside), 'image')} outside any class folder left out, for example {outside[0]}."
-    nested = sorted(f.path for f in found if f.path.count("/") > (1 if f.part is None else 2))
+    nested = sorted(f.path for f in found if f.path.count("/") > depth + (1 if f.part is None else 2))
     if nested:
         yield f"{counted(len(nested), 'image')} in folders within a class folder, for example {nested[0]}."

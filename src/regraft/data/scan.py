@@ -1,7 +1,7 @@
-"""Find the labelled images in a folder or a manifest.
+"""Find the labelled images in a folder, an archive, a table or remote storage.
 
-Enters: `root/train|val|test/<class>/`, `root/<class>/`, or a manifest. Leaves: a `Dataset`, every file of
-which was read and decoded once; whatever was left out is named with its reason.
+Enters: a path or URL, as `sources` opens it. Leaves: a `Dataset`, every file of which was read and decoded once;
+whatever was left out is named with its reason.
 """
 
 from __future__ import annotations
@@ -24,28 +24,35 @@ from regraft.data.dataset import PARTS, BadFile, Dataset, Pair, Part, Sample
 from regraft.data.decode import DECODER_VERSION, MAX_PIXELS
 from regraft.data.duplicates import DUPLICATES_VERSION, Forest, find_twins
 from regraft.data.facts import FACTS_VERSION, RECORD, THUMB, examine_image, facts_of
-from regraft.data.layout import Found, Layout, read_layout
-from regraft.data.manifest import SUFFIXES, read_manifest
+from regraft.data.groups import compile_pattern, group_by_pattern
+from regraft.data.layout import Found
+from regraft.data.sources import open_data
 from regraft.data.storage import Folder, Storage
+from regraft.data.urls import shown
 from regraft.errors import DataError, ImageError, UsageError, counted, listed
 from regraft.store import Store, Table, name_of
 
 OnBad = Literal["skip", "error"]
 Progress = Callable[[int, int], None]
 
-#: Files that are in memory at once.
-_CHUNK = 64
+#: Files that are in memory at once; larger ones than so many bytes are read again when they are examined.
+_CHUNK, _HELD = 64, 16 * 2**20
+#: Threads that read where a network is waited for.
+_CONNECTIONS = 16
 
 
 def scan(
     path: Path | str,
     *,
-    root: Path | None = None,
+    root: Path | str | None = None,
+    group_by: str = "",
+    remote: bool = False,
     on_bad: OnBad = "skip",
     classes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
     store: Store | None = None,
     twins: bool = True,
+    lenient: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
     compare: Progress | None = None,
@@ -53,36 +60,56 @@ def scan(
     """Find, hash and decode every labelled image.
 
     Args:
-        path: A folder `root/<class>/...`, a folder `root/train|val|test/<class>/...`, or a CSV or Parquet
-            manifest.
-        root: Folder that a manifest's relative paths start from; default: the manifest's own. With the data's
-            folder here, a run's `split.csv` can be read where it lies.
+        path: One of these:
+            a folder `root/<class>/...` or `root/train|val|test/<class>/...`;
+            a folder with `metadata.csv` or `.jsonl` (`file_name`, `label`, perhaps `split` and `group`);
+            a zip or tar archive with either of them in it;
+            a CSV or Parquet manifest (`path`, `label`, perhaps `split` and `group`);
+            a Parquet file with images (`image`, `label`, perhaps `split` and `group`), or a folder of them;
+            a tar in the WebDataset format, or a folder of them;
+            the URL of a folder or manifest, as text, such as `s3://bucket/photos` (the extra `remote`).
+        root: What a manifest's relative paths start from: a folder or anything else that `path` may be; default: the
+            manifest's own folder. With the data here, a run's `split.csv` can be read where it lies.
+        group_by: A regular expression; images in whose paths it finds the same are a group, which a split keeps
+            together. What counts is the pattern's group `group`, else all its groups, else all that it matches. Empty:
+            no groups but the data's own.
+        remote: Whether a manifest may name images elsewhere, by URLs; they are fetched for every reading.
         on_bad: `skip` leaves unreadable images out and lists them in `Dataset.bad`; `error` raises.
         classes: Of a model that exists: images of any of these classes, or of one alone, will do, and no
             others.
         max_pixels: Larger images count as unreadable.
         store: Where it is kept which contents are readable, so that they are not decoded again.
         twins: Whether near duplicates are looked for (`Dataset.pairs`), which a split then keeps together.
-        workers: Threads that read and decode; default: one a core.
+        lenient: Classes that cannot be trained on are kept in `Dataset.faults` and raise no error.
+        workers: Threads that read and decode; default: one a core, more where a network is waited for.
         progress: Called with (files done, files in all).
         compare: Called with (candidates compared, candidates in all) while near duplicates are looked for.
 
     Raises:
-        UsageError: `path` does not exist or is not one of the three forms; `on_bad` is neither word; a folder
-            has a `root`.
+        UsageError: `path` does not exist or is none of these; it is no manifest and has a `root`; a manifest names
+            images by URLs and `remote` is not set; `on_bad` is neither word; `group_by` is no regular expression, or
+            the data has groups of its own.
+        MissingExtraError: Parquet or a URL needs a package that is not installed.
         DataError: There is no class, one class, an empty class, a class in val or test that train does not
-            have, a folder that cannot be read, or (with `on_bad="error"`) an unreadable image.
+            have, a folder, archive or table that cannot be read, no path that `group_by` matches, or (with
+            `on_bad="error"`) an unreadable image.
     """
-    path = Path(path)
     if on_bad not in get_args(OnBad):
         raise UsageError(f"on_bad={on_bad!r}; expected skip or error.")
-    storage, root, layout = _opened(path, root)
-    found = sorted(layout.found, key=lambda f: f.path)
+    pattern = compile_pattern(group_by) if group_by else None
+    opened = open_data(path, root, remote=remote)
+    name, layout = shown(str(path)), opened.layout
+    found, notes = sorted(layout.found, key=lambda f: f.path), layout.notes
+    if pattern:
+        found, more = group_by_pattern(found, pattern)
+        notes = [*notes, *more]
     with ExitStack() as stack:
         if store is None:
             store = Store(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regraft-"))))
-        reader = _Reader(storage, root, max_pixels, store)
-        samples, rows, bad = reader.read(found, workers or os.cpu_count() or 1, progress)
+        reader = _Reader(opened.storage, opened.root, max_pixels, store)
+        threads = max(_CONNECTIONS if opened.is_remote else 1, os.cpu_count() or 1)
+        samples, rows, bad = reader.read(found, workers or threads, progress)
+        bad = sorted([*layout.bad, *bad], key=lambda b: b.path)
         pairs: tuple[Pair, ...] = ()
         if twins:
             samples, pairs = _with_twins(samples, rows, reader.facts, store, compare)
@@ -90,57 +117,37 @@ def scan(
     unreadable = f"{counted(len(bad), 'image')} cannot be read:\n  {reasons}"
     if bad and on_bad == "error":
         raise DataError(unreadable)
+    faults: tuple[str, ...] = ()
     try:
         if classes is None:
-            classes = _check_classes(path, samples, layout.named)
+            classes = _check_classes(name, samples, layout.named)
         else:
-            _check_known(path, samples, classes)
+            _check_known(name, samples, classes)
     except DataError as error:
-        if not bad:
-            raise
-        raise DataError(f"{error}\n{unreadable}") from None
+        if not lenient:
+            raise DataError(f"{error}\n{unreadable}") if bad else error from None
+        faults = (str(error),)
+        classes = sorted({label for _, label in layout.named} | {s.label for s in samples})
     return Dataset(
-        root,
+        opened.root,
         tuple(samples),
         tuple(classes),
         tuple(bad),
         tuple(sorted(layout.ignored)),
-        (*layout.notes, *_notes_on_copies(samples)),
+        (*notes, *_notes_on_copies(samples)),
         max_pixels,
-        storage,
+        opened.storage,
         pairs,
+        faults,
     )
-
-
-def _opened(path: Path, root: Path | None) -> tuple[Storage, Path, Layout]:
-    """What holds the files, where it is, and what is in it."""
-    if not path.exists():
-        raise UsageError(f"{path} does not exist. Expected a folder of labelled images, or a CSV or Parquet manifest.")
-    if path.is_dir():
-        if root is not None:
-            raise UsageError(f"{path} is a folder and its own root; root={root} is for manifests.")
-        storage = Folder(path)
-        try:
-            return storage, path, read_layout(storage.top, str(path))
-        except OSError as error:
-            raise DataError(
-                f"{error.filename or path}: {_reason(error)}. Expected a folder that you may read."
-            ) from error
-    if path.suffix.lower() in SUFFIXES:
-        root = root or path.parent
-        found = [Found(row.path, row.label, row.part, row.group) for row in read_manifest(path, root)]
-        named = {(f.part, f.label) for f in found}
-        if len({part is None for part, _ in named}) > 1:
-            raise DataError(f"{path}: some rows have a split and some have none. Fill the column for all or for none.")
-        return Folder(root), root, Layout(found, named)
-    raise UsageError(f"{path} is a file. Expected a folder of labelled images, or a manifest: .csv or .parquet.")
 
 
 class _Reader:
     """Reads, hashes and examines each file once; what the store knows of it already is taken from there."""
 
-    def __init__(self, storage: Storage, root: Path, max_pixels: int, store: Store) -> None:
-        self.storage, self.max_pixels, self.where = storage, max_pixels, str(root.absolute())
+    def __init__(self, storage: Storage, root: Path | str, max_pixels: int, store: Store) -> None:
+        self.storage, self.max_pixels = storage, max_pixels
+        self.where = str(root.absolute()) if isinstance(root, Path) else root
         key = {"decoder": DECODER_VERSION, "pillow": PIL.__version__, "max_pixels": max_pixels, "facts": FACTS_VERSION}
         self.hashes = store.table("hashes", {}, (32,), np.uint8)
         self.facts = store.table("facts", key, (RECORD.itemsize,), np.uint8)
@@ -170,7 +177,8 @@ class _Reader:
                     new = [(i, data) for i, (data, _) in zip(chunk, contents, strict=True) if rows[i] < 0]
                     records: dict[int, np.ndarray] = {}
                     done += len(chunk) - len(new)
-                    for (i, _), record in zip(new, pool.map(self._examined, [data for _, data in new]), strict=True):
+                    results = pool.map(self._examined, [found[i].path for i, _ in new], [data for _, data in new])
+                    for (i, _), record in zip(new, results, strict=True):
                         if isinstance(record, str):
                             reasons[i] = record
                         else:
@@ -222,21 +230,28 @@ class _Reader:
             values = np.stack([np.frombuffer(bytes.fromhex(digest), np.uint8) for _, digest in pairs])
             self.hashes.append([stamp for stamp, _ in pairs if stamp], values)
 
-    def _content(self, path: str) -> tuple[bytes | str, str]:
-        """The bytes, or why there are none, and their SHA-256."""
-        try:
-            data = self.storage.read(path)
-        except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
-            return _reason(error), ""
-        return data, hashlib.sha256(data).hexdigest()
+    def _content(self, path: str) -> tuple[bytes | str | None, str]:
+        """The bytes, None if they are many, or why there are none; and their SHA-256."""
+        data = self._read(path)
+        if isinstance(data, str):
+            return data, ""
+        return data if len(data) <= _HELD else None, hashlib.sha256(data).hexdigest()
 
-    def _examined(self, data: bytes | str) -> np.ndarray | str:
+    def _examined(self, path: str, data: bytes | str | None) -> np.ndarray | str:
+        data = self._read(path) if data is None else data
         if isinstance(data, str):
             return data
         try:
             return examine_image(data, max_pixels=self.max_pixels)
         except ImageError as error:
             return error.reason
+
+    def _read(self, path: str) -> bytes | str:
+        """The bytes, or why there are none."""
+        try:
+            return self.storage.read(path)
+        except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
+            return _reason(error)
 
 
 def _with_twins(
@@ -258,12 +273,12 @@ def _with_twins(
         (4,),
         np.float64,
     )
-    kept = _kept(known)
+    kept = known.read_list()
     if kept is None:
         found = find_twins(pictures, sides, progress=compare)
-        kept = np.array([(t.first, t.second, t.likeness, t.mirrored) for t in found], np.float64).reshape(-1, 4)
-        lines = np.concatenate([np.array([[len(kept), 0, 0, 0]], np.float64), kept])
-        known.append([name_of(i) for i in range(len(lines))], lines)
+        kept = known.write_list(
+            np.array([(t.first, t.second, t.likeness, t.mirrored) for t in found], np.float64).reshape(-1, 4)
+        )
     sets = Forest(len(numbers))
     for first, second, *_ in kept:
         sets.join(int(first), int(second))
@@ -278,21 +293,11 @@ def _with_twins(
     return marked, tuple(pairs)
 
 
-def _kept(known: Table) -> np.ndarray | None:
-    """Pairs that were found before, (n, 4); None if they were not, or not all of them are whole."""
-    first = known.find([name_of(0)])
-    if first[0] < 0:
-        return None
-    count = int(known.read(first)[0, 0])
-    rows = known.find([name_of(i) for i in range(1, count + 1)])
-    return None if (rows < 0).any() else known.read(rows)
-
-
 def _reason(error: OSError | ValueError) -> str:
     return str(getattr(error, "strerror", None) or error).lower()
 
 
-def _check_classes(path: Path, samples: Sequence[Sample], named: set[tuple[Part | None, str]]) -> tuple[str, ...]:
+def _check_classes(path: str, samples: Sequence[Sample], named: set[tuple[Part | None, str]]) -> tuple[str, ...]:
     """The sorted class names, or an error that says what is wrong with them."""
     counts: dict[Part | None, Counter[str]] = {}
     for sample in samples:
@@ -328,13 +333,14 @@ def _check_classes(path: Path, samples: Sequence[Sample], named: set[tuple[Part 
         )
     if len(in_train) == 1:
         (only,) = in_train
-        inner = Folder(path / only).top.folders if not parts and (path / only).is_dir() else []
-        hint = f" Did you mean {path / only}? It holds {listed(f.name for f in inner)}." if inner else ""
+        folder = Path(path) / only
+        inner = Folder(folder).top.folders if not parts and folder.is_dir() else []
+        hint = f" Did you mean {folder}? It holds {listed(f.name for f in inner)}." if inner else ""
         raise DataError(f"{path} has one class{where}, {only!r}; a classifier needs at least two.{hint}")
     return tuple(sorted(in_train))
 
 
-def _check_known(path: Path, samples: Sequence[Sample], classes: Sequence[str]) -> None:
+def _check_known(path: str, samples: Sequence[Sample], classes: Sequence[str]) -> None:
     unknown = sorted({s.label for s in samples} - set(classes))
     if unknown:
         raise DataError(

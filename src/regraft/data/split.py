@@ -87,25 +87,36 @@ def folds(dataset: Dataset, k: int = 5, *, repeats: int = 1, seed: int = 0) -> I
         k x repeats splits, repeat by repeat.
 
     Raises:
-        UsageError: `k` is below 2 or above the number of images that may be divided, or `repeats` is below 1.
+        UsageError: As `fold_numbers`, or `repeats` is below 1.
+    """
+    if repeats < 1:
+        raise UsageError(f"repeats={repeats}; expected at least 1.")
+    for repeat in range(repeats):
+        numbers = fold_numbers(dataset, k, seed=f"{seed}/{repeat}" if repeat else seed)
+        for number in range(k):
+            parts: list[Part] = ["test" if n == number else "train" for n in numbers]
+            yield Split(dataset.with_samples([replace(s, part=p) for s, p in zip(dataset.samples, parts, strict=True)]))
+
+
+def fold_numbers(dataset: Dataset, k: int = 5, *, seed: int | str = 0) -> np.ndarray:
+    """The number of the fold that each sample is in, int64 (N,), 0 to k - 1.
+
+    Folds are stratified, and what belongs together (one group, or the same picture) shares a fold.
+
+    Raises:
+        UsageError: `k` is below 2 or above the number of images that may be divided.
     """
     bundles = len(set(bundle_ids(dataset.samples).tolist()))
-    if not 2 <= k <= bundles or repeats < 1:
-        raise UsageError(
-            f"k={k}, repeats={repeats}; expected 2 to {bundles} folds (so many images that are not of one group or one "
-            "picture), and at least one repeat."
-        )
-    names = [str(i) for i in range(k)]
-    for repeat in range(repeats):
-        fold_of = dict(
-            _assign(dataset.samples, dict.fromkeys(names, 1 / k), f"{seed}/{repeat}" if repeat else seed, {})
-        )
-        for name in names:
-            yield Split(
-                dataset.with_samples(
-                    [replace(s, part="test" if fold_of[s.path] == name else "train") for s in dataset.samples]
-                )
-            )
+    if not 2 <= k <= bundles:
+        raise UsageError(f"k={k}; expected 2 to {bundles} folds: so many images may be divided.")
+    shares = {str(number): 1 / k for number in range(k)}
+    fold_of = dict(_assign(dataset.samples, shares, seed, {}, everywhere=False))
+    numbers = np.array([int(fold_of[s.path]) for s in dataset.samples], dtype=np.int64)
+    ids = bundle_ids(dataset.samples)
+    for empty in sorted(set(range(k)) - set(numbers.tolist())):  # few bundles, unlike in size
+        of_fold = [np.unique(ids[numbers == number]) for number in range(k)]
+        numbers[ids == max(of_fold, key=len)[-1]] = empty
+    return numbers
 
 
 def write_split(path: Path, split: Split) -> None:
@@ -155,7 +166,12 @@ def _divided(
 
 
 def _assign(
-    pool: Sequence[Sample], fractions: Mapping[P, float], seed: int | str, kept: Mapping[str, P]
+    pool: Sequence[Sample],
+    fractions: Mapping[P, float],
+    seed: int | str,
+    kept: Mapping[str, P],
+    *,
+    everywhere: bool = True,
 ) -> Iterator[tuple[str, P]]:
     """Give each bundle a part.
 
@@ -163,16 +179,17 @@ def _assign(
     brings the classes nearest to their quotas, by least squares. Then single images, in an order drawn by the seed,
     fill the last part, then the one before it and so on: an image that is added moves the ends of the parts by one
     at most, and a class of single images meets its quotas exactly. When a class has no more bundles than parts that
-    still have none of it, these are served from the first part on; every class is therefore in the first part.
+    still have none of it, these are served from the first part on.
 
     Args:
         pool: What is to be divided.
         fractions: By part; the first one takes what is left over.
         seed: Of the order.
         kept: Parts of samples, by path, that are not to change.
+        everywhere: Whether the first part has to have an image of every class.
     """
     parts = list(fractions)
-    quota = _quotas(Counter(s.label for s in pool), fractions)
+    quota = _quotas(Counter(s.label for s in pool), fractions, everywhere=everywhere)
     taken: dict[str, Counter[P]] = defaultdict(Counter)
     free: list[list[Sample]] = []
     for bundle in _bundles(pool):
@@ -180,8 +197,9 @@ def _assign(
         if not held:
             free.append(bundle)
             continue
-        for sample in bundle:  # an earlier split may have divided it
-            part = kept.get(sample.path, held[0])
+        of_group = {s.group: kept[s.path] for s in bundle if s.path in kept and s.group is not None}
+        for sample in bundle:  # what is new in it may join what was apart
+            part = kept.get(sample.path, of_group.get(sample.group or "", held[0]))
             taken[sample.label][part] += 1
             yield sample.path, part
     waiting = Counter(label for bundle in free for label in {s.label for s in bundle})
@@ -190,18 +208,13 @@ def _assign(
         key = f"{seed}:{min(s.sha256 for s in bundle)}"  # no path: a data set that moves keeps its split
         return -len(bundle), hashlib.sha256(key.encode()).digest()
 
-    single = False
+    def room(part: P, labels: Counter[str], aim: Mapping[str, Mapping[P, int]]) -> int:
+        # Adding c images to a lack d changes its square by c**2 - 2*c*d; only d differs between parts.
+        return sum(count * (aim[label][part] - taken[label][part]) for label, count in labels.items())
+
+    left: dict[str, dict[P, int]] = {}
     for bundle in sorted(free, key=lot):
-        if len(bundle) == 1 and not single:
-            single = True
-            for label, count in waiting.items():
-                quota[label] = _within(count, quota[label], taken[label])
         labels = Counter(s.label for s in bundle)
-
-        def room(part: P, labels: Counter[str] = labels) -> int:
-            # Adding c images to a lack d changes its square by c**2 - 2*c*d; only d differs between parts.
-            return sum(count * (quota[label][part] - taken[label][part]) for label, count in labels.items())
-
         bare: set[P] = set()
         for label in labels:
             without = {part for part in parts if quota[label][part] and not taken[label][part]}
@@ -210,9 +223,12 @@ def _assign(
         if bare:
             part = min(bare, key=parts.index)
         elif len(bundle) > 1:
-            part = max(parts, key=room)
+            rooms = [room(part, labels, quota) for part in parts]
+            part = parts[rooms.index(max(rooms))]
         else:
-            part = next((part for part in reversed(parts) if room(part) > 0), parts[0])
+            if not left:
+                left = {label: _within(count, quota[label], taken[label]) for label, count in waiting.items()}
+            part = next((part for part in reversed(parts) if room(part, labels, left) > 0), parts[0])
         for label, count in labels.items():
             taken[label][part] += count
             waiting[label] -= 1
@@ -220,8 +236,8 @@ def _assign(
             yield sample.path, part
 
 
-def _quotas(counts: Mapping[str, int], fractions: Mapping[P, float]) -> dict[str, dict[P, int]]:
-    """Whole numbers for each class, within one of the fractions; the first part gets at least one.
+def _quotas(counts: Mapping[str, int], fractions: Mapping[P, float], *, everywhere: bool) -> dict[str, dict[P, int]]:
+    """Whole numbers for each class, within one of the fractions; `everywhere`, the first part gets at least one.
 
     What rounding takes from a part in one class it gets back in the next, so that 50 classes of 5 images at
     0.8, 0.1 and 0.1 fill all three parts.
@@ -237,7 +253,7 @@ def _quotas(counts: Mapping[str, int], fractions: Mapping[P, float]) -> dict[str
         order = sorted(fractions, key=lambda part: (rest[part] < 1e-9, -rest[part] - owed[part], parts.index(part)))
         for part in order[: count - sum(quota.values())]:
             quota[part] += 1
-        if quota[parts[0]] == 0:
+        if everywhere and quota[parts[0]] == 0:
             donor = max(quota, key=lambda part: quota[part] - exact[part])  # the one that gained most by rounding
             quota[donor] -= 1
             quota[parts[0]] = 1

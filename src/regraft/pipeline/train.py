@@ -131,6 +131,7 @@ def _prepared(data: Path | str, config: Config, listener: Listener) -> tuple[Cla
     dataset = scan(
         data,
         on_bad=config.data.on_bad,
+        group_by=config.data.group_by,
         store=Store() if config.training.cache_gb else None,
         progress=lambda done, total: listener.work("scan", done, total, "images"),
     )

@@ -21,7 +21,7 @@ from regraft.data.pixels import Pixels
 from regraft.models.classifier import Classifier, Hidden
 from regraft.store import Store, Table, name_of
 from regraft.training.engine import Engine
-from regraft.training.hardware import has_room
+from regraft.training.hardware import autocast, has_room
 from regraft.training.progress import Listener
 
 _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
@@ -176,6 +176,31 @@ def run_prefix(
             listener.work(name, done, len(missing))
     rows = [Rows(table, found, precision) for table, found in zip(tables, numbers, strict=True)]
     return Activations(engine.boundary, *rows)
+
+
+def read_features(
+    model: Classifier, activations: Activations, views: int, precision: torch.dtype, listener: Listener
+) -> torch.Tensor:
+    """What the head reads of the first K views, float32 (K, N, F), in memory.
+
+    Args:
+        model: On the device that it is to run on.
+        activations: Of N images at any boundary.
+        views: K.
+        precision: Of the arithmetic.
+        listener: Told after each batch.
+    """
+    count, device = len(activations), model.mean.device
+    features = torch.empty(views, count, model.head.features)
+    model.eval()
+    with torch.inference_mode(), autocast(device, precision):
+        for view in range(views):
+            for start in range(0, count, 128):
+                batch = activations.batch(view, slice(start, start + 128)).to(device)
+                part = model.features_from(batch, activations.boundary)
+                features[view, start : start + 128] = part
+                listener.work("features", view * count + start + len(part), views * count, "for the head")
+    return features
 
 
 def row_bytes(model: Classifier, boundary: int, precision: torch.dtype) -> int:

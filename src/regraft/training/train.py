@@ -24,12 +24,12 @@ from regraft.models.checkpoint import versions
 from regraft.models.classifier import Classifier
 from regraft.store import Store
 from regraft.training.engine import EngineName, choose_engine, make_engine, openvino_version
-from regraft.training.hardware import autocast, choose_device, choose_precision
+from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.keeping import Keeper
 from regraft.training.loop import Batches, LiveViews, MirroredMaps, Phase, PhaseLoop, predict_logits
 from regraft.training.objective import Objective, balanced_weights, score
 from regraft.training.options import TrainingOptions
-from regraft.training.prefix import Activations, Rows, row_bytes, run_prefix
+from regraft.training.prefix import Activations, Rows, read_features, row_bytes, run_prefix
 from regraft.training.progress import Epoch, Listener, Silence
 from regraft.training.solver import Solution, solve_head
 from regraft.training.standing import read_standing, under, write_standing
@@ -342,18 +342,7 @@ class _Trainer:
         self._phase("head", options.head_epochs, options.head_lr, optimizer, Activations(end, Rows(features)), held)
 
     def _features(self, activations: Activations, views: int) -> torch.Tensor:
-        """What the head reads of some views, float32 (K, N, F), in memory."""
-        count = len(activations)
-        features = torch.empty(views, count, self.model.head.features)
-        self.model.eval()
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            for view in range(views):
-                for start in range(0, count, 128):
-                    batch = activations.batch(view, slice(start, start + 128)).to(self.device)
-                    part = self.model.features_from(batch, activations.boundary)
-                    features[view, start : start + 128] = part
-                    self.listener.work("features", view * count + start + len(part), views * count, "for the head")
-        return features
+        return read_features(self.model, activations, views, self.precision, self.listener)
 
     def _solve(self, features: torch.Tensor, val_features: torch.Tensor | None) -> None:
         solutions: list[Solution] = []

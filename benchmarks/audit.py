@@ -1,0 +1,80 @@
+"""How long `regraft inspect --no-labels` takes for many files, the first time and the second, and its memory.
+
+    python benchmarks/audit.py [--count 60000] [--side 200] [--folder FOLDER]
+
+The files are JPEGs in ten classes, each a blend of random cuts from two solar cells of the wheel `elpv-dataset`, so
+that no two are alike; made once if FOLDER is given. What is timed is the whole command in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from regraft.pipeline.demo import demo_images
+
+CLASSES = 10
+
+
+def write(folder: Path, side: int, cells: list[Path], number: int) -> None:
+    """One image, always the same for its number."""
+    rng = np.random.default_rng(number)
+    cuts = []
+    for cell in rng.choice(len(cells), 2, replace=False):
+        image = Image.open(cells[cell]).convert("RGB").rotate(float(rng.uniform(0, 360)), Image.Resampling.BILINEAR)
+        left, top = rng.integers(40, 120, 2).tolist()
+        length = int(rng.integers(90, 140))
+        cuts.append(image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + length, top + length)))
+    blend = Image.blend(cuts[0], cuts[1], float(rng.uniform(0.3, 0.7)))
+    blend.save(folder / f"class{number % CLASSES}" / f"{number:06d}.jpg", quality=85)
+
+
+def make(folder: Path, count: int, side: int) -> None:
+    """All images, on all cores."""
+    for number in range(CLASSES):
+        (folder / f"class{number}").mkdir(parents=True, exist_ok=True)
+    cells = sorted((demo_images() / "images").glob("*.png"))
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(partial(write, folder, side, cells), range(count), chunksize=500))
+
+
+def main() -> None:
+    """Make the files if need be, inspect them twice, print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=60_000)
+    parser.add_argument("--side", type=int, default=200)
+    parser.add_argument("--folder", type=Path, help="where the images are, or are to be kept")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary) / "images"
+        if not folder.exists():
+            make(folder, options.count, options.side)
+        command = [sys.executable, "-m", "regraft.cli", "inspect", str(folder), "--no-labels", "--json"]
+        command += ["--out", f"{temporary}/inspect.html"]
+        environment = os.environ | {"REGRAFT_CACHE": f"{temporary}/store"}
+        for which in ("first", "second"):
+            started = time.monotonic()
+            found = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+            seconds = time.monotonic() - started
+            facts = json.loads(found.stdout)
+            kinds = {finding["kind"]: len(finding["files"]) for finding in facts["findings"]}
+            print(f"{which}: {facts['statistics']['images']:,} images in {seconds:.1f} s; {kinds}", flush=True)
+        # Of the larger of the two.
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(f"peak memory {peak / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
