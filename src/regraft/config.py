@@ -40,6 +40,10 @@ class DataOptions:
         str,
         Field(description="regular expression; images in whose paths it finds the same share a part; empty: none"),
     ] = ""
+    keep_split: Annotated[
+        str,
+        Field(description="a split.csv or a run's folder; images that are in it keep their part; empty: none"),
+    ] = ""
 
 
 class Config(BaseModel):

@@ -400,8 +400,9 @@ def test_copies_leaks_and_conflicts_are_noted(images):
     dataset = scan(root)
     assert dataset.notes == (
         "4 exact duplicates of other images.",
-        "1 image is in more than one part (a leak), for example train/cat/1.png and val/cat/leak.png.",
-        "1 image has more than one label, for example train/cat/wrong.png and train/dog/1.png.",
+        "1 picture is in more than one part (a leak), for example train/cat/1.png and val/cat/leak.png.",
+        "1 picture has more than one label, for example train/cat/wrong.png and train/dog/1.png.",
+        "`regraft inspect` shows them.",
     )
     assert len(dataset) == 8  # noted, not removed
 

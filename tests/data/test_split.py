@@ -312,11 +312,11 @@ def test_added_single_images_keep_the_classes_within_one_image(count, more, shar
 
 @given(st.integers(20, 300), fractions(), st.integers(0, 1000))
 @settings(max_examples=100, deadline=None)
-def test_without_an_earlier_split_one_more_image_moves_two_at_most(count, shares, seed):
+def test_without_an_earlier_split_one_more_image_moves_three_at_most(count, shares, seed):
     before = split(dataset_of(images("cat", count)), **shares, seed=seed)
     after = split(dataset_of(images("cat", count + 1)), **shares, seed=seed)
     part_of = {s.path: s.part for s in before.dataset.samples}
-    assert sum(part_of.get(s.path, s.part) != s.part for s in after.dataset.samples) <= 2
+    assert sum(part_of.get(s.path, s.part) != s.part for s in after.dataset.samples) <= 3
 
 
 def test_a_kept_split_is_read_from_its_file_by_content_or_path(tmp_path):

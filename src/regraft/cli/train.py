@@ -39,6 +39,12 @@ def command(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     on_bad: Annotated[str | None, typer.Option(help="Unreadable images: skip or error.")] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Regular expression on the path: images with the same match are not divided.")
+    ] = None,
+    keep_split: Annotated[
+        Path | None, typer.Option(help="A split.csv or a run's folder, whose images keep their part.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; `regraft config` prints all of them.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -63,6 +69,8 @@ def command(
         "training.budget": None if budget is None else seconds_of(budget),
         "training.device": device,
         "data.on_bad": on_bad,
+        "data.group_by": group_by,
+        "data.keep_split": keep_split,
     }
     chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
     if (data is None) == (resume is None):

@@ -352,26 +352,30 @@ def _check_known(path: str, samples: Sequence[Sample], classes: Sequence[str]) -
 
 
 def _notes_on_copies(samples: Sequence[Sample]) -> Iterator[str]:
-    by_hash: dict[str, list[Sample]] = {}
+    copies = len(samples) - len({s.sha256 for s in samples})
+    if copies:
+        yield f"{counted(copies, 'exact duplicate')} of other images."
+    sets: dict[str, list[Sample]] = {}
     for sample in samples:
-        by_hash.setdefault(sample.sha256, []).append(sample)
-    same = [group for group in by_hash.values() if len(group) > 1]
-    if same:
-        copies = sum(map(len, same)) - len(same)
-        yield f"{counted(copies, 'exact duplicate', 'exact duplicates')} of other images."
-    leaks = [group for group in same if len({s.part for s in group}) > 1]
+        sets.setdefault(sample.twins or sample.sha256, []).append(sample)
+    near = sum(len({s.sha256 for s in same}) - 1 for same in sets.values())
+    if near:
+        yield f"{counted(near, 'image shows', 'images show')} nearly the same as others; a split keeps them together."
+    leaks = [same for same in sets.values() if len({s.part for s in same}) > 1]
     if leaks:
         first, *others = leaks[0]
         other = next(s for s in others if s.part != first.part)
         yield (
-            f"{counted(len(leaks), 'image is', 'images are')} in more than one part (a leak), "
+            f"{counted(len(leaks), 'picture is', 'pictures are')} in more than one part (a leak), "
             f"for example {first.path} and {other.path}."
         )
-    conflicts = [group for group in same if len({s.label for s in group}) > 1]
+    conflicts = [same for same in sets.values() if len({s.label for s in same}) > 1]
     if conflicts:
         first, *others = conflicts[0]
         other = next(s for s in others if s.label != first.label)
         yield (
-            f"{counted(len(conflicts), 'image has', 'images have')} more than one label, "
+            f"{counted(len(conflicts), 'picture has', 'pictures have')} more than one label, "
             f"for example {first.path} and {other.path}."
         )
+    if near or leaks or conflicts:
+        yield "`regraft inspect` shows them."

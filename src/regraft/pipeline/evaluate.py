@@ -63,7 +63,7 @@ def labelled(
         DataError: No image, or a label that the model does not know.
     """
     if isinstance(data, (Path, str)):
-        data = scan(data, on_bad=on_bad, classes=classifier.classes, progress=progress)
+        data = scan(data, on_bad=on_bad, classes=classifier.classes, twins=False, progress=progress)
     if isinstance(data, Split):
         data = data.dataset
     present = {s.part for s in data.samples}

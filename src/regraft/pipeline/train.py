@@ -134,6 +134,7 @@ def _prepared(data: Path | str, config: Config, listener: Listener) -> tuple[Cla
         group_by=config.data.group_by,
         store=Store() if config.training.cache_gb else None,
         progress=lambda done, total: listener.work("scan", done, total, "images"),
+        compare=lambda done, total: listener.work("near duplicates", done, total, "pairs"),
     )
     split = split_with(dataset, config)
     for note in (*dataset.notes, *_missing_parts(split, config)):
@@ -159,7 +160,14 @@ def _built(config: Config, split: Split, image_size: int) -> Classifier:
 def split_with(dataset: Dataset, config: Config) -> Split:
     """Split by the configuration's shares and seed."""
     val, test = config.data.val, config.data.test
-    return split_dataset(dataset, train=1 - val - test, val=val, test=test, seed=config.training.seed)
+    return split_dataset(
+        dataset,
+        train=1 - val - test,
+        val=val,
+        test=test,
+        seed=config.training.seed,
+        keep=config.data.keep_split or None,
+    )
 
 
 def train(
