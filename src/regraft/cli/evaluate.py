@@ -14,7 +14,7 @@ from regraft.cli.output import console, listening, print_json
 def command(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(help="Labelled images; default: the run's own test images, as predicted at its end."),
     ] = None,
     part: Annotated[

@@ -14,11 +14,11 @@ from regraft.errors import UsageError
 
 def command(
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             help=(
-                "A folder with one folder of images a class, one with train/val/test folders, "
-                "or a CSV or Parquet manifest."
+                "A folder with one folder of images a class, or one with train/val/test folders; a zip or tar archive; "
+                "a CSV or Parquet manifest; a Parquet file with images; or the URL of a folder or manifest."
             )
         ),
     ] = None,

@@ -31,6 +31,7 @@ from regraft.data.decode import decode_image
 from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split import split_text, write_split
+from regraft.data.urls import is_url, shown
 from regraft.errors import DataError, RunError, UsageError
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
@@ -83,8 +84,9 @@ def train_from(
     at_size = None if config.model.image_size else partial(_built, config, split)
     model, config, deadline = _planned(model, split, config, started, listener, at_size=at_size)
     # Only now, so that a folder for runs within the data is not taken for a class.
-    with _claimed(new_folder(out, Path(data).resolve().stem, config.model.backbone)) as path:
-        write_json(path / SOURCE, {"data": str(Path(data).resolve())})
+    where = shown(data) if isinstance(data, str) and is_url(data) else str(Path(data).resolve())
+    with _claimed(new_folder(out, Path(where).stem, config.model.backbone)) as path:
+        write_json(path / SOURCE, {"data": where})
         listener.note(f"Run: {path}. If it is stopped, `regraft train --resume {path}` goes on with it.")
         return _train(model, split, path, config, listener, deadline)
 
@@ -114,7 +116,7 @@ def resume(path: Path | str, *, listener: Listener | None = None) -> Run:
             listener.note(f"{path} is finished; nothing is left to do. Its result:")
             return Run(path)
         config = load_config(path / CONFIG)
-        data = Path(json.loads((path / SOURCE).read_text(encoding="utf-8"))["data"])
+        data = json.loads((path / SOURCE).read_text(encoding="utf-8"))["data"]
         model, split = _prepared(data, config, listener)
         if (path / SPLIT).is_file() and split_text(split) != (path / SPLIT).read_text(encoding="utf-8"):
             raise RunError(f"{data} has changed since {path} was begun. Train anew, with another --out.")
