@@ -18,16 +18,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from regraft.data.audit import Finding, Inspection
     from regraft.data.augmentation import Augmentation
     from regraft.data.dataset import BadFile, Dataset, Sample, Split
     from regraft.data.scan import scan
-    from regraft.data.split import split
+    from regraft.data.split import folds, split
     from regraft.errors import RegraftError
     from regraft.evaluation.metrics import Evaluation
     from regraft.evaluation.predictions import Predictions
     from regraft.models.classifier import Classifier, build
     from regraft.models.inference import Prediction
     from regraft.pipeline.evaluate import evaluate
+    from regraft.pipeline.inspect import inspect
     from regraft.pipeline.predict import predict
     from regraft.pipeline.run import Run, load
     from regraft.pipeline.train import train
@@ -40,6 +42,8 @@ _HOMES = {
     "Classifier": "regraft.models.classifier",
     "Dataset": "regraft.data.dataset",
     "Evaluation": "regraft.evaluation.metrics",
+    "Finding": "regraft.data.audit",
+    "Inspection": "regraft.data.audit",
     "Prediction": "regraft.models.inference",
     "Predictions": "regraft.evaluation.predictions",
     "RegraftError": "regraft.errors",
@@ -48,6 +52,8 @@ _HOMES = {
     "Split": "regraft.data.dataset",
     "build": "regraft.models.classifier",
     "evaluate": "regraft.pipeline.evaluate",
+    "folds": "regraft.data.split",
+    "inspect": "regraft.pipeline.inspect",
     "load": "regraft.pipeline.run",
     "predict": "regraft.pipeline.predict",
     "scan": "regraft.data.scan",
@@ -57,7 +63,9 @@ _HOMES = {
 
 __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "scan",
+    "inspect",
     "split",
+    "folds",
     "build",
     "train",
     "load",
@@ -68,6 +76,8 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "Classifier",
     "Dataset",
     "Evaluation",
+    "Finding",
+    "Inspection",
     "Prediction",
     "Predictions",
     "RegraftError",

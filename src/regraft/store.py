@@ -39,7 +39,8 @@ _MAPPED = 256 * 2**20
 
 def name_of(*parts: object) -> bytes:
     """A row's name: 16 bytes that differ wherever the parts do."""
-    return hashlib.blake2b(json.dumps([str(part) for part in parts]).encode(), digest_size=16).digest()
+    text = "\0".join(f"{len(part)}:{part}" for part in map(str, parts))  # no two lists of parts give the same
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 class Table:
@@ -65,6 +66,10 @@ class Table:
         self._map: np.memmap[Any, Any] | None = None
         self._read_bytes = 0
         self._refresh()
+
+    def __contains__(self, name: bytes) -> bool:
+        """Whether a row of this name was there at the last look; only `find` tells whether it is whole."""
+        return name in self._of_name
 
     def find(self, names: Sequence[bytes]) -> np.ndarray:
         """Row numbers of these names, int64 (N,); -1 where there is none, or where it is damaged."""

@@ -552,3 +552,15 @@ def test_examining_gives_the_size_and_finds_what_is_cut_off(photo, encode, tmp_p
         examine_image(data[: len(data) * 2 // 3])
     with pytest.raises(ImageError, match="more than 100 allowed"):
         examine_image(data, max_pixels=100)
+
+
+def test_what_examining_passes_can_be_decoded(encode, photo):
+    """A PNG whose pixels are broken is not let through because its EXIF block was asked for first."""
+    data = bytearray(encode(Image.fromarray(photo), "PNG"))
+    start = data.index(b"IDAT") + 4
+    data[start : start + 2] = b"\0\0"  # no zlib stream begins so
+    length = int.from_bytes(data[start - 8 : start - 4], "big")
+    data[start + length : start + length + 4] = zlib.crc32(data[start - 4 : start + length]).to_bytes(4, "big")
+    for act in (decode_image, examine_image):
+        with pytest.raises(ImageError, match="cannot be decoded"):
+            act(bytes(data))

@@ -77,11 +77,12 @@ def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -
     """
     size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     with opened(source, max_pixels) as image:
-        (width, height), mode, orientation = image.size, image.mode, orientation_of(image)
+        (width, height), mode = image.size, image.mode
         animated = image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False)
         # Of a JPEG in colour the brightness alone is decoded.
         image.draft("L" if mode == "RGB" else mode, (2 * THUMB, 2 * THUMB))
         image.load()
+        orientation = orientation_of(image)  # a PNG is loaded for it, and what is wrong with it would be swallowed
         thumb, *measures = look(image if image.mode == "L" else to_rgb(image))
         if orientation > 1:
             thumb = np.asarray(turned(Image.fromarray(thumb), orientation))

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from posixpath import splitext
 
 from regraft.data.dataset import BadFile, Part
 from regraft.data.decode import EXTENSIONS
@@ -165,7 +166,7 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def is_image(name: str) -> bool:
     """Whether a file is taken for an image, by its ending."""
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+    return splitext(name)[1].lower() in EXTENSIONS  # PurePosixPath takes a second for 60,000 names
 
 
 def _divided(folder: Directory) -> tuple[list[str], list[str]]:

@@ -35,8 +35,8 @@ from regraft.store import Store, Table, name_of
 OnBad = Literal["skip", "error"]
 Progress = Callable[[int, int], None]
 
-#: Files that are in memory at once; larger ones than so many bytes are read again when they are examined.
-_CHUNK, _HELD = 64, 16 * 2**20
+#: Records that wait to be kept, and files of one task at most.
+_CHUNK, _TASK = 256, 16
 #: Threads that read where a network is waited for.
 _CONNECTIONS = 16
 
@@ -166,35 +166,39 @@ class _Reader:
         if progress and done:
             progress(done, len(found))
         reasons: dict[int, str] = {}
+        # A task for a thread is several small files: one each would cost as much as reading it.
+        length = max(1, min(_TASK, len(missing) // (64 * workers)))
+        tasks = [missing[start : start + length].tolist() for start in range(0, len(missing), length)]
+        new: dict[int, np.ndarray] = {}
         with ThreadPoolExecutor(workers) as pool:
             try:
-                for start in range(0, len(missing), _CHUNK):
-                    chunk = missing[start : start + _CHUNK].tolist()
-                    contents = list(pool.map(self._content, [found[i].path for i in chunk]))
-                    for i, (_, digest) in zip(chunk, contents, strict=True):
+                answers = pool.map(lambda task: [self._looked_at(found[i].path) for i in task], tasks)
+                for task, answer in zip(tasks, answers, strict=True):
+                    for i, (digest, result) in zip(task, answer, strict=True):
                         digests[i] = digest
-                    rows[chunk] = self.facts.find([name_of(digests[i]) for i in chunk])
-                    new = [(i, data) for i, (data, _) in zip(chunk, contents, strict=True) if rows[i] < 0]
-                    records: dict[int, np.ndarray] = {}
-                    done += len(chunk) - len(new)
-                    results = pool.map(self._examined, [found[i].path for i, _ in new], [data for _, data in new])
-                    for (i, _), record in zip(new, results, strict=True):
-                        if isinstance(record, str):
-                            reasons[i] = record
-                        else:
-                            records[i] = record
+                        if isinstance(result, str):
+                            reasons[i] = result
+                        elif result is not None:
+                            new[i] = result
                         done += 1
                         if progress:
                             progress(done, len(found))
-                    if progress and not new:
-                        progress(done, len(found))
-                    if records:
-                        values = np.stack(list(records.values())).view(np.uint8).reshape(len(records), -1)
-                        rows[list(records)] = self.facts.append([name_of(digests[i]) for i in records], values)
-                    self._remember([(stamps[i], digests[i]) for i in chunk if i not in reasons])
+                    if len(new) >= _CHUNK:
+                        self._keep(new, rows, digests, stamps)
             except BaseException:  # Ctrl-C: the files that wait are not read
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        self._keep(new, rows, digests, stamps)
+        left = [i for i in missing.tolist() if rows[i] < 0 and i not in reasons]
+        rows[left] = self.facts.find([name_of(digests[i]) for i in left])
+        for i in left:  # what the store has under this content may be damaged
+            if rows[i] < 0:
+                result = self._examined(self._read(found[i].path))
+                if isinstance(result, str):
+                    reasons[i] = result
+                else:
+                    self._keep({i: result}, rows, digests, stamps)
+        self._remember([(stamps[i], digests[i]) for i in left if rows[i] >= 0])
         bad = [BadFile(found[i].path, reason) for i, reason in sorted(reasons.items())]
         good = np.flatnonzero(rows >= 0)
         samples: list[Sample] = []
@@ -230,15 +234,25 @@ class _Reader:
             values = np.stack([np.frombuffer(bytes.fromhex(digest), np.uint8) for _, digest in pairs])
             self.hashes.append([stamp for stamp, _ in pairs if stamp], values)
 
-    def _content(self, path: str) -> tuple[bytes | str | None, str]:
-        """The bytes, None if they are many, or why there are none; and their SHA-256."""
+    def _keep(
+        self, new: dict[int, np.ndarray], rows: np.ndarray, digests: Sequence[str], stamps: Sequence[bytes | None]
+    ) -> None:
+        """Put records into the store, and their numbers there into `rows`; `new` is emptied."""
+        if new:
+            values = np.stack(list(new.values())).view(np.uint8).reshape(len(new), -1)
+            rows[list(new)] = self.facts.append([name_of(digests[i]) for i in new], values)
+            self._remember([(stamps[i], digests[i]) for i in new])
+            new.clear()
+
+    def _looked_at(self, path: str) -> tuple[str, np.ndarray | str | None]:
+        """The SHA-256 of a file, and what examining it gave: a record, why there is none, or None if it is known."""
         data = self._read(path)
         if isinstance(data, str):
-            return data, ""
-        return data if len(data) <= _HELD else None, hashlib.sha256(data).hexdigest()
+            return "", data
+        digest = hashlib.sha256(data).hexdigest()
+        return digest, None if name_of(digest) in self.facts else self._examined(data)
 
-    def _examined(self, path: str, data: bytes | str | None) -> np.ndarray | str:
-        data = self._read(path) if data is None else data
+    def _examined(self, data: bytes | str) -> np.ndarray | str:
         if isinstance(data, str):
             return data
         try:
