@@ -10,9 +10,9 @@ import pytest
 import regraft
 
 FROZEN = [
-    "scan", "split", "build", "train", "load", "evaluate", "predict",
-    "Augmentation", "BadFile", "Classifier", "Dataset", "Evaluation", "Prediction", "Predictions", "RegraftError",
-    "Run", "Sample", "Split", "__version__",
+    "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict",
+    "Augmentation", "BadFile", "Classifier", "Dataset", "Evaluation", "Finding", "Inspection", "Prediction",
+    "Predictions", "RegraftError", "Run", "Sample", "Split", "__version__",
 ]  # fmt: skip
 
 

@@ -50,15 +50,26 @@ def command(
         for entry in entries:
             hours = (time.time() - entry.used) / 3600
             age = f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} days ago"
-            table.add_row(entry.kind, escape(_what(entry.key)), str(entry.rows), f"{entry.size / 1e6:.0f}", age)
+            table.add_row(
+                entry.kind, escape(_what(entry.kind, entry.key)), str(entry.rows), f"{entry.size / 1e6:.0f}", age
+            )
         screen.print(table)
     screen.print(escape(f"{total / 1e6:.0f} MB in {store.root}"))
     if entries and not prune:
         screen.print("regraft cache --prune removes it; nothing is lost but time.")
 
 
-def _what(key: Any) -> str:
-    if "backbone" in key:
+_PLAIN = {
+    "facts": "what reading each image told",
+    "hashes": "contents of files by their times",
+    "twins": "near duplicates of a data set",
+}
+
+
+def _what(kind: str, key: Any) -> str:
+    if "precision" in key:
         where = "features" if key["boundary"] == "head" else f"before {key['boundary']}"
         return f"{key['backbone']} {where}, {key['preprocessing']['size']} px, {key['precision']}"
-    return f"{key['size']} px, {key['resize']}" if "size" in key else "images that are readable"
+    if kind == "label_errors":
+        return f"labels judged by {key['backbone']}"
+    return f"{key['size']} px, {key['resize']}" if "size" in key else _PLAIN.get(kind, "")
