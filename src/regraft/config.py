@@ -44,6 +44,9 @@ class DataOptions:
         str,
         Field(description="a split.csv or a run's folder; images that are in it keep their part; empty: none"),
     ] = ""
+    remote: Annotated[
+        bool, Field(description="fetch images that a manifest names elsewhere, by URLs, for every reading of them")
+    ] = False
 
 
 class Config(BaseModel):

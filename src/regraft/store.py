@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,6 @@ _DESCRIPTION, _ROWS, _INDEX, _LOCK = "table.json", "rows.bin", "index.bin", ".lo
 #: Seconds for which a table counts as in use.
 _IN_USE = 3600.0
 _LINE = np.dtype([("name", "V16"), ("checksum", "<u4")])
-#: Bytes that a reader may have mapped before it lets go of them; else a large table would count as memory in use.
-_MAPPED = 256 * 2**20
 
 
 def name_of(*parts: object) -> bytes:
@@ -63,8 +63,6 @@ class Table:
         self._of_name: dict[bytes, int] = {}
         self._lines = np.empty(0, _LINE)
         self._good: set[int] = set()
-        self._map: np.memmap[Any, Any] | None = None
-        self._read_bytes = 0
         self._refresh()
 
     def __contains__(self, name: bytes) -> bool:
@@ -111,9 +109,14 @@ class Table:
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """A copy of some rows, (n, *shape)."""
-        if not numbers.size:
-            return np.empty((0, *self.shape), self.dtype)
-        return np.array(self._mapped(len(numbers))[numbers])
+        # Not by a memory map: of rows here and there the system maps so much around each that it seems memory in use.
+        rows = np.empty((len(numbers), *self.shape), self.dtype)
+        flat = rows.reshape(-1).view(np.uint8)
+        with (self.folder / _ROWS).open("rb", buffering=0) as file:
+            for start, end in _runs(numbers):
+                file.seek(int(numbers[start]) * self.row_bytes)
+                _read_into(file, flat[start * self.row_bytes : end * self.row_bytes])
+        return rows
 
     def read_list(self) -> np.ndarray | None:
         """All rows of a table that `write_list` made, (n, *shape); None without them, or if one is damaged."""
@@ -132,13 +135,6 @@ class Table:
         self.append([name_of("count"), *(name_of(i) for i in range(len(rows)))], np.concatenate([head, rows]))
         return rows
 
-    def _mapped(self, reads: int) -> np.memmap[Any, Any]:
-        self._read_bytes += reads * self.row_bytes
-        if self._map is None or len(self._map) < len(self._lines) or self._read_bytes > _MAPPED:
-            self._map = np.memmap(self.folder / _ROWS, self.dtype, "r", shape=(len(self._lines), *self.shape))
-            self._read_bytes = 0
-        return self._map
-
     def _refresh(self) -> None:
         """Take in the lines that this or another process has added."""
         known = len(self._lines)
@@ -150,8 +146,7 @@ class Table:
         if count:
             new = np.frombuffer(data[: count * _LINE.itemsize], _LINE)
             self._lines = np.concatenate([self._lines, new])
-            for i, line in enumerate(new, start=known):
-                self._of_name[line["name"].tobytes()] = i
+            self._of_name.update(zip(new["name"].tolist(), range(known, known + count), strict=True))
 
     def _damaged(self, numbers: Sequence[int]) -> list[int]:
         """Those of some rows whose checksum is wrong."""
@@ -173,6 +168,22 @@ class Table:
             return sorted(
                 number for bad in pool.map(check, [numbers[i::parts] for i in range(parts)]) for number in bad
             )
+
+
+def _runs(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Where runs of numbers that follow one another begin and end."""
+    ends = np.flatnonzero(np.diff(numbers) != 1) + 1
+    bounds = [0, *ends.tolist(), len(numbers)]
+    return pairwise(bounds) if len(numbers) else iter(())
+
+
+def _read_into(file: FileIO, data: np.ndarray) -> None:
+    done = 0
+    while done < len(data):
+        count = file.readinto(data[done:].data)
+        if not count:
+            raise OSError(f"{file.name} ends too early")
+        done += count
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,14 @@ def test_cache_shows_what_is_kept_and_prunes_it(
         assert words in shown
     value = json.loads(regraft("cache", "--json").stdout)
     assert sum(entry["bytes"] for entry in value["entries"]) == value["bytes"] > 0
-    assert {entry["kind"] for entry in value["entries"]} == {"hashes", "facts", "twins", "pixels", "activations"}
+    assert {entry["kind"] for entry in value["entries"]} == {
+        "hashes",
+        "facts",
+        "thumbs",
+        "twins",
+        "pixels",
+        "activations",
+    }
     count = len(value["entries"])
     assert f"Removed 0 of {count}" in regraft("cache", "--prune", "--keep-gb", "1").stdout
     assert f"Removed {count} of {count}" in regraft("cache", "--prune").stdout

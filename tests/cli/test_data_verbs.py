@@ -170,6 +170,22 @@ def test_split_of_files_of_one_name(tmp_path: Path) -> None:
     assert len(groups) == 3  # each group in one part
 
 
+def test_images_elsewhere_are_fetched_only_when_asked_for(cells: Path, tmp_path: Path) -> None:
+    files = [file for file in sorted(cells.rglob("*.png")) if file.name != "broken.png"]
+    lines = [f"{file.as_uri()},{file.parent.name}" for file in files]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["path,label", *lines]))
+    refused = regraft("inspect", manifest, "--no-labels", "--out", tmp_path / "page.html")
+    assert refused.returncode == 2
+    assert "--remote" in refused.stderr
+    done = regraft("inspect", manifest, "--no-labels", "--remote", "--out", tmp_path / "page.html", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["statistics"]["images"] == len(files) == 62
+    done = regraft("split", manifest, tmp_path / "parts", "--remote")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "parts").rglob("*.png"))) == 62
+
+
 def test_clean_writes_a_manifest_and_says_why(cells: Path, tmp_path: Path) -> None:
     before, out = contents(cells), tmp_path / "lists" / "clean.csv"
     done = regraft("clean", cells, "--drop", "duplicates,near_duplicates,truncated", "--out", out)

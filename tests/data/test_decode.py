@@ -527,7 +527,7 @@ def test_other_formats_are_decoded_whole(encode, large):
 
 
 def size_of(record):
-    return record["width"], record["height"]
+    return record["facts"]["width"], record["facts"]["height"]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regraft.data import scan as scan_module
+from regraft.data import examiners, reading
+from regraft.data.audit import audit
 from regraft.data.dataset import Dataset
 from regraft.data.decode import decode_image
 from regraft.data.facts import examine_image
@@ -158,6 +159,15 @@ def test_a_folder_name_loses_blanks_around_it_as_a_manifest_does(images):
     dataset = scan(images("cat /1.png", "dog/1.png"))
     assert dataset.classes == ("cat", "dog")
     assert paths(dataset) == ["cat /1.png", "dog/1.png"]
+
+
+def test_folders_that_differ_in_blanks_alone_are_not_made_one_without_a_word(images):
+    dataset = scan(images("cat /1.png", "cat/2.png", "dog/1.png"))
+    assert dataset.classes == ("cat", "cat ", "dog")
+    assert dataset.notes == ("The classes 'cat' and 'cat ' differ only in how they are spelled.",)
+    assert "class_names" in {finding.kind for finding in audit(dataset)}
+    parts = scan(images("p/train/cat /1.png", "p/train/dog/1.png", "p/val/cat/2.png") / "p")
+    assert parts.classes == ("cat", "dog")
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -401,7 +411,8 @@ def test_copies_leaks_and_conflicts_are_noted(images):
     assert dataset.notes == (
         "4 exact duplicates of other images.",
         "1 picture is in more than one part (a leak), for example train/cat/1.png and val/cat/leak.png.",
-        "1 picture has more than one label, for example train/cat/wrong.png and train/dog/1.png.",
+        "1 picture has more than one label (copies or near duplicates), "
+        "for example train/cat/wrong.png and train/dog/1.png.",
         "`regraft inspect` shows them.",
     )
     assert len(dataset) == 8  # noted, not removed
@@ -539,8 +550,8 @@ def test_an_interrupt_stops_the_pool(images, monkeypatch):
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scan_module, "ThreadPoolExecutor", Pool)
-    monkeypatch.setattr(scan_module, "examine_image", examine)
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(examiners, "examine_image", examine)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         scan(root, workers=2, progress=interrupt)
@@ -570,7 +581,7 @@ def test_what_was_readable_once_is_not_decoded_again(images, tmp_path, monkeypat
         examined.append(data)
         return examine_image(data, **options)
 
-    monkeypatch.setattr(scan_module, "examine_image", examine)
+    monkeypatch.setattr(examiners, "examine_image", examine)
     assert scan(root, store=store) == first
     assert examined == [b"none"]
     (root / "a/1.png").write_bytes((root / "a/1.png").read_bytes()[:40])  # other content is another image

@@ -20,8 +20,8 @@ from regraft.data.facts import Facts
 from regraft.data.scan import scan
 from regraft.errors import ImageError
 from regraft.evaluation.names import one_line, shorten
+from regraft.report import gallery, style
 from regraft.report import inspection as page_module
-from regraft.report import style
 from regraft.report.inspection import write_page
 
 VOID = {"img", "link", "meta", "wbr"}
@@ -250,7 +250,7 @@ def test_sets_show_what_differs(tmp_path: Path) -> None:
     finding = Finding("conflict", "error", "t", "a", (tuple(paths),), ("nearly the same picture",))
     page = page_of(Inspection(dataset, (finding,)), tmp_path)
     tags = [e.text for e in page.all("span", "tag differs")]
-    assert len(tags) == page_module.OF_A_SET
+    assert len(tags) == gallery.OF_A_SET
     assert tags.count("dog") == 2
     assert [e.text for e in page.all("summary")] == ["12 more of this set"]
 
@@ -337,14 +337,14 @@ def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     files = (("0", "1"), ("0", "2"))
     findings = tuple(Finding(kind, "error", "t", "a", files, ("", "")) for kind in ("leak", "conflict"))
     read, lock, seen = Counter[int](), threading.Lock(), list[tuple[int, int]]()
-    decode = page_module.decode_image
+    decode = gallery.decode_image
 
     def counting(source: np.ndarray, **more: int) -> np.ndarray:
         with lock:
             read[id(source)] += 1
         return decode(source, **more)
 
-    monkeypatch.setattr(page_module, "decode_image", counting)
+    monkeypatch.setattr(gallery, "decode_image", counting)
     write_page(Inspection(dataset, findings), tmp_path / "page.html", progress=lambda *numbers: seen.append(numbers))
     assert set(read.values()) == {1}
     assert seen == [(i, 30) for i in range(1, 31)]
@@ -354,7 +354,7 @@ def test_an_unforeseen_error_is_raised(tmp_path: Path, monkeypatch: pytest.Monke
     def failing(source: np.ndarray, **more: int) -> np.ndarray:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(page_module, "decode_image", failing)
+    monkeypatch.setattr(gallery, "decode_image", failing)
     with pytest.raises(ZeroDivisionError):
         write_page(Inspection(in_memory(["1", "2"], ["a", "b"]), ()), tmp_path / "page.html")
     assert not list(tmp_path.iterdir())
@@ -380,11 +380,11 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Page:
 def test_a_big_data_set_makes_no_big_page(big: Page) -> None:
     assert len(big.source) < 8_000_000
     articles = big.all("article", "finding")
-    assert len(articles) == page_module.FINDINGS
+    assert len(articles) == gallery.FINDINGS
     pictures = len(big.all("figcaption")) - len(big.all("figure", "mean")) - len(big.all("svg", "chart"))
-    assert pictures == page_module.IN_FINDINGS
-    assert len(big.all("div", "class")) == page_module.CLASSES
-    assert len(big.all("tr")) < page_module.CLASSES + page_module.ROWS + 30
+    assert pictures == gallery.IN_FINDINGS
+    assert len(big.all("div", "class")) == gallery.CLASSES
+    assert len(big.all("tr")) < gallery.CLASSES + page_module.ROWS + 30
     text = big.one("main").text
     for left in ("2,888 more; ", "5,776 more; ", "132 more findings", "460 more classes", "300 more; "):
         assert f"and {left}" in text
@@ -394,7 +394,7 @@ def test_a_big_data_set_makes_no_big_page(big: Page) -> None:
 
 def test_when_the_page_is_full_no_more_pictures_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = in_memory([f"{i}" for i in range(12)], ["a", "b"] * 6)
-    monkeypatch.setattr(page_module, "ROOM", 3000)
+    monkeypatch.setattr(gallery, "ROOM", 3000)
     page = page_of(Inspection(dataset, ()), tmp_path)
     sources = [e.attributes["src"] for e in page.all("img") if "Mean" not in e.attributes["alt"]]
     assert 0 < sum(map(len, sources)) <= 3000
@@ -411,8 +411,8 @@ def test_thumbnails_are_small_and_keep_their_shape(tmp_path: Path) -> None:
         (tmp_path / "thumb.jpg").write_bytes(data)
         with Image.open(tmp_path / "thumb.jpg") as image:
             sizes.append(image.size)
-    mean = (page_module.MEAN, page_module.MEAN)
-    assert sizes == [mean, (page_module.THUMB, 3), mean, (1, 1)]
+    mean = (gallery.MEAN, gallery.MEAN)
+    assert sizes == [mean, (gallery.THUMB, 3), mean, (1, 1)]
 
 
 def with_facts(count: int, sizes: np.ndarray) -> Dataset:

@@ -61,6 +61,7 @@ def command(
 
 _PLAIN = {
     "facts": "what reading each image told",
+    "thumbs": "a small picture of each image",
     "hashes": "contents of files by their times",
     "twins": "near duplicates of a data set",
 }

@@ -24,6 +24,9 @@ def command(
     csv: Annotated[Path | None, typer.Option(help="Write the predictions of every image to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the confusion matrix into this PNG.")] = None,
     on_bad: Annotated[str, typer.Option(help="Unreadable images: skip or error.")] = "skip",
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Fetch images that a manifest names elsewhere, by URLs.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Accuracy with its interval, the classification report and the confusion matrix."""
@@ -56,6 +59,7 @@ def command(
                 loaded.classifier,
                 part,
                 on_bad=on_bad,
+                remote=remote,
                 progress=lambda done, total: listener.work("scan", done, total, "images"),
             )
             predictions = predict_dataset(

@@ -34,6 +34,9 @@ def command(
     group_by: Annotated[
         str, typer.Option(help="Regular expression on the path: images with the same match belong together.")
     ] = "",
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Fetch images that a manifest names elsewhere, by URLs.")
+    ] = False,
     fail_on: Annotated[
         str | None, typer.Option(help="Leave with exit code 1 if there is a finding of this severity or a graver one.")
     ] = None,
@@ -53,8 +56,9 @@ def command(
         from regraft.pipeline.inspect import inspect
     with listening(screen) as listener:
         inspection = inspect(
-            data, labels=labels, backbone=backbone, weights=weights, group_by=group_by, listener=listener
-        )
+            data, labels=labels, backbone=backbone, weights=weights, group_by=group_by, remote=remote,
+            listener=listener,
+        )  # fmt: skip
         from regraft.report.inspection import write_page
 
         write_page(inspection, out, progress=lambda done, total: listener.work("page", done, total, "pictures"))

@@ -25,6 +25,9 @@ def command(
     group_by: Annotated[
         str, typer.Option(help="Regular expression on the path: images with the same match are not divided.")
     ] = "",
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Fetch images that a manifest names elsewhere, by URLs.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what went where as JSON.")] = False,
 ) -> None:
     """Copy labelled images into DST/train|val|test/CLASS; near duplicates and groups are never divided."""
@@ -34,7 +37,7 @@ def command(
     with listening(screen) as listener:
         parts = split_into(
             source, target, train=train, val=val, test=test, seed=seed, link=link, keep=keep, group_by=group_by,
-            listener=listener,
+            remote=remote, listener=listener,
         )  # fmt: skip
     bad = parts.dataset.bad
     if json:

@@ -42,6 +42,9 @@ def command(
     group_by: Annotated[
         str | None, typer.Option(help="Regular expression on the path: images with the same match are not divided.")
     ] = None,
+    remote: Annotated[
+        bool | None, typer.Option("--remote", help="Fetch images that a manifest names elsewhere, by URLs.")
+    ] = None,
     keep_split: Annotated[
         Path | None, typer.Option(help="A split.csv or a run's folder, whose images keep their part.")
     ] = None,
@@ -71,6 +74,7 @@ def command(
         "data.on_bad": on_bad,
         "data.group_by": group_by,
         "data.keep_split": keep_split,
+        "data.remote": None if remote is None else "true",
     }
     chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
     if (data is None) == (resume is None):

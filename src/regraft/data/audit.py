@@ -7,17 +7,17 @@ since the scan.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import Any, Literal
 
 import numpy as np
 
 from regraft.data.dataset import PARTS, Dataset, Sample
 from regraft.data.facts import Facts
+from regraft.data.layout import spelled_alike
 from regraft.data.shortcuts import Shortcut, measure_shortcuts
 from regraft.data.split import bundle_ids
 from regraft.errors import counted, listed
@@ -161,7 +161,8 @@ def _sets(samples: Sequence[Sample], bundles: np.ndarray) -> Iterator[Finding]:
     conflicts = [group for group in groups if len({s.label for s in group}) > 1]
     yield from finding(
         "conflict", "error", conflicts,
-        f"{counted(len(conflicts), 'picture has', 'pictures have')} more than one label.",
+        f"{counted(len(conflicts), 'picture has', 'pictures have')} more than one label: copies or near duplicates are "
+        "labelled differently.",
         "Look at them and keep the right label; or drop all of them (regraft clean --drop conflict).",
     )  # fmt: skip
     yield from finding(
@@ -197,21 +198,13 @@ def _same_what(group: Sequence[Sample]) -> str:
     )
 
 
-def _spelled_alike(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
-
-
 def _classes(dataset: Dataset, bundles: np.ndarray) -> Iterator[Finding]:
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in dataset.classes:
-        alike[_spelled_alike(name)].append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            yield Finding(
-                "class_names", "error",
-                f"Classes differ only in how they are spelled: {', '.join(map(repr, names))}.",
-                "If they are one class, give them one name.",
-            )  # fmt: skip
+    for names in spelled_alike(dataset.classes):
+        yield Finding(
+            "class_names", "error",
+            f"Classes differ only in how they are spelled: {', '.join(map(repr, names))}.",
+            "If they are one class, give them one name.",
+        )  # fmt: skip
     counts = dataset.counts()
     empty = [name for name, count in counts.items() if not count]
     if empty:
@@ -269,8 +262,8 @@ def _odd_files(samples: Sequence[Sample]) -> Iterator[Finding]:
     checks: tuple[tuple[str, Severity, str, str, Mapping[str, str]], ...] = (
         ("wrong_extension", "warning", "{} not of the format that the name says.",
          "They are read all the same. Rename them, as other programs may refuse them.",
-         {s.path: f"{f.format} as {PurePosixPath(s.path).suffix or 'no ending'}" for s, f in known
-          if PurePosixPath(s.path).suffix.lower() not in _ENDINGS.get(f.format, ())}),
+         {s.path: f"{f.format} as {splitext(s.path)[1] or 'no ending'}" for s, f in known
+          if splitext(s.path)[1].lower() not in _ENDINGS.get(f.format, ())}),
         ("animated", "warning", "{} animated; the first frame alone is used.",
          "Check that the first frame shows what the label says.",
          {s.path: f.format for s, f in known if f.animated}),

@@ -4,23 +4,24 @@ Enters: the small pictures of N images. Leaves: pairs of them, each with a liken
 frequencies, whitened over the data set so that what all images share does not count) of each image, of its crops
 and of its mirror image find candidates; a candidate counts if one picture can be laid over the other by shifting
 and scaling so that what is left of both between two blurs correlates, also after what other images look like there
-is taken away: a fixed camera's pictures of a thousand bottles are no duplicates.
+is taken away: a fixed camera's pictures of a thousand bottles are no duplicates. What is clearly no candidate is
+given up as early as can be: by finer frequencies, then at half the size.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
 
 import numpy as np
-from scipy.fft import dct
-from scipy.ndimage import gaussian_filter1d
+
+from regraft.data.overlay import Overlay, interpolations, place_roughly, standardised
 
 #: Changes whenever the same pictures would give other pairs.
-DUPLICATES_VERSION = 1
+DUPLICATES_VERSION = 2
 
 #: Correlations from which on two pictures count as the same, for shorter sides of 32 pixels and of 64 or more.
 _NEAR = ((32.0, 64.0), (0.93, 0.98))
@@ -34,12 +35,12 @@ _FEWEST, _DRAWN = 64, 4096
 _CANDIDATE = 0.7
 #: Candidates of one image that are tried, the most alike first: fewest and most, and of all images together.
 _TRIED, _TRIED_IN_ALL = (4, 16), 130_000
-#: Side of the square of low frequencies in a descriptor; the mean is left out.
-_FREQUENCIES = 8
-#: Candidates must also be alike, by so much, in the frequencies from the one to the other, or else chance made them.
-_COARSE, _FINE, _ALIKE = 4, 12, 0.55
-#: And so much when they are laid over one another roughly.
-_ROUGH = 0.8
+#: Side of the square of low frequencies by which candidates are found, and of that which is kept; the mean is left out.
+_LOW, _KEPT = 8, 12
+#: Candidates must also be alike, by so much, in what is kept but for this square, or else chance made them.
+_COARSE, _ALIKE = 4, 0.55
+#: And so much at half the size after so many steps of laying them over one another.
+_ROUGH = ((1, 0.8), (4, 0.9))
 #: What is cut out of a picture to be found again in another: top, left, height, width as shares.
 _CUTS = np.array(
     [(0, 0, 1, 1), (0, 0, 0.95, 0.95), (0, 0.05, 0.95, 0.95), (0.05, 0, 0.95, 0.95), (0.05, 0.05, 0.95, 0.95),
@@ -49,41 +50,15 @@ _CUTS = np.array(
 #: Up to so many images every one is compared with every other; of more, those in the nearest cells.
 _ALL = 4096
 _CELLS_TRIED = 16
-#: Grey values, of 255, that a picture must vary by between the two blurs, so that it shows anything.
-_VISIBLE = 1.0
 #: Pairs that are laid over one another at once, and how many times as many between two looks at what is joined.
 _BATCH, _AT_ONCE = 64, 4
 
 #: Gives grey pictures, uint8 (n, S, S), for image numbers, int64 (n,).
 Pictures = Callable[[np.ndarray], np.ndarray]
-
-#: Of a pair, the smaller number first: cosine, number of the cut (negative: of the second image), whether mirrored.
-_Candidates = dict[tuple[int, int], tuple[float, int, bool]]
+Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Twins:
-    """Two images that show the same.
-
-    Attributes:
-        first: Number of the one image.
-        second: Number of the other, larger than `first`.
-        likeness: Correlation of the two, laid over one another, up to 1.
-        mirrored: Whether one is the mirror image of the other.
-    """
-
-    first: int
-    second: int
-    likeness: float
-    mirrored: bool
-
-
-def find_twins(
-    pictures: Pictures,
-    sides: np.ndarray,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Twins]:
+def find_twins(pictures: Pictures, sides: np.ndarray, *, progress: Progress | None = None) -> np.ndarray:
     """Pairs of images that show the same, enough of them to join all that do.
 
     Args:
@@ -92,37 +67,39 @@ def find_twins(
         progress: Called with (candidates done, candidates in all).
 
     Returns:
-        Sorted by the two numbers.
+        float64 (n, 4), sorted: the numbers of the two, the smaller first; their correlation, laid over one another, up
+        to 1; and whether one is the mirror image of the other, 0 or 1.
     """
     count = len(sides)
     if count < 2:
-        return []
-    best: _Candidates = {}
-    for first, second, likeness, cut, mirrored in _candidates(pictures, count):
-        key = (first, second) if first < second else (second, first)
-        if likeness > best.get(key, (0.0,))[0]:
-            best[key] = (likeness, cut if key == (first, second) else -cut, mirrored)
-    queue = _roughly_same(pictures, _most_alike(_alike(pictures, best), count), best)
-    common = _Common(pictures, count)
-    twins: list[Twins] = []
+        return np.empty((0, 4))
+    described = _described(pictures, count)
+    queue = _most_alike(_alike(described, _candidates(described)), count)
+    known = _Common(pictures, described[0].copy())
+    del described
+    twins: list[tuple[int, int, float, int]] = []
     joined = Forest(count)
     done = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        while done < len(queue):
+        for steps, least in _ROUGH:
+            batches = [queue[i : i + _BATCH] for i in range(0, len(queue), _BATCH)]
+            queue = _joined([queue[:0], *pool.map(partial(_roughly_same, pictures, steps, least), batches)])
+        ends = list(zip(queue.first.tolist(), queue.second.tolist(), strict=True))
+        while done < len(ends):
             # What is known to show the same by way of others need not be laid over one another.
-            chosen: list[tuple[int, int]] = []
-            while done < len(queue) and len(chosen) < _AT_ONCE * _BATCH:
-                if joined.root(queue[done][0]) != joined.root(queue[done][1]):
-                    chosen.append(queue[done])
+            chosen: list[int] = []
+            while done < len(ends) and len(chosen) < _AT_ONCE * _BATCH:
+                if joined.root(ends[done][0]) != joined.root(ends[done][1]):
+                    chosen.append(done)
                 done += 1
-            batches = [chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)]
-            for same in pool.map(lambda batch: _same(pictures, sides, common, batch, best), batches):
+            batches = [queue[chosen[i : i + _BATCH]] for i in range(0, len(chosen), _BATCH)]
+            for same in pool.map(partial(_same, pictures, sides, known), batches):
                 for twin in same:
                     twins.append(twin)
-                    joined.join(twin.first, twin.second)
+                    joined.join(*twin[:2])
             if progress:
-                progress(done, len(queue))
-    return sorted(twins, key=lambda t: (t.first, t.second))
+                progress(done, len(ends))
+    return np.array(sorted(twins), np.float64).reshape(-1, 4)
 
 
 class Forest:
@@ -145,153 +122,192 @@ class Forest:
         self._parent[high] = low
 
 
+@dataclass(frozen=True)
+class _Pairs:
+    """Candidates.
+
+    Attributes:
+        whole: Number of the image that is cut, int64 (n,).
+        part: Number of the image that is looked for in it, int64 (n,).
+        cosine: Of their descriptors, float32 (n,).
+        cut: Number of the cut, int64 (n,).
+        mirrored: Whether `part` is mirrored first, bool (n,).
+        places: Where in `whole` the search for `part` is, float32 (n, 4).
+    """
+
+    whole: np.ndarray
+    part: np.ndarray
+    cosine: np.ndarray
+    cut: np.ndarray
+    mirrored: np.ndarray
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, chosen: slice | np.ndarray | list[int]) -> _Pairs:
+        return _Pairs(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
+    @property
+    def first(self) -> np.ndarray:
+        """The smaller number of each."""
+        return np.asarray(np.minimum(self.whole, self.part))
+
+    @property
+    def second(self) -> np.ndarray:
+        """The larger number of each."""
+        return np.asarray(np.maximum(self.whole, self.part))
+
+    def pictures(self, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
+        """Of each the picture that is cut, and the other, mirrored where it is to be."""
+        one, other = pictures(self.whole), pictures(self.part)
+        other[self.mirrored] = other[self.mirrored][:, :, ::-1]
+        return one, other
+
+
+def _joined(pieces: Iterable[_Pairs]) -> _Pairs:
+    """One after the other."""
+    pieces = list(pieces)
+    return _Pairs(*(np.concatenate([getattr(piece, f.name) for piece in pieces]) for f in fields(_Pairs)))
+
+
 class _Common:
     """What images like a certain one have in common."""
 
-    def __init__(self, pictures: Pictures, count: int) -> None:
-        drawn = np.arange(count)
+    def __init__(self, pictures: Pictures, whole: np.ndarray) -> None:
+        """Draw some; `whole` are descriptors of all."""
+        count = len(whole)
+        drawn = np.arange(count if count >= _FEWEST else 0)
         if count > _DRAWN:
             drawn = np.sort(np.random.default_rng(0).choice(count, _DRAWN, replace=False))
-        self.drawn = drawn if count >= _FEWEST else np.empty(0, np.int64)
-        self.known = _described(pictures, self.drawn)
-        self.standardised = _standardised(pictures(self.drawn).astype(np.float32))
+        self._whole, self._drawn = whole, drawn
+        self._known = _normed(_low(whole[drawn]))
+        self._standardised = standardised(pictures(drawn).astype(np.float32))
 
-    def of(self, pictures: np.ndarray) -> np.ndarray:
-        """The mean of those like each picture, float32 (n, S, S); 0 where nothing is known."""
-        means = np.zeros(pictures.shape, np.float32)
-        if len(self.drawn):
-            likeness = _descriptors(pictures) @ self.known.T
-            first = np.argpartition(-likeness, _COMMON.stop, axis=1)[:, : _COMMON.stop]
-            order = np.argsort(-np.take_along_axis(likeness, first, axis=1), axis=1, kind="stable")
-            for mean, like in zip(means, np.take_along_axis(first, order, axis=1)[:, _COMMON], strict=True):
-                self.standardised[like].mean(axis=0, out=mean)
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """The mean of those like each image, float32 (n, S, S); 0 where nothing is known."""
+        means = np.zeros((len(numbers), *self._standardised.shape[1:]), np.float32)
+        if not len(self._drawn):
+            return means
+        likeness = _normed(_low(self._whole[numbers])) @ self._known.T
+        first = np.argpartition(-likeness, _COMMON.stop, axis=1)[:, : _COMMON.stop]
+        order = np.argsort(-np.take_along_axis(likeness, first, axis=1), axis=1, kind="stable")
+        for mean, like in zip(means, np.take_along_axis(first, order, axis=1)[:, _COMMON], strict=True):
+            self._standardised[like].mean(axis=0, out=mean)
         return means
 
 
-def _described(pictures: Pictures, numbers: np.ndarray) -> np.ndarray:
-    parts = [_descriptors(pictures(numbers[i : i + 1024])) for i in range(0, len(numbers), 1024)]
-    return np.concatenate(parts) if parts else np.empty((0, _FREQUENCIES**2), np.float32)
+def _roughly_same(pictures: Pictures, steps: int, least: float, pairs: _Pairs) -> _Pairs:
+    """Those of some candidates that are alike at half the size, after more steps."""
+    places, likeness = place_roughly(*pairs.pictures(pictures), pairs.places, steps=steps)
+    return replace(pairs, places=places)[likeness >= least]
 
 
-def _same(
-    pictures: Pictures,
-    sides: np.ndarray,
-    common: _Common,
-    pairs: list[tuple[int, int]],
-    best: _Candidates,
-) -> list[Twins]:
-    """Those of some candidates that show the same."""
-    whole, part, cuts, mirrored = _sides(pairs, best)
-    one, other = pictures(whole), pictures(part)
-    other[mirrored] = other[mirrored][:, :, ::-1]
-    side = np.minimum(sides[whole], sides[part])
-    likeness, own = overlay(one, other, _CUTS[cuts], side, common.of(one))
-    same = (likeness >= np.interp(side, *_NEAR)) & (own >= _OWN)
-    return [Twins(*pairs[i], float(likeness[i]), bool(mirrored[i])) for i in np.flatnonzero(same)]
+def _same(pictures: Pictures, sides: np.ndarray, known: _Common, pairs: _Pairs) -> list[tuple[int, int, float, int]]:
+    """Those of some candidates that show the same, as `find_twins` has them."""
+    side = np.minimum(sides[pairs.whole], sides[pairs.part])
+    overlay = Overlay(*pairs.pictures(pictures), pairs.places, side)
+    likeness = overlay.likeness()
+    near = np.flatnonzero(likeness >= np.interp(side, *_NEAR))
+    near = near[overlay.own_likeness(near, known.of(pairs.whole[near])) >= _OWN]
+    found = pairs[near]
+    columns = (found.first, found.second, likeness[near], found.mirrored.astype(int))
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def _alike(pictures: Pictures, best: _Candidates) -> _Candidates:
-    """Those candidates that are alike in finer frequencies too."""
-    kept: _Candidates = {}
-    pairs = list(best)
-    for start in range(0, len(pairs), 1024):
-        some = pairs[start : start + 1024]
-        whole, part, cuts, mirrored = _sides(some, best)
-        other = pictures(part)
-        other[mirrored] = other[mirrored][:, :, ::-1]
-        fine = _descriptors(other, 0, _FINE)
-        one = np.empty_like(fine)
-        pictured = pictures(whole)
-        for cut in np.unique(cuts):
-            one[cuts == cut] = _descriptors(pictured[cuts == cut], int(cut), _FINE)
-        likeness = np.einsum("nf,nf->n", one, fine)
-        kept |= {some[i]: best[some[i]] for i in np.flatnonzero(likeness >= _ALIKE)}
-    return kept
-
-
-def _sides(
-    pairs: Sequence[tuple[int, int]], best: _Candidates
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each pair the one that is cut, the other, the number of the cut, and whether the other is mirrored."""
-    numbers = np.array(pairs)
-    cuts = np.array([best[pair][1] for pair in pairs])
-    mirrored = np.array([best[pair][2] for pair in pairs])
-    swapped = cuts < 0
-    whole, part = np.where(swapped, numbers[:, 1], numbers[:, 0]), np.where(swapped, numbers[:, 0], numbers[:, 1])
-    return whole, part, np.abs(cuts), mirrored
-
-
-def _roughly_same(pictures: Pictures, pairs: list[tuple[int, int]], best: _Candidates) -> list[tuple[int, int]]:
-    """Those of some candidates that are alike at half the size, after one step."""
-
-    def likeness(some: list[tuple[int, int]]) -> np.ndarray:
-        whole, part, cuts, mirrored = _sides(some, best)
-        one, other = pictures(whole), pictures(part)
-        other[mirrored] = other[mirrored][:, :, ::-1]
-        first, second = _halved(one.astype(np.float32)), _halved(other.astype(np.float32))
-        laid = _between(_warped(first, _placed(first, second, _CUTS[cuts], steps=1)), 0.75)[:, 2:-2, 2:-2]
-        seen = _between(second, 0.75)[:, 2:-2, 2:-2]
-        product, left, right = (np.einsum("nij,nij->n", a, b) for a, b in ((laid, seen), (laid, laid), (seen, seen)))
-        return np.asarray(product / np.sqrt(np.maximum(left * right, 1e-9)))
-
-    batches = [pairs[start : start + _BATCH] for start in range(0, len(pairs), _BATCH)]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = list(pool.map(likeness, batches))
-    return [pair for pair, value in zip(pairs, np.concatenate([[], *found]), strict=True) if value >= _ROUGH]
-
-
-def _most_alike(best: _Candidates, count: int) -> list[tuple[int, int]]:
-    """Pairs that are among the most alike of either of their images, the most alike first."""
+def _most_alike(pairs: _Pairs, count: int) -> _Pairs:
+    """Those that are among the most alike of either of their images, the most alike first."""
     most = int(np.clip(_TRIED_IN_ALL // count, *_TRIED))
-    tried: dict[int, int] = {}
+    pairs = pairs[np.lexsort((pairs.second, pairs.first, -pairs.cosine))]
+    tried = [0] * count
     chosen = []
-    for pair in sorted(best, key=lambda pair: (-best[pair][0], pair)):
-        if min(tried.get(i, 0) for i in pair) < most:
-            chosen.append(pair)
-            for i in pair:
-                tried[i] = tried.get(i, 0) + 1
-    return chosen
+    for number, (i, j) in enumerate(zip(pairs.whole.tolist(), pairs.part.tolist(), strict=True)):
+        if min(tried[i], tried[j]) < most:
+            chosen.append(number)
+            tried[i] += 1
+            tried[j] += 1
+    return pairs[chosen]
 
 
-def _candidates(pictures: Pictures, count: int) -> Iterator[tuple[int, int, float, int, bool]]:
-    """First, second, cosine, number of the cut of the first, whether the second is mirrored."""
-    views = [(cut, False) for cut in range(len(_CUTS))] + [(0, True)]
-    described = np.empty((len(views), count, _FREQUENCIES**2), np.float32)
-    for start in range(0, count, 1024):
-        some = pictures(np.arange(start, min(start + 1024, count)))
-        for number, (cut, mirrored) in enumerate(views):
-            described[number, start : start + 1024] = _descriptors(some[:, :, ::-1] if mirrored else some, cut)
-    whiten = _whitening(described[0])
-    known = whiten(described[0])
-    near = _Cells(known)
-    for (cut, mirrored), descriptors in zip(views, described, strict=True):
-        for first, second, likeness in near.pairs(whiten(descriptors)):
-            # A mirror image is the same either way round; so is a pair of whole ones.
-            if first < second or (cut and first != second):
-                yield first, second, likeness, cut, mirrored
+def _candidates(described: np.ndarray) -> _Pairs:
+    """Pairs of images, or of a cut of one and another, that are alike; of each pair the most alike."""
+    whole = _normed(_low(described[0]))
+    whiten = _whitening(whole)
+    near = _Cells(whiten(whole))
+    count, pieces = len(whole), []
+    for cut, mirrored in [*((cut, False) for cut in range(len(_CUTS))), (0, True)]:
+        low = _normed(_low(_mirrored(described[0]) if mirrored else described[cut]))
+        asking, other, cosine = near.pairs(whiten(low))
+        # A mirror image is the same either way round; so is a pair of whole ones.
+        kept = asking != other if cut else asking < other
+        asking, other, cosine = asking[kept], other[kept], cosine[kept]
+        number = np.full(len(asking), cut)
+        pieces.append(_Pairs(asking, other, cosine, number, np.full(len(asking), mirrored), _CUTS[number]))
+    pairs = _joined(pieces)
+    order = np.lexsort((-pairs.cosine, pairs.first * count + pairs.second))
+    pairs = pairs[order]
+    _, firsts = np.unique(pairs.first * count + pairs.second, return_index=True)
+    return pairs[firsts]
 
 
-def _descriptors(pictures: np.ndarray, cut: int = 0, frequencies: int = _FREQUENCIES) -> np.ndarray:
-    """Low frequencies (discrete cosine transform) of what lies in a cut of pictures (n, S, S), of length 1.
+def _alike(described: np.ndarray, pairs: _Pairs) -> _Pairs:
+    """Those that are alike in finer frequencies too."""
+    kept = []
+    for start in range(0, len(pairs), 8192):
+        some = pairs[start : start + 8192]
+        one, other = described[some.cut, some.whole], described[0, some.part]
+        other[some.mirrored] = _mirrored(other[some.mirrored])
+        for frequencies in (one, other):
+            frequencies[:, :_COARSE, :_COARSE] = 0
+        likeness = np.einsum("nf,nf->n", _normed(one), _normed(other))
+        kept.append(start + np.flatnonzero(likeness >= _ALIKE))
+    return pairs[np.concatenate([[], *kept]).astype(int)]
+
+
+def _described(pictures: Pictures, count: int) -> np.ndarray:
+    """Low frequencies (discrete cosine transform) of what lies in each cut of each image, of length 1 each.
 
     Returns:
-        float32 (n, frequencies**2); the mean is 0, and so is all of what shows nothing.
+        float16 (cuts, N, down, right); the mean is 0, and so is all of what shows nothing. 2 kB an image.
     """
-    down, right = _transforms(pictures.shape[1], cut, frequencies)
-    low = np.asarray(down @ pictures.astype(np.float32) @ right.T)
-    low[:, 0, 0] = 0
-    if frequencies > _FREQUENCIES:
-        low[:, :_COARSE, :_COARSE] = 0
-    low = low.reshape(len(low), -1)
-    return np.asarray(low / np.maximum(np.linalg.norm(low, axis=1, keepdims=True), 1e-3))
+    described = np.empty((len(_CUTS), count, _KEPT, _KEPT), np.float16)
+    for start in range(0, count, 1024):
+        some = pictures(np.arange(start, min(start + 1024, count))).astype(np.float32)
+        size = some.shape[1]
+        down, right = _transforms(size)
+        rows = (some.reshape(-1, size) @ right.reshape(-1, size).T).reshape(len(some), size, len(_CUTS), _KEPT)
+        for cut in range(len(_CUTS)):
+            low = np.asarray(down[cut] @ rows[:, :, cut])
+            low[:, 0, 0] = 0
+            length = np.linalg.norm(low, axis=(1, 2), keepdims=True)
+            described[cut, start : start + 1024] = low / np.maximum(length, 1e-3)
+    return described
+
+
+def _low(described: np.ndarray) -> np.ndarray:
+    """The frequencies by which candidates are found."""
+    return described[:, :_LOW, :_LOW]
+
+
+def _mirrored(described: np.ndarray) -> np.ndarray:
+    """What the mirror image would give: a cosine that changes sign about the middle does."""
+    return np.asarray(described * np.where(np.arange(described.shape[2]) % 2, -1, 1).astype(described.dtype))
+
+
+def _normed(described: np.ndarray) -> np.ndarray:
+    """As vectors of length 1, float32 (n, f); what shows nothing stays 0."""
+    rows = described.reshape(-1, described.shape[1] * described.shape[2]).astype(np.float32)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))
 
 
 @cache
-def _transforms(size: int, cut: int, frequencies: int) -> tuple[np.ndarray, np.ndarray]:
-    """What takes pictures to the frequencies of a cut, down and to the right, float32 (frequencies, S)."""
-    waves = dct(np.eye(size, dtype=np.float32), axis=0, norm="ortho")[:frequencies]
-    down, right = _interpolations(_CUTS[[cut]], size)
-    return waves @ down[0], waves @ right[0]
+def _transforms(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """What takes pictures to the frequencies of each cut, down and to the right, float32 (cuts, _KEPT, S)."""
+    from scipy.fft import dct  # takes a fifth of a second to import, which a second look at the same data need not
+
+    waves = dct(np.eye(size, dtype=np.float32), axis=0, norm="ortho")[:_KEPT]
+    down, right = interpolations(_CUTS, size)
+    return waves @ down, waves @ right
 
 
 def _whitening(descriptors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -337,127 +353,18 @@ class _Cells:
             )
         return found
 
-    def pairs(self, rows: np.ndarray) -> Iterator[tuple[int, int, float]]:
-        """(row, known one, cosine) of all that are alike."""
+    def pairs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of all that are alike: number of the row, number of the known one, int64 (n,), and cosine, float32 (n,)."""
         cells = self._nearest(rows, self.tried)
         order = np.argsort(cells, axis=None, kind="stable")
         ends = np.searchsorted(cells.ravel()[order], np.arange(1, len(self.members)))
+        found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
         for asking, members in zip(np.split(order // self.tried, ends), self.members, strict=True):
+            known = self.known[members].T
             for start in range(0, len(asking), 1024):
                 some = asking[start : start + 1024]
-                likeness = rows[some] @ self.known[members].T
-                for i, j in np.argwhere(likeness >= _CANDIDATE):
-                    yield int(some[i]), int(members[j]), float(likeness[i, j])
-
-
-def overlay(
-    one: np.ndarray, other: np.ndarray, cuts: np.ndarray, sides: np.ndarray, common: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """How alike pairs of pictures are when the first is shifted and scaled to lie over the second.
-
-    Args:
-        one: Grey pictures, uint8 (n, S, S).
-        other: Grey pictures, uint8 (n, S, S).
-        cuts: Where in `one` to begin to look for `other`: top, left, height and width as shares, (n, 4).
-        sides: Shorter side, in pixels, of the smaller image of each pair, (n,).
-        common: What images like `one` have in common, float (n, S, S).
-
-    Returns:
-        float (n,), twice: correlation of the two between two blurs, without the border and without what is black or
-        white in either, 0 where either shows nothing; and the same when their shares in `common` are taken away.
-    """
-    size = one.shape[1]
-    first, whole = one.astype(np.float32), other.astype(np.float32)
-    places = _placed(_halved(first), _halved(whole), cuts, steps=5)
-    places = _placed(first, whole, places, steps=3)
-    laid, common = _warped(first, places), _warped(common, places)
-    lit = ((other <= 250) & (other >= 5)).astype(np.float32)
-    lit *= _warped(((one > 250) | (one < 5)).astype(np.float32), places) < 0.01
-    margin = size // 16
-    lit[:, :margin], lit[:, -margin:], lit[:, :, :margin], lit[:, :, -margin:] = 0, 0, 0, 0
-    area = np.maximum(lit.sum(axis=(1, 2)), 1)
-    likeness, own = np.zeros(len(one)), np.zeros(len(one))
-    # What a picture of 16 pixels does not have is not compared.
-    blurs = np.clip(np.round(0.6 * size / np.maximum(sides, 1) * 2) / 2, 0.75, 4.0)
-    for blur in np.unique(blurs):
-        chosen = np.flatnonzero(blurs == blur)
-        weight = lit[chosen]
-
-        def dot(x: np.ndarray, y: np.ndarray, weight: np.ndarray = weight) -> np.ndarray:
-            return np.asarray(np.einsum("nij,nij,nij->n", x, y, weight))
-
-        def correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-            return np.asarray(dot(x, y) / np.sqrt(np.maximum(dot(x, x) * dot(y, y), 1e-9)))
-
-        a, b, shared = (_between(pictures[chosen], blur) for pictures in (laid, whole, common))
-        for pictures in (a, b, shared):
-            pictures -= (np.einsum("nij,nij->n", pictures, weight) / area[chosen])[:, None, None]
-        visible = np.minimum(dot(a, a), dot(b, b)) >= _VISIBLE**2 * area[chosen]
-        visible &= area[chosen] >= 0.1 * size**2
-        likeness[chosen] = np.where(visible, correlation(a, b), 0)
-        for pictures in (a, b):
-            share = dot(pictures, shared) / np.maximum(dot(shared, shared), 1e-9)
-            pictures -= share[:, None, None] * shared
-        own[chosen] = correlation(a, b)
-    return likeness, own
-
-
-def _between(pictures: np.ndarray, blur: float) -> np.ndarray:
-    """The difference of two Gaussian blurs of pictures (n, S, S)."""
-    fine, coarse = (_blurring(pictures.shape[1], sigma) for sigma in (blur, 3 * blur))
-    return np.asarray(fine @ pictures @ fine.T - coarse @ pictures @ coarse.T)
-
-
-@cache
-def _blurring(size: int, sigma: float) -> np.ndarray:
-    """The matrix of a Gaussian blur along one side, float32 (S, S)."""
-    return np.asarray(gaussian_filter1d(np.eye(size, dtype=np.float32), sigma, axis=0))
-
-
-def _halved(pictures: np.ndarray) -> np.ndarray:
-    count, size, _ = pictures.shape
-    return np.asarray(pictures.reshape(count, size // 2, 2, size // 2, 2).mean(axis=(2, 4)))
-
-
-def _placed(one: np.ndarray, other: np.ndarray, places: np.ndarray, *, steps: int) -> np.ndarray:
-    """Move and scale the cuts of `one` to what lies over `other`, by Gauss-Newton steps (Lucas and Kanade 1981)."""
-    count, size, _ = one.shape
-    places, target = places.astype(np.float32), _standardised(other)
-    along = (np.arange(size, dtype=np.float32) + 0.5) / size
-    ridge = np.eye(4, dtype=np.float32)
-    for _ in range(steps):
-        laid = _standardised(_warped(one, places))
-        down, right = np.gradient(laid, axis=(1, 2))
-        down *= size / places[:, 2, None, None]
-        right *= size / places[:, 3, None, None]
-        slopes = np.stack([down, right, down * along[:, None], right * along], axis=1).reshape(count, 4, -1)
-        slopes -= slopes.mean(axis=2, keepdims=True)
-        square = slopes @ slopes.transpose(0, 2, 1)
-        level = np.trace(square, axis1=1, axis2=2)[:, None, None] / 4
-        square += ridge * (1e-3 * level + 1e-3)
-        step = np.linalg.solve(square, slopes @ (target - laid).reshape(count, -1, 1))[:, :, 0]
-        places = places + np.clip(step, -0.03, 0.03)
-        places[:, :2] = np.clip(places[:, :2], -0.2, 0.2)
-        places[:, 2:] = np.clip(places[:, 2:], 0.8, 1.25)
-    return places
-
-
-def _standardised(pictures: np.ndarray) -> np.ndarray:
-    pictures = pictures - pictures.mean(axis=(1, 2), keepdims=True)
-    return np.asarray(pictures / np.maximum(pictures.std(axis=(1, 2), keepdims=True), 1.0))
-
-
-def _warped(pictures: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """What lies in a cut of each picture, stretched to (n, S, S); beyond the edge its last pixels are repeated."""
-    down, right = _interpolations(places, pictures.shape[1])
-    return np.asarray(down @ pictures @ right.transpose(0, 2, 1))
-
-
-def _interpolations(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Linear interpolation down and to the right, as matrices (n, S, S)."""
-    pixels = np.arange(size, dtype=np.float32)
-    matrices = []
-    for start, length in ((places[:, 0], places[:, 2]), (places[:, 1], places[:, 3])):
-        at = np.clip(size * start[:, None] + (pixels + 0.5) * length[:, None] - 0.5, 0, size - 1)
-        matrices.append(np.maximum(0, 1 - np.abs(at[:, :, None] - pixels)))
-    return matrices[0], matrices[1]
+                likeness = rows[some] @ known
+                i, j = np.divmod(np.flatnonzero(likeness >= _CANDIDATE), max(1, len(members)))
+                found.append((some[i], members[j], likeness[i, j]))
+        first, second, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
+        return first, second, cosine

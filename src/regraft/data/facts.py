@@ -18,8 +18,8 @@ from regraft.data.decode import MAX_PIXELS, opened, orientation_of, to_rgb, turn
 #: Side of the grey picture, in pixels; sharpness is measured at twice that.
 THUMB = 64
 
-#: Changes whenever the same bytes would give other facts.
-FACTS_VERSION = 1
+#: Changes whenever the same bytes would give other facts, or another picture.
+FACTS_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ class Facts:
     sharpness: float
 
 
-#: One row of the store: the facts in their order, and the picture.
-RECORD = np.dtype([
+#: The facts in their order, and what examining an image gives: them and the picture.
+FACTS = np.dtype([
     ("bytes", "<i8"), ("width", "<i4"), ("height", "<i4"), ("format", "S8"), ("mode", "S8"),
     ("orientation", "u1"), ("animated", "u1"), ("brightness", "<f4"), ("contrast", "<f4"), ("sharpness", "<f4"),
-    ("thumb", "u1", (THUMB, THUMB)),
 ])  # fmt: skip
+RECORD = np.dtype([("facts", FACTS), ("thumb", "u1", (THUMB, THUMB))])
 
 _LEVELS = np.arange(256) / 255.0
 
@@ -89,9 +89,8 @@ def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -
         if orientation >= 5:
             width, height = height, width
         record = np.zeros((), RECORD)
-        values = (size, width, height, image.format or "", mode, orientation, animated, *measures, thumb)
-        for name, value in zip(RECORD.names or (), values, strict=True):
-            record[name] = value
+        record["facts"] = (size, width, height, image.format or "", mode, orientation, animated, *measures)
+        record["thumb"] = thumb
         return record
 
 
@@ -107,8 +106,8 @@ def look(image: Image.Image) -> tuple[np.ndarray, float, float, float]:
 
 
 def facts_of(rows: np.ndarray) -> Iterator[Facts]:
-    """The facts in rows of the store, uint8 (n, size of a `RECORD`)."""
-    records = rows.view(RECORD).reshape(-1)
+    """The facts in rows of the store, uint8 (n, size of `FACTS`)."""
+    records = rows.view(FACTS).reshape(-1)
     columns = [records[field.name].tolist() for field in fields(Facts)]
     for size, width, height, kind, mode, orientation, animated, *measures in zip(*columns, strict=True):
         yield Facts(size, width, height, kind.decode(), mode.decode(), orientation, bool(animated), *measures)

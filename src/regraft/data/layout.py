@@ -6,6 +6,7 @@ Enters: the top directory of a storage, `<class>/...` or `train|val|test/<class>
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -94,13 +95,19 @@ def read_layout(top: Directory, name: str, depth: int = 0) -> Layout:
     else:
         class_folders = [(None, child) for child in children]
     found: list[Found] = []
+    # Blanks around a name are dropped, unless two folders would silently become one class.
+    alike = Counter((part, folder.name.strip()) for part, folder in class_folders)
+    named: set[tuple[Part | None, str]] = set()
     for part, folder in class_folders:
+        bare = folder.name.strip()
+        label = bare if alike[part, bare] == 1 else folder.name
+        named.add((part, label))
         images, others = _divided(folder)
-        found += [Found(image, folder.name.strip(), part) for image in images]
+        found += [Found(image, label, part) for image in images]
         ignored += others
     return Layout(
         found,
-        {(part, folder.name.strip()) for part, folder in class_folders},
+        named,
         ignored,
         list(_notes(found, ignored, depth)),
     )
@@ -162,6 +169,15 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     images, others = _divided(Folder(folder).top)
     return [folder / name for name in images], [folder / name for name in others]
+
+
+def spelled_alike(classes: Iterable[str]) -> list[list[str]]:
+    """Sets of names that differ only in case, in blanks, `_` and `-`, or in how Unicode writes them."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        bare = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+        alike.setdefault(bare, []).append(name)
+    return [names for names in alike.values() if len(names) > 1]
 
 
 def is_image(name: str) -> bool:

@@ -6,37 +6,32 @@ whatever was left out is named with its reason.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import PIL
 
-from regraft.data.dataset import PARTS, BadFile, Dataset, Pair, Part, Sample
-from regraft.data.decode import DECODER_VERSION, MAX_PIXELS
+from regraft.data.dataset import PARTS, Dataset, Pair, Part, Sample
+from regraft.data.decode import MAX_PIXELS
 from regraft.data.duplicates import DUPLICATES_VERSION, Forest, find_twins
-from regraft.data.facts import FACTS_VERSION, RECORD, THUMB, examine_image, facts_of
+from regraft.data.facts import FACTS_VERSION
 from regraft.data.groups import compile_pattern, group_by_pattern
-from regraft.data.layout import Found
+from regraft.data.layout import spelled_alike
+from regraft.data.reading import Progress, Reader
 from regraft.data.sources import open_data
-from regraft.data.storage import Folder, Storage
+from regraft.data.storage import Folder
 from regraft.data.urls import shown
-from regraft.errors import DataError, ImageError, UsageError, counted, listed
-from regraft.store import Store, Table, name_of
+from regraft.errors import DataError, UsageError, counted, listed
+from regraft.store import Store, name_of
 
 OnBad = Literal["skip", "error"]
-Progress = Callable[[int, int], None]
 
-#: Records that wait to be kept, and files of one task at most.
-_CHUNK, _TASK = 256, 16
 #: Threads that read where a network is waited for.
 _CONNECTIONS = 16
 
@@ -81,7 +76,8 @@ def scan(
         store: Where it is kept which contents are readable, so that they are not decoded again.
         twins: Whether near duplicates are looked for (`Dataset.pairs`), which a split then keeps together.
         lenient: Classes that cannot be trained on are kept in `Dataset.faults` and raise no error.
-        workers: Threads that read and decode; default: one a core, more where a network is waited for.
+        workers: Threads that read and decode, or processes where the files are many; default: one a core, more where
+            a network is waited for.
         progress: Called with (files done, files in all).
         compare: Called with (candidates compared, candidates in all) while near duplicates are looked for.
 
@@ -106,13 +102,13 @@ def scan(
     with ExitStack() as stack:
         if store is None:
             store = Store(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regraft-"))))
-        reader = _Reader(opened.storage, opened.root, max_pixels, store)
+        reader = Reader(opened.storage, opened.root, max_pixels, store)
         threads = max(_CONNECTIONS if opened.is_remote else 1, os.cpu_count() or 1)
-        samples, rows, bad = reader.read(found, workers or threads, progress)
+        samples, bad = reader.read(found, workers or threads, progress, apart=not opened.is_remote)
         bad = sorted([*layout.bad, *bad], key=lambda b: b.path)
         pairs: tuple[Pair, ...] = ()
         if twins:
-            samples, pairs = _with_twins(samples, rows, reader.facts, store, compare)
+            samples, pairs = _with_twins(samples, reader, store, compare)
     reasons = listed((f"{b.path}: {b.reason}" for b in bad), "\n  ")
     unreadable = f"{counted(len(bad), 'image')} cannot be read:\n  {reasons}"
     if bad and on_bad == "error":
@@ -128,6 +124,8 @@ def scan(
             raise DataError(f"{error}\n{unreadable}") if bad else error from None
         faults = (str(error),)
         classes = sorted({label for _, label in layout.named} | {s.label for s in samples})
+    for names in spelled_alike(classes):
+        notes = [*notes, f"The classes {' and '.join(map(repr, names))} differ only in how they are spelled."]
     return Dataset(
         opened.root,
         tuple(samples),
@@ -142,134 +140,8 @@ def scan(
     )
 
 
-class _Reader:
-    """Reads, hashes and examines each file once; what the store knows of it already is taken from there."""
-
-    def __init__(self, storage: Storage, root: Path | str, max_pixels: int, store: Store) -> None:
-        self.storage, self.max_pixels = storage, max_pixels
-        self.where = str(root.absolute()) if isinstance(root, Path) else root
-        key = {"decoder": DECODER_VERSION, "pillow": PIL.__version__, "max_pixels": max_pixels, "facts": FACTS_VERSION}
-        self.hashes = store.table("hashes", {}, (32,), np.uint8)
-        self.facts = store.table("facts", key, (RECORD.itemsize,), np.uint8)
-
-    def read(
-        self, found: Sequence[Found], workers: int, progress: Progress | None
-    ) -> tuple[list[Sample], np.ndarray, list[BadFile]]:
-        """Samples in the order of what was found, their rows in the table of facts, int64 (N,), and the unreadable."""
-        stamps = [self._stamp(item.path) for item in found]
-        digests = self._remembered(stamps)
-        rows = np.full(len(found), -1)
-        known = [i for i, digest in enumerate(digests) if digest]
-        rows[known] = self.facts.find([name_of(digests[i]) for i in known])
-        missing = np.flatnonzero(rows < 0)
-        done = len(found) - len(missing)
-        if progress and done:
-            progress(done, len(found))
-        reasons: dict[int, str] = {}
-        # A task for a thread is several small files: one each would cost as much as reading it.
-        length = max(1, min(_TASK, len(missing) // (64 * workers)))
-        tasks = [missing[start : start + length].tolist() for start in range(0, len(missing), length)]
-        new: dict[int, np.ndarray] = {}
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                answers = pool.map(lambda task: [self._looked_at(found[i].path) for i in task], tasks)
-                for task, answer in zip(tasks, answers, strict=True):
-                    for i, (digest, result) in zip(task, answer, strict=True):
-                        digests[i] = digest
-                        if isinstance(result, str):
-                            reasons[i] = result
-                        elif result is not None:
-                            new[i] = result
-                        done += 1
-                        if progress:
-                            progress(done, len(found))
-                    if len(new) >= _CHUNK:
-                        self._keep(new, rows, digests, stamps)
-            except BaseException:  # Ctrl-C: the files that wait are not read
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        self._keep(new, rows, digests, stamps)
-        left = [i for i in missing.tolist() if rows[i] < 0 and i not in reasons]
-        rows[left] = self.facts.find([name_of(digests[i]) for i in left])
-        for i in left:  # what the store has under this content may be damaged
-            if rows[i] < 0:
-                result = self._examined(self._read(found[i].path))
-                if isinstance(result, str):
-                    reasons[i] = result
-                else:
-                    self._keep({i: result}, rows, digests, stamps)
-        self._remember([(stamps[i], digests[i]) for i in left if rows[i] >= 0])
-        bad = [BadFile(found[i].path, reason) for i, reason in sorted(reasons.items())]
-        good = np.flatnonzero(rows >= 0)
-        samples: list[Sample] = []
-        for start in range(0, len(good), 4096):
-            part = good[start : start + 4096]
-            for i, facts in zip(part, facts_of(self.facts.read(rows[part])), strict=True):
-                item, size = found[i], (facts.width, facts.height)
-                samples.append(Sample(item.path, item.label, digests[i], item.part, item.group, size, facts))
-        return samples, rows[good], bad
-
-    def _stamp(self, path: str) -> bytes | None:
-        """The name under which the content's hash is remembered; None where the file may have changed unseen."""
-        try:
-            stamp = self.storage.stamp(path)
-        except (OSError, ValueError):  # reading it will tell
-            return None
-        return None if stamp is None else name_of(self.where, path, *stamp)
-
-    def _remembered(self, stamps: Sequence[bytes | None]) -> list[str]:
-        """SHA-256 of each, or an empty text."""
-        known = [i for i, stamp in enumerate(stamps) if stamp]
-        rows = self.hashes.find([stamp for stamp in stamps if stamp])
-        digests = [""] * len(stamps)
-        there = rows >= 0
-        values = self.hashes.read(rows[there])
-        for i, value in zip(np.array(known, np.int64)[there], values, strict=True):
-            digests[i] = value.tobytes().hex()
-        return digests
-
-    def _remember(self, pairs: Sequence[tuple[bytes | None, str]]) -> None:
-        pairs = [(stamp, digest) for stamp, digest in pairs if stamp]
-        if pairs:
-            values = np.stack([np.frombuffer(bytes.fromhex(digest), np.uint8) for _, digest in pairs])
-            self.hashes.append([stamp for stamp, _ in pairs if stamp], values)
-
-    def _keep(
-        self, new: dict[int, np.ndarray], rows: np.ndarray, digests: Sequence[str], stamps: Sequence[bytes | None]
-    ) -> None:
-        """Put records into the store, and their numbers there into `rows`; `new` is emptied."""
-        if new:
-            values = np.stack(list(new.values())).view(np.uint8).reshape(len(new), -1)
-            rows[list(new)] = self.facts.append([name_of(digests[i]) for i in new], values)
-            self._remember([(stamps[i], digests[i]) for i in new])
-            new.clear()
-
-    def _looked_at(self, path: str) -> tuple[str, np.ndarray | str | None]:
-        """The SHA-256 of a file, and what examining it gave: a record, why there is none, or None if it is known."""
-        data = self._read(path)
-        if isinstance(data, str):
-            return "", data
-        digest = hashlib.sha256(data).hexdigest()
-        return digest, None if name_of(digest) in self.facts else self._examined(data)
-
-    def _examined(self, data: bytes | str) -> np.ndarray | str:
-        if isinstance(data, str):
-            return data
-        try:
-            return examine_image(data, max_pixels=self.max_pixels)
-        except ImageError as error:
-            return error.reason
-
-    def _read(self, path: str) -> bytes | str:
-        """The bytes, or why there are none."""
-        try:
-            return self.storage.read(path)
-        except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
-            return _reason(error)
-
-
 def _with_twins(
-    samples: Sequence[Sample], rows: np.ndarray, facts: Table, store: Store, compare: Progress | None
+    samples: Sequence[Sample], reader: Reader, store: Store, compare: Progress | None
 ) -> tuple[list[Sample], tuple[Pair, ...]]:
     """The samples with the sets of near duplicates that they are in, and the pairs."""
     of_content: dict[str, int] = {}
@@ -277,10 +149,6 @@ def _with_twins(
         of_content.setdefault(sample.sha256, i)
     numbers = np.array([of_content[content] for content in sorted(of_content)], np.int64)
 
-    def pictures(chosen: np.ndarray) -> np.ndarray:
-        return facts.read(rows[numbers[chosen]]).view(RECORD)["thumb"].reshape(-1, THUMB, THUMB).copy()
-
-    sides = np.array([min(samples[i].size or (0, 0)) for i in numbers])
     known = store.table(
         "twins",
         {"images": name_of(*sorted(of_content)).hex(), "facts": FACTS_VERSION, "version": DUPLICATES_VERSION},
@@ -289,10 +157,9 @@ def _with_twins(
     )
     kept = known.read_list()
     if kept is None:
-        found = find_twins(pictures, sides, progress=compare)
-        kept = known.write_list(
-            np.array([(t.first, t.second, t.likeness, t.mirrored) for t in found], np.float64).reshape(-1, 4)
-        )
+        rows = reader.find_thumbs([samples[i] for i in numbers])
+        sides = np.array([min(samples[i].size or (0, 0)) for i in numbers])
+        kept = known.write_list(find_twins(lambda i: reader.thumbs.read(rows[i]), sides, progress=compare))
     sets = Forest(len(numbers))
     for first, second, *_ in kept:
         sets.join(int(first), int(second))
@@ -305,10 +172,6 @@ def _with_twins(
         for a, b, likeness, mirrored in kept.tolist()
     )
     return marked, tuple(pairs)
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return str(getattr(error, "strerror", None) or error).lower()
 
 
 def _check_classes(path: str, samples: Sequence[Sample], named: set[tuple[Part | None, str]]) -> tuple[str, ...]:
@@ -388,8 +251,8 @@ def _notes_on_copies(samples: Sequence[Sample]) -> Iterator[str]:
         first, *others = conflicts[0]
         other = next(s for s in others if s.label != first.label)
         yield (
-            f"{counted(len(conflicts), 'picture has', 'pictures have')} more than one label, "
-            f"for example {first.path} and {other.path}."
+            f"{counted(len(conflicts), 'picture has', 'pictures have')} more than one label (copies or near "
+            f"duplicates), for example {first.path} and {other.path}."
         )
     if near or leaks or conflicts:
         yield "`regraft inspect` shows them."

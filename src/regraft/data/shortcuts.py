@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import PurePosixPath
+from posixpath import basename, splitext
 
 import numpy as np
 
 from regraft.data.dataset import Sample
+from regraft.data.facts import Facts
 
 #: Folds of the cross-validation, and into how many bins a number is sorted.
 _FOLDS, _BINS = 5, 24
@@ -66,14 +67,16 @@ def measure_shortcuts(samples: Sequence[Sample], bundles: np.ndarray) -> list[Sh
     names = sorted(label for label, count in per_class.items() if count >= 2 * _FOLDS)
     if len(names) < 2:
         return []
-    kept = [i for i, sample in enumerate(samples) if sample.label in set(names)]
+    number = {name: i for i, name in enumerate(names)}
+    kept = [i for i, sample in enumerate(samples) if sample.label in number]
     samples, bundles = [samples[i] for i in kept], bundles[kept]
-    labels = np.array([names.index(s.label) for s in samples])
+    labels = np.array([number[s.label] for s in samples])
+    known = [(s, s.facts) for s in samples if s.facts is not None]
     order = np.random.default_rng(0).permutation(int(bundles.max()) + 1)
     fold = order[bundles] % _FOLDS
     found = []
     for name, visible, value in _PROPERTIES:
-        values = [value(s) for s in samples]
+        values = [value(sample, facts) for sample, facts in known]
         codes, words = _sorted_into(values)
         if len(words) < 2:
             continue
@@ -123,33 +126,23 @@ def _examples(codes: np.ndarray, words: Sequence[str], labels: np.ndarray, names
 
 def _pattern(sample: Sample) -> str:
     """A file's name with its class, its numbers and made-up identifiers taken out."""
-    stem = unicodedata.normalize("NFC", PurePosixPath(sample.path).stem).lower()
+    stem = unicodedata.normalize("NFC", splitext(basename(sample.path))[0]).lower()
     stem = stem.replace(sample.label.lower(), "<class>")
     stem = re.sub(r"(?<![a-z])(?=[0-9a-f-]*[0-9])[0-9a-f-]{8,}(?![a-z])", "*", stem)
     return re.sub(r"\d+", "#", stem)
 
 
-def _of(name: str) -> Callable[[Sample], float]:
-    return lambda sample: float(getattr(sample.facts, name))
-
-
-def _facts(sample: Sample) -> tuple[int, int, int, str, str]:
-    assert sample.facts is not None  # those without were left out
-    facts = sample.facts
-    return facts.bytes, facts.width, facts.height, facts.format, facts.mode
-
-
 #: Name, whether a network sees it, and its value: a word or a number.
-_PROPERTIES: tuple[tuple[str, bool, Callable[[Sample], str] | Callable[[Sample], float]], ...] = (
-    ("image size", False, lambda s: "{1} x {2}".format(*_facts(s))),
-    ("number of pixels", False, lambda s: float(_facts(s)[1] * _facts(s)[2])),
-    ("aspect ratio", False, lambda s: _facts(s)[1] / _facts(s)[2]),
-    ("size of the file", True, lambda s: float(_facts(s)[0])),
-    ("bytes for each pixel (compression)", True, lambda s: _facts(s)[0] / (_facts(s)[1] * _facts(s)[2])),
-    ("file format", False, lambda s: _facts(s)[3]),
-    ("colour mode", False, lambda s: _facts(s)[4]),
-    ("file-name pattern", False, _pattern),
-    ("brightness", True, _of("brightness")),
-    ("contrast", True, _of("contrast")),
-    ("sharpness", True, _of("sharpness")),
+_PROPERTIES: tuple[tuple[str, bool, Callable[[Sample, Facts], str] | Callable[[Sample, Facts], float]], ...] = (
+    ("image size", False, lambda _, f: f"{f.width} x {f.height}"),
+    ("number of pixels", False, lambda _, f: float(f.width * f.height)),
+    ("aspect ratio", False, lambda _, f: f.width / f.height),
+    ("size of the file", True, lambda _, f: float(f.bytes)),
+    ("bytes for each pixel (compression)", True, lambda _, f: f.bytes / (f.width * f.height)),
+    ("file format", False, lambda _, f: f.format),
+    ("colour mode", False, lambda _, f: f.mode),
+    ("file-name pattern", False, lambda s, _: _pattern(s)),
+    ("brightness", True, lambda _, f: f.brightness),
+    ("contrast", True, lambda _, f: f.contrast),
+    ("sharpness", True, lambda _, f: f.sharpness),
 )

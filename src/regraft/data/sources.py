@@ -187,7 +187,7 @@ def _manifest(path: Path | str, root: Path | str | None, remote: bool) -> Opened
     if others and not remote:
         raise UsageError(
             f"{name} names {counted(len(others), 'image')} elsewhere by URL, such as {shown(others[0])}. They are "
-            "fetched only if that is asked for: scan(path, remote=True)."
+            "fetched only if that is asked for: --remote, or scan(path, remote=True) in Python."
         )
     if links:
         urls = {shown(url): url for url in links}

@@ -41,6 +41,7 @@ def split_into(
     link: bool = False,
     keep: Path | str | None = None,
     group_by: str = "",
+    remote: bool = False,
     listener: Listener | None = None,
 ) -> Split:
     """Copy or link every image into `target/train|val|test/<class>/`.
@@ -58,6 +59,7 @@ def split_into(
         link: Make hard links in place of copies.
         keep: An earlier `split.csv` whose parts are kept; default: the target's own.
         group_by: A regular expression on the path, as for `scan`.
+        remote: Whether images that a manifest names elsewhere are fetched, as for `scan`.
         listener: Told how far the work is.
 
     Returns:
@@ -72,6 +74,7 @@ def split_into(
     dataset = scan(
         source,
         group_by=group_by,
+        remote=remote,
         store=Store(),
         progress=lambda done, total: listener.work("scan", done, total, "images"),
         compare=lambda done, total: listener.work("near duplicates", done, total, "pairs"),

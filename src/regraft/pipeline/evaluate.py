@@ -55,6 +55,7 @@ def labelled(
     part: Part | None = None,
     *,
     on_bad: OnBad = "skip",
+    remote: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """The labelled images to evaluate on.
@@ -63,7 +64,7 @@ def labelled(
         DataError: No image, or a label that the model does not know.
     """
     if isinstance(data, (Path, str)):
-        data = scan(data, on_bad=on_bad, classes=classifier.classes, twins=False, progress=progress)
+        data = scan(data, on_bad=on_bad, remote=remote, classes=classifier.classes, twins=False, progress=progress)
     if isinstance(data, Split):
         data = data.dataset
     present = {s.part for s in data.samples}

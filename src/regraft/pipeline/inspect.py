@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from regraft.data.audit import Finding, Inspection, audit, by_severity
-from regraft.data.dataset import Dataset, Split
+from regraft.data.dataset import Dataset, Sample, Split
 from regraft.data.scan import scan
 from regraft.data.split import bundle_ids, fold_numbers
 from regraft.errors import WeightsError, counted
@@ -32,6 +32,7 @@ def inspect(
     backbone: str = "efficientnet_lite0",
     weights: str = "auto",
     group_by: str = "",
+    remote: bool = False,
     store: Store | None = None,
     listener: Listener | None = None,
 ) -> Inspection:
@@ -44,6 +45,7 @@ def inspect(
         backbone: Whose features judge the labels.
         weights: Of the backbone, as for `build`.
         group_by: A regular expression on the path, as for `scan`.
+        remote: Whether images that a manifest names elsewhere are fetched, as for `scan`.
         store: Where everything that is computed is found and kept; default: this machine's.
         listener: Told how far the work is.
 
@@ -57,6 +59,7 @@ def inspect(
             data,
             lenient=True,
             group_by=group_by,
+            remote=remote,
             store=store,
             progress=lambda done, total: listener.work("scan", done, total, "images"),
             compare=lambda done, total: listener.work("near duplicates", done, total, "pairs"),
@@ -80,7 +83,7 @@ def inspect(
     return Inspection(dataset, tuple(by_severity(findings)), tuple(notes))
 
 
-def _judged(dataset: Dataset) -> list:  # type: ignore[type-arg]
+def _judged(dataset: Dataset) -> list[Sample]:
     """Samples of the classes that have enough of them for every fold."""
     bundles = bundle_ids(dataset.samples)
     alone = Counter(label for label, _ in {(s.label, int(b)) for s, b in zip(dataset.samples, bundles, strict=True)})

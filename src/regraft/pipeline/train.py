@@ -134,6 +134,7 @@ def _prepared(data: Path | str, config: Config, listener: Listener) -> tuple[Cla
         data,
         on_bad=config.data.on_bad,
         group_by=config.data.group_by,
+        remote=config.data.remote,
         store=Store() if config.training.cache_gb else None,
         progress=lambda done, total: listener.work("scan", done, total, "images"),
         compare=lambda done, total: listener.work("near duplicates", done, total, "pairs"),
