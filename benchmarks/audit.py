@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -50,6 +49,17 @@ def make(folder: Path, count: int, side: int) -> None:
         list(pool.map(partial(write, folder, side, cells), range(count), chunksize=500))
 
 
+def memory_of(process: int) -> int:
+    """Resident bytes of a process and of those that it began, what they share twice; 0 where there is no /proc."""
+    folder = Path("/proc") / str(process)
+    try:
+        pages = int((folder / "statm").read_text().split()[1])
+        children = " ".join(file.read_text() for file in folder.glob("task/*/children")).split()
+    except (OSError, IndexError):  # it has just ended
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(memory_of(int(child)) for child in children)
+
+
 def main() -> None:
     """Make the files if need be, inspect them twice, print what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,14 +76,21 @@ def main() -> None:
         environment = os.environ | {"REGRAFT_CACHE": f"{temporary}/store"}
         for which in ("first", "second"):
             started = time.monotonic()
-            found = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
-            seconds = time.monotonic() - started
-            facts = json.loads(found.stdout)
+            peak = 0
+            with (
+                tempfile.TemporaryFile() as out,
+                subprocess.Popen(command, env=environment, stdout=out) as process,
+            ):
+                while process.poll() is None:
+                    peak = max(peak, memory_of(process.pid))
+                    time.sleep(0.05)
+                seconds = time.monotonic() - started
+                out.seek(0)
+                facts = json.load(out)
             kinds = {finding["kind"]: len(finding["files"]) for finding in facts["findings"]}
-            print(f"{which}: {facts['statistics']['images']:,} images in {seconds:.1f} s; {kinds}", flush=True)
-        # Of the larger of the two.
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(f"peak memory {peak / 1e6:.0f} MB")
+            images = facts["statistics"]["images"]
+            memory = f", {peak / 1e6:.0f} MB at most" if peak else ""
+            print(f"{which}: {images:,} images in {seconds:.1f} s{memory}; {kinds}", flush=True)
 
 
 if __name__ == "__main__":
