@@ -8,7 +8,8 @@ from regraft.cli.train import seconds_of
 from regraft.config import load_config
 from regraft.errors import UsageError
 from regraft.models.classifier import build, smaller_sizes
-from regraft.pipeline.train import _fitting_size, train_from
+from regraft.pipeline.planning import _fitting_size
+from regraft.pipeline.train import train_from
 from regraft.training.options import TrainingOptions
 from regraft.training.plan import Plan, Rates, make_plan
 
@@ -59,7 +60,7 @@ def test_a_short_time_takes_smaller_images_before_less_training() -> None:
 def test_the_size_that_a_budget_chose_is_written_down(squares_folder: Path, tmp_path: Path) -> None:
     settings = ["training.finetune_epochs=5", "training.budget=1000"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("regraft.pipeline.train._fitting_size", lambda *_: 96)
+        patch.setattr("regraft.pipeline.planning._fitting_size", lambda *_: 96)
         run = train_from(squares_folder, load_config(None, settings), tmp_path / "run")
     assert load_config(run.path / "config.toml").model.image_size == 96
     assert run.classifier.preprocessing.size == 96

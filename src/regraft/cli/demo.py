@@ -20,7 +20,8 @@ def command(
     screen = console(json)
     with screen.status("Starting"):
         from regraft.pipeline.demo import demo_config, demo_images, write_demo_manifest
-        from regraft.pipeline.train import new_folder, train_from
+        from regraft.pipeline.folder import new_folder
+        from regraft.pipeline.train import train_from
 
     config = demo_config()
     images = demo_images()

@@ -6,23 +6,18 @@ moment that the head was trained.
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import re
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from regraft.config import Config, load_config
 from regraft.data.augmentation import Augmentation
@@ -32,14 +27,16 @@ from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split import split_text, write_split
 from regraft.data.urls import is_url, shown
-from regraft.errors import DataError, RunError, UsageError
+from regraft.errors import RunError, UsageError
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.files import write_csv, write_json, write_text
 from regraft.models.checkpoint import save_classifier
-from regraft.models.classifier import Classifier, ModelOptions, build, smaller_sizes
+from regraft.models.classifier import Classifier, ModelOptions, build
 from regraft.models.registry import find_backbone
 from regraft.pipeline.evaluate import predict_dataset
+from regraft.pipeline.folder import SCRATCH, claimed, new_folder, refuse_a_run
+from regraft.pipeline.planning import fit_into_budget
 from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SOURCE, SPLIT, STANDING, Run
 from regraft.report.confusion import plot_confusion
 from regraft.report.history import plot_history
@@ -47,13 +44,10 @@ from regraft.report.samples import SampleTile, choose_samples, plot_samples
 from regraft.store import Store
 from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.options import TrainingOptions
-from regraft.training.plan import Plan, Rates, make_plan, measure_rates
 from regraft.training.progress import Epoch, Listener, Silence
 from regraft.training.train import Training
 from regraft.training.train import train as train_classifier
 
-RUNS = Path("runs")
-_SCRATCH = ".scratch"
 _PART_TITLES = {"val": "Validation", "test": "Test"}
 
 
@@ -79,13 +73,13 @@ def train_from(
     """
     listener, started = listener or Silence(), time.monotonic() if started is None else started
     if out is not None:
-        _refuse_a_run(Path(out))
+        refuse_a_run(Path(out))
     model, split = _prepared(data, config, listener)
     at_size = None if config.model.image_size else partial(_built, config, split)
-    model, config, deadline = _planned(model, split, config, started, listener, at_size=at_size)
+    model, config, deadline = fit_into_budget(model, split, config, started, listener, at_size=at_size)
     # Only now, so that a folder for runs within the data is not taken for a class.
     where = shown(data) if isinstance(data, str) and is_url(data) else str(Path(data).resolve())
-    with _claimed(new_folder(out, Path(where).stem, config.model.backbone)) as path:
+    with claimed(new_folder(out, Path(where).stem, config.model.backbone)) as path:
         write_json(path / SOURCE, {"data": where})
         listener.note(f"Run: {path}. If it is stopped, `regraft train --resume {path}` goes on with it.")
         return _train(model, split, path, config, listener, deadline)
@@ -111,7 +105,7 @@ def resume(path: Path | str, *, listener: Listener | None = None) -> Run:
             f"{path} is no folder that `regraft train` made, or its training had not begun: there is nothing to "
             f"resume. Start it: regraft train DATA --out {path}"
         )
-    with _claimed(path, resumed=True):
+    with claimed(path, resumed=True):
         if (path / METRICS).is_file() and not (path / STANDING).is_file():
             listener.note(f"{path} is finished; nothing is left to do. Its result:")
             return Run(path)
@@ -198,81 +192,9 @@ def train(
     """
     started, listener = time.monotonic(), listener or Silence()
     config = _config_of(model, augmentation or Augmentation(), options)
-    model, config, deadline = _planned(model, split, config, started, listener)
-    with _claimed(new_folder(out, "run", model.spec.name)) as path:
+    model, config, deadline = fit_into_budget(model, split, config, started, listener)
+    with claimed(new_folder(out, "run", model.spec.name)) as path:
         return _train(model, split, path, config, listener, deadline)
-
-
-def _planned(
-    model: Classifier,
-    split: Split,
-    config: Config,
-    started: float,
-    listener: Listener,
-    *,
-    at_size: Callable[[int], Classifier] | None = None,
-) -> tuple[Classifier, Config, float | None]:
-    """The model and the configuration that fit into the budget, and the moment of `time.monotonic` when training ends.
-
-    `at_size` builds the model for images of another side, where that may be chosen.
-    """
-    if not len(split.train):
-        raise DataError("The train part has no image.")
-    budget = config.training.budget
-
-    def planned(rates: Rates) -> Plan:
-        return make_plan(
-            model,
-            {part: len(split[part]) for part in split},
-            config.training,
-            rates,
-            changes_views=config.augmentation.changes_views,
-            seconds=started + budget - time.monotonic() if budget else None,
-        )
-
-    rates = _measured(model, split, config)
-    if budget and at_size and (size := _fitting_size(model, rates, planned)) != model.preprocessing.size:
-        listener.note(f"The input is {size} pixels in place of {model.preprocessing.size}: more training fits in time.")
-        model = at_size(size)
-        config = config.model_copy(update={"model": replace(config.model, image_size=size)})
-        rates = _measured(model, split, config)
-    if rates.why:
-        listener.note(rates.why)
-    plan = planned(rates)
-    listener.note(str(plan))
-    config = config.model_copy(update={"training": plan.options})
-    return model, config, started + budget - plan.seconds["evaluate"] if budget else None
-
-
-def _measured(model: Classifier, split: Split, config: Config) -> Rates:
-    return measure_rates(
-        model,
-        config.training,
-        decode=_decode_rate(model, split.train),
-        images=len(split.train),
-        store=Store() if config.training.cache_gb else None,
-    )
-
-
-def _fitting_size(model: Classifier, rates: Rates, planned: Callable[[Rates], Plan]) -> int:
-    """The largest size at which a thorough plan fits; if there is none, the one at which the best plan does."""
-    here, ranks = model.preprocessing.size, {}
-    for size in [here, *smaller_sizes(model.spec, here)]:
-        with suppress(UsageError):  # nothing fits
-            plan = planned(rates.at((size / here) ** 2))
-            if plan.is_thorough:
-                return size
-            ranks[size] = plan.rank
-    return min(ranks, key=lambda size: (ranks[size], -size), default=here)
-
-
-def _decode_rate(model: Classifier, dataset: Dataset) -> float:
-    """Images a second, by a few of them, on every core."""
-    chosen = dataset.samples[:: max(1, len(dataset) // 8)][:8]
-    started = time.monotonic()
-    for sample in chosen:
-        model.preprocessing(dataset.source(sample), max_pixels=dataset.max_pixels)
-    return len(chosen) * (os.cpu_count() or 1) / max(1e-4, time.monotonic() - started)
 
 
 def _train(
@@ -289,7 +211,7 @@ def _train(
         model,
         split,
         augmentation=config.augmentation,
-        scratch=path / _SCRATCH,
+        scratch=path / SCRATCH,
         standing=path / STANDING,
         listener=listener,
         on_better=lambda better: save_classifier(better, path),
@@ -404,60 +326,6 @@ def _write_history(file: Path, training: Training) -> None:
     rows = [row.to_row() for row in training.history]
     columns = tuple(Epoch.__dataclass_fields__)
     write_csv(file, columns, [["" if row[name] is None else row[name] for name in columns] for row in rows])
-
-
-@contextmanager
-def _claimed(path: Path, *, resumed: bool = False) -> Iterator[Path]:
-    """Hold a run's folder against other processes; what a killed one left behind is cleared away.
-
-    Raises:
-        RunError: Another process is at work in it, or has finished a run in it meanwhile.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(f"Another process is training in {path}. Wait for it, or choose another --out.") from error
-    try:
-        if not resumed:
-            _refuse_a_run(path)
-            shutil.rmtree((path / STANDING).parent, ignore_errors=True)  # of a run that never had a model
-        shutil.rmtree(path / _SCRATCH, ignore_errors=True)
-        yield path
-    finally:
-        shutil.rmtree(path / _SCRATCH, ignore_errors=True)
-        lock.release()
-        with suppress(OSError):
-            (path / ".lock").unlink(missing_ok=True)
-            path.rmdir()  # if nothing came of it
-
-
-def _refuse_a_run(path: Path) -> None:
-    if (path / "model.json").exists():
-        raise RunError(f"{path} holds a run already. Choose another --out, or go on with it: --resume {path}.")
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file; expected a folder for the run.")
-
-
-def new_folder(out: Path | str | None, *names: str) -> Path:
-    """The folder for a new run: `out`, or one under `runs/` that was not there and is now.
-
-    Raises:
-        RunError: `out` holds a run already, or is a file.
-    """
-    if out is not None:
-        path = Path(out)
-        _refuse_a_run(path)
-        return path
-    stem = re.sub(r"[^\w.-]+", "-", "-".join(names))
-    RUNS.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        path = RUNS / (stem if number == 1 else f"{stem}-{number}")
-        with suppress(FileExistsError):
-            path.mkdir()  # two processes never get the same one
-            return path
-    raise AssertionError
 
 
 def _config_of(model: Classifier, augmentation: Augmentation, options: Mapping[str, Any]) -> Config:

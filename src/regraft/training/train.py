@@ -16,20 +16,20 @@ from typing import Any
 import torch
 
 from regraft.data.augmentation import Augmentation
-from regraft.data.dataset import Split
-from regraft.data.pixels import Pixels, load_pixels
+from regraft.data.dataset import Part, Split
 from regraft.data.split import bundle_ids
 from regraft.errors import DataError, RunError, TrainingError, UsageError
 from regraft.models.checkpoint import versions
 from regraft.models.classifier import Classifier
 from regraft.store import Store
-from regraft.training.engine import EngineName, choose_engine, make_engine, openvino_version
+from regraft.training.engine import EngineName, openvino_version
 from regraft.training.hardware import choose_device, choose_precision
+from regraft.training.inputs import Inputs
 from regraft.training.keeping import Keeper
-from regraft.training.loop import Batches, LiveViews, MirroredMaps, Phase, PhaseLoop, predict_logits
+from regraft.training.loop import Batches, LiveViews, Phase, PhaseLoop, predict_logits
 from regraft.training.objective import Objective, balanced_weights, score
 from regraft.training.options import TrainingOptions
-from regraft.training.prefix import Activations, Rows, read_features, row_bytes, run_prefix
+from regraft.training.prefix import Activations, Rows, read_features
 from regraft.training.progress import Epoch, Listener, Silence
 from regraft.training.solver import Solution, solve_head
 from regraft.training.standing import read_standing, under, write_standing
@@ -153,10 +153,10 @@ class _Trainer:
         deadline: float | None,
     ) -> None:
         self.model, self.split, self.options, self.augmentation = model, split, options, augmentation
-        self.store, self.scratch, self.listener = store, scratch, listener
-        self.deadline = deadline
+        self.listener, self.deadline = listener, deadline
         self.device = choose_device(options.device)
         self.precision = choose_precision(options.precision, self.device)
+        self.inputs = Inputs(model, split, options, augmentation, store, scratch, self.device, self.precision, listener)
         self.result = Training(device=str(self.device), precision=str(self.precision).removeprefix("torch."))
         self.labels = torch.from_numpy(split.train.labels)
         self.val_labels = torch.from_numpy(split.val.labels)
@@ -227,14 +227,16 @@ class _Trainer:
         # With everything to be fine-tuned there is no prefix; the head still gets features.
         cut = boundary if finetunes and boundary else end
         views = views_of(options, finetunes=finetunes) if self.augmentation.changes_views and cut == boundary else 1
-        self._choose_engine(cut, views)
-        self._make_room(cut, views)
+        for note in self.inputs.prepare(cut, views, chosen=self.result.engine if self.found else None):
+            self._note(note)
+        self.result.engine = self.inputs.engine
         with self._timed("decode"):
-            pixels = {part: self._pixels(part) for part in ("train", "val") if len(self.split[part])}
-        cached: dict[str, Activations] = {}
+            parts: tuple[Part, ...] = ("train", "val")
+            pixels = {part: self.inputs.pixels(part) for part in parts if len(self.split[part])}
+        cached: dict[Part, Activations] = {}
         if boundary or not tail_begun:
             with self._timed("prefix"):
-                cached = self._prefixes(pixels, cut, views)
+                cached = self.inputs.activations(pixels, cut, views)
         with self._timed("head"):
             if options.head_epochs and not tail_begun:
                 self._head(cached["train"], cached.get("val"), finetunes)
@@ -242,10 +244,10 @@ class _Trainer:
             with self._timed("finetune"):
                 batches: Batches
                 if boundary:
-                    batches = self._mirrored(cached["train"].loaded(self.device))
+                    batches = self.inputs.mirrored(cached["train"].loaded(self.device))
                 else:
                     batches = LiveViews.of(pixels["train"], self.augmentation, self.device)
-                    cached = self._prefixes({part: pixels[part] for part in pixels if part != "train"}, 0)
+                    cached = self.inputs.activations({part: pixels[part] for part in pixels if part != "train"}, 0)
                 if not tail_begun:
                     self.keeper.restore()
                 model.freeze(boundary)
@@ -253,76 +255,17 @@ class _Trainer:
                 self._phase("finetune", options.finetune_epochs, self.lr, options.optimizer, batches, cached.get("val"))
         self.keeper.restore()
         if boundary == 0:
-            cached = self._prefixes({"train": pixels["train"]}, end)  # with the weights that it has now
+            # With the weights that it has now, which nobody needs again.
+            cached = self.inputs.activations({"train": pixels["train"]}, end, kept=not self._is_tuned)
         plain = predict_logits(model, cached["train"], self.precision)
         self.result.train_accuracy = score(self.objective, plain, self.labels).accuracy
 
-    def _make_room(self, cut: int, views: int) -> None:
-        """Work in the scratch folder where the limit of the store leaves no room for this training."""
-        model, count = self.model, len(self.split.train) * views + len(self.split.val)
-        size = row_bytes(model, cut, self.precision) * count
-        size += 3 * model.preprocessing.size**2 * (len(self.split.train) + len(self.split.val))
-        if not self.options.cache_gb:
-            self.store = self.scratch
-        elif not self.store.make_room(size):
-            self._note(
-                f"The cache keeps {self.store.limit / 1e9:g} GB (training.cache_gb) and this training may need "
-                f"{size / 1e9:.1f} GB: it works in a folder that is removed at its end."
-            )
-            self.store = self.scratch
-
-    def _pixels(self, part: Any) -> Pixels:
-        def tell(done: int, total: int) -> None:
-            self.listener.work("decode", done, total, f"{part} images")
-
-        return load_pixels(self.split[part], self.model.preprocessing, self.store, progress=tell)
-
-    def _prefixes(self, pixels: dict[Any, Pixels], cut: int, views: int = 1) -> dict[str, Activations]:
-        """The activations of some parts at a cut, the train part's in its views."""
-        # Normalised pixels, and what a tuned backbone made of them, nobody needs again.
-        tuned = any(row.phase == "finetune" for row in self.result.history)
-        kept = cut > 0 and not (tuned and cut > self.boundary)
-        engine = make_engine(self.result.engine if kept else "torch", self.model, cut, self.precision)
-        return {
-            part: run_prefix(
-                self.model,
-                self.split[part],
-                pixels[part],
-                engine,
-                self.store if kept else self.scratch,
-                views=views if part == "train" else 1,
-                augmentation=self.augmentation,
-                seed=self.options.seed,
-                batch_size=64 if self.device.type == "cpu" else 256,
-                listener=self.listener,
-                name=f"backbone, {part} images",
-            )
-            for part in pixels
-        }
+    @property
+    def _is_tuned(self) -> bool:
+        return any(row.phase == "finetune" for row in self.result.history)
 
     def _is_solved(self) -> bool:
         return self.options.head_optimizer == "lbfgs" and not self.model.head.widths
-
-    def _mirrored(self, activations: Activations) -> Batches:
-        """Where there is only the plain view, maps are mirrored in its place, at no cost."""
-        shares = (self.augmentation.flip, self.augmentation.vertical_flip)
-        maps = len(self.model.stages[activations.boundary - 1].shape) == 3 and not self.model.channels_last_maps
-        return MirroredMaps(activations, *shares) if activations.views == 1 and maps and any(shares) else activations
-
-    def _choose_engine(self, cut: int, views: int) -> None:
-        if self.found:  # as it was chosen then; `_take_up` has set it
-            return
-        rows = len(self.split.train) * views + len(self.split.val)
-        self.result.engine, why = choose_engine(
-            self.options.engine,
-            self.model,
-            cut,
-            self.precision,
-            rows=rows,
-            store=self.store if self.options.cache_gb else None,
-        )
-        if why:
-            self._note(why)
 
     def _head(self, train: Activations, val: Activations | None, finetunes: bool) -> None:
         model, options = self.model, self.options
