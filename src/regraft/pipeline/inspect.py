@@ -28,6 +28,7 @@ _VERSION = 1
 def inspect(
     data: Dataset | Split | Path | str,
     *,
+    root: Path | str | None = None,
     labels: bool = True,
     backbone: str = "efficientnet_lite0",
     weights: str = "auto",
@@ -41,6 +42,7 @@ def inspect(
     Args:
         data: A data set, a split, or a path that `scan` takes; classes that cannot be trained on are findings and raise
             nothing when it is a path.
+        root: What a manifest's paths start from, as for `scan`.
         labels: Whether labels that are likely wrong are looked for, which runs the backbone once over every image.
         backbone: Whose features judge the labels.
         weights: Of the backbone, as for `build`.
@@ -57,6 +59,7 @@ def inspect(
     if isinstance(data, (Path, str)):
         dataset = scan(
             data,
+            root=root,
             lenient=True,
             group_by=group_by,
             remote=remote,
@@ -95,7 +98,7 @@ def _label_errors(dataset: Dataset, backbone: str, weights: str, store: Store, l
     key = {
         "images": name_of(*sorted((s.sha256, s.label, s.group or "", s.twins or "") for s in dataset.samples)).hex(),
         "backbone": backbone,
-        "weights": weights,
+        "weights": _mark(weights),
         "version": _VERSION,
     }
     table = store.table("label_errors", key, (4,), np.float64)
@@ -122,6 +125,13 @@ def _label_errors(dataset: Dataset, backbone: str, weights: str, store: Store, l
             tuple(details),
         )
     ]
+
+
+def _mark(weights: str) -> str:
+    """What changes when the weights do: of a file or folder, also sizes and times."""
+    path = Path(weights)
+    files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
+    return ";".join([weights, *(f"{s.st_size},{s.st_mtime_ns}" for s in map(Path.stat, files))])
 
 
 def _judge(
