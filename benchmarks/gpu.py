@@ -21,7 +21,7 @@ from statistics import median
 import torch
 
 import regraft
-from regraft.evaluation.metrics import wilson_interval
+from regraft.evaluation.intervals import wilson_interval
 from regraft.store import Store
 from regraft.training.train import train
 

@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 import regraft
 from regraft.data.dataset import Dataset
-from regraft.evaluation.metrics import wilson_interval
+from regraft.evaluation.intervals import wilson_interval
 from regraft.models.classifier import Classifier
 from regraft.training.prefix import as_batch
 

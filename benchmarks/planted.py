@@ -25,7 +25,7 @@ from regraft.data.audit import Inspection
 from regraft.data.dataset import Dataset
 from regraft.data.duplicates import Forest
 from regraft.data.scan import scan
-from regraft.evaluation.metrics import wilson_interval
+from regraft.evaluation.intervals import wilson_interval
 from regraft.files import write_csv
 from regraft.pipeline.demo import demo_images, write_demo_manifest
 from regraft.pipeline.inspect import inspect

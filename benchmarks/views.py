@@ -17,7 +17,8 @@ from statistics import mean
 import regraft
 from regraft.config import load_config
 from regraft.data.scan import scan
-from regraft.evaluation.metrics import evaluate, wilson_interval
+from regraft.evaluation.intervals import wilson_interval
+from regraft.evaluation.metrics import evaluate
 from regraft.pipeline.evaluate import predict_dataset
 from regraft.pipeline.train import split_with
 from regraft.store import Store

@@ -21,7 +21,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import ScalarFormatter
 
-from regraft.evaluation.metrics import wilson_interval
+from regraft.evaluation.intervals import wilson_interval
 
 #: Recipes on one line of the picture, in this order.
 LINES = {

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from regraft.evaluation.abstention import conformal_threshold, threshold_for
+from regraft.pipeline.run import load
+
 REGRAFT = str(Path(sys.executable).parent / "regraft")
 FAST = [
     "--image-size",
@@ -105,6 +108,29 @@ def test_predict_prints_a_table(run: Path, squares_folder: Path) -> None:
     lines = [line for line in done.stdout.splitlines() if ".png" in line]
     assert ["00.png" in lines[0], "01.png" in lines[1]] == [True, True]
     assert all(line.count("%") == 2 for line in lines)
+
+
+def test_predict_says_when_it_is_not_sure(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    images = sorted((squares_folder / "red").glob("[0-9]*.png"))
+    told = regraft("predict", run, *images, "--json", "--sure", "0.5", "--cover", "0.9")
+    assert told.returncode == 0, told.stderr
+    lines = [json.loads(line) for line in told.stdout.splitlines()]
+    val = load(run).predictions.part("val")
+    found = threshold_for(val, 0.5)
+    least = conformal_threshold(val, 0.9)
+    for line in lines:
+        assert line["sure"] == (line["confidence"] >= found.threshold)
+        probabilities = {entry["label"]: entry["probability"] for entry in line["top"]}
+        assert set(line["set"]) & set(probabilities) == {name for name, p in probabilities.items() if p >= least}
+    table = regraft("predict", run, *images, "--sure", "0.5", "--cover", "0.9")
+    assert table.returncode == 0, table.stderr
+    for words in ("sure", "set", "Sure is a confidence of", "validation images had it"):
+        assert words in table.stdout
+    done = regraft("predict", run, *images, "--csv", tmp_path / "p.csv", "--sure", "0.5")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
+    assert [row["sure"] == "yes" for row in rows] == [line["sure"] for line in lines]
+    assert regraft("predict", run, *images, "--sure", "1.5").returncode == 2
 
 
 def test_predict_streams_json_lines_and_reports_bad_files(run: Path, squares_folder: Path) -> None:

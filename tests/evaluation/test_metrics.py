@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from regraft.errors import DataError
-from regraft.evaluation.metrics import Evaluation, confusion_matrix, evaluate, top_k_accuracy, wilson_interval
+from regraft.evaluation.intervals import wilson_interval
+from regraft.evaluation.metrics import Evaluation, confusion_matrix, evaluate, top_k_accuracy
 from regraft.evaluation.names import display_width
 from regraft.evaluation.predictions import Predictions
 

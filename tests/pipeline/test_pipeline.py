@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import regraft
 from regraft.config import load_config
 from regraft.data.dataset import Dataset
 from regraft.errors import DataError, RunError, UsageError
+from regraft.evaluation.calibration import measure_calibration, tempered
 from regraft.pipeline.evaluate import predict_dataset
 from regraft.pipeline.train import resume, train_from
 from regraft.training.progress import Silence
@@ -42,6 +44,7 @@ def test_the_runs_folder(run: regraft.Run) -> None:
         "model.safetensors", "model.json", "class_names.json", "config.toml", "source.json", "split.csv", "history.csv",
         "metrics.json", "predictions.csv",
         "plots/training_history.png", "plots/confusion_matrix.png", "plots/sample_predictions.png",
+        "plots/reliability.png",
     }  # fmt: skip
     for plot in (run.path / "plots").iterdir():
         with Image.open(plot) as image:
@@ -62,6 +65,21 @@ def test_metrics_have_the_promised_numbers(run: regraft.Run) -> None:
     assert [bad["path"] for bad in metrics["data"]["bad"]] == ["red/broken.png"]
     assert "not an image" in metrics["data"]["bad"][0]["reason"]
     assert metrics["test"]["count"] == 9
+
+
+def test_the_temperature_is_kept_and_measured(run: regraft.Run) -> None:
+    found = run.metrics["calibration"]
+    temperature = found["temperature"]
+    assert temperature != 1.0
+    assert run.description["calibration"] == {"temperature": temperature}
+    assert run.classifier.head.temperature == temperature
+    assert found["fitted_on"] == "val"
+    # On the images that it was fitted to, it cannot be worse but for its doubt.
+    assert found["val"]["after"]["loss"] <= found["val"]["before"]["loss"] + 0.05
+    test = run.predictions.part("test")
+    plain = tempered(test.probabilities, 1 / temperature)
+    assert measure_calibration(replace(test, probabilities=plain)).to_json() == found["test"]["before"]
+    assert run.metrics["test"]["intervals"]["macro_f1"][1] <= 1
 
 
 def test_a_new_process_on_another_path_gives_the_same_probabilities(

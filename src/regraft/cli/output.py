@@ -123,6 +123,15 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
             f"(95 % interval {100 * low:.1f} to {100 * high:.1f}) on {scores['count']} images, "
             f"macro-F1 {scores['macro_f1']:.3f}."
         )
+        for caution in evaluate(run.predictions.part(part)).cautions():
+            console.print(f"[yellow]{escape(caution)}[/yellow]")
+        calibration = metrics.get("calibration")  # earlier versions knew of none
+        if calibration and calibration["fitted_on"]:
+            before, after = (calibration[part][when]["ece"] for when in ("before", "after"))
+            console.print(
+                f"Confidence is off by {100 * after:.1f} points on average; {100 * before:.1f} before it was "
+                f"calibrated on validation (temperature {calibration['temperature']:.2f})."
+            )
     model, steps = metrics["model"], metrics["time"]
     tuned = f"fine-tuned from {model['finetuned_from']}" if model["finetuned_from"] else "head only"
     console.print(
@@ -146,6 +155,7 @@ def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
         for name, what in (
             ("training_history.png", "how training went"),
             ("confusion_matrix.png", "what is taken for what"),
+            ("reliability.png", "whether confidence can be believed"),
             ("sample_predictions.png", "right and wrong predictions"),
         )
         if (path / "plots" / name).exists()

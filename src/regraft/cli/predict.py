@@ -6,6 +6,7 @@ import csv as csv_module
 import json as json_module
 import sys
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,18 @@ def command(
         Path | None,
         typer.Option(help="Write a row an image to this file: path, label, confidence, all probabilities, error."),
     ] = None,
+    sure: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Say 'not sure' where validation was right less often than this share, such as 0.95, of the answers.",
+        ),
+    ] = None,
+    cover: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Add the classes among which the true one is with this probability."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, as the answers come.")] = False,
 ) -> None:
     """The likeliest classes of each image, in the order given; a bad file is reported at the end (exit code 1)."""
@@ -42,24 +55,28 @@ def command(
     loaded = load(run)
     screen = console(json)
     count = min(top, len(loaded.classes))
+    doubt = _Doubt(
+        None if sure is None else loaded.threshold(sure).threshold,
+        None if cover is None else loaded.least_probability(cover),
+    )
     failed: list[Prediction] = []
     with ExitStack() as stack:
         emit: list[Callable[[Prediction], None]] = []
         table = None
         if json:
-            emit.append(lambda prediction: _write_line(prediction, count))
+            emit.append(lambda prediction: _write_line(prediction, count, doubt))
         elif not csv:
-            table = Table(
-                "image", *[f"{_ordinal(i)} class" for i in range(1, count + 1)], box=None, header_style="bold"
-            )
+            columns = [f"{_ordinal(i)} class" for i in range(1, count + 1)]
+            table = Table("image", *doubt.columns, *columns, box=None, header_style="bold")
             shown = table
-            emit.append(lambda prediction: shown.add_row(*_cells(prediction, count)))
+            emit.append(lambda prediction: shown.add_row(*_cells(prediction, count, doubt)))
         if csv:
             temporary = stack.enter_context(replacing(csv))
             handle = stack.enter_context(temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
             writer = csv_module.writer(handle, lineterminator="\n")
-            writer.writerow(["path", "label", "confidence", *[f"p({name})" for name in loaded.classes], "error"])
-            emit.append(lambda prediction: writer.writerow(_row(prediction)))
+            names = [f"p({name})" for name in loaded.classes]
+            writer.writerow(["path", "label", "confidence", *doubt.columns, *names, "error"])
+            emit.append(lambda prediction: writer.writerow(_row(prediction, doubt)))
         with listening(err) as listener:
             for done, prediction in enumerate(loaded.stream(files, batch_size=batch_size), start=1):
                 for write in emit:
@@ -70,6 +87,14 @@ def command(
                     listener.work("predict", done, len(files), "images")
     if table:
         screen.print(table)
+        if sure is not None:
+            found = loaded.threshold(sure)
+            low, high = found.accuracy_interval
+            screen.print(
+                f"[dim]Sure is a confidence of {100 * found.threshold:.1f} % or more: {100 * found.coverage:.0f} % of "
+                f"{found.count} validation images had it, and {100 * found.accuracy:.1f} % of these (95 % interval "
+                f"{100 * low:.1f} to {100 * high:.1f}) were right.[/dim]"
+            )
     if csv:
         screen.print(escape(f"{len(files)} rows in {csv}"))
     for prediction in failed:
@@ -78,12 +103,40 @@ def command(
         raise RegraftError(f"{len(failed)} of {len(files)} images could not be read.")
 
 
-def _write_line(prediction: Prediction, count: int) -> None:
+@dataclass(frozen=True)
+class _Doubt:
+    """From which confidence an answer is sure, and from which probability a class is in the set; None: not asked."""
+
+    sure: float | None
+    least: float | None
+
+    @property
+    def columns(self) -> list[str]:
+        return [*(["sure"] if self.sure is not None else []), *(["set"] if self.least is not None else [])]
+
+    def of(self, prediction: Prediction) -> dict[str, Any]:
+        """By the names of the columns; nothing where the image could not be read."""
+        found: dict[str, Any] = {}
+        if prediction.error is None and self.sure is not None:
+            found["sure"] = prediction.confidence >= self.sure
+        if prediction.error is None and self.least is not None:
+            found["set"] = [name for name, p in prediction.top(len(prediction.classes)) if p >= self.least]
+        return found
+
+    def words(self, prediction: Prediction) -> list[str]:
+        """The same as texts, one a column."""
+        found = self.of(prediction)
+        words = {"sure": "yes" if found.get("sure") else "not sure", "set": ", ".join(found.get("set", [])) or "none"}
+        return [words[name] if name in found else "" for name in self.columns]
+
+
+def _write_line(prediction: Prediction, count: int, doubt: _Doubt) -> None:
     value: dict[str, Any] = {"path": prediction.source}
     if prediction.error is None:
         value |= {
             "label": prediction.label,
             "confidence": prediction.confidence,
+            **doubt.of(prediction),
             "top": [{"label": name, "probability": p} for name, p in prediction.top(count)],
         }
     else:
@@ -92,26 +145,29 @@ def _write_line(prediction: Prediction, count: int) -> None:
     sys.stdout.flush()
 
 
-def _cells(prediction: Prediction, count: int) -> list[str]:
+def _cells(prediction: Prediction, count: int, doubt: _Doubt) -> list[str]:
     if prediction.error is not None:
         return [
             escape(prediction.source),
+            *[""] * len(doubt.columns),
             f"[yellow]{escape(prediction.error)}[/yellow]",
             *[""] * (count - 1),
         ]
     return [
         escape(prediction.source),
+        *map(escape, doubt.words(prediction)),
         *[f"{escape(name)} {100 * p:.1f} %" for name, p in prediction.top(count)],
     ]
 
 
-def _row(prediction: Prediction) -> list[Any]:
+def _row(prediction: Prediction, doubt: _Doubt) -> list[Any]:
     if prediction.error is not None:
-        return [prediction.source, "", "", *[""] * len(prediction.classes), prediction.error]
+        return [prediction.source, "", "", *doubt.words(prediction), *[""] * len(prediction.classes), prediction.error]
     return [
         prediction.source,
         prediction.label,
         prediction.confidence,
+        *doubt.words(prediction),
         *prediction.probabilities.tolist(),
         "",
     ]

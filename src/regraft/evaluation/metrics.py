@@ -6,15 +6,19 @@ rounding.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from regraft.errors import DataError
+from regraft.errors import DataError, counted, listed
+from regraft.evaluation.intervals import draw_counts, interval_about, wilson_interval
 from regraft.evaluation.names import display_width, one_line
 from regraft.evaluation.predictions import Predictions
+
+#: Width of an accuracy's interval that is worth a word, and images of a class below which chance may speak.
+_WIDE, _FEW = 0.1, 20
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class ClassReport:
         recall: Share of this class's images that were found, 0..1; 0 where there are none.
         f1: Harmonic mean of precision and recall, 0..1; 0 where both are 0.
         support: Images of this class.
+        precision_interval: 95 % Wilson interval, (low, high); (0, 1) where no image is predicted as this class.
+        recall_interval: 95 % Wilson interval, (low, high); (0, 1) where there are no images of this class.
+        f1_interval: 95 % interval by the Bayesian bootstrap, (low, high).
     """
 
     name: str
@@ -34,6 +41,9 @@ class ClassReport:
     recall: float
     f1: float
     support: int
+    precision_interval: tuple[float, float]
+    recall_interval: tuple[float, float]
+    f1_interval: tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +65,9 @@ class Evaluation:
         loss: Mean negative natural logarithm of the true class's probability, in nats, 0 or more.
         per_class: In class order, classes without images included.
         confusion: int64 (C, C); row: true class, column: predicted class; read-only.
+        intervals: 95 % intervals by the Bayesian bootstrap, (low, high), by the names of the macro averages, the
+            weighted F1 and the balanced accuracy. Like the Wilson intervals they take the images for independent ones:
+            near duplicates among them make them too narrow.
     """
 
     count: int
@@ -69,40 +82,73 @@ class Evaluation:
     loss: float
     per_class: tuple[ClassReport, ...]
     confusion: np.ndarray
+    intervals: Mapping[str, tuple[float, float]]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, no NaN among them; the confusion matrix as a list of rows."""
         return asdict(self) | {
             "accuracy_interval": list(self.accuracy_interval),
-            "per_class": [asdict(report) for report in self.per_class],
+            "per_class": [_plain(asdict(report)) for report in self.per_class],
             "confusion": self.confusion.tolist(),
+            "intervals": _plain(self.intervals),
         }
+
+    def cautions(self) -> list[str]:
+        """What these images are too few to say, in sentences; empty where they carry the claim."""
+        low, high = self.accuracy_interval
+        found = []
+        if high - low > _WIDE:
+            needed = round(_known_within(self.accuracy), -2)
+            found.append(
+                f"{counted(self.count, 'image')} tell the accuracy to within {50 * (high - low):.0f} points only; for "
+                f"2 points some {needed:,.0f} would be needed."
+            )
+        few = [row.name for row in self.per_class if 0 < row.support < _FEW]
+        if few:
+            found.append(
+                f"{counted(len(few), 'class has', 'classes have')} fewer than {_FEW} images here: what is said of "
+                f"{listed(map(one_line, few))} may be chance."
+            )
+        return found
 
     def report(self) -> str:
         """A classification report in plain text, aligned in any fixed-width font."""
         low, high = self.accuracy_interval
-        table: list[tuple[str, ...]] = [("class", "precision", "recall", "F1", "images")]
+        table: list[tuple[str, ...]] = [("class", "precision", "recall", "(95 %)", "F1", "images")]
         table += [
-            (one_line(row.name), *_digits(row.precision, row.recall, row.f1), str(row.support))
+            (
+                one_line(row.name),
+                *_digits(row.precision, row.recall),
+                "{:.2f}..{:.2f}".format(*row.recall_interval),
+                *_digits(row.f1),
+                str(row.support),
+            )
             for row in self.per_class
         ]
         table += [
-            ("", "", "", "", ""),
+            ("",) * 6,
             (
                 "macro average",
-                *_digits(self.macro_precision, self.macro_recall, self.macro_f1),
+                *_digits(self.macro_precision, self.macro_recall),
+                "{:.2f}..{:.2f}".format(*self.intervals["macro_recall"]),
+                *_digits(self.macro_f1),
                 str(self.count),
             ),
         ]
+
+        def interval(low: float, high: float) -> str:
+            return f"  (95 % interval {low:.4f} to {high:.4f})"
+
         summary = [
-            ("accuracy", f"{self.accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f})"),
-            ("balanced accuracy", f"{self.balanced_accuracy:.4f}"),
+            ("accuracy", f"{self.accuracy:.4f}{interval(low, high)}"),
+            ("macro F1", f"{self.macro_f1:.4f}{interval(*self.intervals['macro_f1'])}"),
+            ("balanced accuracy", f"{self.balanced_accuracy:.4f}{interval(*self.intervals['balanced_accuracy'])}"),
             *([("top-5 accuracy", f"{self.top5:.4f}")] if self.top5 is not None else []),
-            ("weighted F1", f"{self.weighted_f1:.4f}"),
+            ("weighted F1", f"{self.weighted_f1:.4f}{interval(*self.intervals['weighted_f1'])}"),
             ("log loss", f"{self.loss:.4f}"),
         ]
         width = max(display_width(row[0]) for row in (*table, *summary))
-        lines = [_pad(name, width) + "".join(f"{cell:>11}" for cell in cells) for name, *cells in table]
+        lines = [_pad(name, width) + "".join(f"{cell:>12}" for cell in cells) for name, *cells in table]
         lines += ["", *(f"{_pad(name, width)}{'':5}{value}" for name, value in summary)]
         return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -121,26 +167,80 @@ def evaluate(predictions: Predictions) -> Evaluation:
     count, classes = len(predictions), len(predictions.classes)
     confusion = confusion_matrix(predictions.labels, predictions.predicted, classes)
     right, support, chosen = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    precision, recall, f1 = _ratio(right, chosen), _ratio(right, support), _ratio(2 * right, support + chosen)
-    appears = (support + chosen) > 0
+    precision, recall, f1, means = _scores(right, support, chosen)
+    drawn_f1, drawn_means = [], []
+    for draw in draw_counts(confusion):
+        _, _, one, other = _scores(*draw)
+        drawn_f1.append(one)
+        drawn_means.append(other)
+    f1_low, f1_high = interval_about(f1, np.concatenate(drawn_f1))
     hits = int(right.sum())
     return Evaluation(
         count=count,
         accuracy=hits / count,
         accuracy_interval=wilson_interval(hits, count),
         top5=top_k_accuracy(predictions, 5) if classes > 5 else None,
-        macro_precision=float(precision[appears].mean()),
-        macro_recall=float(recall[appears].mean()),
-        macro_f1=float(f1[appears].mean()),
-        weighted_f1=float(f1 @ support) / count,
-        balanced_accuracy=float(recall[support > 0].mean()),
         loss=log_loss(predictions),
         per_class=tuple(
-            ClassReport(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+            ClassReport(
+                name,
+                float(precision[i]),
+                float(recall[i]),
+                float(f1[i]),
+                int(support[i]),
+                precision_interval=_of_all(right[i], chosen[i]),
+                recall_interval=_of_all(right[i], support[i]),
+                f1_interval=(float(f1_low[i]), float(f1_high[i])),
+            )
             for i, name in enumerate(predictions.classes)
         ),
         confusion=confusion,
+        intervals={
+            name: tuple(interval_about(value, np.concatenate([drawn[name] for drawn in drawn_means])).tolist())
+            for name, value in means.items()
+        },
+        **{name: float(value) for name, value in means.items()},
     )
+
+
+def _scores(
+    right: np.ndarray, support: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Precision, recall and F1 of each class, (..., C), and their means by name, (...).
+
+    Args:
+        right: Images, or their weights, that are of a class and predicted as it, (..., C).
+        support: Of a class, (..., C).
+        chosen: Predicted as a class, (..., C).
+    """
+    precision, recall, f1 = _ratio(right, chosen), _ratio(right, support), _ratio(2 * right, support + chosen)
+    appears, has = (support + chosen) > 0, support > 0
+    means = {
+        "macro_precision": _mean(precision, appears),
+        "macro_recall": _mean(recall, appears),
+        "macro_f1": _mean(f1, appears),
+        "weighted_f1": (f1 * support).sum(axis=-1) / support.sum(axis=-1),
+        "balanced_accuracy": _mean(recall, has),
+    }
+    return precision, recall, f1, means
+
+
+def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return np.asarray((values * chosen).sum(axis=-1) / chosen.sum(axis=-1))
+
+
+def _of_all(hits: np.integer, count: np.integer) -> tuple[float, float]:
+    return wilson_interval(int(hits), int(count)) if count else (0.0, 1.0)
+
+
+def _known_within(share: float, points: float = 0.02) -> float:
+    """Images by which a share is known to within so much, at 95 %."""
+    return 1.96**2 * max(share * (1 - share), 0.02) / points**2
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with lists for tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -158,31 +258,6 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
     confusion = counts.astype(np.int64).reshape(classes, classes)
     confusion.setflags(write=False)
     return confusion
-
-
-def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of a proportion; it holds for few cases and near 0 and 1 too.
-
-    Args:
-        hits: Successes, 0..count.
-        count: Trials, at least 1.
-        level: Confidence, between 0 and 1.
-
-    Returns:
-        (low, high), both in 0..1.
-
-    Source: E. B. Wilson (1927), "Probable Inference, the Law of Succession, and Statistical Inference",
-    Journal of the American Statistical Association 22, 209-212; recommended by R. G. Newcombe (1998),
-    Statistics in Medicine 17, 857-872.
-    """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = hits / count
-    centre = share + z**2 / (2 * count)
-    margin = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
-    scale = 1 + z**2 / count
-    low = 0.0 if hits == 0 else (centre - margin) / scale  # exact at the ends, where rounding would leave 1e-17
-    high = 1.0 if hits == count else (centre + margin) / scale
-    return low, high
 
 
 def top_k_accuracy(predictions: Predictions, k: int) -> float:
@@ -204,7 +279,7 @@ def log_loss(predictions: Predictions) -> float:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    ratio: np.ndarray = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    ratio: np.ndarray = np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
     return ratio
 
 

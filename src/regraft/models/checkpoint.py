@@ -41,7 +41,7 @@ def save_classifier(model: Classifier, folder: Path) -> None:
         "format": FORMAT,
         **model.description(),
         "weights": asdict(model.weights),
-        "calibration": None,
+        "calibration": {"temperature": model.head.temperature},
         "versions": versions(),
         "sha256": {_WEIGHTS: sha256_of(folder / _NEXT)},
     }
@@ -67,6 +67,7 @@ def load_classifier(folder: Path, *, device: str | torch.device = "cpu") -> Clas
         state = load_file(file)
         model = Classifier.from_description(description, WeightsRecord(**description["weights"]))
         model.load_state_dict(state, strict=True)
+        model.head.temperature = float((description["calibration"] or {"temperature": 1.0})["temperature"])
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{folder} cannot be loaded: {error}") from error
     return model.to(device).eval()

@@ -48,6 +48,8 @@ class Head(nn.Module):
             features = width
         if not widths and dropout:
             layers.append(nn.Dropout(dropout))
+        #: Above 1 the probabilities are less sure than the logits; fitted after training, on validation images.
+        self.temperature = 1.0
         self.layers = nn.Sequential(*layers)
         self.classifier = nn.Linear(features, classes)
 
@@ -57,12 +59,12 @@ class Head(nn.Module):
         return logits
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) to probabilities, float64, rows that sum to 1.
+        """Logits (N, classes) to probabilities at the head's temperature, float64, rows that sum to 1.
 
         One-vs-rest scores are divided by their sum, as scikit-learn's OneVsRestClassifier does.
         """
         logits = logits.double()
         if self.activation == "softmax":
-            return logits.softmax(dim=1)
-        scores = logits.sigmoid()
+            return (logits / self.temperature).softmax(dim=1)
+        scores = logits.sigmoid() ** (1 / self.temperature)
         return scores / scores.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)

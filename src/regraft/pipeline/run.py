@@ -15,6 +15,7 @@ from typing import Any
 from regraft.data.dataset import Part
 from regraft.data.decode import ImageSource
 from regraft.errors import RunError, UsageError
+from regraft.evaluation.abstention import Selection, conformal_threshold, threshold_for
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
@@ -106,6 +107,28 @@ class Run:
         if chosen not in present:
             raise UsageError(f"{self.path} keeps predictions of {', '.join(sorted(present))}; {chosen} needs the data.")
         return evaluate_predictions(self.predictions.part(chosen))
+
+    def threshold(self, accuracy: float) -> Selection:
+        """The confidence from which on so large a share of the validation images' answers is right.
+
+        Raises:
+            UsageError: The run has no validation images, or none are so sure.
+        """
+        return threshold_for(self._validation(), accuracy)
+
+    def least_probability(self, coverage: float) -> float:
+        """The least probability of a class in a set that holds the true one with this probability.
+
+        Raises:
+            UsageError: The run has no validation images, or the coverage is none.
+        """
+        return conformal_threshold(self._validation(), coverage)
+
+    def _validation(self) -> Predictions:
+        val = self.predictions.part("val")
+        if not len(val):
+            raise UsageError(f"{self.path} has no validation images to choose a threshold by. Train with some.")
+        return val
 
     def _text(self, name: str) -> str:
         file = self.path / name

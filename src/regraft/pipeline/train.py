@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from regraft.data.split import split as split_dataset
 from regraft.data.split import split_text, write_split
 from regraft.data.urls import is_url, shown
 from regraft.errors import RunError, UsageError
+from regraft.evaluation.calibration import fit_temperature, measure_calibration, tempered
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.files import write_csv, write_json, write_text
@@ -40,6 +41,7 @@ from regraft.pipeline.planning import fit_into_budget
 from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SOURCE, SPLIT, STANDING, Run
 from regraft.report.confusion import plot_confusion
 from regraft.report.history import plot_history
+from regraft.report.reliability import plot_reliability
 from regraft.report.samples import SampleTile, choose_samples, plot_samples
 from regraft.store import Store
 from regraft.training.hardware import choose_device, choose_precision
@@ -219,6 +221,7 @@ def _train(
         **asdict(config.training),
     )
     model.cpu()
+    _calibrate(model, split, training)
     save_classifier(model, path)
     _write_history(path / HISTORY, training)
     plot_history([row.to_row() for row in training.history], path / "plots" / "training_history.png")
@@ -226,6 +229,17 @@ def _train(
     if training.stopped != "interrupted":
         shutil.rmtree((path / STANDING).parent, ignore_errors=True)
     return Run(path, model)
+
+
+def _calibrate(model: Classifier, split: Split, training: Training) -> None:
+    """Give the head the temperature by which validation is least surprised."""
+    if not len(split.val):
+        return
+    if training.val_logits is None:  # training was stopped
+        val = predict_dataset(model, split.val)
+    else:
+        val = Predictions.from_arrays(split.val.labels, model.head.probabilities(training.val_logits).numpy())
+    model.head.temperature = fit_temperature(val)
 
 
 def _missing_parts(split: Split, config: Config) -> Iterator[str]:
@@ -263,6 +277,14 @@ def _evaluate(path: Path, model: Classifier, split: Split, training: Training, l
         parts = [part for part in ("val", "test") if len(split[part])]
         metrics |= {part: evaluate_predictions(predictions.part(part)).to_json() for part in parts}
         _draw(path / "plots", predictions.part(parts[-1]), split, parts[-1])
+        temperature = model.head.temperature
+        metrics["calibration"] = {"temperature": temperature, "fitted_on": "val" if len(split.val) else None}
+        for part in parts:
+            after = predictions.part(part)
+            before = replace(after, probabilities=tempered(after.probabilities, 1 / temperature))
+            found = measure_calibration(before), measure_calibration(after)
+            metrics["calibration"][part] = {"before": found[0].to_json(), "after": found[1].to_json()}
+        plot_reliability(*found, temperature, path / "plots" / "reliability.png", part=parts[-1])
     metrics["time"] = {
         "train_seconds": training.seconds["total"],
         "predict_ms_per_image": milliseconds,

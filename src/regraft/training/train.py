@@ -49,6 +49,7 @@ class Training:
         seconds: Wall-clock time by step: `decode`, `prefix`, `head`, `finetune`, `total`.
         boundary: Name of the first stage that was fine-tuned, or `head`.
         finetuned: Whether the model handed on is the fine-tuned one.
+        val_logits: float32 (N, C) of the validation images; None where there are none, or training ended before.
         train_accuracy: On the plain training images, 0..1; None where training ended before it was measured.
         device: That it ran on.
         precision: Of the arithmetic in training.
@@ -61,6 +62,7 @@ class Training:
     seconds: dict[str, float] = field(default_factory=dict)
     boundary: str = "head"
     finetuned: bool = False
+    val_logits: torch.Tensor | None = field(default=None, repr=False)
     train_accuracy: float | None = None
     device: str = "cpu"
     precision: str = "float32"
@@ -172,6 +174,7 @@ class _Trainer:
         self.started = time.perf_counter()
         model, options = self.model, self.options
         model.to(self.device)
+        model.head.temperature = 1.0  # that of an earlier training
         model.head.activation = "sigmoid" if options.loss == "binary_cross_entropy" else "softmax"
         boundary = model.resolve(options.finetune_from)
         finetunes = boundary < len(model.stages) and options.finetune_epochs > 0
@@ -256,7 +259,9 @@ class _Trainer:
         self.keeper.restore()
         if boundary == 0:
             # With the weights that it has now, which nobody needs again.
-            cached = self.inputs.activations({"train": pixels["train"]}, end, kept=not self._is_tuned)
+            cached = self.inputs.activations(pixels, end, kept=not self._is_tuned)
+        if "val" in cached:
+            self.result.val_logits = predict_logits(model, cached["val"], self.precision)
         plain = predict_logits(model, cached["train"], self.precision)
         self.result.train_accuracy = score(self.objective, plain, self.labels).accuracy
 
