@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +96,33 @@ def test_where_no_process_can_be_begun_this_one_reads(table, apart, tmp_path, mo
     assert apart(files) == Here(table, 10_000)(files)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
     assert Apart(table.folder, 10_000)(files) == apart(files)
+
+
+def test_a_pipe_is_not_waited_for(table, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    ((_, reason),) = Here(table, 10_000)([tmp_path / "pipe.png"])
+    assert reason == "a pipe or device, which holds no image"
+
+
+def test_large_files_out_of_an_archive_are_not_held_together(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for number in range(256):
+            data = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(data, "PNG")
+            archive.writestr(f"class{number % 2}/{number}.png", data.getvalue())
+    held: list[int] = []
+
+    class Counted(Here):
+        def __call__(self, files):
+            held.append(sum(map(len, files)))
+            return super().__call__(files)
+
+    monkeypatch.setattr(reading, "Here", Counted)
+    monkeypatch.setattr(reading, "_HELD", 1500)  # two of them
+    assert len(scan(tmp_path / "data.zip", store=Store(tmp_path / "store"), workers=1)) == 256
+    assert max(held) < 3000  # of the four of a task
+    assert sum(size > 1500 for size in held) > 100
 
 
 def test_a_scan_by_processes_is_a_scan(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import IO
 
 import numpy as np
@@ -56,6 +57,8 @@ class Here:
 
     def _answer(self, file: Path | bytes) -> Answer:
         try:
+            if isinstance(file, Path) and S_IFMT(file.stat().st_mode) not in (S_IFREG, S_IFDIR):
+                return "", "a pipe or device, which holds no image"  # to read it might never end
             data = file if isinstance(file, bytes) else file.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
             return "", reason(error)

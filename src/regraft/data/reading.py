@@ -29,6 +29,8 @@ from regraft.store import Store, Table, name_of
 
 #: Records that wait to be kept, and files of one task at most.
 _CHUNK, _TASK = 256, 16
+#: Bytes of files out of archives that one thread holds at once.
+_HELD = 4 * 2**20
 #: So many files are worth another process, and so many processes there are at most.
 _WORTH, _PROCESSES = 1000, 32
 
@@ -164,18 +166,27 @@ class Reader:
 
     def _ask(self, examiner: Examiner, paths: Sequence[str]) -> list[Answer]:
         """An answer for each path, also where the storage has nothing."""
-        answers: dict[int, Answer] = {}
-        files: dict[int, Path | bytes] = {}
-        for i, path in enumerate(paths):
+        answers: list[Answer] = []
+        waiting: list[Path | bytes] = []
+
+        def ask() -> None:
+            if waiting:
+                answers.extend(examiner(waiting))
+                waiting.clear()
+
+        for path in paths:
             try:
                 source = self.storage.source(path)
             except (OSError, ValueError) as error:
-                answers[i] = "", reason(error)
-            else:
-                assert isinstance(source, (Path, bytes))
-                files[i] = source
-        answers |= zip(files, examiner(list(files.values())), strict=True)
-        return [answers[i] for i in range(len(paths))]
+                ask()
+                answers.append(("", reason(error)))
+                continue
+            assert isinstance(source, (Path, bytes))
+            waiting.append(source)
+            if sum(len(file) for file in waiting if isinstance(file, bytes)) >= _HELD:
+                ask()
+        ask()
+        return answers
 
     def _find_known(
         self,
