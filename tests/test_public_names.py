@@ -10,8 +10,9 @@ import pytest
 import regraft
 
 FROZEN = [
-    "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict",
-    "Augmentation", "BadFile", "Classifier", "Dataset", "Evaluation", "Finding", "Inspection", "Prediction",
+    "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "cross_validate",
+    "Augmentation", "BadFile", "Classifier", "CrossValidation", "Dataset", "Evaluation", "Finding", "Inspection",
+    "Prediction",
     "Predictions", "RegraftError", "Run", "Sample", "Split", "__version__",
 ]  # fmt: skip
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from regraft.evaluation.predictions import Predictions
     from regraft.models.classifier import Classifier, build
     from regraft.models.inference import Prediction
+    from regraft.pipeline.crossval import CrossValidation, cross_validate
     from regraft.pipeline.evaluate import evaluate
     from regraft.pipeline.inspect import inspect
     from regraft.pipeline.predict import predict
@@ -40,6 +41,7 @@ _HOMES = {
     "Augmentation": "regraft.data.augmentation",
     "BadFile": "regraft.data.dataset",
     "Classifier": "regraft.models.classifier",
+    "CrossValidation": "regraft.pipeline.crossval",
     "Dataset": "regraft.data.dataset",
     "Evaluation": "regraft.evaluation.metrics",
     "Finding": "regraft.data.audit",
@@ -51,6 +53,7 @@ _HOMES = {
     "Sample": "regraft.data.dataset",
     "Split": "regraft.data.dataset",
     "build": "regraft.models.classifier",
+    "cross_validate": "regraft.pipeline.crossval",
     "evaluate": "regraft.pipeline.evaluate",
     "folds": "regraft.data.split",
     "inspect": "regraft.pipeline.inspect",
@@ -71,9 +74,11 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "load",
     "evaluate",
     "predict",
+    "cross_validate",
     "Augmentation",
     "BadFile",
     "Classifier",
+    "CrossValidation",
     "Dataset",
     "Evaluation",
     "Finding",

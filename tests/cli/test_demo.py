@@ -40,7 +40,7 @@ def test_it_learns_to_see_defects(run: regraft.Run) -> None:
 
 def test_it_leaves_pictures_and_no_copy_of_the_images(run: regraft.Run) -> None:
     assert {f.name for f in (run.path / "plots").iterdir()} == {
-        "training_history.png", "confusion_matrix.png", "sample_predictions.png",
+        "training_history.png", "confusion_matrix.png", "sample_predictions.png", "reliability.png",
     }  # fmt: skip
     assert not list(run.path.rglob("cell*"))
     assert json.loads((run.path / "class_names.json").read_text()) == ["defective", "functional"]

@@ -13,7 +13,20 @@ import sys
 
 import typer
 
-from regraft.cli import backbones, cache, clean, config, demo, evaluate, inspect, predict, split, summary, train
+from regraft.cli import (
+    backbones,
+    cache,
+    clean,
+    config,
+    crossval,
+    demo,
+    evaluate,
+    inspect,
+    predict,
+    split,
+    summary,
+    train,
+)
 from regraft.cli.output import fail
 from regraft.errors import RegraftError
 
@@ -28,7 +41,7 @@ app = typer.Typer(
         "where FOLDER holds one folder of images a class."
     ),
 )
-for verb in (demo, inspect, split, clean, train, evaluate, predict, summary, backbones, config, cache):
+for verb in (demo, inspect, split, clean, train, crossval, evaluate, predict, summary, backbones, config, cache):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 

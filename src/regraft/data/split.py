@@ -276,6 +276,12 @@ def _within(count: int, quota: Mapping[P, int], taken: Mapping[P, int]) -> dict[
     return {part: taken[part] + whole[part] for part in quota}
 
 
+def bundle_counts(samples: Sequence[Sample]) -> Counter[str]:
+    """Images of each class that may be divided: bundles that hold any."""
+    pairs = {(s.label, int(b)) for s, b in zip(samples, bundle_ids(samples), strict=True)}
+    return Counter(label for label, _ in pairs)
+
+
 def bundle_ids(samples: Sequence[Sample]) -> np.ndarray:
     """The number of the bundle of each sample, int64 (N,): one group, or the same picture, is one bundle."""
     number = {s.path: i for i, bundle in enumerate(_bundles(samples)) for s in bundle}

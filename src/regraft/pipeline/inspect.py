@@ -6,7 +6,6 @@ default backbone's features, each solved without the images that it judges.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from regraft.data.audit import Finding, Inspection, audit, by_severity
 from regraft.data.dataset import Dataset, Sample, Split
 from regraft.data.scan import scan
-from regraft.data.split import bundle_ids, fold_numbers
+from regraft.data.split import bundle_counts, fold_numbers
 from regraft.errors import WeightsError, counted
 from regraft.store import Store, name_of
 from regraft.training.progress import Listener, Silence
@@ -22,7 +21,7 @@ from regraft.training.progress import Listener, Silence
 #: Folds in which labels are judged.
 _FOLDS = 5
 #: Changes whenever the same images and labels would give other label errors.
-_VERSION = 1
+_VERSION = 2
 
 
 def inspect(
@@ -88,9 +87,8 @@ def inspect(
 
 def _judged(dataset: Dataset) -> list[Sample]:
     """Samples of the classes that have enough of them for every fold."""
-    bundles = bundle_ids(dataset.samples)
-    alone = Counter(label for label, _ in {(s.label, int(b)) for s, b in zip(dataset.samples, bundles, strict=True)})
-    return [s for s in dataset.samples if alone[s.label] >= _FOLDS]
+    counts = bundle_counts(dataset.samples)
+    return [s for s in dataset.samples if counts[s.label] >= _FOLDS]
 
 
 def _label_errors(dataset: Dataset, backbone: str, weights: str, store: Store, listener: Listener) -> list[Finding]:

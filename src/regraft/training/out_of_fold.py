@@ -51,7 +51,8 @@ def out_of_fold(
 ) -> np.ndarray:
     """Probabilities of every image by a head that was solved without its fold.
 
-    The strength is the one with the least loss over all folds.
+    The strength of a fold's head is the one with the least loss over the other folds, so that nothing that judges an
+    image was chosen by it.
 
     Args:
         features: (N, F).
@@ -77,5 +78,9 @@ def out_of_fold(
             if place >= 2 and losses[row, place] > losses[row, place - 1] > losses[row, place - 2]:
                 break
         listener.work("head", (row + 1) * len(STRENGTHS), losses.numel(), f"fold {row + 1}")
-    best = int(losses.sum(dim=0).argmin())
-    return logits[best].double().softmax(dim=1).numpy()
+    probabilities = torch.empty(len(labels), classes, dtype=torch.float64)
+    for row, number in enumerate(numbers):
+        held, others = torch.from_numpy(fold == number), torch.arange(len(numbers)) != row
+        best = int(torch.where(losses[row].isfinite(), losses[others].sum(dim=0), torch.inf).argmin())
+        probabilities[held] = logits[best, held].double().softmax(dim=1)
+    return probabilities.numpy()
