@@ -206,6 +206,6 @@ def _write(result: CrossValidation, out: Path) -> None:
         result.evaluation.confusion,
         result.predictions.classes,
         out / "confusion_matrix.png",
-        title=f"All images, {result.k} folds: each judged by a head that did not see it",
+        title=f"Held out, {result.k} folds",
     )
     write_json(out / _RESULT, result.to_json())  # last: where it is, all is
