@@ -391,6 +391,7 @@ def test_missing_files_folders_and_rights(tmp_path, monkeypatch):
     def refuse(*args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
+    (tmp_path / "secret.png").touch()
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(ImageError, match="no permission to read it"):
         decode_image(tmp_path / "secret.png")
@@ -564,3 +565,9 @@ def test_what_examining_passes_can_be_decoded(encode, photo):
     for act in (decode_image, examine_image):
         with pytest.raises(ImageError, match="cannot be decoded"):
             act(bytes(data))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="a pipe or device"):
+        decode_image(tmp_path / "pipe.png")

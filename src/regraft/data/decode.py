@@ -7,9 +7,11 @@ Enters: a path, encoded bytes, or an array that is decoded already. Leaves: RGB 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_IFDIR, S_IFMT, S_IFREG
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -32,6 +34,9 @@ MAX_PIXELS = 89_478_485
 
 #: Changes whenever the same bytes would give other pixels; part of every cache key.
 DECODER_VERSION = 2
+
+#: Why what `is_stream` names cannot be read.
+STREAM = "a pipe or device, which holds no image"
 
 #: What sets an image upright, by its EXIF orientation; 1 is upright already.
 _UPRIGHT = {
@@ -83,6 +88,8 @@ def opened(source: Path | str | bytes, max_pixels: int) -> Iterator[Image.Image]
     """An image of allowed size; whatever goes wrong with it becomes an `ImageError`."""
     name = "" if isinstance(source, bytes) else str(source)
     try:
+        if not isinstance(source, bytes) and is_stream(source):
+            raise ImageError(STREAM, name)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             pixels = image.width * image.height
             if pixels > max_pixels:
@@ -100,6 +107,16 @@ def opened(source: Path | str | bytes, max_pixels: int) -> Iterator[Image.Image]
         raise ImageError("no permission to read it", name) from error
     except Exception as error:  # on hostile bytes Pillow's decoders raise nearly every type there is
         raise ImageError(f"cannot be decoded: {error or type(error).__name__}", name) from error
+
+
+def is_stream(path: Path | str) -> bool:
+    """Whether it is a pipe, socket or device: to read it might never end.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: There can be none of this name.
+    """
+    return S_IFMT(os.stat(path).st_mode) not in (S_IFREG, S_IFDIR)
 
 
 def _why_unidentified(source: Path | str | bytes) -> str:

@@ -17,12 +17,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import IO
 
 import numpy as np
 from PIL import Image
 
+from regraft.data.decode import STREAM, is_stream
 from regraft.data.facts import FACTS, examine_image
 from regraft.errors import ImageError
 from regraft.store import Table
@@ -57,8 +57,8 @@ class Here:
 
     def _answer(self, file: Path | bytes) -> Answer:
         try:
-            if isinstance(file, Path) and S_IFMT(file.stat().st_mode) not in (S_IFREG, S_IFDIR):
-                return "", "a pipe or device, which holds no image"  # to read it might never end
+            if isinstance(file, Path) and is_stream(file):
+                return "", STREAM
             data = file if isinstance(file, bytes) else file.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
             return "", reason(error)
