@@ -1,18 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import promises
 import pytest
 
 from regraft.errors import DataError, UsageError
 from regraft.evaluation.abstention import conformal_threshold, risk_coverage, select, threshold_for
 from regraft.evaluation.predictions import Predictions
-
-
-def drawn(rng: np.random.Generator, count: int, classes: int = 4) -> Predictions:
-    """Labels drawn from the probabilities that are told."""
-    probabilities = rng.dirichlet(np.full(classes, 0.4), count)
-    labels = (rng.random((count, 1)) > probabilities.cumsum(axis=1)).sum(axis=1).clip(0, classes - 1)
-    return Predictions.from_arrays(labels, probabilities)
 
 
 def of(*answers: tuple[float, bool]) -> Predictions:
@@ -54,25 +48,15 @@ def test_what_cannot_be_had_is_said():
 
 
 def test_the_wanted_accuracy_is_had_on_other_images():
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(100):
-        chosen = threshold_for(drawn(rng, 400), 0.9)
-        found.append(select(drawn(rng, 2000), chosen.threshold))
-    assert np.mean([s.accuracy for s in found]) == pytest.approx(0.9, abs=0.015)
-    assert np.mean([s.coverage for s in found]) == pytest.approx(0.21, abs=0.03)  # of what is drawn so unsure
+    right, answered = promises.accuracy_of_sure(400, 0.9, 100)
+    assert right == pytest.approx(0.9, abs=0.015)
+    assert answered == pytest.approx(0.21, abs=0.03)  # of what is drawn so unsure
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
 @pytest.mark.parametrize("count", [50, 300])
 def test_sets_hold_the_true_class_as_often_as_they_should(coverage, count):
-    rng = np.random.default_rng(count)
-    held = []
-    for _ in range(400):
-        least = conformal_threshold(drawn(rng, count), coverage)
-        other = drawn(rng, 200)
-        held.append((other.probabilities[np.arange(200), other.labels] >= least).mean())
-    assert coverage - 0.01 <= np.mean(held) <= coverage + 0.02 + 1 / count
+    assert coverage - 0.01 <= promises.coverage_of_sets(count, coverage, 400) <= coverage + 0.02 + 1 / count
 
 
 def test_too_few_images_for_a_coverage_give_every_class():
