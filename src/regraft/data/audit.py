@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from regraft.data.dataset import PARTS, Dataset, Sample
-from regraft.data.facts import Facts
 from regraft.data.layout import spelled_alike
 from regraft.data.shortcuts import Shortcut, measure_shortcuts
 from regraft.data.split import bundle_ids
@@ -33,15 +32,15 @@ EXTREME = 4.0
 #: Modes of Pillow that need no word.
 _USUAL_MODES = frozenset({"RGB", "RGBA", "L", "LA", "P"})
 #: Endings that a format may have.
-_ENDINGS: Mapping[str, frozenset[str]] = {
-    "JPEG": frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}),
-    "MPO": frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}),
-    "PNG": frozenset({".png", ".apng"}),
-    "WEBP": frozenset({".webp"}),
-    "BMP": frozenset({".bmp", ".dib"}),
-    "GIF": frozenset({".gif"}),
-    "TIFF": frozenset({".tif", ".tiff"}),
-    "PPM": frozenset({".ppm", ".pgm", ".pbm", ".pnm"}),
+_ENDINGS: Mapping[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "MPO": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 #: A class with fewer images than folds cannot be cross-validated.
 _FOLDS = 5
@@ -253,26 +252,23 @@ def _odd_files(samples: Sequence[Sample]) -> Iterator[Finding]:
     typical = float(np.median([min(facts.width, facts.height) for _, facts in known]))
     sharp = float(np.median([facts.sharpness for _, facts in known]))
 
-    def is_tiny(_: Sample, facts: Facts) -> bool:
-        return min(facts.width, facts.height) < max(TINY, typical / 8)
-
-    def ratio(facts: Facts) -> float:
-        return max(facts.width / facts.height, facts.height / facts.width)
-
+    small = max(TINY, typical / 8)
     checks: tuple[tuple[str, Severity, str, str, Mapping[str, str]], ...] = (
         ("wrong_extension", "warning", "{} not of the format that the name says.",
          "They are read all the same. Rename them, as other programs may refuse them.",
          {s.path: f"{f.format} as {splitext(s.path)[1] or 'no ending'}" for s, f in known
-          if splitext(s.path)[1].lower() not in _ENDINGS.get(f.format, ())}),
+          if not s.path.endswith(_ENDINGS.get(f.format, ())) and splitext(s.path)[1].lower() not in
+          _ENDINGS.get(f.format, ())}),
         ("animated", "warning", "{} animated; the first frame alone is used.",
          "Check that the first frame shows what the label says.",
          {s.path: f.format for s, f in known if f.animated}),
-        ("tiny", "warning", f"{{}} tiny (shorter side below {max(TINY, typical / 8):.0f} pixels).",
+        ("tiny", "warning", f"{{}} tiny (shorter side below {small:.0f} pixels).",
          "There is little to be seen in them. Find the originals, or drop them.",
-         {s.path: f"{f.width} x {f.height}" for s, f in known if is_tiny(s, f)}),
+         {s.path: f"{f.width} x {f.height}" for s, f in known if f.width < small or f.height < small}),
         ("extreme_aspect", "warning", f"{{}} more than {EXTREME:g} times as long as wide.",
          "They are squeezed into a square. Crop them, or train with --set model.resize=pad.",
-         {s.path: f"{f.width} x {f.height}" for s, f in known if ratio(f) > EXTREME}),
+         {s.path: f"{f.width} x {f.height}" for s, f in known
+          if f.width > EXTREME * f.height or f.height > EXTREME * f.width}),
         ("blank", "warning", "{} of nearly one colour.",
          "Look whether they show anything.",
          {s.path: f"contrast {f.contrast:.3f}" for s, f in known if f.contrast < 0.01}),

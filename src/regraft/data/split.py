@@ -284,19 +284,24 @@ def bundle_counts(samples: Sequence[Sample]) -> Counter[str]:
 
 def bundle_ids(samples: Sequence[Sample]) -> np.ndarray:
     """The number of the bundle of each sample, int64 (N,): one group, or the same picture, is one bundle."""
-    number = {s.path: i for i, bundle in enumerate(_bundles(samples)) for s in bundle}
-    return np.array([number[s.path] for s in samples], dtype=np.int64)
+    _, numbers = np.unique(_joined(samples), return_inverse=True)
+    return numbers.astype(np.int64)
 
 
 def _bundles(pool: Sequence[Sample]) -> list[list[Sample]]:
-    """Samples that must stay together: one group, the same bytes or the same picture, followed transitively."""
-    sets = Forest(len(pool))
-    first: dict[tuple[str, str], int] = {}
-    for i, sample in enumerate(pool):
-        for kind, value in (("bytes", sample.sha256), ("group", sample.group), ("twins", sample.twins)):
-            if value is not None:
-                sets.join(i, first.setdefault((kind, value), i))
+    """Samples that must stay together, in the order of the first of each."""
     bundles: dict[int, list[Sample]] = defaultdict(list)
-    for i, sample in enumerate(pool):
-        bundles[sets.root(i)].append(sample)
+    for root, sample in zip(_joined(pool), pool, strict=True):
+        bundles[root].append(sample)
     return list(bundles.values())
+
+
+def _joined(pool: Sequence[Sample]) -> list[int]:
+    """The first sample that each belongs to: one group, the same bytes or the same picture, followed transitively."""
+    sets = Forest(len(pool))
+    for values in ([s.sha256 for s in pool], [s.group for s in pool], [s.twins for s in pool]):
+        first: dict[str, int] = {}
+        for i, value in enumerate(values):
+            if value is not None and (before := first.setdefault(value, i)) != i:
+                sets.join(i, before)
+    return [sets.root(i) for i in range(len(pool))]

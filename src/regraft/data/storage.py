@@ -197,7 +197,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         """Nothing is read yet."""
-        self.root = root
+        self.root, self._prefix = root, os.path.join(root, "")
 
     @property
     def top(self) -> Directory:
@@ -218,12 +218,13 @@ class Folder:
 
     def stamp(self, name: str) -> tuple[int, ...] | None:
         """Of the file."""
-        return stamp_of(os.stat(os.path.join(self.root, name)))
+        return stamp_of(os.stat(name if os.path.isabs(name) else f"{self._prefix}{name}"))
 
 
 class _DiskDirectory:
     def __init__(self, root: Path, path: Path) -> None:
         self.root, self.path, self.name = root, path, path.name
+        self._prefix = os.path.join(root, "")
 
     @property
     def folders(self) -> list[Directory]:
@@ -250,12 +251,13 @@ class _DiskDirectory:
                 continue
             seen.add(real)
             names[:] = sorted(name for name in names if not is_junk(name, folder=True))
-            yield from (os.path.join(parent, name) for name in files if not is_junk(name, folder=False))
+            prefix = os.path.join(parent, "")
+            yield from (f"{prefix}{name}" for name in files if not is_junk(name, folder=False))
 
     def _relative(self, path: Path | str) -> str:
-        text, prefix = str(path), f"{self.root}{os.sep}"
+        text = str(path)
         # Path.relative_to would take seconds for 60,000 files.
-        name = text[len(prefix) :] if text.startswith(prefix) else os.path.relpath(text, self.root)
+        name = text[len(self._prefix) :] if text.startswith(self._prefix) else os.path.relpath(text, self.root)
         name = name.replace(os.sep, "/")
         try:
             name.encode()
