@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from regraft.evaluation.predictions import Predictions
     from regraft.models.classifier import Classifier, build
     from regraft.models.inference import Prediction
+    from regraft.pipeline.compare import Comparison, compare
     from regraft.pipeline.crossval import CrossValidation, cross_validate
     from regraft.pipeline.evaluate import evaluate
     from regraft.pipeline.inspect import inspect
@@ -41,6 +42,7 @@ _HOMES = {
     "Augmentation": "regraft.data.augmentation",
     "BadFile": "regraft.data.dataset",
     "Classifier": "regraft.models.classifier",
+    "Comparison": "regraft.pipeline.compare",
     "CrossValidation": "regraft.pipeline.crossval",
     "Dataset": "regraft.data.dataset",
     "Evaluation": "regraft.evaluation.metrics",
@@ -53,6 +55,7 @@ _HOMES = {
     "Sample": "regraft.data.dataset",
     "Split": "regraft.data.dataset",
     "build": "regraft.models.classifier",
+    "compare": "regraft.pipeline.compare",
     "cross_validate": "regraft.pipeline.crossval",
     "evaluate": "regraft.pipeline.evaluate",
     "folds": "regraft.data.split",
@@ -75,9 +78,11 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "evaluate",
     "predict",
     "cross_validate",
+    "compare",
     "Augmentation",
     "BadFile",
     "Classifier",
+    "Comparison",
     "CrossValidation",
     "Dataset",
     "Evaluation",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from regraft.cli.train import seconds_of
+from regraft.cli.output import seconds_of
 from regraft.config import load_config
 from regraft.errors import UsageError
 from regraft.models.classifier import build, smaller_sizes

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from regraft.models.classifier import Classifier, build
-from regraft.models.inference import predict_images, probabilities_of
+from regraft.models.inference import infer, predict_images
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_top_classes_come_best_first(model: Classifier, files: list[Path]) -> No
 
 def test_mode_is_restored(model: Classifier) -> None:
     model.train()
-    probabilities_of(model, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    infer(model, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     assert model.training
     model.eval()
 

@@ -17,6 +17,7 @@ from regraft.cli import (
     backbones,
     cache,
     clean,
+    compare,
     config,
     crossval,
     demo,
@@ -41,7 +42,10 @@ app = typer.Typer(
         "where FOLDER holds one folder of images a class."
     ),
 )
-for verb in (demo, inspect, split, clean, train, crossval, evaluate, predict, summary, backbones, config, cache):
+_VERBS = (
+    demo, inspect, split, clean, train, crossval, compare, evaluate, predict, summary, backbones, config, cache,
+)  # fmt: skip
+for verb in _VERBS:
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 

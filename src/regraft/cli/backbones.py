@@ -61,5 +61,6 @@ def command(json: Annotated[bool, typer.Option("--json", help="Print the list as
     screen.print(table)
     screen.print(
         "\n* the default. Parameters are without a classifier; GMAC is for one image.\n"
-        "Any timm name works too: regraft train DATA --backbone regnety_008"
+        "Any timm name works too: regraft train DATA --backbone regnety_008\n"
+        "Two plain networks begin with random weights, to compare with: ann (dense layers) and cnn (convolutions)."
     )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from regraft.cli.output import console, listening, print_json
+
+if TYPE_CHECKING:
+    from regraft.data.dataset import Dataset
+    from regraft.evaluation.predictions import Predictions
+    from regraft.models.classifier import Classifier
+    from regraft.models.inference import Tta
+    from regraft.training.progress import Listener
 
 
 def command(
@@ -23,6 +31,10 @@ def command(
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the predictions of every image to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the confusion matrix into this PNG.")] = None,
+    tta: Annotated[
+        str,
+        typer.Option(help="Average over views: none, flip or crops; what it brings and costs is measured. Needs DATA."),
+    ] = "none",
     on_bad: Annotated[str, typer.Option(help="Unreadable images: skip or error.")] = "skip",
     remote: Annotated[
         bool, typer.Option("--remote", help="Fetch images that a manifest names elsewhere, by URLs.")
@@ -33,8 +45,10 @@ def command(
     from regraft.data.dataset import PARTS
     from regraft.data.scan import OnBad
     from regraft.errors import UsageError
+    from regraft.evaluation.comparison import SIGNIFICANT, paired_difference
     from regraft.evaluation.metrics import evaluate
-    from regraft.pipeline.evaluate import labelled, predict_dataset
+    from regraft.models.inference import check_tta
+    from regraft.pipeline.evaluate import labelled
     from regraft.pipeline.run import load
 
     if part is not None and part not in PARTS:
@@ -42,8 +56,12 @@ def command(
     ways: tuple[OnBad, ...] = ("skip", "error")
     if on_bad not in ways:
         raise UsageError(f"--on-bad {on_bad}: expected skip or error.")
+    views = check_tta(tta)
+    if views != "none" and data is None:
+        raise UsageError(f"--tta {views} needs DATA: the predictions that the run keeps are of the plain images.")
     loaded = load(run)
     screen = console(json)
+    gain: dict[str, Any] | None = None
     bad: list[dict[str, str]] = []
     if data is None:
         present = set(loaded.predictions.parts)
@@ -62,11 +80,17 @@ def command(
                 remote=remote,
                 progress=lambda done, total: listener.work("scan", done, total, "images"),
             )
-            predictions = predict_dataset(
-                loaded.classifier,
-                dataset,
-                progress=lambda done, total: listener.work("evaluate", done, total, "images"),
-            )
+            predictions, milliseconds = _predicted(loaded.classifier, dataset, "none", listener)
+            if views != "none":
+                plain, plain_milliseconds = predictions, milliseconds
+                predictions, milliseconds = _predicted(loaded.classifier, dataset, views, listener)
+                gain = {
+                    "tta": views,
+                    "plain_accuracy": evaluate(plain).accuracy,
+                    **paired_difference(predictions, plain).to_json(),
+                    "milliseconds": milliseconds,
+                    "plain_milliseconds": plain_milliseconds,
+                }
         bad = [{"path": b.path, "reason": b.reason} for b in dataset.bad]
         what = str(data)
     evaluation = evaluate(predictions)
@@ -77,9 +101,32 @@ def command(
 
         plot_confusion(evaluation.confusion, predictions.classes, plot, title=what)
     if json:
-        print_json({"run": str(run), "data": what, "bad": bad, **evaluation.to_json()})
+        tested = {"tta": gain} if gain else {}
+        print_json({"run": str(run), "data": what, "bad": bad, **evaluation.to_json(), **tested})
         return
     screen.print(escape(f"{evaluation.count} images of {what}\n"))
     screen.print(escape(evaluation.report()))
+    if gain:
+        low, high = gain["interval"]
+        screen.print(
+            f"{views}: {100 * gain['accuracy']:+.1f} points of accuracy (95 % interval {100 * low:+.1f} to "
+            f"{100 * high:+.1f}; {gain['only_first']} images better, {gain['only_second']} worse, p = {gain['p']:.2g}) "
+            f"for {gain['milliseconds']:.1f} ms an image in place of {gain['plain_milliseconds']:.1f}."
+            + ("" if gain["p"] < SIGNIFICANT else " Such a difference may be chance."),
+        )
     for file in bad:
         screen.print(f"[yellow]left out[/yellow] {escape(file['path'])}: {escape(file['reason'])}")
+
+
+def _predicted(classifier: Classifier, dataset: Dataset, views: Tta, listener: Listener) -> tuple[Predictions, float]:
+    """The predictions, and how many milliseconds an image took from its file."""
+    from regraft.pipeline.evaluate import predict_dataset
+
+    started = time.perf_counter()
+    predictions = predict_dataset(
+        classifier,
+        dataset,
+        tta=views,
+        progress=lambda done, total: listener.work("evaluate", done, total, "images"),
+    )
+    return predictions, 1000 * (time.perf_counter() - started) / len(dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from regraft.errors import RegraftError
+from regraft.errors import RegraftError, UsageError
 
 if TYPE_CHECKING:
     from regraft.pipeline.run import Run
@@ -178,3 +179,15 @@ class Clock:
     def __call__(self) -> float:
         """Read."""
         return time.monotonic() - self.started
+
+
+def seconds_of(text: str) -> float:
+    """90s, 10m, 2h or plain seconds as seconds.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"--budget {text}: expected a time such as 90s, 10m or 2h.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]

@@ -43,14 +43,27 @@ def command(
         float | None,
         typer.Option(min=0, max=1, help="Add the classes among which the true one is with this probability."),
     ] = None,
+    unknown: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Say 'unknown' of what is stranger than all but this share, such as 0.01, of the validation images.",
+        ),
+    ] = None,
+    tta: Annotated[
+        str, typer.Option(help="Average over views: none, flip (twice the work) or crops (twelve times).")
+    ] = "none",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, as the answers come.")] = False,
 ) -> None:
     """The likeliest classes of each image, in the order given; a bad file is reported at the end (exit code 1)."""
     from regraft.errors import RegraftError
     from regraft.files import replacing
+    from regraft.models.inference import check_tta
     from regraft.pipeline.predict import expand
     from regraft.pipeline.run import load
 
+    views = check_tta(tta)
     files = expand(images)
     loaded = load(run)
     screen = console(json)
@@ -58,6 +71,7 @@ def command(
     doubt = _Doubt(
         None if sure is None else loaded.threshold(sure).threshold,
         None if cover is None else loaded.least_probability(cover),
+        None if unknown is None else loaded.least_familiarity(unknown),
     )
     failed: list[Prediction] = []
     with ExitStack() as stack:
@@ -78,7 +92,7 @@ def command(
             writer.writerow(["path", "label", "confidence", *doubt.columns, *names, "error"])
             emit.append(lambda prediction: writer.writerow(_row(prediction, doubt)))
         with listening(err) as listener:
-            for done, prediction in enumerate(loaded.stream(files, batch_size=batch_size), start=1):
+            for done, prediction in enumerate(loaded.stream(files, batch_size=batch_size, tta=views), start=1):
                 for write in emit:
                     write(prediction)
                 if prediction.error is not None:
@@ -105,28 +119,48 @@ def command(
 
 @dataclass(frozen=True)
 class _Doubt:
-    """From which confidence an answer is sure, and from which probability a class is in the set; None: not asked."""
+    """When not to answer; each None where it was not asked for.
+
+    Attributes:
+        sure: From which confidence an answer is sure.
+        least: From which probability a class is in the set.
+        strange: At or below which familiarity an image is unknown.
+    """
 
     sure: float | None
     least: float | None
+    strange: float | None
 
     @property
     def columns(self) -> list[str]:
-        return [*(["sure"] if self.sure is not None else []), *(["set"] if self.least is not None else [])]
+        asked = {"unknown": self.strange, "sure": self.sure, "set": self.least}
+        return [name for name, level in asked.items() if level is not None]
 
     def of(self, prediction: Prediction) -> dict[str, Any]:
         """By the names of the columns; nothing where the image could not be read."""
         found: dict[str, Any] = {}
-        if prediction.error is None and self.sure is not None:
+        if prediction.error is not None:
+            return found
+        if self.strange is not None and prediction.familiarity is not None:
+            found["unknown"] = prediction.familiarity <= self.strange
+        if self.sure is not None:
             found["sure"] = prediction.confidence >= self.sure
-        if prediction.error is None and self.least is not None:
+        if self.least is not None:
             found["set"] = [name for name, p in prediction.top(len(prediction.classes)) if p >= self.least]
         return found
+
+    def label(self, prediction: Prediction) -> str | None:
+        """The class, or None where the image is unknown."""
+        return None if self.of(prediction).get("unknown") else prediction.label
 
     def words(self, prediction: Prediction) -> list[str]:
         """The same as texts, one a column."""
         found = self.of(prediction)
-        words = {"sure": "yes" if found.get("sure") else "not sure", "set": ", ".join(found.get("set", [])) or "none"}
+        words = {
+            "unknown": "unknown" if found.get("unknown") else "no",
+            "sure": "yes" if found.get("sure") else "not sure",
+            "set": ", ".join(found.get("set", [])) or "none",
+        }
         return [words[name] if name in found else "" for name in self.columns]
 
 
@@ -134,8 +168,9 @@ def _write_line(prediction: Prediction, count: int, doubt: _Doubt) -> None:
     value: dict[str, Any] = {"path": prediction.source}
     if prediction.error is None:
         value |= {
-            "label": prediction.label,
+            "label": doubt.label(prediction),
             "confidence": prediction.confidence,
+            "familiarity": prediction.familiarity,
             **doubt.of(prediction),
             "top": [{"label": name, "probability": p} for name, p in prediction.top(count)],
         }
@@ -153,10 +188,11 @@ def _cells(prediction: Prediction, count: int, doubt: _Doubt) -> list[str]:
             f"[yellow]{escape(prediction.error)}[/yellow]",
             *[""] * (count - 1),
         ]
+    style = "[dim]{}[/dim]" if doubt.label(prediction) is None else "{}"
     return [
         escape(prediction.source),
         *map(escape, doubt.words(prediction)),
-        *[f"{escape(name)} {100 * p:.1f} %" for name, p in prediction.top(count)],
+        *[style.format(f"{escape(name)} {100 * p:.1f} %") for name, p in prediction.top(count)],
     ]
 
 
@@ -165,7 +201,7 @@ def _row(prediction: Prediction, doubt: _Doubt) -> list[Any]:
         return [prediction.source, "", "", *doubt.words(prediction), *[""] * len(prediction.classes), prediction.error]
     return [
         prediction.source,
-        prediction.label,
+        doubt.label(prediction) or "",
         prediction.confidence,
         *doubt.words(prediction),
         *prediction.probabilities.tolist(),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regraft.cli.output import Clock, console, listening, print_json, print_next, print_result
+from regraft.cli.output import Clock, console, listening, print_json, print_next, print_result, seconds_of
 from regraft.errors import UsageError
 
 
@@ -98,15 +97,3 @@ def command(
         return
     print_result(screen, run, clock())
     print_next(screen, run)
-
-
-def seconds_of(text: str) -> float:
-    """90s, 10m, 2h or plain seconds as seconds.
-
-    Raises:
-        UsageError: It is none of these.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    if not found or not float(found[1]):
-        raise UsageError(f"--budget {text}: expected a time such as 90s, 10m or 2h.")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]

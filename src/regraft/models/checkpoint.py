@@ -23,7 +23,7 @@ from regraft.models.classifier import Classifier
 from regraft.models.weights import WeightsRecord
 
 FORMAT = 1
-_WEIGHTS, _NEXT = "model.safetensors", "model.next.safetensors"
+WEIGHTS, _NEXT = "model.safetensors", "model.next.safetensors"
 _DESCRIPTION, _CLASSES = "model.json", "class_names.json"
 
 
@@ -43,11 +43,11 @@ def save_classifier(model: Classifier, folder: Path) -> None:
         "weights": asdict(model.weights),
         "calibration": {"temperature": model.head.temperature},
         "versions": versions(),
-        "sha256": {_WEIGHTS: sha256_of(folder / _NEXT)},
+        "sha256": {WEIGHTS: sha256_of(folder / _NEXT)},
     }
     write_json(folder / _CLASSES, list(model.classes))
     write_json(folder / _DESCRIPTION, description)
-    (folder / _NEXT).replace(folder / _WEIGHTS)
+    (folder / _NEXT).replace(folder / WEIGHTS)
 
 
 def load_classifier(folder: Path, *, device: str | torch.device = "cpu") -> Classifier:
@@ -57,12 +57,12 @@ def load_classifier(folder: Path, *, device: str | torch.device = "cpu") -> Clas
         RunError: The folder holds no model, or its files are damaged or of another format.
     """
     description = read_description(folder)
-    wanted = description["sha256"][_WEIGHTS]
-    files = [folder / name for name in (_WEIGHTS, _NEXT) if (folder / name).is_file()]
+    wanted = description["sha256"][WEIGHTS]
+    files = [folder / name for name in (WEIGHTS, _NEXT) if (folder / name).is_file()]
     file = next((file for file in files if sha256_of(file) == wanted), None)
     if file is None:
         found = "is not the file that" if files else "is missing, which"
-        raise RunError(f"{folder / _WEIGHTS} {found} {_DESCRIPTION} describes (SHA-256 {wanted}): copy the run again.")
+        raise RunError(f"{folder / WEIGHTS} {found} {_DESCRIPTION} describes (SHA-256 {wanted}): copy the run again.")
     try:
         state = load_file(file)
         model = Classifier.from_description(description, WeightsRecord(**description["weights"]))

@@ -19,6 +19,7 @@ from torch import nn
 from regraft.data.preprocessing import Preprocessing, Resize
 from regraft.errors import UsageError
 from regraft.models.allocator import keep_freed_memory
+from regraft.models.familiarity import Familiarity
 from regraft.models.head import Activation, Head
 from regraft.models.registry import DEFAULT_BACKBONE, BackboneSpec, find_backbone
 from regraft.models.stages import Stage, cut, resolve_boundary, upper_stages
@@ -103,6 +104,8 @@ class Classifier(nn.Module):
         taps: Indices of the stages that the head reads beside the last.
         boundary: Index of the first stage that trains; `len(stages)` while only the head does.
         weights: Where the pretrained weights came from.
+        familiarity: Tells what is like the training images from what is not; None before training, and where there
+            were no validation images to judge by.
         channels_last_maps: Whether the backbone's maps are (N, H, W, C).
     """
 
@@ -137,6 +140,7 @@ class Classifier(nn.Module):
         self.channels_last_maps = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
         features = self.stages[-1].shape[0] + self.taps_below(len(self.stages))
         self.head = Head(features, len(self.classes), widths=widths, dropout=dropout, activation=activation)
+        self.familiarity: Familiarity | None = None
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1) * 255, persistent=False)
         self.boundary = len(self.stages)
@@ -242,6 +246,7 @@ class Classifier(nn.Module):
             "boundary": self.boundary,
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_json(),
+            "familiarity": list(self.familiarity.shape) if self.familiarity else None,
         }
 
     @classmethod
@@ -262,6 +267,8 @@ class Classifier(nn.Module):
             activation=value["head"]["activation"],
             weights=weights,
         )
+        if shape := value.get("familiarity"):  # absent from the runs of earlier versions
+            model.familiarity = Familiarity(*shape)
         model.freeze(value["boundary"])
         return model
 

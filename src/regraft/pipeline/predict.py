@@ -9,12 +9,16 @@ from regraft.data.decode import ImageSource
 from regraft.data.layout import find_images
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, one_or_many, predict_images
+from regraft.models.inference import Prediction, Tta, one_or_many, predict_images
 from regraft.pipeline.run import Run
 
 
 def predict(
-    model: Run | Classifier, sources: ImageSource | Iterable[ImageSource], *, batch_size: int = 32
+    model: Run | Classifier,
+    sources: ImageSource | Iterable[ImageSource],
+    *,
+    batch_size: int = 32,
+    tta: Tta = "none",
 ) -> list[Prediction]:
     """Predict one image or many.
 
@@ -23,12 +27,13 @@ def predict(
         sources: Paths, encoded bytes or arrays, or one of these; a file that cannot be read gets an answer
             that says so.
         batch_size: Images for one pass of the network.
+        tta: Test-time augmentation: `none`, `flip` (twice the work) or `crops` (twelve times).
 
     Returns:
         One `Prediction` an image, in order.
     """
     classifier = model.classifier if isinstance(model, Run) else model
-    return list(predict_images(classifier, one_or_many(sources), batch_size=batch_size))
+    return list(predict_images(classifier, one_or_many(sources), batch_size=batch_size, tta=tta))
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:

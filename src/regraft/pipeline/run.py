@@ -21,7 +21,7 @@ from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.models.checkpoint import load_classifier, read_description
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, one_or_many, predict_images
+from regraft.models.inference import Prediction, Tta, one_or_many, predict_images
 
 CONFIG, SOURCE, SPLIT, STANDING, HISTORY, METRICS, PREDICTIONS = (
     "config.toml",
@@ -88,13 +88,17 @@ class Run:
         self._text(PREDICTIONS)
         return Predictions.read_csv(self.path / PREDICTIONS)
 
-    def predict(self, sources: ImageSource | Iterable[ImageSource], *, batch_size: int = 32) -> list[Prediction]:
+    def predict(
+        self, sources: ImageSource | Iterable[ImageSource], *, batch_size: int = 32, tta: Tta = "none"
+    ) -> list[Prediction]:
         """Predict one image or many; see `regraft.predict`."""
-        return list(self.stream(one_or_many(sources), batch_size=batch_size))
+        return list(self.stream(one_or_many(sources), batch_size=batch_size, tta=tta))
 
-    def stream(self, sources: Iterable[ImageSource], *, batch_size: int = 32) -> Iterator[Prediction]:
+    def stream(
+        self, sources: Iterable[ImageSource], *, batch_size: int = 32, tta: Tta = "none"
+    ) -> Iterator[Prediction]:
         """Predict any number of images, one answer after the other."""
-        return predict_images(self.classifier, sources, batch_size=batch_size)
+        return predict_images(self.classifier, sources, batch_size=batch_size, tta=tta)
 
     def evaluate(self, part: Part | None = None) -> Evaluation:
         """Evaluate the kept predictions of one part; default: test, or val where there is no test part.
@@ -123,6 +127,25 @@ class Run:
             UsageError: The run has no validation images, or the coverage is none.
         """
         return conformal_threshold(self._validation(), coverage)
+
+    def least_familiarity(self, share: float) -> float:
+        """The familiarity at or below which an image is unknown, where so large a share of familiar ones may be.
+
+        Raises:
+            UsageError: The run does not know what is familiar, or from too few images for this share.
+        """
+        if not 0 < share < 1:
+            raise UsageError(f"A share of {share:g} familiar images; expected one above 0 and below 1.")
+        shape = self.description.get("familiarity")
+        if not shape:
+            raise UsageError(f"{self.path} does not know what is familiar: that needs validation images. Train anew.")
+        least = 1 / (shape[-1] + 1)
+        if share < least:
+            raise UsageError(
+                f"{shape[-1]} validation images cannot tell the strangest {100 * share:g} % of familiar images from "
+                f"others; expected at least {100 * least:.2g} %."
+            )
+        return share
 
     def _validation(self) -> Predictions:
         val = self.predictions.part("val")

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from regraft.files import write_csv, write_json, write_text
 from regraft.models.checkpoint import save_classifier
 from regraft.models.classifier import Classifier, ModelOptions, build
 from regraft.models.registry import find_backbone
-from regraft.pipeline.evaluate import predict_dataset
+from regraft.pipeline.evaluate import answers_for, as_predictions
 from regraft.pipeline.folder import SCRATCH, claimed, new_folder, refuse_a_run
 from regraft.pipeline.planning import fit_into_budget
 from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SOURCE, SPLIT, STANDING, Run
@@ -221,25 +221,45 @@ def _train(
         **asdict(config.training),
     )
     model.cpu()
-    _calibrate(model, split, training)
+    held_out = _calibrated(model, split, listener)
     save_classifier(model, path)
     _write_history(path / HISTORY, training)
     plot_history([row.to_row() for row in training.history], path / "plots" / "training_history.png")
-    _evaluate(path, model, split, training, listener)
+    _evaluate(path, model, split, training, held_out)
     if training.stopped != "interrupted":
         shutil.rmtree((path / STANDING).parent, ignore_errors=True)
     return Run(path, model)
 
 
-def _calibrate(model: Classifier, split: Split, training: Training) -> None:
-    """Give the head the temperature by which validation is least surprised."""
-    if not len(split.val):
-        return
-    if training.val_logits is None:  # training was stopped
-        val = predict_dataset(model, split.val)
+@dataclass(frozen=True)
+class _HeldOut:
+    """What a model says of the val and test images, at temperature 1 and at its own, and how long an image took."""
+
+    before: Predictions
+    after: Predictions
+    milliseconds: float
+
+
+def _calibrated(model: Classifier, split: Split, listener: Listener) -> _HeldOut | None:
+    """Predict val and test images; what val says of confidence and of what is familiar goes into the model."""
+    held_out = split.dataset.with_samples([s for s in split.dataset.samples if s.part in ("val", "test")])
+    if not len(held_out):
+        model.familiarity = None
+        return None
+    started = time.perf_counter()
+    answers = answers_for(
+        model, held_out, progress=lambda done, total: listener.work("evaluate", done, total, "images")
+    )
+    milliseconds = 1000 * (time.perf_counter() - started) / len(held_out)
+    before = as_predictions(answers, held_out)
+    distances = [a.distance for a, part in zip(answers, before.parts, strict=True) if part == "val"]
+    if model.familiarity is not None and distances:
+        model.familiarity.judge_by(torch.tensor(distances, dtype=torch.float64))
     else:
-        val = Predictions.from_arrays(split.val.labels, model.head.probabilities(training.val_logits).numpy())
-    model.head.temperature = fit_temperature(val)
+        model.familiarity = None
+    model.head.temperature = fit_temperature(before.part("val"))
+    after = replace(before, probabilities=tempered(before.probabilities, model.head.temperature))
+    return _HeldOut(before, after, milliseconds)
 
 
 def _missing_parts(split: Split, config: Config) -> Iterator[str]:
@@ -263,16 +283,10 @@ def describe(split: Split) -> str:
     return text
 
 
-def _evaluate(path: Path, model: Classifier, split: Split, training: Training, listener: Listener) -> None:
-    held_out = split.dataset.with_samples([s for s in split.dataset.samples if s.part in ("val", "test")])
+def _evaluate(path: Path, model: Classifier, split: Split, training: Training, held_out: _HeldOut | None) -> None:
     metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": len(split.train)}}
-    milliseconds = None
-    if len(held_out):
-        started = time.perf_counter()
-        predictions = predict_dataset(
-            model, held_out, progress=lambda done, total: listener.work("evaluate", done, total, "images")
-        )
-        milliseconds = 1000 * (time.perf_counter() - started) / len(held_out)
+    if held_out:
+        predictions = held_out.after
         predictions.write_csv(path / PREDICTIONS)
         parts = [part for part in ("val", "test") if len(split[part])]
         metrics |= {part: evaluate_predictions(predictions.part(part)).to_json() for part in parts}
@@ -280,14 +294,12 @@ def _evaluate(path: Path, model: Classifier, split: Split, training: Training, l
         temperature = model.head.temperature
         metrics["calibration"] = {"temperature": temperature, "fitted_on": "val" if len(split.val) else None}
         for part in parts:
-            after = predictions.part(part)
-            before = replace(after, probabilities=tempered(after.probabilities, 1 / temperature))
-            found = measure_calibration(before), measure_calibration(after)
+            found = measure_calibration(held_out.before.part(part)), measure_calibration(predictions.part(part))
             metrics["calibration"][part] = {"before": found[0].to_json(), "after": found[1].to_json()}
         plot_reliability(*found, temperature, path / "plots" / "reliability.png", part=parts[-1])
     metrics["time"] = {
         "train_seconds": training.seconds["total"],
-        "predict_ms_per_image": milliseconds,
+        "predict_ms_per_image": held_out.milliseconds if held_out else None,
         "steps": {name: seconds for name, seconds in training.seconds.items() if name != "total"},
     }
     metrics["model"] = {

@@ -374,25 +374,51 @@ def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=phase.lr, momentum=0.9, nesterov=True, fused=fused)
 
 
-def predict_logits(
-    model: Classifier,
-    activations: Activations,
-    precision: torch.dtype,
-) -> torch.Tensor:
+def predict_logits(model: Classifier, activations: Activations, precision: torch.dtype) -> torch.Tensor:
     """Run the tail and the head over the plain view of every image.
 
     Returns:
         float32 (N, C), on the CPU.
     """
+    return torch.cat([logits.cpu() for _, logits in _predicted(model, activations, precision)])
+
+
+def predict_with_features(
+    model: Classifier, activations: Activations, precision: torch.dtype, *, most: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same, and what the head read of some images.
+
+    Args:
+        model: On the device that it is to run on.
+        activations: Of N images.
+        precision: Of the arithmetic.
+        most: So many images' features are kept at most, evenly spread among them.
+
+    Returns:
+        Logits float32 (N, C), the numbers of K images, int64 (K,), and their features, float32 (K, F); on the CPU.
+    """
+    rows = torch.linspace(0, len(activations) - 1, min(len(activations), most)).round().long()
+    all_logits, kept, start = [], [], 0
+    for features, logits in _predicted(model, activations, precision):
+        inside = rows[(rows >= start) & (rows < start + len(features))] - start
+        kept.append(features.cpu()[inside].float())
+        all_logits.append(logits.cpu())
+        start += len(features)
+    return torch.cat(all_logits), rows, torch.cat(kept)
+
+
+def _predicted(
+    model: Classifier, activations: Activations, precision: torch.dtype
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Features and logits of the plain view, batch by batch."""
     model.eval()
-    device, out = model.mean.device, []
+    device = model.mean.device
     with torch.inference_mode():
         for start in range(0, len(activations), 128):
             batch = activations.batch(0, slice(start, start + 128)).to(device)
             with autocast(device, precision):
                 features = model.features_from(batch, activations.boundary)
-            out.append(model.head(features).cpu())
-    return torch.cat(out)
+            yield features, model.head(features)
 
 
 def _diverged(phase: Phase, step: int, steps: int) -> str:

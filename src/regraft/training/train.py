@@ -21,12 +21,13 @@ from regraft.data.split import bundle_ids
 from regraft.errors import DataError, RunError, TrainingError, UsageError
 from regraft.models.checkpoint import versions
 from regraft.models.classifier import Classifier
+from regraft.models.familiarity import MOST_IMAGES, Familiarity, fit_familiarity
 from regraft.store import Store
 from regraft.training.engine import EngineName, openvino_version
 from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.inputs import Inputs
 from regraft.training.keeping import Keeper
-from regraft.training.loop import Batches, LiveViews, Phase, PhaseLoop, predict_logits
+from regraft.training.loop import Batches, LiveViews, Phase, PhaseLoop, predict_with_features
 from regraft.training.objective import Objective, balanced_weights, score
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix import Activations, Rows, read_features
@@ -49,7 +50,6 @@ class Training:
         seconds: Wall-clock time by step: `decode`, `prefix`, `head`, `finetune`, `total`.
         boundary: Name of the first stage that was fine-tuned, or `head`.
         finetuned: Whether the model handed on is the fine-tuned one.
-        val_logits: float32 (N, C) of the validation images; None where there are none, or training ended before.
         train_accuracy: On the plain training images, 0..1; None where training ended before it was measured.
         device: That it ran on.
         precision: Of the arithmetic in training.
@@ -62,7 +62,6 @@ class Training:
     seconds: dict[str, float] = field(default_factory=dict)
     boundary: str = "head"
     finetuned: bool = False
-    val_logits: torch.Tensor | None = field(default=None, repr=False)
     train_accuracy: float | None = None
     device: str = "cpu"
     precision: str = "float32"
@@ -167,6 +166,7 @@ class _Trainer:
         self.objective = Objective(options.loss, options.label_smoothing, weights)
         self.keeper = Keeper(model, options, on_better)
         self.lr = 0.0  # of fine-tuning, once it is known
+        self.familiarity: Familiarity | None = None
         self.file, self.spent = standing, 0.0
         self.found = read_standing(standing) if standing and standing.exists() else None
 
@@ -174,7 +174,8 @@ class _Trainer:
         self.started = time.perf_counter()
         model, options = self.model, self.options
         model.to(self.device)
-        model.head.temperature = 1.0  # that of an earlier training
+        # Those of an earlier training.
+        model.head.temperature, model.familiarity = 1.0, None
         model.head.activation = "sigmoid" if options.loss == "binary_cross_entropy" else "softmax"
         boundary = model.resolve(options.finetune_from)
         finetunes = boundary < len(model.stages) and options.finetune_epochs > 0
@@ -198,6 +199,7 @@ class _Trainer:
                 raise
             self.result.stopped = str(error)
         self.keeper.restore()
+        model.familiarity = self.familiarity.to(self.device) if self.familiarity else None
         model.freeze(boundary)
         model.eval()
         if (best := self.keeper.row) >= 0:
@@ -260,10 +262,9 @@ class _Trainer:
         if boundary == 0:
             # With the weights that it has now, which nobody needs again.
             cached = self.inputs.activations(pixels, end, kept=not self._is_tuned)
-        if "val" in cached:
-            self.result.val_logits = predict_logits(model, cached["val"], self.precision)
-        plain = predict_logits(model, cached["train"], self.precision)
+        plain, rows, features = predict_with_features(model, cached["train"], self.precision, most=MOST_IMAGES)
         self.result.train_accuracy = score(self.objective, plain, self.labels).accuracy
+        self.familiarity = fit_familiarity(features, self.labels[rows])
 
     @property
     def _is_tuned(self) -> bool:
