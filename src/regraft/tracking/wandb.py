@@ -24,6 +24,8 @@ _PROJECT = "regraft"
 _HOSTS = {"api.wandb.ai", "api.forge.coreweave.com"}
 #: Seconds that the upload at the end may take; what is left stays on disk for `wandb sync`.
 _UPLOAD = 50.0
+#: Seconds after which their log is on disk: theirs are 15, and a kill would lose as much.
+_FLUSH = 1.0
 
 
 class WeightsAndBiases:
@@ -54,7 +56,12 @@ class WeightsAndBiases:
         place.mkdir(parents=True, exist_ok=True)
         names = type(self._wandb.Settings()).model_fields
         # Their texts would run into the progress bars, and what the terminal shows is none of their business.
-        quiet = {"silent": True, "console": "off", "finish_timeout": _UPLOAD}
+        quiet = {
+            "silent": True,
+            "console": "off",
+            "finish_timeout": _UPLOAD,
+            "x_transaction_log_flush_interval": _FLUSH,
+        }
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT") or self._wandb.setup().settings.project or _PROJECT,
             id=known["id"],
