@@ -20,6 +20,7 @@ from regraft.data.augmentation import Augmentation
 from regraft.data.scan import OnBad
 from regraft.errors import ConfigError, nearest
 from regraft.models.classifier import ModelOptions
+from regraft.tracking.options import TrackingOptions
 from regraft.training.options import TrainingOptions
 
 
@@ -58,6 +59,7 @@ class Config(BaseModel):
     model: ModelOptions = ModelOptions()
     augmentation: Augmentation = Augmentation()
     training: TrainingOptions = TrainingOptions()
+    tracking: TrackingOptions = TrackingOptions()
 
     def to_toml(self) -> str:
         """The settings as TOML, without comments; reading it back gives an equal `Config`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,10 @@ def command(
     keep_split: Annotated[
         Path | None, typer.Option(help="A split.csv or a run's folder, whose images keep their part.")
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Tell tensorboard, wandb or mlflow too; may be repeated."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; `regraft config` prints all of them.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -76,10 +81,11 @@ def command(
         "data.remote": None if remote is None else "true",
     }
     chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
+    tracked = [f"tracking.to={dumps(track)}"] if track else []
     if (data is None) == (resume is None):
         raise UsageError("Expected DATA to train on, or --resume RUN to go on with a run.")
     if resume is not None and (chosen or settings or config or out):
-        raise UsageError("--resume RUN goes on with the run's own settings and folder; expected no others.")
+        raise UsageError("--resume RUN goes on with the run's own settings and folder; expected no others but --track.")
     with screen.status("Starting"):
         from regraft.config import load_config
         from regraft.pipeline.train import resume as resume_run
@@ -87,10 +93,11 @@ def command(
 
     with listening(screen) as listener:
         if resume is not None:
-            run = resume_run(resume, listener=listener)
+            names = load_config(None, tracked).tracking.to if tracked else None
+            run = resume_run(resume, track=names, listener=listener)
         else:
             assert data is not None
-            resolved = load_config(config, [*(settings or []), *chosen])
+            resolved = load_config(config, [*(settings or []), *chosen, *tracked])
             run = train_from(data, resolved, out, listener=listener, started=clock.started)
     if json:
         print_json({"run": str(run.path), **run.metrics})

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from regraft.errors import RunError
 from regraft.pipeline.run import STANDING
+from regraft.tracking.listener import TRACKING
 
 RUNS = Path("runs")
 #: Of a run's folder, what is removed at its end.
@@ -38,7 +39,8 @@ def claimed(path: Path, *, resumed: bool = False) -> Iterator[Path]:
     try:
         if not resumed:
             refuse_a_run(path)
-            shutil.rmtree((path / STANDING).parent, ignore_errors=True)  # of a run that never had a model
+            for left in ((path / STANDING).parent, path / TRACKING):  # of a run that never had a model
+                shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(path / SCRATCH, ignore_errors=True)
         yield path
     finally:

@@ -11,11 +11,11 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -44,6 +44,9 @@ from regraft.report.history import plot_history
 from regraft.report.reliability import plot_reliability
 from regraft.report.samples import SampleTile, choose_samples, plot_samples
 from regraft.store import Store
+from regraft.tracking.listener import tracking
+from regraft.tracking.options import TrackingOptions
+from regraft.tracking.tracker import Status, check_trackers
 from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.options import TrainingOptions
 from regraft.training.progress import Epoch, Listener, Silence
@@ -87,11 +90,12 @@ def train_from(
         return _train(model, split, path, config, listener, deadline)
 
 
-def resume(path: Path | str, *, listener: Listener | None = None) -> Run:
+def resume(path: Path | str, *, track: str | Sequence[str] | None = None, listener: Listener | None = None) -> Run:
     """Go on with a run that was killed or interrupted, to the numbers that it would have ended with.
 
     Args:
         path: The run's folder. A run that is finished is left as it is.
+        track: As of `train`; default: what the run has been tracked with so far.
         listener: Told how far the work is.
 
     Raises:
@@ -112,6 +116,8 @@ def resume(path: Path | str, *, listener: Listener | None = None) -> Run:
             listener.note(f"{path} is finished; nothing is left to do. Its result:")
             return Run(path)
         config = load_config(path / CONFIG)
+        if track is not None:
+            config = config.model_copy(update={"tracking": _tracking_options(track)})
         data = json.loads((path / SOURCE).read_text(encoding="utf-8"))["data"]
         model, split = _prepared(data, config, listener)
         if (path / SPLIT).is_file() and split_text(split) != (path / SPLIT).read_text(encoding="utf-8"):
@@ -123,6 +129,7 @@ def _prepared(data: Path | str, config: Config, listener: Listener) -> tuple[Cla
     """Scan, split and build."""
     # What is quickly known to be wrong is said before the work begins.
     find_backbone(config.model.backbone)
+    check_trackers(config.tracking.to)
     choose_precision(config.training.precision, choose_device(config.training.device))
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
@@ -175,6 +182,7 @@ def train(
     *,
     out: Path | str | None = None,
     augmentation: Augmentation | None = None,
+    track: str | Sequence[str] = (),
     listener: Listener | None = None,
     **options: Any,
 ) -> Run:
@@ -185,15 +193,19 @@ def train(
         split: From `split`.
         out: The run's folder; it must not hold a run yet. Default: a new one under `runs/`.
         augmentation: Of the training images; default: flips, crops and colours.
+        track: `tensorboard`, `wandb` or `mlflow`, or several; they change no number and can fail without harm.
         listener: Told how far the work is.
         **options: Fields of `TrainingOptions`, such as `finetune_epochs=5`.
 
     Raises:
         RunError: `out` holds a run already.
+        MissingExtraError: What `track` names is not installed.
         RegraftError: Whatever else goes wrong.
     """
     started, listener = time.monotonic(), listener or Silence()
     config = _config_of(model, augmentation or Augmentation(), options)
+    config = config.model_copy(update={"tracking": _tracking_options(track)})
+    check_trackers(config.tracking.to)
     model, config, deadline = fit_into_budget(model, split, config, started, listener)
     with claimed(new_folder(out, "run", model.spec.name)) as path:
         return _train(model, split, path, config, listener, deadline)
@@ -206,6 +218,18 @@ def _train(
     config: Config,
     listener: Listener,
     deadline: float | None = None,
+) -> Run:
+    settings = config.model_dump(mode="json")
+    with tracking(config.tracking.to, settings, path, listener) as tracked:
+        run = _train_told(model, split, path, config, tracked, deadline)
+        stopped = run.metrics["training"]["stopped"]
+        status: Status = "finished" if stopped is None else "interrupted" if stopped == "interrupted" else "failed"
+        tracked.finish(status, run.metrics, sorted((path / "plots").glob("*.png")))
+    return run
+
+
+def _train_told(
+    model: Classifier, split: Split, path: Path, config: Config, listener: Listener, deadline: float | None
 ) -> Run:
     write_text(path / CONFIG, config.to_toml())
     write_split(path / SPLIT, split)
@@ -378,6 +402,13 @@ def _config_of(model: Classifier, augmentation: Augmentation, options: Mapping[s
         augmentation=augmentation,
         training=TrainingOptions(**options),
     )
+
+
+def _tracking_options(names: str | Sequence[str]) -> TrackingOptions:
+    """The names, each of which a tracker has."""
+    names = [names] if isinstance(names, str) else list(names)
+    check_trackers(names)
+    return TrackingOptions(to=cast(Any, names))
 
 
 def _peak_megabytes() -> float:
