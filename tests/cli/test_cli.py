@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from regraft.evaluation.abstention import conformal_threshold, threshold_for
 from regraft.pipeline.run import load
@@ -131,6 +133,49 @@ def test_predict_says_when_it_is_not_sure(run: Path, squares_folder: Path, tmp_p
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
     assert [row["sure"] == "yes" for row in rows] == [line["sure"] for line in lines]
     assert regraft("predict", run, *images, "--sure", "1.5").returncode == 2
+
+
+def test_predict_says_when_an_image_shows_something_else(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    images = [tmp_path / "noise.png", squares_folder / "red" / "00.png"]
+    count = json.loads((run / "model.json").read_text())["familiarity"][-1]
+    share = f"{1.01 / (count + 1):.3f}"  # the least that so many validation images can tell
+    done = regraft("predict", run, *images, "--json", "--unknown", share)
+    assert done.returncode == 0, done.stderr
+    strange, familiar = (json.loads(line) for line in done.stdout.splitlines())
+    assert strange["unknown"] is True
+    assert strange["label"] is None
+    assert strange["familiarity"] == pytest.approx(1 / (count + 1))
+    assert strange["confidence"] > 0.3
+    assert (familiar["unknown"], familiar["label"]) == (False, "red")
+    assert "unknown" in regraft("predict", run, *images, "--unknown", share).stdout
+    done = regraft("predict", run, *images, "--csv", tmp_path / "p.csv", "--unknown", share)
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["label"], row["unknown"]) for row in rows] == [("", "unknown"), ("red", "no")]
+    few = regraft("predict", run, *images, "--unknown", "0.0001")
+    assert few.returncode == 2
+    assert f"{count} validation images cannot tell" in few.stderr
+
+
+def test_views_are_averaged_and_what_they_bring_is_said(run: Path, squares_folder: Path) -> None:
+    plain, flipped, again = (
+        json.loads(regraft("predict", run, squares_folder / "red" / "00.png", "--json", "--tta", tta).stdout)
+        for tta in ("none", "flip", "flip")
+    )
+    assert flipped == again
+    assert flipped["confidence"] != plain["confidence"]
+    assert flipped["familiarity"] == plain["familiarity"]
+    done = regraft("evaluate", run, squares_folder, "--tta", "crops")
+    assert done.returncode == 0, done.stderr
+    assert "crops: " in done.stdout
+    assert "points of accuracy" in done.stdout
+    told = json.loads(regraft("evaluate", run, squares_folder, "--tta", "flip", "--json").stdout)["tta"]
+    assert told["count"] == 36
+    assert told["milliseconds"] > 0
+    for wrong in (["--tta", "flip"], [squares_folder, "--tta", "turn"]):
+        assert regraft("evaluate", run, *wrong).returncode == 2
 
 
 def test_predict_streams_json_lines_and_reports_bad_files(run: Path, squares_folder: Path) -> None:

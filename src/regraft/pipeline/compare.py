@@ -350,7 +350,9 @@ def _write(result: Comparison) -> None:
     columns = [
         column
         for name, value in rows[0].items()
-        for column in ([f"{name}_low", f"{name}_high"] if isinstance(value, list) else [name])
+        for column in (
+            [name.replace("interval", end) for end in ("low", "high")] if isinstance(value, list) else [name]
+        )
     ]
     cells = [
         [cell for value in row.values() for cell in (value if isinstance(value, list) else [value])] for row in rows
