@@ -23,6 +23,7 @@ from regraft.cli import (
     evaluate,
     inspect,
     predict,
+    report,
     split,
     summary,
     train,
@@ -41,7 +42,21 @@ app = typer.Typer(
         "where FOLDER holds one folder of images a class."
     ),
 )
-for verb in (demo, inspect, split, clean, train, crossval, evaluate, predict, summary, backbones, config, cache):
+for verb in (
+    demo,
+    inspect,
+    split,
+    clean,
+    train,
+    crossval,
+    evaluate,
+    report,
+    predict,
+    summary,
+    backbones,
+    config,
+    cache,
+):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 
