@@ -11,6 +11,7 @@ import regraft
 
 FROZEN = [
     "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "cross_validate",
+    "write_report",
     "Augmentation", "BadFile", "Classifier", "CrossValidation", "Dataset", "Evaluation", "Finding", "Inspection",
     "Prediction",
     "Predictions", "RegraftError", "Run", "Sample", "Split", "__version__",

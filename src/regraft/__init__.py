@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from regraft.pipeline.evaluate import evaluate
     from regraft.pipeline.inspect import inspect
     from regraft.pipeline.predict import predict
+    from regraft.pipeline.report import write_report
     from regraft.pipeline.run import Run, load
     from regraft.pipeline.train import train
 
@@ -65,6 +66,7 @@ _HOMES = {
     "scan": "regraft.data.scan",
     "split": "regraft.data.split",
     "train": "regraft.pipeline.train",
+    "write_report": "regraft.pipeline.report",
 }
 
 __all__ = [  # noqa: RUF022 - functions first, in the order of use
@@ -79,6 +81,7 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "predict",
     "cross_validate",
     "compare",
+    "write_report",
     "Augmentation",
     "BadFile",
     "Classifier",

@@ -76,6 +76,8 @@ def test_help_lists_the_verbs() -> None:
         (["evaluate", "nowhere"], 2, ["nowhere does not exist"]),
         (["train", "--resume", "nowhere"], 2, ["nowhere does not exist"]),
         (["evaluate", "."], 1, ["is not a run"]),
+        (["report", "nowhere"], 2, ["nowhere does not exist"]),
+        (["report", "."], 1, ["is not a run"]),
         (["summary", "resnet5"], 2, ["Unknown backbone 'resnet5'", "resnet50"]),
         (["config", "--set", "a=1"], 2, ["No such option"]),
     ],
@@ -330,3 +332,19 @@ def test_cache_shows_what_is_kept_and_prunes_it(
     assert f"Removed 0 of {count}" in regraft("cache", "--prune", "--keep-gb", "1").stdout
     assert f"Removed {count} of {count}" in regraft("cache", "--prune").stdout
     assert json.loads(regraft("cache", "--json").stdout)["entries"] == []
+
+
+def test_the_report_is_written_anew(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    before = (copy / "report.html").read_bytes()
+    (copy / "report.html").unlink()
+    done = regraft("report", copy)
+    assert done.returncode == 0, done.stderr
+    assert str(copy / "report.html") in done.stdout
+    assert (copy / "report.html").read_bytes() == before
+    done = regraft("report", copy, "--json")
+    assert json.loads(done.stdout)["model_card"] == str(copy / "MODEL_CARD.md")
+    done = regraft("report", copy, "--data", tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr

@@ -42,7 +42,7 @@ def test_the_runs_folder(run: regraft.Run) -> None:
     names = {f.relative_to(run.path).as_posix() for f in run.path.rglob("*") if f.is_file()}
     assert names == {
         "model.safetensors", "model.json", "class_names.json", "config.toml", "source.json", "split.csv", "history.csv",
-        "metrics.json", "predictions.csv",
+        "metrics.json", "predictions.csv", "report.html", "MODEL_CARD.md", "label_errors.csv",
         "plots/training_history.png", "plots/confusion_matrix.png", "plots/sample_predictions.png",
         "plots/reliability.png",
     }  # fmt: skip

@@ -20,7 +20,7 @@ from regraft.data.facts import Facts
 from regraft.data.scan import scan
 from regraft.errors import ImageError
 from regraft.evaluation.names import one_line, shorten
-from regraft.report import gallery, style
+from regraft.report import gallery, style, thumbs
 from regraft.report import inspection as page_module
 from regraft.report.inspection import write_page
 
@@ -394,7 +394,7 @@ def test_a_big_data_set_makes_no_big_page(big: Page) -> None:
 
 def test_when_the_page_is_full_no_more_pictures_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = in_memory([f"{i}" for i in range(12)], ["a", "b"] * 6)
-    monkeypatch.setattr(gallery, "ROOM", 3000)
+    monkeypatch.setattr(thumbs, "ROOM", 3000)
     page = page_of(Inspection(dataset, ()), tmp_path)
     sources = [e.attributes["src"] for e in page.all("img") if "Mean" not in e.attributes["alt"]]
     assert 0 < sum(map(len, sources)) <= 3000
@@ -412,7 +412,7 @@ def test_thumbnails_are_small_and_keep_their_shape(tmp_path: Path) -> None:
         with Image.open(tmp_path / "thumb.jpg") as image:
             sizes.append(image.size)
     mean = (gallery.MEAN, gallery.MEAN)
-    assert sizes == [mean, (gallery.THUMB, 3), mean, (1, 1)]
+    assert sizes == [mean, (thumbs.THUMB, 3), mean, (1, 1)]
 
 
 def with_facts(count: int, sizes: np.ndarray) -> Dataset:

@@ -24,6 +24,7 @@ from regraft.cli import (
     evaluate,
     inspect,
     predict,
+    report,
     split,
     summary,
     train,
@@ -43,7 +44,7 @@ app = typer.Typer(
     ),
 )
 _VERBS = (
-    demo, inspect, split, clean, train, crossval, compare, evaluate, predict, summary, backbones, config, cache,
+    demo, inspect, split, clean, train, crossval, compare, evaluate, report, predict, summary, backbones, config, cache,
 )  # fmt: skip
 for verb in _VERBS:
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)

@@ -152,14 +152,15 @@ def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
     path = run.path
     console.print("\n[bold]Look at[/bold]")
     pictures = {
-        str(path / "plots" / name): what
+        str(path / name): what
         for name, what in (
-            ("training_history.png", "how training went"),
-            ("confusion_matrix.png", "what is taken for what"),
-            ("reliability.png", "whether confidence can be believed"),
-            ("sample_predictions.png", "right and wrong predictions"),
+            ("report.html", "all of it on one page"),
+            ("plots/training_history.png", "how training went"),
+            ("plots/confusion_matrix.png", "what is taken for what"),
+            ("plots/reliability.png", "whether confidence can be believed"),
+            ("plots/sample_predictions.png", "right and wrong predictions"),
         )
-        if (path / "plots" / name).exists()
+        if (path / name).exists()
     }
     for picture, what in pictures.items():
         console.print(escape(f"  {picture:<{max(map(len, pictures))}}   {what}"))

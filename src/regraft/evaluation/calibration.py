@@ -6,6 +6,7 @@ and truth are apart.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,6 +46,19 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def read_calibration(value: Mapping[str, Any]) -> Calibration:
+    """The inverse of `Calibration.to_json`.
+
+    Raises:
+        DataError: The values are not what that gives.
+    """
+    try:
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
+        return Calibration(**plain)
+    except (AttributeError, TypeError) as error:
+        raise DataError(f"no calibration: {error}; expected what `Calibration.to_json` gives") from error
 
 
 def measure_calibration(predictions: Predictions) -> Calibration:

@@ -6,6 +6,7 @@ wrong, the likeliest first.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,9 +43,15 @@ def find_label_errors(labels: np.ndarray, probabilities: np.ndarray) -> list[Lab
     """
     from cleanlab.filter import find_label_issues  # brings pandas along, which takes two seconds
 
-    ranked = find_label_issues(
-        labels, probabilities, filter_by="prune_by_noise_rate", return_indices_ranked_by="normalized_margin", n_jobs=1
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says of classes with few images that it may miss some
+        ranked = find_label_issues(
+            labels,
+            probabilities,
+            filter_by="prune_by_noise_rate",
+            return_indices_ranked_by="normalized_margin",
+            n_jobs=1,
+        )
     found = []
     for index in ranked:
         row, label = probabilities[index], int(labels[index])

@@ -93,6 +93,27 @@ class Evaluation:
             "intervals": _plain(self.intervals),
         }
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
+        """The inverse of `to_json`.
+
+        Raises:
+            DataError: The values are not what `to_json` gives.
+        """
+        try:
+            confusion = np.array(value["confusion"], dtype=np.int64)
+            confusion.setflags(write=False)
+            found = {
+                **value,
+                "accuracy_interval": tuple(value["accuracy_interval"]),
+                "per_class": tuple(ClassReport(**_frozen(row)) for row in value["per_class"]),
+                "confusion": confusion,
+                "intervals": _frozen(value["intervals"]),
+            }
+            return cls(**found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"no evaluation: {error!r}; expected what `Evaluation.to_json` gives") from error
+
     def cautions(self) -> list[str]:
         """What these images are too few to say, in sentences; empty where they carry the claim."""
         low, high = self.accuracy_interval
@@ -241,6 +262,11 @@ def _known_within(share: float, points: float = 0.02) -> float:
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same with lists for tuples."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_plain`."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

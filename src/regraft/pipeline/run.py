@@ -71,7 +71,10 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """What `metrics.json` says."""
-        value: dict[str, Any] = json.loads(self._text(METRICS))
+        try:
+            value: dict[str, Any] = json.loads(self._text(METRICS))
+        except ValueError as error:
+            raise RunError(f"{self.path / METRICS} is damaged: {error}") from error
         return value
 
     @cached_property

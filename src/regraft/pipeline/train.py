@@ -27,7 +27,7 @@ from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split import split_text, write_split
 from regraft.data.urls import is_url, shown
-from regraft.errors import RunError, UsageError
+from regraft.errors import RegraftError, RunError, UsageError
 from regraft.evaluation.calibration import fit_temperature, measure_calibration, tempered
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
@@ -38,6 +38,7 @@ from regraft.models.registry import find_backbone
 from regraft.pipeline.evaluate import answers_for, as_predictions
 from regraft.pipeline.folder import SCRATCH, claimed, new_folder, refuse_a_run
 from regraft.pipeline.planning import fit_into_budget
+from regraft.pipeline.report import write_report
 from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SOURCE, SPLIT, STANDING, Run
 from regraft.report.confusion import plot_confusion
 from regraft.report.history import plot_history
@@ -252,7 +253,12 @@ def _train_told(
     _evaluate(path, model, split, training, held_out)
     if training.stopped != "interrupted":
         shutil.rmtree((path / STANDING).parent, ignore_errors=True)
-    return Run(path, model)
+    run = Run(path, model)
+    try:
+        write_report(run, split.dataset)
+    except RegraftError as error:  # the run is whole without it
+        listener.note(f"The report could not be written: {error} `regraft report {path}` writes it.")
+    return run
 
 
 @dataclass(frozen=True)

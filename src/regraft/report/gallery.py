@@ -1,4 +1,4 @@
-"""Which pictures a page of an inspection shows, and their thumbnails.
+"""Which pictures a page of an inspection shows.
 
 Enters: an `Inspection`. Leaves: what is shown of each finding and class, chosen before any image is read, and small
 JPEGs as data URIs. Their number and size are bounded whatever the data.
@@ -6,8 +6,6 @@ JPEGs as data URIs. Their number and size are bounded whatever the data.
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,18 +20,16 @@ from regraft.data.audit import Finding, Inspection
 from regraft.data.dataset import Dataset, Sample
 from regraft.data.decode import decode_image
 from regraft.errors import RegraftError
-from regraft.report.markup import Html, image_of, tag
+from regraft.report.thumbs import THUMB, data_uri
 
-#: Longer side of a thumbnail, and side of a mean image, in pixels.
-THUMB, MEAN = 128, 96
+#: Side of a mean image, in pixels.
+MEAN = 96
 #: Sets, or single images, that a finding shows; images that a set shows; thumbnails in all findings together.
 SETS, SINGLES, OF_A_SET, IN_FINDINGS = 12, 24, 8, 480
 #: Findings that are shown; classes, the largest and the smallest.
 FINDINGS, CLASSES = 200, 40
 #: Images of a class that are shown, and from which its mean is made; the latter also in all, and in pixels to decode.
 SAMPLES, MEAN_OF, MEAN_OF_ALL, MEAN_PIXELS = 8, 64, 400, 200_000_000
-#: Characters of all thumbnails together.
-ROOM = 6_500_000
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ def read_pictures(
         small = None
         if sample.path in averaged:
             small = np.asarray(image.resize((MEAN, MEAN), Image.Resampling.BILINEAR, reducing_gap=2.0))
-        return _data_uri(image) if sample.path in thumbs else None, small
+        return data_uri(image) if sample.path in thumbs else None, small
 
     made: dict[str, str] = {}
     sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((MEAN, MEAN, 3)))
@@ -168,34 +164,7 @@ def read_pictures(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     means = {
-        name: (_data_uri(Image.fromarray(np.rint(total / numbers[name]).astype(np.uint8))), numbers[name])
+        name: (data_uri(Image.fromarray(np.rint(total / numbers[name]).astype(np.uint8))), numbers[name])
         for name, total in sums.items()
     }
     return Pictures(made, means)
-
-
-def _data_uri(image: Image.Image) -> str:
-    """A JPEG that fits the thumbnail's square; small images are not enlarged, and kept in better quality."""
-    fits = max(image.size) <= THUMB
-    image.thumbnail((THUMB, THUMB), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=90 if fits else 70, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-
-
-class Album:
-    """Puts the thumbnails into the page, in its order, while there is room."""
-
-    def __init__(self, thumbs: Mapping[str, str]) -> None:
-        """Take the thumbnails by path, as data URIs."""
-        self.thumbs, self.room = thumbs, ROOM
-
-    def picture(self, path: str, alt: str) -> Html:
-        """The image, or a word in its place."""
-        source = self.thumbs.get(path)
-        if source is None:
-            return tag("span", "unreadable", class_="frame none")
-        if len(source) > self.room:
-            return tag("span", "not shown: the page is full", class_="frame none")
-        self.room -= len(source)
-        return image_of(source, alt)

@@ -23,7 +23,6 @@ from regraft.report.gallery import (
     CLASSES,
     SAMPLES,
     SINGLES,
-    Album,
     Classes,
     Entry,
     Evidence,
@@ -32,6 +31,7 @@ from regraft.report.gallery import (
     read_pictures,
 )
 from regraft.report.markup import LINE, Html, bidi, document, file_name, fold, image_of, joined, list_of, table_of, tag
+from regraft.report.thumbs import Album
 
 #: Names in a folded list; rows of the folded table of classes.
 NAMES, ROWS = 200, 1000

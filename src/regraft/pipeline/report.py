@@ -1,0 +1,212 @@
+"""The report of a run and its model card, from what lies in the run's folder.
+
+Enters: a run, and its images where they can still be read. Leaves: `report.html`, `MODEL_CARD.md` and
+`label_errors.csv` in its folder; the same run gives the same files.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.config import load_config
+from regraft.data.dataset import Dataset, Part
+from regraft.data.decode import MAX_PIXELS, ImageSource
+from regraft.data.sources import open_data
+from regraft.errors import DataError, ImageError, RegraftError, RunError
+from regraft.evaluation.label_errors import find_label_errors
+from regraft.evaluation.metrics import Evaluation
+from regraft.evaluation.metrics import evaluate as evaluate_predictions
+from regraft.evaluation.predictions import Predictions
+from regraft.files import sha256_of, write_csv, write_text
+from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SOURCE, SPLIT, Run
+from regraft.report.model_card import model_card
+from regraft.report.record import RunRecord, Suspect
+from regraft.report.run_page import write_run_page
+from regraft.report.thumbs import read_thumbs
+
+REPORT, CARD, SUSPECTS, COMPARISON = "report.html", "MODEL_CARD.md", "label_errors.csv", "comparison.json"
+
+_SourceOf = Callable[[str], ImageSource]
+
+
+def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None) -> Path:
+    """Write a run's `report.html`, `MODEL_CARD.md` and `label_errors.csv` anew.
+
+    Args:
+        run: A run, or its folder. What it does not hold, such as the metrics of a training that was stopped, the report
+            says is missing.
+        data: Its images, for the pictures; whatever `scan` takes, or a data set. Default: where the run says that they
+            were, if that is still there and on this machine. Without them, or where one is gone or changed, the report
+            says so in the picture's place.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        UsageError: There is no such folder, or `data` is nothing that can be read.
+        RunError: It holds no model, or a file in it, or the comparison beside it, is damaged.
+        DataError: Its predictions are damaged, or the data.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    record = _record(run)
+    source = _of_dataset(data) if isinstance(data, Dataset) else _of_path(run, record, data)
+    max_pixels = data.max_pixels if isinstance(data, Dataset) else MAX_PIXELS
+    thumbs = {} if source is None else read_thumbs(record.pictured(), source, max_pixels)
+    write_csv(
+        run.path / SUSPECTS,
+        ("path", "label", "looks_like", "probability"),
+        [(s.path, s.label, s.suggested, s.probability) for s in record.suspects],
+    )
+    write_text(run.path / CARD, model_card(record))
+    write_run_page(record, run.path / REPORT, thumbs)
+    return run.path / REPORT
+
+
+def _record(run: Run) -> RunRecord:
+    has = {name: (run.path / name).is_file() for name in (METRICS, HISTORY, PREDICTIONS, CONFIG)}
+    metrics = run.metrics if has[METRICS] else {}
+    predictions = run.predictions if has[PREDICTIONS] else None
+    if predictions is not None and predictions.classes != run.classes:
+        raise RunError(f"{run.path / PREDICTIONS} has other classes than model.json: copy the run again.")
+    return RunRecord(
+        name=run.path.resolve().name,
+        description=run.description,
+        config=(run.path / CONFIG).read_text(encoding="utf-8") if has[CONFIG] else "",
+        source=_source(run.path),
+        metrics=metrics,
+        history=run.history if has[HISTORY] else (),
+        predictions=predictions,
+        evaluations=_evaluations(metrics, predictions),
+        counts=(metrics.get("data") or {}).get("counts") or _counts(run.path),
+        suspects=() if predictions is None else _suspects(predictions),
+        hashes={
+            **run.description.get("sha256", {}),
+            **{name: sha256_of(run.path / name) for name in (CONFIG, SPLIT) if (run.path / name).is_file()},
+        },
+        comparison=_comparison(run.path.resolve().parent / COMPARISON),
+    )
+
+
+def _source(path: Path) -> str:
+    """Where the run's images are, as it says."""
+    file = path / SOURCE
+    if not file.is_file():
+        return ""
+    value = _json(file)
+    if not isinstance(value, dict) or not isinstance(value.get("data"), str):
+        raise RunError(f'{file} is damaged: expected {{"data": "a path or URL"}}. Copy the run again, or remove it.')
+    return str(value["data"])
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or not UTF-8
+        raise RunError(f"{file} is damaged: {error}") from error
+
+
+def _evaluations(metrics: Mapping[str, Any], predictions: Predictions | None) -> dict[Part, Evaluation]:
+    """As the metrics have them; of a run of an earlier version, which knew fewer, from the predictions."""
+    found: dict[Part, Evaluation] = {}
+    parts: tuple[Part, ...] = ("val", "test")
+    for part in parts if predictions is not None else ():
+        if part not in metrics:
+            continue
+        try:
+            found[part] = Evaluation.from_json(metrics[part])
+        except DataError:
+            assert predictions is not None
+            found[part] = evaluate_predictions(predictions.part(part))
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Of `split.csv`; none where there is no such file."""
+    file = path / SPLIT
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def _counts(path: Path) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in _rows(path):
+        counts[row.get("part") or ""][row.get("label") or ""] += 1
+    return {part: dict(counter) for part, counter in counts.items()}
+
+
+def _suspects(predictions: Predictions) -> tuple[Suspect, ...]:
+    """Likely wrong labels among images that no weight was fitted to."""
+    if len(np.unique(predictions.labels)) < 2:
+        return ()
+    names = predictions.classes
+    return tuple(
+        Suspect(
+            predictions.ids[error.index],
+            names[predictions.labels[error.index]],
+            names[error.suggested],
+            error.probability,
+            error.given,
+        )
+        for error in find_label_errors(predictions.labels, predictions.probabilities)
+    )
+
+
+def _comparison(file: Path) -> Mapping[str, Any] | None:
+    """What `regraft compare` left beside the run, if it did."""
+    if not file.is_file():
+        return None
+    value = _json(file)
+    models = value.get("models") if isinstance(value, dict) else None
+    if not isinstance(models, list) or not all(isinstance(model, dict) and "name" in model for model in models):
+        raise RunError(
+            f'{file} is no comparison: expected "models", a list with a "name" each. Remove it, or copy it again.'
+        )
+    return dict(value)
+
+
+# Where the pictures come from.
+
+
+def _of_dataset(dataset: Dataset) -> _SourceOf:
+    samples = {sample.path: sample for sample in dataset.samples}
+
+    def source(name: str) -> ImageSource:
+        if name not in samples:
+            raise ImageError("not in the data", name)
+        return dataset.source(samples[name])
+
+    return source
+
+
+def _of_path(run: Run, record: RunRecord, data: Path | str | None) -> _SourceOf | None:
+    """Reads what lies in the data, and only what is as it was when the run was made."""
+    if data is None and not (record.source and Path(record.source).exists()):
+        return None
+    remote = bool(record.config) and data is not None and load_config(run.path / CONFIG).data.remote
+    try:
+        opened = open_data(data if data is not None else Path(record.source), remote=remote)
+    except RegraftError:
+        if data is not None:
+            raise
+        return None
+    there = {found.path for found in opened.layout.found}
+    hashes = {row.get("path"): row.get("sha256") for row in _rows(run.path)}
+
+    def source(name: str) -> ImageSource:
+        if name not in there:
+            raise ImageError("not in the data", name)
+        content = opened.storage.read(name)
+        if hashes.get(name) != hashlib.sha256(content).hexdigest():
+            raise ImageError("not the image that it was", name)
+        return content
+
+    return source
