@@ -10,10 +10,10 @@ import pytest
 import regraft
 
 FROZEN = [
-    "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "cross_validate",
+    "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "cross_validate", "tune",
     "Augmentation", "BadFile", "Classifier", "CrossValidation", "Dataset", "Evaluation", "Finding", "Inspection",
     "Prediction",
-    "Predictions", "RegraftError", "Run", "Sample", "Split", "__version__",
+    "Predictions", "RegraftError", "Run", "Sample", "Split", "Tuning", "__version__",
 ]  # fmt: skip
 
 

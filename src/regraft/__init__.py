@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from regraft.pipeline.predict import predict
     from regraft.pipeline.run import Run, load
     from regraft.pipeline.train import train
+    from regraft.pipeline.tune import tune
+    from regraft.pipeline.tuning import Tuning
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,7 @@ _HOMES = {
     "Run": "regraft.pipeline.run",
     "Sample": "regraft.data.dataset",
     "Split": "regraft.data.dataset",
+    "Tuning": "regraft.pipeline.tuning",
     "build": "regraft.models.classifier",
     "cross_validate": "regraft.pipeline.crossval",
     "evaluate": "regraft.pipeline.evaluate",
@@ -62,6 +65,7 @@ _HOMES = {
     "scan": "regraft.data.scan",
     "split": "regraft.data.split",
     "train": "regraft.pipeline.train",
+    "tune": "regraft.pipeline.tune",
 }
 
 __all__ = [  # noqa: RUF022 - functions first, in the order of use
@@ -75,6 +79,7 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "evaluate",
     "predict",
     "cross_validate",
+    "tune",
     "Augmentation",
     "BadFile",
     "Classifier",
@@ -89,6 +94,7 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "Run",
     "Sample",
     "Split",
+    "Tuning",
     "__version__",
 ]
 

@@ -26,6 +26,7 @@ from regraft.cli import (
     split,
     summary,
     train,
+    tune,
 )
 from regraft.cli.output import fail
 from regraft.errors import RegraftError
@@ -41,7 +42,7 @@ app = typer.Typer(
         "where FOLDER holds one folder of images a class."
     ),
 )
-for verb in (demo, inspect, split, clean, train, crossval, evaluate, predict, summary, backbones, config, cache):
+for verb in (demo, inspect, split, clean, train, tune, crossval, evaluate, predict, summary, backbones, config, cache):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 

@@ -453,7 +453,7 @@ class _Trainer:
             "options": asdict(self.options),
             "augmentation": asdict(self.augmentation),
             "model": {name: value for name, value in self.model.description().items() if name != "boundary"},
-            "images": [len(self.split[part]) for part in self.split],
+            "images": [len(self.split.train), len(self.split.val)],
             "versions": versions() | {"openvino": openvino_version()},
         }
         return dict(json.loads(json.dumps(identity)))
