@@ -47,12 +47,12 @@ def fit_into_budget(
             seconds=started + budget - time.monotonic() if budget else None,
         )
 
-    rates = measured(model, split, config)
+    rates = _measured(model, split, config)
     if budget and at_size and (size := _fitting_size(model, rates, planned)) != model.preprocessing.size:
         listener.note(f"The input is {size} pixels in place of {model.preprocessing.size}: more training fits in time.")
         model = at_size(size)
         config = config.model_copy(update={"model": replace(config.model, image_size=size)})
-        rates = measured(model, split, config)
+        rates = _measured(model, split, config)
     if rates.why:
         listener.note(rates.why)
     plan = planned(rates)
@@ -61,8 +61,7 @@ def fit_into_budget(
     return model, config, started + budget - plan.seconds["evaluate"] if budget else None
 
 
-def measured(model: Classifier, split: Split, config: Config) -> Rates:
-    """What this training costs on this machine; measurements of engines are remembered."""
+def _measured(model: Classifier, split: Split, config: Config) -> Rates:
     return measure_rates(
         model,
         config.training,

@@ -1,4 +1,4 @@
-"""Records of trials, and those of full trainings as files.
+"""Records of trials, those of full trainings as files, and what a search was begun with.
 
 Enters: what a training gave. Leaves: frozen values, and a folder of JSON files, one for each full training.
 """
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from regraft.config import Config
+from regraft.errors import RunError, UsageError
 from regraft.files import write_json
 from regraft.training.engine import EngineName
 
+SEARCH, BASE = "search.json", "base.toml"
 #: Completed trials below which importances would be chance.
 ENOUGH = 12
 
@@ -101,3 +103,34 @@ def read_finals(folder: Path) -> list[Final]:
         )
         for value in values
     ]
+
+
+def begun_with(path: Path) -> dict[str, Any] | None:
+    """What the search in a folder was begun with; None where there is none.
+
+    Raises:
+        UsageError: Something else is there.
+    """
+    if (path / SEARCH).is_file():
+        value: dict[str, Any] = json.loads((path / SEARCH).read_text(encoding="utf-8"))
+        return value
+    if path.is_file() or (path.is_dir() and {file.name for file in path.iterdir()} - {".lock", BASE}):
+        raise UsageError(f"{path} is there and holds no search; nothing is overwritten. Choose another --out.")
+    return None
+
+
+def refuse_other(known: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    """Raise `RunError` where a search was begun with something else; what is not known yet passes."""
+    names = {
+        "split": "the images, their labels or their parts",
+        "config": "the base configuration",
+        "fixed": "the fixed settings",
+        "metric": "the metric",
+        "versions": "the versions of what computes",
+    }
+    changed = [what for key, what in names.items() if key in now and known.get(key) != now[key]]
+    if changed:
+        raise RunError(
+            f"{path} holds a search that was begun otherwise: {' and '.join(changed)} differ. Its trials cannot be "
+            "compared with new ones. Choose another --out, or go on as it was begun: --resume alone, without DATA."
+        )

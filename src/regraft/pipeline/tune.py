@@ -7,7 +7,6 @@ and a run that was trained by it. The test part takes no part until that run is 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -24,24 +23,36 @@ from regraft.files import write_json, write_text
 from regraft.models.checkpoint import versions
 from regraft.models.classifier import Classifier
 from regraft.pipeline.attempt import METRICS, Metric, Outcome, OutOfTime, Watch, attempt
+from regraft.pipeline.evaluate import predict_dataset
 from regraft.pipeline.folder import SCRATCH, claimed, new_folder
-from regraft.pipeline.planning import measured
 from regraft.pipeline.run import CONFIG, SOURCE, STANDING, Run
 from regraft.pipeline.run import METRICS as RUN_METRICS
 from regraft.pipeline.search_space import SearchSpace, changes
 from regraft.pipeline.train import build_for, prepare, resume, train_into
-from regraft.pipeline.trials import Final, Record, best_of, read_finals, value_of, write_final
+from regraft.pipeline.trials import (
+    BASE,
+    SEARCH,
+    Final,
+    Record,
+    begun_with,
+    best_of,
+    read_finals,
+    refuse_other,
+    value_of,
+    write_final,
+)
 from regraft.pipeline.tuning import BEST, Tuning, write_tuning
 from regraft.store import Store
-from regraft.training.plan import make_plan
 from regraft.training.progress import Epoch, Listener, Silence
 
 if TYPE_CHECKING:
     from regraft.pipeline.study import Study
 
-_SEARCH, _BASE, _TRIALS, FINALS = "search.json", "base.toml", "trials.log", "finalists"
-#: Of the time that is left after the scan, what full trainings may take at most.
-_FULL_SHARE = 0.6
+_TRIALS, FINALS = "trials.log", "finalists"
+#: Of the time that is left after the first trial, what full trainings and the last evaluation may take at most.
+_FULL_SHARE, _EVALUATION_SHARE = 0.6, 0.4
+#: The machine may be slower later than while it was measured; images that are predicted to measure it.
+_MARGIN, _TIMED = 1.25, 8
 
 
 def tune(
@@ -92,12 +103,12 @@ def tune(
             f"trials = {trials}, finalists = {finalists}, metric = {metric}, budget = {budget}; expected at least 1 "
             f"trial, 0 finalists, one of {', '.join(METRICS)}, and a budget above 0 seconds."
         )
-    known = None if out is None else _known(Path(out))
+    known = None if out is None else begun_with(Path(out))
     if data is None:
         if known is None or out is None:
             raise UsageError(f"{out} holds no search to go on with. Expected DATA, or the folder of a search.")
         data, metric, fixed = known["data"], known["metric"], known["fixed"]
-        config = load_config(Path(out) / _BASE)
+        config = load_config(Path(out) / BASE)
     config = config or Config()
     budget = budget or config.training.budget or None
     config = config.model_copy(update={"training": replace(config.training, budget=0.0)})
@@ -110,19 +121,19 @@ def tune(
         "versions": versions(),
     }
     if known is not None:
-        _compare(known, identity, Path(str(out)))
+        refuse_other(known, identity, Path(str(out)))
     model, split = prepare(data, config, listener)
     if not len(split.val):
         raise DataError("There is no val part to judge settings by. Give data.val a share, or the data a val folder.")
     identity["split"] = hashlib.sha256(split_text(split).encode()).hexdigest()
     if known is not None:
-        _compare(known, identity, Path(str(out)))
+        refuse_other(known, identity, Path(str(out)))
     space = SearchSpace(config, fixed, model)
     path = Path(str(out)) if known else new_folder(out, "tune", Path(where).stem, config.model.backbone)
     with claimed(path, resumed=known is not None):
         if known is None:
-            write_text(path / _BASE, config.to_toml())
-            write_json(path / _SEARCH, identity)
+            write_text(path / BASE, config.to_toml())
+            write_json(path / SEARCH, identity)
         listener.note(f"Search: {path}. If it is stopped, `regraft tune --resume {path}` goes on with it.")
         deadline = None if budget is None else started + budget
         search = _Search(path, where, model, split, space, metric, listener, trials, finalists)
@@ -154,16 +165,18 @@ class _Search:
         with quiet():
             self.study: Study = Study(path / _TRIALS, space.base.training.seed, space.default)
         self.stopped: str | None = None
+        #: How many train in full, and until when; known after the first trial, which tells how long things take here.
+        self.full = 0
+        self.end: float | None = None
 
     def run(self, deadline: float | None, *, train: bool, started: float) -> Tuning:
         from regraft.pipeline.study import quiet
 
         spent: dict[str, float] = {"prepare": time.monotonic() - started}
         with quiet():
-            ends, full = self._deadlines(deadline, train=train)
             steps: dict[str, Callable[[], None]] = {
-                "search": lambda: self._search(ends[0]),
-                "finalists": lambda: self._finals(ends[1], full),
+                "search": lambda: self._search(deadline, train=train),
+                "finalists": self._finals,
             }
             for name, work in steps.items():
                 begun = time.monotonic()
@@ -184,16 +197,26 @@ class _Search:
         return tuning
 
     def _deadlines(self, deadline: float | None, *, train: bool) -> tuple[tuple[float | None, float | None], int]:
-        """When the search and the full trainings end, and how many of these there is time for."""
+        """When the search and the full trainings end, and how many of these there is time for, by the first trial."""
         if deadline is None:
             return (None, None), 1 + self.finalists
-        config = self.space.config(self.space.default)
-        counts: dict[str, int] = {part: len(self.split[part]) for part in self.split}
-        rates = measured(build_for(config, self.seen, config.model.image_size), self.seen, config)
-        plan = make_plan(self.model, counts, config.training, rates, changes_views=config.augmentation.changes_views)
-        end = deadline - (1.25 * plan.seconds["evaluate"] if train else 0.0)
-        one = sum(seconds for name, seconds in plan.seconds.items() if name != "evaluate")
-        full = int(_FULL_SHARE * (end - time.monotonic()) // one)
+        evaluate = 0.0
+        if train:
+            some, begun = self.seen.val.samples[:_TIMED], time.monotonic()
+            predict_dataset(self.model, self.seen.val.with_samples(some))
+            each = (time.monotonic() - begun) / len(some)
+            evaluate = 2 + _MARGIN * each * sum(len(self.split[part]) for part in self.split if part != "train")
+        left = deadline - time.monotonic()
+        end = deadline - min(evaluate, _EVALUATION_SHARE * max(0.0, left))
+        first, params = self.study.records[0], self.space.default
+        short, whole = (self.space.config(params, short=short).training for short in (True, False))
+        rows = [len(self.seen.train) * options.views + len(self.seen.val) for options in (short, whole)]
+        factors = {
+            "prefix": rows[1] / rows[0],
+            "finetune": whole.finetune_epochs / max(1, short.finetune_epochs),
+        }
+        one = _MARGIN * sum(seconds * factors.get(name, 1.0) for name, seconds in first.steps.items())
+        full = int(_FULL_SHARE * (end - time.monotonic()) // max(one, 1e-9))
         full = min(full, 1 + self.finalists) if full >= 2 else 0
         if not full:
             self.listener.note(
@@ -201,15 +224,23 @@ class _Search:
             )
         return (end - full * one, end), full
 
-    def _search(self, deadline: float | None) -> None:
-        while len(records := self.study.records) < self.trials:
-            if deadline is not None and time.monotonic() > deadline:
+    def _search(self, deadline: float | None, *, train: bool) -> None:
+        ends: tuple[float | None, float | None] | None = None
+        while True:
+            records = self.study.records
+            if records and ends is None:
+                ends, self.full = self._deadlines(deadline, train=train)
+                self.end = ends[1]
+            if len(records) >= self.trials:
+                break
+            end = ends and ends[0]  # the first trial, without which there is no result, has its time
+            if end is not None and time.monotonic() > end:
                 self.stopped = "time"
                 break
             trial = self.study.ask()
             record: Record | None = None
             try:
-                record = self._try(trial, records, deadline)
+                record = self._try(trial, records, end)
             except OutOfTime:
                 self.stopped = "time"
             finally:  # also after Ctrl-C
@@ -284,16 +315,16 @@ class _Search:
     def _shown(self, record: Record) -> str:
         return f"{getattr(record, self.metric):.4f}"
 
-    def _finals(self, deadline: float | None, full: int) -> None:
+    def _finals(self) -> None:
         """Train the base and the best others in full; what was trained before is not trained again."""
         done = {final.record.number for final in read_finals(self.path / FINALS)}
-        chosen = self._finalists(full)
+        chosen = self._finalists(self.full)
         for place, record in enumerate(chosen):
             if record.number in done:
                 continue
             config, begun = self.space.config(record.params), time.monotonic()
             what = "in full: the base" if not record.number else f"in full: trial {record.number}"
-            watch = Watch(self.listener, place, len(chosen), what, work="finalists", deadline=deadline)
+            watch = Watch(self.listener, place, len(chosen), what, work="finalists", deadline=self.end)
             name = f"{record.number:03d}"
             standing = self.path / FINALS / f"{name}.safetensors"
             try:
@@ -386,29 +417,3 @@ class _Quieter:
 
     def note(self, text: str) -> None:
         """Say nothing."""
-
-
-def _known(path: Path) -> dict[str, Any] | None:
-    """What the search in a folder was begun with; None where there is none and nothing else."""
-    if (path / _SEARCH).is_file():
-        value: dict[str, Any] = json.loads((path / _SEARCH).read_text(encoding="utf-8"))
-        return value
-    if path.is_file() or (path.is_dir() and {file.name for file in path.iterdir()} - {".lock", _BASE}):
-        raise UsageError(f"{path} is there and holds no search; nothing is overwritten. Choose another --out.")
-    return None
-
-
-def _compare(known: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    names = {
-        "split": "the images, their labels or their parts",
-        "config": "the base configuration",
-        "fixed": "the fixed settings",
-        "metric": "the metric",
-        "versions": "the versions of what computes",
-    }
-    changed = [what for key, what in names.items() if key in now and known.get(key) != now[key]]
-    if changed:
-        raise RunError(
-            f"{path} holds a search that was begun otherwise: {' and '.join(changed)} differ. Its trials cannot be "
-            "compared with new ones. Choose another --out, or go on as it was begun: --resume alone, without DATA."
-        )

@@ -67,8 +67,8 @@ def plot_trials(
     panels = figure.subplots(1, len(shares), sharey=True, squeeze=False, width_ratios=shares)[0]
     axes = panels[0]
     numbers, values = (np.array(column) for column in zip(*known, strict=True))
-    _prepare(axes, f"{_NAMES[metric]} of short trials")
-    axes.set_xlabel("trial", size=style.TEXT_SIZE, color=style.MUTED)
+    _prepare(axes, _NAMES[metric])
+    axes.set_xlabel("short trial", size=style.TEXT_SIZE, color=style.MUTED)
     axes.set_xlim(-0.7, max(dot.number for dot in trials) + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
     running = np.minimum.accumulate(values) if metric == "loss" else np.maximum.accumulate(values)
