@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import regraft
+from regraft.cli import app
 from regraft.config import Config, load_config
 from regraft.data.dataset import Dataset, Sample
 from regraft.errors import MissingExtraError, RunError, TrainingError, UsageError
@@ -144,6 +146,18 @@ def test_a_finished_search_is_left_alone_or_goes_on(found: regraft.Tuning, squar
             regraft.tune(out=found.path, trials=5)
     finally:
         extra.unlink()
+
+
+def test_the_command_prints_what_was_found(found: regraft.Tuning) -> None:
+    arguments = ["tune", "--resume", str(found.path), "--trials", "4", "--finalists", "1"]
+    told = CliRunner().invoke(app, arguments)
+    assert told.exit_code == 0, told.output
+    for words in ("4 trials", "Test accuracy", "is optimistic", "best.toml", "in full", "12 are needed"):
+        assert words in told.output
+    value = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(value.stdout)["folder"] == str(found.path)
+    assert CliRunner().invoke(app, ["tune"]).exit_code
+    assert CliRunner().invoke(app, ["tune", "x", "--resume", "y"]).exit_code
 
 
 def test_nothing_is_overwritten(tmp_path: Path, squares_folder: Path) -> None:

@@ -139,7 +139,7 @@ def _print(screen: Console, found: Tuning) -> None:
         screen.print(
             f"[bold green]Test accuracy {100 * test['accuracy']:.1f} %[/bold green] (95 % interval {100 * low:.1f} to "
             f"{100 * high:.1f}) on {test['count']} images, macro-F1 {test['macro_f1']:.3f}, log loss "
-            f"{test['log_loss']:.4f}."
+            f"{test['loss']:.4f}."
         )
     screen.print(
         f"The validation score of the best of {number} trials is optimistic: it was chosen for being high. "

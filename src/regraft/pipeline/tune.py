@@ -375,9 +375,9 @@ class _Search:
             training = replace(config.training, engine=record.engine)
             best = Final(record, config.model_copy(update={"training": training}))
         assert best is not None
-        base_config = self.space.config(base, short=not finals)
+        base_config = _engine_aside(self.space.config(base, short=not finals))
         tuning = Tuning(
-            self.path, self.metric, tuple(records), tuple(finals), best, changes(best.config, base_config),
+            self.path, self.metric, tuple(records), tuple(finals), best, changes(_engine_aside(best.config), base_config),
             self.study.importance(), spent, self.stopped, run,
         )  # fmt: skip
         write_tuning(tuning, pictures=pictures)
@@ -417,3 +417,8 @@ class _Quieter:
 
     def note(self, text: str) -> None:
         """Say nothing."""
+
+
+def _engine_aside(config: Config) -> Config:
+    """What runs the frozen layers was chosen, not searched."""
+    return config.model_copy(update={"training": replace(config.training, engine="auto")})
