@@ -376,8 +376,9 @@ class _Search:
             best = Final(record, config.model_copy(update={"training": training}))
         assert best is not None
         base_config = _engine_aside(self.space.config(base, short=not finals))
+        changed = changes(_engine_aside(best.config), base_config)
         tuning = Tuning(
-            self.path, self.metric, tuple(records), tuple(finals), best, changes(_engine_aside(best.config), base_config),
+            self.path, self.metric, tuple(records), tuple(finals), best, changed,
             self.study.importance(), spent, self.stopped, run,
         )  # fmt: skip
         write_tuning(tuning, pictures=pictures)
