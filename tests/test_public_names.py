@@ -10,11 +10,10 @@ import pytest
 import regraft
 
 FROZEN = [
-    "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "cross_validate",
-    "write_report",
-    "Augmentation", "BadFile", "Classifier", "CrossValidation", "Dataset", "Evaluation", "Finding", "Inspection",
-    "Prediction",
-    "Predictions", "RegraftError", "Run", "Sample", "Split", "__version__",
+    "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "cross_validate", "compare",
+    "write_report", "tune",
+    "Augmentation", "BadFile", "Classifier", "Comparison", "CrossValidation", "Dataset", "Evaluation", "Finding",
+    "Inspection", "Prediction", "Predictions", "RegraftError", "Run", "Sample", "Split", "Tuning", "__version__",
 ]  # fmt: skip
 
 

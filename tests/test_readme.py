@@ -58,7 +58,11 @@ def test_commands_run(place: Path) -> None:
     assert len(lines) >= 6
     for line in lines:
         # At the size of the little squares, so that the test is quick; all else as it stands.
-        command = f"{line} --image-size 32" if line.startswith("regraft train photos") else line
+        command = (
+            f"{line} --image-size 32" if line.startswith(("regraft train photos", "regraft tune photos")) else line
+        )
+        if line.startswith("regraft tune"):
+            command += " --trials 2 --finalists 1"
         program, *arguments = shlex.split(command.partition(">")[0])
         assert program == "regraft"
         done = subprocess.run(

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from regraft.pipeline.report import write_report
     from regraft.pipeline.run import Run, load
     from regraft.pipeline.train import train
+    from regraft.pipeline.tune import tune
+    from regraft.pipeline.tuning import Tuning
 
 __version__ = "0.1.0"
 
@@ -55,6 +57,7 @@ _HOMES = {
     "Run": "regraft.pipeline.run",
     "Sample": "regraft.data.dataset",
     "Split": "regraft.data.dataset",
+    "Tuning": "regraft.pipeline.tuning",
     "build": "regraft.models.classifier",
     "compare": "regraft.pipeline.compare",
     "cross_validate": "regraft.pipeline.crossval",
@@ -66,6 +69,7 @@ _HOMES = {
     "scan": "regraft.data.scan",
     "split": "regraft.data.split",
     "train": "regraft.pipeline.train",
+    "tune": "regraft.pipeline.tune",
     "write_report": "regraft.pipeline.report",
 }
 
@@ -82,6 +86,7 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "cross_validate",
     "compare",
     "write_report",
+    "tune",
     "Augmentation",
     "BadFile",
     "Classifier",
@@ -97,6 +102,7 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "Run",
     "Sample",
     "Split",
+    "Tuning",
     "__version__",
 ]
 

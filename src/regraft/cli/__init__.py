@@ -28,6 +28,7 @@ from regraft.cli import (
     split,
     summary,
     train,
+    tune,
 )
 from regraft.cli.output import fail
 from regraft.errors import RegraftError
@@ -44,7 +45,8 @@ app = typer.Typer(
     ),
 )
 _VERBS = (
-    demo, inspect, split, clean, train, crossval, compare, evaluate, report, predict, summary, backbones, config, cache,
+    demo, inspect, split, clean, train, tune, crossval, compare, evaluate, report, predict, summary, backbones, config,
+    cache,
 )  # fmt: skip
 for verb in _VERBS:
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)

@@ -80,15 +80,15 @@ def train_from(
     listener, started = listener or Silence(), time.monotonic() if started is None else started
     if out is not None:
         refuse_a_run(Path(out))
-    model, split = _prepared(data, config, listener)
-    at_size = None if config.model.image_size else partial(_built, config, split)
+    model, split = prepare(data, config, listener)
+    at_size = None if config.model.image_size else partial(build_for, config, split)
     model, config, deadline = fit_into_budget(model, split, config, started, listener, at_size=at_size)
     # Only now, so that a folder for runs within the data is not taken for a class.
     where = shown(data) if isinstance(data, str) and is_url(data) else str(Path(data).resolve())
     with claimed(new_folder(out, Path(where).stem, config.model.backbone)) as path:
         write_json(path / SOURCE, {"data": where})
         listener.note(f"Run: {path}. If it is stopped, `regraft train --resume {path}` goes on with it.")
-        return _train(model, split, path, config, listener, deadline)
+        return train_into(model, split, path, config, listener, deadline)
 
 
 def resume(path: Path | str, *, track: str | Sequence[str] | None = None, listener: Listener | None = None) -> Run:
@@ -120,14 +120,14 @@ def resume(path: Path | str, *, track: str | Sequence[str] | None = None, listen
         if track is not None:
             config = config.model_copy(update={"tracking": _tracking_options(track)})
         data = json.loads((path / SOURCE).read_text(encoding="utf-8"))["data"]
-        model, split = _prepared(data, config, listener)
+        model, split = prepare(data, config, listener)
         if (path / SPLIT).is_file() and split_text(split) != (path / SPLIT).read_text(encoding="utf-8"):
             raise RunError(f"{data} has changed since {path} was begun. Train anew, with another --out.")
-        return _train(model, split, path, config, listener)
+        return train_into(model, split, path, config, listener)
 
 
-def _prepared(data: Path | str, config: Config, listener: Listener) -> tuple[Classifier, Split]:
-    """Scan, split and build."""
+def prepare(data: Path | str, config: Config, listener: Listener) -> tuple[Classifier, Split]:
+    """Scan, split and build; what is quickly known to be wrong is said before."""
     # What is quickly known to be wrong is said before the work begins.
     find_backbone(config.model.backbone)
     check_trackers(config.tracking.to)
@@ -147,13 +147,14 @@ def _prepared(data: Path | str, config: Config, listener: Listener) -> tuple[Cla
     for note in (*dataset.notes, *_missing_parts(split, config)):
         listener.note(note)
     listener.note(describe(split))
-    model = _built(config, split, config.model.image_size)
+    model = build_for(config, split, config.model.image_size)
     if (size := model.preprocessing.size) < model.spec.image_size and not config.model.image_size:
         listener.note(f"Images of {dataset.shorter_side} pixels: {size} is enough for the input (model.image_size).")
     return model, split
 
 
-def _built(config: Config, split: Split, image_size: int) -> Classifier:
+def build_for(config: Config, split: Split, image_size: int) -> Classifier:
+    """The configuration's model for the classes of a split, at this side of the images in pixels (0: automatic)."""
     options = asdict(config.model) | {"image_size": image_size}
     return build(
         options.pop("backbone"),
@@ -209,10 +210,10 @@ def train(
     check_trackers(config.tracking.to)
     model, config, deadline = fit_into_budget(model, split, config, started, listener)
     with claimed(new_folder(out, "run", model.spec.name)) as path:
-        return _train(model, split, path, config, listener, deadline)
+        return train_into(model, split, path, config, listener, deadline)
 
 
-def _train(
+def train_into(
     model: Classifier,
     split: Split,
     path: Path,
@@ -220,6 +221,7 @@ def _train(
     listener: Listener,
     deadline: float | None = None,
 ) -> Run:
+    """Train, evaluate and keep all of it in a folder that is claimed; goes on from the state that lies in it."""
     settings = config.model_dump(mode="json")
     with tracking(config.tracking.to, settings, path, listener) as tracked:
         run = _train_told(model, split, path, config, tracked, deadline)

@@ -27,7 +27,7 @@ from regraft.training.engine import EngineName, openvino_version
 from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.inputs import Inputs
 from regraft.training.keeping import Keeper
-from regraft.training.loop import Batches, LiveViews, Phase, PhaseLoop, predict_with_features
+from regraft.training.loop import Batches, LiveViews, Phase, PhaseLoop, predict_logits, predict_with_features
 from regraft.training.objective import Objective, balanced_weights, score
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix import Activations, Rows, read_features
@@ -50,6 +50,7 @@ class Training:
         seconds: Wall-clock time by step: `decode`, `prefix`, `head`, `finetune`, `total`.
         boundary: Name of the first stage that was fine-tuned, or `head`.
         finetuned: Whether the model handed on is the fine-tuned one.
+        val_logits: float32 (N, C) of the validation images; None where there are none, or training ended before.
         train_accuracy: On the plain training images, 0..1; None where training ended before it was measured.
         device: That it ran on.
         precision: Of the arithmetic in training.
@@ -62,6 +63,7 @@ class Training:
     seconds: dict[str, float] = field(default_factory=dict)
     boundary: str = "head"
     finetuned: bool = False
+    val_logits: torch.Tensor | None = field(default=None, repr=False)
     train_accuracy: float | None = None
     device: str = "cpu"
     precision: str = "float32"
@@ -262,6 +264,8 @@ class _Trainer:
         if boundary == 0:
             # With the weights that it has now, which nobody needs again.
             cached = self.inputs.activations(pixels, end, kept=not self._is_tuned)
+        if "val" in cached:
+            self.result.val_logits = predict_logits(model, cached["val"], self.precision)
         plain, rows, features = predict_with_features(model, cached["train"], self.precision, most=MOST_IMAGES)
         self.result.train_accuracy = score(self.objective, plain, self.labels).accuracy
         self.familiarity = fit_familiarity(features, self.labels[rows])
@@ -454,7 +458,7 @@ class _Trainer:
             "options": asdict(self.options),
             "augmentation": asdict(self.augmentation),
             "model": {name: value for name, value in self.model.description().items() if name != "boundary"},
-            "images": [len(self.split[part]) for part in self.split],
+            "images": [len(self.split.train), len(self.split.val)],
             "versions": versions() | {"openvino": openvino_version()},
         }
         return dict(json.loads(json.dumps(identity)))
