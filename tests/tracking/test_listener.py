@@ -171,10 +171,14 @@ def test_a_folder_of_the_same_name_is_no_package(tmp_path: Path, monkeypatch: py
         make_tracker("wandb")
 
 
-def test_wandb_asks_for_a_login_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_asks_for_a_login_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "online")
+    wandb.teardown()  # it remembers the settings of the first call in a process
+    request.addfinalizer(wandb.teardown)
     with pytest.raises(UsageError, match="wandb login"):
         make_tracker("wandb")
     host = urlsplit(wandb.setup().settings.base_url).hostname
