@@ -11,9 +11,9 @@ import regraft
 
 FROZEN = [
     "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "cross_validate",
+    "learning_curve",
     "Augmentation", "BadFile", "Classifier", "CrossValidation", "Dataset", "Evaluation", "Finding", "Inspection",
-    "Prediction",
-    "Predictions", "RegraftError", "Run", "Sample", "Split", "__version__",
+    "LearningCurve", "Prediction", "Predictions", "RegraftError", "Run", "Sample", "Split", "__version__",
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from regraft.cli import (
     demo,
     evaluate,
     inspect,
+    learning_curve,
     predict,
     split,
     summary,
@@ -41,8 +42,10 @@ app = typer.Typer(
         "where FOLDER holds one folder of images a class."
     ),
 )
-for verb in (demo, inspect, split, clean, train, crossval, evaluate, predict, summary, backbones, config, cache):
-    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+for verb in (
+    demo, inspect, split, clean, train, crossval, learning_curve, evaluate, predict, summary, backbones, config, cache,
+):  # fmt: skip
+    app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"))(verb.command)
 
 
 def _version(value: bool) -> None:
