@@ -15,15 +15,15 @@ import numpy as np
 #: Draws of the bootstrap, and how many times the images the curves are carried on to.
 DRAWS, FACTORS = 600, (1.0, 2.0, 4.0)
 #: Exponents of the power law, and shares of the error at the largest part that more images never take away.
-_EXPONENTS = np.arange(0.1, 1.21, 0.1)
-_FLOORS = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9])
+_EXPONENTS = np.arange(0.1, 1.21, 0.05)
+_FLOORS = np.arange(0.0, 0.91, 0.05)
 #: By how much of itself a mean error departs from any power law, at the largest part and for each halving below it.
 _MISFIT, _MISFIT_BELOW = 0.02, 0.02
 #: And in standard errors of the judged images, since other parts would have given another curve.
 _ROUGH = 0.3
 #: How far a doubling departs from the law, as a share of the error and in standard errors of the judged images, and the
 #: effect of one class alone in such errors: chosen so that intervals hold the truth (`benchmarks/learning_curve.py`).
-_DEPARTURE, _DEPARTURE_FEW, _DEPARTURE_ALONE = 0.04, 0.15, 0.6
+_DEPARTURE, _DEPARTURE_FEW, _DEPARTURE_ALONE = 0.04, 0.15, 1.0
 #: A gain in points that counts as none, and a width of an interval beyond which only its lower end is said.
 NOTHING, TOO_WIDE = 1.0, 12.0
 
