@@ -40,9 +40,9 @@ from regraft.training.subsets import Judged, judge_by_parts
 
 #: Folds, and images of each class (bundles of them) that a curve needs.
 FOLDS, LEAST = 5, 8
-#: Parts of the images of each class, and images of a class that the two smallest parts need on average.
+#: Parts of the images of each class, and images of a class that parts below a quarter need on average.
 _SHARES, _LEAST_MEAN = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), 3
-#: Classes, and heads in all, up to which each class is also halved alone.
+#: Classes up to which each is also halved alone.
 _HALVED_CLASSES = 12
 #: Images above which folds are drawn once instead of twice.
 _ONCE = 2000
