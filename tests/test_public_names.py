@@ -11,9 +11,10 @@ import regraft
 
 FROZEN = [
     "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "cross_validate", "compare",
-    "write_report", "tune",
+    "write_report", "tune", "learning_curve",
     "Augmentation", "BadFile", "Classifier", "Comparison", "CrossValidation", "Dataset", "Evaluation", "Finding",
-    "Inspection", "Prediction", "Predictions", "RegraftError", "Run", "Sample", "Split", "Tuning", "__version__",
+    "Inspection", "LearningCurve", "Prediction", "Predictions", "RegraftError", "Run", "Sample", "Split", "Tuning",
+    "__version__",
 ]  # fmt: skip
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from regraft.pipeline.crossval import CrossValidation, cross_validate
     from regraft.pipeline.evaluate import evaluate
     from regraft.pipeline.inspect import inspect
+    from regraft.pipeline.learning_curve import LearningCurve, learning_curve
     from regraft.pipeline.predict import predict
     from regraft.pipeline.report import write_report
     from regraft.pipeline.run import Run, load
@@ -51,6 +52,7 @@ _HOMES = {
     "Evaluation": "regraft.evaluation.metrics",
     "Finding": "regraft.data.audit",
     "Inspection": "regraft.data.audit",
+    "LearningCurve": "regraft.pipeline.learning_curve",
     "Prediction": "regraft.models.inference",
     "Predictions": "regraft.evaluation.predictions",
     "RegraftError": "regraft.errors",
@@ -64,6 +66,7 @@ _HOMES = {
     "evaluate": "regraft.pipeline.evaluate",
     "folds": "regraft.data.split",
     "inspect": "regraft.pipeline.inspect",
+    "learning_curve": "regraft.pipeline.learning_curve",
     "load": "regraft.pipeline.run",
     "predict": "regraft.pipeline.predict",
     "scan": "regraft.data.scan",
@@ -87,6 +90,7 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "compare",
     "write_report",
     "tune",
+    "learning_curve",
     "Augmentation",
     "BadFile",
     "Classifier",
@@ -96,6 +100,7 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "Evaluation",
     "Finding",
     "Inspection",
+    "LearningCurve",
     "Prediction",
     "Predictions",
     "RegraftError",

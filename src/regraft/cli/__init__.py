@@ -23,6 +23,7 @@ from regraft.cli import (
     demo,
     evaluate,
     inspect,
+    learning_curve,
     predict,
     report,
     split,
@@ -45,11 +46,11 @@ app = typer.Typer(
     ),
 )
 _VERBS = (
-    demo, inspect, split, clean, train, tune, crossval, compare, evaluate, report, predict, summary, backbones, config,
-    cache,
+    demo, inspect, split, clean, train, tune, crossval, compare, learning_curve, evaluate, report, predict, summary,
+    backbones, config, cache,
 )  # fmt: skip
 for verb in _VERBS:
-    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+    app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"))(verb.command)
 
 
 def _version(value: bool) -> None:

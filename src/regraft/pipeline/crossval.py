@@ -122,7 +122,7 @@ def cross_validate(
 
     store = Store()
     with timed("scan"):
-        dataset = data if isinstance(data, Dataset) else _scanned(data, config, store, listener)
+        dataset = data if isinstance(data, Dataset) else scanned(data, config, store, listener)
         few = [name for name, count in sorted(bundle_counts(dataset.samples).items()) if count < k]
         if few:
             raise DataError(
@@ -169,7 +169,8 @@ def cross_validate(
     return result
 
 
-def _scanned(data: Path | str, config: Config, store: Store, listener: Listener) -> Dataset:
+def scanned(data: Path | str, config: Config, store: Store, listener: Listener) -> Dataset:
+    """What `scan` finds, by the settings; its notes go to the listener."""
     dataset = scan(
         data,
         on_bad=config.data.on_bad,
