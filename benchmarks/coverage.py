@@ -2,9 +2,9 @@
 
     python benchmarks/coverage.py [--splits 50]
 
-Of the 2,223 cells whose label is sure, each split draws 600 to train on, 300 to choose by, 200 to test on; the head on the
-default backbone's frozen features is solved, and the rest of the cells stand for the truth. The rest is no infinite set:
-the share that a correct 95 % interval would hold is given beside what was held.
+Of the 2,223 cells whose label is sure, each split draws 600 to train on, 300 to choose by and 200 to test on; the
+head on the default backbone's frozen features is solved, and the rest of the cells stand for the truth. The rest is no
+infinite set: the share that a correct 95 % interval would hold is given beside what was held.
 """
 
 from __future__ import annotations

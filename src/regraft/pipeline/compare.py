@@ -48,6 +48,7 @@ class Measured:
         megabytes: Of the weights' file, in 10^6 bytes.
         peak_megabytes: The most memory of the process that trained it, in 10^6 bytes.
         train_seconds: Training alone, by the wall clock; pixels and activations that were in the store cost nothing.
+        finetune_epochs: That ran, beside the solved head; a budget may have left none.
         predict_ms_1: The network's time for an image alone, in milliseconds, decoding not counted.
         predict_ms_32: The same in batches of 32.
         train_accuracy: On the plain training images, 0..1; None where training was stopped before.
@@ -67,6 +68,7 @@ class Measured:
     megabytes: float
     peak_megabytes: float
     train_seconds: float
+    finetune_epochs: int
     predict_ms_1: float
     predict_ms_32: float
     train_accuracy: float | None
@@ -318,6 +320,7 @@ def _measured(name: str, run: Run, timing: Timing) -> Measured:
         megabytes=(run.path / WEIGHTS).stat().st_size / 1e6,
         peak_megabytes=metrics["memory"]["peak_megabytes"],
         train_seconds=metrics["time"]["train_seconds"],
+        finetune_epochs=sum(row["phase"] == "finetune" for row in run.history),
         predict_ms_1=timing.one,
         predict_ms_32=timing.batch,
         train_accuracy=metrics["train"]["accuracy"],

@@ -26,6 +26,7 @@ COLUMNS: Mapping[str, Any] = {
     "on disk": lambda row: f"{row['megabytes']:.0f} MB",
     "peak memory": lambda row: f"{row['peak_megabytes'] / 1000:.1f} GB",
     "training": lambda row: f"{row['train_seconds']:.0f} s",
+    "epochs": lambda row: str(row["finetune_epochs"]),
     "image, 1": lambda row: f"{row['predict_ms_1']:.1f} ms",
     "image, 32": lambda row: f"{row['predict_ms_32']:.1f} ms",
     "train": lambda row: _share(row["train_accuracy"]),
@@ -56,8 +57,9 @@ def markdown_of(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, 
     lines += _table(list(COLUMNS), [[cell(row) for cell in COLUMNS.values()] for row in rows])
     lines += [
         "",
-        "Training is the training alone, in a process of its own, whose memory is given; an image's time is the "
-        "network's, decoding not counted, alone and in batches of 32.",
+        "Training is the training alone, in a process of its own, whose memory is given, with so many epochs of "
+        "fine-tuning beside the head; an image's time is the network's, decoding not counted, alone and in batches of "
+        "32.",
     ]
     if pairs:
         lines += ["", "## Every two on the same test images", ""]
@@ -121,7 +123,7 @@ def plot_comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     places = _apart(axes.transData.transform(np.column_stack([seconds, accuracy])))
     for row, x, y, down, up, shift in zip(rows, seconds, accuracy, low, high, places, strict=True):
         colour = style.FAINT if row["weights"] == "none" else style.BLUE
-        axes.plot([x, x], [down, up], color=colour, linewidth=1.5, zorder=2)
+        axes.plot([x, x], [down, up], color=style.INK, linewidth=1.5, zorder=4)
         area = 60 + 1600 * row["parameters"] / most
         axes.scatter([x], [y], s=area, color=colour, alpha=0.75, edgecolors="white", linewidths=1.5, zorder=3)
         words = style.drawable(f"{shorten(one_line(row['name']), 28)}  {100 * y:.1f} %")
