@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from regraft.cli.options import ConfigFile
 from regraft.cli.output import console, listening, print_json, seconds_of
 
 
@@ -32,7 +33,7 @@ def command(
         bool,
         typer.Option("--random-if-missing", help="Begin with random weights where a backbone's own cannot be had."),
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; `regraft config` prints all of them.")] = None,
+    config: ConfigFile = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting of all; may be repeated."),

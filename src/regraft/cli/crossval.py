@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from regraft.cli.options import Backbone, ConfigFile, GroupBy, Settings, Weights, as_settings
 from regraft.cli.output import console, listening, print_json
 from regraft.errors import counted
 
@@ -21,21 +22,12 @@ def command(
     ],
     k: Annotated[int, typer.Option("-k", "--folds", help="Folds.")] = 5,
     repeats: Annotated[int, typer.Option(help="Other divisions into folds.")] = 1,
-    backbone: Annotated[
-        str | None, typer.Option(help="A name that `regraft backbones` lists, or any timm name.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="auto, wheel, hub, none, or the path of a file or folder.")
-    ] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
     seed: Annotated[int | None, typer.Option(help="Another seed, other folds.")] = None,
-    group_by: Annotated[
-        str | None, typer.Option(help="Regular expression on the path: images with the same match are not divided.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; `regraft config` prints all of them.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated."),
-    ] = None,
+    group_by: GroupBy = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option(help="A new folder for the predictions of every image and the suspects.")
     ] = None,
@@ -52,8 +44,7 @@ def command(
         "training.seed": seed,
         "data.group_by": group_by,
     }
-    chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
-    resolved = load_config(config, [*(settings or []), *chosen])
+    resolved = load_config(config, as_settings(settings, named))
     with listening(screen) as listener:
         found = cross_validate(data, k, repeats=repeats, config=resolved, out=out, listener=listener)
     if json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from regraft.cli.options import Backbone, ConfigFile, GroupBy, Settings, Weights, as_settings
 from regraft.cli.output import console, listening, print_json
 
 if TYPE_CHECKING:
@@ -28,21 +29,12 @@ def command(
         bool | None,
         typer.Option("--each/--no-each", help="Also double each class alone.", show_default="up to 12 classes"),
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="A name that `regraft backbones` lists, or any timm name.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="auto, wheel, hub, none, or the path of a file or folder.")
-    ] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
     seed: Annotated[int | None, typer.Option(help="Another seed, other folds and parts.")] = None,
-    group_by: Annotated[
-        str | None, typer.Option(help="Regular expression on the path: images with the same match are not divided.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; `regraft config` prints all of them.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated."),
-    ] = None,
+    group_by: GroupBy = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for learning_curve.png, .csv and .json.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
@@ -57,8 +49,7 @@ def command(
         "training.seed": seed,
         "data.group_by": group_by,
     }
-    chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
-    resolved = load_config(config, [*(settings or []), *chosen])
+    resolved = load_config(config, as_settings(settings, named))
     with listening(screen) as listener:
         found = learning_curve(data, repeats=repeats, each=each, config=resolved, out=out, listener=listener)
     if json:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from regraft.cli.options import Backbone, Budget, ConfigFile, GroupBy, ImageSize, Settings, Weights, as_settings
 from regraft.cli.output import Clock, console, listening, print_json, print_next, print_result, seconds_of
 from regraft.errors import UsageError
 
@@ -22,26 +23,18 @@ def command(
             )
         ),
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="A name that `regraft backbones` lists, or any timm name.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="auto, wheel, hub, none, or the path of a file or folder.")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels a side.")] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
     finetune_from: Annotated[
         str | None, typer.Option(help="auto, last, none, all, a stage or layer, or a number of layers.")
     ] = None,
     finetune_epochs: Annotated[int | None, typer.Option(help="Epochs of fine-tuning; 0: only the head.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same data, settings and seed give the same numbers.")] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Wall-clock limit for the whole command, such as 90s, 10m or 2h.")
-    ] = None,
+    budget: Budget = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
     on_bad: Annotated[str | None, typer.Option(help="Unreadable images: skip or error.")] = None,
-    group_by: Annotated[
-        str | None, typer.Option(help="Regular expression on the path: images with the same match are not divided.")
-    ] = None,
+    group_by: GroupBy = None,
     remote: Annotated[
         bool | None, typer.Option("--remote", help="Fetch images that a manifest names elsewhere, by URLs.")
     ] = None,
@@ -52,11 +45,8 @@ def command(
         list[str] | None,
         typer.Option(metavar="NAME", help="Tell tensorboard, wandb or mlflow too; may be repeated."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings as TOML; `regraft config` prints all of them.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated."),
-    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: a new one under runs/.")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this run, which was killed or interrupted; alone, without DATA.")
@@ -80,11 +70,11 @@ def command(
         "data.keep_split": keep_split,
         "data.remote": None if remote is None else "true",
     }
-    chosen = [f"{key}={value}" for key, value in named.items() if value is not None]
+    chosen = as_settings(settings, named)
     tracked = [f"tracking.to={dumps(track)}"] if track else []
     if (data is None) == (resume is None):
         raise UsageError("Expected DATA to train on, or --resume RUN to go on with a run.")
-    if resume is not None and (chosen or settings or config or out):
+    if resume is not None and (chosen or config or out):
         raise UsageError("--resume RUN goes on with the run's own settings and folder; expected no others but --track.")
     with screen.status("Starting"):
         from regraft.config import load_config
@@ -97,7 +87,7 @@ def command(
             run = resume_run(resume, track=names, listener=listener)
         else:
             assert data is not None
-            resolved = load_config(config, [*(settings or []), *chosen, *tracked])
+            resolved = load_config(config, [*chosen, *tracked])
             run = train_from(data, resolved, out, listener=listener, started=clock.started)
     if json:
         print_json({"run": str(run.path), **run.metrics})

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from regraft.cli.options import Backbone, Budget, ImageSize, Weights, as_settings
 from regraft.cli.output import Clock, console, listening, print_json, seconds_of
 from regraft.errors import UsageError
 
@@ -27,19 +28,13 @@ def command(
     ] = None,
     trials: Annotated[int, typer.Option(help="Short trainings; the first is by the settings as they are.")] = 20,
     finalists: Annotated[int, typer.Option(help="How many of the best train in full, beside those settings.")] = 2,
-    budget: Annotated[
-        str | None, typer.Option(help="Wall-clock limit for the whole command, such as 90s, 10m or 2h.")
-    ] = None,
+    budget: Budget = None,
     metric: Annotated[
         str, typer.Option(help="What validation is judged by: loss (calibrated), accuracy or macro_f1.")
     ] = "loss",
-    backbone: Annotated[
-        str | None, typer.Option(help="A name that `regraft backbones` lists, or any timm name.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="auto, wheel, hub, none, or the path of a file or folder.")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels a side.")] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
     seed: Annotated[int | None, typer.Option(help="Of the parameters that are drawn, and of every training.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings as TOML, where the search begins; `regraft config` prints all.")
@@ -65,7 +60,7 @@ def command(
         "model.image_size": image_size,
         "training.seed": seed,
     }
-    chosen = [*(settings or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    chosen = as_settings(settings, named)
     if (data is None) == (resume is None):
         raise UsageError("Expected DATA to search with, or --resume FOLDER to go on with a search.")
     if resume is not None and (chosen or config or out):
