@@ -7,54 +7,39 @@ moment that the head was trained.
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from regraft.config import Config, load_config
 from regraft.data.augmentation import Augmentation
 from regraft.data.dataset import Dataset, Split
-from regraft.data.decode import decode_image
 from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split import split_text, write_split
 from regraft.data.urls import is_url, shown
 from regraft.errors import RegraftError, RunError, UsageError
-from regraft.evaluation.calibration import fit_temperature, measure_calibration, tempered
-from regraft.evaluation.metrics import evaluate as evaluate_predictions
-from regraft.evaluation.predictions import Predictions
-from regraft.files import write_csv, write_json, write_text
+from regraft.files import write_json, write_text
 from regraft.models.checkpoint import save_classifier
 from regraft.models.classifier import Classifier, ModelOptions, build
 from regraft.models.registry import find_backbone
-from regraft.pipeline.evaluate import answers_for, as_predictions
 from regraft.pipeline.folder import SCRATCH, claimed, new_folder, refuse_a_run
+from regraft.pipeline.outcome import calibrated, keep_outcome
 from regraft.pipeline.planning import fit_into_budget
 from regraft.pipeline.report import write_report
-from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SOURCE, SPLIT, STANDING, Run
-from regraft.report.confusion import plot_confusion
-from regraft.report.history import plot_history
-from regraft.report.reliability import plot_reliability
-from regraft.report.samples import SampleTile, choose_samples, plot_samples
+from regraft.pipeline.run import CONFIG, METRICS, SOURCE, SPLIT, STANDING, Run
 from regraft.store import Store
 from regraft.tracking.listener import tracking
 from regraft.tracking.options import TrackingOptions
 from regraft.tracking.tracker import Status, check_trackers
 from regraft.training.hardware import choose_device, choose_precision
 from regraft.training.options import TrainingOptions
-from regraft.training.progress import Epoch, Listener, Silence
-from regraft.training.train import Training
+from regraft.training.progress import Listener, Silence
 from regraft.training.train import train as train_classifier
-
-_PART_TITLES = {"val": "Validation", "test": "Test"}
 
 
 def train_from(
@@ -248,11 +233,9 @@ def _train_told(
         **asdict(config.training),
     )
     model.cpu()
-    held_out = _calibrated(model, split, listener)
+    held_out = calibrated(model, split, listener)
     save_classifier(model, path)
-    _write_history(path / HISTORY, training)
-    plot_history([row.to_row() for row in training.history], path / "plots" / "training_history.png")
-    _evaluate(path, model, split, training, held_out)
+    keep_outcome(path, model, split, training, held_out)
     if training.stopped != "interrupted":
         shutil.rmtree((path / STANDING).parent, ignore_errors=True)
     run = Run(path, model)
@@ -261,37 +244,6 @@ def _train_told(
     except RegraftError as error:  # the run is whole without it
         listener.note(f"The report could not be written: {error} `regraft report {path}` writes it.")
     return run
-
-
-@dataclass(frozen=True)
-class _HeldOut:
-    """What a model says of the val and test images, at temperature 1 and at its own, and how long an image took."""
-
-    before: Predictions
-    after: Predictions
-    milliseconds: float
-
-
-def _calibrated(model: Classifier, split: Split, listener: Listener) -> _HeldOut | None:
-    """Predict val and test images; what val says of confidence and of what is familiar goes into the model."""
-    held_out = split.dataset.with_samples([s for s in split.dataset.samples if s.part in ("val", "test")])
-    if not len(held_out):
-        model.familiarity = None
-        return None
-    started = time.perf_counter()
-    answers = answers_for(
-        model, held_out, progress=lambda done, total: listener.work("evaluate", done, total, "images")
-    )
-    milliseconds = 1000 * (time.perf_counter() - started) / len(held_out)
-    before = as_predictions(answers, held_out)
-    distances = [a.distance for a, part in zip(answers, before.parts, strict=True) if part == "val"]
-    if model.familiarity is not None and distances:
-        model.familiarity.judge_by(torch.tensor(distances, dtype=torch.float64))
-    else:
-        model.familiarity = None
-    model.head.temperature = fit_temperature(before.part("val"))
-    after = replace(before, probabilities=tempered(before.probabilities, model.head.temperature))
-    return _HeldOut(before, after, milliseconds)
 
 
 def _missing_parts(split: Split, config: Config) -> Iterator[str]:
@@ -313,85 +265,6 @@ def describe(split: Split) -> str:
     if ignored:
         text += f" {len(ignored)} other files, such as {ignored[0]}, are not images."
     return text
-
-
-def _evaluate(path: Path, model: Classifier, split: Split, training: Training, held_out: _HeldOut | None) -> None:
-    metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": len(split.train)}}
-    if held_out:
-        predictions = held_out.after
-        predictions.write_csv(path / PREDICTIONS)
-        parts = [part for part in ("val", "test") if len(split[part])]
-        metrics |= {part: evaluate_predictions(predictions.part(part)).to_json() for part in parts}
-        _draw(path / "plots", predictions.part(parts[-1]), split, parts[-1])
-        temperature = model.head.temperature
-        metrics["calibration"] = {"temperature": temperature, "fitted_on": "val" if len(split.val) else None}
-        for part in parts:
-            found = measure_calibration(held_out.before.part(part)), measure_calibration(predictions.part(part))
-            metrics["calibration"][part] = {"before": found[0].to_json(), "after": found[1].to_json()}
-        plot_reliability(*found, temperature, path / "plots" / "reliability.png", part=parts[-1])
-    metrics["time"] = {
-        "train_seconds": training.seconds["total"],
-        "predict_ms_per_image": held_out.milliseconds if held_out else None,
-        "steps": {name: seconds for name, seconds in training.seconds.items() if name != "total"},
-    }
-    metrics["model"] = {
-        "backbone": model.spec.name,
-        "weights": asdict(model.weights),
-        "parameters": model.parameter_count(),
-        "trainable_parameters": sum(p.numel() for _, p in model.trainable()),
-        "megabytes": model.megabytes(),
-        "image_size": model.preprocessing.size,
-        "finetuned_from": training.boundary if training.finetuned else None,
-    }
-    metrics["memory"] = {"peak_megabytes": _peak_megabytes()}
-    metrics["data"] = {
-        "classes": list(split.classes),
-        "counts": {part: split[part].counts() for part in split},
-        "bad": [asdict(bad) for bad in split.dataset.bad],
-        "ignored": list(split.dataset.ignored),
-        "notes": list(split.dataset.notes),
-    }
-    metrics["training"] = {
-        "device": training.device,
-        "precision": training.precision,
-        "engine": training.engine,
-        "stopped": training.stopped,
-        "notes": training.notes,
-    }
-    write_json(path / METRICS, metrics)
-
-
-def _draw(folder: Path, predictions: Predictions, split: Split, part: str) -> None:
-    evaluation = evaluate_predictions(predictions)
-    plot_confusion(
-        evaluation.confusion,
-        predictions.classes,
-        folder / "confusion_matrix.png",
-        title=f"{_PART_TITLES[part]} images",
-    )
-    sample_of = {sample.path: sample for sample in split.dataset.samples}
-    tiles = [
-        SampleTile(
-            image=decode_image(
-                split.dataset.source(sample_of[predictions.ids[i]]), max_pixels=split.dataset.max_pixels
-            ),
-            label=predictions.classes[predictions.labels[i]],
-            predicted=predictions.classes[predictions.predicted[i]],
-            confidence=float(predictions.confidence[i]),
-        )
-        for i in choose_samples(predictions)
-    ]
-    plot_samples(
-        tiles,
-        folder / "sample_predictions.png",
-        title=f"{_PART_TITLES[part]} images: true \N{RIGHTWARDS ARROW} predicted",
-    )
-
-
-def _write_history(file: Path, training: Training) -> None:
-    rows = [row.to_row() for row in training.history]
-    columns = tuple(Epoch.__dataclass_fields__)
-    write_csv(file, columns, [["" if row[name] is None else row[name] for name in columns] for row in rows])
 
 
 def _config_of(model: Classifier, augmentation: Augmentation, options: Mapping[str, Any]) -> Config:
@@ -417,11 +290,3 @@ def _tracking_options(names: str | Sequence[str]) -> TrackingOptions:
     names = [names] if isinstance(names, str) else list(names)
     check_trackers(names)
     return TrackingOptions(to=cast(Any, names))
-
-
-def _peak_megabytes() -> float:
-    """The most memory that this process has held, in 10^6 bytes; on a GPU, its memory besides."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    if torch.cuda.is_available():
-        peak += torch.cuda.max_memory_allocated()
-    return peak / 1e6
