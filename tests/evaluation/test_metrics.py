@@ -34,6 +34,19 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES)
 def test_agrees_with_scikit_learn(case: tuple[int, int, int, int | None]) -> None:
+    agree_with_scikit_learn(case)
+
+
+def test_a_thousand_random_cases_agree_with_scikit_learn() -> None:
+    rng = np.random.default_rng(7)
+    for seed in range(1000):
+        classes = int(rng.integers(2, 15))
+        used = int(rng.integers(1, classes + 1))
+        agree_with_scikit_learn((seed, int(rng.integers(1, 120)), classes, used))
+
+
+def agree_with_scikit_learn(case: tuple[int, int, int, int | None]) -> None:
+    """Every number, to 1e-9."""
     predictions = random_predictions(*case)
     labels, predicted, classes = predictions.labels, predictions.predicted, len(predictions.classes)
     result = evaluate(predictions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_all_have_the_same_test_images(found: regraft.Comparison) -> None:
 def test_random_weights_are_called_so(found: regraft.Comparison) -> None:
     assert any("mobilenetv3 began with random weights" in sentence for sentence in found.conclusion)
     text = (found.path / "comparison.md").read_text()
-    assert "mobilenetv3 (random weights)" in text
+    assert re.search(r"\| mobilenetv3 \\?\(random weights\\?\) \|", text)
 
 
 def test_files(found: regraft.Comparison) -> None:
@@ -74,6 +75,14 @@ def test_files(found: regraft.Comparison) -> None:
     assert [row["name"] for row in rows] == [m.name for m in found.models]
     assert float(rows[0]["test_accuracy_low"]) == found.models[0].test_accuracy_interval[0]
     assert (found.path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_of_each_run_shows_them_all(found: regraft.Comparison) -> None:
+    for model in found.models:
+        page = (Path(model.run) / "report.html").read_text()
+        text = re.sub(r"<[^>]*>", "", page).replace("\xad", "").replace("\u200b", "")
+        assert all(other.name in text for other in found.models)
+    assert not (found.path / ".store").exists()
 
 
 def test_what_is_finished_is_kept_and_a_run_joins(
@@ -95,6 +104,18 @@ def test_what_is_finished_is_kept_and_a_run_joins(
     assert (Path(run) / "model.safetensors").stat().st_mtime_ns == before
     assert any("is finished" in text for text in heard)
     assert {m.name for m in again.models} == {"efficientnet_lite0", "ann"}
+
+
+def test_without_test_images_the_first_training_is_the_last(squares_folder: Path, tmp_path: Path) -> None:
+    config = load_config(None, ["model.image_size=32", "training.finetune_epochs=0", "data.test=0"])
+    with pytest.raises(RunError, match="no test images"):
+        regraft.compare(squares_folder, ["efficientnet_lite0", "mobilenetv2"], config=config, out=tmp_path / "out")
+    assert not (tmp_path / "out" / "mobilenetv2").exists()
+
+
+def test_a_time_that_is_up_is_said(squares_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nothing was left of the budget"):
+        regraft.compare(squares_folder, ["efficientnet_lite0", "mobilenetv2"], budget=5, out=tmp_path / "out")
 
 
 def test_other_settings_or_a_full_folder_are_refused(

@@ -12,6 +12,10 @@ from rich.table import Table
 from regraft.cli.options import ConfigFile
 from regraft.cli.output import console, listening, print_json, seconds_of
 
+#: Characters that all columns need, and which of them there are with fewer.
+_WIDE = 190
+_NARROW = ("model", "training", "image, 1", "val", "test (95 %)")
+
 
 def command(
     data: Annotated[
@@ -68,11 +72,12 @@ def command(
         print_json(found.to_json())
     else:
         table = Table(box=None, header_style="bold")
-        for number, name in enumerate(COLUMNS):
-            table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        columns = COLUMNS if screen.width >= _WIDE else {name: COLUMNS[name] for name in _NARROW}
+        for number, name in enumerate(columns):
+            table.add_column(name, justify="right" if number else "left", no_wrap=bool(number))
         for model in found.models:
             row = model.to_json()
-            table.add_row(*(escape(cell(row)) for cell in COLUMNS.values()))
+            table.add_row(*(escape(cell(row)) for cell in columns.values()))
         screen.print()
         screen.print(table)
         screen.print()

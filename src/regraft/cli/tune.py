@@ -15,7 +15,6 @@ from regraft.cli.output import Clock, console, listening, print_json, seconds_of
 from regraft.errors import UsageError
 
 if TYPE_CHECKING:
-    from regraft.pipeline.trials import Record
     from regraft.pipeline.tuning import Tuning
 
 #: Trials and settings that the terminal shows.
@@ -142,13 +141,15 @@ def _print(screen: Console, found: Tuning) -> None:
 
 
 def _table(found: Tuning) -> Table:
+    from regraft.pipeline.trials import value_of
+
     table = Table("trial", "trained", "val loss", "accuracy", "macro-F1", "seconds", "", box=None, header_style="bold")
     for column in table.columns:
         column.no_wrap, column.justify = True, "right"
     table.columns[1].justify = table.columns[-1].justify = "left"
-    finals = sorted((final.record for final in found.finals), key=_rank)
+    finals = sorted((final.record for final in found.finals), key=value_of)
     numbers = {record.number for record in finals}
-    others = sorted((r for r in found.trials if r.state == "complete" and r.number not in numbers), key=_rank)
+    others = sorted((r for r in found.trials if r.state == "complete" and r.number not in numbers), key=value_of)
     for record in [*finals, *others][:_SHOWN]:
         about = "base" if not record.number else ""
         if record.number == found.best.record.number:
@@ -161,10 +162,6 @@ def _table(found: Tuning) -> Table:
             about,
         )
     return table
-
-
-def _rank(record: Record) -> float:
-    return record.value if record.value is not None else float("inf")
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ Enters: a text. Leaves: the same without what might be a credential.
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://[^\s'\"<>]*")
@@ -22,6 +22,11 @@ def is_url(text: object) -> bool:
 def shown(text: str) -> str:
     """The text, with every URL in it freed of user, password and what looks like a key or a signature."""
     return _URL.sub(lambda found: _freed(found[0]), text)
+
+
+def whole(place: object) -> str:
+    """A path as an absolute one; a URL as it may be shown."""
+    return shown(str(place)) if is_url(str(place)) else str(Path(str(place)).resolve())
 
 
 def is_web(url: str) -> bool:

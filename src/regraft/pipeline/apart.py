@@ -26,13 +26,13 @@ from regraft.training.progress import Epoch, Listener
 _PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from regraft.pipeline.apart import serve; serve()"
 #: Seconds in which an interrupted process may write down what it has.
 _PATIENCE = 60.0
-#: Passes that are timed of a batch of one, and of 32.
-_PASSES = {1: 30, 32: 6}
+#: Batches that are timed, with the fewest passes, and seconds after which there are no more.
+_PASSES, _LONG = {1: 6, 32: 3}, 1.0
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long the network takes for an image, in milliseconds, decoding not counted; the median of several passes.
+    """How long the network takes for an image on the CPU, in milliseconds, decoding not counted; a median.
 
     Attributes:
         one: One image at a time.
@@ -43,13 +43,14 @@ class Timing:
     batch: float
 
 
-def train_apart(data: str, config: Path, out: Path, listener: Listener) -> Timing:
+def train_apart(data: str, config: Path, out: Path, store: Path, listener: Listener) -> Timing:
     """Train, or go on with the run in the folder, or leave it as it is where it is finished.
 
     Args:
         data: As for `train_from`.
         config: A file of settings.
         out: The run's folder.
+        store: Where pixels and activations are kept meanwhile.
         listener: Told what the training tells.
 
     Raises:
@@ -57,7 +58,7 @@ def train_apart(data: str, config: Path, out: Path, listener: Listener) -> Timin
         RegraftError: What else the training raised, with its message.
         RunError: The process ended before the training did.
     """
-    return _ask({"data": data, "config": str(config), "out": str(out)}, listener)
+    return _ask({"data": data, "config": str(config), "out": str(out)}, listener, store)
 
 
 def time_apart(run: Path, listener: Listener) -> Timing:
@@ -69,26 +70,16 @@ def time_apart(run: Path, listener: Listener) -> Timing:
     return _ask({"out": str(run)}, listener)
 
 
-def _ask(job: dict[str, Any], listener: Listener) -> Timing:
+def _ask(job: dict[str, Any], listener: Listener, store: Path | None = None) -> Timing:
     arguments = map(json.dumps, ([str(folder) for folder in sys.path], job))
     command = [sys.executable, "-P", "-c", _PROGRAM, *arguments]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+    environment = os.environ | ({} if store is None else {"REGRAFT_CACHE": str(store)})
+    # In a session of its own Ctrl-C reaches it through this process alone, and once.
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
         try:
-            for line in process.stdout:
-                kind, value = json.loads(line)
-                if kind == "epoch":
-                    listener.epoch(Epoch(**value))
-                elif kind == "note":
-                    listener.note(value)
-                elif kind == "work":
-                    listener.work(*value)
-                elif kind == "done":
-                    return Timing(**value)
-                elif kind == "error":
-                    error = (WeightsError if value["weights"] else RegraftError)(value["message"])
-                    error.exit_code = value["exit_code"]
-                    raise error
+            answer = _heard(process, listener)
         except BaseException:
             process.send_signal(signal.SIGINT)
             try:
@@ -96,7 +87,30 @@ def _ask(job: dict[str, Any], listener: Listener) -> Timing:
             except subprocess.TimeoutExpired:
                 process.kill()
             raise
-        raise RunError(f"The training in {job['out']} ended without a word (exit code {process.wait()}).")
+        code = process.wait()
+    if isinstance(answer, RegraftError):
+        raise answer
+    if answer is None:
+        raise RunError(f"The training in {job['out']} ended without a word (exit code {code}).")
+    return answer
+
+
+def _heard(process: subprocess.Popen[str], listener: Listener) -> Timing | RegraftError | None:
+    """Pass on what the process tells; how it ends."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        kind, value = json.loads(line)
+        if kind == "epoch":
+            listener.epoch(Epoch(**value))
+        elif kind == "note":
+            listener.note(value)
+        elif kind == "work":
+            listener.work(*value)
+        elif kind == "done":
+            return Timing(**value)
+        elif kind == "error":
+            return (WeightsError if value["weights"] else RegraftError)(value["message"])
+    return None
 
 
 class _Teller:
@@ -132,9 +146,11 @@ def serve() -> None:
 
         try:
             tell("done", asdict(_work(job, _Teller(tell))))
-        except RegraftError as error:
-            missing = isinstance(error, WeightsError)
-            tell("error", {"message": str(error), "exit_code": error.exit_code, "weights": missing})
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Exception as error:  # a full disk, a GPU without memory: the other process says it
+            message = str(error) if isinstance(error, RegraftError) else f"{type(error).__name__}: {error}"
+            tell("error", {"message": message, "weights": isinstance(error, WeightsError)})
 
 
 def _work(job: dict[str, Any], listener: Listener) -> Timing:
@@ -162,10 +178,11 @@ def measure_timing(run: Any) -> Timing:
 
     model, found = run.classifier, {}
     side = model.preprocessing.size
-    for size, passes in _PASSES.items():
+    for size, fewest in _PASSES.items():
         pixels = torch.zeros(size, 3, side, side, dtype=torch.uint8)
-        times = []
-        for _ in range(passes + 1):
+        times: list[float] = []
+        began = time.perf_counter()
+        while len(times) < fewest or time.perf_counter() - began < _LONG:
             started = time.perf_counter()
             infer(model, pixels)
             times.append(1000 * (time.perf_counter() - started) / size)

@@ -6,7 +6,9 @@ has a process of its own: its memory is its own, and what ends it does not end t
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from regraft.config import Config
-from regraft.data.urls import is_url, shown
-from regraft.errors import RegraftError, RunError, UsageError, WeightsError, counted, listed
+from regraft.data.urls import shown, whole
+from regraft.errors import DataError, RegraftError, RunError, UsageError, WeightsError, counted, listed
 from regraft.evaluation.comparison import SIGNIFICANT, Difference, holm, paired_difference
 from regraft.evaluation.predictions import Predictions
 from regraft.files import csv_text, write_json, write_text
@@ -24,15 +26,22 @@ from regraft.models.checkpoint import WEIGHTS
 from regraft.models.registry import BASELINES, find_backbone
 from regraft.pipeline.apart import Timing, time_apart, train_apart
 from regraft.pipeline.folder import new_folder
-from regraft.pipeline.run import Run
+from regraft.pipeline.report import write_report
+from regraft.pipeline.run import SPLIT, Run
 from regraft.report.comparison import markdown_of, plot_comparison
 from regraft.training.progress import Listener, Silence
 
 _RESULT, _TABLE, _MARKDOWN, _PICTURE = "comparison.json", "comparison.csv", "comparison.md", "comparison.png"
 #: Learning rate and least epochs of a plain network, all of which trains, from random weights.
 _RATE_FROM_SCRATCH, _EPOCHS_FROM_SCRATCH = 1e-3, 30
-#: Seconds that a process needs beside its training.
-_START = 6.0
+#: Seconds that a process needs beside its training: to start, to time its predictions, to write its report.
+_START = 10.0
+#: Folder of what is kept while the models are trained: each pays for its own, whatever was trained before.
+_STORE = ".store"
+
+
+class NoTestError(RunError):
+    """There is nothing to compare models by."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ class Measured:
         image_size: Side of the input in pixels.
         megabytes: Of the weights' file, in 10^6 bytes.
         peak_megabytes: The most memory of the process that trained it, in 10^6 bytes.
-        train_seconds: Training alone, by the wall clock; pixels and activations that were in the store cost nothing.
+        train_seconds: Training alone, by the wall clock, without decoding the images, which only the first model of a
+            size has to do.
         finetune_epochs: That ran, beside the solved head; a budget may have left none.
         predict_ms_1: The network's time for an image alone, in milliseconds, decoding not counted.
         predict_ms_32: The same in batches of 32.
@@ -58,6 +68,7 @@ class Measured:
         test_macro_f1: 0..1.
         test_macro_f1_interval: 95 % interval by the Bayesian bootstrap, (low, high).
         test_images: How many.
+        stopped: Why training ended early, or None.
     """
 
     name: str
@@ -78,6 +89,7 @@ class Measured:
     test_macro_f1: float
     test_macro_f1_interval: tuple[float, float]
     test_images: int
+    stopped: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -165,25 +177,31 @@ def compare(
         RunError: None of them could be trained, or a run has no test images.
     """
     started, listener, config = time.monotonic(), listener or Silence(), config or Config()
-    names = _checked(data, backbones, baselines, runs)
+    budget = budget or config.training.budget
+    folders = list({run.resolve(): run for run in map(Path, runs)}.values())
+    names = _checked(data, backbones, baselines, folders)
     path = _folder(out, data, names, config)
     models: dict[str, Measured] = {}
     failed: dict[str, str] = {}
+    for run in folders:  # first, so that one that cannot be read is known before the work
+        name = run.name if run.name not in (*names, *models) else str(run)
+        models[name] = _measured(name, Run(run), time_apart(run, listener))
     for number, name in enumerate(names):
-        listener.work("models", number, len(names) + len(runs), name)
+        listener.work("models", number, len(names), name)
         listener.note(f"{name} ({number + 1} of {len(names)})")
         left = budget - (time.monotonic() - started) if budget else 0.0
         settings = _settings(config, name, max(1.0, left / (len(names) - number) - _START) if budget else 0.0)
         try:
-            models[name] = _trained(str(data), name, settings, path, random_if_missing, listener)
+            if budget and left <= _START:
+                raise RunError("nothing was left of the budget")
+            trained = _trained(str(data), name, settings, path, random_if_missing, listener)
+            models[name] = _measured(name, *trained)
+        except NoTestError:
+            raise
         except RegraftError as error:
             failed[name] = str(error)
             listener.note(f"{name} could not be trained: {error}")
-    for number, run in enumerate(map(Path, runs)):
-        listener.work("models", len(names) + number, len(names) + len(runs), run.name)
-        name = run.name if run.name not in models else str(run)
-        models[name] = _measured(name, Run(run), time_apart(run, listener))
-    listener.work("models", len(names) + len(runs), len(names) + len(runs))
+    listener.work("models", len(names), len(names))
     if not models:
         reasons = "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise RunError(f"None of {counted(len(names), 'model')} could be trained:\n  {reasons}")
@@ -198,6 +216,10 @@ def compare(
         time.monotonic() - started,
     )
     _write(result)
+    shutil.rmtree(path / _STORE, ignore_errors=True)
+    for model in ordered:  # the page of each now shows them all
+        if Path(model.run).resolve().parent == path.resolve():
+            write_report(model.run)
     return result
 
 
@@ -231,7 +253,13 @@ def conclude(models: Sequence[Measured], pairs: Sequence[Pair]) -> list[str]:
             f"({smallest.parameters / 1e6:.1f} M parameters)."
         )
     if others:
-        said.append("The best of several on the same test images looks a little better than it is.")
+        said.append(
+            "The best of several on the same test images looks a little better than it is, and each was trained once: "
+            "with another seed the order of near ones may change."
+        )
+    cut = [f"{m.name} ({m.stopped})" for m in models if m.stopped]
+    if cut:
+        said.append(f"Training ended early of {listed(cut)}.")
     random = [m.name for m in models if m.weights == "none" and m.name not in BASELINES]
     if random:
         said.append(
@@ -249,13 +277,13 @@ def _checked(
     if unknown:
         raise UsageError(f"--with {', '.join(unknown)}: expected {' or '.join(BASELINES)}.")
     names = list(dict.fromkeys([*(find_backbone(name).name for name in backbones), *baselines]))
-    if len(names) + len(set(map(str, runs))) < 2:
+    if len(names) + len(runs) < 2:
         raise UsageError(f"{counted(len(names) + len(runs), 'model')} to compare; expected at least two.")
     if names and data is None:
         raise UsageError(f"{', '.join(names)}: expected DATA to train on.")
     for run in runs:
         if not len(Run(run).predictions.part("test")):
-            raise RunError(f"{run} has no test images to be compared on.")
+            raise NoTestError(f"{run} has no test images to be compared on.")
     return names
 
 
@@ -277,7 +305,7 @@ def _folder(out: Path | str | None, data: Path | str | None, names: Sequence[str
 def _whole(data: Path | str | None) -> str | None:
     if data is None:
         return None
-    return shown(str(data)) if is_url(str(data)) else str(Path(data).resolve())
+    return whole(data)
 
 
 def _settings(config: Config, name: str, budget: float) -> Config:
@@ -291,25 +319,27 @@ def _settings(config: Config, name: str, budget: float) -> Config:
     return config.model_copy(update={"model": model, "training": training})
 
 
-def _trained(data: str, name: str, config: Config, path: Path, random_if_missing: bool, listener: Listener) -> Measured:
-    out, settings = path / name, path / f"{name}.toml"
+def _trained(
+    data: str, name: str, config: Config, path: Path, random_if_missing: bool, listener: Listener
+) -> tuple[Run, Timing]:
+    out, settings, store = path / name, path / f"{name}.toml", path / _STORE
     write_text(settings, config.to_toml())
     try:
-        timing = train_apart(data, settings, out, listener)
+        timing = train_apart(data, settings, out, store, listener)
     except WeightsError:
         if not random_if_missing:
             raise
         listener.note(f"{name}: its weights cannot be had, so it begins with random ones.")
         config = config.model_copy(update={"model": replace(config.model, weights="none")})
         write_text(settings, config.to_toml())
-        timing = train_apart(data, settings, out, listener)
-    return _measured(name, Run(out), timing)
+        timing = train_apart(data, settings, out, store, listener)
+    return Run(out), timing
 
 
 def _measured(name: str, run: Run, timing: Timing) -> Measured:
     metrics = run.metrics
     if "test" not in metrics:
-        raise RunError(f"{run.path} has no test images to be compared on.")
+        raise NoTestError(f"{run.path} has no test images to be compared on. Give the data more, or data.test.")
     test = metrics["test"]
     return Measured(
         name=name,
@@ -319,7 +349,8 @@ def _measured(name: str, run: Run, timing: Timing) -> Measured:
         image_size=metrics["model"]["image_size"],
         megabytes=(run.path / WEIGHTS).stat().st_size / 1e6,
         peak_megabytes=metrics["memory"]["peak_megabytes"],
-        train_seconds=metrics["time"]["train_seconds"],
+        train_seconds=metrics["time"]["train_seconds"] - metrics["time"]["steps"].get("decode", 0.0),
+        stopped=metrics["training"]["stopped"],
         finetune_epochs=sum(row["phase"] == "finetune" for row in run.history),
         predict_ms_1=timing.one,
         predict_ms_32=timing.batch,
@@ -336,16 +367,28 @@ def _measured(name: str, run: Run, timing: Timing) -> Measured:
 def _pairs(models: Sequence[Measured]) -> tuple[list[Pair], list[str]]:
     """Every two with the same test images, and a sentence about those without."""
     tests: dict[str, Predictions] = {m.name: Run(m.run).predictions.part("test") for m in models}
+    contents = {m.name: _contents(Path(m.run)) for m in models}
     found: list[tuple[str, str, Difference]] = []
     apart: list[str] = []
     for first, second in combinations(tests, 2):
         try:
-            found.append((first, second, paired_difference(tests[first], tests[second])))
-        except RegraftError:
+            difference = paired_difference(tests[first], tests[second])
+        except DataError:
+            apart.append(f"{first} and {second}")
+            continue
+        if contents[first] == contents[second]:
+            found.append((first, second, difference))
+        else:
             apart.append(f"{first} and {second}")
     corrected = holm([difference.p for *_, difference in found])
     notes = [f"Not compared, since their test images are not the same: {listed(apart)}."] if apart else []
     return [Pair(*row, p) for row, p in zip(found, corrected, strict=True)], notes
+
+
+def _contents(run: Path) -> dict[str, str]:
+    """SHA-256 of each test image, by its path."""
+    with (run / SPLIT).open(encoding="utf-8", newline="") as file:
+        return {row["path"]: row["sha256"] for row in csv.DictReader(file) if row["part"] == "test"}
 
 
 def _write(result: Comparison) -> None:

@@ -6,6 +6,7 @@ Enters: a `Classifier` and a `Split`, and how training went. Leaves: a temperatu
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
@@ -149,7 +150,11 @@ def _write_history(file: Path, training: Training) -> None:
 
 def _peak_megabytes() -> float:
     """The most memory that this process has held, in 10^6 bytes; on a GPU, its memory besides."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    status = Path("/proc/self/status")  # `ru_maxrss` begins with that of the process that started this one
+    if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        peak = int(found[1]) * 1024
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     if torch.cuda.is_available():
         peak += torch.cuda.max_memory_allocated()
     return peak / 1e6

@@ -53,7 +53,7 @@ def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None
 
     Raises:
         UsageError: There is no such folder, or `data` is nothing that can be read.
-        RunError: It holds no model, or a file in it, or the comparison beside it, is damaged.
+        RunError: It holds no model, or a file in it is damaged.
         DataError: Its predictions are damaged, or the data.
     """
     run = run if isinstance(run, Run) else Run(run)
@@ -92,7 +92,7 @@ def _record(run: Run) -> RunRecord:
             **run.description.get("sha256", {}),
             **{name: sha256_of(run.path / name) for name in (CONFIG, SPLIT) if (run.path / name).is_file()},
         },
-        comparison=_comparison(run.path.resolve().parent / COMPARISON),
+        comparison=_comparison(run.path.resolve()),
     )
 
 
@@ -160,16 +160,20 @@ def _suspects(predictions: Predictions) -> tuple[Suspect, ...]:
     )
 
 
-def _comparison(file: Path) -> Mapping[str, Any] | None:
-    """What `regraft compare` left beside the run, if it did."""
-    if not file.is_file():
+def _comparison(path: Path) -> Mapping[str, Any] | None:
+    """What `regraft compare` left beside the run, if the run is in it; other files of that name are none of ours."""
+    file = path.parent / COMPARISON
+    try:
+        value = _json(file) if file.is_file() else None
+    except RunError:
         return None
-    value = _json(file)
-    models = value.get("models") if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    models = value.get("models")
     if not isinstance(models, list) or not all(isinstance(model, dict) and "name" in model for model in models):
-        raise RunError(
-            f'{file} is no comparison: expected "models", a list with a "name" each. Remove it, or copy it again.'
-        )
+        return None
+    if not any(Path(str(model.get("run", ""))).name == path.name for model in models):
+        return None
     return dict(value)
 
 

@@ -141,7 +141,10 @@ class Run:
             raise UsageError(f"A share of {share:g} familiar images; expected one above 0 and below 1.")
         shape = self.description.get("familiarity")
         if not shape:
-            raise UsageError(f"{self.path} does not know what is familiar: that needs validation images. Train anew.")
+            raise UsageError(
+                f"{self.path} does not know what is familiar: that needs validation images, two training images of a "
+                "class, and a training that came to its end with this version. Train anew."
+            )
         least = 1 / (shape[-1] + 1)
         if share < least:
             raise UsageError(

@@ -21,7 +21,7 @@ from regraft.data.dataset import Dataset, Split
 from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split import split_text, write_split
-from regraft.data.urls import is_url, shown
+from regraft.data.urls import whole
 from regraft.errors import RegraftError, RunError, UsageError
 from regraft.files import write_json, write_text
 from regraft.models.checkpoint import save_classifier
@@ -69,7 +69,7 @@ def train_from(
     at_size = None if config.model.image_size else partial(build_for, config, split)
     model, config, deadline = fit_into_budget(model, split, config, started, listener, at_size=at_size)
     # Only now, so that a folder for runs within the data is not taken for a class.
-    where = shown(data) if isinstance(data, str) and is_url(data) else str(Path(data).resolve())
+    where = whole(data)
     with claimed(new_folder(out, Path(where).stem, config.model.backbone)) as path:
         write_json(path / SOURCE, {"data": where})
         listener.note(f"Run: {path}. If it is stopped, `regraft train --resume {path}` goes on with it.")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from regraft.config import Config, load_config
 from regraft.data.dataset import Split
 from regraft.data.split import split_text
-from regraft.data.urls import is_url, shown
+from regraft.data.urls import whole
 from regraft.errors import DataError, MissingExtraError, RegraftError, RunError, UsageError
 from regraft.files import write_json, write_text
 from regraft.models.checkpoint import versions
@@ -112,7 +112,7 @@ def tune(
     config = config or Config()
     budget = budget or config.training.budget or None
     config = config.model_copy(update={"training": replace(config.training, budget=0.0)})
-    where = shown(data) if isinstance(data, str) and is_url(data) else str(Path(data).resolve())
+    where = whole(data)
     identity = {
         "data": where,
         "metric": metric,
@@ -408,15 +408,13 @@ class _Search:
 
 
 class _Quieter:
-    """Passes on the work, not the epochs that were trained before."""
+    """Passes on the work and the notes, not the epochs that were trained before."""
 
     def __init__(self, listener: Listener) -> None:
         self.work: Callable[..., None] = listener.work
+        self.note: Callable[[str], None] = listener.note
 
     def epoch(self, row: Epoch) -> None:
-        """Say nothing."""
-
-    def note(self, text: str) -> None:
         """Say nothing."""
 
 

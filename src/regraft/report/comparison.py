@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from regraft.evaluation.comparison import SIGNIFICANT
 from regraft.evaluation.names import one_line, shorten
 from regraft.report import style
+from regraft.report.model_card import escape_markdown
 
 #: Heads of the columns, and how a row fills them.
 COLUMNS: Mapping[str, Any] = {
@@ -27,6 +28,7 @@ COLUMNS: Mapping[str, Any] = {
     "peak memory": lambda row: f"{row['peak_megabytes'] / 1000:.1f} GB",
     "training": lambda row: f"{row['train_seconds']:.0f} s",
     "epochs": lambda row: str(row["finetune_epochs"]),
+    "input": lambda row: f"{row['image_size']} px",
     "image, 1": lambda row: f"{row['predict_ms_1']:.1f} ms",
     "image, 32": lambda row: f"{row['predict_ms_32']:.1f} ms",
     "train": lambda row: _share(row["train_accuracy"]),
@@ -53,13 +55,13 @@ def markdown_of(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, 
         pairs: Every two.
         said: Sentences.
     """
-    lines = ["# Comparison", "", *(f"{_escaped(sentence)}\n" for sentence in said)]
+    lines = ["# Comparison", "", *(f"{escape_markdown(sentence, 1000)}\n" for sentence in said)]
     lines += _table(list(COLUMNS), [[cell(row) for cell in COLUMNS.values()] for row in rows])
     lines += [
         "",
-        "Training is the training alone, in a process of its own, whose memory is given, with so many epochs of "
-        "fine-tuning beside the head; an image's time is the network's, decoding not counted, alone and in batches of "
-        "32.",
+        "Training is the training alone, decoding not counted, in a process of its own, whose memory is given, with so "
+        "many epochs of fine-tuning beside the head; an image's time is the network's on the CPU, alone and in batches "
+        "of 32.",
     ]
     if pairs:
         lines += ["", "## Every two on the same test images", ""]
@@ -89,15 +91,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [
         "| " + " | ".join(heads) + " |",
         "|---" + "|---:" * (len(heads) - 1) + "|",
-        *("| " + " | ".join(map(_escaped, row)) + " |" for row in rows),
+        *("| " + " | ".join(map(escape_markdown, row)) + " |" for row in rows),
     ]
-
-
-def _escaped(text: str) -> str:
-    """What Markdown and HTML would read as more than text."""
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    return one_line(text)
 
 
 def plot_comparison(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
