@@ -52,7 +52,7 @@ def model_card(record: RunRecord) -> str:
         ("Evaluation", _evaluation(record)),
         ("Calibration", _calibration(record)),
         ("Limitations", _limitations(record)),
-        ("How to use it", _how()),
+        ("How to use it", _how(record)),
     ]
     text = "\n\n".join((f"## {heading}\n\n" if heading else "") + "\n".join(lines) for heading, lines in sections)
     text = text.replace("\N{NO-BREAK SPACE}", " ")  # searched more often than it is set
@@ -143,7 +143,8 @@ def _use(record: RunRecord) -> list[str]:
         f"It tells which of these an image shows: {names}{f', and {more:,} more' if more > 0 else ''}.",
         "",
         "It is meant for images like those that it learnt from: of the same kind, taken in the same way. It always "
-        "names one of its classes, also for an image that shows none of them.",
+        "names one of its classes, also for an image that shows none of them"
+        + (", unless it is asked what is unknown (below)." if record.description.get("familiarity") else "."),
     ]
 
 
@@ -257,12 +258,14 @@ def _weak(evaluation: Evaluation) -> Iterator[str]:
         yield f"Fewer than half of the images are found of {shown}{more}."
 
 
-def _how() -> list[str]:
+def _how(record: RunRecord) -> list[str]:
+    unknown = 'regraft predict RUN photos --unknown 0.01   # "unknown" where a photo shows something else'
     return [
         "```sh",
         "pip install regraft",
         "regraft predict RUN photo.jpg               # RUN: the folder in which this card lies",
         'regraft predict RUN photos --sure 0.95      # "not sure" where validation was right less often',
+        *([unknown] if record.description.get("familiarity") else []),
         "```",
         "",
         "```python",
