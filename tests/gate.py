@@ -16,7 +16,8 @@ STEPS = [
     ("format", [BIN / "ruff", "format", "--check", "."]),
     ("types", [BIN / "mypy"]),
     ("layers", [BIN / "lint-imports", "--no-cache"]),
-    ("tests", [sys.executable, "-m", "pytest"]),
+    # Two at a time: most tests of the command wait for one process to start. A file's tests share what they trained.
+    ("tests", [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile"]),
 ]
 
 
