@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from regraft.data.audit import Inspection
+from regraft.data.audit import CONFIRMED, Inspection
 from regraft.data.dataset import Dataset
 from regraft.data.duplicates import Forest
 from regraft.data.scan import scan
@@ -152,6 +152,16 @@ def duplicates_found(dataset: Dataset, truth: Truth) -> tuple[dict[str, tuple[in
     return recall, (right, total)
 
 
+def confirmed(dataset: Dataset, truth: Truth) -> dict[bool, tuple[int, int]]:
+    """Of the pairs taken for the same, rightly and wrongly: those that the features confirm, and all."""
+    counts = {True: (0, 0), False: (0, 0)}
+    for pair in dataset.pairs:
+        first, second = (truth.copies.get(path, (path, ""))[0] for path in (pair.first, pair.second))
+        agreed, count = counts[first == second]
+        counts[first == second] = (agreed + (pair.features is not None and pair.features >= CONFIRMED), count + 1)
+    return counts
+
+
 def labels_found(inspection: Inspection, truth: Truth) -> tuple[int, int, int]:
     """Swapped labels among as many of the top findings, swapped labels among all findings, and all findings."""
     ranked = [files[0] for f in inspection.findings if f.kind == "label_error" for files in f.files]
@@ -187,6 +197,8 @@ def main() -> None:
             print(f"| {kind} | {share(hit, count)} |")
         print(f"| pairs that are the same, of those taken for the same | {share(*precision)} |")
         if options.labels:
+            for right, (agreed, count) in confirmed(inspection.dataset, truth).items():
+                print(f"| {'right' if right else 'wrong'} pairs that the features confirm | {share(agreed, count)} |")
             top, among, listed = labels_found(inspection, truth)
             planted = len(truth.swapped)
             print(f"| swapped labels among as many top findings | {share(top, planted)} |")

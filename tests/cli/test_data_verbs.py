@@ -66,6 +66,9 @@ def test_inspect_finds_what_is_wrong_and_writes_a_page(cells: Path, tmp_path: Pa
     found = json.loads(again.stdout)
     kinds = {finding["kind"]: finding for finding in found["findings"]}
     assert kinds["truncated"]["files"] == [["functional/broken.png"]]
+    small = next(pair for pair in found["pairs"] if "defective/small.png" in (pair["first"], pair["second"]))
+    assert 0.5 < small["features"] <= 1
+    assert any("features alike to" in detail for detail in kinds["near_duplicates"]["details"])
     assert found["statistics"]["images"] == 62
     assert found["page"].endswith("page.html")
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regraft.data.audit import Finding, Inspection, audit, describe
+from regraft.data.audit import Finding, Inspection, audit, describe, with_features
 from regraft.data.cleaning import clean
-from regraft.data.dataset import BadFile, Dataset, Sample
+from regraft.data.dataset import BadFile, Dataset, Pair, Sample
 from regraft.data.facts import Facts
 from regraft.data.shortcuts import measure_shortcuts
 from regraft.data.split import bundle_ids
@@ -115,6 +115,19 @@ def test_copies_near_copies_leaks_and_conflicts() -> None:
     assert "2 images are exact copies" in found["duplicates"].title
     assert "2 images show nearly the same" in found["near_duplicates"].title
     assert [finding.severity for finding in audit(data)] == ["error", "error", "warning", "warning"]
+
+
+def test_features_speak_of_near_duplicates_alone() -> None:
+    near = Finding("near_duplicates", "warning", "Two sets.", "x", (("a", "b", "c"), ("d", "e")), ("same", "same"))
+    pairs = [Pair("a", "b", 0.99, False, 0.9), Pair("b", "c", 0.99, False, 0.7), Pair("d", "e", 0.99, True, 0.1)]
+    told = with_features(near, pairs)
+    assert told.details == ("same; features alike to 0.70", "same; features alike to 0.10, look at them")
+    assert told.title == "Two sets. To the backbone 1 set looks different."
+    assert with_features(near, pairs[:2]).title == "Two sets. The backbone's features confirm it."
+    unasked = [dataclasses.replace(pair, features=None) for pair in pairs]
+    single = dataclasses.replace(near, files=(("a",), ("b",)))
+    assert with_features(near, unasked) == near
+    assert with_features(single, pairs) == single
 
 
 @pytest.mark.parametrize(

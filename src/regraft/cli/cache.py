@@ -73,4 +73,6 @@ def _what(kind: str, key: Any) -> str:
         return f"{key['backbone']} {where}, {key['preprocessing']['size']} px, {key['precision']}"
     if kind == "label_errors":
         return f"labels judged by {key['backbone']}"
+    if kind == "twin_features":
+        return f"near duplicates as {key['backbone']} sees them"
     return f"{key['size']} px, {key['resize']}" if "size" in key else _PLAIN.get(kind, "")

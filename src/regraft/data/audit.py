@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from posixpath import splitext
 from typing import Any, Literal
 
 import numpy as np
 
-from regraft.data.dataset import PARTS, Dataset, Sample
+from regraft.data.dataset import PARTS, Dataset, Pair, Sample
 from regraft.data.layout import spelled_alike
 from regraft.data.shortcuts import Shortcut, measure_shortcuts
 from regraft.data.split import bundle_ids
@@ -195,6 +195,40 @@ def _same_what(group: Sequence[Sample]) -> str:
     return "; ".join(
         [kind, *([f"labels: {', '.join(labels)}"] if len(labels) > 1 else []), *([", ".join(parts)] if parts else [])]
     )
+
+
+#: Correlation of features from which on two images that look the same by their pixels are the same to a network too.
+CONFIRMED = 0.3
+
+
+def with_features(finding: Finding, pairs: Sequence[Pair]) -> Finding:
+    """The same finding with what a network says of its near duplicates.
+
+    Args:
+        finding: Of any kind; only sets that contain one of `pairs` change.
+        pairs: With `features`.
+
+    Returns:
+        Each set's detail tells the least likeness of its pairs; the title, how many sets the network sees as different.
+    """
+    place = {path: number for number, files in enumerate(finding.files) if len(files) > 1 for path in files}
+    least: dict[int, float] = {}
+    for pair in pairs:
+        number = place.get(pair.first)
+        if number is not None and number == place.get(pair.second) and pair.features is not None:
+            least[number] = min(pair.features, least.get(number, 1.0))
+    if not least:
+        return finding
+    details = list(finding.details)
+    for number, likeness in least.items():
+        doubt = "" if likeness >= CONFIRMED else ", look at them"
+        details[number] += f"; features alike to {likeness:.2f}{doubt}"
+    doubtful = sum(likeness < CONFIRMED for likeness in least.values())
+    agrees = (
+        f" To the backbone {counted(doubtful, 'set looks', 'sets look')} different." if doubtful else
+        " The backbone's features confirm it."
+    )  # fmt: skip
+    return replace(finding, title=finding.title + agrees, details=tuple(details))
 
 
 def _classes(dataset: Dataset, bundles: np.ndarray) -> Iterator[Finding]:

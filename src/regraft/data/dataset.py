@@ -65,12 +65,14 @@ class Pair:
         second: Path of the other.
         likeness: Correlation of the two, laid over one another, up to 1.
         mirrored: Whether one is the mirror image of the other.
+        features: Correlation of what a network sees in the two, -1 to 1, 0 for any two images; None: it was not asked.
     """
 
     first: str
     second: str
     likeness: float
     mirrored: bool
+    features: float | None = None
 
 
 @dataclass(frozen=True)
