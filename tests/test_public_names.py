@@ -10,11 +10,11 @@ import pytest
 import regraft
 
 FROZEN = [
-    "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "cross_validate", "compare",
-    "write_report", "tune", "learning_curve",
-    "Augmentation", "BadFile", "Classifier", "Comparison", "CrossValidation", "Dataset", "Evaluation", "Finding",
-    "Inspection", "LearningCurve", "Prediction", "Predictions", "RegraftError", "Run", "Sample", "Split", "Tuning",
-    "__version__",
+    "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "explain", "audit_evidence",
+    "cross_validate", "compare", "write_report", "tune", "learning_curve",
+    "Augmentation", "BadFile", "Classifier", "Comparison", "CrossValidation", "Dataset", "Evaluation", "EvidenceAudit",
+    "Explanation", "Finding", "Inspection", "LearningCurve", "Prediction", "Predictions", "RegraftError", "Run",
+    "Sample", "Split", "Tuning", "__version__",
 ]  # fmt: skip
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from regraft.pipeline.compare import Comparison, compare
     from regraft.pipeline.crossval import CrossValidation, cross_validate
     from regraft.pipeline.evaluate import evaluate
+    from regraft.pipeline.evidence import EvidenceAudit, audit_evidence
+    from regraft.pipeline.explain import Explanation, explain
     from regraft.pipeline.inspect import inspect
     from regraft.pipeline.learning_curve import LearningCurve, learning_curve
     from regraft.pipeline.predict import predict
@@ -50,6 +52,8 @@ _HOMES = {
     "CrossValidation": "regraft.pipeline.crossval",
     "Dataset": "regraft.data.dataset",
     "Evaluation": "regraft.evaluation.metrics",
+    "EvidenceAudit": "regraft.pipeline.evidence",
+    "Explanation": "regraft.pipeline.explain",
     "Finding": "regraft.data.audit",
     "Inspection": "regraft.data.audit",
     "LearningCurve": "regraft.pipeline.learning_curve",
@@ -63,7 +67,9 @@ _HOMES = {
     "build": "regraft.models.classifier",
     "compare": "regraft.pipeline.compare",
     "cross_validate": "regraft.pipeline.crossval",
+    "audit_evidence": "regraft.pipeline.evidence",
     "evaluate": "regraft.pipeline.evaluate",
+    "explain": "regraft.pipeline.explain",
     "folds": "regraft.data.split",
     "inspect": "regraft.pipeline.inspect",
     "learning_curve": "regraft.pipeline.learning_curve",
@@ -86,6 +92,8 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "load",
     "evaluate",
     "predict",
+    "explain",
+    "audit_evidence",
     "cross_validate",
     "compare",
     "write_report",
@@ -98,6 +106,8 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "CrossValidation",
     "Dataset",
     "Evaluation",
+    "EvidenceAudit",
+    "Explanation",
     "Finding",
     "Inspection",
     "LearningCurve",

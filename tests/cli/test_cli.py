@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from terminal import regraft
 
 from regraft.evaluation.abstention import conformal_threshold, threshold_for
 from regraft.pipeline.run import load
 
-REGRAFT = str(Path(sys.executable).parent / "regraft")
 FAST = [
     "--image-size",
     "32",
@@ -27,10 +27,6 @@ FAST = [
     "--set",
     "data.test=0.25",
 ]
-
-
-def regraft(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([REGRAFT, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -350,3 +346,73 @@ def test_the_report_is_written_anew(run: Path, tmp_path: Path) -> None:
     done = regraft("report", copy, "--data", tmp_path / "nowhere")
     assert done.returncode == 2
     assert "does not exist" in done.stderr
+
+
+def test_explain_draws_a_heat_map_of_each_image(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    broken = squares_folder / "red" / "broken.png"
+    files = [squares_folder / "red" / "00.png", squares_folder / "blue" / "00.png", broken]
+    done = regraft("explain", run, *files, "--two", "--npy", "--out", out, "--json")
+    assert done.returncode == 1
+    assert "1 of 3 images could not be read" in done.stderr
+    told = json.loads(done.stdout)
+    good = told["images"][:2]
+    assert [Path(row["picture"]).name for row in good] == ["00.png", "00-2.png"]  # two files of one name
+    assert told["images"][2]["path"] == str(broken)
+    assert "not an image" in told["images"][2]["error"]
+    for row, file in zip(good, files, strict=False):
+        assert row["targets"] == [name for name, _ in row["top"]]
+        assert [p for _, p in row["top"]] == sorted((p for _, p in row["top"]), reverse=True)
+        heat = np.load(row["npy"])
+        with Image.open(file) as image, Image.open(row["picture"]) as picture:
+            assert heat.shape == (2, image.height, image.width)
+            assert picture.width > 2 * picture.height
+        assert 0 <= heat.min() <= heat.max() <= 1
+    assert Path(told["sheet"]).is_file()
+    predicted = load(run).predict(files[0])[0]
+    assert good[0]["label"] == predicted.label
+    assert good[0]["top"][0][1] == pytest.approx(predicted.confidence, abs=1e-6)
+
+
+def test_explain_a_class_and_a_stage_of_choice(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    file = squares_folder / "red" / "00.png"
+    done = regraft("explain", run, file, "--class", "green", "--layer", "blocks.2.0", "--method", "layercam", "--out",
+                   tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "00.png") in done.stdout
+    assert not (tmp_path / "sheet.png").exists()
+    for wrong, words in (
+        (("--class", "purple"), "Unknown class 'purple'. Known: blue, green, red."),
+        (("--layer", "pool"), "without places"),
+        (("--method", "gradcat"), "Did you mean gradcam"),
+        (("--mistakes", 3), "Expected images, or --mistakes N, or --audit."),
+        (("--audit", "--two"), "neither --class, --two nor --npy"),
+    ):
+        done = regraft("explain", run, file, *wrong, "--out", tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+
+
+def test_explain_the_mistakes_and_where_the_model_looks(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    known = load(run).predictions.part("test")
+    wrong = int((known.predicted != known.labels).sum())
+    done = regraft("explain", run, "--mistakes", 2, "--out", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["images"]) == min(2, wrong)
+    assert ("Not one of the answers" in regraft("explain", run, "--mistakes", 2).stdout) == (wrong == 0)
+    # Of the run's own test images, and of others.
+    for data, count in (((), len(known)), ((squares_folder,), 36)):
+        done = regraft("explain", run, *data, "--audit", "--out", tmp_path / "audit", "--json")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["images"] == count
+        assert sum(row["images"] for row in told["classes"].values()) == count
+        assert all(Path(file).is_file() for file in told["files"])
+        assert set(told["accuracy"]) == {"plain", "evidence_hidden", "as_much_elsewhere_hidden"}
+        with (tmp_path / "audit" / "evidence.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert np.mean([row["label"] == row["predicted"] for row in rows]) == told["accuracy"]["plain"]["value"]
+    assert told["accuracy"]["plain"]["value"] == pytest.approx(
+        json.loads(regraft("evaluate", run, squares_folder, "--json").stdout)["accuracy"]
+    )
+    assert "evidence at the border" in regraft("explain", run, "--audit", "--out", tmp_path / "audit").stdout

@@ -5,22 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from terminal import regraft
 
 from regraft.data.scan import scan
 from regraft.pipeline.demo import demo_images
-
-REGRAFT = str(Path(sys.executable).parent / "regraft")
-
-
-def regraft(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([REGRAFT, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def rows(file: Path) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from defects import ratios
 
 import regraft
 
@@ -44,3 +45,8 @@ def test_it_leaves_pictures_and_no_copy_of_the_images(run: regraft.Run) -> None:
     }  # fmt: skip
     assert not list(run.path.rglob("cell*"))
     assert json.loads((run.path / "class_names.json").read_text()) == ["defective", "functional"]
+
+
+def test_heat_maps_show_the_defects(run: regraft.Run) -> None:
+    """On ten cells marked by hand, more than twice the evidence that an even map would have there."""
+    assert ratios(run, "gradcam").mean() > 2

@@ -148,3 +148,24 @@ def test_it_is_a_value():
     assert Preprocessing(size=32) == Preprocessing(size=32)
     assert hash(Preprocessing(size=32)) == hash(Preprocessing(size=32))
     assert Preprocessing(size=32) != Preprocessing(size=32, resize="crop")
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from(RESIZES))
+@settings(max_examples=100, deadline=None)
+def test_a_map_lies_back_over_the_whole_image_or_its_middle(height, width, resize):
+    back = Preprocessing(size=16, resize=resize).laid_back(np.ones((16, 16)), width, height)
+    assert back.shape == (height, width)
+    assert back.dtype == np.float32
+    side = min(height, width)
+    assert back.sum() == pytest.approx(side * side if resize == "crop" else height * width)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_a_map_lies_back_where_its_pixels_came_from(thirds, resize):
+    preprocessing = Preprocessing(size=30, resize=resize, interpolation="bilinear")
+    for channel in range(3):
+        back = preprocessing.laid_back(preprocessing(thirds)[..., channel] / 255.0, 60, 20)
+        if resize == "crop" and channel != 1:  # the outer thirds were cut off
+            assert back.max() < 0.2
+        else:
+            assert back[:, 20 * channel + 6 : 20 * channel + 14].min() > 0.8

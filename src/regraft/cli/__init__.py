@@ -22,6 +22,7 @@ from regraft.cli import (
     crossval,
     demo,
     evaluate,
+    explain,
     inspect,
     learning_curve,
     predict,
@@ -46,7 +47,8 @@ app = typer.Typer(
     ),
 )
 _VERBS = (
-    demo, inspect, split, clean, train, tune, crossval, compare, learning_curve, evaluate, report, predict, summary,
+    demo, inspect, split, clean, train, tune, crossval, compare, learning_curve, evaluate, report, predict, explain,
+    summary,
     backbones, config, cache,
 )  # fmt: skip
 for verb in _VERBS:

@@ -77,11 +77,40 @@ class Preprocessing:
             side = min(width, height)
             left, top = (width - side) / 2, (height - side) / 2
             return np.asarray(image.resize((size, size), resample, box=(left, top, left + side, top + side)))
-        scale = size / max(width, height)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        inner = self._inner(width, height)
         canvas = Image.new("RGB", (size, size), tuple(round(255 * channel) for channel in self.mean))
         canvas.paste(image.resize(inner, resample), ((size - inner[0]) // 2, (size - inner[1]) // 2))
         return np.asarray(canvas)
+
+    def laid_back(self, values: np.ndarray, width: int, height: int) -> np.ndarray:
+        """What was found over the square, over the image that it was made from.
+
+        Args:
+            values: (size, size) numbers.
+            width: Of the image in pixels.
+            height: Of it.
+
+        Returns:
+            float32 (height, width), interpolated; 0 where the square shows nothing of the image.
+        """
+        square = Image.fromarray(np.ascontiguousarray(values, np.float32))
+        bilinear = Image.Resampling.BILINEAR
+        if self.resize == "stretch":
+            return np.asarray(square.resize((width, height), bilinear))
+        if self.resize == "crop":
+            side = min(width, height)
+            whole = Image.new("F", (width, height))
+            whole.paste(square.resize((side, side), bilinear), ((width - side) // 2, (height - side) // 2))
+            return np.asarray(whole)
+        inner = self._inner(width, height)
+        left, top = (self.size - inner[0]) // 2, (self.size - inner[1]) // 2
+        box = (left, top, left + inner[0], top + inner[1])
+        return np.asarray(square.resize((width, height), bilinear, box=box))
+
+    def _inner(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the image where it is padded to the square."""
+        scale = self.size / max(width, height)
+        return max(1, round(width * scale)), max(1, round(height * scale))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `model.json`."""

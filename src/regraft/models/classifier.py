@@ -159,12 +159,13 @@ class Classifier(nn.Module):
 
     def between(self, hidden: Hidden, first: int, last: int) -> Hidden:
         """Run the stages `first` to `last` - 1 on activations at `first`."""
-        values, taps = hidden.values, [hidden.taps] if hidden.taps.shape[1] else []
         for index in range(first, last):
-            values = self.stages[index].forward(values)
-            if index in self.taps:
-                taps.append(self._pooled(values))
-        return Hidden(values, torch.cat(taps, dim=1) if taps else hidden.taps)
+            hidden = self.above(index, self.stages[index].forward(hidden.values), hidden.taps)
+        return hidden
+
+    def above(self, index: int, values: torch.Tensor, taps: torch.Tensor) -> Hidden:
+        """What the boundary above a stage has: the stage's output, and beside `taps` what the head reads of it."""
+        return Hidden(values, torch.cat([taps, self._pooled(values)], dim=1) if index in self.taps else taps)
 
     def logits_from(self, hidden: Hidden, boundary: int) -> torch.Tensor:
         """Run the tail and the head on what `activations(pixels, boundary)` returned."""

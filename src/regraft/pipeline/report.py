@@ -6,36 +6,32 @@ Enters: a run, and its images where they can still be read. Leaves: `report.html
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from regraft.config import load_config
 from regraft.data.dataset import Dataset, Part
-from regraft.data.decode import MAX_PIXELS, ImageSource
-from regraft.data.sources import open_data
-from regraft.errors import DataError, ImageError, RegraftError, RunError
+from regraft.data.decode import MAX_PIXELS
+from regraft.errors import DataError, ImageError, RunError, UsageError
 from regraft.evaluation.label_errors import find_label_errors
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.files import sha256_of, write_csv, write_text
-from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SOURCE, SPLIT, Run
+from regraft.pipeline.explain import stream
+from regraft.pipeline.images import SourceOf, data_of, images_of, read_json, split_rows
+from regraft.pipeline.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SPLIT, Run
+from regraft.report.heat import overlay
 from regraft.report.model_card import model_card
 from regraft.report.record import RunRecord, Suspect
 from regraft.report.run_page import write_run_page
-from regraft.report.thumbs import read_thumbs
+from regraft.report.thumbs import data_uri, read_thumbs
 
 REPORT, CARD, SUSPECTS, COMPARISON = "report.html", "MODEL_CARD.md", "label_errors.csv", "comparison.json"
-
-_SourceOf = Callable[[str], ImageSource]
 
 
 def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None) -> Path:
@@ -58,7 +54,7 @@ def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None
     """
     run = run if isinstance(run, Run) else Run(run)
     record = _record(run)
-    source = _of_dataset(data) if isinstance(data, Dataset) else _of_path(run, record, data)
+    source = images_of(run, data)
     max_pixels = data.max_pixels if isinstance(data, Dataset) else MAX_PIXELS
     thumbs = {} if source is None else read_thumbs(record.pictured(), source, max_pixels)
     write_csv(
@@ -67,8 +63,23 @@ def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None
         [(s.path, s.label, s.suggested, s.probability) for s in record.suspects],
     )
     write_text(run.path / CARD, model_card(record))
-    write_run_page(record, run.path / REPORT, thumbs)
+    heat = {} if source is None else _heat(run, record, source, max_pixels, set(thumbs))
+    write_run_page(record, run.path / REPORT, thumbs, heat)
     return run.path / REPORT
+
+
+def _heat(run: Run, record: RunRecord, source: SourceOf, max_pixels: int, there: set[str]) -> dict[str, str]:
+    """The best and worst answers under their heat maps, as data URIs by name; none where nothing can be explained."""
+    names = [name for name in record.answered() if name in there]
+    try:
+        found = stream(run, [source(name) for name in names], max_pixels=max_pixels)
+        return {
+            name: data_uri(Image.fromarray(overlay(explanation.image, explanation.heat[0])))
+            for name, explanation in zip(names, found, strict=True)
+            if explanation.error is None
+        }
+    except (UsageError, RunError, ImageError):  # no stage with places, no weights, or a file went away just now
+        return {}
 
 
 def _record(run: Run) -> RunRecord:
@@ -81,7 +92,7 @@ def _record(run: Run) -> RunRecord:
         name=run.path.resolve().name,
         description=run.description,
         config=(run.path / CONFIG).read_text(encoding="utf-8") if has[CONFIG] else "",
-        source=_source(run.path),
+        source=data_of(run),
         metrics=metrics,
         history=run.history if has[HISTORY] else (),
         predictions=predictions,
@@ -94,24 +105,6 @@ def _record(run: Run) -> RunRecord:
         },
         comparison=_comparison(run.path.resolve()),
     )
-
-
-def _source(path: Path) -> str:
-    """Where the run's images are, as it says."""
-    file = path / SOURCE
-    if not file.is_file():
-        return ""
-    value = _json(file)
-    if not isinstance(value, dict) or not isinstance(value.get("data"), str):
-        raise RunError(f'{file} is damaged: expected {{"data": "a path or URL"}}. Copy the run again, or remove it.')
-    return str(value["data"])
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or not UTF-8
-        raise RunError(f"{file} is damaged: {error}") from error
 
 
 def _evaluations(metrics: Mapping[str, Any], predictions: Predictions | None) -> dict[Part, Evaluation]:
@@ -129,16 +122,9 @@ def _evaluations(metrics: Mapping[str, Any], predictions: Predictions | None) ->
     return found
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Of `split.csv`; none where there is no such file."""
-    file = path / SPLIT
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
 def _counts(path: Path) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in _rows(path):
+    for row in split_rows(path):
         counts[row.get("part") or ""][row.get("label") or ""] += 1
     return {part: dict(counter) for part, counter in counts.items()}
 
@@ -164,7 +150,7 @@ def _comparison(path: Path) -> Mapping[str, Any] | None:
     """What `regraft compare` left beside the run, if the run is in it; other files of that name are none of ours."""
     file = path.parent / COMPARISON
     try:
-        value = _json(file) if file.is_file() else None
+        value = read_json(file) if file.is_file() else None
     except RunError:
         return None
     if not isinstance(value, dict):
@@ -175,42 +161,3 @@ def _comparison(path: Path) -> Mapping[str, Any] | None:
     if not any(Path(str(model.get("run", ""))).name == path.name for model in models):
         return None
     return dict(value)
-
-
-# Where the pictures come from.
-
-
-def _of_dataset(dataset: Dataset) -> _SourceOf:
-    samples = {sample.path: sample for sample in dataset.samples}
-
-    def source(name: str) -> ImageSource:
-        if name not in samples:
-            raise ImageError("not in the data", name)
-        return dataset.source(samples[name])
-
-    return source
-
-
-def _of_path(run: Run, record: RunRecord, data: Path | str | None) -> _SourceOf | None:
-    """Reads what lies in the data, and only what is as it was when the run was made."""
-    if data is None and not (record.source and Path(record.source).exists()):
-        return None
-    remote = bool(record.config) and data is not None and load_config(run.path / CONFIG).data.remote
-    try:
-        opened = open_data(data if data is not None else Path(record.source), remote=remote)
-    except RegraftError:
-        if data is not None:
-            raise
-        return None
-    there = {found.path for found in opened.layout.found}
-    hashes = {row.get("path"): row.get("sha256") for row in _rows(run.path)}
-
-    def source(name: str) -> ImageSource:
-        if name not in there:
-            raise ImageError("not in the data", name)
-        content = opened.storage.read(name)
-        if hashes.get(name) != hashlib.sha256(content).hexdigest():
-            raise ImageError("not the image that it was", name)
-        return content
-
-    return source

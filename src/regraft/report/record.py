@@ -163,6 +163,10 @@ class RunRecord:
 
     def pictured(self) -> list[str]:
         """Names of all images of which a page shows a picture."""
+        return list(dict.fromkeys([*self.answered(), *(suspect.path for suspect in self.suspects[:SHOWN])]))
+
+    def answered(self) -> list[str]:
+        """Names of those that it shows for the answer: the worst, the best and the least sure."""
         told = self.told
         those = [] if told is None else [told.ids[i] for i in (*self.worst(), *self.best(), *self.doubtful())]
-        return list(dict.fromkeys([*those, *(suspect.path for suspect in self.suspects[:SHOWN])]))
+        return list(dict.fromkeys(those))

@@ -34,21 +34,32 @@ NUMBERS, DRAWN, ROWS = 24, 100, 40
 NOTES, PAIRS, CONFIG = 200, 20, 20_000
 
 
-def write_run_page(record: RunRecord, file: Path, thumbs: Mapping[str, str], *, instead: str = "not there") -> None:
+def write_run_page(
+    record: RunRecord,
+    file: Path,
+    thumbs: Mapping[str, str],
+    heat: Mapping[str, str] | None = None,
+    *,
+    instead: str = "not there",
+) -> None:
     """Write the page; the same record and thumbnails give the same page.
 
     Args:
         record: What to tell.
         file: The HTML file to write; replaced if it exists.
         thumbs: Pictures by image name, as data URIs; of `record.pictured()`, as far as they are there.
+        heat: The same under their heat maps, of the best and worst answers; None: they were not asked for.
         instead: What stands in the place of one that is not.
     """
-    write_text(file, run_page(record, thumbs, instead=instead))
+    write_text(file, run_page(record, thumbs, heat, instead=instead))
 
 
-def run_page(record: RunRecord, thumbs: Mapping[str, str], *, instead: str = "not there") -> str:
+def run_page(
+    record: RunRecord, thumbs: Mapping[str, str], heat: Mapping[str, str] | None = None, *, instead: str = "not there"
+) -> str:
     """The page as text; see `write_run_page`."""
     album = Album(thumbs, instead)
+    heat_album = None if heat is None else Album(heat, "no map")
     sections = [
         ("summary", "Summary", _summary(record)),
         ("data", "Data", _data(record)),
@@ -56,7 +67,7 @@ def run_page(record: RunRecord, thumbs: Mapping[str, str], *, instead: str = "no
         ("confusion", "What is taken for what", _confusion(record)),
         ("classes", "Each class", _per_class(record)),
         ("confidence", "Confidence", _confidence(record)),
-        ("pictures", "Best and worst", pictures(record, album) if record.told else _unknown(record)),
+        ("pictures", "Best and worst", pictures(record, album, heat_album) if record.told else _unknown(record)),
         ("suspects", "Labels that may be wrong", suspects(record, album) if record.told else _unknown(record)),
         *([("comparison", "Comparison", _comparison(record.comparison))] if record.comparison else []),
         ("reproduce", "How to make it again", _reproduce(record)),

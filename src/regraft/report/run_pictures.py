@@ -17,7 +17,7 @@ from regraft.report.words import percent
 NAMES = 200
 
 
-def pictures(record: RunRecord, album: Album) -> Html:
+def pictures(record: RunRecord, album: Album, heat: Album | None) -> Html:
     """The mistakes that it is surest of, the right answers that it is surest of, and those that it is least sure of."""
     groups = [
         ("Wrong, and sure of it", record.worst(), "No answer is wrong."),
@@ -26,22 +26,35 @@ def pictures(record: RunRecord, album: Album) -> Html:
     ]
     wanted = record.pictured()
     gone = sum(path not in album.thumbs for path in wanted)
+    said: list[Html] = []
+    if gone:
+        count = counted(len(wanted), "image")
+        words = f"{gone} of the {count} on this page cannot be read where the data was, or changed. "
+        command = tag("code", "regraft report RUN --data DATA")
+        said.append(tag("p", words, command, " shows them from where the data is now.", class_="muted"))
+    if heat and heat.thumbs:
+        words = (
+            "Beside each image, where the evidence for the answer lies (Grad-CAM): the brighter, the more of it. "
+            "The map is coarse, and says where the network looks, not what it sees there; "
+        )
+        command = tag("code", "regraft explain RUN IMAGE")
+        said.append(tag("p", words, command, " draws it large, also for other classes.", class_="muted"))
+    elif heat and gone < len(wanted):
+        said.append(_none("No heat maps: no stage of the backbone has places, or its weights are not with the run."))
+    pairs = heat if heat and heat.thumbs else None
     shown = [
         joined(
-            tag("h3", heading), list_of(_answers(record, those, album), class_="pictures") if those else _none(empty)
+            tag("h3", heading),
+            list_of(_answers(record, those, album, pairs), class_="pictures pairs" if pairs else "pictures")
+            if those
+            else _none(empty),
         )
         for heading, those, empty in groups
     ]
-    if not gone:
-        return joined(*shown)
-    words = (
-        f"{gone} of the {counted(len(wanted), 'image')} on this page cannot be read where the data was, or changed. "
-    )
-    command = tag("code", "regraft report RUN --data DATA")
-    return joined(tag("p", words, command, " shows them from where the data is now.", class_="muted"), *shown)
+    return joined(*said, *shown)
 
 
-def _answers(record: RunRecord, those: Iterable[int], album: Album) -> Iterator[Html]:
+def _answers(record: RunRecord, those: Iterable[int], album: Album, heat: Album | None) -> Iterator[Html]:
     told = record.told
     assert told is not None
     predicted, confidence = told.predicted, told.confidence
@@ -55,7 +68,7 @@ def _answers(record: RunRecord, those: Iterable[int], album: Album) -> Iterator[
                 tag("span", "said ", bidi(answer, 40), class_="tag"),
             ]
         verdict = tag("span", f"{word}, {percent(float(confidence[i]))}", class_=word)
-        yield _figure(record, told.ids[i], label, verdict, tags, album)
+        yield _figure(record, told.ids[i], label, verdict, tags, album, heat)
 
 
 def suspects(record: RunRecord, album: Album) -> Html:
@@ -92,14 +105,26 @@ def suspects(record: RunRecord, album: Album) -> Html:
     return joined(tag("p", about), list_of(figures, class_="pictures"), more)
 
 
-def _figure(record: RunRecord, path: str, label: str, detail: Html, tags: Sequence[Html], album: Album) -> Html:
+def _figure(
+    record: RunRecord,
+    path: str,
+    label: str,
+    detail: Html,
+    tags: Sequence[Html],
+    album: Album,
+    heat: Album | None = None,
+) -> Html:
     caption = tag(
         "figcaption",
         tag("span", detail, class_="detail"),
         tag("span", *tags, class_="tags"),
         tag("span", file_name(record.short(path)), class_="path"),
     )
-    return tag("figure", album.picture(path, f"{label}: {path.rsplit('/', 1)[-1]}"), caption)
+    name = f"{label}: {path.rsplit('/', 1)[-1]}"
+    picture = album.picture(path, name)
+    if heat is not None:
+        picture = tag("div", picture, heat.picture(path, f"evidence in {name}"), class_="pair")
+    return tag("figure", picture, caption)
 
 
 def names_of(items: Sequence[Html], summary: str) -> Html:

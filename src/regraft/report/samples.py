@@ -31,13 +31,13 @@ class SampleTile:
 
     Attributes:
         image: uint8 (H, W, 3).
-        label: Name of the true class.
+        label: Name of the true class; None where it is not known.
         predicted: Name of the predicted class.
         confidence: Its probability, 0..1.
     """
 
     image: np.ndarray
-    label: str
+    label: str | None
     predicted: str
     confidence: float
 
@@ -69,7 +69,7 @@ def choose_samples(predictions: Predictions, limit: int = 16) -> list[int]:
 
 
 def plot_samples(tiles: Sequence[SampleTile], path: Path, *, title: str = "") -> None:
-    """Draw a grid of images, framed green where the model is right and red where it is wrong.
+    """Draw a grid of images, framed green where the model is right, red where it is wrong, grey where nobody knows.
 
     Args:
         tiles: What to show, in reading order.
@@ -100,7 +100,7 @@ def plot_samples(tiles: Sequence[SampleTile], path: Path, *, title: str = "") ->
 
 def _draw_tile(axes: Axes, tile: SampleTile) -> None:
     is_right = tile.label == tile.predicted
-    colour = style.GREEN if is_right else style.RED
+    colour = style.FAINT if tile.label is None else style.GREEN if is_right else style.RED
     height, width = tile.image.shape[:2]
     axes.imshow(tile.image, aspect="equal")
     half = max(height, width) / 2  # the frame is a square with the whole image in its middle
@@ -110,18 +110,20 @@ def _draw_tile(axes: Axes, tile: SampleTile) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set(color=colour, linewidth=4)
-    verdict = f"{'✓ right' if is_right else '✗ wrong'}, {tile.confidence:.0%}".replace("%", " %")
+    said = "" if tile.label is None else "✓ right, " if is_right else "✗ wrong, "
+    verdict = f"{said}{100 * tile.confidence:.0f} %"
     for text, drop, size, ink in (
         (_caption(tile), -8, style.TEXT_SIZE, style.INK),
-        (verdict, -29, style.SMALL_SIZE, colour),
+        (verdict, -29, style.SMALL_SIZE, style.MUTED if tile.label is None else colour),
     ):
         style.write(axes, text, (0.5, 0), (0, drop), size=size, colour=ink, align="center", below=True)
 
 
 def _caption(tile: SampleTile) -> str:
-    label, predicted = style.drawable(tile.label), style.drawable(tile.predicted)
-    if tile.label == tile.predicted:
-        return shorten(label, _CAPTION_WIDTH)
+    predicted = style.drawable(tile.predicted)
+    if tile.label is None or tile.label == tile.predicted:
+        return shorten(predicted, _CAPTION_WIDTH)
+    label = style.drawable(tile.label)
     room = _CAPTION_WIDTH - 3
     label = shorten(label, max(room // 2, room - display_width(predicted)))
     return f"{label} → {shorten(predicted, room - display_width(label))}"
