@@ -11,10 +11,10 @@ import regraft
 
 FROZEN = [
     "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "explain", "audit_evidence",
-    "cross_validate", "compare", "write_report", "tune", "learning_curve",
+    "export", "verify", "cross_validate", "compare", "write_report", "tune", "learning_curve",
     "Augmentation", "BadFile", "Classifier", "Comparison", "CrossValidation", "Dataset", "Evaluation", "EvidenceAudit",
-    "Explanation", "Finding", "Inspection", "LearningCurve", "Prediction", "Predictions", "RegraftError", "Run",
-    "Sample", "Split", "Tuning", "__version__",
+    "Explanation", "ExportedModel", "Finding", "Inspection", "LearningCurve", "Prediction", "Predictions",
+    "RegraftError", "Run", "Sample", "Split", "Tuning", "__version__",
 ]  # fmt: skip
 
 

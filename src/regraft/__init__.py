@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from regraft.errors import RegraftError
     from regraft.evaluation.metrics import Evaluation
     from regraft.evaluation.predictions import Predictions
+    from regraft.exporting.exported import ExportedModel
     from regraft.models.classifier import Classifier, build
     from regraft.models.inference import Prediction
     from regraft.pipeline.compare import Comparison, compare
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from regraft.pipeline.evaluate import evaluate
     from regraft.pipeline.evidence import EvidenceAudit, audit_evidence
     from regraft.pipeline.explain import Explanation, explain
+    from regraft.pipeline.export import export, verify
     from regraft.pipeline.inspect import inspect
     from regraft.pipeline.learning_curve import LearningCurve, learning_curve
     from regraft.pipeline.predict import predict
@@ -54,6 +56,7 @@ _HOMES = {
     "Evaluation": "regraft.evaluation.metrics",
     "EvidenceAudit": "regraft.pipeline.evidence",
     "Explanation": "regraft.pipeline.explain",
+    "ExportedModel": "regraft.exporting.exported",
     "Finding": "regraft.data.audit",
     "Inspection": "regraft.data.audit",
     "LearningCurve": "regraft.pipeline.learning_curve",
@@ -70,6 +73,7 @@ _HOMES = {
     "audit_evidence": "regraft.pipeline.evidence",
     "evaluate": "regraft.pipeline.evaluate",
     "explain": "regraft.pipeline.explain",
+    "export": "regraft.pipeline.export",
     "folds": "regraft.data.split",
     "inspect": "regraft.pipeline.inspect",
     "learning_curve": "regraft.pipeline.learning_curve",
@@ -79,6 +83,7 @@ _HOMES = {
     "split": "regraft.data.split",
     "train": "regraft.pipeline.train",
     "tune": "regraft.pipeline.tune",
+    "verify": "regraft.pipeline.export",
     "write_report": "regraft.pipeline.report",
 }
 
@@ -94,6 +99,8 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "predict",
     "explain",
     "audit_evidence",
+    "export",
+    "verify",
     "cross_validate",
     "compare",
     "write_report",
@@ -108,6 +115,7 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "Evaluation",
     "EvidenceAudit",
     "Explanation",
+    "ExportedModel",
     "Finding",
     "Inspection",
     "LearningCurve",

@@ -78,6 +78,10 @@ class RunError(RegraftError):
     """A run's folder is missing, damaged or in use."""
 
 
+class ExportError(RegraftError):
+    """A model could not be written in a format, or one that was written does not answer as it must, or is damaged."""
+
+
 class TrainingError(RegraftError):
     """Training cannot go on."""
 

@@ -23,6 +23,7 @@ from regraft.cli import (
     demo,
     evaluate,
     explain,
+    export,
     inspect,
     learning_curve,
     predict,
@@ -31,6 +32,7 @@ from regraft.cli import (
     summary,
     train,
     tune,
+    verify,
 )
 from regraft.cli.output import fail
 from regraft.errors import RegraftError
@@ -48,7 +50,7 @@ app = typer.Typer(
 )
 _VERBS = (
     demo, inspect, split, clean, train, tune, crossval, compare, learning_curve, evaluate, report, predict, explain,
-    summary,
+    export, verify, summary,
     backbones, config, cache,
 )  # fmt: skip
 for verb in _VERBS:

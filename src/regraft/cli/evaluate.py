@@ -1,4 +1,4 @@
-"""`regraft evaluate RUN [DATA]`."""
+"""`regraft evaluate RUN|EXPORT [DATA]`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from regraft.data.dataset import Dataset
     from regraft.evaluation.predictions import Predictions
     from regraft.models.classifier import Classifier
-    from regraft.models.inference import Tta
+    from regraft.models.inference import Predictor, Tta
     from regraft.training.progress import Listener
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of an export.")],
     data: Annotated[
         str | None,
         typer.Argument(help="Labelled images; default: the run's own test images, as predicted at its end."),
@@ -47,6 +47,7 @@ def command(
     from regraft.errors import UsageError
     from regraft.evaluation.comparison import SIGNIFICANT, paired_difference
     from regraft.evaluation.metrics import evaluate
+    from regraft.exporting.exported import ExportedModel, is_export
     from regraft.models.inference import check_tta
     from regraft.pipeline.evaluate import labelled
     from regraft.pipeline.run import load
@@ -59,11 +60,16 @@ def command(
     views = check_tta(tta)
     if views != "none" and data is None:
         raise UsageError(f"--tta {views} needs DATA: the predictions that the run keeps are of the plain images.")
-    loaded = load(run)
+    exported = is_export(run)
+    if exported and data is None:
+        raise UsageError(f"{run} is an export and keeps no predictions; name the DATA.")
+    loaded = load(run) if not exported else None
+    model: Classifier | Predictor = ExportedModel(run) if loaded is None else loaded.classifier
     screen = console(json)
     gain: dict[str, Any] | None = None
     bad: list[dict[str, str]] = []
     if data is None:
+        assert loaded is not None
         present = set(loaded.predictions.parts)
         chosen = part or ("test" if "test" in present else "val")
         if chosen not in present:
@@ -74,16 +80,16 @@ def command(
         with listening(screen) as listener:
             dataset = labelled(
                 data,
-                loaded.classifier,
+                model,
                 part,
                 on_bad=on_bad,
                 remote=remote,
                 progress=lambda done, total: listener.work("scan", done, total, "images"),
             )
-            predictions, milliseconds = _predicted(loaded.classifier, dataset, "none", listener)
+            predictions, milliseconds = _predicted(model, dataset, "none", listener)
             if views != "none":
                 plain, plain_milliseconds = predictions, milliseconds
-                predictions, milliseconds = _predicted(loaded.classifier, dataset, views, listener)
+                predictions, milliseconds = _predicted(model, dataset, views, listener)
                 gain = {
                     "tta": views,
                     "plain_accuracy": evaluate(plain).accuracy,
@@ -118,7 +124,9 @@ def command(
         screen.print(f"[yellow]left out[/yellow] {escape(file['path'])}: {escape(file['reason'])}")
 
 
-def _predicted(classifier: Classifier, dataset: Dataset, views: Tta, listener: Listener) -> tuple[Predictions, float]:
+def _predicted(
+    classifier: Classifier | Predictor, dataset: Dataset, views: Tta, listener: Listener
+) -> tuple[Predictions, float]:
     """The predictions, and how many milliseconds an image took from its file."""
     from regraft.pipeline.evaluate import predict_dataset
 

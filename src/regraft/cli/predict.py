@@ -1,4 +1,4 @@
-"""`regraft predict RUN IMAGE...`."""
+"""`regraft predict RUN|EXPORT IMAGE...`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from regraft.cli.output import console, err, listening
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from regraft.models.inference import Prediction
+    from regraft.models.classifier import Classifier
+    from regraft.models.inference import Prediction, Predictor
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of an export.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Images for one pass of the network.")] = 32,
@@ -57,22 +58,33 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, as the answers come.")] = False,
 ) -> None:
     """The likeliest classes of each image, in the order given; a bad file is reported at the end (exit code 1)."""
-    from regraft.errors import RegraftError
+    from regraft.errors import RegraftError, UsageError
+    from regraft.exporting.exported import ExportedModel, is_export
     from regraft.files import replacing
-    from regraft.models.inference import check_tta
+    from regraft.models.inference import check_tta, predict_images
     from regraft.pipeline.predict import expand
     from regraft.pipeline.run import load
 
     views = check_tta(tta)
     files = expand(images)
-    loaded = load(run)
     screen = console(json)
-    count = min(top, len(loaded.classes))
-    doubt = _Doubt(
-        None if sure is None else loaded.threshold(sure).threshold,
-        None if cover is None else loaded.least_probability(cover),
-        None if unknown is None else loaded.least_familiarity(unknown),
-    )
+    model: Classifier | Predictor
+    sure_from = None
+    if is_export(run):
+        asked = {"--sure": sure, "--cover": cover, "--unknown": unknown}
+        if given := [name for name, value in asked.items() if value is not None]:
+            raise UsageError(f"{', '.join(given)} is for runs: {run} is an export, without its validation images.")
+        model, doubt = ExportedModel(run), _Doubt(None, None, None)
+    else:
+        loaded = load(run)
+        sure_from = None if sure is None else loaded.threshold(sure)
+        doubt = _Doubt(
+            None if sure_from is None else sure_from.threshold,
+            None if cover is None else loaded.least_probability(cover),
+            None if unknown is None else loaded.least_familiarity(unknown),
+        )
+        model = loaded.classifier
+    count = min(top, len(model.classes))
     failed: list[Prediction] = []
     with ExitStack() as stack:
         emit: list[Callable[[Prediction], None]] = []
@@ -88,11 +100,11 @@ def command(
             temporary = stack.enter_context(replacing(csv))
             handle = stack.enter_context(temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
             writer = csv_module.writer(handle, lineterminator="\n")
-            names = [f"p({name})" for name in loaded.classes]
+            names = [f"p({name})" for name in model.classes]
             writer.writerow(["path", "label", "confidence", *doubt.columns, *names, "error"])
             emit.append(lambda prediction: writer.writerow(_row(prediction, doubt)))
         with listening(err) as listener:
-            for done, prediction in enumerate(loaded.stream(files, batch_size=batch_size, tta=views), start=1):
+            for done, prediction in enumerate(predict_images(model, files, batch_size=batch_size, tta=views), start=1):
                 for write in emit:
                     write(prediction)
                 if prediction.error is not None:
@@ -101,8 +113,8 @@ def command(
                     listener.work("predict", done, len(files), "images")
     if table:
         screen.print(table)
-        if sure is not None:
-            found = loaded.threshold(sure)
+        if sure_from is not None:
+            found = sure_from
             low, high = found.accuracy_interval
             screen.print(
                 f"[dim]Sure is a confidence of {100 * found.threshold:.1f} % or more: {100 * found.coverage:.0f} % of "

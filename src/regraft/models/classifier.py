@@ -155,7 +155,7 @@ class Classifier(nn.Module):
     def activations(self, pixels: torch.Tensor, boundary: int) -> Hidden:
         """Run the prefix: normalise, then the stages below `boundary`."""
         values = ((pixels.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.between(Hidden(values, values.new_empty(len(values), 0)), 0, boundary)
+        return self.between(Hidden(values, values.new_empty(values.shape[0], 0)), 0, boundary)
 
     def between(self, hidden: Hidden, first: int, last: int) -> Hidden:
         """Run the stages `first` to `last` - 1 on activations at `first`."""

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from regraft.data.decode import MAX_PIXELS, ImageSource
+from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError, UsageError
 from regraft.models.classifier import Classifier
 
@@ -64,6 +65,21 @@ class Prediction:
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
+class Predictor(Protocol):
+    """What predicts in another runtime than PyTorch."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in output order."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image file becomes the input."""
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes)."""
+
+
 def check_tta(name: str) -> Tta:
     """The name as one of `Tta`.
 
@@ -83,7 +99,7 @@ def one_or_many(sources: ImageSource | Iterable[ImageSource]) -> Iterable[ImageS
 
 
 def predict_images(
-    model: Classifier,
+    model: Classifier | Predictor,
     sources: Iterable[ImageSource],
     *,
     batch_size: int = 32,
@@ -94,7 +110,7 @@ def predict_images(
     """Predict any number of images as a stream.
 
     Args:
-        model: In any mode; it is used for inference and left as it was.
+        model: In any mode; it is used for inference and left as it was. Or what predicts in another runtime.
         sources: Paths, encoded bytes or arrays; read as they are needed.
         batch_size: Images for one pass of the network.
         max_pixels: Larger images count as unreadable.
@@ -106,6 +122,8 @@ def predict_images(
         One `Prediction` a source, in order.
     """
     check_tta(tta)
+    if tta != "none" and not isinstance(model, Classifier):
+        raise UsageError(f"tta = {tta!r} is for runs; an export answers for the plain image.")
     count = workers or os.cpu_count() or 1
     waiting: deque[tuple[str, Future[np.ndarray | str]]] = deque()
     batch: list[tuple[str, np.ndarray | str]] = []
@@ -173,7 +191,7 @@ def _views(pixels: torch.Tensor, tta: Tta) -> Iterator[torch.Tensor]:
         yield crop.flip(3)
 
 
-def _read(model: Classifier, source: ImageSource, max_pixels: int) -> np.ndarray | str:
+def _read(model: Classifier | Predictor, source: ImageSource, max_pixels: int) -> np.ndarray | str:
     try:
         return model.preprocessing(source, max_pixels=max_pixels)
     except ImageError as error:
@@ -185,12 +203,17 @@ def _next(waiting: deque[tuple[str, Future[np.ndarray | str]]]) -> tuple[str, np
     return name, future.result()
 
 
-def _answer(model: Classifier, batch: list[tuple[str, np.ndarray | str]], tta: Tta) -> Iterator[Prediction]:
+def _answer(model: Classifier | Predictor, batch: list[tuple[str, np.ndarray | str]], tta: Tta) -> Iterator[Prediction]:
     good = [pixels for _, pixels in batch if not isinstance(pixels, str)]
     rows: Iterator[tuple[np.ndarray, float | None, float | None]] = iter(())
     if good:
-        probabilities, distances = infer(model, torch.from_numpy(np.stack(good)).permute(0, 3, 1, 2), tta=tta)
-        shares = None if distances is None or model.familiarity is None else model.familiarity.share(distances)
+        shares = distances = None
+        if isinstance(model, Classifier):
+            probabilities, distances = infer(model, torch.from_numpy(np.stack(good)).permute(0, 3, 1, 2), tta=tta)
+            if distances is not None and model.familiarity is not None:
+                shares = model.familiarity.share(distances)
+        else:
+            probabilities = model.probabilities(np.stack(good))
         unknown = [None] * len(good)
         rows = zip(
             probabilities,

@@ -18,12 +18,12 @@ from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, Tta, predict_images
+from regraft.models.inference import Prediction, Predictor, Tta, predict_images
 from regraft.pipeline.run import Run
 
 
 def evaluate(
-    model: Run | Classifier | Predictions,
+    model: Run | Classifier | Predictor | Predictions,
     data: Dataset | Split | Path | str | None = None,
     *,
     part: Part | None = None,
@@ -31,7 +31,7 @@ def evaluate(
     """Evaluate on labelled images.
 
     Args:
-        model: A run, a model, or predictions that exist already.
+        model: A run, a model, an export, or predictions that exist already.
         data: Labelled images, or a path that `scan` takes. Without it, the predictions that a run keeps are evaluated.
         part: Of data that comes in parts; default: test where there is one, else everything (val, of a run's own).
 
@@ -51,7 +51,7 @@ def evaluate(
 
 def labelled(
     data: Dataset | Split | Path | str,
-    classifier: Classifier,
+    classifier: Classifier | Predictor,
     part: Part | None = None,
     *,
     on_bad: OnBad = "skip",
@@ -82,7 +82,7 @@ def labelled(
 
 
 def predict_dataset(
-    classifier: Classifier,
+    classifier: Classifier | Predictor,
     dataset: Dataset,
     *,
     batch_size: int = 32,
@@ -98,7 +98,7 @@ def predict_dataset(
 
 
 def answers_for(
-    classifier: Classifier,
+    classifier: Classifier | Predictor,
     dataset: Dataset,
     *,
     batch_size: int = 32,

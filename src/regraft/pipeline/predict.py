@@ -1,4 +1,4 @@
-"""Predict images with a run or a model."""
+"""Predict images with a run, a model or an export."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from regraft.data.decode import ImageSource
 from regraft.data.layout import find_images
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, Tta, one_or_many, predict_images
+from regraft.models.inference import Prediction, Predictor, Tta, one_or_many, predict_images
 from regraft.pipeline.run import Run
 
 
 def predict(
-    model: Run | Classifier,
+    model: Run | Classifier | Predictor,
     sources: ImageSource | Iterable[ImageSource],
     *,
     batch_size: int = 32,
@@ -23,7 +23,7 @@ def predict(
     """Predict one image or many.
 
     Args:
-        model: A run or a model.
+        model: A run, a model, or an export.
         sources: Paths, encoded bytes or arrays, or one of these; a file that cannot be read gets an answer
             that says so.
         batch_size: Images for one pass of the network.

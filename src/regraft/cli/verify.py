@@ -1,0 +1,30 @@
+"""`regraft verify EXPORT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from regraft.cli.output import console, print_json
+
+
+def command(
+    export: Annotated[Path, typer.Argument(help="The folder of an export.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Check that an export is whole and answers as it did, on the images that travel with it (exit code 1 if not)."""
+    screen = console(json)
+    with screen.status("Starting"):
+        from regraft.pipeline.export import verify
+
+        parity = verify(export)
+    if json:
+        print_json(parity.to_json())
+        return
+    screen.print(
+        f"{escape(str(export))}: its files are those that were exported; on {parity.images} images it answers as the "
+        f"run did (largest difference of a probability {parity.largest_difference:.1e})."
+    )

@@ -1,0 +1,103 @@
+"""An export: a folder that holds a model in one format, and all that is needed to use and to check it.
+
+Enters: such a folder. Leaves: an `ExportedModel` that predicts in the format's own runtime.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.data.preprocessing import Preprocessing
+from regraft.errors import ExportError, UsageError
+from regraft.exporting.checks import check_file
+from regraft.exporting.formats import FORMATS, Runtime
+from regraft.files import sha256_of
+
+DESCRIPTION, PARITY, SCRIPT, GOLDEN = "export.json", "parity.json", "predict.py", "golden"
+FORMAT = 1
+
+
+class ExportedModel:
+    """A model in another format.
+
+    Attributes:
+        path: The export's folder.
+        description: What `export.json` says.
+        classes: Class names in output order.
+        preprocessing: How an image file becomes the input.
+        runtime: What runs it.
+    """
+
+    familiarity = None
+
+    def __init__(self, path: Path | str, *, threads: int = 0) -> None:
+        """Check the files and load them.
+
+        Raises:
+            UsageError: There is no such folder.
+            ExportError: It holds no export, or one that is damaged, changed or hostile.
+            MissingExtraError: The format's runtime is not installed.
+        """
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise UsageError(f"{self.path} is no folder. Expected that of an export; `regraft export RUN` makes one.")
+        self.description = _description(self.path / DESCRIPTION)
+        self.classes: tuple[str, ...] = tuple(self.description["classes"])
+        self.preprocessing = Preprocessing.from_json(self.description["preprocessing"])
+        form = FORMATS[self.description["format"]]
+        for name in form.files:
+            check_file(self.path / name)
+            if self.description["sha256"].get(name) != sha256_of(self.path / name):
+                raise ExportError(f"{self.path / name} is not the file that was exported: its SHA-256 differs.")
+        self.runtime: Runtime = form.open(self.path, threads)
+
+    def __repr__(self) -> str:
+        """Name the folder."""
+        return f"ExportedModel({str(self.path)!r})"
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes).
+
+        Raises:
+            ExportError: The runtime gave something else.
+        """
+        try:
+            found = self.runtime(images)
+        except Exception as error:  # each runtime has classes of its own
+            raise ExportError(f"{self.path} could not be run: {str(error).splitlines()[0]}") from error
+        if found.shape != (len(images), len(self.classes)):
+            shape = " x ".join(map(str, found.shape))
+            raise ExportError(f"{self.path} gives {shape} numbers; expected {len(images)} x {len(self.classes)}.")
+        return found.astype(np.float64)
+
+
+def is_export(path: Path) -> bool:
+    """Whether a folder says that it is an export."""
+    return (path / DESCRIPTION).is_file()
+
+
+def _description(file: Path) -> dict[str, Any]:
+    check_file(file)
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] = {
+            "classes": [str(name) for name in value["classes"]],
+            "preprocessing": dict(value["preprocessing"]),
+            "format": str(value["format"]),
+            "sha256": {str(k): str(v) for k, v in value["sha256"].items()},
+        }
+        Preprocessing.from_json(found["preprocessing"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ExportError(f"{file} is damaged: {error!r}. Export the run again.") from error
+    if value.get("version") != FORMAT or found["format"] not in FORMATS:
+        raise ExportError(
+            f"{file} is of format {found['format']!r}, version {value.get('version')!r}; expected version {FORMAT} of "
+            f"{', '.join(FORMATS)}."
+        )
+    if not 8 <= found["preprocessing"]["size"] <= 4096:
+        raise ExportError(f"{file} wants images of {found['preprocessing']['size']} pixels; expected 8 to 4096.")
+    return {**value, **found}

@@ -1,0 +1,192 @@
+"""Exports, from the run to the answers in another runtime, and what is refused on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from terminal import regraft
+
+from regraft.data.dataset import Split
+from regraft.errors import ExportError, UsageError
+from regraft.exporting.exported import ExportedModel
+from regraft.exporting.formats import FORMATS, Onnx
+from regraft.exporting.network import DeployedNetwork, Precision
+from regraft.exporting.parity import compare_answers
+from regraft.models.classifier import build
+from regraft.pipeline.export import export, verify
+from regraft.pipeline.run import Run, load
+from regraft.pipeline.train import train
+
+SMALL = ("--image-size", 48, "--finetune-epochs", 0, "--set", "data.val=0.25", "--set", "data.test=0.25")
+
+
+@pytest.fixture(scope="module")
+def run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("export") / "run"
+    done = regraft("train", squares_folder, "--out", out, *SMALL)
+    assert done.returncode == 0, done.stderr
+    return load(out)
+
+
+@pytest.fixture(scope="module")
+def exports(run: Run) -> dict[str, Path]:
+    """All formats in float32, by the command."""
+    done = regraft("export", run.path, "--to", ",".join(FORMATS), "--json")
+    assert done.returncode == 0, done.stderr
+    return {Path(path).name: Path(path) for path in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_an_export_answers_as_the_run(name: str, run: Run, exports: dict[str, Path], squares_folder: Path) -> None:
+    parity = json.loads((exports[name] / "parity.json").read_text())
+    assert parity["images"] == len(run.predictions.part("val"))
+    assert parity["agreement"] == 1
+    assert parity["largest_difference"] < 1e-4
+    assert parity["faults"] == []
+    assert parity["accuracy"] == parity["model_accuracy"]
+    assert min(parity["milliseconds"].values()) > 0
+    # From the command, for files of any number.
+    files = sorted((squares_folder / "green").iterdir())[:5]
+    for count in (1, 5):
+        told = [
+            json.loads(line) for line in regraft("predict", exports[name], *files[:count], "--json").stdout.splitlines()
+        ]
+        expected = run.predict(files[:count])
+        assert [row["label"] for row in told] == [p.label for p in expected]
+        assert [row["confidence"] for row in told] == pytest.approx([p.confidence for p in expected], abs=1e-4)
+    measured = json.loads(regraft("evaluate", exports[name], squares_folder, "--json").stdout)
+    own = json.loads(regraft("evaluate", run.path, squares_folder, "--json").stdout)
+    assert measured["accuracy"] == own["accuracy"]
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_an_export_works_alone_and_elsewhere(
+    name: str, run: Run, exports: dict[str, Path], squares_folder: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "elsewhere"
+    shutil.copytree(exports[name], place)
+    told = regraft("verify", place)
+    assert told.returncode == 0, told.stderr
+    assert "answers as the run did" in told.stdout
+    file = squares_folder / "red" / "03.png"
+    done = subprocess.run(
+        [sys.executable, "-I", place / "predict.py", file], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    expected = run.predict(file)[0]
+    path, label, confidence = done.stdout.split()
+    assert (path, label) == (str(file), expected.label)
+    assert float(confidence) == pytest.approx(expected.confidence, abs=1e-3)
+    assert "regraft" not in (place / "predict.py").read_text()
+
+
+def test_the_graph_carries_its_classes(run: Run, exports: dict[str, Path]) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exports["onnx"] / "model.onnx", providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(run.classes)
+    (given,) = session.get_inputs()
+    assert (given.name, given.shape, given.type) == ("images", ["batch", 48, 48, 3], "tensor(uint8)")
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_half_precision_is_half_the_size(name: str, run: Run, exports: dict[str, Path], tmp_path: Path) -> None:
+    (done,) = export(run, name, precision="fp16", out=tmp_path)
+    assert done.path == tmp_path / f"{name}-fp16"
+    whole = json.loads((exports[name] / "parity.json").read_text())
+    assert done.megabytes < 0.6 * whole["megabytes"]
+    assert 0 < done.parity.largest_difference < 0.05
+    assert verify(done.path).agreement == 1
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden/expected.json", "golden/0.png", "export.json"])
+def test_what_was_changed_is_refused(name: str, exports: dict[str, Path], tmp_path: Path) -> None:
+    place = tmp_path / "changed"
+    shutil.copytree(exports["onnx"], place)
+    content = bytearray((place / name).read_bytes())
+    content[len(content) // 2] ^= 1 << 6
+    (place / name).write_bytes(bytes(content))
+    with pytest.raises(ExportError):
+        verify(place)
+    assert regraft("verify", place).returncode == 1
+
+
+def test_an_export_that_answers_otherwise_is_not_kept(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Onnx.write
+
+    def wrong(self: Onnx, network: DeployedNetwork, folder: Path, precision: Precision, metadata: object) -> None:
+        network.model.head.classifier.bias.data[0] += 0.01
+        right(self, network, folder, precision, metadata)  # type: ignore[arg-type]  # a mapping
+
+    monkeypatch.setattr(Onnx, "write", wrong)
+    with pytest.raises(ExportError, match=r"does not answer as the run does: a probability differs .* Differing: "):
+        export(run, "onnx", out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx.rejected.json"]
+    told = json.loads((tmp_path / "onnx.rejected.json").read_text())
+    assert told["faults"]
+    assert set(told["differing"]) <= set(run.predictions.part("val").ids)
+
+
+def test_wrong_requests(run: Run, exports: dict[str, Path], squares_folder: Path, tmp_path: Path) -> None:
+    for arguments, words in (
+        (("export", run.path, "--to", "onyx"), "Did you mean onnx"),
+        (("export", run.path, "--to", "onnx", "--precision", "fp8"), "Unknown precision"),
+        (("export", run.path, "--to", "exported-program", "--precision", "fp16"), "expected fp32"),
+        (("export", run.path, "--to", "onnx"), "is there already"),
+        (("verify", tmp_path / "none"), "is no folder"),
+        (("evaluate", exports["onnx"]), "name the DATA"),
+        (("predict", exports["onnx"], squares_folder / "red", "--sure", 0.9), "--sure is for runs"),
+        (("predict", exports["onnx"], squares_folder / "red", "--tta", "flip"), "is for runs"),
+    ):
+        done = regraft(*arguments)
+        assert done.returncode == 2, done.stdout
+        assert words in done.stderr
+    assert regraft("verify", run.path).returncode == 1
+
+
+def test_an_export_needs_the_images_of_the_run(squares_split: Split, tmp_path: Path) -> None:
+    model = build("mobilenetv2", classes=squares_split.classes, weights="none", image_size=32)
+    run = train(model, squares_split, out=tmp_path / "run", finetune_epochs=0)
+    with pytest.raises(UsageError, match="Expected --data"):
+        export(run, "onnx")
+
+
+def test_differences_are_counted_and_named() -> None:
+    model = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
+    other = model + np.array([[0.0, 0.0], [-0.2, 0.2], [5e-5, -5e-5], [np.nan, 0.0]])
+    labels = np.array([0, 0, 1, 0])
+    parity = compare_answers(["a", "b", "c", "d"], labels, model, other.astype(np.float32), "fp32")
+    assert parity.agreement == 0.75
+    assert parity.differing == ("d", "b")
+    assert parity.accuracy_difference == pytest.approx(-0.25)
+    assert len(parity.faults) == 3
+    assert compare_answers(["a", "b", "c", "d"], labels, model, model, "fp32").faults == []
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv2", "vit_tiny_patch16_224"])
+def test_other_backbones_export(backbone: str, tmp_path: Path) -> None:
+    model = build(backbone, classes=("a", "b", "c"), weights="none", image_size=64)
+    network = DeployedNetwork(model)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    import torch
+
+    expected = network(torch.from_numpy(images)).numpy()
+    for name in ("onnx", "exported-program"):
+        form = FORMATS[name]
+        form.write(network, tmp_path, "fp32", {"classes": "[]"})
+        assert np.abs(form.open(tmp_path)(images) - expected).max() < 1e-5
+
+
+def test_an_exported_model_says_what_it_is(exports: dict[str, Path], run: Run) -> None:
+    model = ExportedModel(exports["onnx"], threads=1)
+    assert model.classes == run.classes
+    with pytest.raises(ExportError, match="could not be run"):
+        model.probabilities(np.zeros((1, 3, 48, 48), np.uint8))
