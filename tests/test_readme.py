@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from terminal import regraft
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,6 +37,11 @@ def test_the_two_commands_are_the_makefiles() -> None:
     for command in ("regraft demo", "tests/gate.py"):
         assert command in makefile
         assert command in README
+
+
+def test_the_command_is_there() -> None:
+    done = subprocess.run([Path(sys.executable).parent / "regraft"], capture_output=True, text=True, check=False)
+    assert "Start with regraft demo" in done.stdout + done.stderr
 
 
 def test_python_code_runs(place: Path) -> None:
@@ -69,13 +75,7 @@ def test_commands_run(place: Path) -> None:
         command = command.replace("--unknown 0.01", "--unknown 0.3")  # so few validation images know no hundredth
         program, *arguments = shlex.split(command.partition(">")[0])
         assert program == "regraft"
-        done = subprocess.run(
-            [Path(sys.executable).parent / "regraft", *arguments],
-            cwd=place,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = regraft(*arguments, cwd=place)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         if ">" in command:
             (place / command.partition(">")[2].strip()).write_text(done.stdout)

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from terminal import regraft as regraft_command
 
 import regraft
 from regraft.config import load_config
@@ -62,22 +61,13 @@ def test_what_cannot_be_done(found, squares_folder: Path, tmp_path: Path) -> Non
         regraft.learning_curve(tmp_path, config=SMALL)
 
 
-def test_the_command(squares_folder: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "regraft.cli",
-        "learning-curve",
-        str(squares_folder),
-        "--set",
-        "model.image_size=32",
-    ]
-    done = subprocess.run([*command, "--no-each", "--repeats", "1"], capture_output=True, text=True, check=False)
+def test_the_command(squares_folder: Path) -> None:
+    command = ["learning-curve", squares_folder, "--set", "model.image_size=32", "--no-each"]
+    done = regraft_command(*command, "--repeats", 1)
     assert done.returncode == 0, done.stderr
     for words in ("extrapolated", "Twice the images of all classes", "green", "--each", "without fine-tuning"):
         assert words in done.stdout
-    done = subprocess.run([*command, "--json", "--no-each"], capture_output=True, text=True, check=False)
-    assert json.loads(done.stdout)["classes"][0]["gain_alone"] is None
+    assert json.loads(regraft_command(*command, "--json").stdout)["classes"][0]["gain_alone"] is None
 
 
 @pytest.mark.parametrize("classes", [2, 60])
