@@ -88,6 +88,11 @@ def _function(model: onnx.ModelProto) -> None:
     )
 
 
+def _bomb(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2**40], np.int64), "shape"))
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["shape"], ["much"]))
+
+
 def _type(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].data_type = 99
 
@@ -105,6 +110,7 @@ ONNX: dict[str, tuple[bytes, str]] = {
     "an enormous tensor": (onnx_bytes(_dims(2**40, 2**20)), "says that it has"),
     "a tensor of negative size": (onnx_bytes(_dims(-4, 2)), "has the sizes"),
     "a tensor that overflows": (onnx_bytes(_dims(2**62, 4)), "says that it has"),
+    "memory out of nothing": (onnx_bytes(_bomb), "values of nothing"),
     "a tensor of no type": (onnx_bytes(_type), "no known type"),
     "an operation from elsewhere": (onnx_bytes(_domain), "code from elsewhere"),
     "a standard operation of its own": (onnx_bytes(_function), "in the place of a standard operation"),
@@ -147,6 +153,9 @@ OPENVINO: dict[str, tuple[str, str]] = {
     "another document": ("<html></html>", "begins with 'html'"),
     "entities": (net(layer(), before=ENTITIES), "entities"),
     "an entity of a file": (net(before='<!doctype x [<!entity f SYSTEM "file:///etc/passwd">]>'), "entities"),
+    "another name space": (net(layer()).replace("<layers>", '<layers xmlns="e">'), "plain UTF-8"),
+    "two graphs": (net(layer()).replace("</net>", "<layers></layers></net>"), "no OpenVINO model"),
+    "another encoding": (net(layer()).replace("?>", ' encoding="utf-16"?>'), "plain UTF-8"),
     "an operation from elsewhere": (net(layer("Run", "extension")), "code from elsewhere"),
     "weights beyond the end": (net(layer(offset=4096)), "lies outside"),
     "weights before the beginning": (net(layer(offset=-16)), "lies outside"),
@@ -198,9 +207,20 @@ PROGRAM: dict[str, tuple[bytes, str]] = {
     "a pickle among the inputs": (program({"data/sample_inputs/model.pt": pickle.dumps(Bomb())}), "brings a pickle"),
     "pickled weights": (
         program({"data/weights/model_weights_config.json": b'{"config": {"w": {"use_pickle": true}}}'}), "a pickle"),
-    "a library": (program({"data/aotinductor/model/model.so": b"\x7fELF"}), "brings code"),
-    "an object of its own": (program({"data/custom_objs/obj_0": b"x"}), "brings code"),
-    "a script": (program({"extra/setup.py": b"import os"}), "brings code"),
+    "a library": (program({"data/aotinductor/model/model.so": b"\x7fELF"}), "no part of a model"),
+    "an object of its own": (program({"data/custom_objs/obj_0": b"x"}), "no part of a model"),
+    "a script": (program({"extra/setup.py": b"import os"}), "no part of a model"),
+    "an object to unpickle": (program({"data/constants/opaque_obj_0": pickle.dumps(Bomb())}), "no part of a model"),
+    "an object by its config": (
+        program({"data/constants/model_constants_config.json": b'{"config": {"c": {"path_name": "opaque_obj_0"}}}'}),
+        "brings a pickle"),
+    "weights of the old kind": (program({"data/weights/model.pt": pickle.dumps(Bomb())}), "no part of a model"),
+    "an archive of the old kind": (program({"serialized_state_dict.pt": pickle.dumps(Bomb())}), "no part of a model"),
+    "inputs in other letters": (
+        program({"Data/Sample_inputs/model2.pt": pickle.dumps(Bomb())}), "no part of a model"),
+    "a graph in other letters": (program({"models/model.JSON": b"{}"}), "name"),
+    "a walk to any function": (program(_call("_operator.attrgetter")), "calls"),
+    "any file": (program(_call("torch.ops.aten.from_file.default")), "calls"),
     "a path upwards": (program({"../../evil": b"x"}), "an entry of the name"),
     "an absolute path": (program({"/etc/cron.d/evil": b"x"}), "an entry of the name"),
     "a path of Windows": (program({"C:\\evil": b"x"}), "an entry of the name"),

@@ -6,18 +6,24 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 from terminal import regraft
 
 from regraft.data.dataset import Split
+from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ExportError, UsageError
 from regraft.exporting.exported import ExportedModel
 from regraft.exporting.formats import FORMATS, Onnx
 from regraft.exporting.network import DeployedNetwork, Precision
 from regraft.exporting.parity import compare_answers
+from regraft.exporting.script import script_for
 from regraft.models.classifier import build
 from regraft.pipeline.export import export, verify
 from regraft.pipeline.run import Run, load
@@ -44,6 +50,7 @@ def exports(run: Run) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_an_export_answers_as_the_run(name: str, run: Run, exports: dict[str, Path], squares_folder: Path) -> None:
+    trust = ["--trust"] if FORMATS[name].runs_code else []
     parity = json.loads((exports[name] / "parity.json").read_text())
     assert parity["images"] == len(run.predictions.part("val"))
     assert parity["agreement"] == 1
@@ -55,12 +62,13 @@ def test_an_export_answers_as_the_run(name: str, run: Run, exports: dict[str, Pa
     files = sorted((squares_folder / "green").iterdir())[:5]
     for count in (1, 5):
         told = [
-            json.loads(line) for line in regraft("predict", exports[name], *files[:count], "--json").stdout.splitlines()
+            json.loads(line)
+            for line in regraft("predict", exports[name], *files[:count], "--json", *trust).stdout.splitlines()
         ]
         expected = run.predict(files[:count])
         assert [row["label"] for row in told] == [p.label for p in expected]
         assert [row["confidence"] for row in told] == pytest.approx([p.confidence for p in expected], abs=1e-4)
-    measured = json.loads(regraft("evaluate", exports[name], squares_folder, "--json").stdout)
+    measured = json.loads(regraft("evaluate", exports[name], squares_folder, "--json", *trust).stdout)
     own = json.loads(regraft("evaluate", run.path, squares_folder, "--json").stdout)
     assert measured["accuracy"] == own["accuracy"]
 
@@ -71,7 +79,11 @@ def test_an_export_works_alone_and_elsewhere(
 ) -> None:
     place = tmp_path / "elsewhere"
     shutil.copytree(exports[name], place)
-    told = regraft("verify", place)
+    if FORMATS[name].runs_code:
+        refused = regraft("verify", place)
+        assert refused.returncode == 2
+        assert "may run code" in refused.stderr
+    told = regraft("verify", place, *(["--trust"] if FORMATS[name].runs_code else []))
     assert told.returncode == 0, told.stderr
     assert "answers as the run did" in told.stdout
     file = squares_folder / "red" / "03.png"
@@ -105,7 +117,7 @@ def test_half_precision_is_half_the_size(name: str, run: Run, exports: dict[str,
     assert verify(done.path).agreement == 1
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "golden/expected.json", "golden/0.png", "export.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "golden/expected.json", "golden/0.png", "export.json", "predict.py"])
 def test_what_was_changed_is_refused(name: str, exports: dict[str, Path], tmp_path: Path) -> None:
     place = tmp_path / "changed"
     shutil.copytree(exports["onnx"], place)
@@ -115,6 +127,51 @@ def test_what_was_changed_is_refused(name: str, exports: dict[str, Path], tmp_pa
     with pytest.raises(ExportError):
         verify(place)
     assert regraft("verify", place).returncode == 1
+
+
+def test_a_hostile_folder_is_refused(exports: dict[str, Path], tmp_path: Path) -> None:
+    def changed(name: str, change: Callable[[Any], None]) -> str:
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(exports["onnx"], place)
+        value = json.loads((place / name).read_text())
+        change(value)
+        (place / name).write_text(json.dumps(value))
+        done = regraft("verify", place)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert "other classes" in changed("export.json", lambda v: v["classes"].reverse())
+    assert "names the image" in changed("golden/expected.json", lambda v: v[0].update(file="../0.png"))
+    assert "pixels" in changed("export.json", lambda v: v["preprocessing"].update(size=224.5))
+    assert "mean" in changed("export.json", lambda v: v["preprocessing"].update(mean=["a", "b", "c"]))
+    assert "of format" in changed("export.json", lambda v: v.update(format="pickle"))
+    assert "damaged" in changed("export.json", lambda v: v.pop("sha256"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "I;16", "CMYK"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_the_script_reads_images_as_regraft_does(mode: str, resize: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    if mode == "I;16":
+        image = Image.fromarray(rng.integers(0, 65536, (40, 30), np.uint16))
+    else:
+        image = Image.fromarray(rng.integers(0, 256, (40, 30, 4), np.uint8), "RGBA").convert(mode)
+    file = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    image.save(file, exif=Image.Exif() if mode == "CMYK" else _turned())
+    preprocessing = Preprocessing(size=24, resize=resize)
+    source = script_for(FORMATS["onnx"], preprocessing).replace("import onnxruntime\n", "")
+    lines = [line for line in source.splitlines() if not line.startswith(("session", "classes", "here"))]
+    end = next(i for i, line in enumerate(lines) if "probabilities =" in line)
+    read: dict[str, Any] = {}
+    with mock.patch.object(sys, "argv", ["predict.py", str(file)]):
+        exec("\n".join(lines[:end]), read)
+    assert np.array_equal(np.asarray(read["image"]), preprocessing(file))
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[274] = 6
+    return exif
 
 
 def test_an_export_that_answers_otherwise_is_not_kept(

@@ -126,10 +126,16 @@ def _look(model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, stage:
         values = model.stages[stage].forward(below.values)
     with torch.enable_grad():
         values = values.detach().requires_grad_()
-        scores = _log_odds(model.logits_from(model.above(stage, values, below.taps), stage + 1), targets)
+        logits = model.logits_from(model.above(stage, values, below.taps), stage + 1)
+        scores = _log_odds(_unnormalised(model, logits), targets)
         (gradient,) = torch.autograd.grad(scores.sum(), values)
     to_maps = _grid(model, stage)
     return _Seen(to_maps(values.detach()), to_maps(gradient))
+
+
+def _unnormalised(model: Classifier, logits: torch.Tensor) -> torch.Tensor:
+    """Logarithms of what the head divides by its sum, (N, C); the temperature only scales them."""
+    return logits if model.head.activation == "softmax" else functional.logsigmoid(logits)
 
 
 def _log_odds(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -154,7 +160,7 @@ def _grid(model: Classifier, stage: int) -> Callable[[torch.Tensor], torch.Tenso
         UsageError: It has no places.
     """
     shape = model.stages[stage].shape
-    if len(shape) == 3:
+    if len(shape) == 3 and min(shape[:2] if model.channels_last_maps else shape[1:]) > 1:
         return _channels_first if model.channels_last_maps else lambda values: values
     if len(shape) == 2:
         extra = int(getattr(model.backbone, "num_prefix_tokens", 0))
@@ -227,9 +233,12 @@ def _eigencam(model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, st
     maps, _ = _look(model, pixels, targets, stage)
     places = maps.flatten(2).transpose(1, 2).double()  # (N, H W, C)
     centred = places - places.mean(dim=1, keepdim=True)
-    # Of the smaller of the two products: as many rows as there are places.
-    values, vectors = torch.linalg.eigh(centred @ centred.transpose(1, 2))
-    component = vectors[:, :, -1] * values[:, -1:].clamp_min(0).sqrt()
+    if places.shape[1] <= places.shape[2]:  # of the two products the smaller
+        values, vectors = torch.linalg.eigh(centred @ centred.transpose(1, 2))
+        component = vectors[:, :, -1] * values[:, -1:].clamp_min(0).sqrt()
+    else:
+        _, vectors = torch.linalg.eigh(centred.transpose(1, 2) @ centred)
+        component = (centred @ vectors[:, :, -1:])[:, :, 0]
     strength = places.norm(dim=2) - places.norm(dim=2).mean(dim=1, keepdim=True)
     sign = torch.where((component * strength).sum(dim=1, keepdim=True) < 0, -1.0, 1.0)
     found: torch.Tensor = (component * sign).float().reshape(len(maps), *maps.shape[2:])
@@ -249,7 +258,8 @@ def _scorecam(model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, st
             masks = (masks - low) / (high - low).clamp_min(torch.finfo(masks.dtype).tiny)
             shown = torch.cat([model.mean.expand(1, 3, side, side), model.mean + masks[:, None] * (image - model.mean)])
             scores = torch.cat([
-                _log_odds(model(some), target.expand(len(some))) for some in torch.split(shown, _BATCH)
+                _log_odds(_unnormalised(model, model(some)), target.expand(len(some)))
+                for some in torch.split(shown, _BATCH)
             ])  # fmt: skip
             weight = (scores[1:] - scores[0]).softmax(dim=0)
             made.append((weight[:, None, None] * maps[chosen]).sum(dim=0))
@@ -274,7 +284,7 @@ def _added(model: Classifier, pixels: torch.Tensor, targets: torch.Tensor) -> to
         for some in torch.split(shares, _BATCH):
             with torch.enable_grad():
                 points = (model.mean + some[:, None, None, None] * difference).requires_grad_()
-                scores = _log_odds(model(points), target.expand(len(some)))
+                scores = _log_odds(_unnormalised(model, model(points)), target.expand(len(some)))
                 (gradient,) = torch.autograd.grad(scores.sum(), points)
             total += gradient.sum(dim=0)
         made.append((total / _STEPS * difference).sum(dim=0))

@@ -39,6 +39,9 @@ def command(
     remote: Annotated[
         bool, typer.Option("--remote", help="Fetch images that a manifest names elsewhere, by URLs.")
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load an export whose format may run code (exported-program).")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Accuracy with its interval, the classification report and the confusion matrix."""
@@ -64,7 +67,7 @@ def command(
     if exported and data is None:
         raise UsageError(f"{run} is an export and keeps no predictions; name the DATA.")
     loaded = load(run) if not exported else None
-    model: Classifier | Predictor = ExportedModel(run) if loaded is None else loaded.classifier
+    model: Classifier | Predictor = ExportedModel(run, trust=trust) if loaded is None else loaded.classifier
     screen = console(json)
     gain: dict[str, Any] | None = None
     bad: list[dict[str, str]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +57,8 @@ def command(
         raise UsageError("Expected images, or --mistakes N, or --audit.")
     if audit and (label is not None or two or npy or len(wanted) > 1):
         raise UsageError("--audit takes at most one set of labelled data, and neither --class, --two nor --npy.")
+    if data is not None and not mistakes:
+        raise UsageError("--data is for --mistakes; with --audit name the labelled data itself.")
     screen = console(json)
     folder = out or run / "explanations"
     with screen.status("Starting"):
@@ -67,7 +68,7 @@ def command(
     if audit:
         _audit(loaded, wanted[0] if wanted else None, method, layer, folder, screen, json)
         return
-    options = {"method": method, "label": label, "likeliest": 2 if two else 1, "stage": layer}
+    options = {"batch_size": 4, "method": method, "label": label, "likeliest": 2 if two else 1, "stage": layer}
     _explain(loaded, wanted, mistakes, data, options, folder, npy, screen, json)
 
 
@@ -127,7 +128,7 @@ class _Pictures:
         from regraft.report.samples import SampleTile
 
         self.folder, self.npy = folder, npy
-        self.used: Counter[str] = Counter()
+        self.used = {"sheet"}
         self.tiles: list[SampleTile] = []
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -139,10 +140,12 @@ class _Pictures:
         from regraft.report.heat import Panel, overlay, plot_heat
         from regraft.report.samples import SampleTile
 
-        stem = Path(name.rpartition("::")[2]).stem or "image"
-        self.used[stem] += 1
-        if self.used[stem] > 1:
-            stem = f"{stem}-{self.used[stem]}"
+        stem = first = Path(name.rpartition("::")[2]).stem or "image"
+        number = 1
+        while stem.lower() in self.used:
+            number += 1
+            stem = f"{first}-{number}"
+        self.used.add(stem.lower())
         picture = self.folder / f"{stem}.png"
         panels = [
             Panel(heat, f"{target}, {100 * explanation.probability(target):.1f} %")
@@ -151,10 +154,10 @@ class _Pictures:
         is_truth = "" if truth is None else f", is {truth}"
         plot_heat(explanation.image, panels, picture, title=Path(name).name + is_truth)
         if len(self.tiles) < _SHEET:
-            shown = overlay(explanation.image, explanation.heat[0])
-            step = max(1, max(shown.shape[:2]) // 400)
-            first = explanation.targets[0]
-            self.tiles.append(SampleTile(shown[::step, ::step], truth, first, explanation.probability(first)))
+            step = max(1, max(explanation.image.shape[:2]) // 400)
+            shown = overlay(explanation.image[::step, ::step], explanation.heat[0, ::step, ::step])
+            target = explanation.targets[0]
+            self.tiles.append(SampleTile(shown, truth, target, explanation.probability(target)))
         top = sorted(zip(explanation.classes, explanation.probabilities.tolist(), strict=True), key=lambda e: -e[1])
         row: dict[str, Any] = {"path": name, "label": explanation.label, "targets": list(explanation.targets),
                                "top": top[:2], "picture": str(picture)}  # fmt: skip

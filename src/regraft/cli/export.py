@@ -51,7 +51,7 @@ def command(
         table.add_row("[dim]the run itself[/dim]", "", "", f"{100 * done[0].parity.model_accuracy:.1f} %", "",
                       *(f"{ms:.1f}" for ms in own))  # fmt: skip
     screen.print(table)
-    screen.print(f"Compared on {done[0].parity.images:,} image files of the run's validation.")
+    screen.print(f"Compared on {done[0].parity.images:,} image files of the run's {done[0].part} part.")
     screen.print(f"\n[bold]Try next[/bold]\n  regraft predict {escape(str(done[0].path))} IMAGE")
     screen.print(f"  python {escape(str(done[0].path / 'predict.py'))} IMAGE   [dim]without regraft[/dim]")
     screen.print(f"  regraft verify {escape(str(done[0].path))}   [dim]on any machine[/dim]")

@@ -55,6 +55,9 @@ def command(
     tta: Annotated[
         str, typer.Option(help="Average over views: none, flip (twice the work) or crops (twelve times).")
     ] = "none",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load an export whose format may run code (exported-program).")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, as the answers come.")] = False,
 ) -> None:
     """The likeliest classes of each image, in the order given; a bad file is reported at the end (exit code 1)."""
@@ -74,7 +77,7 @@ def command(
         asked = {"--sure": sure, "--cover": cover, "--unknown": unknown}
         if given := [name for name, value in asked.items() if value is not None]:
             raise UsageError(f"{', '.join(given)} is for runs: {run} is an export, without its validation images.")
-        model, doubt = ExportedModel(run), _Doubt(None, None, None)
+        model, doubt = ExportedModel(run, trust=trust), _Doubt(None, None, None)
     else:
         loaded = load(run)
         sure_from = None if sure is None else loaded.threshold(sure)

@@ -19,16 +19,27 @@ from regraft.errors import ExportError, MissingExtraError
 
 #: The largest file that is read, in bytes: as much as an ONNX file can have.
 LARGEST = 2**31
-_ONNX_DOMAINS = frozenset(("", "ai.onnx", "com.microsoft"))
+_ONNX_DOMAINS = frozenset(("", "ai.onnx"))
 _OPENVINO_BITS = {"f64": 64, "i64": 64, "u64": 64, "f32": 32, "i32": 32, "u32": 32, "f16": 16, "bf16": 16, "i16": 16,
                   "u16": 16, "i8": 8, "u8": 8, "boolean": 8, "i4": 4, "u4": 4, "u1": 1}  # fmt: skip
-#: What the graph of an exported program may call.
-_TARGETS = re.compile(r"torch\.ops\.(aten|higher_order)\.\w+(\.\w+)?|_operator\.\w+|torch\.sym_\w+|#?\w*")
+#: The entries of an exported program as `formats.Program` writes it, below its one folder.
+_ENTRIES = re.compile(
+    r"archive_(format|version)|\.?data/(version|serialization_id)|version|byteorder|models/model\.json|extra/\w+|"
+    r"data/(weights|constants)/((weight|tensor)_\d+|model_(weights|constants)_config\.json)|data/sample_inputs/model\.pt"
+)
+#: What its graph may call; what else is named there is looked up by Python.
+_TARGETS = re.compile(
+    r"torch\.ops\.aten\.((?!from_file|set_)[a-z]\w*|_assert_tensor_metadata)\.\w+|torch\.sym_\w+|model\.[\w.]+|"
+    r"_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|getitem|eq|ne|lt|le|gt|ge|and_|or_)|"
+)
 #: Sizes in it; what else is read as an expression would be run.
 _EXPRESSION = re.compile(
     r"(Symbol\('[su]\d+'(, (positive|nonnegative|integer)=True)*\)|Integer\(-?\d+\)|[su]?\d+|Add|Mul|Pow|Mod|Max|Min|"
     r"FloorDiv|(int_)?oo|[-+*/(), ])+"
 )
+#: The most values that an ONNX graph may make of a constant shape.
+_MADE = 2**28
+_MAKERS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Reshape": 1}
 
 
 def check_file(file: Path) -> None:
@@ -64,6 +75,7 @@ def check_onnx(file: Path) -> None:
         raise ExportError(f"{file} is no ONNX file, or damaged: {error}") from error
     if not model.graph.node:
         raise ExportError(f"{file} is no ONNX file: it has no graph.")
+    _check_makers(file, model, onnx)
     for message in _messages(model):
         if isinstance(message, onnx.TensorProto):
             _check_tensor(file, message, onnx)
@@ -71,6 +83,23 @@ def check_onnx(file: Path) -> None:
             raise ExportError(f"{file} wants code from elsewhere: {message.op_type} of {message.domain!r}.")
         elif isinstance(message, onnx.FunctionProto) and message.domain in _ONNX_DOMAINS:
             raise ExportError(f"{file} puts its own {message.name} in the place of a standard operation.")
+
+
+def _check_makers(file: Path, model: Any, onnx: Any) -> None:
+    """Nothing makes more values of a constant shape than a model of images can need."""
+    small = {t.name: t for m in _messages(model) if isinstance(m, onnx.GraphProto) for t in m.initializer}
+    for node in (m for m in _messages(model) if isinstance(m, onnx.NodeProto)):
+        if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].HasField("t"):
+            small[node.output[0]] = node.attribute[0].t
+    for node in (m for m in _messages(model) if isinstance(m, onnx.NodeProto)):
+        place = _MAKERS.get(node.op_type)
+        shape = small.get(node.input[place]) if place is not None and len(node.input) > place else None
+        if shape is None or shape.data_type != onnx.TensorProto.INT64 or not 0 < np.prod(list(shape.dims)) < 16:
+            continue
+        _check_tensor(file, shape, onnx)
+        count = int(np.prod([abs(int(v)) or 1 for v in onnx.numpy_helper.to_array(shape)], dtype=object))
+        if count > _MADE:
+            raise ExportError(f"{file} makes {count:,} values of nothing ({node.op_type} {node.name}).")
 
 
 def _messages(message: Any) -> Iterator[Any]:
@@ -120,13 +149,15 @@ def check_openvino(graph: Path, weights: Path) -> None:
     check_file(graph)
     check_file(weights)
     text = graph.read_bytes()
+    if b"\0" in text or re.search(rb"xmlns|encoding\s*=\s*.(?!utf-?8)", text, re.IGNORECASE):
+        raise ExportError(f"{graph} is not plain UTF-8 without name spaces, as OpenVINO writes it.")
     if re.search(rb"<!(DOCTYPE|ENTITY)", text, re.IGNORECASE):
         raise ExportError(f"{graph} defines entities, which a model has no use for.")
     try:
         root = ElementTree.fromstring(text)  # it has no entities
     except ElementTree.ParseError as error:
         raise ExportError(f"{graph} is no XML, or damaged: {error}") from error
-    if root.tag != "net" or root.find("layers") is None:
+    if root.tag != "net" or len(root.findall("layers")) != 1:
         raise ExportError(f"{graph} is no OpenVINO model: it begins with {root.tag!r}.")
     size = weights.stat().st_size
     for layer in root.iter("layer"):
@@ -150,7 +181,10 @@ def check_openvino(graph: Path, weights: Path) -> None:
 
 
 def check_program(file: Path) -> None:
-    """An exported program of PyTorch that is data and nothing else: no pickle, no library, no call but into ATen.
+    """An exported program of PyTorch without pickles, libraries and calls but into ATen.
+
+    PyTorch's reader runs parts of such a file as Python, so this is no proof that it is harmless: `ExportedModel` asks
+    for trust besides.
 
     Raises:
         ExportError: It is anything else.
@@ -162,8 +196,8 @@ def check_program(file: Path) -> None:
             _check_entries(file, entries)
             for entry in entries:
                 short = entry.filename.partition("/")[2]
-                if short.startswith(("data/aotinductor", "data/custom_objs")) or short.endswith((".so", ".py", ".pkl")):
-                    raise ExportError(f"{file} brings code: {entry.filename}.")
+                if not _ENTRIES.fullmatch(short):
+                    raise ExportError(f"{file} brings what is no part of a model: {entry.filename}.")
                 if short.startswith("data/sample_inputs") and entry.file_size:
                     raise ExportError(f"{file} brings a pickle: {entry.filename}.")
                 if short.endswith(".json"):
@@ -181,9 +215,9 @@ def _check_entries(file: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise ExportError(f"{file} unpacks to more than it is; expected an archive that is not compressed.")
     seen: set[str] = set()
     for entry in entries:
-        name = entry.filename
+        name = entry.filename.lower()
         if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/") or name in seen:
-            raise ExportError(f"{file} has an entry of the name {name!r}.")
+            raise ExportError(f"{file} has an entry of the name {entry.filename!r}.")
         seen.add(name)
 
 
@@ -194,10 +228,13 @@ def _check_json(file: Path, name: str, value: Any) -> None:
         if isinstance(found, dict):
             if found.get("use_pickle"):
                 raise ExportError(f"{file} brings a pickle, by {name}.")
-            for key, texts, what in (("target", _TARGETS, "calls"), ("expr_str", _EXPRESSION, "would run")):
-                text = found.get(key)
-                if isinstance(text, str) and not texts.fullmatch(text):
-                    raise ExportError(f"{file} {what} {text[:80]!r}.")
+            path, target, size = (found.get(key) for key in ("path_name", "target", "expr_str"))
+            if isinstance(path, str) and not re.fullmatch(r"(weight|tensor)_\d+", path):
+                raise ExportError(f"{file} brings a pickle, by {name}: {path[:80]!r}.")
+            if isinstance(target, str) and not _TARGETS.fullmatch(target):
+                raise ExportError(f"{file} calls {target[:80]!r}.")
+            if isinstance(size, str) and not _EXPRESSION.fullmatch(size):
+                raise ExportError(f"{file} would run {size[:80]!r}.")
             waiting.extend(found.values())
         elif isinstance(found, list):
             waiting.extend(found)

@@ -14,7 +14,7 @@ import numpy as np
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ExportError, UsageError
 from regraft.exporting.checks import check_file
-from regraft.exporting.formats import FORMATS, Runtime
+from regraft.exporting.formats import FORMATS, Runtime, first_line
 from regraft.files import sha256_of
 
 DESCRIPTION, PARITY, SCRIPT, GOLDEN = "export.json", "parity.json", "predict.py", "golden"
@@ -32,13 +32,16 @@ class ExportedModel:
         runtime: What runs it.
     """
 
-    familiarity = None
-
-    def __init__(self, path: Path | str, *, threads: int = 0) -> None:
+    def __init__(self, path: Path | str, *, threads: int = 0, trust: bool = False) -> None:
         """Check the files and load them.
 
+        Args:
+            path: The export's folder.
+            threads: Of the runtime; 0: its own choice.
+            trust: Whether a file may be loaded whose format can run code.
+
         Raises:
-            UsageError: There is no such folder.
+            UsageError: There is no such folder, or it needs trust.
             ExportError: It holds no export, or one that is damaged, changed or hostile.
             MissingExtraError: The format's runtime is not installed.
         """
@@ -49,7 +52,12 @@ class ExportedModel:
         self.classes: tuple[str, ...] = tuple(self.description["classes"])
         self.preprocessing = Preprocessing.from_json(self.description["preprocessing"])
         form = FORMATS[self.description["format"]]
-        for name in form.files:
+        if form.runs_code and not trust:
+            raise UsageError(
+                f"{self.path} is of the format {form.name}, which may run code when it is loaded. If you made it, or "
+                "trust whoever did, say so: --trust (in Python, trust=True)."
+            )
+        for name in (*form.files, SCRIPT):
             check_file(self.path / name)
             if self.description["sha256"].get(name) != sha256_of(self.path / name):
                 raise ExportError(f"{self.path / name} is not the file that was exported: its SHA-256 differs.")
@@ -68,7 +76,7 @@ class ExportedModel:
         try:
             found = self.runtime(images)
         except Exception as error:  # each runtime has classes of its own
-            raise ExportError(f"{self.path} could not be run: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"{self.path} could not be run: {first_line(error)}") from error
         if found.shape != (len(images), len(self.classes)):
             shape = " x ".join(map(str, found.shape))
             raise ExportError(f"{self.path} gives {shape} numbers; expected {len(images)} x {len(self.classes)}.")
@@ -98,6 +106,11 @@ def _description(file: Path) -> dict[str, Any]:
             f"{file} is of format {found['format']!r}, version {value.get('version')!r}; expected version {FORMAT} of "
             f"{', '.join(FORMATS)}."
         )
-    if not 8 <= found["preprocessing"]["size"] <= 4096:
-        raise ExportError(f"{file} wants images of {found['preprocessing']['size']} pixels; expected 8 to 4096.")
+    size, colour = found["preprocessing"]["size"], [*found["preprocessing"]["mean"], *found["preprocessing"]["std"]]
+    if not (type(size) is int and 8 <= size <= 4096):
+        raise ExportError(f"{file} wants images of {size!r} pixels; expected 8 to 4096.")
+    if len(colour) != 6 or not all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in colour):
+        raise ExportError(
+            f"{file} has the mean and standard deviation {colour}; expected three numbers of 0 to 1 each."
+        )
     return {**value, **found}

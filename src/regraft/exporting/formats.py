@@ -26,21 +26,26 @@ if TYPE_CHECKING:
 Metadata = Mapping[str, str]
 
 
+def first_line(error: Exception) -> str:
+    """What an exception of another library says, or its name."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 class Format(ABC):
     """One format.
 
     Attributes:
         name: As `--to` has it.
         files: What it writes, the graph first.
-        extra: What `pip install 'regraft[...]'` needs for it; "" for none.
         precisions: What it can be written in.
+        runs_code: Whether loading a file of somebody else's may run what is in it.
         needs: What its script needs, in words.
         script: Of `predict.py`: what it imports, what loads the model, and what gives one image's probabilities.
     """
 
     name: str
     files: tuple[str, ...]
-    extra: str
+    runs_code: bool = False
     precisions: tuple[Precision, ...]
     needs: str
     script: tuple[str, str, str]
@@ -90,7 +95,6 @@ class Onnx(Format):
 
     name = "onnx"
     files = ("model.onnx",)
-    extra = "onnx"
     precisions = ("fp32", "fp16")
     needs = "ONNX Runtime, NumPy and Pillow"
     script = (
@@ -139,7 +143,7 @@ class Onnx(Format):
                 onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
             )
         except Exception as error:  # onnxruntime has a class of its own for each fault
-            raise ExportError(f"{file} cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"{file} cannot be loaded: {first_line(error)}") from error
 
 
 def _half(proto: Any) -> Any:
@@ -165,7 +169,6 @@ class OpenVino(Format):
 
     name = "openvino"
     files = ("model.xml", "model.bin")
-    extra = "openvino"
     precisions = ("fp32", "fp16")
     needs = "OpenVINO, NumPy and Pillow"
     script = (
@@ -204,7 +207,7 @@ class OpenVino(Format):
             core = openvino.Core()
             return _OpenVinoRuntime(core.compile_model(core.read_model(folder / self.files[0]), "CPU", options))
         except RuntimeError as error:
-            raise ExportError(f"{folder / self.files[0]} cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"{folder / self.files[0]} cannot be loaded: {first_line(error)}") from error
 
 
 class _OpenVinoRuntime(Runtime):
@@ -219,8 +222,8 @@ class Program(Format):
     """PyTorch's exported program, run by PyTorch without timm and regraft."""
 
     name = "exported-program"
+    runs_code = True
     files = ("model.pt2",)
-    extra = ""
     precisions = ("fp32",)
     needs = "PyTorch, NumPy and Pillow"
     script = (
@@ -248,7 +251,7 @@ class Program(Format):
             with _quiet():
                 return _ProgramRuntime(torch.export.load(file).module())
         except Exception as error:  # whatever a damaged archive leads to
-            raise ExportError(f"{file} cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"{file} cannot be loaded: {first_line(error)}") from error
 
 
 class _ProgramRuntime(Runtime):

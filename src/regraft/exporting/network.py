@@ -13,10 +13,10 @@ from torch import nn
 
 from regraft.models.classifier import Classifier
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-#: Names of the graph's input and output in every format.
-INPUT, OUTPUT = "images", "probabilities"
+#: Name of the graph's input in every format; that of the output is "probabilities".
+INPUT = "images"
 
 
 class DeployedNetwork(nn.Module):

@@ -15,15 +15,23 @@ from pathlib import Path
 
 import numpy as np
 {imports}
-from PIL import Image, ImageOps
+from PIL import Image
 
 here = Path(__file__).parent
 classes = json.loads((here / "export.json").read_text(encoding="utf-8"))["classes"]
 {load}
+turns = {{2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}}  # from EXIF's orientation to Pillow's transposition
 for name in sys.argv[1:]:
     image = Image.open(name)
     image.draft(image.mode, ({twice}, {twice}))
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    turn = turns.get(image.getexif().get(274))
+    image = image if turn is None else image.transpose(Image.Transpose(turn))
+    if image.mode.startswith("I"):  # 16 bits
+        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:  # over white
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    image = image.convert("RGB")
 {resize}
     probabilities = {run}
     print(name, classes[int(probabilities.argmax())], f"{{probabilities.max():.4f}}")

@@ -171,6 +171,8 @@ def audit_evidence(
     if data is None:
         if not isinstance(model, Run):
             raise UsageError("audit_evidence(model) needs labelled data: audit_evidence(model, dataset).")
+        if part is not None:
+            raise UsageError(f"part = {part!r} is for data that is given; a run's own are the images of its test.")
         data = held_out(model)
     dataset = labelled(data, classifier, part, progress=lambda done, total: listener.work("scan", done, total))
     index = default_stage(classifier, method) if stage is None else find_stage(classifier, stage)

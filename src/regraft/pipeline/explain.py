@@ -13,6 +13,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from PIL import Image
 
 from regraft.attribution.maps import default_stage, explain_pixels, find_stage
 from regraft.attribution.methods import Method
@@ -100,8 +101,9 @@ def stream(
     stage: str | None = None,
     batch_size: int = 16,
     max_pixels: int = MAX_PIXELS,
+    side: int | None = None,
 ) -> Iterator[Explanation]:
-    """`explain`, one batch after the other."""
+    """`explain`, one batch after the other; images whose longer side is above `side` are made as small."""
     classifier = model.classifier if isinstance(model, Run) else model
     if label is not None and label not in classifier.classes:
         raise UnknownNameError("class", label, list(classifier.classes))
@@ -111,7 +113,7 @@ def stream(
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         waiting = iter(sources)
         while some := list(islice(waiting, batch_size)):
-            read = list(pool.map(lambda source: _read(classifier, source, max_pixels), some))
+            read = list(pool.map(lambda source: _read(classifier, source, max_pixels, side), some))
             good = [pair for pair in read if not isinstance(pair, str)]
             found: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]] = iter(())
             if good:
@@ -139,10 +141,17 @@ def stream(
                 )  # fmt: skip
 
 
-def _read(model: Classifier, source: ImageSource, max_pixels: int) -> tuple[np.ndarray, np.ndarray] | str:
-    """The image at its own size, and as the network reads it; or why it cannot be read."""
+def _read(
+    model: Classifier, source: ImageSource, max_pixels: int, side: int | None
+) -> tuple[np.ndarray, np.ndarray] | str:
+    """The image at its own size or smaller, and as the network reads it; or why it cannot be read."""
     try:
-        return decode_image(source, max_pixels=max_pixels), model.preprocessing(source, max_pixels=max_pixels)
+        image = decode_image(source, max_pixels=max_pixels, at_least=side)
+        if side is not None and max(image.shape[:2]) > side:
+            small = Image.fromarray(image)
+            small.thumbnail((side, side), Image.Resampling.LANCZOS)
+            image = np.asarray(small)
+        return image, model.preprocessing(source, max_pixels=max_pixels)
     except ImageError as error:
         return error.reason
 

@@ -7,6 +7,7 @@ runtime on the run's own validation image files; or an error that says which ima
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from regraft.errors import DataError, ExportError, ImageError, UnknownNameError, UsageError
+from regraft.exporting.checks import check_file
 from regraft.exporting.exported import DESCRIPTION, FORMAT, GOLDEN, PARITY, SCRIPT, ExportedModel
 from regraft.exporting.formats import FORMATS
 from regraft.exporting.network import PRECISIONS, DeployedNetwork, Precision
@@ -26,12 +28,15 @@ from regraft.exporting.script import script_for
 from regraft.files import sha256_of, write_json, write_text
 from regraft.models.checkpoint import versions
 from regraft.models.inference import infer
-from regraft.pipeline.images import images_of
+from regraft.pipeline.images import SourceOf, images_of
 from regraft.pipeline.run import Run
 from regraft.training.progress import Listener, Silence
 
 #: Images that the answers are compared on, at most; those that travel with the export; images of one pass.
 _COMPARED, _GOLDEN, _BATCH = 2000, 4, 32
+#: Bytes of their pixels, at most.
+_PIXELS = 2**30
+_EXPECTED = "expected.json"
 #: Formats that end a file's name, by what Pillow calls them, for the golden images.
 _ENDING = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp", b"GI": ".gif"}
 
@@ -43,6 +48,7 @@ class Exported:
     Attributes:
         path: Its folder.
         parity: How it compares with the run.
+        part: Of the data that was compared on: val, or test of a run without.
         megabytes: Of the format's files, in 10^6 bytes.
         milliseconds: An image, one by one and in batches of 32, from decoded pixels: median of 5 passes here.
         model_milliseconds: The same for the run's own model.
@@ -50,6 +56,7 @@ class Exported:
 
     path: Path
     parity: Parity
+    part: str
     megabytes: float
     milliseconds: tuple[float, float]
     model_milliseconds: tuple[float, float]
@@ -58,6 +65,7 @@ class Exported:
         """Plain JSON values."""
         return {
             **self.parity.to_json(),
+            "part": self.part,
             "megabytes": self.megabytes,
             "milliseconds": {"1": self.milliseconds[0], "32": self.milliseconds[1]},
             "model_milliseconds": {"1": self.model_milliseconds[0], "32": self.model_milliseconds[1]},
@@ -66,10 +74,11 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Images:
+    part: str
     names: tuple[str, ...]
     labels: np.ndarray
-    contents: tuple[Any, ...]
     pixels: np.ndarray
+    source: SourceOf
 
 
 def export(
@@ -105,6 +114,8 @@ def export(
     run, listener = run if isinstance(run, Run) else Run(run), listener or Silence()
     names = [to] if isinstance(to, str) else list(dict.fromkeys(to))
     folder = Path(out) if out is not None else run.path / "exports"
+    if not names:
+        raise UsageError(f"No format is named; expected some of {', '.join(FORMATS)}.")
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, list(PRECISIONS))
     for name in names:
@@ -141,6 +152,7 @@ def _export(
         place = Path(temporary) / final.name
         place.mkdir()
         form.write(network, place, precision, {"classes": json.dumps(run.classes), "made_by": "regraft"})
+        write_text(place / SCRIPT, script_for(form, network.model.preprocessing))
         write_json(place / DESCRIPTION, {
             "version": FORMAT,
             "format": name,
@@ -153,9 +165,9 @@ def _export(
             "temperature": network.model.head.temperature,
             "run": {"name": run.path.resolve().name, "sha256": run.description.get("sha256", {})},
             "versions": versions(),
-            "sha256": {file: sha256_of(place / file) for file in form.files},
+            "sha256": {file: sha256_of(place / file) for file in (*form.files, SCRIPT)},
         })  # fmt: skip
-        exported = ExportedModel(place)
+        exported = ExportedModel(place, trust=True)
         parity = compare_answers(images.names, images.labels, answers, _answers(exported, images, listener), precision)
         if parity.faults:
             write_json(folder / f"{final.name}.rejected.json", parity.to_json())
@@ -165,14 +177,14 @@ def _export(
                 f"All figures are in {folder / f'{final.name}.rejected.json'}; the export was not kept."
             )
         result = Exported(
-            final, parity, sum((place / file).stat().st_size for file in form.files) / 1e6,
+            final, parity, images.part, sum((place / file).stat().st_size for file in form.files) / 1e6,
             _times(exported.probabilities, images.pixels), own,
         )  # fmt: skip
         write_json(place / PARITY, result.to_json())
-        write_text(place / SCRIPT, script_for(form, network.model.preprocessing))
-        _write_golden(place / GOLDEN, images, answers)
+        _write_golden(place / GOLDEN, images, answers, run.classes)
         del exported
         place.rename(final)
+        (folder / f"{final.name}.rejected.json").unlink(missing_ok=True)  # of an earlier try
     return result
 
 
@@ -183,18 +195,21 @@ def _validation(run: Run, data: Path | str | None) -> _Images:
         raise UsageError(
             f"{run.path} does not say where its images are now, and an export is proved on them. Expected --data."
         )
-    known = run.predictions
-    part = known.part("val" if "val" in known.parts else "test")
-    chosen = range(min(len(part), _COMPARED))
-    read, contents = [], []
-    for i in chosen:
+    known, preprocessing = run.predictions, run.classifier.preprocessing
+    name = "val" if "val" in known.parts else "test"
+    part = known.part(name)
+    if not len(part):
+        raise UsageError(f"{run.path} has no validation and no test images, and an export is proved on them.")
+    most = max(_BATCH, min(_COMPARED, _PIXELS // (3 * preprocessing.size**2)))
+    # Spread over all, since they are in the order of their names, and so of their classes.
+    chosen = np.unique(np.linspace(0, len(part) - 1, min(len(part), most)).round().astype(int))
+    pixels = np.empty((len(chosen), preprocessing.size, preprocessing.size, 3), np.uint8)
+    for row, i in enumerate(chosen):
         try:
-            content = source(part.ids[i])
-            contents.append(content)
-            read.append(run.classifier.preprocessing(content))
+            pixels[row] = preprocessing(source(part.ids[i]))
         except ImageError as error:
             raise DataError(f"{part.ids[i]}: {error.reason}. An export is proved on the run's own images.") from error
-    return _Images(tuple(part.ids[i] for i in chosen), part.labels[: len(read)], tuple(contents), np.stack(read))
+    return _Images(name, tuple(part.ids[i] for i in chosen), part.labels[chosen], pixels, source)
 
 
 def _model_answers(run: Run, images: _Images, listener: Listener) -> np.ndarray:
@@ -233,46 +248,57 @@ def _times(predict: Any, pixels: np.ndarray) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _write_golden(folder: Path, images: _Images, answers: np.ndarray) -> None:
+def _write_golden(folder: Path, images: _Images, answers: np.ndarray, classes: Sequence[str]) -> None:
     """A few image files, of different classes as far as there are, with what the run says of them."""
     folder.mkdir()
     _, firsts = np.unique(images.labels, return_index=True)
     chosen = [*firsts.tolist(), *(i for i in range(len(images.names)) if i not in firsts)][:_GOLDEN]
     rows = []
     for number, i in enumerate(chosen):
-        content = images.contents[i]
-        content = Path(content).read_bytes() if isinstance(content, (str, Path)) else content
-        if not isinstance(content, bytes):
-            continue  # of images in memory there are no files
+        content = images.source(images.names[i])
+        assert isinstance(content, bytes)  # of a run's own data, which lies in files
         name = f"{number}{_ENDING.get(content[:2], '.img')}"
         (folder / name).write_bytes(content)
-        rows.append({"file": name, "sha256": sha256_of(folder / name), "probabilities": answers[i].tolist()})
-    write_json(folder / "expected.json", rows)
+        rows.append({
+            "file": name, "sha256": sha256_of(folder / name), "label": classes[int(answers[i].argmax())],
+            "probabilities": answers[i].tolist(),
+        })  # fmt: skip
+    write_json(folder / _EXPECTED, rows)
 
 
-def verify(path: Path | str) -> Parity:
+def verify(path: Path | str, *, trust: bool = False) -> Parity:
     """Check an export anywhere: its files' hashes, and its answers on the golden images.
 
+    Args:
+        path: The export's folder.
+        trust: Whether a file may be loaded whose format can run code.
+
     Raises:
-        UsageError: There is no such folder.
+        UsageError: There is no such folder, or it needs trust.
         ExportError: It is damaged, changed or hostile, or answers otherwise than it must.
     """
-    model = ExportedModel(path)
-    file = model.path / GOLDEN / "expected.json"
+    model = ExportedModel(path, trust=trust)
+    file = model.path / GOLDEN / _EXPECTED
+    if file.parent.is_symlink():
+        raise ExportError(f"{file.parent} is a link, which may lead anywhere.")
+    check_file(file)
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-        names = [str(row["file"]) for row in rows]
+        names, hashes, labels = ([str(row[key]) for row in rows] for key in ("file", "sha256", "label"))
         expected = np.array([row["probabilities"] for row in rows], np.float64).reshape(len(rows), len(model.classes))
-        hashes = [str(row["sha256"]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{file} is missing or damaged: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ExportError(f"{file} is damaged: {error}") from error
     if not names:
         raise ExportError(f"{model.path} has no golden images to check by.")
     for name, digest in zip(names, hashes, strict=True):
-        image = file.with_name(name)
-        if Path(name).name != name or image.is_symlink() or not image.is_file() or sha256_of(image) != digest:
-            raise ExportError(f"{file.with_name(Path(name).name)} is not the golden image that was exported.")
-    pixels = np.stack([model.preprocessing(file.with_name(name)) for name in names])
+        if not re.fullmatch(r"\d+\.\w+", name):
+            raise ExportError(f"{file} names the image {name!r}; expected a number and an ending.")
+        check_file(file.parent / name)
+        if sha256_of(file.parent / name) != digest:
+            raise ExportError(f"{file.parent / name} is not the golden image that was exported.")
+    if labels != [model.classes[i] for i in expected.argmax(axis=1)]:
+        raise ExportError(f"{model.path / DESCRIPTION} has other classes than the golden images, or in another order.")
+    pixels = np.stack([model.preprocessing(file.parent / name) for name in names])
     precision = str(model.description.get("precision"))
     if precision not in LIMITS:
         raise ExportError(f"{model.path / DESCRIPTION} is damaged: precision {precision!r}.")

@@ -68,9 +68,10 @@ def held_out(run: Run) -> Dataset:
         raise UsageError(f"{run.path} does not say where its images are now{where}. Give labelled data.")
     wanted = set(told.part("test" if "test" in told.parts else "val").ids)
     dataset = scan(known, on_bad="skip", twins=False)
-    found = [sample for sample in dataset.samples if sample.path in wanted]
+    hashes = {row.get("path"): row.get("sha256") for row in split_rows(run.path)}
+    found = [s for s in dataset.samples if s.path in wanted and hashes.get(s.path, s.sha256) == s.sha256]
     if len(found) < len(wanted):
-        raise DataError(f"{len(wanted) - len(found)} of the {len(wanted)} images are no longer in {known}.")
+        raise DataError(f"{len(wanted) - len(found)} of the {len(wanted)} images are no longer in {known}, or changed.")
     return dataset.with_samples([replace(sample, part=None) for sample in found])
 
 

@@ -49,6 +49,8 @@ def surest_mistakes(run: Run, count: int, data: Dataset | Path | str | None = No
         raise UsageError(f"{run.path} does not say where its images are now. Expected --data with them.")
     known = run.predictions
     part = known.part("test" if "test" in known.parts else "val")
+    if not len(part):
+        raise UsageError(f"{run.path} keeps no predictions of images that it was not trained on.")
     wrong = np.flatnonzero(part.predicted != part.labels)
     wrong = wrong[np.argsort(-part.confidence[wrong], kind="stable")][:count]
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from regraft.data.dataset import Dataset, Part
-from regraft.data.decode import MAX_PIXELS
-from regraft.errors import DataError, ImageError, RunError, UsageError
+from regraft.data.decode import MAX_PIXELS, ImageSource
+from regraft.errors import DataError, RegraftError, RunError, UsageError
 from regraft.evaluation.label_errors import find_label_errors
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
@@ -29,7 +30,7 @@ from regraft.report.heat import overlay
 from regraft.report.model_card import model_card
 from regraft.report.record import RunRecord, Suspect
 from regraft.report.run_page import write_run_page
-from regraft.report.thumbs import data_uri, read_thumbs
+from regraft.report.thumbs import THUMB, data_uri, read_thumbs
 
 REPORT, CARD, SUSPECTS, COMPARISON = "report.html", "MODEL_CARD.md", "label_errors.csv", "comparison.json"
 
@@ -70,15 +71,19 @@ def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None
 
 def _heat(run: Run, record: RunRecord, source: SourceOf, max_pixels: int, there: set[str]) -> dict[str, str]:
     """The best and worst answers under their heat maps, as data URIs by name; none where nothing can be explained."""
-    names = [name for name in record.answered() if name in there]
+    read: dict[str, ImageSource] = {}
+    for name in record.answered():
+        if name in there:
+            with suppress(RegraftError, OSError):  # it went away just now
+                read[name] = source(name)
     try:
-        found = stream(run, [source(name) for name in names], max_pixels=max_pixels)
+        found = stream(run, read.values(), max_pixels=max_pixels, side=2 * THUMB)
         return {
             name: data_uri(Image.fromarray(overlay(explanation.image, explanation.heat[0])))
-            for name, explanation in zip(names, found, strict=True)
+            for name, explanation in zip(read, found, strict=True)
             if explanation.error is None
         }
-    except (UsageError, RunError, ImageError):  # no stage with places, no weights, or a file went away just now
+    except (UsageError, RunError):  # no stage with places, or no weights
         return {}
 
 
