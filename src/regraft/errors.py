@@ -12,6 +12,7 @@ leaves with the error's exit code; anything else that escapes is a bug.
     │   └── ImageError          one image cannot be read
     ├── WeightsError            pretrained weights are missing or do not fit
     ├── RunError                a run's folder is missing, damaged or in use
+    ├── ExportError             an export answers otherwise than its run, is damaged or hostile
     └── TrainingError           the loss stopped being a number
 """
 
