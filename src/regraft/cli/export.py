@@ -14,8 +14,11 @@ from regraft.cli.output import console, err, listening, print_json
 
 def command(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
-    to: Annotated[str, typer.Option(help="Formats: onnx, openvino, exported-program; several with commas.")],
-    precision: Annotated[str, typer.Option(help="fp32, or fp16 (half the size).")] = "fp32",
+    to: Annotated[
+        str,
+        typer.Option(help="Formats: onnx, openvino, litert, savedmodel, keras, exported-program; several with commas."),
+    ],
+    precision: Annotated[str, typer.Option(help="fp32, fp16 (half the size), or int8 (a quarter, and fast).")] = "fp32",
     data: Annotated[
         str | None, typer.Option(help="The run's images; default: where the run says that they were.")
     ] = None,
@@ -52,6 +55,15 @@ def command(
                   *(f"{ms:.1f}" for ms in own))  # fmt: skip
     screen.print(table)
     screen.print(f"Compared on {done[0].parity.images:,} image files of the run's {done[0].part} part.")
+    for exported in done:
+        name, encoded = escape(exported.path.name), exported.encoded
+        if exported.floating:
+            screen.print(f"{name}: left in float, besides the head: {', '.join(exported.floating)}.")
+        if encoded:
+            screen.print(
+                f"{name} also takes the bytes of JPEG and PNG files: {100 * encoded['agreement']:.2f} % of "
+                f"{encoded['images']:,} answers agree, the largest difference is {encoded['largest_difference']:.1e}."
+            )
     first = escape(str(done[0].path))
     trust = " --trust" if FORMATS[names[0]].runs_code else ""
     screen.print(f"\n[bold]Try next[/bold]\n  regraft predict {first} IMAGE{trust}")

@@ -37,6 +37,25 @@ _EXPRESSION = re.compile(
     r"(Symbol\('[su]\d+'(, (positive|nonnegative|integer)=True)*\)|Integer\(-?\d+\)|[su]?\d+|Add|Mul|Pow|Mod|Max|Min|"
     r"FloorDiv|(int_)?oo|[-+*/(), ])+"
 )
+_KERAS_ENTRIES = frozenset(("metadata.json", "config.json", "model.weights.h5", "regraft.json"))
+_KERAS_MODULES = re.compile(
+    r"keras|keras\.(layers|initializers|dtype_policies)|keras\.src\.(ops\.(nn|numpy|core)|models\.functional)"
+)
+#: Of Keras's own, what runs code that comes with it, or reads other files.
+_KERAS_CODE = frozenset(
+    (
+        "Lambda",
+        "__lambda__",
+        "TorchModuleWrapper",
+        "TFSMLayer",
+        "FlaxLayer",
+        "JaxLayer",
+        "Map",
+        "Scan",
+        "While",
+        "function",
+    )
+)
 #: The most values that an ONNX graph may make of a constant shape.
 _MADE = 2**28
 _MAKERS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Reshape": 1}
@@ -178,6 +197,72 @@ def check_openvino(graph: Path, weights: Path) -> None:
                 raise ExportError(f"{graph}: {name} lies outside of {weights.name}, which has {size:,} bytes.")
             if (count * bits + 7) // 8 != length:
                 raise ExportError(f"{graph}: {name} says that it has {count:,} values and has {length:,} bytes.")
+
+
+def check_litert(file: Path) -> None:
+    """A LiteRT model: a FlatBuffer of that kind, whose root lies within it, and at its end an archive at most.
+
+    Raises:
+        ExportError: It is anything else.
+    """
+    check_file(file)
+    with file.open("rb") as stream:
+        start = stream.read(8)
+    size = file.stat().st_size
+    if start[4:] != b"TFL3" or not 8 <= int.from_bytes(start[:4], "little") < size:
+        raise ExportError(f"{file} is no LiteRT model, or damaged.")
+
+
+def check_saved_model(folder: Path) -> None:
+    """A SavedModel of the files that `formats.SavedModel` writes and no others.
+
+    TensorFlow's graphs can read and write files, so `ExportedModel` asks for trust besides.
+
+    Raises:
+        ExportError: It is anything else.
+    """
+    expected = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
+    if folder.is_symlink() or (folder / "variables").is_symlink() or not folder.is_dir():
+        raise ExportError(f"{folder} or its variables is a link, or not there. Copy the whole folder again.")
+    for found in sorted(folder.iterdir()):
+        if found.name not in expected or (found.name == "assets" and (found.is_symlink() or any(found.iterdir()))):
+            raise ExportError(f"{found} is no part of a model.")
+    for found in sorted((folder / "variables").iterdir()):
+        check_file(found)
+
+
+def check_keras(file: Path) -> None:
+    """A Keras archive of its three entries, made of Keras's own layers and operations.
+
+    Keras has had ways to run what is in such a file, so `ExportedModel` asks for trust besides.
+
+    Raises:
+        ExportError: It is anything else.
+    """
+    check_file(file)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            _check_entries(file, entries)
+            names = {entry.filename for entry in entries}
+            if not {"config.json", "model.weights.h5"} <= names <= _KERAS_ENTRIES:
+                raise ExportError(
+                    f"{file} is no Keras model of layers and weights: it holds {', '.join(sorted(names))}."
+                )
+            waiting = [json.loads(archive.read("config.json"))]
+            while waiting:
+                found = waiting.pop()
+                if isinstance(found, dict):
+                    kind, module = found.get("class_name"), found.get("module")
+                    if module is not None and not _KERAS_MODULES.fullmatch(str(module)):
+                        raise ExportError(f"{file} wants code from elsewhere: {kind} of {str(module)[:80]!r}.")
+                    if kind is not None and (not re.fullmatch(r"\w+", str(kind)) or str(kind) in _KERAS_CODE):
+                        raise ExportError(f"{file} brings code: {str(kind)[:80]!r}.")
+                    waiting.extend(found.values())
+                elif isinstance(found, list):
+                    waiting.extend(found)
+    except (zipfile.BadZipFile, UnicodeDecodeError, json.JSONDecodeError, RecursionError, NotImplementedError) as error:
+        raise ExportError(f"{file} is no Keras model, or damaged: {error}") from error
 
 
 def check_program(file: Path) -> None:

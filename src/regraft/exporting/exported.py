@@ -14,7 +14,8 @@ import numpy as np
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ExportError, UsageError
 from regraft.exporting.checks import check_file
-from regraft.exporting.formats import FORMATS, Runtime, first_line
+from regraft.exporting.form import Runtime, first_line
+from regraft.exporting.formats import FORMATS
 from regraft.files import sha256_of
 
 DESCRIPTION, PARITY, SCRIPT, GOLDEN = "export.json", "parity.json", "predict.py", "golden"
@@ -59,6 +60,8 @@ class ExportedModel:
             )
         for name in (*form.files, SCRIPT):
             check_file(self.path / name)
+            if any(parent.is_symlink() for parent in list((self.path / name).parents)[: name.count("/")]):
+                raise ExportError(f"{self.path / name} lies behind a link, which may lead anywhere.")
             if self.description["sha256"].get(name) != sha256_of(self.path / name):
                 raise ExportError(f"{self.path / name} is not the file that was exported: its SHA-256 differs.")
         self.runtime: Runtime = form.open(self.path, threads)

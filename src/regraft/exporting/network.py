@@ -13,7 +13,7 @@ from torch import nn
 
 from regraft.models.classifier import Classifier
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 #: Name of the graph's input in every format; that of the output is "probabilities".
 INPUT = "images"

@@ -32,6 +32,7 @@ class Limits:
 LIMITS: Mapping[str, Limits] = {
     "fp32": Limits(1.0, 1e-4, 0.0),
     "fp16": Limits(0.99, 0.05, 0.01),
+    "int8": Limits(0.0, 1.0, 0.01),
 }
 
 

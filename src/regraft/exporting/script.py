@@ -6,7 +6,7 @@ Enters: a format and the model's preprocessing. Leaves: Python source.
 from __future__ import annotations
 
 from regraft.data.preprocessing import Preprocessing
-from regraft.exporting.formats import Format
+from regraft.exporting.form import Format
 
 _TEXT = '''"""Predict images with {needs} alone: python predict.py IMAGE..."""
 import json

@@ -10,10 +10,10 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,19 +21,25 @@ import torch
 from regraft.errors import DataError, ExportError, ImageError, UnknownNameError, UsageError
 from regraft.exporting.checks import check_file
 from regraft.exporting.exported import DESCRIPTION, FORMAT, GOLDEN, PARITY, SCRIPT, ExportedModel
+from regraft.exporting.form import EightBits
 from regraft.exporting.formats import FORMATS
 from regraft.exporting.network import PRECISIONS, DeployedNetwork, Precision
 from regraft.exporting.parity import LIMITS, Parity, compare_answers
 from regraft.exporting.script import script_for
+from regraft.exporting.sensitivity import sensitive_layers
 from regraft.files import sha256_of, write_json, write_text
 from regraft.models.checkpoint import versions
 from regraft.models.inference import infer
-from regraft.pipeline.images import SourceOf, images_of
+from regraft.pipeline.images import SourceOf, images_of, split_rows
 from regraft.pipeline.run import Run
 from regraft.training.progress import Listener, Silence
 
 #: Images that the answers are compared on, at most; those that travel with the export; images of one pass.
 _COMPARED, _GOLDEN, _BATCH = 2000, 4, 32
+#: Images that int8 is calibrated on, at most.
+_CALIBRATION = 200
+#: How files begin that TensorFlow's graphs can read: JPEG, PNG.
+_TENSORFLOW = (b"\xff\xd8", b"\x89P")
 #: Bytes of their pixels, at most.
 _PIXELS = 2**30
 _EXPECTED = "expected.json"
@@ -52,6 +58,9 @@ class Exported:
         megabytes: Of the format's files, in 10^6 bytes.
         milliseconds: An image, one by one and in batches of 32, from decoded pixels: median of 5 passes here.
         model_milliseconds: The same for the run's own model.
+        floating: Layers of the backbone that int8 left in float.
+        encoded: Where it takes image files as well (SavedModel): on how many JPEG and PNG files that was compared, the
+            share of them with the same likeliest class, and the largest difference of a probability.
     """
 
     path: Path
@@ -60,6 +69,8 @@ class Exported:
     megabytes: float
     milliseconds: tuple[float, float]
     model_milliseconds: tuple[float, float]
+    floating: tuple[str, ...] = ()
+    encoded: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -69,6 +80,8 @@ class Exported:
             "megabytes": self.megabytes,
             "milliseconds": {"1": self.milliseconds[0], "32": self.milliseconds[1]},
             "model_milliseconds": {"1": self.model_milliseconds[0], "32": self.model_milliseconds[1]},
+            "left_in_float": list(self.floating),
+            "encoded": self.encoded,
         }
 
 
@@ -129,10 +142,11 @@ def export(
     network = DeployedNetwork(run.classifier)
     answers = _model_answers(run, images, listener)
     own = _model_times(run, images)
+    calibration = _Calibration(run, network, images.source, listener) if precision == "int8" else None
     done = []
     for number, name in enumerate(names):
         listener.work("export", number, len(names), name)
-        done.append(_export(run, name, precision, folder, network, images, answers, own, listener))
+        done.append(_export(run, name, precision, folder, network, images, answers, own, calibration, listener))
         listener.work("export", number + 1, len(names), name)
     return done
 
@@ -143,42 +157,32 @@ def _folder_name(name: str, precision: str) -> str:
 
 def _export(
     run: Run, name: str, precision: Precision, folder: Path, network: DeployedNetwork, images: _Images,
-    answers: np.ndarray, own: tuple[float, float], listener: Listener,
+    answers: np.ndarray, own: tuple[float, float], calibration: _Calibration | None, listener: Listener,
 ) -> Exported:  # fmt: skip
     form, final = FORMATS[name], folder / _folder_name(name, precision)
     folder.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that it comes there in one step, and only once it is proved.
     with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=folder) as temporary:
-        place = Path(temporary) / final.name
-        place.mkdir()
-        form.write(network, place, precision, {"classes": json.dumps(run.classes), "made_by": "regraft"})
-        write_text(place / SCRIPT, script_for(form, network.model.preprocessing))
-        write_json(place / DESCRIPTION, {
-            "version": FORMAT,
-            "format": name,
-            "precision": precision,
-            "input": {"name": "images", "shape": ["N", *images.pixels.shape[1:]], "dtype": "uint8", "order": "RGB"},
-            "output": {"name": "probabilities", "shape": ["N", len(run.classes)], "dtype": "float32"},
-            "classes": list(run.classes),
-            "preprocessing": network.model.preprocessing.to_json(),
-            "backbone": run.description["backbone"],
-            "temperature": network.model.head.temperature,
-            "run": {"name": run.path.resolve().name, "sha256": run.description.get("sha256", {})},
-            "versions": versions(),
-            "sha256": {file: sha256_of(place / file) for file in (*form.files, SCRIPT)},
-        })  # fmt: skip
-        exported = ExportedModel(place, trust=True)
-        parity = compare_answers(images.names, images.labels, answers, _answers(exported, images, listener), precision)
-        if parity.faults:
-            write_json(folder / f"{final.name}.rejected.json", parity.to_json())
-            shown = ", ".join(parity.differing[:5]) + (" ..." if len(parity.differing) > 5 else "")
-            raise ExportError(
-                f"The {name} export does not answer as the run does: {'; '.join(parity.faults)}. Differing: {shown}. "
-                f"All figures are in {folder / f'{final.name}.rejected.json'}; the export was not kept."
+        for number, eight_bits in enumerate(calibration.tries() if calibration else (None,)):
+            place = Path(temporary) / str(number) / final.name
+            place.mkdir(parents=True)
+            listener.work(f"write {final.name}", 0, 1, _told(eight_bits))
+            form.write(
+                network, place, precision, {"classes": json.dumps(run.classes), "made_by": "regraft"}, eight_bits
             )
+            listener.work(f"write {final.name}", 1, 1, _told(eight_bits))
+            _describe(run, name, precision, place, network, eight_bits)
+            exported = ExportedModel(place, trust=True)
+            found = _answers(exported, images, listener)
+            parity = compare_answers(images.names, images.labels, answers, found, precision)
+            if not parity.faults:
+                break
+        floating = eight_bits.floating if eight_bits else ()
+        if parity.faults:
+            _reject(folder, final.name, parity, floating)
         result = Exported(
             final, parity, images.part, sum((place / file).stat().st_size for file in form.files) / 1e6,
-            _times(exported.probabilities, images.pixels), own,
+            _times(exported.probabilities, images.pixels), own, floating, _encoded(exported, images, answers),
         )  # fmt: skip
         write_json(place / PARITY, result.to_json())
         _write_golden(place / GOLDEN, images, answers, run.classes)
@@ -186,6 +190,100 @@ def _export(
         place.rename(final)
         (folder / f"{final.name}.rejected.json").unlink(missing_ok=True)  # of an earlier try
     return result
+
+
+def _told(eight_bits: EightBits | None) -> str:
+    return f"{len(eight_bits.floating)} layers left in float" if eight_bits and eight_bits.floating else ""
+
+
+def _describe(
+    run: Run, name: str, precision: Precision, place: Path, network: DeployedNetwork, eight_bits: EightBits | None
+) -> None:
+    """Write what stands beside the format's own files."""
+    form, preprocessing = FORMATS[name], network.model.preprocessing
+    write_text(place / SCRIPT, script_for(form, preprocessing))
+    side = preprocessing.size
+    write_json(place / DESCRIPTION, {
+        "version": FORMAT,
+        "format": name,
+        "precision": precision,
+        "input": {"name": "images", "shape": ["N", side, side, 3], "dtype": "uint8", "order": "RGB"},
+        "output": {"name": "probabilities", "shape": ["N", len(run.classes)], "dtype": "float32"},
+        "classes": list(run.classes),
+        "preprocessing": preprocessing.to_json(),
+        "backbone": run.description["backbone"],
+        "temperature": network.model.head.temperature,
+        "left_in_float": ["head", *eight_bits.floating] if eight_bits else [],
+        "run": {"name": run.path.resolve().name, "sha256": run.description.get("sha256", {})},
+        "versions": versions(),
+        "sha256": {file: sha256_of(place / file) for file in (*form.files, SCRIPT)},
+    })  # fmt: skip
+
+
+def _reject(folder: Path, name: str, parity: Parity, floating: tuple[str, ...]) -> NoReturn:
+    file = folder / f"{name}.rejected.json"
+    write_json(file, {**parity.to_json(), "left_in_float": list(floating)})
+    shown = ", ".join(parity.differing[:5]) + (" ..." if len(parity.differing) > 5 else "")
+    tried = ""
+    if floating:
+        tried = f" So it is with {len(floating)} layers of the backbone left in float ({', '.join(floating[:3])} ...)."
+    raise ExportError(
+        f"The {name} export does not answer as the run does: {'; '.join(parity.faults)}. Differing: {shown}.{tried} "
+        f"All figures are in {file}; the export was not kept."
+    )
+
+
+def _encoded(exported: ExportedModel, images: _Images, answers: np.ndarray) -> dict[str, Any] | None:
+    """How an export that takes image files answers to them; None for the others."""
+    contents = [images.source(name) for name in images.names]
+    chosen = [i for i, content in enumerate(contents) if isinstance(content, bytes) and content[:2] in _TENSORFLOW]
+    found = []
+    for start in range(0, len(chosen), _BATCH):
+        some = exported.runtime.encoded([bytes(contents[i]) for i in chosen[start : start + _BATCH]])  # type: ignore[arg-type]  # bytes, by the line above
+        if some is None:
+            return None
+        found.append(some)
+    if not found:
+        return None
+    given, ours = np.concatenate(found), answers[chosen]
+    return {
+        "images": len(chosen),
+        "agreement": float((given.argmax(axis=1) == ours.argmax(axis=1)).mean()),
+        "largest_difference": float(np.abs(given - ours).max()),
+    }
+
+
+class _Calibration:
+    """Images for int8, and which layers to leave in float when all of them are too many."""
+
+    def __init__(self, run: Run, network: DeployedNetwork, source: SourceOf, listener: Listener) -> None:
+        names = [row["path"] for row in split_rows(run.path) if row.get("part") == "train"]
+        if not names:
+            raise UsageError(f"{run.path} does not say which images it was trained on, and int8 is calibrated on them.")
+        chosen = np.unique(np.linspace(0, len(names) - 1, min(len(names), _CALIBRATION)).round().astype(int))
+        self.network, self.listener = network, listener
+        self.images = np.stack([_prepared(run, source, names[i]) for i in chosen])
+        self.order: list[str] | None = None
+
+    def tries(self) -> Iterator[EightBits]:
+        """All of the backbone in 8 bits, then without its 1, 2, 4, ... most sensitive layers, up to half of them."""
+        yield EightBits(self.images)
+        if self.order is None:
+            some = self.images[:: max(1, len(self.images) // _BATCH)][:_BATCH]
+            self.order = sensitive_layers(
+                self.network, some, lambda done, total: self.listener.work("sensitivity", done, total, "layers")
+            )
+        count = 1
+        while count <= len(self.order) // 2:
+            yield EightBits(self.images, tuple(self.order[:count]))
+            count *= 2
+
+
+def _prepared(run: Run, source: SourceOf, name: str) -> np.ndarray:
+    try:
+        return run.classifier.preprocessing(source(name))
+    except ImageError as error:
+        raise DataError(f"{name}: {error.reason}. An export is proved on the run's own images.") from error
 
 
 def _validation(run: Run, data: Path | str | None) -> _Images:
@@ -205,10 +303,7 @@ def _validation(run: Run, data: Path | str | None) -> _Images:
     chosen = np.unique(np.linspace(0, len(part) - 1, min(len(part), most)).round().astype(int))
     pixels = np.empty((len(chosen), preprocessing.size, preprocessing.size, 3), np.uint8)
     for row, i in enumerate(chosen):
-        try:
-            pixels[row] = preprocessing(source(part.ids[i]))
-        except ImageError as error:
-            raise DataError(f"{part.ids[i]}: {error.reason}. An export is proved on the run's own images.") from error
+        pixels[row] = _prepared(run, source, part.ids[i])
     return _Images(name, tuple(part.ids[i] for i in chosen), part.labels[chosen], pixels, source)
 
 

@@ -1,0 +1,125 @@
+"""What a format is: how it is written, what reads it, and what runs it.
+
+Enters: a `DeployedNetwork` and a folder. Leaves: the format's files. Enters: such a folder. Leaves: a `Runtime`. What a
+format needs is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from regraft.exporting.network import DeployedNetwork, Precision
+
+Metadata = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class EightBits:
+    """How a network is brought to 8 bits.
+
+    Attributes:
+        images: What the ranges of its values are measured on, uint8 (N, S, S, 3).
+        floating: Layers of the backbone that stay in float, by their names in PyTorch. All else than the backbone does
+            so anyway.
+    """
+
+    images: np.ndarray
+    floating: tuple[str, ...] = ()
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of another library says, or its name."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+class Format(ABC):
+    """One format.
+
+    Attributes:
+        name: As `--to` has it.
+        files: What it writes, the graph first.
+        precisions: What it can be written in.
+        runs_code: Whether loading a file of somebody else's may run what is in it.
+        needs: What its script needs, in words.
+        script: Of `predict.py`: what it imports, what loads the model, and what gives one image's probabilities.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    runs_code: bool = False
+    precisions: tuple[Precision, ...]
+    needs: str
+    script: tuple[str, str, str]
+
+    @abstractmethod
+    def write(
+        self, network: DeployedNetwork, folder: Path, precision: Precision, metadata: Metadata,
+        eight_bits: EightBits | None = None,
+    ) -> None:  # fmt: skip
+        """Write the files.
+
+        Args:
+            network: What to write.
+            folder: Where to.
+            precision: One of `precisions`.
+            metadata: Goes into the graph where the format has room for it.
+            eight_bits: For "int8".
+        """
+
+    @abstractmethod
+    def open(self, folder: Path, threads: int = 0) -> Runtime:
+        """Check the files and load them.
+
+        Args:
+            folder: Where they are.
+            threads: Of the runtime; 0: its own choice.
+
+        Raises:
+            ExportError: A file is missing, damaged, or does what a model has no business to do.
+            MissingExtraError: The runtime is not installed.
+        """
+
+
+class Runtime(ABC):
+    """A loaded export."""
+
+    @abstractmethod
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Images, uint8 (N, S, S, 3), to probabilities, float32 (N, classes)."""
+
+    def encoded(self, contents: list[bytes]) -> np.ndarray | None:
+        """Contents of JPEG or PNG files to probabilities, float32 (N, classes); None where it takes pixels alone."""
+        return None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what converters tell about themselves, from Python and from below it."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
