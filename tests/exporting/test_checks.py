@@ -17,7 +17,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from regraft.errors import ExportError
-from regraft.exporting.checks import check_onnx, check_openvino, check_program
+from regraft.exporting.checks import (
+    check_keras,
+    check_litert,
+    check_onnx,
+    check_openvino,
+    check_program,
+    check_saved_model,
+)  # fmt: skip
 
 MARK = "regraft-was-here"
 
@@ -246,3 +253,75 @@ def test_program_refuses(case: str, tmp_path: Path) -> None:
 def test_program_takes_what_is_plain(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(program(_size("2*Symbol('s77', positive=True, integer=True) + 1")))
     check_program(tmp_path / "model.pt2")
+
+
+def keras(config: Any = None, entries: dict[str, bytes] | None = None, *, compressed: bool = False) -> bytes:
+    """An archive as Keras writes it, changed."""
+    held = {"metadata.json": b"{}", "config.json": json.dumps(config or {}).encode(), "model.weights.h5": b"HDF"}
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
+        for name, value in (held | (entries or {})).items():
+            archive.writestr(name, value)
+    return content.getvalue()
+
+
+def _layer(name: str, module: str | None = "keras.layers", **config: Any) -> dict[str, Any]:
+    return {"config": {"layers": [{"class_name": name, "module": module, "config": config}]}}
+
+
+KERAS: dict[str, tuple[bytes, str]] = {
+    "text": (b"hello", "no Keras model"),
+    "a bare pickle": (pickle.dumps(Bomb()), "no Keras model"),
+    "a function in it": (keras(_layer("Lambda", function="abc")), "brings code"),
+    "a function further in": (keras(_layer("Dense", activation={"class_name": "__lambda__"})), "brings code"),
+    "a module of PyTorch, pickled": (keras(_layer("TorchModuleWrapper")), "brings code"),
+    "a SavedModel from elsewhere": (keras(_layer("TFSMLayer", filepath="/tmp/evil")), "brings code"),
+    "a function of the system": (keras(_layer("system", "os")), "wants code from elsewhere: system of 'os'"),
+    "a function of builtins": (keras(_layer("eval", "builtins")), "elsewhere"),
+    "a part of Keras that loads files": (keras(_layer("get_file", "keras.utils")), "elsewhere"),
+    "a part of Keras further in": (keras(_layer("get_file", "keras.src.utils.file_utils")), "elsewhere"),
+    "a package of its own": (keras(_layer("Evil", "keras_evil")), "elsewhere"),
+    "a dotted name": (keras(_layer("os.system", None)), "brings code"),
+    "a script": (keras(entries={"setup.py": b"import os"}), "no Keras model of layers"),
+    "a path upwards": (keras(entries={"../evil": b"x"}), "an entry of the name"),
+    "a bomb": (keras(entries={"regraft.json": bytes(10_000_000)}, compressed=True), "unpacks to more"),
+    "no JSON": (keras(entries={"config.json": b"{"}), "damaged"),
+    "nested without end": (keras(entries={"config.json": b"[" * 200_000}), "damaged"),
+}
+
+
+@pytest.mark.parametrize("case", list(KERAS))
+def test_keras_refuses(case: str, tmp_path: Path) -> None:
+    content, words = KERAS[case]
+    (tmp_path / "model.keras").write_bytes(content)
+    with pytest.raises(ExportError, match=words):
+        check_keras(tmp_path / "model.keras")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.keras"]
+
+
+@pytest.mark.parametrize("content", [b"hello", bytes(64), b"\x1c\0\0\0TFL2" + bytes(60), b"\xff\0\0\0TFL3" + bytes(60)])
+def test_litert_refuses(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(content)
+    with pytest.raises(ExportError, match="no LiteRT model"):
+        check_litert(tmp_path / "model.tflite")
+
+
+def test_saved_model_refuses(tmp_path: Path) -> None:
+    def folder(name: str) -> Path:
+        place = tmp_path / name
+        (place / "variables").mkdir(parents=True)
+        (place / "saved_model.pb").write_bytes(b"x")
+        (place / "variables" / "variables.index").write_bytes(b"x")
+        return place
+
+    check_saved_model(folder("plain"))
+    (folder("library") / "evil.so").write_bytes(b"x")
+    (folder("assets") / "assets").mkdir()
+    (tmp_path / "assets" / "assets" / "vocabulary.txt").write_bytes(b"x")
+    (folder("extra") / "assets.extra").mkdir()
+    (folder("link") / "variables" / "variables.data-00000-of-00001").symlink_to("/etc/passwd")
+    folder("linked")
+    (tmp_path / "linked folder").symlink_to(tmp_path / "linked")
+    for name in ("library", "assets", "extra", "link", "linked folder", "none"):
+        with pytest.raises(ExportError):
+            check_saved_model(tmp_path / name)

@@ -13,17 +13,22 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from terminal import regraft
+from torch import nn
 
 from regraft.data.dataset import Split
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ExportError, UsageError
 from regraft.exporting.exported import ExportedModel
-from regraft.exporting.formats import FORMATS, Onnx
+from regraft.exporting.form import EightBits
+from regraft.exporting.formats import FORMATS
 from regraft.exporting.network import DeployedNetwork, Precision
+from regraft.exporting.onnx_form import Onnx
 from regraft.exporting.parity import compare_answers
 from regraft.exporting.script import script_for
+from regraft.exporting.sensitivity import sensitive_layers
 from regraft.models.classifier import build
 from regraft.pipeline.export import export, verify
 from regraft.pipeline.run import Run, load
@@ -46,6 +51,17 @@ def exports(run: Run) -> dict[str, Path]:
     done = regraft("export", run.path, "--to", ",".join(FORMATS), "--json")
     assert done.returncode == 0, done.stderr
     return {Path(path).name: Path(path) for path in json.loads(done.stdout)}
+
+
+@pytest.fixture(scope="module")
+def plain(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Of a few convolutions, for what is slow."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    done = regraft(
+        "train", squares_folder, "--out", out, "--backbone", "cnn", "--set", "training.head_epochs=3", *SMALL
+    )
+    assert done.returncode == 0, done.stderr
+    return load(out)
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
@@ -107,7 +123,7 @@ def test_the_graph_carries_its_classes(run: Run, exports: dict[str, Path]) -> No
     assert (given.name, given.shape, given.type) == ("images", ["batch", 48, 48, 3], "tensor(uint8)")
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
 def test_half_precision_is_half_the_size(name: str, run: Run, exports: dict[str, Path], tmp_path: Path) -> None:
     (done,) = export(run, name, precision="fp16", out=tmp_path)
     assert done.path == tmp_path / f"{name}-fp16"
@@ -115,6 +131,93 @@ def test_half_precision_is_half_the_size(name: str, run: Run, exports: dict[str,
     assert done.megabytes < 0.6 * whole["megabytes"]
     assert 0 < done.parity.largest_difference < 0.05
     assert verify(done.path).agreement == 1
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
+def test_eight_bits_are_a_third_of_the_size(name: str, plain: Run, tmp_path: Path) -> None:
+    done = regraft("export", plain.path, "--to", name, "--precision", "int8", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    place = tmp_path / f"{name}-int8"
+    parity = json.loads((place / "parity.json").read_text())
+    assert parity["megabytes"] < (plain.path / "model.safetensors").stat().st_size / 3e6
+    assert parity["accuracy"] >= parity["model_accuracy"] - 0.01
+    assert parity["largest_difference"] > 1e-4  # it is not the same network
+    assert json.loads((place / "export.json").read_text())["left_in_float"] == ["head", *parity["left_in_float"]]
+    verify(place)
+
+
+@pytest.mark.parametrize("name", ["onnx", "litert", "openvino"])
+def test_the_most_sensitive_layers_are_left_in_float(name: str, plain: Run, tmp_path: Path) -> None:
+    network = DeployedNetwork(plain.classifier)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 3), np.uint8)
+    order = sensitive_layers(network, pixels)
+    layers = [
+        name
+        for name, module in plain.classifier.named_modules()
+        if name.startswith("backbone") and isinstance(module, (nn.Conv2d, nn.Linear))
+    ]
+    assert sorted(order) == sorted(layers)
+    exact, apart, size = network(torch.from_numpy(pixels)).numpy(), {}, {}
+    sizes = {name: module.weight.numel() for name, module in network.model.named_modules() if name in layers}
+    for count in (0, 1, len(layers)):
+        place = tmp_path / str(count)
+        place.mkdir()
+        FORMATS[name].write(network, place, "int8", {"classes": "[]"}, EightBits(pixels, tuple(order[:count])))
+        apart[count] = np.abs(FORMATS[name].open(place)(pixels) - exact).max()
+        size[count] = sum((place / file).stat().st_size for file in FORMATS[name].files)
+    assert 0 < apart[len(layers)] < apart[0] < 0.1
+    for count in (1, len(layers)):  # four bytes of a weight in place of one
+        assert size[count] - size[0] == pytest.approx(3 * sum(sizes[layer] for layer in order[:count]), rel=0.1)
+
+
+def test_eight_bits_that_are_too_few(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[str, ...]] = []
+    right = Onnx.write
+
+    def write(
+        self: Onnx, network: DeployedNetwork, folder: Path, precision: Precision, metadata: object, how: EightBits
+    ) -> None:
+        tried.append(how.floating)
+        right(self, network, folder, "fp32", metadata)  # type: ignore[arg-type]  # a mapping
+
+    monkeypatch.setattr(Onnx, "write", write)
+    monkeypatch.setattr("regraft.pipeline.export._times", lambda *_: (1.0, 1.0))
+    enough = 2
+    compared = compare_answers
+
+    def compare(names: Any, labels: Any, model: np.ndarray, found: np.ndarray, precision: str) -> Any:
+        wrong = np.roll(model, 1, axis=1) if len(tried[-1]) < enough else found
+        return compared(names, labels, model, wrong, precision)
+
+    monkeypatch.setattr("regraft.pipeline.export.compare_answers", compare)
+    (done,) = export(plain, "onnx", precision="int8", out=tmp_path / "once")
+    assert [len(floating) for floating in tried] == [0, 1, 2]
+    assert done.floating == tried[-1]
+    assert json.loads((done.path / "export.json").read_text())["left_in_float"] == ["head", *done.floating]
+    enough = 10**9
+    with pytest.raises(ExportError, match="So it is with 2 layers of the backbone left in float"):
+        export(plain, "onnx", precision="int8", out=tmp_path / "again")
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["onnx-int8.rejected.json"]
+    assert len(json.loads((tmp_path / "again" / "onnx-int8.rejected.json").read_text())["left_in_float"]) == 2
+
+
+def test_a_saved_model_takes_files(run: Run, exports: dict[str, Path], squares_folder: Path) -> None:
+    parity = json.loads((exports["savedmodel"] / "parity.json").read_text())
+    assert parity["encoded"]["images"] == parity["images"]
+    assert parity["encoded"]["largest_difference"] < 1e-4
+    files = sorted((squares_folder / "green").iterdir())[:3]
+    runtime = ExportedModel(exports["savedmodel"], trust=True).runtime
+    found = runtime.encoded([file.read_bytes() for file in files])
+    assert found is not None
+    assert np.abs(found - np.stack([p.probabilities for p in run.predict(files)])).max() < 1e-4
+    assert ExportedModel(exports["litert"]).runtime.encoded([b""]) is None
+
+
+def test_an_export_tells_nothing_of_this_machine(exports: dict[str, Path]) -> None:
+    for name in FORMATS:
+        for file in exports[name].rglob("*"):
+            if file.is_file() and file.parent.name != "golden":
+                assert b"/regraft/" not in file.read_bytes(), file
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden/expected.json", "golden/0.png", "export.json", "predict.py"])
@@ -179,7 +282,9 @@ def test_an_export_that_answers_otherwise_is_not_kept(
 ) -> None:
     right = Onnx.write
 
-    def wrong(self: Onnx, network: DeployedNetwork, folder: Path, precision: Precision, metadata: object) -> None:
+    def wrong(
+        self: Onnx, network: DeployedNetwork, folder: Path, precision: Precision, metadata: object, _eight_bits: None
+    ) -> None:
         network.model.head.classifier.bias.data[0] += 0.01
         right(self, network, folder, precision, metadata)  # type: ignore[arg-type]  # a mapping
 
@@ -210,6 +315,7 @@ def test_wrong_requests(run: Run, exports: dict[str, Path], squares_folder: Path
         (("export", run.path, "--to", "onyx"), "Did you mean onnx"),
         (("export", run.path, "--to", "onnx", "--precision", "fp8"), "Unknown precision"),
         (("export", run.path, "--to", "exported-program", "--precision", "fp16"), "expected fp32"),
+        (("export", run.path, "--to", "keras", "--precision", "int8"), "expected fp32"),
         (("export", run.path, "--to", "onnx"), "is there already"),
         (("verify", tmp_path / "none"), "is no folder"),
         (("evaluate", exports["onnx"]), "name the DATA"),
@@ -246,10 +352,8 @@ def test_other_backbones_export(backbone: str, tmp_path: Path) -> None:
     model = build(backbone, classes=("a", "b", "c"), weights="none", image_size=64)
     network = DeployedNetwork(model)
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
-    import torch
-
     expected = network(torch.from_numpy(images)).numpy()
-    for name in ("onnx", "exported-program"):
+    for name in ("onnx", "exported-program", "litert"):
         form = FORMATS[name]
         form.write(network, tmp_path, "fp32", {"classes": "[]"})
         assert np.abs(form.open(tmp_path)(images) - expected).max() < 1e-5

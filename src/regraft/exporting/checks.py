@@ -39,7 +39,7 @@ _EXPRESSION = re.compile(
 )
 _KERAS_ENTRIES = frozenset(("metadata.json", "config.json", "model.weights.h5", "regraft.json"))
 _KERAS_MODULES = re.compile(
-    r"keras|keras\.(layers|initializers|dtype_policies)|keras\.src\.(ops\.(nn|numpy|core)|models\.functional)"
+    r"keras|keras\.(layers|initializers|dtype_policies)|keras\.src\.(ops\.(nn|numpy|core|math)|models\.functional)"
 )
 #: Of Keras's own, what runs code that comes with it, or reads other files.
 _KERAS_CODE = frozenset(

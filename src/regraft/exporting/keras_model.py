@@ -94,7 +94,10 @@ def _linear(t: Translation, x: Any, weight: Any, bias: Any = None) -> Value:
     if value.where(-1) != len(value.axes) - 1:
         value = Value(t.laid(value), tuple(range(len(value.axes))))
     layer = t.layer(t.layers.Dense, t.node.args[1], units=weight.shape[0], use_bias=bias is not None)
-    return Value(t.filled(layer, value.tensor, weight.T, *([] if bias is None else [bias])), value.axes)
+    sizes = [-1 if size is None else size for size in value.tensor.shape[:-1]]
+    rows = t.ops.reshape(value.tensor, [-1, weight.shape[1]]) if len(sizes) > 1 else value.tensor
+    found = t.filled(layer, rows, weight.T, *([] if bias is None else [bias]))
+    return Value(t.ops.reshape(found, [*sizes, weight.shape[0]]) if len(sizes) > 1 else found, value.axes)
 
 
 @_operation("_native_batch_norm_legit_no_training.default")
@@ -122,6 +125,18 @@ def _layer_norm(t: Translation, x: Any, shape: Sequence[int], weight: Any = None
     return Value(t.filled(layer, x.tensor, *weights), x.axes)
 
 
+@_operation("native_group_norm.default")
+def _group_norm(
+    t: Translation, x: Any, weight: Any, bias: Any, _images: Any, channels: int, _places: int, groups: int, eps: float
+) -> Any:
+    layer = t.layer(
+        t.layers.GroupNormalization, t.node.args[1], groups=groups, axis=-1, epsilon=eps, scale=weight is not None,
+        center=bias is not None,
+    )  # fmt: skip
+    weights = [value for value in (weight, bias) if value is not None]
+    return (Value(t.filled(layer, t.laid(x, CHANNELS_LAST), *weights), CHANNELS_LAST),)
+
+
 # One value after another
 
 
@@ -133,12 +148,13 @@ for _name, _function in {
     "relu.default": lambda t, x: t.ops.relu(x),
     "sigmoid.default": lambda t, x: t.ops.sigmoid(x),
     "tanh.default": lambda t, x: t.ops.tanh(x),
-    "silu.default": lambda t, x: t.ops.silu(x),
+    "silu.default": lambda t, x: t.ops.multiply(x, t.ops.sigmoid(x)),  # TensorFlow's own cannot be frozen
     "hardswish.default": lambda t, x: t.ops.hard_silu(x),
     "hardsigmoid.default": lambda t, x: t.ops.hard_sigmoid(x),
     "exp.default": lambda t, x: t.ops.exp(x),
     "log.default": lambda t, x: t.ops.log(x),
     "log1p.default": lambda t, x: t.ops.log1p(x),
+    "expm1.default": lambda t, x: t.ops.expm1(x),
     "sqrt.default": lambda t, x: t.ops.sqrt(x),
     "rsqrt.default": lambda t, x: t.ops.rsqrt(x),
     "neg.default": lambda t, x: t.ops.negative(x),
@@ -156,7 +172,11 @@ def _cast(t: Translation, x: Any, dtype: torch.dtype = torch.float32, **_: Any) 
 
 @_operation("gelu.default")
 def _gelu(t: Translation, x: Any, approximate: str = "none") -> Value:
-    return Value(t.ops.gelu(x.tensor, approximate=approximate == "tanh"), x.axes)
+    if approximate == "tanh":
+        return Value(t.ops.gelu(x.tensor, approximate=True), x.axes)
+    # In the form that LiteRT's converter knows for its own operation; Keras's is another, and it has no erf.
+    error = t.ops.erf(t.ops.multiply(x.tensor, math.sqrt(0.5)))
+    return Value(t.ops.multiply(t.ops.multiply(x.tensor, 0.5), t.ops.add(error, 1.0)), x.axes)
 
 
 @_operation("hardtanh.default", "clamp.default", "clamp_min.default", "clamp_max.default")
@@ -184,8 +204,28 @@ for _name, _keras in {"add": "add", "sub": "subtract", "mul": "multiply", "div":
                       "minimum": "minimum"}.items():  # fmt: skip
     for _overload in ("Tensor", "Scalar", "default"):
         OPERATIONS[f"{_name}.{_overload}"] = _both(_keras)
+for _name, _keras in {"gt": "greater", "ge": "greater_equal", "lt": "less", "le": "less_equal"}.items():
+    OPERATIONS[f"{_name}.Scalar"] = OPERATIONS[f"{_name}.Tensor"] = _both(_keras)
 for _overload in ("Tensor_Scalar", "Tensor_Tensor"):
     OPERATIONS[f"pow.{_overload}"] = _both("power")
+
+
+@_operation("elu.default")
+def _elu(t: Translation, x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Value:
+    if (scale, input_scale) != (1, 1):
+        raise unsupported("a scaled ELU")
+    return Value(t.ops.elu(x.tensor, alpha), x.axes)
+
+
+@_operation("leaky_relu.default")
+def _leaky_relu(t: Translation, x: Any, slope: float = 0.01) -> Value:
+    return Value(t.ops.leaky_relu(x.tensor, slope), x.axes)
+
+
+@_operation("where.self")
+def _where(t: Translation, condition: Any, a: Any, b: Any) -> Value:
+    tensors, axes = t.alike(condition, a, b)
+    return Value(t.ops.where(*tensors), axes)
 
 
 # Over axes
@@ -313,7 +353,7 @@ def _expand(t: Translation, x: Any, _sizes: Any) -> Value:
     found = value.tensor + np.zeros([sizes[axis] or 1 for axis in value.axes], np.float32)
     for place, axis in enumerate(value.axes):
         if sizes[axis] is None and found.shape[place] == 1:  # as many as there are images
-            none = t.ops.zeros_like(t.ops.cast(t.ops.max(t.images, axis=(1, 2, 3)), "float32"))
+            none = t.ops.zeros_like(t.ops.max(t.ops.cast(t.images, "float32"), axis=(1, 2, 3)))
             found = t.ops.add(t.ops.reshape(none, [-1 if axis == other else 1 for other in value.axes]), found)
     return Value(found, value.axes)
 

@@ -6,7 +6,7 @@ Enters: a `Classifier`. Leaves: a module from uint8 (N, S, S, 3) to float32 (N, 
 from __future__ import annotations
 
 import copy
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -28,6 +28,8 @@ class DeployedNetwork(nn.Module):
         # Formats have one order of axes; what is fast on a CPU with PyTorch only puts transpositions into the graph.
         self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
         self.eval()
+        #: What formats made of it on the way, by name, for others that begin with the same.
+        self.made: dict[str, Any] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images, uint8 (N, S, S, 3), RGB, to probabilities, float32 (N, classes)."""
@@ -44,6 +46,11 @@ class DeployedNetwork(nn.Module):
         return torch.zeros(2, side, side, 3, dtype=torch.uint8)
 
     def exported(self) -> torch.export.ExportedProgram:
-        """Its graph, for any number of images."""
-        batch = torch.export.Dim("batch", min=1, max=4096)
-        return torch.export.export(self, (self.example(),), dynamic_shapes={INPUT: {0: batch}})
+        """Its graph, for any number of images, without what tells of this machine."""
+        if "program" not in self.made:
+            batch = torch.export.Dim("batch", min=1, max=4096)
+            program = torch.export.export(self, (self.example(),), dynamic_shapes={INPUT: {0: batch}})
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)
+            self.made["program"] = program
+        return self.made["program"]  # type: ignore[no-any-return]

@@ -80,15 +80,18 @@ def onnx_proto(network: DeployedNetwork) -> Any:
         import onnxscript  # noqa: F401  # what torch writes ONNX with
     except ImportError as error:
         raise MissingExtraError("ONNX", "onnx") from error
+    import onnx
     import torch
 
-    with quiet():
-        program = torch.onnx.export(
-            network.exported(), (network.example(),), dynamo=True, opset_version=18,
-            input_names=["images"], output_names=["probabilities"], verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    return program.model_proto
+    if "onnx" not in network.made:
+        with quiet():
+            program = torch.onnx.export(
+                network.exported(), (network.example(),), dynamo=True, opset_version=18,
+                input_names=["images"], output_names=["probabilities"], verbose=False,
+            )  # fmt: skip
+        assert program is not None
+        network.made["onnx"] = program.model_proto.SerializeToString()
+    return onnx.load_model_from_string(network.made["onnx"])
 
 
 def floating_nodes(proto: Any, floating: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -27,8 +28,12 @@ _FLOATING = ("FULLY_CONNECTED", "CONCATENATION", "MEAN", "REDUCE_MAX", "SUB", "M
 
 
 def _tensorflow() -> Any:
+    """TensorFlow, imported so that it neither talks nor quarrels with PyTorch."""
+    import torch._dynamo  # noqa: F401  # it brings an LLVM that ends the process if it comes after TensorFlow's
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
     try:
         with quiet():
             import keras
@@ -46,8 +51,10 @@ def _tensorflow() -> Any:
 def _keras_model(network: DeployedNetwork) -> Any:
     from regraft.exporting.keras_model import keras_model
 
-    with quiet():
-        return keras_model(network.exported(), "regraft")
+    if "keras" not in network.made:
+        with quiet():
+            network.made["keras"] = keras_model(network.exported(), "regraft")
+    return network.made["keras"]
 
 
 def _function(tf: Any, model: Any, side: int) -> Any:
@@ -169,22 +176,23 @@ class Keras(Format):
         """By Keras on TensorFlow; threads are those of the process."""
         file = folder / self.files[0]
         check_keras(file)
-        _tensorflow()
+        tf = _tensorflow()
         import keras
 
         try:
             with quiet():
-                return _KerasRuntime(keras.models.load_model(file, compile=False, safe_mode=True))
+                model = keras.models.load_model(file, compile=False, safe_mode=True)
+                return _KerasRuntime(_function(tf, model, model.input_shape[1]))
         except Exception as error:  # whatever a damaged archive leads to
             raise ExportError(f"{file} cannot be loaded: {first_line(error)}") from error
 
 
 class _KerasRuntime(Runtime):
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, run: Any) -> None:
+        self.run = run
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        return np.asarray(self.model.predict_on_batch(images), np.float32)
+        return np.asarray(self.run(images)["probabilities"].numpy(), np.float32)
 
 
 class LiteRT(Format):
@@ -248,7 +256,7 @@ class LiteRT(Format):
 
 def _quantized(tf: Any, converter: Any, eight_bits: EightBits) -> bytes:
     """In 8 bits but for the head and the chosen layers."""
-    few = [{"images": image[None]} for image in eight_bits.images[:1]]
+    few = [[image[None]] for image in eight_bits.images[:1]]
 
     def debugger(floating: Sequence[str]) -> Any:
         options = tf.lite.experimental.QuantizationDebugOptions(
@@ -264,8 +272,8 @@ def _quantized(tf: Any, converter: Any, eight_bits: EightBits) -> bytes:
         table = io.StringIO()
         made.layer_statistics_dump(table)
         names = {row["tensor_name"] for row in csv.DictReader(io.StringIO(table.getvalue()))}
-        wanted = [f"/{path.replace('.', '_').lower()}_1/" for path in eight_bits.floating]
-        made = debugger([name for name in names if any(path in name for path in wanted)])
+        wanted = "|".join(path.replace(".", "_").lower() for path in eight_bits.floating)
+        made = debugger([name for name in names if re.search(rf"/({wanted})(_\d+)?/", name)])
     return bytes(made.get_nondebug_quantized_model())
 
 

@@ -1,12 +1,14 @@
 """From the bytes of an image file to the model's pixels, in TensorFlow's graph.
 
 Enters: the model's preprocessing. Leaves: a function of TensorFlow from the contents of a JPEG or PNG file to uint8
-(S, S, 3). It resizes as Pillow does to the last bit (Pillow's `Resample.c`: weights in fixed point, rows then columns,
-rounded between). What it does not do: EXIF rotation, transparency over white, and decoding large JPEGs at a fraction.
+(S, S, 3). It resizes as Pillow does, to the last bit: weights in fixed point, rounded and clipped between rows and
+columns. Pillow 13 takes the columns first for some tall images, whose pixels differ a little here. What this does not
+do: EXIF rotation, transparency over white, and decoding large JPEGs at a fraction.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +64,8 @@ def _weights(tf: Any, size: Any, first: Any, last: Any, out: Any, name: str) -> 
     place = tf.cast(tf.range(size), tf.float64)[None]
     reach = _REACH[name] * stretch
     low, high = tf.floor(tf.maximum(centre - reach + 0.5, 0)), tf.floor(centre + reach + 0.5)
-    weights = tf.where((place >= low) & (place < high), FILTERS[name](tf, (place - centre + 0.5) / stretch), 0.0)
+    weights = FILTERS[name](tf, (place - centre + 0.5) / stretch)
+    weights *= tf.cast((place >= low) & (place < high), tf.float64)
     weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
     fixed = weights * 2.0**_BITS
     return tf.sign(fixed) * tf.floor(tf.abs(fixed) + 0.5)
@@ -80,15 +83,16 @@ def _bicubic(tf: Any, x: Any) -> Any:
     """With a = -0.5."""
     x = tf.abs(x)
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return tf.where(x < 1, near, tf.where(x < 2, far, 0.0))
+    return tf.where(x < 1, near, tf.where(x < 2, far, tf.zeros_like(x)))
 
 
 def _lanczos(tf: Any, x: Any) -> Any:
     def sinc(value: Any) -> Any:
-        turn = tf.where(tf.equal(value, 0), 1.0, value) * 3.141592653589793
-        return tf.where(tf.equal(value, 0), 1.0, tf.sin(turn) / turn)
+        one = tf.ones_like(value)
+        turn = tf.where(tf.equal(value, 0), one, value) * math.pi
+        return tf.where(tf.equal(value, 0), one, tf.sin(turn) / turn)
 
-    return tf.where(tf.abs(x) < 3, sinc(x) * sinc(x / 3), 0.0)
+    return tf.where(tf.abs(x) < 3, sinc(x) * sinc(x / 3), tf.zeros_like(x))
 
 
 #: By their names in `Preprocessing`; "nearest" is none that averages.
