@@ -1,6 +1,6 @@
-"""Every format x backbone through the parity gate, in float32 and half precision; a Markdown table.
+"""Every format x precision x backbone through the parity gate; a Markdown table.
 
-    python benchmarks/exports.py [--backbones a,b] [--formats onnx,openvino] [--images 120]
+    python benchmarks/exports.py [--backbones a,b] [--formats onnx,openvino] [--precisions fp32] [--images 120]
 
 Each backbone gets a head, solved on solar cells of the wheel `elpv-dataset`, and is exported; those without weights on
 this machine begin with random ones, which is nothing to a format. What is compared are validation image files.
@@ -16,6 +16,7 @@ from regraft.data.scan import scan
 from regraft.data.split import split
 from regraft.errors import RegraftError, WeightsError
 from regraft.exporting.formats import FORMATS
+from regraft.exporting.network import PRECISIONS
 from regraft.files import write_csv
 from regraft.models.classifier import build
 from regraft.pipeline.demo import demo_images
@@ -58,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", default=BACKBONES)
     parser.add_argument("--formats", default=",".join(FORMATS))
+    parser.add_argument("--precisions", default=",".join(PRECISIONS))
     parser.add_argument("--images", type=int, default=120)
     options = parser.parse_args()
     head = ["backbone (weights)", "export", "same class", "largest difference", "MB", "ms an image, alone", "in 32"]
@@ -68,7 +70,7 @@ def main() -> None:
         for name in options.backbones.split(","):
             run, source = trained(name, data, folder)
             for form in options.formats.split(","):
-                for precision in FORMATS[form].precisions:
+                for precision in sorted(set(FORMATS[form].precisions) & set(options.precisions.split(","))):
                     title = f"| {name} ({'random' if source == 'none' else source}) | {form}, {precision} |"
                     try:
                         (done,) = export(run, form, precision=precision, data=data, out=folder / "exports" / name)
