@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -333,6 +334,23 @@ def test_an_export_needs_the_images_of_the_run(squares_split: Split, tmp_path: P
     run = train(model, squares_split, out=tmp_path / "run", finetune_epochs=0)
     with pytest.raises(UsageError, match="Expected --data"):
         export(run, "onnx")
+
+
+def test_what_is_not_installed_is_told_before_anything_is_written(
+    plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = importlib.util.find_spec
+    for gone, formats, precision, extra in (
+        ("tensorflow", "onnx,litert", "fp32", "tensorflow"),
+        ("ai_edge_litert", "litert", "fp32", "litert"),
+        ("nncf", "openvino", "int8", "int8"),
+        ("onnxruntime", "onnx", "fp32", "onnx"),
+    ):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, gone=gone: None if name == gone else there(name))
+        done = regraft("export", plain.path, "--to", formats, "--precision", precision, "--out", tmp_path)
+        assert done.returncode == 2
+        assert f"regraft[{extra}]" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_differences_are_counted_and_named() -> None:

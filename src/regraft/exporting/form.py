@@ -7,6 +7,7 @@ format needs is imported when it is used.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from regraft.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from regraft.exporting.network import DeployedNetwork, Precision
@@ -52,6 +55,7 @@ class Format(ABC):
         name: As `--to` has it.
         files: What it writes, the graph first.
         precisions: What it can be written in.
+        modules: What writing and running it needs, and the extras that bring that; `modules_int8`: for int8 besides.
         runs_code: Whether loading a file of somebody else's may run what is in it.
         needs: What its script needs, in words.
         script: Of `predict.py`: what it imports, what loads the model, and what gives one image's probabilities.
@@ -61,8 +65,21 @@ class Format(ABC):
     files: tuple[str, ...]
     runs_code: bool = False
     precisions: tuple[Precision, ...]
+    modules: Mapping[str, str] = {}
+    modules_int8: Mapping[str, str] = {}
     needs: str
     script: tuple[str, str, str]
+
+    def check_installed(self, precision: Precision) -> None:
+        """Look whether all is there before anything is written.
+
+        Raises:
+            MissingExtraError: Something is not.
+        """
+        needed = {**self.modules, **(self.modules_int8 if precision == "int8" else {})}
+        for module, extra in needed.items():
+            if importlib.util.find_spec(module) is None:
+                raise MissingExtraError(f"{module}, for exports to {self.name}", extra)
 
     @abstractmethod
     def write(

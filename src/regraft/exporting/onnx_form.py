@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class Onnx(Format):
     name = "onnx"
     files = ("model.onnx",)
     precisions = ("fp32", "fp16", "int8")
+    modules: Mapping[str, str] = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx"}
     needs = "ONNX Runtime, NumPy and Pillow"
     script = (
         "import onnxruntime",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ class OpenVino(Format):
     name = "openvino"
     files = ("model.xml", "model.bin")
     precisions = ("fp32", "fp16", "int8")
+    modules: Mapping[str, str] = {"openvino": "openvino"}
+    modules_int8: Mapping[str, str] = {"nncf": "int8", "onnx": "int8", "onnxscript": "int8"}
     needs = "OpenVINO, NumPy and Pillow"
     script = (
         "import openvino",

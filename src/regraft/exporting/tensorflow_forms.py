@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from regraft.exporting.tensorflow_images import FILTERS, reader
 if TYPE_CHECKING:
     from regraft.exporting.network import DeployedNetwork, Precision
 
+_MODULES: Mapping[str, str] = {"tensorflow": "tensorflow", "keras": "tensorflow"}
 #: What LiteRT's converter leaves in float with `int8`: the head, what it pools, and the normalisation of pixels.
 _FLOATING = ("FULLY_CONNECTED", "CONCATENATION", "MEAN", "REDUCE_MAX", "SUB", "MUL", "DIV")
 
@@ -108,6 +109,7 @@ class SavedModel(Format):
         "model/variables/variables.data-00000-of-00001",
     )  # fmt: skip
     precisions = ("fp32",)
+    modules = _MODULES
     needs = "TensorFlow, NumPy and Pillow"
     script = (
         "import tensorflow as tf",
@@ -153,6 +155,7 @@ class Keras(Format):
     runs_code = True
     files = ("model.keras",)
     precisions = ("fp32",)
+    modules = _MODULES
     needs = "Keras with a backend, NumPy and Pillow"
     script = (
         "import keras",
@@ -201,6 +204,7 @@ class LiteRT(Format):
     name = "litert"
     files = ("model.tflite",)
     precisions = ("fp32", "fp16", "int8")
+    modules: Mapping[str, str] = {**_MODULES, "ai_edge_litert": "litert"}
     needs = "LiteRT (the package ai-edge-litert), NumPy and Pillow"
     script = (
         "from ai_edge_litert.interpreter import Interpreter",

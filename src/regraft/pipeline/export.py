@@ -136,6 +136,7 @@ def export(
             raise UnknownNameError("format", name, list(FORMATS))
         if precision not in FORMATS[name].precisions:
             raise UsageError(f"{name} is not written in {precision}; expected {', '.join(FORMATS[name].precisions)}.")
+        FORMATS[name].check_installed(precision)
         if (folder / _folder_name(name, precision)).exists():
             raise UsageError(f"{folder / _folder_name(name, precision)} is there already. Remove it, or choose --out.")
     images = _validation(run, data)
