@@ -242,8 +242,8 @@ def _doubt(
             told.append((
                 "Not sure",
                 f"Below a confidence of {100 * threshold:.1f} %. Of {found.count} validation images it was surer for "
-                f"{100 * found.coverage:.0f} %, and right for {100 * found.accuracy:.0f} % of these (95 % interval {low} "
-                f"to {high}).",
+                f"{100 * found.coverage:.0f} %, and right for {100 * found.accuracy:.0f} % of these (95 % interval "
+                f"{low} to {high}).",
             ))  # fmt: skip
     if unknown is None or unknown > 0:
         try:

@@ -144,8 +144,13 @@ class TimedConnection(HttpToolsProtocol):
             f"HTTP/1.1 {status} {problem.name}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
             f"{'retry-after: 1' + chr(13) + chr(10) if retry else ''}connection: close\r\n\r\n"
         )
+        cycle = self.cycle
+        busy = cycle is not None and not cycle.response_complete
         # An answer to an earlier request of this connection may be under way: then nothing can be said.
-        if self.cycle is None or self.cycle.response_complete:
+        if not self.pipeline and not (busy and cycle.response_started):
+            if busy:  # the application has not answered yet, and shall not
+                cycle.disconnected = True
+                cycle.message_event.set()
             self.transport.write(head.encode() + body)
         self.transport.close()
 

@@ -204,7 +204,7 @@ class Service:
         if explain and not model.engine.explains:
             raise Problem(
                 422,
-                f"{model.name} runs in {model.engine.name} and gives no heat maps. Ask without, or serve the run itself.",
+                f"{model.name} runs in {model.engine.name} and gives no heat maps. Ask without, or serve the run.",
                 name="no-heat-maps",
             )
         with self._room(len(uploads)):

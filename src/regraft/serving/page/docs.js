@@ -2,7 +2,7 @@
 
 function make(name, text, ...children) {
   const element = document.createElement(name);
-  if (text) element.textContent = text;
+  if (text) element.textContent = text.replaceAll("`", "");
   element.append(...children);
   return element;
 }
@@ -12,6 +12,9 @@ function table(titles, rows) {
   const body = rows.map((cells) => make("tr", "", ...cells.map((cell) => (cell instanceof Node ? make("td", "", cell) : make("td", cell)))));
   const frame = make("div", "", make("table", "", make("thead", "", head), make("tbody", "", ...body)));
   frame.className = "scroll";
+  frame.tabIndex = 0; // so that keys can move what is wider than a phone
+  frame.role = "group";
+  frame.ariaLabel = `Table of ${titles.join(", ")}`;
   return frame;
 }
 

@@ -40,7 +40,7 @@ function about() {
   const model = chosen();
   const few = model.classes.slice(0, 4).join(", ");
   const rest = model.classes.length - 4;
-  $("model-line").textContent = `${model.name} tells ${few}${rest > 0 ? ` and ${rest} more` : ""}.`;
+  $("model-line").textContent = `${model.name} tells apart: ${few}${rest > 0 ? ` and ${rest} more` : ""}.`;
   const rows = [...model.facts, { title: "Version", text: model.version }];
   $("facts").replaceChildren(
     ...rows.flatMap(({ title, text }) => {
@@ -127,7 +127,8 @@ $("token-form").addEventListener("submit", (event) => {
 $("card").addEventListener("toggle", async () => {
   if (!$("card").open || $("card-text").textContent) return;
   try {
-    $("card-text").textContent = await api.card(chosen().name);
+    // Without what stands in front for programs.
+    $("card-text").textContent = (await api.card(chosen().name)).replace(/^---\n[^]*?\n---\n+/, "");
   } catch (error) {
     $("card-text").textContent = error.message;
   }
