@@ -86,10 +86,10 @@ def test_many_images_are_refused(strict: Server) -> None:
     assert strict.client.post("/predict", json={"images": [text] * 2}).status_code == 200
     for options in ({"json": {"images": [text] * 3}}, {"files": [("image", ("a", image()))] * 3}):
         answer = strict.client.post("/predict", **options)  # type: ignore[arg-type]
-        assert answer.status_code == 413
+        assert answer.status_code == 422
         assert "2 at most" in answer.json()["detail"]
     question = {"inputs": [{"name": "images", "shape": [3], "datatype": "BYTES", "data": [text] * 3}]}
-    assert strict.client.post("/v2/models/squares/infer", json=question).status_code == 413
+    assert strict.client.post("/v2/models/squares/infer", json=question).status_code == 422
 
 
 def test_images_of_many_pixels_are_refused(strict: Server) -> None:

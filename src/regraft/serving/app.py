@@ -5,50 +5,32 @@ Enters: a `Service`. Leaves: an ASGI application with its OpenAPI document.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from regraft.serving import inference_protocol, pages
-from regraft.serving.answers import ModelsAnswer, PredictAnswer, ProblemBody, describe
-from regraft.serving.examples import TINY_PNG
+from regraft.serving.answers import ModelsAnswer, PredictAnswer, describe
 from regraft.serving.guard import Guard
 from regraft.serving.intake import check_count
 from regraft.serving.limits import MOST_CLASSES
 from regraft.serving.metrics import CONTENT_TYPE
-from regraft.serving.problems import MEDIA_TYPE, Problem, on_http_exception, on_invalid, on_problem
+from regraft.serving.openapi import (
+    METRICS_SAMPLES,
+    MODELS_SAMPLES,
+    PREDICT_SAMPLES,
+    describe_api,
+    predict_body,
+    problems,
+)
+from regraft.serving.problems import Problem, on_http_exception, on_invalid, on_problem
 from regraft.serving.service import Service
-
-#: What a status means, for the document.
-MEANINGS: Mapping[int, str] = {
-    400: "The body is not what its type says.",
-    401: "The token is missing or wrong.",
-    404: "There is no such model.",
-    408: "The body came too slowly.",
-    413: "The body is too large, or has too many images.",
-    415: "The body's type is not one that is read.",
-    422: "A parameter is wrong, or not one image could be read.",
-    429: "The queue is full; the header Retry-After says when to try again.",
-    500: "The server failed; its log says why.",
-    503: "The server is starting or ending, or holds too many bytes.",
-    504: "There was no answer in time.",
-}
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The responses of errors, for the document."""
-    schema = {"$ref": "#/components/schemas/ProblemBody"}
-    return {
-        status: {"description": MEANINGS[status], "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses
-    }
 
 
 class PredictQuery(BaseModel):
@@ -81,10 +63,10 @@ def create_app(service: Service, *, token: str | None = None, title: str = "regr
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_invalid)
-    app.include_router(_router())
-    app.include_router(inference_protocol.router(problems))
+    app.include_router(_router(service.limits.images))
+    app.include_router(inference_protocol.router(service.limits.images))
     app.include_router(pages.router())
-    document = _document(app, token is not None)
+    document = describe_api(app, pages.PUBLIC | inference_protocol.PUBLIC, needs_token=token is not None)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> JSONResponse:
@@ -94,7 +76,7 @@ def create_app(service: Service, *, token: str | None = None, title: str = "regr
     return Guard(app, service, token, pages.PUBLIC | inference_protocol.PUBLIC)
 
 
-def _router() -> APIRouter:
+def _router(images: int) -> APIRouter:
     router = APIRouter()
 
     @router.post(
@@ -104,7 +86,7 @@ def _router() -> APIRouter:
         response_model=PredictAnswer,
         response_model_exclude_unset=True,
         responses=problems(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504),
-        openapi_extra={"requestBody": _PREDICT_BODY},
+        openapi_extra={"requestBody": predict_body(images), "x-codeSamples": PREDICT_SAMPLES},
     )
     async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
         """One image or many, as a form with files, as the body itself, or as base64 in JSON.
@@ -137,9 +119,10 @@ def _router() -> APIRouter:
         summary="Which models are here?",
         response_model=ModelsAnswer,
         responses=problems(401, 503),
+        openapi_extra={"x-codeSamples": MODELS_SAMPLES},
     )
     async def models(request: Request) -> Response:
-        """Classes, thresholds and what is known of each; empty while the server is starting."""
+        """Classes, thresholds and what is known of each."""
         service = _service(request)
         service.check_ready()
         return JSONResponse(
@@ -176,6 +159,7 @@ def _router() -> APIRouter:
             200: {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}},
             **problems(401),
         },
+        openapi_extra={"x-codeSamples": METRICS_SAMPLES},
     )
     async def metrics(request: Request) -> Response:
         """Requests, latency, batches, queue and rejections."""
@@ -187,82 +171,3 @@ def _router() -> APIRouter:
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
-
-
-_BASE64 = {"type": "string", "format": "image-base64", "minLength": 4, "pattern": "^[A-Za-z0-9+/]+={0,2}$"}
-_BINARY = {"type": "string", "format": "binary"}
-_PREDICT_BODY: Mapping[str, Any] = {
-    "required": True,
-    "description": "JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, of any mode and orientation.",
-    "content": {
-        "application/json": {
-            "schema": {
-                "oneOf": [
-                    {
-                        "type": "object",
-                        "required": ["image"],
-                        "additionalProperties": False,
-                        "properties": {"image": _BASE64},
-                    },
-                    {
-                        "type": "object",
-                        "required": ["images"],
-                        "additionalProperties": False,
-                        "properties": {"images": {"type": "array", "items": _BASE64, "minItems": 1, "maxItems": 32}},
-                    },
-                ]
-            },
-            "examples": {
-                "one": {"summary": "one image", "value": {"image": TINY_PNG}},
-                "many": {"summary": "several", "value": {"images": [TINY_PNG, TINY_PNG]}},
-            },
-        },
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "additionalProperties": False,
-                "properties": {"image": {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": 32}},
-            },
-        },
-        "image/*": {"schema": _BINARY},
-        "application/octet-stream": {"schema": _BINARY},
-    },
-}
-
-
-def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
-    value = get_openapi(
-        title=app.title,
-        version=app.version,
-        description=(
-            "Image classification. `/predict` answers as `regraft predict` does; `/v2` is the Open Inference Protocol. "
-            "Every error is a problem body of RFC 9457."
-        ),
-        routes=app.routes,
-    )
-    schemas = value.setdefault("components", {}).setdefault("schemas", {})
-    schemas["ProblemBody"] = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= schemas["ProblemBody"].pop("$defs", {})
-    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which are never sent
-        schemas.pop(name, None)
-    operations: Sequence[dict[str, Any]] = [
-        operation for path in value["paths"].values() for operation in path.values()
-    ]
-    for operation in operations:
-        operation.setdefault("parameters", []).append(
-            {
-                "name": "X-Request-ID",
-                "in": "header",
-                "required": False,
-                "description": "comes back in the answer and stands in the log",
-                "schema": {"type": "string"},
-            }
-        )
-    if needs_token:
-        value["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        for path, item in value["paths"].items():
-            if path not in pages.PUBLIC | inference_protocol.PUBLIC:
-                for operation in item.values():
-                    operation["security"] = [{"token": []}]
-    return value

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
-from regraft.serving.examples import TINY_PNG
 from regraft.serving.intake import Upload, check_count, from_base64, parse_json
+from regraft.serving.openapi import INFER_SAMPLES, infer_body, problems
 from regraft.serving.problems import Problem, printable
 from regraft.serving.service import Outcome, ServedModel, Service
 
@@ -86,13 +86,18 @@ class InferAnswer(BaseModel):
     outputs: list[Tensor]
 
 
+def _whole(value: Any) -> Any:
+    """2.0 is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class _Input(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str
-    shape: list[int]
+    shape: list[Annotated[int, BeforeValidator(_whole)]]
     datatype: str
-    parameters: dict[str, Any] | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
     data: list[str] = Field(min_length=1)
 
 
@@ -100,24 +105,20 @@ class _Output(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str
-    parameters: dict[str, Any] | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class _Question(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    id: str | None = Field(default=None, max_length=200)
-    parameters: dict[str, Any] | None = None
+    id: str = Field(default="", max_length=200)
+    parameters: dict[str, Any] = Field(default_factory=dict)
     inputs: list[_Input] = Field(min_length=1, max_length=1)
-    outputs: list[_Output] | None = None
+    outputs: list[_Output] = Field(default_factory=list)
 
 
-def router(problems: Callable[..., dict[int | str, dict[str, Any]]]) -> APIRouter:
-    """The addresses.
-
-    Args:
-        problems: Gives the responses of errors for the document.
-    """
+def router(images: int) -> APIRouter:
+    """The addresses; `images` of one request at most."""
     found = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
     @found.get("", summary="Server metadata", response_model=ServerMetadata, responses=problems(401))
@@ -160,7 +161,7 @@ def router(problems: Callable[..., dict[int | str, dict[str, Any]]]) -> APIRoute
         summary="Inference",
         response_model=InferAnswer,
         responses=problems(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504),
-        openapi_extra={"requestBody": _INFER_BODY},
+        openapi_extra={"requestBody": infer_body(images), "x-codeSamples": INFER_SAMPLES},
     )
     async def infer(request: Request) -> Response:
         """Image files in base64 as one tensor of BYTES; if one of them cannot be read, the request fails."""
@@ -222,7 +223,7 @@ def _question(value: Any) -> _Question:
             f"Received the input {given.name!r} of {given.datatype} and shape {given.shape[:8]} with {len(given.data)} "
             f"values; expected {_INPUT!r} of BYTES and shape [{len(given.data)}].",
         )
-    for output in question.outputs or ():
+    for output in question.outputs:
         if output.name not in _OUTPUTS:
             raise Problem(422, f"There is no output {output.name!r}; there is {', '.join(_OUTPUTS)}.")
     return question
@@ -244,7 +245,7 @@ def _answer(question: _Question, model: ServedModel, outcomes: list[Outcome]) ->
     if model.engine.knows_familiarity:
         data = [answer.familiarity for answer in answers]
         made = {**made, "familiarity": {"datatype": "FP64", "shape": [count], "data": data}}
-    wanted = list(made) if question.outputs is None else [output.name for output in question.outputs]
+    wanted = [output.name for output in question.outputs] or list(made)
     if missing := [name for name in wanted if name not in made]:
         raise Problem(422, f"{model.name} does not know {missing[0]}.")
     value: dict[str, Any] = {
@@ -252,73 +253,6 @@ def _answer(question: _Question, model: ServedModel, outcomes: list[Outcome]) ->
         "model_version": model.version,
         "outputs": [{"name": name, **made[name]} for name in wanted],
     }
-    if question.id is not None:
+    if question.id:
         value["id"] = question.id
     return value
-
-
-_INFER_BODY: Mapping[str, Any] = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["inputs"],
-                "additionalProperties": False,
-                "properties": {
-                    "id": {"type": "string", "maxLength": 200},
-                    "parameters": {"type": "object"},
-                    "inputs": {
-                        "type": "array",
-                        "minItems": 1,
-                        "maxItems": 1,
-                        "items": {
-                            "type": "object",
-                            "required": ["name", "shape", "datatype", "data"],
-                            "additionalProperties": False,
-                            "properties": {
-                                "name": {"const": _INPUT},
-                                "shape": {
-                                    "type": "array",
-                                    "items": {"type": "integer", "minimum": 1, "maximum": 32},
-                                    "minItems": 1,
-                                    "maxItems": 1,
-                                    "description": "the number of images",
-                                },
-                                "datatype": {"const": "BYTES"},
-                                "parameters": {"type": "object"},
-                                "data": {
-                                    "type": "array",
-                                    "items": {"type": "string", "format": "image-base64", "minLength": 4},
-                                    "minItems": 1,
-                                    "maxItems": 32,
-                                },
-                            },
-                        },
-                    },
-                    "outputs": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["name"],
-                            "additionalProperties": False,
-                            "properties": {
-                                "name": {"enum": ["probabilities", "label"]},
-                                "parameters": {"type": "object"},
-                            },
-                        },
-                    },
-                },
-            },
-            "examples": {
-                "one": {
-                    "summary": "one image",
-                    "value": {
-                        "id": "1",
-                        "inputs": [{"name": _INPUT, "shape": [1], "datatype": "BYTES", "data": [TINY_PNG]}],
-                    },
-                }
-            },
-        }
-    },
-}

@@ -194,11 +194,11 @@ def check_count(count: int, limits: Limits) -> None:
     """Refuse more images than one request may have.
 
     Raises:
-        Problem: They are too many (413).
+        Problem: They are too many (422).
     """
     if count > limits.images:
         raise Problem(
-            413,
+            422,
             f"Received {count} images; expected {limits.images} at most. Send several requests.",
             name="too-many-images",
         )
