@@ -90,7 +90,8 @@ def main() -> None:
                 [
                     Path(sys.executable).parent / "schemathesis", "run", f"{address}/openapi.json",
                     "--checks", "all", "--max-examples", str(asked.examples), "--seed", str(asked.seed),
-                    "--phases", "examples,coverage,fuzzing,stateful", "--continue-on-failure", "--generation-database", "none",
+                    "--phases", "examples,coverage,fuzzing,stateful", "--continue-on-failure",
+                    "--generation-database", "none",
                     *(["--include-path-regex", asked.only] if asked.only else []),
                 ],
                 cwd=place, env={**os.environ, "SCHEMATHESIS_HOOKS": Path(__file__).stem, _HOOKS: "1",

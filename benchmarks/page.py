@@ -3,8 +3,8 @@
     pip install playwright axe-playwright-python       # and Debian's chromium
     python benchmarks/page.py RUN --out shots [--image FILE ...] [--strange FILE]
 
-Starts `regraft serve RUN`, drives the page as a person would (choose, drop, paste, keyboard), checks what it says, counts
-requests that leave for elsewhere and messages of the console, and writes a PNG of each state.
+Starts `regraft serve RUN`, drives the page as a person would (choose, drop, paste, keyboard), checks what it says, and
+that no request leaves for elsewhere and the console is silent; writes a PNG of each state.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from regraft.pipeline.run import load
 
+_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]  # fmt: skip
 SIZES = {"desktop": (1180, 900), "phone": (390, 844)}
 
 
@@ -59,9 +64,11 @@ class Seen:
     """What a page did that it should not, and how often axe complained."""
 
     def __init__(self, out: Path) -> None:
+        """Nothing yet; pictures go to `out`."""
         self.out, self.faults, self.axe = out, [], Axe()
 
     def page(self, browser: Browser, address: str, size: str, scheme: str) -> Page:
+        """A window that shows the address and tells of faults."""
         width, height = SIZES[size]
         origin = "/".join(address.split("/")[:3])
         context = browser.new_context(
@@ -78,6 +85,7 @@ class Seen:
         return page
 
     def shot(self, page: Page, name: str) -> None:
+        """Draw it, and ask axe."""
         page.wait_for_timeout(450)  # bars grow
         page.screenshot(path=self.out / f"{name}.png", full_page=True)
         found = self.axe.run(page).response["violations"]
@@ -129,10 +137,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright, server(asked.run) as address:
         browser = playwright.chromium.launch(
             executable_path=asked.chromium,
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                  "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream",
-                  "--use-fake-ui-for-media-stream"],
-        )  # fmt: skip
+            args=_FLAGS,
+        )
         made = _pictures(Path(place)) | {"unsure": _unsure(asked.run, asked.image[0].parent)}
         for size, scheme in (("desktop", "light"), ("phone", "light"), ("desktop", "dark"), ("phone", "dark")):
             _visit(seen, browser, address, size, scheme, asked.image, made)

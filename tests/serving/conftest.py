@@ -10,7 +10,8 @@ from served import Server, started
 from terminal import regraft
 
 SMALL = (
-    "--backbone", "cnn", "--image-size", 32, "--finetune-epochs", 0, "--set", "data.val=0.25", "--set", "data.test=0.25",
+    "--backbone", "cnn", "--image-size", 32, "--finetune-epochs", 0,
+    "--set", "data.val=0.25", "--set", "data.test=0.25",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 import socket
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -71,12 +73,9 @@ def test_large_bodies_are_refused_before_and_while_they_come(strict: Server) -> 
             sent += 10_000
             yield b"x" * 10_000
 
-    try:
+    # The connection may be closed before the client has looked for the answer.
+    with contextlib.suppress(httpx.TransportError):
         assert strict.client.post("/predict", content=endless(), headers=headers).status_code == 413
-    except OSError:  # the connection may be closed before the client has looked for the answer
-        pass
-    except Exception as error:  # httpx's own classes for the same
-        assert "rror" in type(error).__name__
     assert sent < 20_000_000
     assert strict.client.get("/v2").status_code == 200
 
@@ -113,8 +112,10 @@ def test_slow_headers_are_cut_off(strict: Server) -> None:
 
 
 def test_slow_bodies_are_cut_off(strict: Server) -> None:
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer correct-horse-battery\r\nContent-Type: image/png\r\n"
-    received = exchange(strict, head + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 15, pause=0.1)
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer correct-horse-battery\r\n"
+    received = exchange(
+        strict, head + b"Content-Type: image/png\r\nContent-Length: 1000\r\n\r\n", *[b"x"] * 15, pause=0.1
+    )
     assert received.startswith(b"HTTP/1.1 408")
     assert b"connection: close" in received.lower()
 
