@@ -63,6 +63,9 @@ def command(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Answer over HTTP: /predict, the Open Inference Protocol under /v2, and a page for people at /."""
+    from regraft.models.allocator import keep_freed_memory_of_threads
+
+    keep_freed_memory_of_threads()  # before what is imported next begins threads
     from regraft.errors import UsageError
     from regraft.pipeline.serve import check_extra, serve
 

@@ -19,6 +19,7 @@ import numpy as np
 from regraft.errors import MissingExtraError, RegraftError, UsageError, listed
 from regraft.exporting.exported import ExportedModel, is_export
 from regraft.exporting.formats import FORMATS
+from regraft.models.allocator import keep_freed_memory_of_threads
 from regraft.models.checkpoint import WEIGHTS, read_description
 from regraft.models.classifier import Classifier
 from regraft.models.doubt import Doubt
@@ -83,6 +84,7 @@ def serve(
         RegraftError: A model cannot be loaded.
     """
     check_extra()
+    keep_freed_memory_of_threads()
     from regraft.serving.limits import Limits
     from regraft.serving.server import bind
     from regraft.serving.server import serve as run_server

@@ -36,6 +36,8 @@ _ANSWER = struct.Struct("<BII")
 PICTURE_SIDE, _QUALITY = 640, 85
 #: Seconds for a process to begin, bytes that it may ask the system for, and failed beginnings in a row.
 _PATIENCE, _MEMORY, _FAILURES = 60.0, 8 * 2**30, 3
+#: Seconds between its last word and its end.
+_LAST = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +118,7 @@ class DecodingPool:
             worker.kill()
             raise ImageError(f"took more than {self._seconds:g} s to decode") from None
         except (OSError, EOFError):  # IncompleteReadError is an EOFError
-            worker.kill()
-            raise ImageError(f"reading it ended the process that did ({await worker.how()})") from None
+            raise ImageError(f"reading it ended the process that did ({await worker.ended()})") from None
         finally:
             if worker.alive:
                 self._free.put_nowait(worker)
@@ -173,7 +174,14 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
-    async def how(self) -> str:
+    async def ended(self) -> str:
+        """How it did, once it has. To kill what is dead would take its exit code from who waits for it."""
+        try:
+            async with asyncio.timeout(_LAST):
+                await self.process.wait()
+        except TimeoutError:
+            self.kill()
+        self._killed = True
         code = await self.process.wait()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 

@@ -21,6 +21,8 @@ from regraft.serving.connections import timed_connections
 from regraft.serving.logs import set_up_logging
 from regraft.serving.service import Service
 
+#: Seconds between the closing of the port and that of connections without a request.
+_LAST_WORDS = 0.25
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _log = logging.getLogger("regraft.serving")
 
@@ -127,6 +129,31 @@ class _DrainingServer(uvicorn.Server):
             raise
         if self._service.state == "ready":
             on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port so that who has come to it still gets an answer, then end as uvicorn does."""
+        for listening in sockets or ():
+            await self._let_in(listening)
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LAST_WORDS)  # for those whose request is on its way
+        await super().shutdown(sockets)
+
+    async def _let_in(self, listening: socket.socket) -> None:
+        """Accept the connections that wait before the port: closing it would reset them."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening.fileno())
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection, _ = listening.accept()
+                connection.setblocking(False)
+                await loop.connect_accepted_socket(self._connection, connection)
+
+    def _connection(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn itself
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
