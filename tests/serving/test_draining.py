@@ -24,7 +24,9 @@ def test_what_was_accepted_is_answered_and_the_rest_refused(run: Path, squares_f
     with started(run, "--drain-delay", 1, "--batch", 2) as server, ThreadPoolExecutor(8) as pool:
         assert server.client.get("/v2/health/ready").status_code == 200
         with socket.create_connection(server.place, timeout=20) as slow:
-            slow.sendall(head.encode() + content[:10])  # accepted, its body is under way
+            slow.sendall(head.encode() + content[:10])
+            while "\nregraft_buffered_bytes 10.0\n" not in server.client.get("/metrics").text:
+                time.sleep(0.02)  # then it is accepted, and its body under way
             ending = pool.submit(server.end)
             until = time.monotonic() + 5
             while (answer := server.client.get("/v2/health/ready")).status_code == 200 and time.monotonic() < until:
