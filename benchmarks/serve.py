@@ -242,9 +242,9 @@ def slow(run: str, files: list[Path], asked: argparse.Namespace) -> dict[str, An
         dripper = threading.Thread(target=_drip, args=(server, ending, 200))
         dripper.start()
         time.sleep(2)
-        beside, statuses = hey(server, files[0], asked.seconds, rate)
         with urllib.request.urlopen(f"{server.address}/metrics") as answer:
             held = re.search(r"^regraft_connections (\S+)", answer.read().decode(), re.MULTILINE)[1]
+        beside, statuses = hey(server, files[0], asked.seconds, rate)
         ending.set()
         dripper.join()
     one, other = quantile(alone, 0.99), quantile(beside, 0.99)
