@@ -63,14 +63,14 @@ class Familiarity(nn.Module):
         images, means = images - centre, means - centre
         weight = 1 / variances - 1 / noise  # of what the directions explain, beside the noise of all
 
-        def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-            return one @ other.T / noise + (one @ directions * weight) @ (other @ directions).T
-
-        theirs = torch.diagonal(product(means, means))
+        there = means @ directions
+        theirs = (means**2).sum(dim=1) / noise + (there**2 * weight).sum(dim=1)
 
         def distance(some: torch.Tensor) -> torch.Tensor:
-            own = (some**2).sum(dim=1) / noise + ((some @ directions) ** 2 * weight).sum(dim=1)
-            return (own[:, None] - 2 * product(some, means) + theirs).clamp_min(0).amin(dim=1)
+            here = some @ directions
+            own = (some**2).sum(dim=1) / noise + (here**2 * weight).sum(dim=1)
+            both = some @ means.T / noise + (here * weight) @ there.T
+            return (own[:, None] - 2 * both + theirs).clamp_min(0).amin(dim=1)
 
         return one_by_one(distance, images)
 
