@@ -177,6 +177,12 @@ def test_pipelined_requests_are_answered_in_order(strict: Server) -> None:
     assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"200", b"401"]
 
 
+def test_many_pipelined_requests_are_cut_off(strict: Server) -> None:
+    received = exchange(strict, b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+    assert received.count(b"HTTP/1.1 200") <= 20
+    assert strict.client.get("/v2").status_code == 200
+
+
 def test_names_of_files_are_not_taken(server: Server, run: Path) -> None:
     for address in (
         "/page/../app.py",

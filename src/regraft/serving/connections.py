@@ -17,6 +17,8 @@ from regraft.serving.service import Service
 
 #: Seconds beyond the body's, so that the application answers before the connection is cut.
 _GRACE = 5.0
+#: Requests of a connection that may wait for the answer to one before; each costs memory.
+_PIPELINED = 16
 _IDLE, _HEAD, _BODY = "idle", "head", "body"
 
 
@@ -73,6 +75,11 @@ class TimedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse large headers, else begin the time of the body."""
+        if self._refused:
+            return
+        if len(self.pipeline) >= _PIPELINED:
+            self._refuse(400, f"More than {_PIPELINED} requests were sent without waiting for answers.")
+            return
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self._limits.header_bytes:
             self._refuse_headers()
