@@ -64,7 +64,7 @@ function operation(path, method, value) {
 
 const answer = await fetch("/openapi.json");
 const described = await answer.json();
-document.getElementById("about-text").textContent = `${described.info.description} Version ${described.info.version}.`;
+document.getElementById("about-text").textContent = `${described.info.description} Version ${described.info.version}.`.replaceAll("`", "");
 const groups = new Map();
 for (const [path, methods] of Object.entries(described.paths)) {
   for (const [method, value] of Object.entries(methods)) {
