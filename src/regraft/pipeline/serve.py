@@ -138,7 +138,7 @@ class _Source:
         if isinstance(given, Run):
             given = given.path
         name, separator, rest = str(given).partition("=")
-        named = bool(separator) and _NAME.fullmatch(name) is not None and not Path(given).exists()
+        named = bool(separator and rest) and _NAME.fullmatch(name) is not None and not Path(given).exists()
         path = Path(rest if named else given)
         if not path.is_dir():
             raise UsageError(f"{path} is no folder. Expected that of a run or of an export, or NAME=FOLDER.")
