@@ -100,6 +100,7 @@ class DecodingPool:
         worker = await self._free.get()
         # The process answers to the end also where nobody waits any longer; only then is it free again.
         asking = asyncio.ensure_future(self._ask(worker, data, preprocessing, picture))
+        asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear it
         return await asyncio.shield(asking)
 
     async def stop(self) -> None:
