@@ -11,7 +11,7 @@ import regraft
 
 FROZEN = [
     "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "explain", "audit_evidence",
-    "export", "verify", "cross_validate", "compare", "write_report", "tune", "learning_curve",
+    "export", "verify", "serve", "cross_validate", "compare", "write_report", "tune", "learning_curve",
     "Augmentation", "BadFile", "Classifier", "Comparison", "CrossValidation", "Dataset", "Evaluation", "EvidenceAudit",
     "Explanation", "ExportedModel", "Finding", "Inspection", "LearningCurve", "Prediction", "Predictions",
     "RegraftError", "Run", "Sample", "Split", "Tuning", "__version__",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from regraft.pipeline.predict import predict
     from regraft.pipeline.report import write_report
     from regraft.pipeline.run import Run, load
+    from regraft.pipeline.serve import serve
     from regraft.pipeline.train import train
     from regraft.pipeline.tune import tune
     from regraft.pipeline.tuning import Tuning
@@ -80,6 +81,7 @@ _HOMES = {
     "load": "regraft.pipeline.run",
     "predict": "regraft.pipeline.predict",
     "scan": "regraft.data.scan",
+    "serve": "regraft.pipeline.serve",
     "split": "regraft.data.split",
     "train": "regraft.pipeline.train",
     "tune": "regraft.pipeline.tune",
@@ -101,6 +103,7 @@ __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "audit_evidence",
     "export",
     "verify",
+    "serve",
     "cross_validate",
     "compare",
     "write_report",

@@ -28,6 +28,7 @@ from regraft.cli import (
     learning_curve,
     predict,
     report,
+    serve,
     split,
     summary,
     train,
@@ -50,7 +51,7 @@ app = typer.Typer(
 )
 _VERBS = (
     demo, inspect, split, clean, train, tune, crossval, compare, learning_curve, evaluate, report, predict, explain,
-    export, verify, summary,
+    export, verify, serve, summary,
     backbones, config, cache,
 )  # fmt: skip
 for verb in _VERBS:

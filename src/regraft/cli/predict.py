@@ -6,7 +6,6 @@ import csv as csv_module
 import json as json_module
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from regraft.models.classifier import Classifier
+    from regraft.models.doubt import Doubt
     from regraft.models.inference import Prediction, Predictor
 
 
@@ -64,6 +64,7 @@ def command(
     from regraft.errors import RegraftError, UsageError
     from regraft.exporting.exported import ExportedModel, is_export
     from regraft.files import replacing
+    from regraft.models.doubt import Doubt
     from regraft.models.inference import check_tta, predict_images
     from regraft.pipeline.predict import expand
     from regraft.pipeline.run import load
@@ -77,11 +78,11 @@ def command(
         asked = {"--sure": sure, "--cover": cover, "--unknown": unknown}
         if given := [name for name, value in asked.items() if value is not None]:
             raise UsageError(f"{', '.join(given)} is for runs: {run} is an export, without its validation images.")
-        model, doubt = ExportedModel(run, trust=trust), _Doubt(None, None, None)
+        model, doubt = ExportedModel(run, trust=trust), Doubt()
     else:
         loaded = load(run)
         sure_from = None if sure is None else loaded.threshold(sure)
-        doubt = _Doubt(
+        doubt = Doubt(
             None if sure_from is None else sure_from.threshold,
             None if cover is None else loaded.least_probability(cover),
             None if unknown is None else loaded.least_familiarity(unknown),
@@ -132,70 +133,24 @@ def command(
         raise RegraftError(f"{len(failed)} of {len(files)} images could not be read.")
 
 
-@dataclass(frozen=True)
-class _Doubt:
-    """When not to answer; each None where it was not asked for.
-
-    Attributes:
-        sure: From which confidence an answer is sure.
-        least: From which probability a class is in the set.
-        strange: At or below which familiarity an image is unknown.
-    """
-
-    sure: float | None
-    least: float | None
-    strange: float | None
-
-    @property
-    def columns(self) -> list[str]:
-        asked = {"unknown": self.strange, "sure": self.sure, "set": self.least}
-        return [name for name, level in asked.items() if level is not None]
-
-    def of(self, prediction: Prediction) -> dict[str, Any]:
-        """By the names of the columns; nothing where the image could not be read."""
-        found: dict[str, Any] = {}
-        if prediction.error is not None:
-            return found
-        if self.strange is not None and prediction.familiarity is not None:
-            found["unknown"] = prediction.familiarity <= self.strange
-        if self.sure is not None:
-            found["sure"] = prediction.confidence >= self.sure
-        if self.least is not None:
-            found["set"] = [name for name, p in prediction.top(len(prediction.classes)) if p >= self.least]
-        return found
-
-    def label(self, prediction: Prediction) -> str | None:
-        """The class, or None where the image is unknown."""
-        return None if self.of(prediction).get("unknown") else prediction.label
-
-    def words(self, prediction: Prediction) -> list[str]:
-        """The same as texts, one a column."""
-        found = self.of(prediction)
-        words = {
-            "unknown": "unknown" if found.get("unknown") else "no",
-            "sure": "yes" if found.get("sure") else "not sure",
-            "set": ", ".join(found.get("set", [])) or "none",
-        }
-        return [words[name] if name in found else "" for name in self.columns]
+def _words(doubt: Doubt, prediction: Prediction) -> list[str]:
+    """What is doubtful as texts, one a column."""
+    found = doubt.of(prediction)
+    words = {
+        "unknown": "unknown" if found.get("unknown") else "no",
+        "sure": "yes" if found.get("sure") else "not sure",
+        "set": ", ".join(found.get("set", [])) or "none",
+    }
+    return [words[name] if name in found else "" for name in doubt.columns]
 
 
-def _write_line(prediction: Prediction, count: int, doubt: _Doubt) -> None:
-    value: dict[str, Any] = {"path": prediction.source}
-    if prediction.error is None:
-        value |= {
-            "label": doubt.label(prediction),
-            "confidence": prediction.confidence,
-            "familiarity": prediction.familiarity,
-            **doubt.of(prediction),
-            "top": [{"label": name, "probability": p} for name, p in prediction.top(count)],
-        }
-    else:
-        value["error"] = prediction.error
+def _write_line(prediction: Prediction, count: int, doubt: Doubt) -> None:
+    value = {"path": prediction.source, **doubt.to_json(prediction, count)}
     sys.stdout.write(json_module.dumps(value, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
-def _cells(prediction: Prediction, count: int, doubt: _Doubt) -> list[str]:
+def _cells(prediction: Prediction, count: int, doubt: Doubt) -> list[str]:
     if prediction.error is not None:
         return [
             escape(prediction.source),
@@ -206,19 +161,26 @@ def _cells(prediction: Prediction, count: int, doubt: _Doubt) -> list[str]:
     style = "[dim]{}[/dim]" if doubt.label(prediction) is None else "{}"
     return [
         escape(prediction.source),
-        *map(escape, doubt.words(prediction)),
+        *map(escape, _words(doubt, prediction)),
         *[style.format(f"{escape(name)} {100 * p:.1f} %") for name, p in prediction.top(count)],
     ]
 
 
-def _row(prediction: Prediction, doubt: _Doubt) -> list[Any]:
+def _row(prediction: Prediction, doubt: Doubt) -> list[Any]:
     if prediction.error is not None:
-        return [prediction.source, "", "", *doubt.words(prediction), *[""] * len(prediction.classes), prediction.error]
+        return [
+            prediction.source,
+            "",
+            "",
+            *_words(doubt, prediction),
+            *[""] * len(prediction.classes),
+            prediction.error,
+        ]
     return [
         prediction.source,
         doubt.label(prediction) or "",
         prediction.confidence,
-        *doubt.words(prediction),
+        *_words(doubt, prediction),
         *prediction.probabilities.tolist(),
         "",
     ]

@@ -9,18 +9,34 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from functools import cache
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of <malloc.h>
 
 
 @cache
 def keep_freed_memory() -> bool:
     """Ask glibc to keep what is freed, once a process; say whether it does."""
+    mallopt = _mallopt()
+    return bool(mallopt and mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+@cache
+def keep_freed_memory_of_threads() -> bool:
+    """The same for threads that are begun from now on; say whether it does.
+
+    A thread's own arena consists of pieces of 64 MiB, and what is larger goes back to the system, whatever was asked
+    for: 57,000 pages were cleared for 16 images of EfficientNet-Lite0. In the arena of the process it is kept.
+    """
+    mallopt = _mallopt()
+    return bool(mallopt and keep_freed_memory() and mallopt(_M_ARENA_MAX, 1))
+
+
+def _mallopt() -> Callable[[int, int], int] | None:
     if not sys.platform.startswith("linux"):
-        return False
+        return None
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
-        return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+        return None

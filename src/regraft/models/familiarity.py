@@ -6,6 +6,8 @@ of any features how many familiar images are as strange.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -61,12 +63,16 @@ class Familiarity(nn.Module):
         images, means = images - centre, means - centre
         weight = 1 / variances - 1 / noise  # of what the directions explain, beside the noise of all
 
-        def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-            return one @ other.T / noise + (one @ directions * weight) @ (other @ directions).T
+        there = means @ directions
+        theirs = (means**2).sum(dim=1) / noise + (there**2 * weight).sum(dim=1)
 
-        own = (images**2).sum(dim=1) / noise + ((images @ directions) ** 2 * weight).sum(dim=1)
-        theirs = torch.diagonal(product(means, means))
-        return (own[:, None] - 2 * product(images, means) + theirs).clamp_min(0).amin(dim=1)
+        def distance(some: torch.Tensor) -> torch.Tensor:
+            here = some @ directions
+            own = (some**2).sum(dim=1) / noise + (here**2 * weight).sum(dim=1)
+            both = some @ means.T / noise + (here * weight) @ there.T
+            return (own[:, None] - 2 * both + theirs).clamp_min(0).amin(dim=1)
+
+        return one_by_one(distance, images)
 
     def judge_by(self, distances: torch.Tensor) -> None:
         """Remember the distances of familiar images that nothing was trained on, float64 (R,), R at least 1."""
@@ -90,6 +96,18 @@ class Familiarity(nn.Module):
             return None
         closer = torch.searchsorted(self.reference.to(distances.device), distances)
         return (len(self.reference) - closer + 1).double() / (len(self.reference) + 1)
+
+
+def one_by_one(function: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    """A function of (n, ...) of each of N rows, (N, ...), to the bits that it gives for one row alone.
+
+    A product of matrices is added up in another order for another number of rows, so that an image's answer would
+    depend on what else was asked at the same time. On a GPU, where a pass of one row costs as much as one of all, it
+    still may.
+    """
+    if rows.device.type != "cpu" or len(rows) < 2:
+        return function(rows)
+    return torch.cat([function(row) for row in torch.split(rows, 1)])
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from regraft.data.decode import MAX_PIXELS, ImageSource
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError, UsageError
 from regraft.models.classifier import Classifier
+from regraft.models.familiarity import one_by_one
 
 Tta = Literal["none", "flip", "crops"]
 #: Side of the crops, as a share of the image's.
@@ -165,7 +166,7 @@ def infer(model: Classifier, pixels: torch.Tensor, *, tta: Tta = "none") -> tupl
             found, distances = [], None
             for view in _views(pixels.to(model.mean.device), tta):
                 features = model.features_from(model.activations(view, end), end)
-                found.append(model.head.probabilities(model.head(features)))
+                found.append(one_by_one(lambda rows: model.head.probabilities(model.head(rows)), features))
                 if distances is None and model.familiarity is not None:
                     distances = model.familiarity(features)
             return torch.stack(found).mean(dim=0).cpu().numpy(), distances
@@ -203,27 +204,40 @@ def _next(waiting: deque[tuple[str, Future[np.ndarray | str]]]) -> tuple[str, np
     return name, future.result()
 
 
-def _answer(model: Classifier | Predictor, batch: list[tuple[str, np.ndarray | str]], tta: Tta) -> Iterator[Prediction]:
-    good = [pixels for _, pixels in batch if not isinstance(pixels, str)]
-    rows: Iterator[tuple[np.ndarray, float | None, float | None]] = iter(())
-    if good:
-        shares = distances = None
-        if isinstance(model, Classifier):
-            probabilities, distances = infer(model, torch.from_numpy(np.stack(good)).permute(0, 3, 1, 2), tta=tta)
-            if distances is not None and model.familiarity is not None:
-                shares = model.familiarity.share(distances)
-        else:
-            probabilities = model.probabilities(np.stack(good))
-        unknown = [None] * len(good)
-        rows = zip(
+def predict_pixels(
+    model: Classifier | Predictor, images: np.ndarray, *, sources: Sequence[str] = (), tta: Tta = "none"
+) -> list[Prediction]:
+    """Predict images that are prepared already, in one pass.
+
+    Args:
+        model: As of `predict_images`.
+        images: uint8 (N, S, S, 3).
+        sources: Of the answers; "" where there are none.
+        tta: As of `predict_images`.
+    """
+    shares = distances = None
+    if isinstance(model, Classifier):
+        probabilities, distances = infer(model, torch.from_numpy(images).permute(0, 3, 1, 2), tta=tta)
+        if distances is not None and model.familiarity is not None:
+            shares = model.familiarity.share(distances)
+    else:
+        probabilities = model.probabilities(images)
+    unknown = [None] * len(images)
+    return [
+        Prediction(name, model.classes, row, familiarity=familiarity, distance=distance)
+        for name, row, familiarity, distance in zip(
+            sources or [""] * len(images),
             probabilities,
             unknown if shares is None else shares.tolist(),
             unknown if distances is None else distances.tolist(),
             strict=True,
         )
+    ]
+
+
+def _answer(model: Classifier | Predictor, batch: list[tuple[str, np.ndarray | str]], tta: Tta) -> Iterator[Prediction]:
+    names = [name for name, pixels in batch if not isinstance(pixels, str)]
+    good = [pixels for _, pixels in batch if not isinstance(pixels, str)]
+    answers = iter(predict_pixels(model, np.stack(good), sources=names, tta=tta) if good else ())
     for name, pixels in batch:
-        if isinstance(pixels, str):
-            yield Prediction(name, model.classes, np.empty(0), pixels)
-        else:
-            row, familiarity, distance = next(rows)
-            yield Prediction(name, model.classes, row, familiarity=familiarity, distance=distance)
+        yield Prediction(name, model.classes, np.empty(0), pixels) if isinstance(pixels, str) else next(answers)

@@ -1,0 +1,94 @@
+"""What documents say of the server works: the OpenAPI document by schemathesis, the guide's commands, the client."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from served import Server
+
+ROOT = Path(__file__).parent.parent.parent
+GUIDE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+
+
+def test_the_openapi_document_holds(server: Server, tmp_path: Path) -> None:
+    """A few examples of each operation; `benchmarks/fuzz_server.py` tries a thousand."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "schemathesis", "run", f"{server.address}/openapi.json", "--checks", "all",
+         "--max-examples", "5", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--generation-database",
+         "none"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "fuzz_server", "REGRAFT_FUZZ_HOOKS": "1", "PYTHONUTF8": "1",
+             "PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_its_examples_work(server: Server) -> None:
+    document = server.client.get("/openapi.json").json()
+    tried = 0
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+                for example in content.get("examples", {}).values():
+                    version = server.client.get("/models").json()["models"][0]["version"]
+                    address = path.replace("{name}", "squares").replace("{version}", version)
+                    answer = server.client.request(
+                        method, address, json=example["value"], headers={"Content-Type": kind}
+                    )
+                    assert answer.status_code == 200, answer.text
+                    tried += 1
+    assert tried == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the guide's commands are for a shell")
+def test_the_guides_commands_work(server: Server, squares_folder: Path, tmp_path: Path) -> None:
+    for name in ("one.jpg", "two.png"):
+        (tmp_path / name).write_bytes((squares_folder / "red" / "01.png").read_bytes())
+    blocks = re.findall(r"```sh\n(.*?)```", GUIDE, flags=re.DOTALL)
+    lines = [line.split("  #")[0] for block in blocks for line in block.splitlines() if "curl " in line]
+    assert len(lines) >= 8
+    for line in lines:
+        command = line.replace("http://127.0.0.1:8000", server.address).replace("photos", "squares")
+        done = subprocess.run(
+            command.replace("curl ", "curl --fail-with-body -sS "), shell=True, cwd=tmp_path, check=False,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_the_guides_client_works(server: Server, squares_folder: Path, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
+    (tmp_path / "client.py").write_text(code)
+    files = [squares_folder / "red" / "01.png", squares_folder / "red" / "broken.png"]
+    done = subprocess.run(
+        [sys.executable, "-I", "client.py", server.address, *map(str, files)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    good, bad = done.stdout.splitlines()
+    assert re.fullmatch(r".*01\.png (red|green|blue|unknown) [01]\.\d{3}( \(not sure\))?", good)
+    assert "cannot be read" in bad
+
+
+def test_every_limit_of_the_guide_is_an_option() -> None:
+    from terminal import regraft
+
+    told = regraft("serve", "--help").stdout
+    for option in re.findall(r"`(--[a-z-]+)", GUIDE):
+        if option not in ("--json",):
+            assert option in told, option
+
+
+def test_files_for_deployment_name_what_is_there() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    unit = (ROOT / "deploy" / "regraft-serve.service").read_text()
+    assert re.search(r"^USER 10001$", dockerfile, flags=re.MULTILINE)
+    for name in re.findall(r"^COPY (.+) \S+$", dockerfile, flags=re.MULTILINE):
+        assert all((ROOT / part).exists() for part in name.split())
+    assert "--token-file %d/token" in unit
+    assert "KillMode=mixed" in unit

@@ -1,0 +1,178 @@
+"""What the server says when there is no room, no time or no answer, in this process and with a predictor of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from regraft.data.preprocessing import Preprocessing
+from regraft.errors import ExportError
+from regraft.models.doubt import Doubt
+from regraft.serving.app import create_app
+from regraft.serving.engines import Engine
+from regraft.serving.limits import Limits
+from regraft.serving.service import ServedModel, Service
+
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+class Gated:
+    """Answers with the image's mean when the gate is open; black images cannot be run."""
+
+    classes = ("dark", "bright")
+    preprocessing = Preprocessing(size=8)
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        self.gate.wait(20)
+        if not images.any(axis=(1, 2, 3)).all():
+            raise ExportError("black")
+        bright = images.mean(axis=(1, 2, 3)) / 255
+        return np.stack([1 - bright, bright], axis=1)
+
+
+def picture(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def serving(use: Callable[[httpx.AsyncClient, Gated, Service], Awaitable[None]], **limits: Any) -> None:
+    """Run a service within limits, and a client of it."""
+    predictor = Gated()
+
+    async def run() -> None:
+        service = Service(
+            ["means"],
+            lambda: [ServedModel("means", "1", Engine(predictor, "ours"), Doubt(sure=0.9))],
+            Limits(delay_seconds=0, **limits),
+            decoders=1,
+        )
+        app = create_app(service)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            for address in ("/v2/health/ready", "/v2/models/means", "/models"):
+                assert (await client.get(address)).status_code == 503
+            answer = await client.post("/predict", content=picture(1), headers=RAW)
+            assert answer.status_code == 503
+            assert "loading" in answer.json()["detail"]
+            assert (await client.get("/v2/health/live")).status_code == 200
+            await service.start()
+            try:
+                assert (await client.get("/v2/health/ready")).status_code == 200
+                await use(client, predictor, service)
+            finally:
+                predictor.gate.set()
+                await service.stop()
+            assert (await client.get("/v2/health/ready")).status_code == 503
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_refuses_and_recovers() -> None:
+    async def use(client: httpx.AsyncClient, predictor: Gated, service: Service) -> None:
+        predictor.gate.clear()
+        asking = [asyncio.ensure_future(client.post("/predict", content=picture(9), headers=RAW)) for _ in range(3)]
+        while service._waiting < 3:
+            await asyncio.sleep(0.01)
+        two = {"images": [base64.b64encode(picture(9)).decode()] * 2}
+        refused = await client.post("/predict", json=two)  # room for one is none for two
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "3 images wait" in refused.json()["detail"]
+        asking.append(asyncio.ensure_future(client.post("/predict", content=picture(9), headers=RAW)))
+        while service._waiting < 4:
+            await asyncio.sleep(0.01)
+        assert (await client.post("/predict", content=picture(9), headers=RAW)).status_code == 429
+        predictor.gate.set()
+        assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200] * 4
+        assert (await client.post("/predict", json=two)).status_code == 200
+        text = (await client.get("/metrics")).text
+        assert 'regraft_rejections_total{cause="queue-full"} 2.0' in text
+        assert "regraft_queue_images 0.0" in text
+
+    serving(use, queue=4, images=2)
+
+
+def test_what_takes_too_long_is_given_up() -> None:
+    async def use(client: httpx.AsyncClient, predictor: Gated, service: Service) -> None:
+        predictor.gate.clear()
+        answer = await client.post("/predict", content=picture(9), headers=RAW)
+        assert answer.status_code == 504
+        assert "within 0.3 s" in answer.json()["detail"]
+        assert service._waiting == 0
+        predictor.gate.set()
+        assert (await client.post("/predict", content=picture(9), headers=RAW)).status_code == 200
+
+    serving(use, deadline_seconds=0.3)
+
+
+def test_an_engine_that_fails_fails_for_one_request() -> None:
+    async def use(client: httpx.AsyncClient, predictor: Gated, service: Service) -> None:
+        answers = await asyncio.gather(
+            *(client.post("/predict", content=picture(value), headers=RAW) for value in (9, 0, 30))
+        )
+        assert [answer.status_code for answer in answers] == [200, 500, 200]
+        assert answers[1].headers["content-type"] == "application/problem+json"
+        assert "black" not in answers[1].text
+
+    serving(use)
+
+
+def test_answers_are_those_of_the_engine() -> None:
+    async def use(client: httpx.AsyncClient, predictor: Gated, service: Service) -> None:
+        for value, label, sure in ((30, "dark", False), (230, "bright", True)):
+            answer = (await client.post("/predict", content=picture(value), headers=RAW)).json()["images"][0]
+            assert (answer["label"], answer["sure"], answer["familiarity"]) == (label, sure, None)
+            assert {one["label"]: one["probability"] for one in answer["top"]}["bright"] == value / 255
+        refused = await client.post("/predict?explain=true", content=picture(9), headers=RAW)
+        assert refused.status_code == 422
+        assert "no heat maps" in refused.json()["detail"]
+        outputs = (await client.get("/v2/models/means")).json()["outputs"]
+        assert [tensor["name"] for tensor in outputs] == ["probabilities", "label"]
+
+    serving(use)
+
+
+def test_bodies_are_bounded_together() -> None:
+    async def use(client: httpx.AsyncClient, predictor: Gated, service: Service) -> None:
+        async def endless() -> Any:
+            yield b"x" * 900
+            await asyncio.sleep(0.5)
+            yield b"x"
+
+        first = asyncio.ensure_future(client.post("/predict", content=endless(), headers=RAW))
+        while not service.intake._buffered:
+            await asyncio.sleep(0.01)
+        second = await client.post("/predict", content=b"x" * 900, headers=RAW)
+        assert second.status_code == 503
+        assert second.headers["retry-after"] == "1"
+        assert (await first).status_code == 422
+        assert service.intake._buffered == 0
+
+    serving(use, body_bytes=1000, buffered_bytes=1000)
+
+
+@pytest.mark.parametrize("fault", [ExportError("damaged"), RuntimeError("other")])
+def test_models_that_cannot_be_loaded_end_the_start(fault: Exception) -> None:
+    def load() -> list[ServedModel]:
+        raise fault
+
+    async def run() -> None:
+        service = Service(["x"], load, Limits())
+        with pytest.raises(type(fault)):
+            await service.start()
+        await service.stop()
+
+    asyncio.run(run())
