@@ -95,6 +95,9 @@ BODIES: dict[str, Callable[[], nn.Module]] = {
     "clamped": lambda: _Do(lambda x: x.clamp(min=0.2) + x.clamp(max=0.7) + x.clamp(0.1, 0.9)),
     "maximum": lambda: nn.MaxPool2d(3, 2, 1),
     "maximum of negatives": lambda: _Do(lambda x: functional.max_pool2d(-x, 3, 2, 1)),
+    "maximum of what is cut below 0": lambda: _Do(
+        lambda x: functional.max_pool2d(functional.hardtanh(-2 * x, -3, -0.5), 3, 2, 1)
+    ),
     "maximum to the end": lambda: nn.MaxPool2d(3, 2, ceil_mode=True),
     "average": lambda: nn.AvgPool2d(3, 2, 1),
     "to two by two": lambda: nn.AdaptiveAvgPool2d(2),
@@ -146,13 +149,17 @@ def test_keras_computes_the_same(name: str) -> None:
 
 
 def test_what_is_not_translated_is_named() -> None:
-    for body, words in (
+    cases: tuple[tuple[nn.Module, str], ...] = (
         (_Do(lambda x: x.cumsum(dim=2)), "the operation cumsum"),
         (_Do(lambda x: functional.layer_norm(x, (12, 12))), "normalisation of 2 axes"),
         (_Do(lambda x: functional.adaptive_avg_pool2d(x, 5)), "pooling of 12 x 12 to 5 x 5"),
         (_Do(lambda x: functional.max_pool2d(x, 3, dilation=2)), "dilated"),
         (_Do(lambda x: functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False)), "leaves out the padding"),
-    ):
+        (_Do(lambda x: x * x.shape[0]), "number of images"),
+        (_Do(lambda x: functional.scaled_dot_product_attention(x, x, x, attn_mask=x > 0.5)), "boolean mask"),
+        (nn.Conv2d(3, 4, 3, stride=2, dilation=2), "a form of the operation conv2d"),
+    )
+    for body, words in cases:
         _, program = _program(body)
         with quiet(), pytest.raises(ExportError, match=words):
             keras_model(program, "test")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regraft.errors import MissingExtraError
+from regraft.errors import ExportError, MissingExtraError
 
 if TYPE_CHECKING:
     from regraft.exporting.network import DeployedNetwork, Precision
@@ -117,26 +117,48 @@ class Runtime(ABC):
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Images, uint8 (N, S, S, 3), to probabilities, float32 (N, classes)."""
 
-    def encoded(self, contents: list[bytes]) -> np.ndarray | None:
-        """Contents of JPEG or PNG files to probabilities, float32 (N, classes); None where it takes pixels alone."""
-        return None
+    @property
+    def takes_files(self) -> bool:
+        """Whether there is `encoded`."""
+        return False
+
+    def encoded(self, contents: list[bytes]) -> np.ndarray:
+        """Contents of JPEG or PNG files to probabilities, float32 (N, classes), where it takes them."""
+        raise ExportError("This export takes pixels alone.")
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without what converters tell about themselves, from Python and from below it."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "nncf")]
+    before, handlers = [logger.level for logger in loggers], logging.root.handlers[:]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with _nowhere(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.root.handlers[:] = handlers  # TensorFlow and ONNX Runtime put their own there
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _nowhere() -> Iterator[None]:
+    """The process's standard error goes nowhere meanwhile."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        os.dup2(nowhere, 2)
+        yield
+    finally:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)

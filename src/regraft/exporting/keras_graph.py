@@ -22,6 +22,10 @@ from regraft.errors import ExportError
 Operation = Callable[..., Any]
 
 
+#: The number of images, and what is computed of it, which is known only when the model runs.
+IMAGES = object()
+
+
 def unsupported(what: str) -> ExportError:
     """The error for what has no translation."""
     return ExportError(
@@ -94,7 +98,7 @@ class Translation:
         if target in ("_assert_tensor_metadata.default", "_assert_scalar.default"):
             return None
         if isinstance(size := node.meta.get("val"), (int, torch.SymInt)):
-            return size if isinstance(size, int) else -1
+            return size if isinstance(size, int) else IMAGES
         if isinstance(size, torch.Tensor) and 0 in size.shape:
             return None  # what others are concatenated to
         args = torch.fx.node.map_arg(node.args, self.known.get)
@@ -106,7 +110,12 @@ class Translation:
         if translate is None:
             raise unsupported(f"the operation {target}")
         self.node = node
-        value = translate(self, *args, **kwargs)
+        try:
+            value = translate(self, *args, **kwargs)
+        except ExportError:
+            raise
+        except Exception as error:  # Keras says it in many ways
+            raise unsupported(f"a form of the operation {target} ({str(error).splitlines()[0][:200]})") from error
         self.check(node, target, value)
         return value
 
@@ -146,6 +155,8 @@ class Translation:
 
     def alike(self, *given: Any) -> tuple[list[Any], tuple[int, ...]]:
         """Operands of one rank and one order of axes, as they are broadcast; plain numbers stay."""
+        if any(value is IMAGES for value in given):
+            raise unsupported("arithmetic with the number of images")
         values = [value if isinstance(value, (int, float, bool)) else self.value(value) for value in given]
         tensors = [value for value in values if isinstance(value, Value)]
         rank = max(len(value.axes) for value in tensors)
@@ -168,17 +179,17 @@ class Translation:
             tensor = tensor[None] if isinstance(tensor, np.ndarray) else self.ops.expand_dims(tensor, 0)
         return Value(tensor, (*range(more), *(axis + more for axis in value.axes)))
 
-    def layer(self, kind: Any, weight_node: Any, **options: Any) -> Any:
-        """A layer, named after the module whose weight it has."""
-        held = self.program.graph_signature
-        path = (held.inputs_to_parameters | held.inputs_to_buffers).get(getattr(weight_node, "name", ""), kind.__name__)
-        base = path.removesuffix(".weight").replace(".", "_").removeprefix("model_").lower()
+    def layer(self, kind: Any, **options: Any) -> Any:
+        """A layer, named after the module that it was."""
+        stack = list(self.node.meta.get("nn_module_stack", {}).values())
+        path = stack[-1][0] if stack else kind.__name__
+        base = path.replace(".", "_").removeprefix("model_").lower() or kind.__name__.lower()
         name, number = base, 1
         while name in self.names:
             number += 1
             name = f"{base}_{number}"
         self.names.add(name)
-        return kind(name=name, **options)
+        return kind(name=name, dtype="float32", **options)
 
     def filled(self, layer: Any, tensor: Any, *weights: Any) -> Any:
         """What a layer with these weights gives."""

@@ -71,19 +71,18 @@ def _conv2d(
     strides, padding, dilation = (_pair(value) for value in (stride, padding, dilation))
     same = all(s == 1 and 2 * p == d * (k - 1) for s, p, d, k in zip(strides, padding, dilation, kernel, strict=True))
     if not same and any(padding):
-        tensor = t.layers.ZeroPadding2D(padding)(tensor)
+        tensor = t.layers.ZeroPadding2D(padding, data_format="channels_last")(tensor)
     options = {"strides": strides, "padding": "same" if same else "valid", "dilation_rate": dilation,
-               "use_bias": bias is not None}  # fmt: skip
+               "use_bias": bias is not None, "data_format": "channels_last"}  # fmt: skip
     biases = [] if bias is None else [bias]
-    node = t.node.args[1]
     if groups == tensor.shape[-1] and each == 1:
-        layer = t.layer(t.layers.DepthwiseConv2D, node, kernel_size=kernel, depth_multiplier=out // groups, **options)
+        layer = t.layer(t.layers.DepthwiseConv2D, kernel_size=kernel, depth_multiplier=out // groups, **options)
         kernels = weight.reshape(groups, out // groups, *kernel).permute(2, 3, 0, 1)
         return Value(t.filled(layer, tensor, kernels, *biases), CHANNELS_LAST)
     parts, pieces = t.ops.split(tensor, groups, axis=-1) if groups > 1 else [tensor], []
     for number, part in enumerate(parts):  # TensorFlow has no convolution in groups on every processor
         rows = slice(number * out // groups, (number + 1) * out // groups)
-        layer = t.layer(t.layers.Conv2D, node, filters=out // groups, kernel_size=kernel, **options)
+        layer = t.layer(t.layers.Conv2D, filters=out // groups, kernel_size=kernel, **options)
         pieces.append(t.filled(layer, part, weight[rows].permute(2, 3, 1, 0), *(bias[rows] for bias in biases)))
     return Value(t.ops.concatenate(pieces, axis=-1) if groups > 1 else pieces[0], CHANNELS_LAST)
 
@@ -93,7 +92,7 @@ def _linear(t: Translation, x: Any, weight: Any, bias: Any = None) -> Value:
     value = t.value(x)
     if value.where(-1) != len(value.axes) - 1:
         value = Value(t.laid(value), tuple(range(len(value.axes))))
-    layer = t.layer(t.layers.Dense, t.node.args[1], units=weight.shape[0], use_bias=bias is not None)
+    layer = t.layer(t.layers.Dense, units=weight.shape[0], use_bias=bias is not None)
     sizes = [-1 if size is None else size for size in value.tensor.shape[:-1]]
     rows = t.ops.reshape(value.tensor, [-1, weight.shape[1]]) if len(sizes) > 1 else value.tensor
     found = t.filled(layer, rows, weight.T, *([] if bias is None else [bias]))
@@ -106,7 +105,7 @@ def _batch_norm(
 ) -> Any:
     weights = [value for value in (weight, bias, mean, variance) if value is not None]
     layer = t.layer(
-        t.layers.BatchNormalization, t.node.args[1] or t.node.args[3], axis=x.where(1), epsilon=eps,
+        t.layers.BatchNormalization, axis=x.where(1), epsilon=eps,
         scale=weight is not None, center=bias is not None, trainable=False,
     )  # fmt: skip
     return (Value(t.filled(layer, x.tensor, *weights), x.axes),)
@@ -119,7 +118,7 @@ def _layer_norm(t: Translation, x: Any, shape: Sequence[int], weight: Any = None
         raise unsupported(f"a normalisation of {len(shape)} axes")
     weights = [value for value in (weight, bias) if value is not None]
     layer = t.layer(
-        t.layers.LayerNormalization, t.node.args[2] if len(t.node.args) > 2 else None, axis=x.where(-1), epsilon=eps,
+        t.layers.LayerNormalization, axis=x.where(-1), epsilon=eps,
         scale=weight is not None, center=bias is not None,
     )  # fmt: skip
     return Value(t.filled(layer, x.tensor, *weights), x.axes)
@@ -130,7 +129,7 @@ def _group_norm(
     t: Translation, x: Any, weight: Any, bias: Any, _images: Any, channels: int, _places: int, groups: int, eps: float
 ) -> Any:
     layer = t.layer(
-        t.layers.GroupNormalization, t.node.args[1], groups=groups, axis=-1, epsilon=eps, scale=weight is not None,
+        t.layers.GroupNormalization, groups=groups, axis=-1, epsilon=eps, scale=weight is not None,
         center=bias is not None,
     )  # fmt: skip
     weights = [value for value in (weight, bias) if value is not None]
@@ -267,7 +266,7 @@ def _adaptive_pool(t: Translation, x: Any, size: Any) -> Value:
     if high % size[0] or wide % size[1]:
         raise unsupported(f"a pooling of {high} x {wide} to {size[0]} x {size[1]} values")
     cell = (high // size[0], wide // size[1])
-    return Value(t.ops.average_pool(t.laid(x, CHANNELS_LAST), cell, cell), CHANNELS_LAST)
+    return Value(t.ops.average_pool(t.laid(x, CHANNELS_LAST), cell, cell, data_format="channels_last"), CHANNELS_LAST)
 
 
 @_operation("max_pool2d.default")
@@ -276,9 +275,15 @@ def _max_pool(t: Translation, x: Any, kernel: Any, stride: Any = (), padding: An
     if _pair(dilation) != (1, 1):
         raise unsupported("a dilated pooling")
     before = t.node.args[0]
-    rectified = isinstance(before, Node) and str(before.target) in ("aten.relu.default", "aten.hardtanh.default")
+    target = str(before.target) if isinstance(before, Node) else ""
+    low: Any = before.args[1] if isinstance(before, Node) and len(before.args) > 1 else -1
+    rectified = target == "aten.relu.default" or (
+        target == "aten.hardtanh.default" and low >= 0
+    )  # 0 changes no maximum then, and unlike infinity it can be quantized
     tensor = _padded(t, x, kernel, stride or kernel, _pair(padding), ceil, 0.0 if rectified else -math.inf)
-    return Value(t.ops.max_pool(tensor, _pair(kernel), _pair(stride or kernel)), CHANNELS_LAST)
+    return Value(
+        t.ops.max_pool(tensor, _pair(kernel), _pair(stride or kernel), data_format="channels_last"), CHANNELS_LAST
+    )
 
 
 @_operation("avg_pool2d.default")
@@ -294,7 +299,9 @@ def _avg_pool(t: Translation, x: Any, kernel: Any, stride: Any = (), padding: An
     if divisor is not None or (any(_pair(padding)) and not count_padding) or (ceil and any(over)):
         raise unsupported("an average that leaves out the padding")
     tensor = _padded(t, x, kernel, stride or kernel, _pair(padding), False, 0.0)
-    return Value(t.ops.average_pool(tensor, _pair(kernel), _pair(stride or kernel)), CHANNELS_LAST)
+    return Value(
+        t.ops.average_pool(tensor, _pair(kernel), _pair(stride or kernel), data_format="channels_last"), CHANNELS_LAST
+    )
 
 
 def _padded(
@@ -425,15 +432,18 @@ def _matmul(t: Translation, a: Any, b: Any) -> Value:
 
 
 @_operation("scaled_dot_product_attention.default")
-def _attention(t: Translation, q: Any, k: Any, v: Any, mask: Any = None, _dropout: float = 0.0, causal: bool = False,
-               *, scale: float | None = None, **_: Any) -> Value:  # fmt: skip
-    if causal or (mask is not None and getattr(mask, "dtype", None) == torch.bool):
-        raise unsupported("a causal or boolean mask")
+def _attention(
+    t: Translation, q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
+    *, scale: float | None = None, enable_gqa: bool = False,
+) -> Value:  # fmt: skip
+    given = t.node.kwargs.get("attn_mask", t.node.args[3] if len(t.node.args) > 3 else None)
+    if is_causal or enable_gqa or (isinstance(given, Node) and given.meta["val"].dtype == torch.bool):
+        raise unsupported("attention with a causal or boolean mask, or with fewer keys than queries")
     rank = len(k.axes)
     query, keys = t.laid(q), t.laid(k, (*range(rank - 2), rank - 1, rank - 2))
     scores = t.ops.matmul(query * (scale if scale is not None else query.shape[-1] ** -0.5), keys)
-    if mask is not None:
-        scores = t.ops.add(scores, t.laid(mask))
+    if attn_mask is not None:
+        scores = t.ops.add(scores, t.laid(attn_mask))
     return Value(t.ops.matmul(t.ops.softmax(scores, axis=-1), t.laid(v)), tuple(range(rank)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +87,6 @@ def _quantized(network: DeployedNetwork, eight_bits: EightBits) -> Any:
     with tempfile.TemporaryDirectory() as temporary, quiet():
         file = Path(temporary) / "model.onnx"
         file.write_bytes(proto.SerializeToString())
-        nncf.set_log_level(logging.ERROR)
         model = openvino.convert_model(file)
         names = [op.get_friendly_name() for op in model.get_ordered_ops()]
         # NNCF's own clipping and correction of means are meant for networks of many classes and cost accuracy here.

@@ -44,7 +44,7 @@ def sensitive_layers(
         exact = network(pixels)
         for number, (name, layer) in enumerate(layers.items(), start=1):
             with _in_eight_bits(layer):
-                harm[name] = float((network(pixels) - exact).abs().mean())
+                harm[name] = float((network(pixels) - exact).abs().mean().nan_to_num(nan=float("inf")))
             tell(number, len(layers))
     return sorted(harm, key=lambda name: -harm[name])
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regraft.errors import ExportError, MissingExtraError
+from regraft.errors import ExportError, MissingExtraError, UsageError
 from regraft.exporting.checks import check_keras, check_litert, check_saved_model
 from regraft.exporting.form import EightBits, Format, Metadata, Runtime, first_line, quiet
 from regraft.exporting.tensorflow_images import FILTERS, reader
@@ -24,28 +24,29 @@ if TYPE_CHECKING:
     from regraft.exporting.network import DeployedNetwork, Precision
 
 _MODULES: Mapping[str, str] = {"tensorflow": "tensorflow", "keras": "tensorflow"}
-#: What LiteRT's converter leaves in float with `int8`: the head, what it pools, and the normalisation of pixels.
-_FLOATING = ("FULLY_CONNECTED", "CONCATENATION", "MEAN", "REDUCE_MAX", "SUB", "MUL", "DIV")
+#: Kinds of operations that LiteRT's `int8` leaves in float: those of the head, of what it pools, and of normalisation,
+#: and so the same kinds elsewhere.
+_FLOATING = (
+    "CONCATENATION", "DIV", "LOGISTIC", "MAXIMUM", "MEAN", "MUL", "POW", "REDUCE_MAX", "SOFTMAX", "SUB", "SUM",
+)  # fmt: skip
 
 
 def _tensorflow() -> Any:
     """TensorFlow, imported so that it neither talks nor quarrels with PyTorch."""
     import torch._dynamo  # noqa: F401  # it brings an LLVM that ends the process if it comes after TensorFlow's
 
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend != "tensorflow":
+        raise UsageError(f"Keras is told to run on {backend}. Expected KERAS_BACKEND=tensorflow for these formats.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ["KERAS_BACKEND"] = backend  # whatever the user's keras.json says
 
     try:
         with quiet():
-            import keras
+            import keras  # noqa: F401
             import tensorflow
     except ImportError as error:
         raise MissingExtraError("TensorFlow", "tensorflow") from error
-    if keras.backend.backend() != "tensorflow":
-        raise ExportError(
-            f"Keras runs on {keras.backend.backend()} here, and TensorFlow's formats need TensorFlow. Expected "
-            "KERAS_BACKEND=tensorflow."
-        )
     return tensorflow
 
 
@@ -79,7 +80,9 @@ def _save(tf: Any, network: DeployedNetwork, folder: Path, metadata: Metadata) -
         read = reader(preprocessing)
 
         def files(contents: Any) -> dict[str, Any]:
-            return {"probabilities": model(tf.map_fn(read, contents, fn_output_signature=tf.uint8))}
+            return {
+                "probabilities": model(tf.map_fn(read, contents, parallel_iterations=1, fn_output_signature=tf.uint8))
+            }
 
         module.files = tf.function(files, input_signature=[tf.TensorSpec((None,), tf.string, name="contents")])
         signatures["encoded"] = module.files
@@ -141,6 +144,11 @@ class _SavedModelRuntime(Runtime):
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return np.asarray(self.run(images=self.tf.constant(images))["probabilities"].numpy(), np.float32)
+
+    @property
+    def takes_files(self) -> bool:
+        """Unless its preprocessing is one that TensorFlow's graph does not have."""
+        return "encoded" in self.loaded.signatures
 
     def encoded(self, contents: list[bytes]) -> np.ndarray:
         """Image files' contents to probabilities, float32 (N, classes)."""
@@ -216,7 +224,7 @@ class LiteRT(Format):
         self, network: DeployedNetwork, folder: Path, precision: Precision, metadata: Metadata,
         eight_bits: EightBits | None = None,
     ) -> None:  # fmt: skip
-        """One file, with the class names in an archive at its end, where LiteRT's own tools look for them."""
+        """One file, which can also be unpacked: class names are in an archive at its end."""
         tf = _tensorflow()
         with tempfile.TemporaryDirectory() as temporary:
             _save_frozen(tf, network, Path(temporary) / "model")
@@ -234,11 +242,10 @@ class LiteRT(Format):
 
             with quiet():
                 content = converter().convert() if eight_bits is None else _quantized(tf, converter(), eight_bits)
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w") as entries:
-            entries.writestr("labels.txt", "\n".join(json.loads(metadata.get("classes", "[]"))))
-            entries.writestr("regraft.json", json.dumps(dict(metadata)))
-        (folder / self.files[0]).write_bytes(content + archive.getvalue())
+        (folder / self.files[0]).write_bytes(content)
+        with zipfile.ZipFile(folder / self.files[0], "a") as archive:
+            archive.writestr("labels.txt", "\n".join(json.loads(metadata.get("classes", "[]"))))
+            archive.writestr("regraft.json", json.dumps(dict(metadata)))
 
     def open(self, folder: Path, threads: int = 0) -> Runtime:
         """By LiteRT, on the CPU."""
@@ -271,13 +278,13 @@ def _quantized(tf: Any, converter: Any, eight_bits: EightBits) -> bytes:
         )
 
     made = debugger(())
-    if eight_bits.floating:
-        made.run()
-        table = io.StringIO()
-        made.layer_statistics_dump(table)
-        names = {row["tensor_name"] for row in csv.DictReader(io.StringIO(table.getvalue()))}
-        wanted = "|".join(path.replace(".", "_").lower() for path in eight_bits.floating)
-        made = debugger([name for name in names if re.search(rf"/({wanted})(_\d+)?/", name)])
+    made.run()
+    table = io.StringIO()
+    made.layer_statistics_dump(table)
+    names = {row["tensor_name"] for row in csv.DictReader(io.StringIO(table.getvalue()))}
+    layers = "|".join(path.replace(".", "_").lower() for path in eight_bits.floating)
+    wanted = rf"/head_|/({layers})(_\d+)?/" if layers else "/head_"
+    made = debugger([name for name in names if re.search(wanted, name)])
     return bytes(made.get_nondebug_quantized_model())
 
 

@@ -18,13 +18,13 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from regraft.errors import DataError, ExportError, ImageError, UnknownNameError, UsageError
+from regraft.errors import DataError, ExportError, ImageError, RegraftError, UnknownNameError, UsageError
 from regraft.exporting.checks import check_file
 from regraft.exporting.exported import DESCRIPTION, FORMAT, GOLDEN, PARITY, SCRIPT, ExportedModel
-from regraft.exporting.form import EightBits
+from regraft.exporting.form import EightBits, first_line
 from regraft.exporting.formats import FORMATS
 from regraft.exporting.network import PRECISIONS, DeployedNetwork, Precision
-from regraft.exporting.parity import LIMITS, Parity, compare_answers
+from regraft.exporting.parity import AGAIN, Parity, compare_answers
 from regraft.exporting.script import script_for
 from regraft.exporting.sensitivity import sensitive_layers
 from regraft.files import sha256_of, write_json, write_text
@@ -38,6 +38,8 @@ from regraft.training.progress import Listener, Silence
 _COMPARED, _GOLDEN, _BATCH = 2000, 4, 32
 #: Images that int8 is calibrated on, at most.
 _CALIBRATION = 200
+#: Image files that are given to an export that takes them, at most.
+_FILES = 200
 #: How files begin that TensorFlow's graphs can read: JPEG, PNG.
 _TENSORFLOW = (b"\xff\xd8", b"\x89P")
 #: Bytes of their pixels, at most.
@@ -168,9 +170,13 @@ def _export(
             place = Path(temporary) / str(number) / final.name
             place.mkdir(parents=True)
             listener.work(f"write {final.name}", 0, 1, _told(eight_bits))
-            form.write(
-                network, place, precision, {"classes": json.dumps(run.classes), "made_by": "regraft"}, eight_bits
-            )
+            metadata = {"classes": json.dumps(run.classes), "made_by": "regraft"}
+            try:
+                form.write(network, place, precision, metadata, eight_bits)
+            except (RegraftError, OSError):
+                raise
+            except Exception as error:  # each converter has classes of its own
+                raise ExportError(f"{final.name} cannot be written: {first_line(error)[:500]}") from error
             listener.work(f"write {final.name}", 1, 1, _told(eight_bits))
             _describe(run, name, precision, place, network, eight_bits)
             exported = ExportedModel(place, trust=True)
@@ -183,10 +189,10 @@ def _export(
             _reject(folder, final.name, parity, floating)
         result = Exported(
             final, parity, images.part, sum((place / file).stat().st_size for file in form.files) / 1e6,
-            _times(exported.probabilities, images.pixels), own, floating, _encoded(exported, images, answers),
+            _times(exported.probabilities, images.pixels), own, floating, _encoded(exported, images, answers, listener),
         )  # fmt: skip
         write_json(place / PARITY, result.to_json())
-        _write_golden(place / GOLDEN, images, answers, run.classes)
+        _write_golden(place / GOLDEN, images, answers, found, run.classes)
         del exported
         place.rename(final)
         (folder / f"{final.name}.rejected.json").unlink(missing_ok=True)  # of an earlier try
@@ -234,21 +240,25 @@ def _reject(folder: Path, name: str, parity: Parity, floating: tuple[str, ...]) 
     )
 
 
-def _encoded(exported: ExportedModel, images: _Images, answers: np.ndarray) -> dict[str, Any] | None:
-    """How an export that takes image files answers to them; None for the others."""
-    contents = [images.source(name) for name in images.names]
-    chosen = [i for i, content in enumerate(contents) if isinstance(content, bytes) and content[:2] in _TENSORFLOW]
-    found = []
-    for start in range(0, len(chosen), _BATCH):
-        some = exported.runtime.encoded([bytes(contents[i]) for i in chosen[start : start + _BATCH]])  # type: ignore[arg-type]  # bytes, by the line above
-        if some is None:
-            return None
-        found.append(some)
-    if not found:
+def _encoded(
+    exported: ExportedModel, images: _Images, answers: np.ndarray, listener: Listener
+) -> dict[str, Any] | None:
+    """How an export that takes image files answers to some of them; None for the others."""
+    if not exported.runtime.takes_files:
         return None
-    given, ours = np.concatenate(found), answers[chosen]
+    rows, found = [], []
+    chosen = _spread(len(images.names), _FILES)
+    for done, i in enumerate(chosen.tolist(), start=1):
+        content = images.source(images.names[i])
+        if isinstance(content, bytes) and content[:2] in _TENSORFLOW:
+            rows.append(i)
+            found.append(exported.runtime.encoded([content])[0])
+        listener.work("answers to files", done, len(chosen), "images")
+    if not rows:
+        return None
+    given, ours = np.stack(found), answers[rows]
     return {
-        "images": len(chosen),
+        "images": len(rows),
         "agreement": float((given.argmax(axis=1) == ours.argmax(axis=1)).mean()),
         "largest_difference": float(np.abs(given - ours).max()),
     }
@@ -261,7 +271,7 @@ class _Calibration:
         names = [row["path"] for row in split_rows(run.path) if row.get("part") == "train"]
         if not names:
             raise UsageError(f"{run.path} does not say which images it was trained on, and int8 is calibrated on them.")
-        chosen = np.unique(np.linspace(0, len(names) - 1, min(len(names), _CALIBRATION)).round().astype(int))
+        chosen = _spread(len(names), _CALIBRATION)
         self.network, self.listener = network, listener
         self.images = np.stack([_prepared(run, source, names[i]) for i in chosen])
         self.order: list[str] | None = None
@@ -270,7 +280,7 @@ class _Calibration:
         """All of the backbone in 8 bits, then without its 1, 2, 4, ... most sensitive layers, up to half of them."""
         yield EightBits(self.images)
         if self.order is None:
-            some = self.images[:: max(1, len(self.images) // _BATCH)][:_BATCH]
+            some = self.images[_spread(len(self.images), _BATCH)]
             self.order = sensitive_layers(
                 self.network, some, lambda done, total: self.listener.work("sensitivity", done, total, "layers")
             )
@@ -278,6 +288,11 @@ class _Calibration:
         while count <= len(self.order) // 2:
             yield EightBits(self.images, tuple(self.order[:count]))
             count *= 2
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Some of so many numbers, over all of them: images are in the order of their names, and so of their classes."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 def _prepared(run: Run, source: SourceOf, name: str) -> np.ndarray:
@@ -300,8 +315,7 @@ def _validation(run: Run, data: Path | str | None) -> _Images:
     if not len(part):
         raise UsageError(f"{run.path} has no validation and no test images, and an export is proved on them.")
     most = max(_BATCH, min(_COMPARED, _PIXELS // (3 * preprocessing.size**2)))
-    # Spread over all, since they are in the order of their names, and so of their classes.
-    chosen = np.unique(np.linspace(0, len(part) - 1, min(len(part), most)).round().astype(int))
+    chosen = _spread(len(part), most)
     pixels = np.empty((len(chosen), preprocessing.size, preprocessing.size, 3), np.uint8)
     for row, i in enumerate(chosen):
         pixels[row] = _prepared(run, source, part.ids[i])
@@ -344,11 +358,19 @@ def _times(predict: Any, pixels: np.ndarray) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _write_golden(folder: Path, images: _Images, answers: np.ndarray, classes: Sequence[str]) -> None:
-    """A few image files, of different classes as far as there are, with what the run says of them."""
+def _write_golden(
+    folder: Path, images: _Images, answers: np.ndarray, found: np.ndarray, classes: Sequence[str]
+) -> None:
+    """A few image files, of different classes as far as there are, with what the export says of them.
+
+    Those on which it agrees with the run come first.
+    """
     folder.mkdir()
-    _, firsts = np.unique(images.labels, return_index=True)
-    chosen = [*firsts.tolist(), *(i for i in range(len(images.names)) if i not in firsts)][:_GOLDEN]
+    ours, theirs = answers.argmax(axis=1), found.argmax(axis=1)
+    order = np.flatnonzero(ours == theirs)
+    order = order if len(order) else np.arange(len(ours))
+    firsts = order[np.unique(images.labels[order], return_index=True)[1]]
+    chosen = [*firsts.tolist(), *(i for i in order.tolist() if i not in firsts)][:_GOLDEN]
     rows = []
     for number, i in enumerate(chosen):
         content = images.source(images.names[i])
@@ -356,8 +378,8 @@ def _write_golden(folder: Path, images: _Images, answers: np.ndarray, classes: S
         name = f"{number}{_ENDING.get(content[:2], '.img')}"
         (folder / name).write_bytes(content)
         rows.append({
-            "file": name, "sha256": sha256_of(folder / name), "label": classes[int(answers[i].argmax())],
-            "probabilities": answers[i].tolist(),
+            "file": name, "sha256": sha256_of(folder / name), "label": classes[int(theirs[i])],
+            "probabilities": found[i].tolist(), "of_the_run": answers[i].tolist(),
         })  # fmt: skip
     write_json(folder / _EXPECTED, rows)
 
@@ -396,9 +418,10 @@ def verify(path: Path | str, *, trust: bool = False) -> Parity:
         raise ExportError(f"{model.path / DESCRIPTION} has other classes than the golden images, or in another order.")
     pixels = np.stack([model.preprocessing(file.parent / name) for name in names])
     precision = str(model.description.get("precision"))
-    if precision not in LIMITS:
+    if precision not in AGAIN:
         raise ExportError(f"{model.path / DESCRIPTION} is damaged: precision {precision!r}.")
-    parity = compare_answers(names, expected.argmax(axis=1), expected, model.probabilities(pixels), precision)
+    found, labels_of = model.probabilities(pixels), expected.argmax(axis=1)
+    parity = compare_answers(names, labels_of, expected, found, precision, AGAIN[precision])
     if parity.faults:
         raise ExportError(f"{model.path} does not answer as it did: {'; '.join(parity.faults)}.")
     return parity
