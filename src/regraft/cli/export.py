@@ -18,7 +18,9 @@ def command(
         str,
         typer.Option(help="Formats: onnx, openvino, litert, savedmodel, keras, exported-program; several with commas."),
     ],
-    precision: Annotated[str, typer.Option(help="fp32, fp16 (half the size), or int8 (less than a third, and faster).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 (half the size), or int8 (less than a third, and faster).")
+    ] = "fp32",
     data: Annotated[
         str | None, typer.Option(help="The run's images; default: where the run says that they were.")
     ] = None,
