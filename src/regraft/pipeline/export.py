@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from regraft.errors import DataError, ExportError, ImageError, RegraftError, UnknownNameError, UsageError
+from regraft.errors import ExportError, RegraftError, UnknownNameError, UsageError
 from regraft.exporting.checks import check_file
 from regraft.exporting.exported import DESCRIPTION, FORMAT, GOLDEN, PARITY, SCRIPT, ExportedModel
 from regraft.exporting.form import EightBits, first_line
@@ -26,24 +26,19 @@ from regraft.exporting.formats import FORMATS
 from regraft.exporting.network import PRECISIONS, DeployedNetwork, Precision
 from regraft.exporting.parity import AGAIN, Parity, compare_answers
 from regraft.exporting.script import script_for
-from regraft.exporting.sensitivity import sensitive_layers
 from regraft.files import sha256_of, write_json, write_text
 from regraft.models.checkpoint import versions
 from regraft.models.inference import infer
-from regraft.pipeline.images import SourceOf, images_of, split_rows
+from regraft.pipeline.proof_images import Calibration, ProofImages, spread, validation_images
 from regraft.pipeline.run import Run
 from regraft.training.progress import Listener, Silence
 
-#: Images that the answers are compared on, at most; those that travel with the export; images of one pass.
-_COMPARED, _GOLDEN, _BATCH = 2000, 4, 32
-#: Images that int8 is calibrated on, at most.
-_CALIBRATION = 200
+#: Images that travel with an export, and those of one pass.
+_GOLDEN, _BATCH = 4, 32
 #: Image files that are given to an export that takes them, at most.
 _FILES = 200
 #: How files begin that TensorFlow's graphs can read: JPEG, PNG.
 _TENSORFLOW = (b"\xff\xd8", b"\x89P")
-#: Bytes of their pixels, at most.
-_PIXELS = 2**30
 _EXPECTED = "expected.json"
 #: Formats that end a file's name, by what Pillow calls them, for the golden images.
 _ENDING = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp", b"GI": ".gif"}
@@ -85,15 +80,6 @@ class Exported:
             "left_in_float": list(self.floating),
             "encoded": self.encoded,
         }
-
-
-@dataclass(frozen=True)
-class _Images:
-    part: str
-    names: tuple[str, ...]
-    labels: np.ndarray
-    pixels: np.ndarray
-    source: SourceOf
 
 
 def export(
@@ -141,11 +127,11 @@ def export(
         FORMATS[name].check_installed(precision)
         if (folder / _folder_name(name, precision)).exists():
             raise UsageError(f"{folder / _folder_name(name, precision)} is there already. Remove it, or choose --out.")
-    images = _validation(run, data)
+    images = validation_images(run, data)
     network = DeployedNetwork(run.classifier)
     answers = _model_answers(run, images, listener)
     own = _model_times(run, images)
-    calibration = _Calibration(run, network, images.source, listener) if precision == "int8" else None
+    calibration = Calibration(run, network, images.source, listener) if precision == "int8" else None
     done = []
     for number, name in enumerate(names):
         listener.work("export", number, len(names), name)
@@ -159,8 +145,8 @@ def _folder_name(name: str, precision: str) -> str:
 
 
 def _export(
-    run: Run, name: str, precision: Precision, folder: Path, network: DeployedNetwork, images: _Images,
-    answers: np.ndarray, own: tuple[float, float], calibration: _Calibration | None, listener: Listener,
+    run: Run, name: str, precision: Precision, folder: Path, network: DeployedNetwork, images: ProofImages,
+    answers: np.ndarray, own: tuple[float, float], calibration: Calibration | None, listener: Listener,
 ) -> Exported:  # fmt: skip
     form, final = FORMATS[name], folder / _folder_name(name, precision)
     folder.mkdir(parents=True, exist_ok=True)
@@ -241,13 +227,13 @@ def _reject(folder: Path, name: str, parity: Parity, floating: tuple[str, ...]) 
 
 
 def _encoded(
-    exported: ExportedModel, images: _Images, answers: np.ndarray, listener: Listener
+    exported: ExportedModel, images: ProofImages, answers: np.ndarray, listener: Listener
 ) -> dict[str, Any] | None:
     """How an export that takes image files answers to some of them; None for the others."""
     if not exported.runtime.takes_files:
         return None
     rows, found = [], []
-    chosen = _spread(len(images.names), _FILES)
+    chosen = spread(len(images.names), _FILES)
     for done, i in enumerate(chosen.tolist(), start=1):
         content = images.source(images.names[i])
         if isinstance(content, bytes) and content[:2] in _TENSORFLOW:
@@ -264,65 +250,7 @@ def _encoded(
     }
 
 
-class _Calibration:
-    """Images for int8, and which layers to leave in float when all of them are too many."""
-
-    def __init__(self, run: Run, network: DeployedNetwork, source: SourceOf, listener: Listener) -> None:
-        names = [row["path"] for row in split_rows(run.path) if row.get("part") == "train"]
-        if not names:
-            raise UsageError(f"{run.path} does not say which images it was trained on, and int8 is calibrated on them.")
-        chosen = _spread(len(names), _CALIBRATION)
-        self.network, self.listener = network, listener
-        self.images = np.stack([_prepared(run, source, names[i]) for i in chosen])
-        self.order: list[str] | None = None
-
-    def tries(self) -> Iterator[EightBits]:
-        """All of the backbone in 8 bits, then without its 1, 2, 4, ... most sensitive layers, up to half of them."""
-        yield EightBits(self.images)
-        if self.order is None:
-            some = self.images[_spread(len(self.images), _BATCH)]
-            self.order = sensitive_layers(
-                self.network, some, lambda done, total: self.listener.work("sensitivity", done, total, "layers")
-            )
-        count = 1
-        while count <= len(self.order) // 2:
-            yield EightBits(self.images, tuple(self.order[:count]))
-            count *= 2
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """Some of so many numbers, over all of them: images are in the order of their names, and so of their classes."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
-
-
-def _prepared(run: Run, source: SourceOf, name: str) -> np.ndarray:
-    try:
-        return run.classifier.preprocessing(source(name))
-    except ImageError as error:
-        raise DataError(f"{name}: {error.reason}. An export is proved on the run's own images.") from error
-
-
-def _validation(run: Run, data: Path | str | None) -> _Images:
-    """The run's validation images (its test images where there are none) from their files."""
-    source = images_of(run, data)
-    if source is None:
-        raise UsageError(
-            f"{run.path} does not say where its images are now, and an export is proved on them. Expected --data."
-        )
-    known, preprocessing = run.predictions, run.classifier.preprocessing
-    name = "val" if "val" in known.parts else "test"
-    part = known.part(name)
-    if not len(part):
-        raise UsageError(f"{run.path} has no validation and no test images, and an export is proved on them.")
-    most = max(_BATCH, min(_COMPARED, _PIXELS // (3 * preprocessing.size**2)))
-    chosen = _spread(len(part), most)
-    pixels = np.empty((len(chosen), preprocessing.size, preprocessing.size, 3), np.uint8)
-    for row, i in enumerate(chosen):
-        pixels[row] = _prepared(run, source, part.ids[i])
-    return _Images(name, tuple(part.ids[i] for i in chosen), part.labels[chosen], pixels, source)
-
-
-def _model_answers(run: Run, images: _Images, listener: Listener) -> np.ndarray:
+def _model_answers(run: Run, images: ProofImages, listener: Listener) -> np.ndarray:
     found = []
     for start in range(0, len(images.pixels), _BATCH):
         pixels = torch.from_numpy(images.pixels[start : start + _BATCH]).permute(0, 3, 1, 2)
@@ -331,7 +259,7 @@ def _model_answers(run: Run, images: _Images, listener: Listener) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _answers(exported: ExportedModel, images: _Images, listener: Listener) -> np.ndarray:
+def _answers(exported: ExportedModel, images: ProofImages, listener: Listener) -> np.ndarray:
     found = []
     for start in range(0, len(images.pixels), _BATCH):
         found.append(exported.probabilities(images.pixels[start : start + _BATCH]))
@@ -340,7 +268,7 @@ def _answers(exported: ExportedModel, images: _Images, listener: Listener) -> np
     return np.concatenate(found)
 
 
-def _model_times(run: Run, images: _Images) -> tuple[float, float]:
+def _model_times(run: Run, images: ProofImages) -> tuple[float, float]:
     return _times(lambda pixels: infer(run.classifier, torch.from_numpy(pixels).permute(0, 3, 1, 2))[0], images.pixels)
 
 
@@ -359,7 +287,7 @@ def _times(predict: Any, pixels: np.ndarray) -> tuple[float, float]:
 
 
 def _write_golden(
-    folder: Path, images: _Images, answers: np.ndarray, found: np.ndarray, classes: Sequence[str]
+    folder: Path, images: ProofImages, answers: np.ndarray, found: np.ndarray, classes: Sequence[str]
 ) -> None:
     """A few image files, of different classes as far as there are, with what the export says of them.
 
