@@ -353,6 +353,21 @@ def test_what_is_not_installed_is_told_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_one_format_that_fails_takes_no_other_with_it(
+    plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: object) -> None:
+        raise LookupError("no such thing")
+
+    monkeypatch.setattr(Onnx, "write", wrong)
+    done = regraft("export", plain.path, "--to", "onnx,openvino", "--out", tmp_path)
+    assert done.returncode == 1
+    assert "onnx cannot be written: no such thing" in " ".join(done.stderr.split())
+    assert "Accepted and kept" in " ".join(done.stderr.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["openvino"]
+    verify(tmp_path / "openvino")
+
+
 def test_what_is_no_number_is_refused_in_words(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = Onnx.write
 

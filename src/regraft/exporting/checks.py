@@ -22,7 +22,7 @@ LARGEST = 2**31
 _ONNX_DOMAINS = frozenset(("", "ai.onnx"))
 _OPENVINO_BITS = {"f64": 64, "i64": 64, "u64": 64, "f32": 32, "i32": 32, "u32": 32, "f16": 16, "bf16": 16, "i16": 16,
                   "u16": 16, "i8": 8, "u8": 8, "boolean": 8, "i4": 4, "u4": 4, "u1": 1}  # fmt: skip
-#: The entries of an exported program as `formats.Program` writes it, below its one folder.
+#: The entries of an exported program as `program_form.Program` writes it, below its one folder.
 _ENTRIES = re.compile(
     r"archive_(format|version)|\.?data/(version|serialization_id)|version|byteorder|models/model\.json|extra/\w+|"
     r"data/(weights|constants)/((weight|tensor)_\d+|model_(weights|constants)_config\.json)|data/sample_inputs/model\.pt"
@@ -200,7 +200,7 @@ def check_openvino(graph: Path, weights: Path) -> None:
 
 
 def check_litert(file: Path) -> None:
-    """A LiteRT model: a FlatBuffer of that kind, whose root lies within it, and at its end an archive at most.
+    """A file that begins as a LiteRT model does; what it holds is left to LiteRT, which runs its own operations only.
 
     Raises:
         ExportError: It is anything else.
@@ -214,7 +214,7 @@ def check_litert(file: Path) -> None:
 
 
 def check_saved_model(folder: Path) -> None:
-    """A SavedModel of the files that `formats.SavedModel` writes and no others.
+    """A SavedModel of the files that `tensorflow_forms.SavedModel` writes and no others.
 
     TensorFlow's graphs can read and write files, so `ExportedModel` asks for trust besides.
 

@@ -20,8 +20,6 @@ from regraft.errors import ExportError
 
 #: Translates one operation: from a `Translation` and the operation's arguments to a `Value`, or several.
 Operation = Callable[..., Any]
-
-
 #: The number of images, and what is computed of it, which is known only when the model runs.
 IMAGES = object()
 
@@ -93,7 +91,7 @@ class Translation:
         return self.keras.Model(self.images, named, name=name)
 
     def call(self, node: Node) -> Any:
-        """What one operation gives: a `Value`, several, a tensor of PyTorch, or a size (-1: of the batch)."""
+        """What one operation gives: a `Value`, several, a tensor of PyTorch, or a size (`IMAGES`: of the batch)."""
         target = str(getattr(node.target, "__name__", node.target))
         if target in ("_assert_tensor_metadata.default", "_assert_scalar.default"):
             return None

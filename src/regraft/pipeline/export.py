@@ -110,7 +110,8 @@ def export(
             anywhere.
         MissingExtraError: A format needs what is not installed.
         DataError: An image is gone, or another one.
-        ExportError: An export does not answer as the run does; nothing of it is left but `NAME.rejected.json`.
+        ExportError: An export does not answer as the run does; nothing of it is left but `NAME.rejected.json`. The
+            other formats are tried first, and those that were accepted are kept and named.
     """
     run, listener = run if isinstance(run, Run) else Run(run), listener or Silence()
     names = [to] if isinstance(to, str) else list(dict.fromkeys(to))
@@ -132,11 +133,18 @@ def export(
     answers = _model_answers(run, images, listener)
     own = _model_times(run, images)
     calibration = Calibration(run, network, images.source, listener) if precision == "int8" else None
-    done = []
+    done: list[Exported] = []
+    failed: list[ExportError] = []
     for number, name in enumerate(names):
         listener.work("export", number, len(names), name)
-        done.append(_export(run, name, precision, folder, network, images, answers, own, calibration, listener))
+        try:
+            done.append(_export(run, name, precision, folder, network, images, answers, own, calibration, listener))
+        except ExportError as error:  # the other formats may do
+            failed.append(error)
         listener.work("export", number + 1, len(names), name)
+    if failed:
+        kept = f" Accepted and kept: {', '.join(str(exported.path) for exported in done)}." if done else ""
+        raise ExportError(" ".join(map(str, failed)) + kept) from failed[0]
     return done
 
 
