@@ -1,0 +1,311 @@
+"""Run what the pages of the site tell people to type, and put what came of it into them.
+
+    python docs/making/pages.py                          # run every page; say what failed
+    python docs/making/pages.py docs/tutorials/ship.md   # one page
+    python docs/making/pages.py --write PAGE             # and write outputs, pictures and screenshots into the page
+
+A page's ```sh and ```python blocks run from top to bottom in one folder, in which `regraft demo --only-images 300` has laid
+`cells/` and `new/`. Comments, which readers do not see, say what is to be done:
+
+    <!-- run: images 120 -->            at the top: so many images instead of 300; `images 0` for none
+    <!-- run: leaves 270 --tag spotted -->  drawn leaves (leaves.py) instead of cells, in `leaves/` and `new/`
+    <!-- before: mv cells photos -->    a command that the page's reader is taken to have typed
+    <!-- with: 10m -> 40s -->           before a block: replaced in it, so that it takes less time; may be repeated
+    <!-- not run: needs a cluster -->   before a block: not run, and why
+    <!-- output -->                     before a ```text block: what the last block printed goes there
+    <!-- output: 8 from "accuracy" -->  eight lines from the first that contains the word; also `last 5`, `first 5`
+    <!-- picture: runs/a/report.html 1100x700 #curves -->
+                                        before ![...](...): that file goes there; of a page, or of an address, a
+                                        screenshot (needs Chromium) from the element that is named
+
+`pip install '.[EXTRA]'` is not run but looked up. A command that ends in ` &` runs beside the rest until the page ends;
+what comes next waits for its port. `--write` is for authors: another machine's figures differ, so the gate runs the
+pages and asks only that everything they show can be made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+DOCS = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+IMAGES = 300
+_DIRECTIVE = re.compile(r"^<!-- (run|before|with|not run|output|picture)(?:: (.*?))? -->$")
+_PICTURE = re.compile(r"^!\[[^\]]*\]\(([^)]+)\)")
+
+
+class PageError(Exception):
+    """A page that cannot be made; says the line and why."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that a page asks for: a block of code to run, an output or a picture to put in its place.
+
+    `line` counts from 0; `start` and `end` are the lines that an output or a picture takes.
+    """
+
+    kind: str
+    line: int
+    words: str = ""
+    language: str = ""
+    start: int = 0
+    end: int = 0
+
+
+def pages(docs: Path = DOCS) -> list[Path]:
+    """The pages with code or pictures to make, in order of their names."""
+    return sorted(p for p in docs.rglob("*.md") if any(step.kind != "run" for step in steps(p.read_text())))
+
+
+def steps(text: str) -> list[Step]:
+    """What a page asks for, from top to bottom.
+
+    Raises:
+        PageError: A directive has nothing below it that it could stand for.
+    """
+    lines, found, pending = text.splitlines(), [], None
+    swaps: list[tuple[str, str]] = []
+    i = 0
+    while i < len(lines):
+        line = lines[i]
+        if directive := _DIRECTIVE.match(line):
+            kind, words = directive[1], directive[2] or ""
+            if kind == "run":
+                found.append(Step(kind, i, words))
+            elif kind == "before":
+                found.append(Step("code", i, words, "sh"))
+            elif kind == "with":
+                old, _, new = words.partition(" -> ")
+                swaps.append((old, new))
+            else:
+                pending = (kind, words, i)
+        elif line.startswith("```"):
+            end = next((k for k in range(i + 1, len(lines)) if lines[k].rstrip() == "```"), None)
+            if end is None:
+                raise PageError(f"line {i + 1}: a block that does not end")
+            language = line[3:].split(" ")[0]
+            if pending and pending[0] == "output":
+                found.append(Step("output", i, pending[1], language, i + 1, end))
+            elif language in ("sh", "python") and not (pending and pending[0] == "not run"):
+                code = "\n".join(lines[i + 1 : end])
+                for old, new in swaps:
+                    if old not in code:
+                        raise PageError(f"line {i + 1}: there is no {old!r} to replace")
+                    code = code.replace(old, new)
+                found.append(Step("code", i, code, language))
+            pending, swaps, i = None, [], end
+        elif pending and pending[0] == "picture" and (picture := _PICTURE.match(line)):
+            found.append(Step("picture", i, pending[1], picture[1]))
+            pending = None
+        elif line.strip() and pending:
+            raise PageError(f"line {pending[2] + 1}: '{pending[0]}' is followed by something else")
+        i += 1
+    return found
+
+
+@contextlib.contextmanager
+def folder(text: str, *, quick: bool = False) -> Iterator[Path]:
+    """The folder that a page's commands run in, with the images that it asks for."""
+    words = next((step.words for step in steps(text) if step.kind == "run"), f"images {IMAGES}").split()
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name) / "solar"
+        count = int(words[1])
+        if quick:
+            count = min(count, 90)
+        if words[0] == "leaves":
+            draw = [sys.executable, Path(__file__).parent / "leaves.py"]
+            _done([*draw, place / "leaves", "--count", count // 3, *words[2:]], Path(name), 0)
+            _done([*draw, place / "new", "--count", 2, "--seed", 1], Path(name), 0)
+            for file in list((place / "new").glob("*/*")):
+                file.rename(place / "new" / file.name)
+                with contextlib.suppress(OSError):
+                    file.parent.rmdir()
+        elif count:
+            _done([BIN / "regraft", "demo", "--only-images", count, "--out", place], Path(name), 0)
+        else:
+            place.mkdir()
+        yield place
+
+
+def run_page(page: Path, *, write: bool = False, quick: bool = False) -> None:
+    """Run a page; `quick` with at most 90 small images, and one epoch where nothing else is asked for.
+
+    Raises:
+        PageError: A command failed, or what was to be shown is not there.
+    """
+    text = page.read_text(encoding="utf-8")
+    lines, output, beside = text.splitlines(), "", []
+    replaced: list[tuple[int, int, list[str]]] = []
+    with folder(text, quick=quick) as place, contextlib.ExitStack() as ends:
+        for step in steps(text):
+            if step.kind == "code":
+                output = _run_code(step, place, beside, ends, quick)
+            elif step.kind == "output":
+                replaced.append((step.start, step.end, _excerpt(output, step)))
+            elif step.kind == "picture":
+                _picture(step, place, page if write else None)
+    if write:
+        for start, end, new in reversed(replaced):
+            lines[start:end] = new
+        page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _run_code(
+    step: Step, place: Path, beside: list[subprocess.Popen[bytes]], ends: contextlib.ExitStack, quick: bool
+) -> str:
+    if step.language == "python":
+        return _done([sys.executable, "-c", step.words], place, step.line)
+    words = output = ""
+    for line in step.words.replace("\\\n", " ").splitlines():
+        command = line.partition(" #")[0].strip()
+        if not command or command.startswith("#"):
+            continue
+        if command.startswith("pip install"):
+            _known_extras(command, step.line)
+        elif command.endswith(" &"):
+            beside.append(ends.enter_context(_beside(command[:-2], place, step.line)))
+        else:
+            words += command + (_small(command) if quick else "") + "\n"
+    if words:
+        output = _done(["bash", "-ec", words], place, step.line)
+    return output
+
+
+def _small(command: str) -> str:
+    """Options that make a command that trains a matter of seconds; those that it has itself hold."""
+    if not re.match(r"regraft (train|tune|compare|crossval|learning-curve) ", command) or "--resume" in command:
+        return ""
+    small = {"--image-size": " --set model.image_size=64", "--finetune-epochs": " --set training.finetune_epochs=1"}
+    return "".join(setting for option, setting in small.items() if option not in command)
+
+
+def _known_extras(command: str, line: int) -> None:
+    known = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra in (name for names in re.findall(r"\.\[(.+?)\]", command) for name in names.split(",")):
+        if extra not in known:
+            raise PageError(f"line {line + 1}: there is no extra {extra!r}")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120", "NO_COLOR": "1"}
+
+
+def _done(words: list[object], place: Path, line: int) -> str:
+    done = subprocess.run(
+        [str(word) for word in words], cwd=place, env=_environment(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise PageError(f"line {line + 1}: {' '.join(map(str, words))} left with {done.returncode}\n{done.stderr}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def _beside(command: str, place: Path, line: int) -> Iterator[subprocess.Popen[bytes]]:
+    words = shlex.split(command)
+    port = int(words[words.index("--port") + 1]) if "--port" in words else 8000
+    process = subprocess.Popen(words, cwd=place, env=_environment(), stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            if process.poll() is not None or time.monotonic() > until:
+                raise PageError(f"line {line + 1}: {command} does not answer on port {port}")
+            time.sleep(0.2)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _excerpt(output: str, step: Step) -> list[str]:
+    lines = [line.rstrip() for line in output.strip("\n").splitlines()]
+    if not lines:
+        raise PageError(f"line {step.line + 1}: the command above printed nothing")
+    if not step.words:
+        return lines
+    if match := re.fullmatch(r"(first|last) (\d+)", step.words):
+        return lines[: int(match[2])] if match[1] == "first" else lines[-int(match[2]) :]
+    if match := re.fullmatch(r'(\d+) from "(.+)"', step.words):
+        start = next((i for i, line in enumerate(lines) if match[2] in line), None)
+        if start is None:
+            raise PageError(f"line {step.line + 1}: no line of the output contains {match[2]!r}:\n{output}")
+        return lines[start : start + int(match[1])]
+    raise PageError(f"line {step.line + 1}: output: {step.words}?")
+
+
+def _picture(step: Step, place: Path, page: Path | None) -> None:
+    source, *more = step.words.split(" ")
+    made = place / source
+    if not source.startswith("http") and not made.exists():
+        raise PageError(f"line {step.line + 1}: {source} was not made")
+    if page is None:
+        return
+    target = (page.parent / step.language).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if made.suffix in (".html", "") or source.startswith("http"):
+        size = next((word for word in more if re.fullmatch(r"\d+x\d+", word)), "1100x800")
+        anchor = next((word for word in more if word.startswith("#")), "")
+        screenshot(source if source.startswith("http") else made.as_uri(), target, size, anchor)
+    else:
+        shutil.copy(made, target)
+
+
+def screenshot(address: str, target: Path, size: str, place: str = "") -> None:
+    """Write what a browser window of `size` ("1100x800") shows of a page, from the element `place` ("#id") downwards.
+
+    Raises:
+        PageError: Playwright or Chromium is not there.
+    """
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        raise PageError("screenshots need: pip install playwright, and Chromium") from None
+    width, height = map(int, size.split("x"))
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        window = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=1.5)
+        window.goto(address)
+        if place:
+            window.eval_on_selector(place, "element => element.scrollIntoView()")
+        window.wait_for_timeout(500)
+        window.screenshot(path=target)
+        browser.close()
+
+
+def main() -> int:
+    """Run the pages that are named, or all; return 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=Path)
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller images, one epoch: what the gate does")
+    parser.add_argument("--write", action="store_true", help="write outputs and pictures into the pages")
+    chosen = parser.parse_args()
+    code = 0
+    for page in chosen.pages or pages():
+        started = time.perf_counter()
+        try:
+            run_page(page, write=chosen.write, quick=chosen.quick)
+            print(f"{page}: {time.perf_counter() - started:.0f} s", flush=True)
+        except PageError as error:
+            print(f"{page}: {error}", file=sys.stderr, flush=True)
+            code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

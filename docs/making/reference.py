@@ -1,0 +1,69 @@
+"""A hook of MkDocs that writes the pages of reference from the code: commands, settings and Python names.
+
+Enters: the typer application, the settings, `regraft.__all__`. Leaves: three pages and the changelog, which exist only
+in the built site, so that they cannot differ from what they describe.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that are made from the code."""
+    made = {
+        "reference/commands.md": commands(),
+        "reference/settings.md": settings(),
+        "reference/python.md": python_names(),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+    }
+    for name, content in made.items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def commands() -> str:
+    """Every command with its arguments and options, as `--help` has them."""
+    import click
+    from typer.cli import get_docs_for_click
+    from typer.main import get_command
+
+    from regraft.cli import app
+
+    command = get_command(app)
+    text = get_docs_for_click(obj=command, ctx=click.Context(command, info_name="regraft"), name="regraft")
+    text = re.sub(r"\[/?(?:bold|dim)\]", "", text)
+    # "{data}" of the usage lines, as people know it
+    text = re.sub(r"(?m)^(\$ regraft .*)$", lambda line: line[1].replace("{", "").replace("}", ""), text)
+    return text.replace("# `regraft`\n", "# Commands\n", 1)
+
+
+def settings() -> str:
+    """The configuration with every default and its comment, which `regraft config` prints."""
+    from regraft.config import defaults_with_comments
+
+    return (
+        "# Settings\n\nEvery setting with its default, as `regraft config` prints it. Give a file of those that you "
+        "change with\n`--config FILE`, or single ones with `--set training.finetune_epochs=20`.\n\n"
+        f"```toml\n{defaults_with_comments()}```\n"
+    )
+
+
+def python_names() -> str:
+    """Every public name, functions first, from their docstrings."""
+    import regraft
+
+    functions = [n for n in regraft.__all__ if inspect.isfunction(getattr(regraft, n))]
+    classes = [n for n in regraft.__all__ if inspect.isclass(getattr(regraft, n))]
+    home = {n: getattr(regraft, n).__module__ for n in functions + classes}
+    text = "# Python\n\nWhat `import regraft` offers. The same verbs as the commands, with plain keywords.\n"
+    for name in functions + classes:
+        text += f"\n::: {home[name]}.{name}\n"
+    return text
