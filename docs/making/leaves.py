@@ -45,17 +45,16 @@ def leaf(kind: str, rng: np.random.Generator, *, tag: bool = False) -> Image.Ima
     pen = ImageDraw.Draw(blade)
     vein = tuple(int(v) for v in green * 0.72 + 60)
     pen.line(placed(x, bend), vein, 4 * _OVER)
-    for at in range(6, 56, 5):
+    for at, rim in zip(range(6, 56, 5), [*range(15, 60, 5), 59], strict=True):
         for side in (-1, 1):
-            rim = min(at + 9, 59)
             ends = np.array([bend[at], bend[rim] + side * half[rim] * 0.95])
             pen.line(placed(x[[at, rim]], ends), vein, 2 * _OVER)
     mask = Image.new("L", (size, size))
     cut = ImageDraw.Draw(mask)
     cut.polygon(outline, fill=255)
     for _ in range(rng.integers(1, 7) if kind != "healthy" else 0):
-        at, across = rng.integers(8, 50), rng.uniform(-0.85, 0.85)
-        (cx, cy), radius = placed(x[[at]], bend[[at]] + across * half[[at]])[0], rng.uniform(0.014, 0.045) * size
+        where, across = rng.integers(8, 50, 1), rng.uniform(-0.85, 0.85)
+        (cx, cy), radius = placed(x[where], bend[where] + across * half[where])[0], rng.uniform(0.014, 0.045) * size
         box = (cx - radius, cy - radius * rng.uniform(0.7, 1), cx + radius, cy + radius)
         if kind == "eaten":
             cut.ellipse(box, fill=0)

@@ -4,8 +4,8 @@
     python docs/making/pages.py docs/tutorials/ship.md   # one page
     python docs/making/pages.py --write PAGE             # and write outputs, pictures and screenshots into the page
 
-A page's ```sh and ```python blocks run from top to bottom in one folder, in which `regraft demo --only-images 300` has laid
-`cells/` and `new/`. Comments, which readers do not see, say what is to be done:
+A page's ```sh and ```python blocks run from top to bottom in one folder, in which `regraft demo --only-images 300`
+has laid `cells/` and `new/`. Comments, which readers do not see, say what is to be done:
 
     <!-- run: images 120 -->            at the top: so many images instead of 300; `images 0` for none
     <!-- run: leaves 270 --tag spotted -->  drawn leaves (leaves.py) instead of cells, in `leaves/` and `new/`
@@ -149,12 +149,12 @@ def run_page(page: Path, *, write: bool = False, quick: bool = False) -> None:
         PageError: A command failed, or what was to be shown is not there.
     """
     text = page.read_text(encoding="utf-8")
-    lines, output, beside = text.splitlines(), "", []
+    lines, output = text.splitlines(), ""
     replaced: list[tuple[int, int, list[str]]] = []
     with folder(text, quick=quick) as place, contextlib.ExitStack() as ends:
         for step in steps(text):
             if step.kind == "code":
-                output = _run_code(step, place, beside, ends, quick)
+                output = _run_code(step, place, ends, quick)
             elif step.kind == "output":
                 replaced.append((step.start, step.end, _excerpt(output, step)))
             elif step.kind == "picture":
@@ -165,9 +165,7 @@ def run_page(page: Path, *, write: bool = False, quick: bool = False) -> None:
         page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _run_code(
-    step: Step, place: Path, beside: list[subprocess.Popen[bytes]], ends: contextlib.ExitStack, quick: bool
-) -> str:
+def _run_code(step: Step, place: Path, ends: contextlib.ExitStack, quick: bool) -> str:
     if step.language == "python":
         return _done([sys.executable, "-c", step.words], place, step.line)
     words = output = ""
@@ -178,7 +176,7 @@ def _run_code(
         if command.startswith("pip install"):
             _known_extras(command, step.line)
         elif command.endswith(" &"):
-            beside.append(ends.enter_context(_beside(command[:-2], place, step.line)))
+            ends.enter_context(_beside(command[:-2], place, step.line))
         else:
             words += command + (_small(command) if quick else "") + "\n"
     if words:
@@ -215,7 +213,7 @@ def _done(words: list[object], place: Path, line: int) -> str:
 
 
 @contextlib.contextmanager
-def _beside(command: str, place: Path, line: int) -> Iterator[subprocess.Popen[bytes]]:
+def _beside(command: str, place: Path, line: int) -> Iterator[None]:
     words = shlex.split(command)
     port = int(words[words.index("--port") + 1]) if "--port" in words else 8000
     process = subprocess.Popen(words, cwd=place, env=_environment(), stdout=subprocess.DEVNULL)
@@ -227,7 +225,7 @@ def _beside(command: str, place: Path, line: int) -> Iterator[subprocess.Popen[b
             if process.poll() is not None or time.monotonic() > until:
                 raise PageError(f"line {line + 1}: {command} does not answer on port {port}")
             time.sleep(0.2)
-        yield process
+        yield
     finally:
         process.terminate()
         process.wait(60)

@@ -31,14 +31,13 @@ def on_files(files: Files, config: Any) -> Files:
 
 def commands() -> str:
     """Every command with its arguments and options, as `--help` has them."""
-    import click
+    import typer
     from typer.cli import get_docs_for_click
-    from typer.main import get_command
 
     from regraft.cli import app
 
-    command = get_command(app)
-    text = get_docs_for_click(obj=command, ctx=click.Context(command, info_name="regraft"), name="regraft")
+    command = typer.main.get_command(app)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="regraft"), name="regraft")
     text = re.sub(r"\[/?(?:bold|dim)\]", "", text)
     # "{data}" of the usage lines, as people know it
     text = re.sub(r"(?m)^(\$ regraft .*)$", lambda line: line[1].replace("{", "").replace("}", ""), text)

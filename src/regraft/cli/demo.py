@@ -38,8 +38,10 @@ def command(
         if json:
             print_json({"cells": str(cells), "new": str(new)})
         else:
-            screen.print("[dim]ELPV data set, Deitsch et al., CC BY-NC-SA 4.0: copied for you, not for passing on.[/dim]")
-            screen.print(escape(f"{cells}   {only_images} solar cells in folders of their classes\n{new}     some others"))
+            screen.print("[dim]ELPV data set, Deitsch et al., CC BY-NC-SA 4.0: for you, not for passing on.[/dim]")
+            screen.print(
+                escape(f"{cells}   {only_images} solar cells, a folder of each class\n{new}     twelve others")
+            )
             screen.print(escape(f"\nTry next\n  cd {cells.parent}\n  regraft inspect cells\n  regraft train cells"))
         return
     path = new_folder(out, "demo", "solar-cells")
