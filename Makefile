@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python tests/gate.py
 
-# the documentation as build/site/index.html, which opens without a server
+# the documentation as build/site/index.html, which opens without a server; its search needs one: python -m http.server -d build/site
 site: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

@@ -96,6 +96,8 @@ def steps(text: str) -> list[Step]:
             elif kind == "with":
                 old, _, new = words.partition(" -> ")
                 swaps.append((old, new))
+            elif kind == "not run" and not words:
+                raise PageError(f"line {i + 1}: it says not why it is not run")
             else:
                 pending = (kind, words, i)
         elif line.startswith("```"):
