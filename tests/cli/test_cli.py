@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import shutil
 import subprocess
@@ -285,6 +286,13 @@ def test_a_lack_of_memory_says_what_to_do(
     monkeypatch.setattr(cli, "app", mock.Mock(side_effect=RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main()
+
+
+def test_a_full_disk_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "app", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "regraft cache" in capsys.readouterr().err
 
 
 def test_config_prints_a_file_to_start_from(run: Path, squares_folder: Path, tmp_path: Path) -> None:
