@@ -45,6 +45,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 DOCS = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 IMAGES = 300
@@ -325,6 +327,17 @@ def screenshot(address: str, target: Path, size: str, place: str = "") -> None:
         browser.close()
 
 
+def shrink(page: Path, limit: int = 250_000) -> None:
+    """Make the pictures of a page that are larger than `limit` bytes smaller: 1,100 pixels wide, 256 colours."""
+    for step in steps(page.read_text(encoding="utf-8")):
+        file = (page.parent / step.language).resolve()
+        if step.kind == "picture" and file.suffix == ".png" and file.stat().st_size > limit:
+            picture = Image.open(file).convert("RGB")
+            picture.thumbnail((1100, 2200))
+            palette = picture.quantize(256)
+            picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
+
+
 def main() -> int:
     """Run the pages that are named, or all; return 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -337,6 +350,8 @@ def main() -> int:
         started = time.perf_counter()
         try:
             run_page(page, write=chosen.write, quick=chosen.quick)
+            if chosen.write:
+                shrink(page)
             print(f"{page}: {time.perf_counter() - started:.0f} s", flush=True)
         except PageError as error:
             print(f"{page}: {error}", file=sys.stderr, flush=True)
