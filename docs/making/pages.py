@@ -18,7 +18,8 @@ has laid `cells/` and `new/`. Comments, which readers do not see, say what is to
     <!-- output: 8 from "accuracy" -->  eight lines from the first that contains the word; also `last 5`, `first 5`
     <!-- picture: runs/a/report.html 1100x700 #curves -->
                                         before ![...](...): that file goes there; of a page, or of an address, a
-                                        screenshot (needs Chromium) from the element that is named
+                                        screenshot (needs Chromium) from the element that is named; images that are
+                                        named as well are chosen on the page before
 
 `pip install '.[EXTRA]'` is not run but looked up. A command that ends in ` &` runs beside the rest as well. What comes
 next waits until the server is ready; it gets a port that is free, and addresses on the page are read so. `curl` is
@@ -41,7 +42,7 @@ import tempfile
 import time
 import tomllib
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -239,7 +240,8 @@ class Reader:
         if is_address or made.suffix == ".html":
             size = next((word for word in more if re.fullmatch(r"\d+x\d+", word)), "1100x800")
             anchor = next((word for word in more if word.startswith("#")), "")
-            screenshot(self._here(source) if is_address else made.as_uri(), target, size, anchor)
+            chosen = [str(self.place / word) for word in more if (self.place / word).is_file()]
+            screenshot(self._here(source) if is_address else made.as_uri(), target, size, anchor, chosen)
         else:
             shutil.copy(made, target)
 
@@ -305,8 +307,10 @@ def _excerpt(output: str, step: Step) -> list[str]:
     raise PageError(f"line {step.line + 1}: output: {step.words}?")
 
 
-def screenshot(address: str, target: Path, size: str, place: str = "") -> None:
+def screenshot(address: str, target: Path, size: str, place: str = "", chosen: Sequence[str] = ()) -> None:
     """Write what a browser window of `size` ("1100x800") shows of a page, from the element `place` ("#id") downwards.
+
+    `chosen` are files that are given to the page before, as by someone who chooses them.
 
     Raises:
         PageError: Playwright or Chromium is not there.
@@ -320,6 +324,9 @@ def screenshot(address: str, target: Path, size: str, place: str = "") -> None:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         window = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=1.5)
         window.goto(address)
+        if chosen:
+            window.set_input_files("input[type=file]:not([capture])", list(chosen))
+            window.wait_for_timeout(3000)
         if place:
             window.eval_on_selector(place, "element => element.scrollIntoView()")
         window.wait_for_timeout(500)
