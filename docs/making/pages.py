@@ -335,12 +335,16 @@ def screenshot(address: str, target: Path, size: str, place: str = "", chosen: S
 
 
 def shrink(page: Path, limit: int = 250_000) -> None:
-    """Make the pictures of a page that are larger than `limit` bytes smaller: 1,100 pixels wide, 256 colours."""
+    """Make the pictures of a page that are larger than `limit` bytes smaller: 256 colours, as wide as then fits."""
     for step in steps(page.read_text(encoding="utf-8")):
         file = (page.parent / step.language).resolve()
-        if step.kind == "picture" and file.suffix == ".png" and file.stat().st_size > limit:
-            picture = Image.open(file).convert("RGB")
-            picture.thumbnail((1100, 2200))
+        if step.kind != "picture" or file.suffix != ".png":
+            continue
+        picture = Image.open(file).convert("RGB")
+        for width in (1100, 900, 750, 600):
+            if file.stat().st_size <= limit:
+                break
+            picture.thumbnail((width, 2 * width))
             palette = picture.quantize(256)
             picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
 
