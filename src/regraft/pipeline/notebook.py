@@ -78,8 +78,7 @@ def several(found: Sequence[Any]) -> str:
     if isinstance(found[0], Exported):
         return output(_exports(found))
     if isinstance(found[0], Explanation):
-        items = [item for one in found[:CARDS] for item in _explained(one)]
-        return output(cards(items, len(items) + max(0, len(found) - CARDS)))
+        return output(cards([_explained(one) for one in found[:CARDS]], len(found)))
     files = [one.source for one in found[:CARDS] if Path(one.source).is_file()]
     thumbs = read_thumbs(files, Path, MAX_PIXELS)
     return output(cards([_answered(one, thumbs.get(one.source)) for one in found[:CARDS]], len(found)))
@@ -92,16 +91,16 @@ def _answered(found: Prediction, picture: str | None) -> Html:
     return card(picture, found.source, name, answer(found.top(_LIKELIEST)))
 
 
-def _explained(found: Explanation) -> list[Html]:
+def _explained(found: Explanation) -> Html:
     name = file_name(Path(found.source).name) if found.source else ""
     if found.error is not None:
-        return [card(None, found.source, name, tag("p", bidi(found.error), class_="wrong"), instead="unreadable")]
-    plain = card(data_uri(Image.fromarray(found.image)), found.source, name)
-    return [plain, *(
+        return card(None, found.source, name, tag("p", bidi(found.error), class_="wrong"), instead="unreadable")
+    maps = (
         card(data_uri(Image.fromarray(overlay(found.image, heat))), f"Evidence for {target}",
-             joined("evidence for ", bidi(target, 40)), answer([(target, found.probability(target))]))
+             tag("p", "evidence for", class_="muted"), answer([(target, found.probability(target))]))
         for target, heat in zip(found.targets, found.heat, strict=True)
-    )]  # fmt: skip
+    )  # fmt: skip
+    return joined(card(data_uri(Image.fromarray(found.image)), found.source, name), *maps)
 
 
 def comparison(found: Comparison) -> str:

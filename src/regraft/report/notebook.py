@@ -26,7 +26,7 @@ from regraft.report.charts import bar
 from regraft.report.gallery import Classes
 from regraft.report.inspection import class_tables, verdict
 from regraft.report.markup import Html, bidi, file_name, fold, image_of, joined, list_of, table_of, tag
-from regraft.report.run_page import confusion, per_class
+from regraft.report.run_page import coded, confusion, per_class
 from regraft.report.thumbs import read_thumbs
 from regraft.report.words import interval, percent
 
@@ -50,7 +50,7 @@ def _style() -> str:
 
 def say(text: str, class_: str | None = None) -> Html:
     """A sentence."""
-    return tag("p", shorten(one_line(text), 600), class_=class_)
+    return tag("p", coded(text), class_=class_)
 
 
 # Data.
@@ -118,7 +118,7 @@ def inspection(found: Inspection) -> str:
         for number, finding in enumerate(found.findings)
     ]  # fmt: skip
     table = table_of(["", "What was found, and what to do", "Some of them"], rows, "Findings", "wide-words")
-    notes = (say(note, "muted") for note in (*found.dataset.notes, *found.notes)[:_NOTES])
+    notes = (say(note, "muted") for note in found.notes[:_NOTES])
     return output(_heading(found.dataset), verdict(found), *([table] if rows else []), *notes)
 
 
@@ -173,7 +173,7 @@ def answer(pairs: Sequence[tuple[str, float]]) -> Html:
 def card(picture: str | None, alt: str, *inside: str, instead: str = "no picture") -> Html:
     """A picture with words below it."""
     shown = tag("span", instead, class_="frame none") if picture is None else image_of(picture, alt)
-    return joined(shown, *inside)
+    return tag("div", shown, *inside, class_="card")
 
 
 def cards(items: Sequence[str], number: int) -> Html:

@@ -112,17 +112,17 @@ def numbers(record: RunRecord) -> Html:
 
 
 def _sentence(sentence: Sentence) -> Html:
-    return joined(*(bidi(piece, 60) if isinstance(piece, Name) else _coded(piece) for piece in sentence))
+    return joined(*(bidi(piece, 60) if isinstance(piece, Name) else coded(piece) for piece in sentence))
 
 
-def _coded(text: str) -> Html:
+def coded(text: str) -> Html:
     """A text in which commands stand between backquotes."""
     pieces = shorten(one_line(text), 600).split("`")
     return joined(*(tag("code", piece) if i % 2 else piece for i, piece in enumerate(pieces)))
 
 
 def _none(text: str) -> Html:
-    return tag("p", _coded(text), class_="muted")
+    return tag("p", coded(text), class_="muted")
 
 
 def summary(record: RunRecord) -> Html:
@@ -153,7 +153,7 @@ def _data(record: RunRecord) -> Html:
     data = record.metrics.get("data") or {}
     unread = [joined(file_name(bad["path"]), " ", tag("span", shorten(one_line(bad["reason"]), 120), class_="muted"))
               for bad in data.get("bad", ())]  # fmt: skip
-    notes = [_coded(note) for note in data.get("notes", ())[:NOTES]]
+    notes = [coded(note) for note in data.get("notes", ())[:NOTES]]
     return joined(
         _folded(order, row, head, "Images of each class, the largest first", "classes"),
         *([list_of(notes, class_="plain")] if notes else []),
@@ -297,7 +297,7 @@ def _confidence(record: RunRecord) -> Html:
         "On the dashed line an answer is right as often as it says; lines are 95 % intervals, grey bars how many "
         "images have that confidence. `regraft predict --sure 0.95` answers only where validation was right so often."
     )
-    return joined(tag("p", _coded(about)), list_of(charts, class_="charts"), table)
+    return joined(tag("p", coded(about)), list_of(charts, class_="charts"), table)
 
 
 # Beside others, and again.
