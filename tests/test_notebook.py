@@ -18,7 +18,7 @@ SHOWN = {
     "inspection = ": "What was found, and what to do",
     "VAL, TEST = ": "train",
     "def build()": "training images",
-    "run = regraft.train": "training images",
+    "if DATA:\n    options": "training images",
     "regraft.evaluate(run)": "95 % interval",
     "told = ": "evidence for",
     "from regraft.config": "Models trained on the same images",
@@ -74,7 +74,7 @@ def test_it_runs_from_the_top(tmp_path: Path) -> None:
     for beginning in ("dataset = ", "inspection = ", "told = ", "if new is None"):
         assert "data:image/jpeg;base64," in last(beginning)["text/html"], beginning
     # Progress stands above the result, and is over.
-    (trained,) = (outputs for source, outputs in code.items() if source.startswith("run = regraft.train"))
+    (trained,) = (outputs for source, outputs in code.items() if source.startswith("if DATA:\n    options"))
     assert "finetune 1" in trained[0].data["text/html"]
     assert "<progress" not in trained[0].data["text/html"]
     (folder,) = (tmp_path / "runs").iterdir()

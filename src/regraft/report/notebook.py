@@ -32,8 +32,8 @@ from regraft.report.words import interval, percent
 
 #: Classes with pictures and pictures of each; rows of a table of images; pictures of a finding; cards.
 _CLASSES, _PICTURES, _ROWS, _OF_FINDING, CARDS = 6, 8, 10, 4, 24
-#: Lines of the history, and sentences, that are shown while the work goes on.
-_EPOCHS, _NOTES = 24, 12
+#: Lines of the history and sentences while the work goes on, and how many of these are not folded.
+_EPOCHS, _NOTES, _LAST = 24, 40, 3
 #: Longer side of a picture that was drawn, in pixels.
 _SIDE = 1100
 
@@ -247,11 +247,14 @@ def progress(bars: Mapping[str, tuple[int, int, str]], notes: Sequence[str], epo
             "" if row.val_accuracy is None else percent(row.val_accuracy),
             f"{row.images_per_second:,.0f}",
         )
-        for row in epochs[-_EPOCHS:]
+        for row in _of_last_training(epochs)[-_EPOCHS:]
     ]  # fmt: skip
     head = ["Phase, epoch", "Training loss", "Validation loss", "Validation accuracy", "Images a second"]
+    said = [say(note, "muted") for note in notes[-_NOTES:]]
+    earlier, last = said[:-_LAST], said[-_LAST:]
     return output(
-        *(say(note, "muted") for note in notes[-_NOTES:]),
+        *([fold(f"{counted(len(earlier), 'sentence')} before", *earlier)] if earlier else []),
+        *last,
         *([table_of(head, rows, "Training")] if rows else []),
         *(
             tag("p", shorten(one_line(name), 40), tag("progress", value=done, max=max(1, total)),
@@ -259,3 +262,9 @@ def progress(bars: Mapping[str, tuple[int, int, str]], notes: Sequence[str], epo
             for name, (done, total, detail) in bars.items()
         ),
     )  # fmt: skip
+
+
+def _of_last_training(epochs: Sequence[Row]) -> Sequence[Row]:
+    """A comparison trains one model after the other."""
+    begun = [i for i, row in enumerate(epochs) if (row.phase, row.epoch) == ("head", 1)]
+    return epochs[begun[-1] :] if begun else epochs
