@@ -184,6 +184,7 @@ def train(
         augmentation: Of the training images; default: flips, crops and colours.
         track: `tensorboard`, `wandb` or `mlflow`, or several; they change no number and can fail without harm.
         listener: Told how far the work is; default: a notebook or terminal that this is called from.
+            `regraft.training.progress.Silence()` keeps quiet there too.
         **options: Fields of `TrainingOptions`, such as `finetune_epochs=5`.
 
     Raises:

@@ -171,9 +171,9 @@ def answer(pairs: Sequence[tuple[str, float]]) -> Html:
 
 
 def card(picture: str | None, alt: str, *inside: str, instead: str = "no picture") -> Html:
-    """A picture with words below it."""
-    shown = tag("span", instead, class_="frame none") if picture is None else image_of(picture, alt)
-    return tag("div", shown, *inside, class_="card")
+    """A picture with words below it; of bytes and arrays, which have no name, the words alone."""
+    shown = tag("span", instead, class_="frame none") if alt else ""
+    return tag("div", shown if picture is None else image_of(picture, alt), *inside, class_="card")
 
 
 def cards(items: Sequence[str], number: int) -> Html:
