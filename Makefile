@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench bench-gpu clean
+.PHONY: demo test site bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/regraft demo
 
 test: $(VENV)/.dev
 	$(BIN)/python tests/gate.py
+
+# the documentation as build/site/index.html, which opens without a server; its search needs one: python -m http.server -d build/site
+site: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # regraft beside its peers (an hour on two cores, 30 GB of environments): make bench DATA=folder with train/ and test/
 bench: $(VENV)/.dev

@@ -12,15 +12,18 @@ has laid `cells/` and `new/`. Comments, which readers do not see, say what is to
     <!-- before: mv cells photos -->    a command that the page's reader is taken to have typed
     <!-- with: 10m -> 40s -->           before a block: replaced in it, so that it takes less time; may be repeated
     <!-- not run: needs a cluster -->   before a block: not run, and why
+    <!-- beside -->                     before a block of `regraft serve`: these run beside the rest until the page ends
+    <!-- save: client.py -->            before a block: a file that the commands below it read
     <!-- output -->                     before a ```text block: what the last block printed goes there
     <!-- output: 8 from "accuracy" -->  eight lines from the first that contains the word; also `last 5`, `first 5`
     <!-- picture: runs/a/report.html 1100x700 #curves -->
                                         before ![...](...): that file goes there; of a page, or of an address, a
                                         screenshot (needs Chromium) from the element that is named
 
-`pip install '.[EXTRA]'` is not run but looked up. A command that ends in ` &` runs beside the rest until the page ends;
-what comes next waits for its port. `--write` is for authors: another machine's figures differ, so the gate runs the
-pages and asks only that everything they show can be made.
+`pip install '.[EXTRA]'` is not run but looked up. A command that ends in ` &` runs beside the rest as well. What comes
+next waits until the server is ready; it gets a port that is free, and addresses on the page are read so. `curl` is
+played by Python (bin/curl), since a machine may not have it. `--write` is for authors: another machine's figures
+differ, so the gate runs the pages and asks only that everything they show can be made.
 """
 
 from __future__ import annotations
@@ -37,14 +40,15 @@ import sys
 import tempfile
 import time
 import tomllib
+import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DOCS = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 IMAGES = 300
-_DIRECTIVE = re.compile(r"^<!-- (run|before|with|not run|output|picture)(?:: (.*?))? -->$")
+_DIRECTIVE = re.compile(r"^<!-- (run|before|with|not run|beside|save|output|picture)(?:: (.*?))? -->$")
 _PICTURE = re.compile(r"^!\[[^\]]*\]\(([^)]+)\)")
 
 
@@ -54,9 +58,9 @@ class PageError(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a page asks for: a block of code to run, an output or a picture to put in its place.
+    """One thing that a page asks for: code to run, to run beside the rest or to save, an output or a picture to place.
 
-    `line` counts from 0; `start` and `end` are the lines that an output or a picture takes.
+    `line` counts from 0; `start` and `end` are the lines that an output takes.
     """
 
     kind: str
@@ -92,6 +96,8 @@ def steps(text: str) -> list[Step]:
             elif kind == "with":
                 old, _, new = words.partition(" -> ")
                 swaps.append((old, new))
+            elif kind == "not run" and not words:
+                raise PageError(f"line {i + 1}: it says not why it is not run")
             else:
                 pending = (kind, words, i)
         elif line.startswith("```"):
@@ -101,13 +107,15 @@ def steps(text: str) -> list[Step]:
             language = line[3:].split(" ")[0]
             if pending and pending[0] == "output":
                 found.append(Step("output", i, pending[1], language, i + 1, end))
+            elif pending and pending[0] == "save":
+                found.append(Step("save", i, "\n".join(lines[i + 1 : end]), pending[1]))
             elif language in ("sh", "python") and not (pending and pending[0] == "not run"):
                 code = "\n".join(lines[i + 1 : end])
                 for old, new in swaps:
                     if old not in code:
                         raise PageError(f"line {i + 1}: there is no {old!r} to replace")
                     code = code.replace(old, new)
-                found.append(Step("code", i, code, language))
+                found.append(Step("beside" if pending and pending[0] == "beside" else "code", i, code, language))
             pending, swaps, i = None, [], end
         elif pending and pending[0] == "picture" and (picture := _PICTURE.match(line)):
             found.append(Step("picture", i, pending[1], picture[1]))
@@ -152,36 +160,102 @@ def run_page(page: Path, *, write: bool = False, quick: bool = False) -> None:
     lines, output = text.splitlines(), ""
     replaced: list[tuple[int, int, list[str]]] = []
     with folder(text, quick=quick) as place, contextlib.ExitStack() as ends:
+        reader = Reader(place, quick, ends)
         for step in steps(text):
             if step.kind == "code":
-                output = _run_code(step, place, ends, quick)
+                output = reader.run(step)
+            elif step.kind == "beside":
+                reader.start(step.words, step.line)
+            elif step.kind == "save":
+                (place / step.language).write_text(step.words + "\n", encoding="utf-8")
             elif step.kind == "output":
                 replaced.append((step.start, step.end, _excerpt(output, step)))
             elif step.kind == "picture":
-                _picture(step, place, page if write else None)
+                reader.picture(step, page if write else None)
     if write:
         for start, end, new in reversed(replaced):
             lines[start:end] = new
         page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _run_code(step: Step, place: Path, ends: contextlib.ExitStack, quick: bool) -> str:
-    if step.language == "python":
-        return _done([sys.executable, "-c", step.words], place, step.line)
-    words = output = ""
-    for line in step.words.replace("\\\n", " ").splitlines():
-        command = line.partition(" #")[0].strip()
-        if not command or command.startswith("#"):
-            continue
-        if command.startswith("pip install"):
-            _known_extras(command, step.line)
-        elif command.endswith(" &"):
-            ends.enter_context(_beside(command[:-2], place, step.line))
+@dataclass
+class Reader:
+    """One who types what a page says, in the folder `place`."""
+
+    place: Path
+    quick: bool
+    ends: contextlib.ExitStack
+    ports: dict[str, str] = field(default_factory=dict)
+
+    def run(self, step: Step) -> str:
+        """Type a block; give what it printed."""
+        if step.language == "python":
+            return _done([sys.executable, "-c", self._here(step.words)], self.place, step.line)
+        words = ""
+        for command in _commands(step.words):
+            if command.startswith("pip install"):
+                _known_extras(command, step.line)
+            elif command.endswith(" &"):
+                self.start(command[:-2], step.line)
+            else:
+                words += self._here(command) + (_small(command) if self.quick else "") + "\n"
+        return _done(["bash", "-ec", words], self.place, step.line) if words else ""
+
+    def start(self, words: str, line: int) -> None:
+        """Start servers, and wait until they are ready."""
+        for command in _commands(words):
+            if command.startswith("pip install"):
+                _known_extras(command, line)
+                continue
+            asked = next(iter(re.findall(r"--port (\d+)", command)), "8000")
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.ports[asked] = str(free.getsockname()[1])
+            server = [*shlex.split(command), "--port", self.ports[asked]]
+            process = subprocess.Popen(
+                server, cwd=self.place, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            self.ends.callback(process.wait, 60)
+            self.ends.callback(process.terminate)
+            until = time.monotonic() + 120
+            while not _answers(f"http://127.0.0.1:{self.ports[asked]}/v2/health/ready"):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise PageError(f"line {line + 1}: {command} does not answer")
+                time.sleep(0.2)
+
+    def picture(self, step: Step, page: Path | None) -> None:
+        """See that a picture can be made; for a page that is written, make it."""
+        source, *more = step.words.split(" ")
+        made = self.place / source
+        is_address = source.startswith("http")
+        if not is_address and not made.exists():
+            raise PageError(f"line {step.line + 1}: {source} was not made")
+        if page is None:
+            return
+        target = (page.parent / step.language).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_address or made.suffix == ".html":
+            size = next((word for word in more if re.fullmatch(r"\d+x\d+", word)), "1100x800")
+            anchor = next((word for word in more if word.startswith("#")), "")
+            screenshot(self._here(source) if is_address else made.as_uri(), target, size, anchor)
         else:
-            words += command + (_small(command) if quick else "") + "\n"
-    if words:
-        output = _done(["bash", "-ec", words], place, step.line)
-    return output
+            shutil.copy(made, target)
+
+    def _here(self, words: str) -> str:
+        for asked, port in self.ports.items():
+            words = words.replace(f"127.0.0.1:{asked}", f"127.0.0.1:{port}")
+        return words
+
+
+def _commands(words: str) -> list[str]:
+    lines = (line.partition(" #")[0].strip() for line in words.replace("\\\n", " ").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _answers(address: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2) as answer:
+        return bool(answer.status == 200)
+    return False
 
 
 def _small(command: str) -> str:
@@ -200,7 +274,8 @@ def _known_extras(command: str, line: int) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120", "NO_COLOR": "1"}
+    path = os.pathsep.join(map(str, (Path(__file__).parent / "bin", BIN, os.environ["PATH"])))
+    return {**os.environ, "PATH": path, "COLUMNS": "120", "NO_COLOR": "1"}
 
 
 def _done(words: list[object], place: Path, line: int) -> str:
@@ -210,25 +285,6 @@ def _done(words: list[object], place: Path, line: int) -> str:
     if done.returncode:
         raise PageError(f"line {line + 1}: {' '.join(map(str, words))} left with {done.returncode}\n{done.stderr}")
     return done.stdout
-
-
-@contextlib.contextmanager
-def _beside(command: str, place: Path, line: int) -> Iterator[None]:
-    words = shlex.split(command)
-    port = int(words[words.index("--port") + 1]) if "--port" in words else 8000
-    process = subprocess.Popen(words, cwd=place, env=_environment(), stdout=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            if process.poll() is not None or time.monotonic() > until:
-                raise PageError(f"line {line + 1}: {command} does not answer on port {port}")
-            time.sleep(0.2)
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def _excerpt(output: str, step: Step) -> list[str]:
@@ -245,23 +301,6 @@ def _excerpt(output: str, step: Step) -> list[str]:
             raise PageError(f"line {step.line + 1}: no line of the output contains {match[2]!r}:\n{output}")
         return lines[start : start + int(match[1])]
     raise PageError(f"line {step.line + 1}: output: {step.words}?")
-
-
-def _picture(step: Step, place: Path, page: Path | None) -> None:
-    source, *more = step.words.split(" ")
-    made = place / source
-    if not source.startswith("http") and not made.exists():
-        raise PageError(f"line {step.line + 1}: {source} was not made")
-    if page is None:
-        return
-    target = (page.parent / step.language).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if made.suffix in (".html", "") or source.startswith("http"):
-        size = next((word for word in more if re.fullmatch(r"\d+x\d+", word)), "1100x800")
-        anchor = next((word for word in more if word.startswith("#")), "")
-        screenshot(source if source.startswith("http") else made.as_uri(), target, size, anchor)
-    else:
-        shutil.copy(made, target)
 
 
 def screenshot(address: str, target: Path, size: str, place: str = "") -> None:

@@ -1,7 +1,7 @@
-"""A hook of MkDocs that writes the pages of reference from the code: commands, settings and Python names.
+"""A hook of MkDocs that adds what is written elsewhere: the README as the first page, the reference from the code.
 
-Enters: the typer application, the settings, `regraft.__all__`. Leaves: three pages and the changelog, which exist only
-in the built site, so that they cannot differ from what they describe.
+Enters: README, CONTRIBUTING, CHANGELOG, the typer application, the settings, `regraft.__all__`. Leaves: pages that
+exist only in the built site, so that they cannot differ from what they describe.
 """
 
 from __future__ import annotations
@@ -22,11 +22,20 @@ def on_files(files: Files, config: Any) -> Files:
         "reference/commands.md": commands(),
         "reference/settings.md": settings(),
         "reference/python.md": python_names(),
-        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        "index.md": root_page("README.md"),
+        "contributing.md": root_page("CONTRIBUTING.md"),
+        "changelog.md": root_page("CHANGELOG.md"),
     }
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     return files
+
+
+def root_page(name: str) -> str:
+    """A page of the repository's root, with its links as they are from the site's."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    text = text.replace("(docs/", "(").replace('"docs/', '"').replace("[notebook](notebooks/regraft.ipynb)", "notebook")
+    return text.replace("(CONTRIBUTING.md)", "(contributing.md)").replace("(CHANGELOG.md)", "(changelog.md)")
 
 
 def commands() -> str:

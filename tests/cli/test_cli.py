@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from terminal import regraft
 
+from regraft import cli
 from regraft.evaluation.abstention import conformal_threshold, threshold_for
 from regraft.pipeline.run import load
 
@@ -263,6 +267,34 @@ def test_backbones_lists_what_is_here() -> None:
     assert "wheel" in table
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_lack_of_memory_says_what_to_do(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", mock.Mock(side_effect=error))
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 1
+    assert "not enough memory" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "app", mock.Mock(side_effect=RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main()
+
+
+def test_a_full_disk_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "app", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "regraft cache" in capsys.readouterr().err
+
+
 def test_config_prints_a_file_to_start_from(run: Path, squares_folder: Path, tmp_path: Path) -> None:
     text = regraft("config").stdout
     assert "finetune_epochs = 10" in text
@@ -285,7 +317,7 @@ def test_the_demo_needs_its_wheel(tmp_path: Path) -> None:
     code = (
         "import sys, importlib.util as u; find = u.find_spec; "
         "u.find_spec = lambda name, *a: None if name == 'elpv_dataset' else find(name, *a); "
-        "sys.argv = ['regraft', 'demo']; import regraft.cli; regraft.cli.main()"
+        "sys.argv = ['regraft', 'demo']; import cli; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2

@@ -7,6 +7,7 @@ answers at once.
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import sys
@@ -90,4 +91,25 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:  # no permission, a full disk, a drive that went away
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(fail(RegraftError(f"{where}{error.strerror or error}")))
+        room = _NO_ROOM if error.errno == errno.ENOSPC else ""
+        sys.exit(fail(RegraftError(f"{where}{error.strerror or error}{room}")))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        sys.exit(fail(RegraftError(_NO_MEMORY)))
+
+
+_NO_ROOM = (
+    ". `regraft cache` says what is kept from earlier runs and where, and --prune removes it; $REGRAFT_CACHE puts it "
+    "on another disk; --set training.cache_gb=0 keeps none."
+)
+_NO_MEMORY = (
+    "There is not enough memory. Take a smaller --image-size, --set training.batch_size=8, a smaller "
+    "--backbone, or where a GPU is too small --device cpu."
+)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Python's own, a GPU's (by the name of OutOfMemoryError), or that of PyTorch on a CPU."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or "can't allocate memory" in str(error)

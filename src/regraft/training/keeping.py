@@ -87,9 +87,9 @@ class Keeper:
             return f"Fine-tuning {way} the loss of a validation image by {abs(gain):.3f} (standard error {error:.3f})."
         if not finetuned and self.gain:
             gain, error = self.gain
-            what = "by more than its noise " if gain > 0 else ""
+            what, way = ("by more than its noise ", "down") if gain > 0 else ("", "up")
             return (
-                f"Fine-tuning did not improve validation {what}(the loss of an image went down by {gain:.3f}, "
+                f"Fine-tuning did not improve validation {what}(the loss of an image went {way} by {abs(gain):.3f}, "
                 f"standard error {error:.3f}); the model with only its head trained is kept."
             )
         return ""

@@ -222,7 +222,7 @@ def make_plan(
         if candidate.total * _MARGIN <= seconds:
             return replace(candidate, rank=rank)
     raise UsageError(
-        f"A budget of {max(0.0, seconds):.0f} s from now on is too short: training only the head takes about "
+        f"What is left of the budget, {max(seconds, 0):.0f} s, is too short: training only the head takes about "
         f"{candidates[-1].total * _MARGIN:.0f} s here. Give more time, a smaller --image-size or fewer images."
     )
 

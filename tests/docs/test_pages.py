@@ -1,0 +1,59 @@
+"""The code on the pages of the site does what it says, and the runner that tries it notices when it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pages import DOCS, PageError, pages, run_page, steps
+
+PAGES = pages()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_what_a_page_says_can_be_done(page: Path) -> None:
+    run_page(page, quick=True)
+
+
+def test_every_tutorial_is_tried() -> None:
+    assert set((DOCS / "tutorials").glob("*.md")) - set(PAGES) == {DOCS / "tutorials" / "index.md"}
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("```sh\nregraft train missing\n```\n", "left with"),
+        ("```python\nassert False\n```\n", "AssertionError"),
+        ("```sh\npip install '.[nothing]'\n```\n", "no extra 'nothing'"),
+        ("```sh\ntrue\n```\n<!-- output -->\n```text\n```\n", "printed nothing"),
+        ('```sh\necho one\n```\n<!-- output: 1 from "two" -->\n```text\n```\n', "no line of the output contains 'two'"),
+        ("<!-- picture: runs/a.png -->\n![a](a.png)\n", "runs/a.png was not made"),
+        ("<!-- picture: runs/a.png -->\nwords\n", "followed by something else"),
+        ("<!-- with: one -> two -->\n```sh\necho three\n```\n", "no 'one' to replace"),
+        ("<!-- not run -->\n```sh\nfalse\n```\n", "says not why"),
+        ("```sh\ntrue\n", "does not end"),
+    ],
+)
+def test_a_page_that_does_not_hold_is_told(page: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text("<!-- run: images 0 -->\n" + page)
+    with pytest.raises(PageError, match=words):
+        run_page(file)
+
+
+def test_outputs_are_written_into_the_page(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text(
+        "<!-- run: images 0 -->\n<!-- before: echo three > file -->\n```sh\ncat file  # a comment\necho four\n```\n\n"
+        "<!-- output: last 1 -->\n```text\nold\nlines\n```\n\nmore\n\n"
+        "<!-- save: say.py -->\n```python\nprint(5)\n```\n\n"
+        "<!-- with: 6 -> 5 -->\n```sh\npython say.py 6\n```\n\n<!-- output -->\n```text\n```\n"
+    )
+    run_page(file, write=True)
+    assert file.read_text().count("```text\nfour\n```\n\nmore\n") == 1
+    assert file.read_text().endswith("```text\n5\n```\n")
+    assert "python say.py 6" in file.read_text()
+
+
+def test_what_is_not_run_is_no_step() -> None:
+    assert steps("<!-- not run: needs a hub -->\n```sh\nfalse\n```\n\n```text\nwords\n```\n") == []
