@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from regraft.cli.options import ConfigFile
-from regraft.cli.output import console, listening, print_json, seconds_of
+from regraft.cli.output import console, print_json, seconds_of
+from regraft.pipeline.listening import listening
 
 #: Characters that all columns need, and which of them there are with fewer.
 _WIDE = 190

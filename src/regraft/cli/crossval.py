@@ -9,8 +9,9 @@ import typer
 from rich.markup import escape
 
 from regraft.cli.options import Backbone, ConfigFile, GroupBy, Settings, Weights, as_settings
-from regraft.cli.output import console, listening, print_json
+from regraft.cli.output import console, print_json
 from regraft.errors import counted
+from regraft.pipeline.listening import listening
 
 #: Likely wrong labels that the terminal names.
 _SHOWN = 8

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from regraft.cli.output import Clock, console, listening, print_json, print_next, print_result
+from regraft.cli.output import Clock, console, print_json, print_next, print_result
+from regraft.pipeline.listening import listening
 
 
 def command(

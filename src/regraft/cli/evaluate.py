@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from regraft.cli.output import console, listening, print_json
+from regraft.cli.output import console, print_json
+from regraft.pipeline.listening import listening
 
 if TYPE_CHECKING:
     from regraft.data.dataset import Dataset

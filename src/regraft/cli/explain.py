@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from regraft.attribution.methods import METHODS
-from regraft.cli.output import console, err, listening, print_json
+from regraft.cli.output import console, err, print_json
 from regraft.errors import RegraftError, UnknownNameError, UsageError
+from regraft.pipeline.listening import listening
 
 if TYPE_CHECKING:
     from regraft.pipeline.explain import Explanation

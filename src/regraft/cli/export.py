@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from regraft.cli.output import console, err, listening, print_json
+from regraft.cli.output import console, err, print_json
+from regraft.pipeline.listening import listening
 
 
 def command(

@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from regraft.cli.output import console, listening, print_json
+from regraft.cli.output import console, print_json
 from regraft.errors import UsageError, counted
+from regraft.pipeline.listening import listening
 
 if TYPE_CHECKING:
     from regraft.data.audit import Finding, Inspection

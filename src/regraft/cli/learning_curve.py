@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 
 from regraft.cli.options import Backbone, ConfigFile, GroupBy, Settings, Weights, as_settings
-from regraft.cli.output import console, listening, print_json
+from regraft.cli.output import console, print_json
+from regraft.pipeline.listening import listening
 
 if TYPE_CHECKING:
     from regraft.pipeline.learning_curve import LearningCurve

@@ -6,8 +6,6 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,7 +15,6 @@ from regraft.errors import RegraftError, UsageError
 
 if TYPE_CHECKING:
     from regraft.pipeline.run import Run
-    from regraft.training.progress import Epoch
 
 #: People read this; programs read standard output.
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -38,74 +35,6 @@ def fail(error: RegraftError) -> int:
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-class RichListener:
-    """Shows the work as progress bars and the epochs as lines."""
-
-    def __init__(self, console: Console) -> None:
-        """Write to `console`; bars only where it is a terminal."""
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self.console = console
-        self.progress = Progress(
-            TextColumn("[bold]{task.description:<24}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", style="dim"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.tasks: dict[str, Any] = {}
-        self.phase = ""
-
-    def work(self, name: str, done: int, total: int, detail: str = "") -> None:
-        """Move a bar."""
-        key = f"{name}:{total}:{detail if name == 'decode' else ''}"
-        if key not in self.tasks or done < self.progress.tasks[self.progress.task_ids.index(self.tasks[key])].completed:
-            self.tasks[key] = self.progress.add_task(name, total=total, detail="")
-        self.progress.update(self.tasks[key], completed=done, detail=detail)
-
-    def epoch(self, row: Epoch) -> None:
-        """Print a line of the history."""
-        if row.phase != self.phase:
-            self.phase = row.phase
-            what = "strength" if row.strength is not None else "lr"
-            self.console.print(
-                f"[bold]{row.phase:<9} epoch  train loss  accuracy   val loss  accuracy  {what:>9}  images/s[/bold]"
-            )
-        rate = row.strength if row.strength is not None else row.lr
-        val = (
-            f"{'-':>9} {'-':>9}"
-            if row.val_loss is None or row.val_accuracy is None
-            else f"{row.val_loss:9.4f} {row.val_accuracy:9.4f}"
-        )
-        self.console.print(
-            f"{'':<9} {row.epoch:5d}  {row.train_loss:10.4f} {row.train_accuracy:9.4f}  "
-            f"{val}  {rate or 0:9.2e}  {row.images_per_second:8.0f}"
-        )
-
-    def note(self, text: str) -> None:
-        """Print a sentence."""
-        self.console.print(escape(text))
-
-
-@contextmanager
-def listening(console: Console) -> Iterator[RichListener]:
-    """A listener whose bars are up for the duration of the block."""
-    listener = RichListener(console)
-    with listener.progress:
-        yield listener
 
 
 def print_result(console: Console, run: Run, seconds: float) -> None:

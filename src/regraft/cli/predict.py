@@ -13,7 +13,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from regraft.cli.output import console, err, listening
+from regraft.cli.output import console, err
+from regraft.pipeline.listening import listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from regraft.cli.output import console, listening, print_json
+from regraft.cli.output import console, print_json
+from regraft.pipeline.listening import listening
 
 
 def command(

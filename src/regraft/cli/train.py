@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from regraft.cli.options import Backbone, Budget, ConfigFile, GroupBy, ImageSize, Settings, Weights, as_settings
-from regraft.cli.output import Clock, console, listening, print_json, print_next, print_result, seconds_of
+from regraft.cli.output import Clock, console, print_json, print_next, print_result, seconds_of
 from regraft.errors import UsageError
+from regraft.pipeline.listening import listening
 
 
 def command(

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from regraft.cli.options import Backbone, Budget, ImageSize, Weights, as_settings
-from regraft.cli.output import Clock, console, listening, print_json, seconds_of
+from regraft.cli.output import Clock, console, print_json, seconds_of
 from regraft.errors import UsageError
+from regraft.pipeline.listening import listening
 
 if TYPE_CHECKING:
     from regraft.pipeline.tuning import Tuning

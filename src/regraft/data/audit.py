@@ -20,6 +20,7 @@ from regraft.data.layout import spelled_alike
 from regraft.data.shortcuts import Shortcut, measure_shortcuts
 from regraft.data.split import bundle_ids
 from regraft.errors import counted, listed
+from regraft.shown import Shown
 
 Severity = Literal["error", "warning", "info"]
 #: The gravest first.
@@ -345,7 +346,7 @@ def _shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Shown, by="regraft.report.notebook.inspection"):
     """A data set and what was found in it.
 
     Attributes:

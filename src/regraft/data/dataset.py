@@ -18,6 +18,7 @@ from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
 from regraft.data.facts import Facts
 from regraft.data.storage import Folder, Storage
 from regraft.errors import DataError, ImageError
+from regraft.shown import Shown
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -76,7 +77,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(Shown, by="regraft.report.notebook.dataset"):
     """Labelled images, their classes, and what was left out.
 
     Attributes:
@@ -190,7 +191,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Shown, by="regraft.report.notebook.split"):
     """The assignment of images to train, val and test; every sample carries its part."""
 
     dataset: Dataset

@@ -16,6 +16,7 @@ from regraft.errors import DataError, counted, listed
 from regraft.evaluation.intervals import draw_counts, interval_about, wilson_interval
 from regraft.evaluation.names import display_width, one_line
 from regraft.evaluation.predictions import Predictions
+from regraft.shown import Shown
 
 #: Width of an accuracy's interval that is worth a word, and images of a class below which chance may speak.
 _WIDE, _FEW = 0.1, 20
@@ -47,7 +48,7 @@ class ClassReport:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(Shown, by="regraft.report.notebook.evaluation"):
     """Every number about one set of predictions. All but `loss` and the counts lie in 0..1.
 
     Attributes:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from regraft.data.dataset import PARTS
 from regraft.errors import DataError
 from regraft.files import write_csv
+from regraft.shown import Shown
 
 #: How far the probabilities of one image may sum from 1; wide enough for half precision.
 SUM_TOLERANCE = 1e-3
@@ -25,7 +26,7 @@ _COLUMNS = ["id", "label", "predicted", "part"]
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions:
+class Predictions(Shown, by="regraft.report.notebook.predictions"):
     """Class probabilities of N labelled images; the arrays are copied and read-only.
 
     Attributes:

@@ -17,12 +17,13 @@ from regraft.exporting.checks import check_file
 from regraft.exporting.form import Runtime, first_line
 from regraft.exporting.formats import FORMATS
 from regraft.files import sha256_of
+from regraft.shown import Shown
 
 DESCRIPTION, PARITY, SCRIPT, GOLDEN = "export.json", "parity.json", "predict.py", "golden"
 FORMAT = 1
 
 
-class ExportedModel:
+class ExportedModel(Shown, by="regraft.pipeline.notebook.export_of"):
     """A model in another format.
 
     Attributes:

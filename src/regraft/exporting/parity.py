@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from regraft.evaluation.comparison import difference_of
+from regraft.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ AGAIN: Mapping[str, Limits] = {
 
 
 @dataclass(frozen=True)
-class Parity:
+class Parity(Shown, by="regraft.pipeline.notebook.parity"):
     """How an export compares with its model.
 
     Attributes:

@@ -23,6 +23,7 @@ from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.familiarity import one_by_one
+from regraft.shown import Shown
 
 Tta = Literal["none", "flip", "crops"]
 #: Side of the crops, as a share of the image's.
@@ -30,7 +31,7 @@ _CROP = 0.875
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Shown, by="regraft.pipeline.notebook.prediction"):
     """The answer for one image.
 
     Attributes:

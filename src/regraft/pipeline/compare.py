@@ -26,9 +26,11 @@ from regraft.models.checkpoint import WEIGHTS
 from regraft.models.registry import BASELINES, find_backbone
 from regraft.pipeline.apart import Timing, time_apart, train_apart
 from regraft.pipeline.folder import new_folder
+from regraft.pipeline.listening import told
 from regraft.pipeline.report import write_report
 from regraft.pipeline.run import SPLIT, Run
 from regraft.report.comparison import markdown_of, plot_comparison
+from regraft.shown import Shown
 from regraft.training.progress import Listener, Silence
 
 _RESULT, _TABLE, _MARKDOWN, _PICTURE = "comparison.json", "comparison.csv", "comparison.md", "comparison.png"
@@ -112,7 +114,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown, by="regraft.pipeline.notebook.comparison"):
     """The table, and what may be said by it.
 
     Attributes:
@@ -147,6 +149,7 @@ class Comparison:
         }
 
 
+@told
 def compare(
     data: Path | str | None = None,
     backbones: Sequence[str] = (),
@@ -170,7 +173,7 @@ def compare(
         budget: Seconds that all may take together, shared evenly; 0: no limit.
         random_if_missing: Whether a backbone whose weights cannot be had begins with random ones, and is called so.
         out: Folder; one that an earlier call left unfinished is gone on with. Default: a new one under `runs/`.
-        listener: Told how far the work is.
+        listener: Told how far the work is; default: a notebook or terminal that this is called from.
 
     Raises:
         UsageError: Fewer than two models, a name that nobody knows, or a folder of something else.

@@ -26,7 +26,9 @@ from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.files import write_csv, write_json
 from regraft.models.classifier import build
+from regraft.pipeline.listening import told
 from regraft.report.confusion import plot_confusion
+from regraft.shown import Shown
 from regraft.store import Store
 from regraft.training.out_of_fold import frozen_features, out_of_fold
 from regraft.training.progress import Listener, Silence
@@ -35,7 +37,7 @@ _RESULT, _PREDICTIONS, _SUSPECTS = "crossval.json", "predictions.csv", "label_er
 
 
 @dataclass(frozen=True, eq=False)
-class CrossValidation:
+class CrossValidation(Shown, by="regraft.pipeline.notebook.cross_validation"):
     """What came of it.
 
     Attributes:
@@ -83,6 +85,7 @@ class CrossValidation:
         }
 
 
+@told
 def cross_validate(
     data: Dataset | Path | str,
     k: int = 5,
@@ -101,7 +104,7 @@ def cross_validate(
         config: Of it, the settings of the data, of the model and the seed count.
         out: A folder for `crossval.json`, `predictions.csv`, `label_errors.csv` and the confusion matrix; it must not
             be there yet. Default: nothing is written.
-        listener: Told how far the work is.
+        listener: Told how far the work is; default: a notebook or terminal that this is called from.
 
     Raises:
         UsageError: `k` or `repeats` is too small, or the folder is there.

@@ -27,6 +27,7 @@ from regraft.models.classifier import Classifier
 from regraft.models.inference import infer
 from regraft.pipeline.evaluate import labelled
 from regraft.pipeline.images import held_out
+from regraft.pipeline.listening import told
 from regraft.pipeline.run import Run
 from regraft.report.heat import overlay, plot_mean_heat
 from regraft.report.samples import SampleTile, plot_samples
@@ -142,6 +143,7 @@ class EvidenceAudit:
         return files
 
 
+@told
 def audit_evidence(
     model: Run | Classifier,
     data: Dataset | Split | Path | str | None = None,
@@ -159,7 +161,7 @@ def audit_evidence(
         part: Of data that comes in parts; default: test where there is one, else everything.
         method: As for `explain`.
         stage: As for `explain`.
-        listener: Told how far the work is.
+        listener: Told how far the work is; default: a notebook or terminal that this is called from.
 
     Raises:
         DataError: There is no image, or a label that the model does not know; or an image is no longer readable.

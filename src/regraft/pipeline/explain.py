@@ -22,10 +22,11 @@ from regraft.errors import ImageError, UnknownNameError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.inference import infer, one_or_many
 from regraft.pipeline.run import Run
+from regraft.shown import Several, Shown
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(Shown, by="regraft.pipeline.notebook.explanation"):
     """Why one image is taken for what it is taken for.
 
     Attributes:
@@ -85,7 +86,7 @@ def explain(
         UnknownNameError: No such class, stage or method.
         UsageError: The stage has no places.
     """
-    return list(
+    return Several(
         stream(model, one_or_many(sources), method=method, label=label, likeliest=likeliest, stage=stage,
                batch_size=batch_size)
     )  # fmt: skip

@@ -29,8 +29,10 @@ from regraft.exporting.script import script_for
 from regraft.files import sha256_of, write_json, write_text
 from regraft.models.checkpoint import versions
 from regraft.models.inference import infer
+from regraft.pipeline.listening import told
 from regraft.pipeline.proof_images import Calibration, ProofImages, spread, validation_images
 from regraft.pipeline.run import Run
+from regraft.shown import Several, Shown
 from regraft.training.progress import Listener, Silence
 
 #: Images that travel with an export, and those of one pass.
@@ -45,7 +47,7 @@ _ENDING = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp",
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(Shown, by="regraft.pipeline.notebook.exported"):
     """One export that was accepted.
 
     Attributes:
@@ -82,6 +84,7 @@ class Exported:
         }
 
 
+@told
 def export(
     run: Run | Path | str,
     to: Sequence[str] | str,
@@ -99,7 +102,7 @@ def export(
         precision: Of the weights and the arithmetic.
         data: The run's images; default: where the run says that they were.
         out: Folder for the exports; default: `exports` in the run's.
-        listener: Told how far the work is.
+        listener: Told how far the work is; default: a notebook or terminal that this is called from.
 
     Returns:
         One `Exported` a format.
@@ -133,7 +136,7 @@ def export(
     answers = _model_answers(run, images, listener)
     own = _model_times(run, images)
     calibration = Calibration(run, network, images.source, listener) if precision == "int8" else None
-    done: list[Exported] = []
+    done: Several[Exported] = Several()
     failed: list[ExportError] = []
     for number, name in enumerate(names):
         listener.work("export", number, len(names), name)

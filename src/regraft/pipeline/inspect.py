@@ -17,6 +17,7 @@ from regraft.data.dataset import Dataset, Pair, Split
 from regraft.data.scan import scan
 from regraft.data.split import bundle_counts, fold_numbers
 from regraft.errors import WeightsError, counted
+from regraft.pipeline.listening import told
 from regraft.store import Store, name_of
 from regraft.training.progress import Listener, Silence
 
@@ -26,6 +27,7 @@ _FOLDS = 5
 _LABELS_VERSION, _PAIRS_VERSION = 3, 1
 
 
+@told
 def inspect(
     data: Dataset | Split | Path | str,
     *,
@@ -51,7 +53,7 @@ def inspect(
         group_by: A regular expression on the path, as for `scan`.
         remote: Whether images that a manifest names elsewhere are fetched, as for `scan`.
         store: Where everything that is computed is found and kept; default: this machine's.
-        listener: Told how far the work is.
+        listener: Told how far the work is; default: a notebook or terminal that this is called from.
 
     Raises:
         UsageError: As `scan`.

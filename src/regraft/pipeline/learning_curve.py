@@ -32,7 +32,9 @@ from regraft.evaluation.learning_curve import (
 from regraft.files import write_csv, write_json
 from regraft.models.classifier import build
 from regraft.pipeline.crossval import scanned
+from regraft.pipeline.listening import told
 from regraft.report.learning_curve import plot_learning_curve
+from regraft.shown import Shown
 from regraft.store import Store
 from regraft.training.out_of_fold import frozen_features
 from regraft.training.progress import Listener, Silence
@@ -49,7 +51,7 @@ _ONCE = 2000
 
 
 @dataclass(frozen=True, eq=False)
-class LearningCurve:
+class LearningCurve(Shown, by="regraft.pipeline.notebook.learning_curve"):
     """What came of it.
 
     Attributes:
@@ -84,6 +86,7 @@ class LearningCurve:
         }
 
 
+@told
 def learning_curve(
     data: Dataset | Path | str,
     *,
@@ -107,7 +110,7 @@ def learning_curve(
         config: Of it, the settings of the data, of the model and the seed count.
         out: A folder for `learning_curve.json`, `.csv` and `.png`; it must not be there yet. Default: nothing is
             written.
-        listener: Told how far the work is.
+        listener: Told how far the work is; default: a notebook or terminal that this is called from.
 
     Raises:
         UsageError: `repeats` is too small, or the folder is there.

@@ -11,6 +11,7 @@ from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.inference import Prediction, Predictor, Tta, one_or_many, predict_images
 from regraft.pipeline.run import Run
+from regraft.shown import Several
 
 
 def predict(
@@ -33,7 +34,7 @@ def predict(
         One `Prediction` an image, in order.
     """
     classifier = model.classifier if isinstance(model, Run) else model
-    return list(predict_images(classifier, one_or_many(sources), batch_size=batch_size, tta=tta))
+    return Several(predict_images(classifier, one_or_many(sources), batch_size=batch_size, tta=tta))
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:

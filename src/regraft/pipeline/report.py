@@ -54,7 +54,7 @@ def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None
         DataError: Its predictions are damaged, or the data.
     """
     run = run if isinstance(run, Run) else Run(run)
-    record = _record(run)
+    record = record_of(run)
     source = images_of(run, data)
     max_pixels = data.max_pixels if isinstance(data, Dataset) else MAX_PIXELS
     thumbs = {} if source is None else read_thumbs(record.pictured(), source, max_pixels)
@@ -87,7 +87,8 @@ def _heat(run: Run, record: RunRecord, source: SourceOf, max_pixels: int, there:
         return {}
 
 
-def _record(run: Run) -> RunRecord:
+def record_of(run: Run) -> RunRecord:
+    """Everything that a run's folder tells."""
     has = {name: (run.path / name).is_file() for name in (METRICS, HISTORY, PREDICTIONS, CONFIG)}
     metrics = run.metrics if has[METRICS] else {}
     predictions = run.predictions if has[PREDICTIONS] else None

@@ -22,6 +22,7 @@ from regraft.evaluation.predictions import Predictions
 from regraft.models.checkpoint import load_classifier, read_description
 from regraft.models.classifier import Classifier
 from regraft.models.inference import Prediction, Tta, one_or_many, predict_images
+from regraft.shown import Several, Shown
 
 CONFIG, SOURCE, SPLIT, STANDING, HISTORY, METRICS, PREDICTIONS = (
     "config.toml",
@@ -34,7 +35,7 @@ CONFIG, SOURCE, SPLIT, STANDING, HISTORY, METRICS, PREDICTIONS = (
 )
 
 
-class Run:
+class Run(Shown, by="regraft.pipeline.notebook.run"):
     """A trained model with everything that is known about it."""
 
     def __init__(self, path: Path | str, classifier: Classifier | None = None) -> None:
@@ -95,7 +96,7 @@ class Run:
         self, sources: ImageSource | Iterable[ImageSource], *, batch_size: int = 32, tta: Tta = "none"
     ) -> list[Prediction]:
         """Predict one image or many; see `regraft.predict`."""
-        return list(self.stream(one_or_many(sources), batch_size=batch_size, tta=tta))
+        return Several(self.stream(one_or_many(sources), batch_size=batch_size, tta=tta))
 
     def stream(
         self, sources: Iterable[ImageSource], *, batch_size: int = 32, tta: Tta = "none"

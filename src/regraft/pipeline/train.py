@@ -28,6 +28,7 @@ from regraft.models.checkpoint import save_classifier
 from regraft.models.classifier import Classifier, ModelOptions, build
 from regraft.models.registry import find_backbone
 from regraft.pipeline.folder import SCRATCH, claimed, new_folder, refuse_a_run
+from regraft.pipeline.listening import told
 from regraft.pipeline.outcome import calibrated, keep_outcome
 from regraft.pipeline.planning import fit_into_budget
 from regraft.pipeline.report import write_report
@@ -163,6 +164,7 @@ def split_with(dataset: Dataset, config: Config) -> Split:
     )
 
 
+@told
 def train(
     model: Classifier,
     split: Split,
@@ -181,7 +183,8 @@ def train(
         out: The run's folder; it must not hold a run yet. Default: a new one under `runs/`.
         augmentation: Of the training images; default: flips, crops and colours.
         track: `tensorboard`, `wandb` or `mlflow`, or several; they change no number and can fail without harm.
-        listener: Told how far the work is.
+        listener: Told how far the work is; default: a notebook or terminal that this is called from.
+            `regraft.training.progress.Silence()` keeps quiet there too.
         **options: Fields of `TrainingOptions`, such as `finetune_epochs=5`.
 
     Raises:

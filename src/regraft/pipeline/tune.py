@@ -25,6 +25,7 @@ from regraft.models.classifier import Classifier
 from regraft.pipeline.attempt import METRICS, Metric, Outcome, OutOfTime, Watch, attempt
 from regraft.pipeline.evaluate import predict_dataset
 from regraft.pipeline.folder import SCRATCH, claimed, new_folder
+from regraft.pipeline.listening import told
 from regraft.pipeline.run import CONFIG, SOURCE, STANDING, Run
 from regraft.pipeline.run import METRICS as RUN_METRICS
 from regraft.pipeline.search_space import SearchSpace, changes
@@ -55,6 +56,7 @@ _FULL_SHARE, _EVALUATION_SHARE = 0.6, 0.4
 _MARGIN, _TIMED = 1.25, 8
 
 
+@told
 def tune(
     data: Path | str | None = None,
     *,
@@ -82,7 +84,7 @@ def tune(
         fixed: Names of settings that keep the base's value, such as `training.finetune_lr`.
         out: The search's folder. If a search lies in it, it goes on. Default: a new one under `runs/`.
         train: Whether the winner becomes a run, with metrics on the test part.
-        listener: Told how far the work is.
+        listener: Told how far the work is; default: a notebook or terminal that this is called from.
         started: Moment of `time.monotonic` at which the budget begins; default: now.
 
     Returns:

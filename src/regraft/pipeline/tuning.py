@@ -20,13 +20,14 @@ from regraft.pipeline.attempt import Metric
 from regraft.pipeline.run import Run
 from regraft.pipeline.trials import ENOUGH, Final, Record
 from regraft.report.tuning import Dot, plot_importance, plot_trials
+from regraft.shown import Shown
 
 RESULT, TABLE, BEST = "tune.json", "trials.csv", "best"
 _STEPS = ("decode", "prefix", "head", "finetune")
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Shown, by="regraft.pipeline.notebook.tuning"):
     """What a search found.
 
     Attributes:

@@ -64,7 +64,7 @@ def _page(inspection: Inspection, evidence: Sequence[Evidence], classes: Classes
     album = Album(pictures.thumbs)
     sections = [
         ("findings", "Findings", _findings(inspection, evidence, album)),
-        ("classes", "Classes", _class_tables(dataset, classes)),
+        ("classes", "Classes", class_tables(dataset, classes)),
         ("samples", "Samples", _samples(classes, pictures, album, seed)),
         ("measures", "Sizes and looks", _measures(dataset)),
         ("notes", "Notes", _notes(inspection)),
@@ -75,7 +75,7 @@ def _page(inspection: Inspection, evidence: Sequence[Evidence], classes: Classes
         "body",
         tag("a", "Skip to the findings", href="#findings", class_="skip"),
         tag("header", tag("p", "What is in the data", class_="over"), tag("h1", bidi(title, 120)),
-             _numbers(dataset), _verdict(inspection)),
+             _numbers(dataset), verdict(inspection)),
         LINE, tag("nav", links, aria_label="Contents"),
         LINE, tag("main", *(
             joined(tag("section", tag("h2", heading, id=f"{key}-heading"), content, id=key,
@@ -121,7 +121,8 @@ _WORDS: Mapping[Severity, tuple[str, str]] = {
 }
 
 
-def _verdict(inspection: Inspection) -> Html:
+def verdict(inspection: Inspection) -> Html:
+    """How many findings of each severity, and what that means."""
     counts = Counter(finding.severity for finding in inspection.findings)
     badges = (
         tag("span", counted(counts[s], *_WORDS[s]), class_=f"badge {s if counts[s] else 'zero'}") for s in SEVERITIES
@@ -242,7 +243,8 @@ def _more(number: int, what: str = "") -> Html:
     return tag("p", f"and {number:,} more{' ' + what if what else ''}; ", whole, " lists them all.", class_="muted")
 
 
-def _class_tables(dataset: Dataset, classes: Classes) -> Html:
+def class_tables(dataset: Dataset, classes: Classes) -> Html:
+    """Images of each class, by part where there are any."""
     if not classes.counts:
         return tag("p", "None.", class_="muted")
     parts = [part for part in PARTS if any(s.part == part for s in dataset.samples)]

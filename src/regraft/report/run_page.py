@@ -61,15 +61,15 @@ def run_page(
     album = Album(thumbs, instead)
     heat_album = None if heat is None else Album(heat, "no map")
     sections = [
-        ("summary", "Summary", _summary(record)),
+        ("summary", "Summary", summary(record)),
         ("data", "Data", _data(record)),
-        ("training", "Training", _training(record)),
+        ("training", "Training", training(record)),
         ("confusion", "What is taken for what", _confusion(record)),
         ("classes", "Each class", _per_class(record)),
         ("confidence", "Confidence", _confidence(record)),
         ("pictures", "Best and worst", pictures(record, album, heat_album) if record.told else _unknown(record)),
         ("suspects", "Labels that may be wrong", suspects(record, album) if record.told else _unknown(record)),
-        *([("comparison", "Comparison", _comparison(record.comparison))] if record.comparison else []),
+        *([("comparison", "Comparison", comparison_table(record.comparison))] if record.comparison else []),
         ("reproduce", "How to make it again", _reproduce(record)),
     ]
     title = shorten(one_line(record.name), 120)
@@ -78,7 +78,7 @@ def run_page(
     body = tag(
         "body",
         tag("a", "Skip to the summary", href="#summary", class_="skip"),
-        tag("header", tag("p", over, class_="over"), tag("h1", bidi(title, 120)), _numbers(record)),
+        tag("header", tag("p", over, class_="over"), tag("h1", bidi(title, 120)), numbers(record)),
         LINE, tag("nav", links, aria_label="Contents"),
         LINE, tag("main", *(
             joined(tag("section", tag("h2", heading, id=f"{key}-heading"), content, id=key,
@@ -89,42 +89,44 @@ def run_page(
     return document(f"{title}: report of a run", body)
 
 
-def _numbers(record: RunRecord) -> Html:
-    numbers: list[tuple[str, str]] = []
+def numbers(record: RunRecord) -> Html:
+    """How good, how many, how large, how long."""
+    found: list[tuple[str, str]] = []
     if record.part is not None:
         evaluation = record.evaluations[record.part]
-        numbers += [
+        found += [
             (percent(evaluation.accuracy), f"{record.part} accuracy ({interval(evaluation.accuracy_interval)})"),
             (f"{evaluation.macro_f1:.3f}", "macro-F1"),
             (f"{evaluation.count:,}", f"{record.part} images"),
         ]
-    numbers += [(f"{sum(names.values()):,}", f"{part} images") for part, names in record.counts.items()
+    found += [(f"{sum(names.values()):,}", f"{part} images") for part, names in record.counts.items()
                 if part != record.part]  # fmt: skip
     if model := record.metrics.get("model"):
-        numbers += [
+        found += [
             (f"{model['parameters'] / 1e6:.1f} M", "parameters"),
             (f"{model['megabytes']:.0f} MB", "of weights"),
         ]
     if seconds := (record.metrics.get("time") or {}).get("train_seconds"):
-        numbers.append((f"{seconds:,.0f} s", "of training"))
-    return tag("dl", *(tag("div", tag("dt", what), tag("dd", number)) for number, what in numbers), class_="numbers")
+        found.append((f"{seconds:,.0f} s", "of training"))
+    return tag("dl", *(tag("div", tag("dt", what), tag("dd", number)) for number, what in found), class_="numbers")
 
 
 def _sentence(sentence: Sentence) -> Html:
-    return joined(*(bidi(piece, 60) if isinstance(piece, Name) else _coded(piece) for piece in sentence))
+    return joined(*(bidi(piece, 60) if isinstance(piece, Name) else coded(piece) for piece in sentence))
 
 
-def _coded(text: str) -> Html:
+def coded(text: str) -> Html:
     """A text in which commands stand between backquotes."""
     pieces = shorten(one_line(text), 600).split("`")
     return joined(*(tag("code", piece) if i % 2 else piece for i, piece in enumerate(pieces)))
 
 
 def _none(text: str) -> Html:
-    return tag("p", _coded(text), class_="muted")
+    return tag("p", coded(text), class_="muted")
 
 
-def _summary(record: RunRecord) -> Html:
+def summary(record: RunRecord) -> Html:
+    """What the numbers say, and what they are too few to say."""
     shown = list_of((_sentence(sentence) for sentence in words.summary(record)), class_="said")
     notes = [joined(tag("span", "careful", class_="badge warning"), " ", shorten(one_line(text), 600))
              for text in words.cautions(record)]  # fmt: skip
@@ -151,7 +153,7 @@ def _data(record: RunRecord) -> Html:
     data = record.metrics.get("data") or {}
     unread = [joined(file_name(bad["path"]), " ", tag("span", shorten(one_line(bad["reason"]), 120), class_="muted"))
               for bad in data.get("bad", ())]  # fmt: skip
-    notes = [_coded(note) for note in data.get("notes", ())[:NOTES]]
+    notes = [coded(note) for note in data.get("notes", ())[:NOTES]]
     return joined(
         _folded(order, row, head, "Images of each class, the largest first", "classes"),
         *([list_of(notes, class_="plain")] if notes else []),
@@ -169,7 +171,8 @@ def _folded(names: Sequence[Any], row: Any, head: Sequence[str], caption: str, c
     return joined(table, fold(f"{len(rest):,} more classes", table_of(head, map(row, rest), "The others", class_)))
 
 
-def _training(record: RunRecord) -> Html:
+def training(record: RunRecord) -> Html:
+    """The curves of both phases."""
     model = record.metrics.get("model")
     said = []
     if model:
@@ -195,9 +198,12 @@ def _unknown(record: RunRecord) -> Html:
 
 
 def _confusion(record: RunRecord) -> Html:
-    if record.part is None:
-        return _unknown(record)
-    evaluation, names = record.evaluations[record.part], record.classes
+    return _unknown(record) if record.part is None else confusion(record.evaluations[record.part])
+
+
+def confusion(evaluation: Evaluation) -> Html:
+    """The matrix, and the commonest mistakes."""
+    names = [row.name for row in evaluation.per_class]
     pairs = words.confused(evaluation, PAIRS)
     support = evaluation.confusion.sum(axis=1)
     rows = ((joined(bidi(names[true], 60), " \N{RIGHTWARDS ARROW} ", bidi(names[said], 60)), f"{number:,}",
@@ -241,7 +247,12 @@ def _matrix(evaluation: Evaluation, names: Sequence[str]) -> Html:
 def _per_class(record: RunRecord) -> Html:
     if record.part is None:
         return _unknown(record)
-    order = sorted(record.evaluations[record.part].per_class, key=lambda row: (row.support == 0, row.f1))
+    return per_class(record.evaluations[record.part], f"Each class on the {record.part} images")
+
+
+def per_class(evaluation: Evaluation, caption: str) -> Html:
+    """Recall, precision and F1 of each class with their intervals, the weakest first."""
+    order = sorted(evaluation.per_class, key=lambda row: (row.support == 0, row.f1))
 
     def row(report: ClassReport) -> list[str]:
         if not report.support:
@@ -259,7 +270,7 @@ def _per_class(record: RunRecord) -> Html:
         "is of it. F1: their harmonic mean. Beside each its 95 % interval; the line shows that of the recall."
     )
     head = ["Class, the weakest first", "Images", "Recall", "Precision", "F1"]
-    return joined(tag("p", about), _folded(order, row, head, f"Each class on the {record.part} images", "classes"))
+    return joined(tag("p", about), _folded(order, row, head, caption, "classes"))
 
 
 def _confidence(record: RunRecord) -> Html:
@@ -286,13 +297,14 @@ def _confidence(record: RunRecord) -> Html:
         "On the dashed line an answer is right as often as it says; lines are 95 % intervals, grey bars how many "
         "images have that confidence. `regraft predict --sure 0.95` answers only where validation was right so often."
     )
-    return joined(tag("p", _coded(about)), list_of(charts, class_="charts"), table)
+    return joined(tag("p", coded(about)), list_of(charts, class_="charts"), table)
 
 
 # Beside others, and again.
 
 
-def _comparison(comparison: Mapping[str, Any]) -> Html:
+def comparison_table(comparison: Mapping[str, Any]) -> Html:
+    """The conclusion, and what each model gave."""
     head = ["Model", "Test accuracy", "Macro-F1", "Training", "Parameters", "One image", "32 images"]
 
     def row(model: Mapping[str, Any]) -> list[str]:
