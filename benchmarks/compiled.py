@@ -71,7 +71,7 @@ def main() -> None:
         rates[name].append(BATCH * STEPS / seconds(ways[name], STEPS))
     for name, found in rates.items():
         print(
-            f"{name}: {median(found):.1f} images/s ({min(found):.1f} to {max(found):.1f}), first 3 steps {first[name]:.1f} s"
+            f"{name}: {median(found):.1f} images/s ({min(found):.1f} to {max(found):.1f}), 3 steps {first[name]:.1f} s"
         )
     gain = 1 / median(rates["as it is"]) - 1 / median(rates["compiled"])
     cost = first["compiled"] - first["as it is"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import regraft
@@ -15,6 +16,7 @@ from regraft.errors import DataError, UsageError
 from regraft.pipeline import crossval
 from regraft.pipeline.demo import demo_images
 from regraft.training.out_of_fold import out_of_fold
+from regraft.training.progress import Silence
 
 SMALL = load_config(None, ["model.image_size=64"])
 
@@ -53,7 +55,9 @@ def test_every_image_is_judged_once_by_a_head_without_it(found, cells, monkeypat
     monkeypatch.setattr(
         crossval,
         "out_of_fold",
-        lambda features, labels, fold, listener, *, classes: _checked(features, labels, fold, listener, classes),
+        lambda features, labels, fold, listener, *, classes, balanced: _checked(
+            features, labels, fold, listener, classes
+        ),
     )
     regraft.cross_validate(cells, 4, config=SMALL)
 
@@ -67,6 +71,18 @@ def _checked(features, labels, fold, listener, classes):
     assert np.array_equal(told[chosen], again[chosen])
     assert not np.array_equal(told[~chosen], again[~chosen])
     return told
+
+
+def test_balanced_classes_find_more_of_a_rare_one():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [180, 20])
+    features = torch.from_numpy(rng.normal(labels[:, None] * 1.2, 1, (200, 2))).float()
+    fold = np.arange(200) % 5
+    found = [
+        (out_of_fold(features, labels, fold, Silence(), classes=2, balanced=balanced).argmax(1)[labels == 1] == 1).sum()
+        for balanced in (False, True)
+    ]
+    assert found[1] > found[0]
 
 
 def test_copies_share_a_fold(cells):

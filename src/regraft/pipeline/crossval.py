@@ -101,7 +101,7 @@ def cross_validate(
         data: A data set, or a path that `scan` takes.
         k: Folds, at least 2; each class needs as many images that may be divided.
         repeats: Other divisions into folds, at least 1.
-        config: Of it, the settings of the data, of the model and the seed count.
+        config: Of it, the settings of the data, of the model, the class weights and the seed count.
         out: A folder for `crossval.json`, `predictions.csv`, `label_errors.csv` and the confusion matrix; it must not
             be there yet. Default: nothing is written.
         listener: Told how far the work is; default: a notebook or terminal that this is called from.
@@ -146,7 +146,8 @@ def cross_validate(
         features = frozen_features(model, dataset, store, listener)
     labels, classes = dataset.labels, len(dataset.classes)
     with timed("heads"):
-        found = [out_of_fold(features, labels, fold, listener, classes=classes) for fold in folds]
+        balanced = config.training.class_weights == "balanced"
+        found = [out_of_fold(features, labels, fold, listener, classes=classes, balanced=balanced) for fold in folds]
     told = [_predictions(dataset, probabilities) for probabilities in found]
     parts = [[_rows(predictions, fold == number) for number in np.unique(fold)]
              for predictions, fold in zip(told, folds, strict=True)]  # fmt: skip

@@ -15,7 +15,7 @@ from regraft.models.classifier import Classifier
 from regraft.store import Store
 from regraft.training.engine import choose_engine, make_engine
 from regraft.training.hardware import choose_device, choose_precision
-from regraft.training.objective import Objective
+from regraft.training.objective import Objective, balanced_weights
 from regraft.training.prefix import read_features, run_prefix
 from regraft.training.progress import Listener
 from regraft.training.solver import STRENGTHS, solve_path
@@ -47,7 +47,13 @@ def frozen_features(model: Classifier, dataset: Dataset, store: Store, listener:
 
 
 def out_of_fold(
-    features: torch.Tensor, labels: np.ndarray, fold: np.ndarray, listener: Listener, *, classes: int
+    features: torch.Tensor,
+    labels: np.ndarray,
+    fold: np.ndarray,
+    listener: Listener,
+    *,
+    classes: int,
+    balanced: bool = False,
 ) -> np.ndarray:
     """Probabilities of every image by a head that was solved without its fold.
 
@@ -60,16 +66,19 @@ def out_of_fold(
         fold: Number of the fold of each image, (N,).
         listener: Told how far the work is.
         classes: C.
+        balanced: Whether each class weighs the same while a head is solved, however many images it has.
 
     Returns:
         float64 (N, C).
     """
-    targets, objective = torch.from_numpy(labels), Objective("cross_entropy", 0.0, torch.ones(classes))
+    targets = torch.from_numpy(labels)
     numbers = np.unique(fold)
     logits = torch.zeros(len(STRENGTHS), len(labels), classes)
     losses = torch.full((len(numbers), len(STRENGTHS)), float("inf"), dtype=torch.float64)
     for row, number in enumerate(numbers):
         held = torch.from_numpy(fold == number)
+        weights = balanced_weights(labels[fold != number], classes, balanced=balanced)
+        objective = Objective("cross_entropy", 0.0, weights)
         for place, solution in enumerate(solve_path(features[~held], targets[~held], objective, consume=True)):
             logits[place, held] = features[held] @ solution.weight.T + solution.bias
             each = torch.nn.functional.cross_entropy(logits[place, held].double(), targets[held], reduction="sum")
