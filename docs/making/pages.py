@@ -42,7 +42,7 @@ import tempfile
 import time
 import tomllib
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +52,8 @@ DOCS = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 IMAGES = 300
 _DIRECTIVE = re.compile(r"^<!-- (run|before|with|not run|beside|save|output|picture)(?:: (.*?))? -->$")
+#: A command that needs no shell.
+_PLAIN = re.compile(r"regraft [^|&;<>$`*?~(]+")
 _PICTURE = re.compile(r"^!\[[^\]]*\]\(([^)]+)\)")
 
 
@@ -153,8 +155,18 @@ def folder(text: str, *, quick: bool = False) -> Iterator[Path]:
         yield place
 
 
-def run_page(page: Path, *, write: bool = False, quick: bool = False) -> None:
-    """Run a page; `quick` with at most 90 small images, and one epoch where nothing else is asked for.
+#: Runs `regraft` with these words in a folder; gives exit code, output and errors.
+Regraft = Callable[[Sequence[str], Path], tuple[int, str, str]]
+
+
+def run_page(page: Path, *, write: bool = False, quick: bool = False, regraft: Regraft | None = None) -> None:
+    """Run a page.
+
+    Args:
+        page: The file.
+        write: Whether outputs and pictures are written into it.
+        quick: With at most 90 small images, and one epoch where nothing else is asked for.
+        regraft: Runs its commands, where they need no shell; to start a process for each takes seconds.
 
     Raises:
         PageError: A command failed, or what was to be shown is not there.
@@ -163,7 +175,7 @@ def run_page(page: Path, *, write: bool = False, quick: bool = False) -> None:
     lines, output = text.splitlines(), ""
     replaced: list[tuple[int, int, list[str]]] = []
     with folder(text, quick=quick) as place, contextlib.ExitStack() as ends:
-        reader = Reader(place, quick, ends)
+        reader = Reader(place, quick, ends, regraft)
         for step in steps(text):
             if step.kind == "code":
                 output = reader.run(step)
@@ -188,21 +200,32 @@ class Reader:
     place: Path
     quick: bool
     ends: contextlib.ExitStack
+    regraft: Regraft | None = None
     ports: dict[str, str] = field(default_factory=dict)
 
     def run(self, step: Step) -> str:
         """Type a block; give what it printed."""
         if step.language == "python":
             return _done([sys.executable, "-c", self._here(step.words)], self.place, step.line)
-        words = ""
+        typed = []
         for command in _commands(step.words):
             if command.startswith("pip install"):
                 _known_extras(command, step.line)
             elif command.endswith(" &"):
                 self.start(command[:-2], step.line)
             else:
-                words += self._here(command) + (_small(command) if self.quick else "") + "\n"
-        return _done(["bash", "-ec", words], self.place, step.line) if words else ""
+                typed.append(self._here(command) + (_small(command) if self.quick else ""))
+        output = ""
+        while self.regraft and typed and _PLAIN.fullmatch(typed[0]):
+            output += self._typed(typed.pop(0), step.line)
+        return output + (_done(["bash", "-ec", "\n".join(typed)], self.place, step.line) if typed else "")
+
+    def _typed(self, command: str, line: int) -> str:
+        assert self.regraft
+        code, output, errors = self.regraft(shlex.split(command)[1:], self.place)
+        if code:
+            raise PageError(f"line {line + 1}: {command} left with {code}\n{errors}")
+        return output
 
     def start(self, words: str, line: int) -> None:
         """Start servers, and wait until they are ready."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from pages import DOCS, PageError, pages, run_page, steps
+from terminal import regraft
 
 PAGES = pages()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
-def test_what_a_page_says_can_be_done(page: Path) -> None:
-    run_page(page, quick=True)
+def test_what_a_page_says_can_be_done(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def typed(words: Sequence[str], place: Path) -> tuple[int, str, str]:
+        done = regraft(*words, cwd=place)
+        return done.returncode, done.stdout, done.stderr
+
+    run_page(page, quick=True, regraft=typed)
 
 
 def test_every_tutorial_is_tried() -> None:
