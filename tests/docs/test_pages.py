@@ -24,7 +24,7 @@ def test_what_a_page_says_can_be_done(page: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_tutorial_is_tried() -> None:
-    assert set((DOCS / "tutorials").glob("*.md")) - set(PAGES) == {DOCS / "tutorials" / "index.md"}
+    assert set((DOCS / "tutorials").glob("*.md")) <= {*PAGES, DOCS / "tutorials" / "index.md"}
 
 
 @pytest.mark.parametrize(
