@@ -317,7 +317,7 @@ def test_the_demo_needs_its_wheel(tmp_path: Path) -> None:
     code = (
         "import sys, importlib.util as u; find = u.find_spec; "
         "u.find_spec = lambda name, *a: None if name == 'elpv_dataset' else find(name, *a); "
-        "sys.argv = ['regraft', 'demo']; import cli; cli.main()"
+        "sys.argv = ['regraft', 'demo']; from regraft import cli; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2

@@ -155,6 +155,11 @@ def test_ten_lines_in_a_notebook_with_arrays(squares: Dataset, tmp_path: Path) -
     stacked = np.stack(images[:3])  # type: ignore[arg-type]  # sources are arrays here
     assert [a.label for a in answers] == [a.label for a in regraft.predict(model, stacked)]
     assert regraft.predict(run, images[0])[0].label == answers[0].label
+    plots = run.path / "plots"
+    assert [a.source for a in run.predict(plots)] == sorted(map(str, plots.glob("*.png")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(regraft.RegraftError, match="has no image"):
+        regraft.predict(run, [tmp_path / "empty"])
     predictions = regraft.Predictions.from_arrays([0, 1], [[0.9, 0.1], [0.2, 0.8]])
     assert regraft.evaluate(predictions).accuracy == 1
 

@@ -1,4 +1,7 @@
-"""What documents say of the server works: the OpenAPI document by schemathesis, the guide's commands, the client."""
+"""What documents say of the server works: the OpenAPI document by schemathesis, its examples, the guide's client.
+
+The guide's commands are tried with those of all pages, in tests/docs.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from served import Server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,22 +45,6 @@ def test_its_examples_work(server: Server) -> None:
                     assert answer.status_code == 200, answer.text
                     tried += 1
     assert tried == 4
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the guide's commands are for a shell")
-def test_the_guides_commands_work(server: Server, squares_folder: Path, tmp_path: Path) -> None:
-    for name in ("one.jpg", "two.png"):
-        (tmp_path / name).write_bytes((squares_folder / "red" / "01.png").read_bytes())
-    blocks = re.findall(r"```sh\n(.*?)```", GUIDE, flags=re.DOTALL)
-    lines = [line.split("  #")[0] for block in blocks for line in block.splitlines() if "curl " in line]
-    assert len(lines) >= 8
-    for line in lines:
-        command = line.replace("http://127.0.0.1:8000", server.address).replace("photos", "squares")
-        done = subprocess.run(
-            command.replace("curl ", "curl --fail-with-body -sS "), shell=True, cwd=tmp_path, check=False,
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
 def test_the_guides_client_works(server: Server, squares_folder: Path, tmp_path: Path) -> None:

@@ -77,9 +77,9 @@ def _explain(
     run: Run, images: list[str], mistakes: int, data: str | None, options: dict[str, Any], folder: Path, npy: bool,
     screen: Console, json: bool,
 ) -> None:  # fmt: skip
+    from regraft.models.inference import one_or_many
     from regraft.pipeline.explain import stream
     from regraft.pipeline.mistakes import surest_mistakes
-    from regraft.pipeline.predict import expand
 
     truth: list[str | None]
     if mistakes:
@@ -88,7 +88,7 @@ def _explain(
         truth = [mistake.label for mistake in chosen]
         sources: list[Any] = [mistake.content for mistake in chosen]
     else:
-        sources = expand(map(Path, images))
+        sources = list(one_or_many(images))
         names, truth = [str(path) for path in sources], [None] * len(sources)
     pictures = _Pictures(folder, npy)
     found: list[dict[str, Any]] = []

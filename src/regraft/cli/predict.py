@@ -66,12 +66,11 @@ def command(
     from regraft.exporting.exported import ExportedModel, is_export
     from regraft.files import replacing
     from regraft.models.doubt import Doubt
-    from regraft.models.inference import check_tta, predict_images
-    from regraft.pipeline.predict import expand
+    from regraft.models.inference import check_tta, one_or_many, predict_images
     from regraft.pipeline.run import load
 
     views = check_tta(tta)
-    files = expand(images)
+    files = list(one_or_many(images))
     screen = console(json)
     model: Classifier | Predictor
     sure_from = None

@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional
 
 from regraft.data.decode import MAX_PIXELS, ImageSource
+from regraft.data.layout import find_images
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError, UsageError
 from regraft.models.classifier import Classifier
@@ -94,10 +95,24 @@ def check_tta(name: str) -> Tta:
     raise UsageError(f"tta = {name!r}; expected {', '.join(get_args(Tta))}.")
 
 
-def one_or_many(sources: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
-    """A list of the one image, or the images as they are: an array with four axes is a batch, any other is an image."""
+def one_or_many(sources: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
+    """The images of what was given: one, or several; of each folder those below it.
+
+    An array with four axes is a batch, any other is an image.
+
+    Raises:
+        UsageError: A folder has no image.
+    """
     one = isinstance(sources, (str, Path, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4)
-    return [sources] if one else sources  # type: ignore[list-item,return-value]  # the line above told them apart
+    given: Iterable[ImageSource] = [sources] if one else sources  # type: ignore[list-item,assignment]
+    for source in given:
+        if not isinstance(source, (str, Path)) or not Path(source).is_dir():
+            yield source
+            continue
+        images, _ = find_images(Path(source))
+        if not images:
+            raise UsageError(f"{source} has no image.")
+        yield from images
 
 
 def predict_images(

@@ -71,8 +71,8 @@ def explain(
 
     Args:
         model: A run or a model.
-        sources: Paths, encoded bytes or arrays, or one of these; a file that cannot be read gets an answer that
-            says so.
+        sources: Paths, encoded bytes or arrays, or one of these; a folder stands for the images below it, and a file
+            that cannot be read gets an answer that says so.
         method: How the evidence is found; see docs/explain.md.
         label: The class whose evidence is looked for; default: the likeliest of each image.
         likeliest: So many of the likeliest classes, where no `label` is given.
@@ -84,7 +84,7 @@ def explain(
 
     Raises:
         UnknownNameError: No such class, stage or method.
-        UsageError: The stage has no places.
+        UsageError: The stage has no places, or a folder no image.
     """
     return Several(
         stream(model, one_or_many(sources), method=method, label=label, likeliest=likeliest, stage=stage,

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from regraft.data.decode import ImageSource
-from regraft.data.layout import find_images
-from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.inference import Prediction, Predictor, Tta, one_or_many, predict_images
 from regraft.pipeline.run import Run
@@ -25,31 +22,16 @@ def predict(
 
     Args:
         model: A run, a model, or an export.
-        sources: Paths, encoded bytes or arrays, or one of these; a file that cannot be read gets an answer
-            that says so.
+        sources: Paths, encoded bytes or arrays, or one of these; a folder stands for the images below it, and a file
+            that cannot be read gets an answer that says so.
         batch_size: Images for one pass of the network.
         tta: Test-time augmentation: `none`, `flip` (twice the work) or `crops` (twelve times).
 
     Returns:
         One `Prediction` an image, in order.
-    """
-    classifier = model.classifier if isinstance(model, Run) else model
-    return Several(predict_images(classifier, one_or_many(sources), batch_size=batch_size, tta=tta))
-
-
-def expand(paths: Iterable[Path]) -> list[Path]:
-    """Replace each folder by the images below it.
 
     Raises:
         UsageError: A folder has no image.
     """
-    files: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        images, _ = find_images(path)
-        if not images:
-            raise UsageError(f"{path} has no image.")
-        files += images
-    return files
+    classifier = model.classifier if isinstance(model, Run) else model
+    return Several(predict_images(classifier, one_or_many(sources), batch_size=batch_size, tta=tta))
