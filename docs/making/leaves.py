@@ -2,6 +2,7 @@
 
     python docs/making/leaves.py leaves                # 90 a class
     python docs/making/leaves.py leaves --count 40 --tag spotted
+    python docs/making/leaves.py leaves --new 2        # and two others of each kind, in new/ beside it
 
 Photographs with labels that a repository may hold are rare, so the pictures in these pages show drawn leaves. `--tag`
 lays a paper tag beside the leaves of one class, which a classifier will happily read instead of the leaf.
@@ -80,7 +81,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=90, help="of each class")
     parser.add_argument("--tag", choices=CLASSES, help="the class whose pictures have a paper tag")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--new", type=int, default=0, help="others of each kind, into the folder `new` beside it")
     chosen = parser.parse_args()
+    if chosen.new:
+        new, rng = chosen.folder.parent / "new", np.random.default_rng(chosen.seed + 1)
+        new.mkdir(parents=True, exist_ok=True)
+        for kind in CLASSES:
+            for i in range(chosen.new):
+                leaf(kind, rng).save(new / f"{kind}{i:03d}.jpg", quality=90)
     rng = np.random.default_rng(chosen.seed)
     for kind in CLASSES:
         (chosen.folder / kind).mkdir(parents=True, exist_ok=True)

@@ -142,12 +142,7 @@ def folder(text: str, *, quick: bool = False) -> Iterator[Path]:
             count = min(count, 90)
         if words[0] == "leaves":
             draw = [sys.executable, Path(__file__).parent / "leaves.py"]
-            _done([*draw, place / "leaves", "--count", count // 3, *words[2:]], Path(name), 0)
-            _done([*draw, place / "new", "--count", 2, "--seed", 1], Path(name), 0)
-            for file in list((place / "new").glob("*/*")):
-                file.rename(place / "new" / file.name)
-                with contextlib.suppress(OSError):
-                    file.parent.rmdir()
+            _done([*draw, place / "leaves", "--count", count // 3, "--new", 2, *words[2:]], Path(name), 0)
         elif count:
             _done([BIN / "regraft", "demo", "--only-images", count, "--out", place], Path(name), 0)
         else:

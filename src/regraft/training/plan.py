@@ -101,7 +101,7 @@ class Plan:
     def __str__(self) -> str:
         """One line for people."""
         steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.seconds.items() if seconds >= 0.5)
-        what = f"{self.images} images in {self.options.views} view{'s' * (self.options.views > 1)}, the head solved"
+        what = f"{self.images} images in {self.options.views} view{'s' * (self.options.views > 1)}, the head trained"
         if self.options.finetune_epochs and self.boundary != "head":
             what += f", {self.options.finetune_epochs} epochs of fine-tuning from {self.boundary}"
         if self.dropped:
