@@ -52,6 +52,8 @@ def test_inspect_finds_what_is_wrong_and_writes_a_page(cells: Path, tmp_path: Pa
     for words in ("62 images in 2 classes", "truncated", "duplicates", "near_duplicates", "copy.png", "Clean", "Train"):
         assert words in done.stdout
     assert "Labels were not judged" not in done.stdout
+    proposed = next(line for line in done.stdout.splitlines() if "--drop" in line)
+    assert "label_error" not in proposed  # what a model doubts is for people to look at
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "data:image/" in page
     assert "small.png" in page
@@ -59,6 +61,7 @@ def test_inspect_finds_what_is_wrong_and_writes_a_page(cells: Path, tmp_path: Pa
     found = json.loads(again.stdout)
     kinds = {finding["kind"]: finding for finding in found["findings"]}
     assert kinds["truncated"]["files"] == [["functional/broken.png"]]
+    assert kinds["label_error"]["files"]
     small = next(pair for pair in found["pairs"] if "defective/small.png" in (pair["first"], pair["second"]))
     assert 0.5 < small["features"] <= 1
     assert any("features alike to" in detail for detail in kinds["near_duplicates"]["details"])
@@ -195,6 +198,8 @@ def test_clean_writes_a_manifest_and_says_why(cells: Path, tmp_path: Path) -> No
     assert not cleaned.pairs
     assert len(cleaned) + len(dropped) == 63
     assert len({s.sha256 for s in cleaned.samples}) == len(cleaned)
+    doubted = regraft("clean", cells, "--drop", "label_error", "--out", tmp_path / "doubted.csv")
+    assert "Without them a test says too much" in " ".join(doubted.stdout.split())
     for arguments, words in (
         (["--drop", "duplicates", "--out", out], "exist already, and nothing is overwritten"),
         (["--drop", "sorrow", "--out", tmp_path / "x.csv"], "--drop sorrow: no such finding names files here. Found: "),

@@ -41,4 +41,9 @@ def command(
             f"{out}: {len(kept):,} images stay. {out.with_suffix('.dropped.csv')}: {len(dropped):,} do not, and why."
         )
     )
+    if "label_error" in kinds:
+        screen.print(
+            "Images whose label a model doubts are often only hard. Without them a test says too much: judge the model "
+            "on images that were not cleaned."
+        )
     screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(str(out))}")

@@ -105,7 +105,9 @@ def _print(screen: Console, inspection: Inspection, data: str, out: Path) -> Non
         screen.print(f"[dim]{escape(note)}[/dim]")
     screen.print(f"\n[bold]Look at[/bold]  {escape(str(out))}")
     if any(finding.files for finding in inspection.findings):
-        kinds = ",".join(dict.fromkeys(f.kind for f in inspection.findings if f.files and f.severity != "info"))
+        # Labels that a model doubts are for people: dropped, they would take what is hard out of the test too.
+        chosen = (f for f in inspection.findings if f.files and f.severity != "info" and f.kind != "label_error")
+        kinds = ",".join(dict.fromkeys(f.kind for f in chosen))
         if kinds:
             screen.print(f"[bold]Clean[/bold]    regraft clean {escape(data)} --drop {kinds} --out clean.csv")
     screen.print(f"[bold]Train[/bold]    regraft train {escape(data)}")
