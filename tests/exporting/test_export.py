@@ -313,6 +313,7 @@ def test_what_the_command_suggests_works(name: str, plain: Run, squares_folder: 
 
 def test_wrong_requests(run: Run, exports: dict[str, Path], squares_folder: Path, tmp_path: Path) -> None:
     for arguments, words in (
+        (("export", run.path), "expected some of onnx"),
         (("export", run.path, "--to", "onyx"), "Did you mean onnx"),
         (("export", run.path, "--to", "onnx", "--precision", "fp8"), "Unknown precision"),
         (("export", run.path, "--to", "exported-program", "--precision", "fp16"), "expected fp32"),

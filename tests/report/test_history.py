@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from regraft.errors import DataError
-from regraft.report.history import plot_history
+from regraft.report.history import _epoch_name, plot_history
 
 
 def history(head: int, finetune: int, **changes: Any) -> list[dict[str, Any]]:
@@ -57,6 +57,11 @@ def test_the_kept_epoch_shows(tmp_path: Path) -> None:
     plot_history(rows, tmp_path / "kept.png")
     plot_history([row | {"kept": False} for row in rows], tmp_path / "none.png")
     assert (tmp_path / "kept.png").read_bytes() != (tmp_path / "none.png").read_bytes()
+
+
+def test_the_kept_epoch_is_named_as_the_history_numbers_it() -> None:
+    rows = history(3, 3)
+    assert [_epoch_name(rows[i], rows) for i in (0, 2, 3)] == ["epoch 1", "epoch 3", "epoch 1 of fine-tuning"]
 
 
 def test_no_rows_is_an_error(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def command(
     to: Annotated[
         str,
         typer.Option(help="Formats: onnx, openvino, litert, savedmodel, keras, exported-program; several with commas."),
-    ],
+    ] = "",
     precision: Annotated[
         str, typer.Option(help="fp32, fp16 (half the size), or int8 (less than a third, and faster).")
     ] = "fp32",
@@ -40,7 +40,8 @@ def command(
     if json:
         print_json({str(exported.path): exported.to_json() for exported in done})
         return
-    columns = ("export", "same class", "largest difference", "accuracy", "MB", "ms, 1 image", "ms, of 32")
+    accuracy = f"accuracy on {done[0].part}"
+    columns = ("export", "same class", "largest difference", accuracy, "MB", "ms, 1 image", "ms, of 32")
     table = Table(*columns, box=None, header_style="bold")
     for exported in done:
         parity = exported.parity

@@ -78,9 +78,10 @@ def command(
 def _print(screen: Console, inspection: Inspection, data: str, out: Path) -> None:
     facts = inspection.to_json()["statistics"]
     parts = "".join(f", {count:,} {part}" for part, count in facts["parts"].items())
+    size = facts["bytes"] / 1e6
     screen.print(
         f"\n[bold]{escape(data)}[/bold]: {counted(facts['images'], 'image')} in "
-        f"{counted(len(facts['classes']), 'class', 'classes')}{parts}; {facts['bytes'] / 1e6:,.0f} MB."
+        f"{counted(len(facts['classes']), 'class', 'classes')}{parts}; {size:,.{int(size < 10)}f} MB."
     )
     most = max((counts["all"] for counts in facts["classes"].values()), default=1) or 1
     width = max((len(name) for name in list(facts["classes"])[:_CLASSES]), default=0)

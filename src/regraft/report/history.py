@@ -85,7 +85,9 @@ def _draw_panel(axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str) -> 
     values, colour = drawn[-1]
     kept = [i for i, row in enumerate(rows) if row["kept"]]
     if kept and np.isfinite(values[kept[-1]]):
-        _mark_kept(axes, kept[-1] + 1, float(values[kept[-1]]), len(rows), measure, colour)
+        _mark_kept(
+            axes, kept[-1] + 1, _epoch_name(rows[kept[-1]], rows), float(values[kept[-1]]), len(rows), measure, colour
+        )
 
 
 def _scale(axes: Axes, values: np.ndarray, measure: str) -> None:
@@ -130,7 +132,13 @@ def _draw_phases(axes: Axes, phases: Sequence[str]) -> None:
         start += length
 
 
-def _mark_kept(axes: Axes, epoch: int, value: float, epochs: int, measure: str, colour: str) -> None:
+def _epoch_name(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """As the history numbers it: within its phase."""
+    phase = row["phase"]
+    return f"epoch {row['epoch']}" + (f" of {_PHASES.get(phase, phase)}" if phase != rows[0]["phase"] else "")
+
+
+def _mark_kept(axes: Axes, epoch: int, name: str, value: float, epochs: int, measure: str, colour: str) -> None:
     """A dot on the curve, joined by a thin line to a note in the free strip."""
     shown = f"{value:.1%}".replace("%", " %") if measure == "accuracy" else f"{value:.3g}"
     edge, drop = (1, -16) if measure == "loss" else (0, 16)
@@ -153,7 +161,7 @@ def _mark_kept(axes: Axes, epoch: int, value: float, epochs: int, measure: str, 
         zorder=5,
     )
     axes.annotate(
-        f"kept: epoch {epoch}, {shown}",
+        style.drawable(f"kept: {name}, {shown}"),
         (epoch, edge),
         xycoords=axes.get_xaxis_transform(),
         xytext=(-12 if to_left else 12, drop),
