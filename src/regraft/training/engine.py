@@ -55,7 +55,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """PyTorch, with BatchNorms folded; on a CPU in channels_last."""
+    """PyTorch, with norms and activations in the convolutions; on a CPU in channels_last."""
 
     name: EngineName = "torch"
 
@@ -67,7 +67,7 @@ class TorchEngine:
     @property
     def version(self) -> str:
         """Of PyTorch and the processor."""
-        return f"torch {torch.__version__} folded {self.model.mean.device.type} {platform.machine()}"
+        return f"torch {torch.__version__} fused {self.model.mean.device.type} {platform.machine()}"
 
     def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """Activations of a batch."""
