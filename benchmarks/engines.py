@@ -1,4 +1,7 @@
-"""The frozen prefix on each engine, in turns: the model as timm built it, folded, and on OpenVINO if it is installed.
+"""The frozen prefix in each way it can be run, in turns.
+
+As timm built it, with norms folded, with activations in the convolutions too (what regraft's engine `torch` runs), and
+on OpenVINO if it is installed.
 
     python benchmarks/engines.py [BACKBONE] [SIZE] [DATA]
 
@@ -19,6 +22,7 @@ import torch
 import regraft
 from regraft.errors import MissingExtraError, UsageError
 from regraft.models.classifier import Classifier
+from regraft.models.folding import folded
 from regraft.training.engine import make_engine
 from regraft.training.hardware import autocast, choose_device, choose_precision
 from regraft.training.prefix import as_batch
@@ -26,7 +30,7 @@ from regraft.training.prefix import as_batch
 BATCH, ROUNDS = 64, 9
 
 
-def unfolded(model: Classifier, precision: torch.dtype) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+def as_it_is(model: Classifier, precision: torch.dtype) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     def run(pixels: torch.Tensor) -> list[torch.Tensor]:
         with torch.inference_mode(), autocast(model.mean.device, precision):
             return [model.activations(pixels.to(model.mean.device), len(model.stages)).values.cpu()]
@@ -48,9 +52,12 @@ def main() -> None:
     else:
         noise = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8, generator=noise)
-    exact = unfolded(model, torch.float32)(pixels)[0]
-    engines: dict[str, Callable[[torch.Tensor], list[torch.Tensor]]] = {"as it is": unfolded(model, precision)}
-    engines["torch, folded"] = make_engine("torch", model, end, precision)
+    exact = as_it_is(model, torch.float32)(pixels)[0]
+    engines: dict[str, Callable[[torch.Tensor], list[torch.Tensor]]] = {
+        "as it is": as_it_is(model, precision),
+        "folded": as_it_is(folded(model, end, fuse=False), precision),
+    }
+    engines["fused"] = make_engine("torch", model, end, precision)
     try:
         engines["openvino"] = make_engine("openvino", model, end, precision)
     except (MissingExtraError, UsageError) as error:

@@ -25,7 +25,7 @@ from regraft.models.classifier import Classifier, Hidden
 _TOLERANCE = 1e-3
 
 
-def folded(model: Classifier, boundary: int) -> Classifier:
+def folded(model: Classifier, boundary: int, *, fuse: bool = True) -> Classifier:
     """A copy whose norms and, on a CPU, activations below a boundary are part of the convolutions before them.
 
     Which convolution feeds which norm and activation is seen in one pass. Where that changes the activations at the
@@ -35,6 +35,7 @@ def folded(model: Classifier, boundary: int) -> Classifier:
     Args:
         model: It is left as it is; the copy is in inference mode.
         boundary: Index of the first stage that is left alone.
+        fuse: Whether activations are put into convolutions at all.
     """
     size = model.preprocessing.size
     noise = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0))
@@ -43,10 +44,10 @@ def folded(model: Classifier, boundary: int) -> Classifier:
     model.eval()
     try:
         chains = _chains(model, noise, boundary)
-        fuses = model.mean.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        fuse &= model.mean.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         expected = _exact(model, noise, boundary)
-        for fuse in (True, False) if fuses else (False,):
-            fast = _shortened(model, chains, fuse=fuse)
+        for activations in (True, False) if fuse else (False,):
+            fast = _shortened(model, chains, fuse=activations)
             if fast is not None and all(map(_is_close, _exact(fast, noise, boundary), expected)):
                 return fast
     finally:
