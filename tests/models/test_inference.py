@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from regraft.models.classifier import Classifier, build
-from regraft.models.inference import infer, predict_images
+from regraft.models.inference import infer, one_or_many, predict_images
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,11 @@ def test_paths_bytes_and_arrays_are_the_same(model: Classifier, files: list[Path
     for answer in answers:
         np.testing.assert_allclose(answer.probabilities, answers[0].probabilities, atol=1e-7)
     assert [a.source for a in answers] == [str(path), str(path), "", ""]
+
+
+def test_an_image_that_was_given_is_not_found_in_its_folder_again(files: list[Path], tmp_path: Path) -> None:
+    assert list(one_or_many([files[1], tmp_path, tmp_path])) == [files[1], files[0], *files[2:3], *files[4:], files[3]]
+    assert list(one_or_many([files[0], files[0]])) == [files[0], files[0]], "who asks twice is answered twice"
 
 
 def test_sources_are_read_as_a_stream(model: Classifier, files: list[Path]) -> None:

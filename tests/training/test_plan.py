@@ -53,6 +53,16 @@ def test_the_more_time_the_more_is_done(model: Classifier) -> None:
     assert chosen[-1] == ("auto", 10, 8), "never more than was asked for"
 
 
+def test_a_batch_needs_memory_beside_the_features(model: Classifier) -> None:
+    plan = _plan(model, None, batch_size=64)
+    held = make_plan(model, COUNTS, plan.options, replace(RATES, held=5e6, widest=3e6)).memory
+    assert held - plan.memory == pytest.approx(64 * 5e6 + 64 * 3e6, rel=1e-6)
+    alone = replace(plan.options, finetune_epochs=0)
+    assert make_plan(model, COUNTS, alone, replace(RATES, held=5e6)).memory == pytest.approx(
+        make_plan(model, COUNTS, alone, RATES).memory
+    )
+
+
 def test_looking_for_the_rate_takes_its_time(model: Classifier) -> None:
     known, sought = (_plan(model, None, finetune_lr=lr).seconds["finetune"] for lr in (1e-4, 0))
     assert sought == pytest.approx(1.4 * known)
@@ -75,6 +85,8 @@ def test_rates_are_measured_and_the_model_left_as_it_was(model: Classifier) -> N
     assert rates.tail < rates.features
     assert rates.predict > 0
     assert rates.engine == "torch"
+    assert rates.widest >= 4 * 16 * 16 * (16 + 96), "blocks.1.0 widens the maps of 16 channels to 96"
+    assert rates.held > 2 * 1152, "the last maps alone"
     assert not model.training
     assert trainable == [name for name, _ in model.trainable()]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

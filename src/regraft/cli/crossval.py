@@ -58,7 +58,8 @@ def command(
     screen.print(
         f"[bold green]Accuracy {100 * found.accuracy:.1f} %[/bold green] (95 % interval {100 * low:.1f} to "
         f"{100 * high:.1f}) on {counted(len(found.predictions), 'image')}; folds differ by "
-        f"{100 * found.accuracies.std(ddof=1):.1f} points (standard deviation). The head alone, without fine-tuning."
+        f"{100 * found.accuracies.std(ddof=1):.1f} points (standard deviation). The head alone, "
+        "without views, augmentation or fine-tuning."
     )
     if found.suspects:
         screen.print(f"\n{counted(len(found.suspects), 'label is', 'labels are')} likely wrong, such as")

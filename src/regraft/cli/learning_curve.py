@@ -94,7 +94,7 @@ def _lines(found: LearningCurve) -> list[str]:
     spent = found.seconds
     lines += [
         "",
-        "In points, with 95 % intervals; of the head alone, without fine-tuning.",
+        "In points, with 95 % intervals; of the head alone, without views, augmentation or fine-tuning.",
         f"{spent['total']:.1f} s: scan {spent['scan']:.1f}, features {spent['features']:.1f}, "
         f"{found.heads} heads {spent['heads']:.1f}, curves {spent['curves']:.1f}.",
     ]

@@ -79,7 +79,7 @@ class Format(ABC):
         needed = {**self.modules, **(self.modules_int8 if precision == "int8" else {})}
         for module, extra in needed.items():
             if importlib.util.find_spec(module) is None:
-                raise MissingExtraError(f"{module}, for exports to {self.name}", extra)
+                raise MissingExtraError(f"The format {self.name} (package {module})", extra)
 
     @abstractmethod
     def write(

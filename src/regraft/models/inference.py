@@ -96,7 +96,7 @@ def check_tta(name: str) -> Tta:
 
 
 def one_or_many(sources: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
-    """The images of what was given: one, or several; of each folder those below it.
+    """The images of what was given: one, or several; of each folder those below it that were not given before.
 
     An array with four axes is a batch, any other is an image.
 
@@ -105,14 +105,19 @@ def one_or_many(sources: ImageSource | Iterable[ImageSource]) -> Iterator[ImageS
     """
     one = isinstance(sources, (str, Path, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4)
     given: Iterable[ImageSource] = [sources] if one else sources  # type: ignore[list-item,assignment]
+    seen: set[Path] = set()
     for source in given:
-        if not isinstance(source, (str, Path)) or not Path(source).is_dir():
+        if not isinstance(source, (str, Path)):
             yield source
-            continue
-        images, _ = find_images(Path(source))
-        if not images:
-            raise UsageError(f"{source} has no image.")
-        yield from images
+        elif not Path(source).is_dir():
+            seen.add(Path(source))
+            yield source
+        else:
+            images, _ = find_images(Path(source))
+            if not images:
+                raise UsageError(f"{source} has no image.")
+            yield from (image for image in images if image not in seen)
+            seen.update(images)
 
 
 def predict_images(

@@ -46,7 +46,9 @@ def surest_mistakes(run: Run, count: int, data: Dataset | Path | str | None = No
     """
     source = images_of(run, data)
     if source is None:
-        raise UsageError(f"{run.path} does not say where its images are now. Expected --data with them.")
+        raise UsageError(
+            f"{run.path} does not say where its images are now. Expected --data with them, or data= in Python."
+        )
     known = run.predictions
     part = known.part("test" if "test" in known.parts else "val")
     if not len(part):

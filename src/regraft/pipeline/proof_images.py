@@ -49,7 +49,8 @@ def validation_images(run: Run, data: Path | str | None) -> ProofImages:
     source = images_of(run, data)
     if source is None:
         raise UsageError(
-            f"{run.path} does not say where its images are now, and an export is proved on them. Expected --data."
+            f"{run.path} does not say where its images are now, and an export is proved on them. Expected --data, or "
+            "data= in Python."
         )
     known, preprocessing = run.predictions, run.classifier.preprocessing
     name = "val" if "val" in known.parts else "test"

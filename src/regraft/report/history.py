@@ -22,7 +22,7 @@ from regraft.evaluation.names import shorten
 from regraft.report import style
 
 _PHASES = {"head": "head", "finetune": "fine-tuning"}
-_SERIES = (("train", "training", style.ORANGE), ("val", "validation", style.BLUE))
+_SERIES = (("train", "training", style.BLUE), ("val", "validation", style.ORANGE))
 
 
 def plot_history(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "") -> None:

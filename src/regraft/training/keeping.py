@@ -84,7 +84,10 @@ class Keeper:
         if finetuned and self.scores and self.before:
             gain, error = self.scores.gain_over(self.before)
             way = "lowered" if gain >= 0 else "raised"
-            return f"Fine-tuning {way} the loss of a validation image by {abs(gain):.3f} (standard error {error:.3f})."
+            return (
+                f"Fine-tuning {way} the loss of a validation image by {abs(gain):.3f} (standard error {error:.3f}), "
+                f"each model at its best temperature.{self._settled(self.scores)}"
+            )
         if not finetuned and self.gain:
             gain, error = self.gain
             what, way = ("by more than its noise ", "down") if gain > 0 else ("", "up")
@@ -93,6 +96,17 @@ class Keeper:
                 f"standard error {error:.3f}); the model with only its head trained is kept."
             )
         return ""
+
+    def _settled(self, kept: Scores) -> str:
+        """Why it is not the best epoch that is kept, where it is not."""
+        monitor, best = self.options.monitor, self.phase_best
+        behind = best.value(monitor) - kept.value(monitor) if best else 0.0
+        if not best or not 0 < behind <= best.noise(monitor):
+            return ""
+        return (
+            f" An earlier epoch had a better {monitor}, by less than its standard error; the later one is kept, which "
+            "was trained at a lower rate."
+        )
 
     def keep(self, row: int, scores: Scores | None) -> None:
         """Keep the weights that the model has now."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier, Hidden
@@ -28,6 +29,8 @@ LADDER = (("", 8, 10), ("", 8, 5), ("", 4, 5), ("", 4, 3), ("", 2, 2), ("last", 
 #: What comes after it in the ladder is tried with smaller images first.
 _THOROUGH = 5
 _BATCH = 16
+#: Images of one pass when a part is predicted.
+_PREDICTED = 32
 #: Seconds of a pass that is not repeated.
 _LONG = 0.7
 #: The machine may be slower later than while it was measured.
@@ -45,6 +48,8 @@ class Rates:
         tail: Training steps from the freeze boundary.
         last: Training steps of the last resolution alone.
         predict: Predictions in float32.
+        held: Bytes that an image of a training step holds until its gradients are there.
+        widest: Bytes of an image in the largest layer of a prediction, what enters and what leaves it.
         engine: That runs the prefix.
         why: It does, in a sentence, or "".
     """
@@ -55,13 +60,16 @@ class Rates:
     tail: float
     last: float
     predict: float
+    held: float = 0.0
+    widest: float = 0.0
     engine: EngineName = "torch"
     why: str = ""
 
     def at(self, share: float) -> Rates:
         """Estimates for images with this share of the area."""
         per_pixel = ("prefix", "features", "tail", "last", "predict")
-        return replace(self, **{name: getattr(self, name) / share for name in per_pixel})
+        faster = {name: getattr(self, name) / share for name in per_pixel}
+        return replace(self, held=self.held * share, widest=self.widest * share, **faster)
 
 
 @dataclass(frozen=True)
@@ -151,31 +159,59 @@ def measure_rates(
     engine(pixels[:1])  # sets itself up
     rates = {"prefix": _rate(lambda: engine(pixels), device), "predict": _rate(predict, device)}
     rates |= dict.fromkeys(("features", "tail", "last"), float("inf"))
+    rates["widest"] = _widest(model, pixels[:2]) / 2
     if finetunes:
         with torch.inference_mode(), autocast(device, precision):
             hidden = model.activations(pixels, cut)
             rates["features"] = _rate(lambda: model.features_from(hidden, cut), device)
-        rates["tail"] = _tail_rate(model, pixels, boundary, precision)
+        rates["tail"], rates["held"] = _tail_rate(model, pixels, boundary, precision)
         last = model.resolve("last")
-        rates["last"] = _tail_rate(model, pixels, last, precision) if last > boundary else rates["tail"]
+        rates["last"] = _tail_rate(model, pixels, last, precision)[0] if last > boundary else rates["tail"]
         model.freeze(was)
     model.to(home).eval()
     return Rates(decode=decode, engine=name, why=why, **rates)
 
 
-def _tail_rate(model: Classifier, pixels: torch.Tensor, boundary: int, precision: torch.dtype) -> float:
+def _tail_rate(model: Classifier, pixels: torch.Tensor, boundary: int, precision: torch.dtype) -> tuple[float, float]:
+    """Images a second of training steps, and bytes that each image holds in them."""
     device = model.mean.device
     model.freeze(boundary)
     model.train()
     with torch.no_grad(), autocast(device, precision):
         hidden = Hidden(*(part.clone() for part in model.activations(pixels, boundary)))
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    held: dict[int, int] = {}
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in weights:
+            held[tensor.data_ptr()] = tensor.nbytes
+        return tensor
 
     def step() -> None:
         with autocast(device, precision), FastDepthwise():
             features = model.features_from(hidden, boundary)
         torch.autograd.grad(model.head(features).sum(), [p for _, p in model.trainable()])
 
-    return _rate(step, device)
+    with torch.autograd.graph.saved_tensors_hooks(counted, lambda tensor: tensor):
+        step()
+    return _rate(step, device), sum(held.values()) / len(pixels)
+
+
+def _widest(model: Classifier, pixels: torch.Tensor) -> float:
+    """Bytes of the largest layer's input and output."""
+    found = [0]
+
+    def look(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        found.append(sum(part.nbytes for part in (*inputs, output) if isinstance(part, torch.Tensor)))
+
+    handles = [part.register_forward_hook(look) for part in model.backbone.modules() if not list(part.children())]
+    try:
+        with torch.inference_mode():
+            model(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(found)
 
 
 def make_plan(
@@ -259,7 +295,8 @@ def _estimate(
     }
     disk = (rows + val) * row_bytes(model, cut, precision)
     disk += (train + val) * 3 * model.preprocessing.size**2
-    memory = int(9e8 + 8 * model.megabytes() * 1e6 + 12 * plain * model.head.features)
+    batches = 2 * _PREDICTED * rates.widest + (options.batch_size * rates.held if epochs else 0)
+    memory = int(9e8 + 8 * model.megabytes() * 1e6 + 12 * plain * model.head.features + batches)
     name = model.stages[boundary].name if boundary < end else "head"
     return Plan(options, name, train, seconds, memory, disk)
 
