@@ -5,8 +5,9 @@ on OpenVINO if it is installed.
 
     python benchmarks/engines.py [BACKBONE] [SIZE] [DATA]
 
-With DATA, what `regraft.scan` takes, 64 of its images are run, else noise. Prints images a second (median and range of
-the rounds), seconds until the first batch, and how far the features are from float32's.
+With DATA, what `regraft.scan` takes, 64 of its images are run by the pretrained network, else noise by one of random
+weights. Prints images a second (median and range of the rounds), seconds until the first batch, and how far the
+features are from float32's.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def as_it_is(model: Classifier, precision: torch.dtype) -> Callable[[torch.Tenso
 def main() -> None:
     """Measure and print."""
     name = sys.argv[1] if len(sys.argv) > 1 else "efficientnet_lite0"
-    model = regraft.build(name, classes=("a", "b"), image_size=int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    size = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    model = regraft.build(name, classes=("a", "b"), image_size=size, weights="auto" if len(sys.argv) > 3 else "none")
     device = choose_device("auto")
     model.to(device)
     size, end, precision = model.preprocessing.size, len(model.stages), choose_precision("auto", device)
