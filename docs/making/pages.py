@@ -325,10 +325,27 @@ def _excerpt(output: str, step: Step) -> list[str]:
     raise PageError(f"line {step.line + 1}: output: {step.words}?")
 
 
+#: The height of the window, less what would be cut at its lower edge: lines, pictures and frames.
+_UNCUT = """() => {
+  const whole = [...document.querySelectorAll("body *")].filter(element => {
+    const style = getComputedStyle(element), framed = parseFloat(style.borderBottomWidth) > 0;
+    const line = element.children.length === 0 || element.matches("p, li, dt, dd, img, svg, figure, h1, h2, h3, tr");
+    return (line || framed) && element.getBoundingClientRect().height < innerHeight / 2;
+  }).map(element => element.getBoundingClientRect());
+  let edge = innerHeight;
+  for (let cut = whole; cut.length; ) {
+    cut = whole.filter(box => box.height && box.top < edge && box.bottom > edge);
+    if (cut.length) edge = Math.min(...cut.map(box => box.top)) - 8;
+  }
+  return edge > innerHeight / 2 ? edge : innerHeight;
+}"""
+
+
 def screenshot(address: str, target: Path, size: str, place: str = "", chosen: Sequence[str] = ()) -> None:
     """Write what a browser window of `size` ("1100x800") shows of a page, from the element `place` ("#id") downwards.
 
-    `chosen` are files that are given to the page before, as by someone who chooses them.
+    The picture ends above what would be cut at the lower edge. `chosen` are files that are given to the page before, as
+    by someone who chooses them.
 
     Raises:
         PageError: Playwright or Chromium is not there.
@@ -346,9 +363,10 @@ def screenshot(address: str, target: Path, size: str, place: str = "", chosen: S
             window.set_input_files("input[type=file]:not([capture])", list(chosen))
             window.wait_for_timeout(3000)
         if place:
-            window.eval_on_selector(place, "element => element.scrollIntoView()")
+            window.eval_on_selector(place, "element => { element.scrollIntoView(); scrollBy(0, -16) }")
         window.wait_for_timeout(500)
-        window.screenshot(path=target)
+        height = window.evaluate(_UNCUT)
+        window.screenshot(path=target, clip={"x": 0, "y": 0, "width": width, "height": height})
         browser.close()
 
 
