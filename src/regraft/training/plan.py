@@ -295,7 +295,7 @@ def _estimate(
     }
     disk = (rows + val) * row_bytes(model, cut, precision)
     disk += (train + val) * 3 * model.preprocessing.size**2
-    # Freed memory is kept, so what one step needs is there beside what another does: within a sixth of seven runs' peaks.
+    # Freed memory is kept, so what one step needs stays beside what another does: seven runs' peaks to within a sixth.
     batches = 2 * _PREDICTED * rates.widest + (options.batch_size * rates.held if epochs else 0)
     batches *= device.type == "cpu"
     memory = int(9e8 + 8 * model.megabytes() * 1e6 + 12 * plain * model.head.features + batches)
