@@ -234,7 +234,11 @@ class Reader:
                 self.ports[asked] = str(free.getsockname()[1])
             server = [*shlex.split(command), "--port", self.ports[asked]]
             process = subprocess.Popen(
-                server, cwd=self.place, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                server,
+                cwd=self.place,
+                env=_environment(self.place),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
             self.ends.callback(process.wait, 60)
             self.ends.callback(process.terminate)
@@ -295,14 +299,16 @@ def _known_extras(command: str, line: int) -> None:
             raise PageError(f"line {line + 1}: there is no extra {extra!r}")
 
 
-def _environment() -> dict[str, str]:
+def _environment(place: Path) -> dict[str, str]:
+    """That of this program, with our commands first; a page begins with an empty cache, unless one is named."""
     path = os.pathsep.join(map(str, (Path(__file__).parent / "bin", BIN, os.environ["PATH"])))
-    return {**os.environ, "PATH": path, "COLUMNS": "120", "NO_COLOR": "1"}
+    cache = {"REGRAFT_CACHE": str(place.parent / "cache")}
+    return {**cache, **os.environ, "PATH": path, "COLUMNS": "120", "NO_COLOR": "1"}
 
 
 def _done(words: list[object], place: Path, line: int) -> str:
     done = subprocess.run(
-        [str(word) for word in words], cwd=place, env=_environment(), capture_output=True, text=True, check=False
+        [str(word) for word in words], cwd=place, env=_environment(place), capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise PageError(f"line {line + 1}: {' '.join(map(str, words))} left with {done.returncode}\n{done.stderr}")

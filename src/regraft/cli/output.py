@@ -62,7 +62,7 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
                 f"Confidence is off by {100 * after:.1f} points on average; {100 * before:.1f} before it was "
                 f"calibrated on validation (temperature {calibration['temperature']:.2f})."
             )
-            if after > before:
+            if round(after, 3) > round(before, 3):
                 console.print("A temperature that fits few validation images may fit these a little worse.")
     model, steps = metrics["model"], metrics["time"]
     tuned = f"fine-tuned from {model['finetuned_from']}" if model["finetuned_from"] else "head only"
