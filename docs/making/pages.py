@@ -341,7 +341,7 @@ _UNCUT = """() => {
   let edge = innerHeight;
   for (let cut = whole; cut.length; ) {
     cut = whole.filter(box => box.height && box.top < edge && box.bottom > edge);
-    if (cut.length) edge = Math.min(...cut.map(box => box.top)) - 8;
+    if (cut.length) edge = Math.floor(Math.min(...cut.map(box => box.top)));
   }
   return edge > innerHeight / 2 ? edge : innerHeight;
 }"""
