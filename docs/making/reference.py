@@ -46,6 +46,8 @@ def commands() -> str:
     from regraft.cli import app
 
     command = typer.main.get_command(app)
+    for one in getattr(command, "commands", {}).values():
+        one.short_help = (one.help or "").partition("\n\n")[0]  # in whole; else it is cut after 45 letters
     text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="regraft"), name="regraft")
     text = re.sub(r"\[/?(?:bold|dim)\]", "", text)
     # "{data}" of the usage lines, as people know it
