@@ -16,6 +16,7 @@ from PIL import Image
 from terminal import regraft
 
 from regraft import cli
+from regraft.cli.output import console, print_result
 from regraft.evaluation.abstention import conformal_threshold, threshold_for
 from regraft.pipeline.run import load
 
@@ -448,3 +449,21 @@ def test_explain_the_mistakes_and_where_the_model_looks(run: Path, squares_folde
         json.loads(regraft("evaluate", run, squares_folder, "--json").stdout)["accuracy"]
     )
     assert "evidence at the border" in regraft("explain", run, "--audit", "--out", tmp_path / "audit").stdout
+
+
+def test_two_precisions_may_see_two_validation_accuracies(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    lines = (copy / "history.csv").read_text().splitlines()
+    place, kept = lines[0].split(",").index("val_accuracy"), lines[0].split(",").index("kept")
+    said = {}
+    for change in (0.0, 0.125):
+        rows = [line.split(",") for line in lines]
+        (row,) = [row for row in rows if row[kept] == "True"]
+        truth = load(copy).metrics["val"]["accuracy"]
+        row[place] = str(truth - change)
+        (copy / "history.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+        print_result(console(json_wanted=False), load(copy), 1.0)
+        said[change] = "As it predicts, in float32, validation accuracy is" in capsys.readouterr().out
+    assert said == {0.0: False, 0.125: True}

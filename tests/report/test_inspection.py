@@ -241,7 +241,7 @@ def test_findings_come_in_their_order_with_what_to_do(hostile: Page) -> None:
     assert shorten(one_line(HOSTILE[2]), 600) in findings[0].text
     assert "2 errors 1 warning 1 info" in hostile.one("p", "verdict").text
     (command,) = [e.text for e in hostile.all("code") if e.text.startswith("regraft clean")]
-    assert command == "regraft clean DATA --drop unreadable,conflict,label_error --out clean.csv"
+    assert command == "regraft clean DATA --drop unreadable,conflict --out clean.csv"
 
 
 def test_sets_show_what_differs(tmp_path: Path) -> None:

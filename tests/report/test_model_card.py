@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,13 @@ def test_many_classes_are_cut(make_record: Make) -> None:
     assert "And 100 smaller classes." in card
     assert "And 150 stronger classes." in card
     assert len(card) < 20_000
+
+
+@pytest.mark.parametrize(("images", "share"), [(500, "0.01"), (60, "0.02"), (9, "0.10")])
+def test_the_unknown_are_asked_for_by_a_share_that_validation_can_tell(
+    make_record: Make, images: int, share: str
+) -> None:
+    record = make_record(("ant", "bee"), each=6)
+    known = replace(record, description={**record.description, "familiarity": [3, 10, 4, images]})
+    assert f"--unknown {share} " in model_card(known)
+    assert "--unknown" not in model_card(record)

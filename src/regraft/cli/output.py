@@ -57,12 +57,13 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
             console.print(f"[yellow]{escape(caution)}[/yellow]")
         calibration = metrics.get("calibration")  # earlier versions knew of none
         if calibration and calibration["fitted_on"]:
-            before, after = (calibration[part][when]["ece"] for when in ("before", "after"))
+            was, now = calibration[part]["before"], calibration[part]["after"]
+            before, after = was["ece"], now["ece"]
             console.print(
                 f"Confidence is off by {100 * after:.1f} points on average; {100 * before:.1f} before it was "
                 f"calibrated on validation (temperature {calibration['temperature']:.2f})."
             )
-            if round(after, 3) > round(before, 3):
+            if round(after, 3) > round(before, 3) or round(now["loss"], 3) > round(was["loss"], 3):
                 console.print("A temperature that fits few validation images may fit these a little worse.")
     model, steps = metrics["model"], metrics["time"]
     tuned = f"fine-tuned from {model['finetuned_from']}" if model["finetuned_from"] else "head only"
@@ -74,6 +75,12 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
     )
     if steps["predict_ms_per_image"] is not None:
         console.print(f"Prediction takes {steps['predict_ms_per_image']:.1f} ms an image, from the file.")
+    kept = next((row["val_accuracy"] for row in reversed(run.history) if row["kept"]), None)
+    if "val" in metrics and kept is not None and abs(kept - metrics["val"]["accuracy"]) > 1e-6:
+        console.print(
+            f"As it predicts, in float32, validation accuracy is {100 * metrics['val']['accuracy']:.1f} %; the "
+            f"{100 * kept:.1f} % above were measured while training, in {metrics['training']['precision']}."
+        )
     if metrics["training"]["stopped"]:
         console.print(f"[yellow]Stopped early: {escape(metrics['training']['stopped'])}[/yellow]")
 

@@ -32,6 +32,8 @@ from regraft.store import Store, name_of
 
 OnBad = Literal["skip", "error"]
 
+#: The note that nobody needs who inspects already.
+LOOK = "`regraft inspect` shows them."
 #: Threads that read where a network is waited for.
 _CONNECTIONS = 16
 
@@ -255,4 +257,4 @@ def _notes_on_copies(samples: Sequence[Sample]) -> Iterator[str]:
             f"duplicates), for example {first.path} and {other.path}."
         )
     if near or leaks or conflicts:
-        yield "`regraft inspect` shows them."
+        yield LOOK

@@ -122,8 +122,8 @@ class Evaluation(Shown, by="regraft.report.notebook.evaluation"):
         if high - low > _WIDE:
             needed = round(_known_within(self.accuracy), -2)
             found.append(
-                f"{counted(self.count, 'image')} tell the accuracy to within {50 * (high - low):.0f} points only; for "
-                f"2 points some {needed:,.0f} would be needed."
+                f"{counted(self.count, 'image tells', 'images tell')} the accuracy to within "
+                f"{50 * (high - low):.0f} points only; for 2 points some {needed:,.0f} would be needed."
             )
         few = [row.name for row in self.per_class if 0 < row.support < _FEW]
         if few:

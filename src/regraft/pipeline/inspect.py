@@ -14,7 +14,7 @@ import numpy as np
 
 from regraft.data.audit import Finding, Inspection, audit, by_severity, with_features
 from regraft.data.dataset import Dataset, Pair, Split
-from regraft.data.scan import scan
+from regraft.data.scan import LOOK, scan
 from regraft.data.split import bundle_counts, fold_numbers
 from regraft.errors import WeightsError, counted
 from regraft.pipeline.listening import told
@@ -73,6 +73,7 @@ def inspect(
         )
     else:
         dataset = data.dataset if isinstance(data, Split) else data
+    dataset = replace(dataset, notes=tuple(note for note in dataset.notes if note != LOOK))
     findings, notes = audit(dataset), []
     if not labels:
         notes.append("Labels were not judged.")

@@ -266,7 +266,8 @@ def describe(split: Split) -> str:
         )
         text += f"; and {len(bad) - 5} more in {METRICS}." if len(bad) > 5 else "."
     if ignored:
-        text += f" {len(ignored)} other files, such as {ignored[0]}, are not images."
+        what = "other file is no image" if len(ignored) == 1 else "other files are no images"
+        text += f" {len(ignored)} {what}, such as {ignored[0]}."
     return text
 
 

@@ -372,7 +372,9 @@ def _notes(inspection: Inspection) -> Html:
 
 def _footer(findings: Sequence[Finding]) -> Html:
     commands = [("regraft inspect DATA --json", "All of this in plain values, with every file by name.")]
-    if kinds := dict.fromkeys(f.kind for f in findings if f.files and f.severity != "info"):
+    # Labels that a model doubts are for people: dropped, they would take what is hard out of the test too.
+    chosen = (f.kind for f in findings if f.files and f.severity != "info" and f.kind != "label_error")
+    if kinds := dict.fromkeys(chosen):
         commands.append((
             f"regraft clean DATA --drop {','.join(kinds)} --out clean.csv",
             "A manifest without what these findings name; leave out of the list what should stay. No image is touched.",

@@ -7,6 +7,7 @@ text in both.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -259,7 +260,9 @@ def _weak(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _how(record: RunRecord) -> list[str]:
-    unknown = 'regraft predict RUN photos --unknown 0.01   # "unknown" where a photo shows something else'
+    known = record.description.get("familiarity") or (0,)
+    share = max(0.01, math.ceil(100 / (known[-1] + 1)) / 100)  # fewer images cannot tell a hundredth
+    unknown = f'regraft predict RUN photos --unknown {share:.2f}   # "unknown" where a photo shows something else'
     return [
         "```sh",
         "pip install regraft",
