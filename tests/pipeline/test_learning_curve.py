@@ -65,7 +65,7 @@ def test_the_command(squares_folder: Path) -> None:
     command = ["learning-curve", squares_folder, "--set", "model.image_size=32", "--no-each"]
     done = regraft_command(*command, "--repeats", 1)
     assert done.returncode == 0, done.stderr
-    for words in ("extrapolated", "Twice the images of all classes", "green", "--each", "without fine-tuning"):
+    for words in ("extrapolated", "Twice the images of all classes", "green", "--each", "augmentation or fine-tuning"):
         assert words in done.stdout
     assert json.loads(regraft_command(*command, "--json").stdout)["classes"][0]["gain_alone"] is None
 
