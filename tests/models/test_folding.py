@@ -108,6 +108,17 @@ def test_what_is_read_before_its_activation_keeps_it_apart() -> None:
     assert _fused(fast) == 0
 
 
+def test_a_build_without_the_fused_kernel_folds_norms_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", refuse)
+    model = _with_statistics("mobilenet_v2")
+    fast = folded(model, len(model.stages))
+    assert fast is not model
+    assert _fused(fast) == 0
+
+
 def test_where_there_is_nothing_to_fold_the_model_stays() -> None:
     model = build("convnext_atto", classes=("a", "b"), image_size=32, weights="none")
     assert folded(model, len(model.stages)) is model

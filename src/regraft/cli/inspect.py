@@ -76,6 +76,8 @@ def command(
 
 
 def _print(screen: Console, inspection: Inspection, data: str, out: Path) -> None:
+    from regraft.data.cleaning import proposed
+
     facts = inspection.to_json()["statistics"]
     parts = "".join(f", {count:,} {part}" for part, count in facts["parts"].items())
     size = facts["bytes"] / 1e6
@@ -105,12 +107,8 @@ def _print(screen: Console, inspection: Inspection, data: str, out: Path) -> Non
     for note in (*inspection.dataset.notes, *inspection.notes):
         screen.print(f"[dim]{escape(note)}[/dim]")
     screen.print(f"\n[bold]Look at[/bold]  {escape(str(out))}")
-    if any(finding.files for finding in inspection.findings):
-        # Labels that a model doubts are for people: dropped, they would take what is hard out of the test too.
-        chosen = (f for f in inspection.findings if f.files and f.severity != "info" and f.kind != "label_error")
-        kinds = ",".join(dict.fromkeys(f.kind for f in chosen))
-        if kinds:
-            screen.print(f"[bold]Clean[/bold]    regraft clean {escape(data)} --drop {kinds} --out clean.csv")
+    if kinds := ",".join(proposed(inspection.findings)):
+        screen.print(f"[bold]Clean[/bold]    regraft clean {escape(data)} --drop {kinds} --out clean.csv")
     screen.print(f"[bold]Train[/bold]    regraft train {escape(data)}")
 
 

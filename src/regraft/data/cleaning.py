@@ -34,6 +34,15 @@ class Dropped:
     reason: str
 
 
+def proposed(findings: Sequence[Finding]) -> list[str]:
+    """Kinds of finding whose files may be left out unseen.
+
+    Labels that a model doubts are for people: dropped, they would take what is hard out of the test too.
+    """
+    chosen = (f.kind for f in findings if f.files and f.severity != "info" and f.kind != "label_error")
+    return list(dict.fromkeys(chosen))
+
+
 def clean(dataset: Dataset, findings: Sequence[Finding], drop: Sequence[str]) -> tuple[Dataset, list[Dropped]]:
     """Leave out what some findings name.
 

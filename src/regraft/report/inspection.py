@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from regraft.data.audit import SEVERITIES, Finding, Inspection, Severity, describe
+from regraft.data.cleaning import proposed
 from regraft.data.dataset import PARTS, Dataset, Sample
 from regraft.errors import counted
 from regraft.evaluation.names import one_line, shorten
@@ -372,9 +373,7 @@ def _notes(inspection: Inspection) -> Html:
 
 def _footer(findings: Sequence[Finding]) -> Html:
     commands = [("regraft inspect DATA --json", "All of this in plain values, with every file by name.")]
-    # Labels that a model doubts are for people: dropped, they would take what is hard out of the test too.
-    chosen = (f.kind for f in findings if f.files and f.severity != "info" and f.kind != "label_error")
-    if kinds := dict.fromkeys(chosen):
+    if kinds := proposed(findings):
         commands.append((
             f"regraft clean DATA --drop {','.join(kinds)} --out clean.csv",
             "A manifest without what these findings name; leave out of the list what should stay. No image is touched.",
