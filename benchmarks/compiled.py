@@ -17,7 +17,7 @@ import torch
 
 import regraft
 from regraft.models.classifier import Classifier, Hidden
-from regraft.models.depthwise import FastDepthwise
+from regraft.models.gradients import FastGradients
 from regraft.training.hardware import choose_precision
 
 BATCH, STEPS, ROUNDS = 32, 8, 7
@@ -45,7 +45,7 @@ def main() -> None:
     model.train()
 
     def plain() -> None:
-        with torch.autocast(device.type, precision), FastDepthwise():
+        with torch.autocast(device.type, precision), FastGradients():
             features = model.features_from(hidden, boundary)
         gradients(model, features)
 

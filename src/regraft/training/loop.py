@@ -21,7 +21,7 @@ from regraft.data.augmentation import Augmentation, augment, mix, random_key
 from regraft.data.pixels import Pixels
 from regraft.errors import TrainingError
 from regraft.models.classifier import Classifier, Hidden
-from regraft.models.depthwise import FastDepthwise
+from regraft.models.gradients import FastGradients
 from regraft.training.hardware import autocast, has_room
 from regraft.training.objective import Objective, Scores, score
 from regraft.training.options import Optimizer
@@ -263,7 +263,7 @@ class PhaseLoop:
                 chosen = self.targets[torch.from_numpy(indices)]
                 mixed, wanted = mix(self.batches.drawn(indices, step_key), chosen, self.augmentation, step_key)
                 inputs, wanted = Hidden(*mixed).to(device), wanted.to(device, non_blocking=True)
-                with autocast(device, self.precision), FastDepthwise():
+                with autocast(device, self.precision), FastGradients():
                     if boundary == 0:
                         inputs = model.activations(inputs.values, 0)
                     features = model.features_from(inputs, boundary)

@@ -15,7 +15,7 @@ from torch import nn
 
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier, Hidden
-from regraft.models.depthwise import FastDepthwise
+from regraft.models.gradients import FastGradients
 from regraft.store import Store
 from regraft.training.engine import EngineName, choose_engine, make_engine
 from regraft.training.hardware import autocast, choose_device, choose_precision
@@ -188,7 +188,7 @@ def _tail_rate(model: Classifier, pixels: torch.Tensor, boundary: int, precision
         return tensor
 
     def step() -> None:
-        with autocast(device, precision), FastDepthwise():
+        with autocast(device, precision), FastGradients():
             features = model.features_from(hidden, boundary)
         torch.autograd.grad(model.head(features).sum(), [p for _, p in model.trainable()])
 
