@@ -17,6 +17,7 @@ import torch
 
 import regraft
 from regraft.models.classifier import Classifier, Hidden
+from regraft.models.fusing import FusedTraining
 from regraft.models.gradients import FastGradients
 from regraft.training.hardware import choose_precision
 
@@ -44,8 +45,10 @@ def main() -> None:
     model.freeze(boundary)
     model.train()
 
+    fused = FusedTraining(model, boundary, precision)
+
     def plain() -> None:
-        with torch.autocast(device.type, precision), FastGradients():
+        with torch.autocast(device.type, precision), FastGradients(), fused:
             features = model.features_from(hidden, boundary)
         gradients(model, features)
 

@@ -1,23 +1,24 @@
-"""Fine-tuning in bfloat16 on a processor, with and without `FastGradients`, in turns.
+"""Fine-tuning in bfloat16 on a processor: PyTorch's gradients, `FastGradients`, and `FusedTraining` too, in turns.
 
     python benchmarks/gradients.py [BACKBONE]
 
 Prints images a second (median and range of the rounds) of training steps from the default freeze boundary, and how far
-the gradients of the two ways are from float32's. Backbones but EfficientNet-Lite0 have random weights here.
+the gradients of each are from float32's. Backbones but EfficientNet-Lite0 have random weights here.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from statistics import median
 
 import torch
 
 import regraft
 from regraft.models.classifier import Classifier, Hidden
+from regraft.models.fusing import FusedTraining
 from regraft.models.gradients import FastGradients
 
 BATCH, STEPS, ROUNDS = 32, 8, 7
@@ -48,7 +49,16 @@ def main() -> None:
     half = Hidden(exact.values.bfloat16(), exact.taps.bfloat16())
     model.freeze(boundary)
     model.train()
-    ways: dict[str, Callable[[], AbstractContextManager[object]]] = {"PyTorch": nullcontext, "regraft": FastGradients}
+    fused = FusedTraining(model, boundary, torch.bfloat16)
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with FastGradients(), fused:
+            yield
+
+    ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
+        "PyTorch": nullcontext, "gradients": FastGradients, "fused": both,
+    }  # fmt: skip
     truth = gradients(model, exact, boundary, nullcontext(), exact=True)
     scale = sum(float(g.square().sum()) for g in truth) ** 0.5
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -62,7 +72,7 @@ def main() -> None:
         error = sum(float((a - b).square().sum()) for a, b in zip(ours, truth, strict=True)) ** 0.5 / scale
         low, high = min(rates[name]), max(rates[name])
         print(
-            f"{name:<8} {median(rates[name]):6.0f} images/s ({low:.0f} to {high:.0f})  error of gradients {error:.2%}"
+            f"{name:<9} {median(rates[name]):6.0f} images/s ({low:.0f} to {high:.0f})  error of gradients {error:.2%}"
         )
 
 

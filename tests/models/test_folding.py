@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from regraft.models.classifier import Classifier, build
-from regraft.models.folding import _WithActivation, folded
+from regraft.models.folding import _InOneKernel, folded
 from regraft.training.hardware import autocast
 
 
@@ -40,7 +40,7 @@ def test_the_folded_model_computes_the_same(name: str) -> None:
 
 def _fused(model: Classifier) -> int:
     convolutions = [part for part in model.backbone.modules() if isinstance(part, nn.Conv2d)]
-    return sum(isinstance(part.forward, _WithActivation) for part in convolutions)
+    return sum(isinstance(part.forward, _InOneKernel) and part.forward.name != "none" for part in convolutions)
 
 
 # The pads of efficientnet_lite0 are one-sided at 64 pixels and at 75 partly so; vgg16 has no norms; the sums of
@@ -52,10 +52,7 @@ def _fused(model: Classifier) -> int:
         *(("resnet18", 64, 9), ("mobilenet_v2", 64, 35)),
     ],
 )
-@pytest.mark.parametrize(("precision", "share"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
-def test_an_activation_that_clamps_gives_the_same_in_its_convolution(
-    name: str, size: int, count: int, precision: torch.dtype, share: float
-) -> None:
+def test_an_activation_that_clamps_gives_the_same_in_its_convolution(name: str, size: int, count: int) -> None:
     model = _with_statistics(name, size)
     end = len(model.stages)
     fast = folded(model, end)
@@ -63,14 +60,17 @@ def test_an_activation_that_clamps_gives_the_same_in_its_convolution(
     pixels = torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     apart = folded(model, end, fuse=False)
     assert _fused(apart) == 0
-    with torch.inference_mode(), autocast(torch.device("cpu"), precision):
+    with torch.inference_mode():
         for expected, got in zip(apart.activations(pixels, end), fast.activations(pixels, end), strict=True):
             assert got.dtype == expected.dtype
-            assert (got - expected).float().norm() <= share * expected.float().norm()
+            assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv3_large_100"])
-def test_a_curved_activation_is_as_near_to_float32_in_its_convolution(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("efficientnet_b0", 1.3), ("mobilenetv3_large_100", 1.3), ("efficientnet_lite0", 1.0), ("mobilenet_v2", 1.0)],
+)
+def test_bfloat16_is_as_near_to_float32_with_norms_and_activations_in_the_convolutions(name: str, share: float) -> None:
     model = _with_statistics(name)
     end = len(model.stages)
     fast = folded(model, end)
@@ -83,7 +83,7 @@ def test_a_curved_activation_is_as_near_to_float32_in_its_convolution(name: str)
         for network in (model, fast):
             with autocast(torch.device("cpu"), torch.bfloat16):
                 errors.append(float((network.activations(pixels, end).values.float() - exact).norm() / exact.norm()))
-    assert errors[1] < 1.3 * errors[0]
+    assert errors[1] < share * errors[0]
 
 
 def test_a_precision_without_a_kernel_is_computed_one_after_the_other() -> None:

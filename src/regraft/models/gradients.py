@@ -15,7 +15,7 @@ convolution of stride 2: 112 ms instead of 6). What is computed here instead, ea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -36,10 +36,9 @@ class FastGradients(TorchFunctionMode):
     ) -> Any:
         """Run `func`, or for a convolution that this is about, the same with other gradients."""
         if func is torch.conv2d and not kwargs and len(args) == 7 and _trains(*args[:2]):
-            if _is_depthwise(*args):
-                return _Depthwise.apply(*args)
-            if _is_pointwise(*args):
-                return _Pointwise.apply(*args[:3])
+            inputs, weight, _, *how = args
+            if _is_depthwise(inputs, weight, *how) or _is_pointwise(weight, *how):
+                return _Convolution.apply(*args)
         return func(*args, **(kwargs or {}))
 
 
@@ -55,77 +54,90 @@ def _trains(inputs: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 def _is_depthwise(
-    inputs: torch.Tensor, weight: torch.Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
+    inputs: torch.Tensor, weight: torch.Tensor, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> bool:
-    within = not isinstance(padding, str) and all(
-        zeros <= (taps - 1) * apart for zeros, taps, apart in zip(padding, weight.shape[2:], dilation, strict=True)
+    return groups == len(weight) == inputs.shape[1] > 1 and all(
+        not isinstance(zeros, str) and zeros <= (taps - 1) * apart
+        for zeros, taps, apart in zip(padding, weight.shape[2:], dilation, strict=False)
     )
-    return groups == len(weight) == inputs.shape[1] > 1 and within
 
 
-def _is_pointwise(
-    inputs: torch.Tensor, weight: torch.Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
-) -> bool:
+def _is_pointwise(weight: torch.Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> bool:
     plain = groups == 1 and tuple(stride) == (1, 1) and tuple(padding) == (0, 0)
     return plain and weight.shape[2:] == (1, 1) and min(weight.shape[:2]) >= _WIDE
 
 
-class _Pointwise(torch.autograd.Function):
-    """conv2d of 1 x 1, whose gradients are products of matrices."""
+class _Convolution(torch.autograd.Function):
+    """conv2d in bfloat16, with gradients that are computed here."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        inputs, half = inputs.bfloat16(), weight.bfloat16()
+    def forward(
+        ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *how: Any
+    ) -> torch.Tensor:
+        half = weight.bfloat16()
+        inputs = inputs.bfloat16()
         ctx.save_for_backward(inputs, half)
-        ctx.dtype = weight.dtype
-        return torch.conv2d(inputs, half, bias)
+        ctx.how, ctx.dtype = how, weight.dtype
+        return torch.conv2d(inputs, half, bias, *how)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         inputs, weight = ctx.saved_tensors
-        wants_input, wants_weight, wants_bias = ctx.needs_input_grad
-        grad, matrix = _rows(grads[0]), weight.flatten(1)
-        grad_input, grad_weight, grad_bias = None, None, None
-        if wants_input:
-            count, _, height, width = inputs.shape
-            grad_input = (grad @ matrix).view(count, height, width, -1).permute(0, 3, 1, 2)
-        if wants_weight:
-            grad_weight = (grad.T @ _rows(inputs)).view(weight.shape).to(ctx.dtype)
-        if wants_bias:
-            grad_bias = grad.sum(0, dtype=torch.float32).to(ctx.dtype)
-        return grad_input, grad_weight, grad_bias
+        found = gradients_of_convolution(grads[0], inputs, weight, ctx.needs_input_grad[:3], *ctx.how)
+        return found[0], *(None if one is None else one.to(ctx.dtype) for one in found[1:]), None, None, None, None
+
+
+def gradients_of_convolution(
+    grad: torch.Tensor,
+    inputs: torch.Tensor,
+    weight: torch.Tensor,
+    wanted: Sequence[bool],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Of the inputs, the weight and the bias of a convolution on a CPU; None for those that are not wanted.
+
+    Args:
+        grad: Of the output, (n, O, h, w), in the dtype of the inputs.
+        inputs: (n, I, H, W).
+        weight: (O, I / groups, kH, kW), in the same dtype.
+        wanted: Which of the three.
+        stride: Along both axes, as all that follow.
+        padding: Zeros before and after.
+        dilation: Distance of neighbouring taps.
+        groups: Of channels that are read apart.
+
+    Returns:
+        The first and the third in the dtype of the inputs, the second in that or float32.
+    """
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    half, how = inputs.dtype == torch.bfloat16, (stride, padding, dilation, groups)
+    of_inputs, of_weight, of_bias = None, None, None
+    if half and _is_pointwise(weight, *how):
+        rows, (count, _, height, width) = _rows(grad), inputs.shape
+        if wanted[0]:
+            of_inputs = (rows @ weight.flatten(1)).view(count, height, width, -1).permute(0, 3, 1, 2)
+        if wanted[1]:
+            of_weight = (rows.T @ _rows(inputs)).view(weight.shape)
+    elif half and _is_depthwise(inputs, weight, *how):
+        if wanted[0]:
+            of_inputs = _input_gradient(inputs.shape, grad, weight, stride, padding, dilation)
+        if wanted[1]:
+            of_weight = _weight_gradient(inputs, grad, weight.shape, stride, padding, dilation)
+    else:
+        of_inputs, of_weight, _ = torch.ops.aten.convolution_backward(
+            grad, inputs, weight, None, stride, padding, dilation, False, [0, 0], groups, [*wanted[:2], False]
+        )
+    if wanted[2]:
+        of_bias = grad.sum((0, 2, 3))  # added up in float32, and rounded once
+    return of_inputs, of_weight, of_bias
 
 
 def _rows(maps: torch.Tensor) -> torch.Tensor:
     """Maps (n, C, H, W) as a matrix (n * H * W, C)."""
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
-
-
-class _Depthwise(torch.autograd.Function):
-    """conv2d of each channel by itself, whose gradients that would be slow are computed otherwise."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *rest: Any) -> Any:
-        inputs = inputs.bfloat16()
-        ctx.save_for_backward(inputs, weight)
-        ctx.rest = rest
-        return torch.conv2d(inputs, weight, bias, *rest)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        inputs, weight = ctx.saved_tensors
-        stride, padding, dilation, _ = ctx.rest
-        grad = grads[0].contiguous(memory_format=torch.channels_last)
-
-        wants_input, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        grad_input, grad_weight, grad_bias = None, None, None
-        if wants_input:
-            grad_input = _input_gradient(inputs.shape, grad, weight.to(grad.dtype), stride, padding, dilation)
-        if wants_weight:
-            grad_weight = _weight_gradient(inputs, grad, weight.shape, stride, padding, dilation).to(weight.dtype)
-        if wants_bias:
-            grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(weight.dtype)
-        return grad_input, grad_weight, grad_bias, None, None, None, None
 
 
 def _input_gradient(

@@ -67,7 +67,7 @@ class TorchEngine:
     @property
     def version(self) -> str:
         """Of PyTorch and the processor."""
-        return f"torch {torch.__version__} fused {self.model.mean.device.type} {platform.machine()}"
+        return f"torch {torch.__version__} fused2 {self.model.mean.device.type} {platform.machine()}"
 
     def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """Activations of a batch."""

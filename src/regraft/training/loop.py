@@ -21,6 +21,7 @@ from regraft.data.augmentation import Augmentation, augment, mix, random_key
 from regraft.data.pixels import Pixels
 from regraft.errors import TrainingError
 from regraft.models.classifier import Classifier, Hidden
+from regraft.models.fusing import FusedTraining
 from regraft.models.gradients import FastGradients
 from regraft.training.hardware import autocast, has_room
 from regraft.training.objective import Objective, Scores, score
@@ -195,6 +196,7 @@ class PhaseLoop:
         self.targets = objective.targets(labels)
         self.steps = math.ceil(len(batches) / phase.batch_size)
         self.optimizer = make_optimizer(model, phase)
+        self.fused = FusedTraining(model, batches.boundary, precision)
         self.scaler = torch.amp.GradScaler(model.mean.device.type, enabled=precision == torch.float16)
         self.parameters = [p for _, p in model.trainable()]
         reach = phase.averaging * self.steps
@@ -253,7 +255,7 @@ class PhaseLoop:
         losses, right, lr = torch.zeros((), device=device), torch.zeros((), device=device), phase.lr
         # A look at the loss waits for the device, which a GPU should not do often.
         every = 32 if device.type == "cuda" else 4
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), self.fused:
             for step, indices in enumerate(order):
                 step_key = random_key(self.seed, _PHASE_KEYS[phase.name], epoch, step)
                 torch.manual_seed(step_key)  # for dropout

@@ -15,6 +15,7 @@ from torch import nn
 
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier, Hidden
+from regraft.models.fusing import FusedTraining
 from regraft.models.gradients import FastGradients
 from regraft.store import Store
 from regraft.training.engine import EngineName, choose_engine, make_engine
@@ -179,6 +180,7 @@ def _tail_rate(model: Classifier, pixels: torch.Tensor, boundary: int, precision
     model.train()
     with torch.no_grad(), autocast(device, precision):
         hidden = Hidden(*(part.clone() for part in model.activations(pixels, boundary)))
+    fused = FusedTraining(model, boundary, precision)
     weights = {parameter.data_ptr() for parameter in model.parameters()}
     held: dict[int, int] = {}
 
@@ -188,7 +190,7 @@ def _tail_rate(model: Classifier, pixels: torch.Tensor, boundary: int, precision
         return tensor
 
     def step() -> None:
-        with autocast(device, precision), FastGradients():
+        with autocast(device, precision), FastGradients(), fused:
             features = model.features_from(hidden, boundary)
         torch.autograd.grad(model.head(features).sum(), [p for _, p in model.trainable()])
 

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from regraft.models.classifier import Classifier, Hidden, build
+from regraft.models.fusing import FusedTraining
+from regraft.training.hardware import autocast
+
+_CPU = torch.device("cpu")
+
+
+def _model(name: str, size: int = 64) -> Classifier:
+    """Random weights, and norms that do something; all of it trains."""
+    model = build(name, classes=("a", "b"), image_size=size, weights="none")
+    generator = torch.Generator().manual_seed(0)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=generator) / 10)
+            norm.running_var.copy_(torch.rand(norm.running_var.shape, generator=generator) + 0.5)
+    model.freeze(0)
+    model.train()
+    return model
+
+
+def _step(model: Classifier, precision: torch.dtype, boundary: int = 0) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Features and gradients, without dropout."""
+    size = model.preprocessing.size
+    pixels = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    model.eval()
+    with torch.no_grad():
+        hidden = model.activations(pixels, boundary)
+    with autocast(_CPU, precision):
+        features = model.features_from(Hidden(hidden.values.to(precision), hidden.taps.to(precision)), boundary)
+    wanted = [p for p in model.backbone.parameters() if p.requires_grad]
+    return features.detach(), list(torch.autograd.grad(features.float().square().mean(), wanted, allow_unused=True))
+
+
+def _error(got: list[Any], exact: list[Any]) -> float:
+    pairs = [(a, b) for a, b in zip(got, exact, strict=True) if b is not None]
+    return float(sum((a - b).square().sum() for a, b in pairs) / sum(b.square().sum() for _, b in pairs)) ** 0.5
+
+
+# What is fused: a convolution, its norm, and where there is one a clamp. Pads of efficientnet_lite0 are one-sided.
+@pytest.mark.parametrize(
+    ("name", "size", "count"),
+    [
+        *(("efficientnet_lite0", 64, 131), ("efficientnet_lite0", 75, 131), ("mobilenet_v2", 64, 139)),
+        *(("resnet18", 64, 49), ("efficientnet_b0", 64, 98), ("regnety_002", 64, 115)),
+    ],
+)
+def test_outputs_and_gradients_are_those_of_the_modules(name: str, size: int, count: int) -> None:
+    model = _model(name, size)
+    fused = FusedTraining(model, 0, torch.float32)
+    assert len(fused) == count
+    assert model.training
+    expected, exact = _step(model, torch.float32)
+    _, coarse = _step(model, torch.bfloat16)
+    with fused:
+        got, same = _step(model, torch.float32)
+        _, near = _step(model, torch.bfloat16)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+    assert _error(same, exact) < 1e-2
+    assert _error(near, exact) < 1.5 * _error(coarse, exact)
+    after, _ = _step(model, torch.float32)
+    assert torch.equal(after, expected)
+
+
+def test_what_does_not_train_stays_as_it_is() -> None:
+    model = _model("mobilenet_v2")
+    boundary = len(model.stages) - 2
+    model.freeze(boundary)
+    fused = FusedTraining(model, boundary, torch.bfloat16)
+    frozen = {id(part) for stage in model.stages[:boundary] for _, whole in stage.modules for part in whole.modules()}
+    assert 0 < len(fused) < 30
+    assert not any(id(module) in frozen for module, _ in fused._forwards)
+
+
+def _reads_before_the_norm(model: Classifier) -> None:
+    norm = model.backbone.bn1
+    assert isinstance(norm, nn.Module)
+    norm.register_forward_hook(lambda _, inputs, output: output + inputs[0])
+
+
+def _reads_before_the_clamp(model: Classifier) -> None:
+    norm, after = model.backbone.bn1, model.backbone.maxpool
+    assert isinstance(norm, nn.Module)
+    assert isinstance(after, nn.Module)
+    norm.register_forward_hook(lambda _, __, output: setattr(model, "seen", output.clone()))
+    after.register_forward_hook(lambda _, __, output: output + model.seen.mean())
+
+
+@pytest.mark.parametrize("change", [_reads_before_the_norm, _reads_before_the_clamp])
+def test_a_model_that_would_compute_something_else_is_left_alone(change: Any) -> None:
+    model = _model("resnet18")
+    change(model)
+    expected, exact = _step(model, torch.float32)
+    fused = FusedTraining(model, 0, torch.float32)
+    assert len(fused) == 0
+    with fused:
+        got, same = _step(model, torch.float32)
+    assert torch.equal(got, expected)
+    assert _error(same, exact) == 0
+
+
+@pytest.mark.parametrize(("name", "precision"), [("convnext_atto", torch.bfloat16), ("resnet18", torch.float16)])
+def test_where_there_is_no_norm_or_no_operation_nothing_is_fused(name: str, precision: torch.dtype) -> None:
+    assert len(FusedTraining(_model(name), 0, precision)) == 0
+
+
+def test_a_build_without_the_operation_trains_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", refuse)
+    assert len(FusedTraining(_model("mobilenet_v2"), 0, torch.float32)) == 0
