@@ -224,6 +224,7 @@ def test_only_bad_files_is_a_failure(run: Path, squares_folder: Path, tmp_path: 
 def test_evaluate_the_runs_own_test_images_and_other_data(run: Path, squares_folder: Path, tmp_path: Path) -> None:
     own = regraft("evaluate", run)
     assert own.returncode == 0
+    assert "--mistakes 6" in " ".join(own.stdout.split())
     for words in ("precision", "recall", "F1", "95 % interval", "macro average", "the run's test images"):
         assert words in own.stdout
     other = regraft(

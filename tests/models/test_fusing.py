@@ -81,6 +81,12 @@ def test_what_does_not_train_stays_as_it_is() -> None:
     assert not any(id(module) in frozen for module, _ in fused._forwards)
 
 
+def test_a_frozen_model_has_nothing_to_fuse() -> None:
+    model = _model("mobilenet_v2")
+    model.freeze(len(model.stages))
+    assert len(FusedTraining(model, 0, torch.float32)) == 0
+
+
 def _reads_before_the_norm(model: Classifier) -> None:
     norm = model.backbone.bn1
     assert isinstance(norm, nn.Module)

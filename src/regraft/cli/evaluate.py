@@ -126,6 +126,11 @@ def command(
         )
     for file in bad:
         screen.print(f"[yellow]left out[/yellow] {escape(file['path'])}: {escape(file['reason'])}")
+    if data is None:
+        further = f"regraft explain {run} --mistakes 6   (where it looks in what it gets wrong)"
+    else:
+        further = f"regraft evaluate {run} {data} --csv answers.csv   (each answer beside its label)"
+    screen.print(f"\n[bold]Try next[/bold]\n  {escape(further)}")
 
 
 def _predicted(

@@ -50,10 +50,9 @@ class FusedTraining:
     def __init__(self, model: Classifier, boundary: int, precision: torch.dtype) -> None:
         """Find out what can be fused, on two images of noise."""
         self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
-        norms = (part for stage in model.stages[boundary:] for _, whole in stage.modules for part in whole.modules())
-        if not has_operation(model.mean.device, precision) or not any(
-            isinstance(part, nn.BatchNorm2d) for part in norms
-        ):
+        parts = (part for stage in model.stages[boundary:] for _, whole in stage.modules for part in whole.modules())
+        norms = [part for part in parts if isinstance(part, nn.BatchNorm2d) and part.weight is not None]
+        if not has_operation(model.mean.device, precision) or not any(norm.weight.requires_grad for norm in norms):
             return
         was_training, noise = model.training, some_pixels(model)
         model.eval()
@@ -61,7 +60,7 @@ class FusedTraining:
             with torch.no_grad():
                 hidden = model.activations(noise, boundary)
             expected = _gradients(model, hidden, boundary)
-            self._forwards = list(_fused_forwards(model, noise))
+            self._forwards = _fused_forwards(model, noise)
             try:
                 with self:
                     got = _gradients(model, hidden, boundary)

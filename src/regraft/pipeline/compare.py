@@ -196,7 +196,7 @@ def compare(
         settings = _settings(config, name, max(1.0, left / (len(names) - number) - _START) if budget else 0.0)
         try:
             if budget and left <= _START:
-                raise RunError("nothing was left of the budget")
+                raise RunError("nothing was left of the budget, which all of them share")
             trained = _trained(str(data), name, settings, path, random_if_missing, listener)
             models[name] = _measured(name, *trained)
         except NoTestError:
