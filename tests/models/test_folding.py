@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -8,23 +10,12 @@ from regraft.models.classifier import Classifier, build
 from regraft.models.folding import _InOneKernel, folded
 from regraft.training.hardware import autocast
 
-
-def _with_statistics(name: str, size: int = 64) -> Classifier:
-    """Random weights, and norms that do something."""
-    model = build(name, classes=("a", "b"), image_size=size, weights="none")
-    generator = torch.Generator().manual_seed(0)
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=generator) / 10)
-            norm.running_var.copy_(torch.rand(norm.running_var.shape, generator=generator) + 0.5)
-    return model
+Maker = Callable[..., Classifier]
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "densenet121", "regnety_002"])
-def test_the_folded_model_computes_the_same(name: str) -> None:
-    model = _with_statistics(name)
+def test_the_folded_model_computes_the_same(with_statistics: Maker, name: str) -> None:
+    model = with_statistics(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     fast = folded(model, len(model.stages))
     assert fast is not model
@@ -52,8 +43,10 @@ def _fused(model: Classifier) -> int:
         *(("resnet18", 64, 9), ("mobilenet_v2", 64, 35)),
     ],
 )
-def test_an_activation_that_clamps_gives_the_same_in_its_convolution(name: str, size: int, count: int) -> None:
-    model = _with_statistics(name, size)
+def test_an_activation_that_clamps_gives_the_same_in_its_convolution(
+    with_statistics: Maker, name: str, size: int, count: int
+) -> None:
+    model = with_statistics(name, size)
     end = len(model.stages)
     fast = folded(model, end)
     assert _fused(fast) == count
@@ -70,8 +63,10 @@ def test_an_activation_that_clamps_gives_the_same_in_its_convolution(name: str, 
     ("name", "share"),
     [("efficientnet_b0", 1.3), ("mobilenetv3_large_100", 1.3), ("efficientnet_lite0", 1.0), ("mobilenet_v2", 1.0)],
 )
-def test_bfloat16_is_as_near_to_float32_with_norms_and_activations_in_the_convolutions(name: str, share: float) -> None:
-    model = _with_statistics(name)
+def test_bfloat16_is_as_near_to_float32_with_norms_and_activations_in_the_convolutions(
+    with_statistics: Maker, name: str, share: float
+) -> None:
+    model = with_statistics(name)
     end = len(model.stages)
     fast = folded(model, end)
     assert _fused(fast) > 30
@@ -86,8 +81,8 @@ def test_bfloat16_is_as_near_to_float32_with_norms_and_activations_in_the_convol
     assert errors[1] < share * errors[0]
 
 
-def test_a_precision_without_a_kernel_is_computed_one_after_the_other() -> None:
-    model = _with_statistics("mobilenet_v2")
+def test_a_precision_without_a_kernel_is_computed_one_after_the_other(with_statistics: Maker) -> None:
+    model = with_statistics("mobilenet_v2")
     fast = folded(model, 4).double()
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -95,8 +90,8 @@ def test_a_precision_without_a_kernel_is_computed_one_after_the_other() -> None:
         torch.testing.assert_close(got, model.activations(pixels, 4).values.double(), rtol=1e-3, atol=1e-4)
 
 
-def test_what_is_read_before_its_activation_keeps_it_apart() -> None:
-    model = _with_statistics("resnet18")
+def test_what_is_read_before_its_activation_keeps_it_apart(with_statistics: Maker) -> None:
+    model = with_statistics("resnet18")
     norm = model.backbone.bn1
     assert isinstance(norm, nn.Module)
     norm.register_forward_hook(lambda _, __, output: setattr(model, "seen", output.clone()))
@@ -108,12 +103,14 @@ def test_what_is_read_before_its_activation_keeps_it_apart() -> None:
     assert _fused(fast) == 0
 
 
-def test_a_build_without_the_fused_kernel_folds_norms_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_without_the_fused_kernel_folds_norms_alone(
+    with_statistics: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", refuse)
-    model = _with_statistics("mobilenet_v2")
+    model = with_statistics("mobilenet_v2")
     fast = folded(model, len(model.stages))
     assert fast is not model
     assert _fused(fast) == 0
@@ -124,8 +121,8 @@ def test_where_there_is_nothing_to_fold_the_model_stays() -> None:
     assert folded(model, len(model.stages)) is model
 
 
-def test_a_convolution_that_is_read_elsewhere_is_not_folded() -> None:
-    model = _with_statistics("resnet18")
+def test_a_convolution_that_is_read_elsewhere_is_not_folded(with_statistics: Maker) -> None:
+    model = with_statistics("resnet18")
     # The norm's input is added to its output, so its scale must not move into the convolution.
     norm = model.backbone.bn1
     assert isinstance(norm, nn.Module)

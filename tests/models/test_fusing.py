@@ -1,31 +1,31 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from regraft.models.classifier import Classifier, Hidden, build
+from regraft.models.classifier import Classifier, Hidden
 from regraft.models.fusing import FusedTraining
 from regraft.training.hardware import autocast
 
+Maker = Callable[..., Classifier]
 _CPU = torch.device("cpu")
 
 
-def _model(name: str, size: int = 64) -> Classifier:
-    """Random weights, and norms that do something; all of it trains."""
-    model = build(name, classes=("a", "b"), image_size=size, weights="none")
-    generator = torch.Generator().manual_seed(0)
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=generator) / 10)
-            norm.running_var.copy_(torch.rand(norm.running_var.shape, generator=generator) + 0.5)
-    model.freeze(0)
-    model.train()
-    return model
+@pytest.fixture
+def trained(with_statistics: Callable[..., Classifier]) -> Maker:
+    """Makes a model that trains as a whole."""
+
+    def made(name: str, size: int = 64) -> Classifier:
+        model = with_statistics(name, size)
+        model.freeze(0)
+        model.train()
+        return model
+
+    return made
 
 
 def _step(model: Classifier, precision: torch.dtype, boundary: int = 0) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -54,8 +54,8 @@ def _error(got: list[Any], exact: list[Any]) -> float:
         *(("resnet18", 64, 49), ("efficientnet_b0", 64, 98), ("regnety_002", 64, 115)),
     ],
 )
-def test_outputs_and_gradients_are_those_of_the_modules(name: str, size: int, count: int) -> None:
-    model = _model(name, size)
+def test_outputs_and_gradients_are_those_of_the_modules(trained: Maker, name: str, size: int, count: int) -> None:
+    model = trained(name, size)
     fused = FusedTraining(model, 0, torch.float32)
     assert len(fused) == count
     assert model.training
@@ -71,8 +71,8 @@ def test_outputs_and_gradients_are_those_of_the_modules(name: str, size: int, co
     assert torch.equal(after, expected)
 
 
-def test_what_does_not_train_stays_as_it_is() -> None:
-    model = _model("mobilenet_v2")
+def test_what_does_not_train_stays_as_it_is(trained: Maker) -> None:
+    model = trained("mobilenet_v2")
     boundary = len(model.stages) - 2
     model.freeze(boundary)
     fused = FusedTraining(model, boundary, torch.bfloat16)
@@ -81,8 +81,8 @@ def test_what_does_not_train_stays_as_it_is() -> None:
     assert not any(id(module) in frozen for module, _ in fused._forwards)
 
 
-def test_a_frozen_model_has_nothing_to_fuse() -> None:
-    model = _model("mobilenet_v2")
+def test_a_frozen_model_has_nothing_to_fuse(trained: Maker) -> None:
+    model = trained("mobilenet_v2")
     model.freeze(len(model.stages))
     assert len(FusedTraining(model, 0, torch.float32)) == 0
 
@@ -102,8 +102,8 @@ def _reads_before_the_clamp(model: Classifier) -> None:
 
 
 @pytest.mark.parametrize("change", [_reads_before_the_norm, _reads_before_the_clamp])
-def test_a_model_that_would_compute_something_else_is_left_alone(change: Any) -> None:
-    model = _model("resnet18")
+def test_a_model_that_would_compute_something_else_is_left_alone(trained: Maker, change: Any) -> None:
+    model = trained("resnet18")
     change(model)
     expected, exact = _step(model, torch.float32)
     fused = FusedTraining(model, 0, torch.float32)
@@ -115,13 +115,15 @@ def test_a_model_that_would_compute_something_else_is_left_alone(change: Any) ->
 
 
 @pytest.mark.parametrize(("name", "precision"), [("convnext_atto", torch.bfloat16), ("resnet18", torch.float16)])
-def test_where_there_is_no_norm_or_no_operation_nothing_is_fused(name: str, precision: torch.dtype) -> None:
-    assert len(FusedTraining(_model(name), 0, precision)) == 0
+def test_where_there_is_no_norm_or_no_operation_nothing_is_fused(
+    trained: Maker, name: str, precision: torch.dtype
+) -> None:
+    assert len(FusedTraining(trained(name), 0, precision)) == 0
 
 
-def test_a_build_without_the_operation_trains_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_without_the_operation_trains_the_modules(trained: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", refuse)
-    assert len(FusedTraining(_model("mobilenet_v2"), 0, torch.float32)) == 0
+    assert len(FusedTraining(trained("mobilenet_v2"), 0, torch.float32)) == 0
