@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from regraft.models import fusing
 from regraft.models.classifier import Classifier, Hidden
 from regraft.models.fusing import FusedTraining
 from regraft.training.hardware import autocast
@@ -69,6 +70,30 @@ def test_outputs_and_gradients_are_those_of_the_modules(trained: Maker, name: st
     assert _error(near, exact) < 1.5 * _error(coarse, exact)
     after, _ = _step(model, torch.float32)
     assert torch.equal(after, expected)
+
+
+def test_predictions_between_the_epochs_are_those_of_the_modules(
+    trained: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained("efficientnet_lite0").eval()
+    fused = FusedTraining(model, 3, torch.float32)
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    ran: list[torch.Size] = []
+    chained = fusing._Chained.__call__
+
+    def counted(self: Any, maps: torch.Tensor) -> torch.Tensor:
+        ran.append(maps.shape)
+        return chained(self, maps)
+
+    monkeypatch.setattr(fusing._Chained, "__call__", counted)
+    with torch.inference_mode():
+        hidden = model.activations(pixels, 3)
+        expected = model.logits_from(hidden, 3)
+        assert not ran
+        with fused:
+            got = model.logits_from(hidden, 3)
+    assert len(ran) > 10
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_what_does_not_train_stays_as_it_is(trained: Maker) -> None:

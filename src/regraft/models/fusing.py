@@ -36,7 +36,7 @@ _CLAMPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 
 
 class FusedTraining:
-    """A context in which the stages that train run fused.
+    """A context in which the stages that train run fused, in steps of training and in the predictions between them.
 
     Where that would change an output or a gradient by more than rounding (a convolution whose output is read elsewhere
     too), or where there is nothing to fuse, it does nothing.

@@ -165,6 +165,7 @@ class PhaseLoop:
         labels: Of the training images, int64 (N,).
         objective: The loss.
         val: Activations and labels to score on after each epoch.
+        fused: In which the stages run.
         augmentation: For MixUp and CutMix.
         precision: Of the arithmetic.
         seed: Of everything that is drawn.
@@ -183,6 +184,7 @@ class PhaseLoop:
         objective: Objective,
         *,
         val: tuple[Activations, torch.Tensor] | None,
+        fused: FusedTraining,
         augmentation: Augmentation,
         precision: torch.dtype,
         seed: int,
@@ -196,7 +198,7 @@ class PhaseLoop:
         self.targets = objective.targets(labels)
         self.steps = math.ceil(len(batches) / phase.batch_size)
         self.optimizer = make_optimizer(model, phase)
-        self.fused = FusedTraining(model, batches.boundary, precision)
+        self.fused = fused
         self.scaler = torch.amp.GradScaler(model.mean.device.type, enabled=precision == torch.float16)
         self.parameters = [p for _, p in model.trainable()]
         reach = phase.averaging * self.steps
@@ -216,7 +218,7 @@ class PhaseLoop:
         seconds = time.perf_counter() - started
         scores = None
         if self.val is not None:
-            with self.averaged():
+            with self.averaged(), self.fused:
                 scores = score(
                     self.objective, predict_logits(self.model, self.val[0], self.precision), self.val[1], refine=True
                 )

@@ -22,6 +22,7 @@ from regraft.errors import DataError, RunError, TrainingError, UsageError
 from regraft.models.checkpoint import versions
 from regraft.models.classifier import Classifier
 from regraft.models.familiarity import MOST_IMAGES, Familiarity, fit_familiarity
+from regraft.models.fusing import FusedTraining
 from regraft.store import Store
 from regraft.training.engine import EngineName, openvino_version
 from regraft.training.hardware import choose_device, choose_precision
@@ -188,6 +189,7 @@ class _Trainer:
         model.freeze(boundary)
         self.boundary = boundary
         self.changing = {name for name, _ in model.trainable()}
+        self.fused = FusedTraining(model, boundary, self.precision)
         if self.found:
             self._take_up(*self.found)
         try:
@@ -264,9 +266,10 @@ class _Trainer:
         if boundary == 0:
             # With the weights that it has now, which nobody needs again.
             cached = self.inputs.activations(pixels, end, kept=not self._is_tuned)
-        if "val" in cached:
-            self.result.val_logits = predict_logits(model, cached["val"], self.precision)
-        plain, rows, features = predict_with_features(model, cached["train"], self.precision, most=MOST_IMAGES)
+        with self.fused:
+            if "val" in cached:
+                self.result.val_logits = predict_logits(model, cached["val"], self.precision)
+            plain, rows, features = predict_with_features(model, cached["train"], self.precision, most=MOST_IMAGES)
         self.result.train_accuracy = score(self.objective, plain, self.labels).accuracy
         self.familiarity = fit_familiarity(features, self.labels[rows])
 
@@ -295,7 +298,8 @@ class _Trainer:
         self._phase("head", options.head_epochs, options.head_lr, optimizer, Activations(end, Rows(features)), held)
 
     def _features(self, activations: Activations, views: int) -> torch.Tensor:
-        return read_features(self.model, activations, views, self.precision, self.listener)
+        with self.fused:
+            return read_features(self.model, activations, views, self.precision, self.listener)
 
     def _solve(self, features: torch.Tensor, val_features: torch.Tensor | None) -> None:
         solutions: list[Solution] = []
@@ -392,6 +396,7 @@ class _Trainer:
             self.labels,
             self.objective,
             val=None if val is None else (val, self.val_labels),
+            fused=self.fused,
             # A head reads vectors, out of which CutMix could cut nothing.
             augmentation=replace(self.augmentation, cutmix=0.0) if name == "head" else self.augmentation,
             precision=self.precision,
