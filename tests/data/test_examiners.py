@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,32 @@ def test_a_process_gives_the_same_answers(table, apart, tmp_path):
     assert np.frombuffer(record, RECORD)["facts"]["width"] == 30
     assert [type(reason) for _, reason in bad] == [str] * 5
     assert apart([]) == []
+
+
+@pytest.mark.parametrize(("padding", "together"), [(0, 1), (2**15, 4)])
+def test_small_files_are_read_by_one_thread_at_a_time(table, tmp_path, monkeypatch, padding, together):
+    picture = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(picture, "JPEG")
+    inside: set[int] = set()
+    most: list[int] = []
+
+    def slow(data: bytes, max_pixels: int) -> bytes:
+        inside.add(threading.get_ident())
+        deadline = time.monotonic() + 0.1
+        while len(inside) < 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        most.append(len(inside))
+        inside.discard(threading.get_ident())
+        return b""
+
+    here = Here(table, 10_000)
+    files = [[picture.getvalue() + bytes(padding) + bytes([i])] for i in range(9)]
+    monkeypatch.setattr(examiners, "examine", slow)
+    here(files[0])  # which tells how large they are
+    most.clear()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(here, files[1:]))
+    assert max(most) == together
 
 
 def test_what_the_table_has_is_not_examined_again(table, tmp_path):

@@ -1,5 +1,6 @@
 import dataclasses
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from regraft.data.dataset import Dataset, Sample
 from regraft.data.pixels import load_pixels
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError
-from regraft.store import Store
+from regraft.store import Store, Table
 
 
 @pytest.fixture
@@ -71,12 +72,47 @@ def test_progress_counts_every_image(dataset, tmp_path):
     assert calls == [(i, 12) for i in range(1, 13)]
 
 
+def test_one_chunk_is_decoded_while_another_is_stored_and_no_more(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(pixels_module, "_CHUNK", 2)
+    read: list[str] = []
+    decoded_at_append: list[int] = []
+    append = Table.append
+
+    def slow_append(self: Table, names: list[bytes], rows: np.ndarray) -> np.ndarray:
+        deadline = time.monotonic() + 5
+        expected = min(12, 2 * len(decoded_at_append) + 4)
+        while len(read) < expected and time.monotonic() < deadline:
+            time.sleep(0.001)
+        decoded_at_append.append(len(read))
+        return append(self, names, rows)
+
+    monkeypatch.setattr(Table, "append", slow_append)
+    monkeypatch.setattr(Dataset, "source", lambda self, sample: read.append(sample.path) or self.root / sample.path)
+    pixels = load_pixels(dataset, Preprocessing(size=16), Store(tmp_path / "store"))
+    assert decoded_at_append == [4, 6, 8, 10, 12, 12]
+    assert pixels.shape == (12, 16, 16, 3)
+
+
 def test_an_image_that_is_gone_is_an_error_and_leaves_no_file(dataset, tmp_path):
     (tmp_path / "07.jpg").unlink()
     before = threading.active_count()
     with pytest.raises(ImageError, match=r"07\.jpg: file not found"):
         load_pixels(dataset, Preprocessing(size=16), Store(tmp_path / "store"))
     assert threading.active_count() == before
+
+
+def test_what_was_decoded_before_an_error_is_kept(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(pixels_module, "_CHUNK", 3)
+    gone = tmp_path / "07.jpg"
+    data = gone.read_bytes()
+    gone.unlink()
+    with pytest.raises(ImageError, match=r"07\.jpg: file not found"):
+        load_pixels(dataset, Preprocessing(size=16), Store(tmp_path / "store"))
+    gone.write_bytes(data)
+    read: list[str] = []
+    monkeypatch.setattr(Dataset, "source", lambda self, sample: read.append(sample.path) or self.root / sample.path)
+    load_pixels(dataset, Preprocessing(size=16), Store(tmp_path / "store"))
+    assert read == [sample.path for sample in dataset.samples[6:]]
 
 
 def test_what_scan_allowed_is_allowed_again(dataset, tmp_path):

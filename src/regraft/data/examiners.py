@@ -13,8 +13,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -29,6 +31,8 @@ from regraft.store import Table
 
 #: A file's SHA-256, and a `RECORD` as bytes, why there is none, or None where the table has one of this content.
 Answer = tuple[str, bytes | str | None]
+#: While files are smaller one thread at a time reads them: several would wait for the interpreter more than they gain.
+_SMALL = 16 * 2**10
 #: Answers for files, each given by its path or its bytes.
 Examiner = Callable[[Sequence[Path | bytes]], list[Answer]]
 
@@ -50,10 +54,12 @@ class Here:
     def __init__(self, facts: Table, max_pixels: int) -> None:
         """Nothing is read yet."""
         self._known, self._max_pixels = facts, max_pixels
+        self._alone, self._are_small = threading.Lock(), False
 
     def __call__(self, files: Sequence[Path | bytes]) -> list[Answer]:
         """The answer for each file."""
-        return [self._answer(file) for file in files]
+        with self._alone if self._are_small else nullcontext():
+            return [self._answer(file) for file in files]
 
     def _answer(self, file: Path | bytes) -> Answer:
         try:
@@ -62,6 +68,7 @@ class Here:
             data = file if isinstance(file, bytes) else file.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
             return "", reason(error)
+        self._are_small = len(data) < _SMALL
         digest = hashlib.sha256(data).hexdigest()
         if name_of_content(digest) in self._known:
             return digest, None

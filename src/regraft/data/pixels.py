@@ -74,15 +74,22 @@ def load_pixels(
     def prepare(i: int) -> np.ndarray:
         return preprocessing(dataset.source(dataset.samples[i]), max_pixels=dataset.max_pixels)
 
+    done = 0
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        chunks = (missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK))
+        begun = ((chosen, pool.map(prepare, chosen)) for chosen in chunks)
+        following = next(begun, None)
         try:
-            for start in range(0, len(missing), _CHUNK):
-                chosen, rows = missing[start : start + _CHUNK], []
-                for row in pool.map(prepare, chosen):
-                    rows.append(row)
+            while following:
+                # The next chunk is decoded while this one is stored; no more than these two are in memory.
+                (chosen, answers), following = following, next(begun, None)
+                rows = np.empty((len(chosen), *table.shape), np.uint8)
+                for i, row in enumerate(answers):
+                    rows[i] = row
+                    done += 1
                     if progress:
-                        progress(start + len(rows), len(missing))
-                numbers[chosen] = table.append([names[i] for i in chosen], np.stack(rows))
+                        progress(done, len(missing))
+                numbers[chosen] = table.append([names[i] for i in chosen], rows)
         except BaseException:  # Ctrl-C: the images that wait are not read
             pool.shutdown(wait=False, cancel_futures=True)
             raise
