@@ -238,6 +238,43 @@ def test_the_rate_is_reduced_on_a_plateau(squares_split: Split) -> None:
     assert rates[-1] == pytest.approx(1e-11)
 
 
+def _compile_by(backend: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let torch's compiler end in a backend that needs no C++; returns what was compiled."""
+    compiled: list[Any] = []
+    compile_with = torch.compile
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", lambda what: compiled.append(what) or compile_with(what, backend=backend))
+    return compiled
+
+
+@pytest.mark.parametrize("start", ["last", "all"])
+def test_compiled_steps_train_the_same(squares_split: Split, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+    plain = train(_model(squares_split), squares_split, finetune_from=start, precision="off", **FAST)
+    graphs: list[Any] = []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = _compile_by(counting, monkeypatch)
+    result = train(_model(squares_split), squares_split, finetune_from=start, precision="off", compile=True, **FAST)
+    assert len(compiled) == 1
+    assert graphs
+    losses = [[row.train_loss for row in run.history if row.phase == "finetune"] for run in (plain, result)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_where_nothing_can_be_compiled_the_head_is_kept(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler\nand a long trace")
+
+    _compile_by(fails, monkeypatch)
+    result = train(_model(squares_split), squares_split, compile=True, **FAST)
+    assert result.stopped is not None
+    assert "no compiler). Train with training.compile = false." in result.stopped
+    assert {row.phase for row in result.history} == {"head"}
+
+
 def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_last_good_model(squares_split: Split) -> None:
     model = _model(squares_split)
     saved: list[dict[str, torch.Tensor]] = []

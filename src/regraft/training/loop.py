@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -168,6 +168,7 @@ class PhaseLoop:
         fused: In which the stages run.
         augmentation: For MixUp and CutMix.
         precision: Of the arithmetic.
+        compiled: Whether steps run through `torch.compile`.
         seed: Of everything that is drawn.
         listener: Told how far the work is.
 
@@ -187,6 +188,7 @@ class PhaseLoop:
         fused: FusedTraining,
         augmentation: Augmentation,
         precision: torch.dtype,
+        compiled: bool,
         seed: int,
         listener: Listener,
     ) -> None:
@@ -198,7 +200,8 @@ class PhaseLoop:
         self.targets = objective.targets(labels)
         self.steps = math.ceil(len(batches) / phase.batch_size)
         self.optimizer = make_optimizer(model, phase)
-        self.fused = fused
+        self.fused, self.compiled = fused, compiled
+        self.tail = _compiled_tail(model) if compiled else model.features_from
         self.scaler = torch.amp.GradScaler(model.mean.device.type, enabled=precision == torch.float16)
         self.parameters = [p for _, p in model.trainable()]
         reach = phase.averaging * self.steps
@@ -257,7 +260,8 @@ class PhaseLoop:
         losses, right, lr = torch.zeros((), device=device), torch.zeros((), device=device), phase.lr
         # A look at the loss waits for the device, which a GPU should not do often.
         every = 32 if device.type == "cuda" else 4
-        with torch.random.fork_rng(), self.fused:
+        # The compiler has other kernels of its own, and cannot have these.
+        with torch.random.fork_rng(), nullcontext() if self.compiled else self.fused:
             for step, indices in enumerate(order):
                 step_key = random_key(self.seed, _PHASE_KEYS[phase.name], epoch, step)
                 torch.manual_seed(step_key)  # for dropout
@@ -267,10 +271,10 @@ class PhaseLoop:
                 chosen = self.targets[torch.from_numpy(indices)]
                 mixed, wanted = mix(self.batches.drawn(indices, step_key), chosen, self.augmentation, step_key)
                 inputs, wanted = Hidden(*mixed).to(device), wanted.to(device, non_blocking=True)
-                with autocast(device, self.precision), FastGradients():
+                with autocast(device, self.precision), nullcontext() if self.compiled else FastGradients():
                     if boundary == 0:
                         inputs = model.activations(inputs.values, 0)
-                    features = model.features_from(inputs, boundary)
+                    features = self.tail(inputs, boundary)
                 logits = model.head(features)  # in float32, as everywhere
                 loss = self.objective(logits, wanted)
                 self.optimizer.zero_grad(set_to_none=True)
@@ -338,6 +342,22 @@ class PhaseLoop:
         self.scaler.load_state_dict(values["scaler"])
         self.epoch, self.reduction = values["epoch"], values["reduction"]
         self.best, self.stale = values["best"], values["stale"]
+
+
+def _compiled_tail(model: Classifier) -> Callable[[Hidden, int], torch.Tensor]:
+    """`features_from` by torch's compiler, which begins its work at the first call."""
+    tail = torch.compile(model.features_from)
+
+    def run(hidden: Hidden, boundary: int) -> torch.Tensor:
+        try:
+            return tail(hidden, boundary)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            why = " ".join(str(error).split("\n")[:2])  # of many
+            raise TrainingError(
+                f"torch.compile cannot compile what is fine-tuned ({why}). Train with training.compile = false."
+            ) from error
+
+    return run
 
 
 def rate(phase: Phase, progress: float) -> float:

@@ -139,6 +139,15 @@ class TrainingOptions:
             description="mixed precision in training: auto (bf16 where the processor has it), bf16, fp16 (CUDA) or off"
         ),
     ] = "auto"
+    compile: Annotated[
+        bool,
+        Field(
+            description=(
+                "fine-tuning steps run through torch.compile: minutes of compiling at most, which may pay on a GPU; "
+                "on a CPU the steps are slower than without"
+            )
+        ),
+    ] = False
     engine: Annotated[
         Literal["auto", "torch", "openvino"],
         Field(

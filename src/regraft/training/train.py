@@ -400,6 +400,7 @@ class _Trainer:
             # A head reads vectors, out of which CutMix could cut nothing.
             augmentation=replace(self.augmentation, cutmix=0.0) if name == "head" else self.augmentation,
             precision=self.precision,
+            compiled=options.compile and name == "finetune",
             seed=options.seed,
             listener=self.listener,
         )
