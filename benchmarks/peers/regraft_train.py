@@ -2,8 +2,9 @@
 
     python regraft_train.py --data FOLDER --weights FILE --out FOLDER --epochs 10
 
-A tenth of train is held out for validation, as `regraft train` does; the peers train on all of it. Like theirs,
-the time ends with the saved model: the test images are neither scanned nor predicted in it.
+A tenth of train is held out for validation, as `regraft train` does; the peers train on all of it, and with `--val 0`
+so does regraft, which then chooses the head's strength by cross-validation and keeps the last epoch. Like theirs, the
+time ends with the saved model: the test images are neither scanned nor predicted in it.
 """
 
 # ruff: noqa: E402 (imports are timed apart)
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning; 0: the head alone")
     parser.add_argument("--views", type=int, default=0, help="of each training image; default: regraft's")
     parser.add_argument("--start", default="auto", help="finetune_from: where fine-tuning begins")
+    parser.add_argument("--val", type=float, default=0.1, help="share of train that is held out")
     parser.add_argument("--warm", action="store_true", help="train twice, and time the second with the store filled")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -40,7 +42,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(1 + options.warm):
             started = time.perf_counter()
-            parts = regraft.split(regraft.scan(options.data / "train"), val=0.1, test=0.0, train=0.9, seed=options.seed)
+            held = {"val": options.val, "test": 0.0, "train": 1 - options.val}
+            parts = regraft.split(regraft.scan(options.data / "train"), **held, seed=options.seed)
             model = regraft.build(
                 classes=parts.classes, weights=str(options.weights), image_size=options.size, seed=options.seed
             )
@@ -58,7 +61,9 @@ def main() -> None:
     predictions = regraft.predict(model, listing(options.data / "test")[0])
     report(
         "regraft",
-        (f"{options.epochs} epochs from {options.start}" if options.epochs else "head") + " warm" * options.warm,
+        (f"{options.epochs} epochs from {options.start}" if options.epochs else "head")
+        + " without validation" * (not options.val)
+        + " warm" * options.warm,
         options,
         import_seconds=IMPORT_SECONDS,
         seconds=seconds,

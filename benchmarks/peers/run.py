@@ -38,6 +38,8 @@ RECIPES = (
     "regraft_train --epochs 0",
     "regraft_train --epochs 0 --warm",
     "regraft_train --epochs 3 --start last --views 1",
+    "regraft_train --epochs 2 --start last --views 1 --val 0",
+    "regraft_train --epochs 3 --start last --views 1 --val 0",
     "regraft_train --epochs 5",
     "regraft_train --epochs 10",
     "regraft_train --epochs 20",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from regraft.training import solver
 from regraft.training.objective import Objective
 from regraft.training.solver import STRENGTHS, Solution, best_by_validation, solve_path, strength_by_cross_validation
 
@@ -83,6 +86,47 @@ def test_cross_validation_prefers_strong_penalties_for_noise() -> None:
     on_noise = strength_by_cross_validation(noise, labels, _objective(2))
     features, real = _data(300)
     assert on_noise > strength_by_cross_validation(features, real, _objective())
+
+
+def _strengths_tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many strengths each path that is solved from now on went through."""
+    tried: list[int] = []
+    plain = solver.solve_path
+
+    def counted(*args: Any, **options: Any) -> Iterator[Solution]:
+        tried.append(0)
+        for solution in plain(*args, **options):
+            tried[-1] += 1
+            yield solution
+
+    monkeypatch.setattr(solver, "solve_path", counted)
+    return tried
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_validation_ends_where_weaker_penalties_only_cost_time(
+    monkeypatch: pytest.MonkeyPatch, smoothing: float
+) -> None:
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(600, 100))).float()
+    labels = torch.from_numpy((features[:, 0].numpy() + rng.normal(size=600) > 0).astype(np.int64))
+    objective = _objective(2, smoothing)
+    tried = _strengths_tried(monkeypatch)
+    short = strength_by_cross_validation(features, labels, objective)
+    assert len(tried) == 5
+    assert len(set(tried)) == 1
+    assert tried[0] < len(STRENGTHS)
+    monkeypatch.setattr(solver, "_ENOUGH", 601)
+    monkeypatch.setattr(solver, "_COARSE", 1e-7)
+    assert strength_by_cross_validation(features, labels, objective) == short
+    assert tried[5:] == [len(STRENGTHS)] * 5
+
+
+def test_a_fold_of_few_images_does_not_decide_what_the_others_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = _data(60)
+    tried = _strengths_tried(monkeypatch)
+    strength_by_cross_validation(features, labels, _objective())
+    assert tried == [len(STRENGTHS)] * 5
 
 
 def test_fewer_images_than_features_lose_nothing() -> None:

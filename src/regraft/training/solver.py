@@ -22,6 +22,11 @@ from regraft.training.objective import Objective, Scores, score
 #: Of the penalty strength / 2 * |W|^2 on standardised features, beside the mean loss; from strong to weak.
 STRENGTHS: tuple[float, ...] = tuple(10.0**exponent for exponent in np.arange(1.0, -4.01, -0.5))
 _ITERATIONS = 60
+#: Relative decrease of the loss in a step at which L-BFGS ends: of a head that is kept, and where only the strengths
+#: are compared, whose losses are some per cent apart.
+_FINE, _COARSE = 1e-6, 1e-4
+#: Images of a fold that are enough for it to tell where weaker penalties need not be tried in the others.
+_ENOUGH = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,7 @@ def solve_path(
     strengths: Sequence[float] = STRENGTHS,
     start: Solution | None = None,
     consume: bool = False,
+    tolerance: float = _FINE,
 ) -> Iterator[Solution]:
     """Solve the head for one strength after the other.
 
@@ -67,6 +73,7 @@ def solve_path(
         strengths: Penalties, strong to weak.
         start: Where the first of them starts from; default: zero.
         consume: Standardise the features in place, which saves a copy of them.
+        tolerance: Relative decrease of the loss in a step at which a strength is solved.
 
     Yields:
         A `Solution` for each strength.
@@ -95,7 +102,8 @@ def solve_path(
         started = time.perf_counter()
         root = torch.linalg.cholesky(curvature * covariance + strength * identity)
         inverse = torch.linalg.solve_triangular(root, identity, upper=False)
-        weight, bias = _minimised(_Loss(places, targets, objective, strength, inverse), weight @ root, bias)
+        loss = _Loss(places, targets, objective, strength, inverse)
+        weight, bias = _minimised(loss, weight @ root, bias, tolerance)
         plain_weight = (weight if span is None else weight @ span) / deviation
         plain_bias = bias - plain_weight @ mean
         logits = places @ weight.T + bias
@@ -129,7 +137,9 @@ class _Loss:
         return loss + self.strength / 2 * weight.square().sum()
 
 
-def _minimised(loss: _Loss, rounded: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _minimised(
+    loss: _Loss, rounded: torch.Tensor, bias: torch.Tensor, tolerance: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The weight (C, R) and bias (C,) with the least loss, from where these start."""
     shape, size = rounded.shape, rounded.numel()
 
@@ -150,7 +160,7 @@ def _minimised(loss: _Loss, rounded: torch.Tensor, bias: torch.Tensor) -> tuple[
             torch.cat([rounded.flatten(), bias]).double().cpu().numpy(),
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": _ITERATIONS, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-5},
+            options={"maxiter": _ITERATIONS, "maxcor": 20, "ftol": tolerance, "gtol": 1e-5},
         )
     rounded, bias = parts(found.x)
     return rounded @ loss.inverse, bias
@@ -204,8 +214,7 @@ def solve_head(
     for solution in solve_path(rows, labels, objective, val=val, strengths=strengths, consume=views == 1):
         path.append(solution)
         tell(solution, len(rows), len(strengths))
-        # The loss along the path has one valley; past it, weaker penalties only cost time.
-        if val is not None and len(path) - 1 - path.index(best_by_validation(path)) > 1:
+        if val is not None and _is_past_the_valley([one.val.loss for one in path if one.val]):
             break
     # Without validation the path ends at the strength that cross-validation chose.
     best = path[-1] if val is None else best_by_validation(path)
@@ -252,15 +261,29 @@ def strength_by_cross_validation(
     fold_of[order] = np.arange(len(first)) % folds
     fold = fold_of[bundle]
     of_row = torch.from_numpy(fold).to(features.device)
-    losses = np.zeros(len(STRENGTHS))
+    losses: list[list[float]] = []  # by fold
     for number in range(folds):
         inside, outside = of_row != number, of_row == number
         if not inside.any() or not outside.any():  # a single bundle: there is nothing to compare
             return STRENGTHS[len(STRENGTHS) // 2]
         held = (features[outside], labels[outside])
-        path = solve_path(features[inside], labels[inside], objective, val=held, consume=True)
-        losses += [solution.val.loss for solution in path if solution.val is not None]
-    return STRENGTHS[int(losses.argmin())]
+        # As far as the first fold went.
+        strengths = STRENGTHS[: len(losses[0])] if losses else STRENGTHS
+        of_fold: list[float] = []
+        for solution in solve_path(
+            features[inside], labels[inside], objective, val=held, strengths=strengths, consume=True, tolerance=_COARSE
+        ):
+            assert solution.val is not None
+            of_fold.append(solution.val.loss)
+            if not losses and len(held[1]) >= _ENOUGH and _is_past_the_valley(of_fold):
+                break
+        losses.append(of_fold)
+    return STRENGTHS[int(np.mean(losses, axis=0).argmin())]
+
+
+def _is_past_the_valley(losses: Sequence[float]) -> bool:
+    """Whether weaker penalties would only cost time: the loss along a path falls, and from some strength on rises."""
+    return len(losses) - 1 - int(np.argmin(losses)) > 1
 
 
 def best_by_validation(solutions: Sequence[Solution]) -> Solution:
