@@ -1,9 +1,11 @@
-# Two commands: `make demo` and `make test`. The README says what each does, for people without make.
+# `make demo`, `make test` and `make check`; the README says what each does, also without make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+#: Versions that the gate passed with; `make test-latest` leaves them out.
+CONSTRAINTS ?= -c constraints.txt
 
-.PHONY: demo test site bench bench-gpu clean
+.PHONY: demo test check test-latest constraints site results bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/regraft demo
@@ -11,14 +13,29 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python tests/gate.py
 
+# lint, types and layers, without the tests: under a minute
+check: $(VENV)/.dev
+	$(BIN)/python tests/gate.py check
+
+# the same gate with the newest release of every dependency, in an environment of its own
+test-latest:
+	$(MAKE) test VENV=.venv-latest CONSTRAINTS=--upgrade
+
+# write down the versions of this environment, after the gate has passed with them
+constraints: $(VENV)/.dev
+	$(BIN)/python tests/constraints.py
+
 # the documentation as build/site/index.html, which opens without a server; its search needs one: python -m http.server -d build/site
 site: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# render the tables of docs/performance.md from benchmarks/results/*.json
+results: $(VENV)/.dev
+	$(BIN)/python benchmarks/render.py --write
+
 # regraft beside its peers (an hour on two cores, 30 GB of environments): make bench DATA=folder with train/ and test/
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py --data $(DATA) --repeats 3
-	$(BIN)/python benchmarks/peers/table.py .bench/results.jsonl --plot docs/images/peers.png
 
 # the same where there is a CUDA device
 bench-gpu: $(VENV)/.dev
@@ -29,13 +46,13 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.python pyproject.toml
-	$(BIN)/python -m pip install --progress-bar on -e '.[demo]'
+$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --progress-bar on $(CONSTRAINTS) -e '.[demo]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.python pyproject.toml
-	$(BIN)/python -m pip install --progress-bar on -e '.[dev]'
+$(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --progress-bar on $(CONSTRAINTS) -e '.[dev]'
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-latest build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

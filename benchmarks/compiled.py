@@ -1,9 +1,9 @@
-"""Fine-tuning steps as they are and under `torch.compile`, in turns, and what compiling costs.
+"""Fine-tuning steps with and without `torch.compile`, in turns, and the cost of compiling.
 
     python benchmarks/compiled.py [BACKBONE] [--device cpu|cuda]
 
-Prints images a second of both from the default freeze boundary (median and range of the rounds), the seconds until the
-first compiled steps are done, and after how many images compiling has paid for itself, if ever.
+Prints images/s of both from the default freeze boundary (median and range of the rounds), the seconds of the first
+compiled steps, and the number of images after which compiling pays off.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from statistics import median
 import torch
 
 import regraft
-from regraft.models.classifier import Classifier, Hidden
-from regraft.models.fusing import FusedTraining
-from regraft.models.gradients import FastGradients
-from regraft.training.hardware import choose_precision
+from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.cpu.conv_backward import FastGradients
+from regraft.models.cpu.fuse_training import FusedTraining
+from regraft.training.device import choose_precision
 
 BATCH, STEPS, ROUNDS = 32, 8, 7
 
 
 def gradients(model: Classifier, features: torch.Tensor) -> None:
-    torch.autograd.grad(model.head(features).square().mean(), [p for _, p in model.trainable()])
+    torch.autograd.grad(model.head(features).square().mean(), [p for _, p in model.trainable_parameters()])
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure both and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbone", nargs="?", default="efficientnet_lite0")
     parser.add_argument("--device", default="cpu")
-    asked = parser.parse_args()
-    device = torch.device(asked.device)
-    model = regraft.build(asked.backbone, classes=tuple("abcdefghij"), weights="none").to(device)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    model = regraft.build(args.backbone, classes=tuple("abcdefghij"), weights="none").to(device)
     boundary, size = model.resolve("auto"), model.preprocessing.size
     precision = choose_precision("auto", device)
     pixels = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8).to(device)
     with torch.no_grad():
         maps = model.activations(pixels, boundary)
-    hidden = Hidden(maps.values.to(precision), maps.taps.to(precision))
+    hidden = StageOutput(maps.values.to(precision), maps.taps.to(precision))
     model.freeze(boundary)
     model.train()
 
@@ -49,10 +49,10 @@ def main() -> None:
 
     def plain() -> None:
         with torch.autocast(device.type, precision), FastGradients(), fused:
-            features = model.features_from(hidden, boundary)
+            features = model.forward_tail(hidden, boundary)
         gradients(model, features)
 
-    tail = torch.compile(model.features_from)
+    tail = torch.compile(model.forward_tail)
 
     def compiled() -> None:
         with torch.autocast(device.type, precision):
@@ -67,18 +67,19 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    ways = {"as it is": plain, "compiled": compiled}
-    first = {name: seconds(step, 3) for name, step in ways.items()}
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for name in list(ways) * ROUNDS:
-        rates[name].append(BATCH * STEPS / seconds(ways[name], STEPS))
-    for name, found in rates.items():
+    variants = {"not compiled": plain, "compiled": compiled}
+    first = {name: seconds(step, 3) for name, step in variants.items()}
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    for name in list(variants) * ROUNDS:
+        rates[name].append(BATCH * STEPS / seconds(variants[name], STEPS))
+    for name, samples in rates.items():
         print(
-            f"{name}: {median(found):.1f} images/s ({min(found):.1f} to {max(found):.1f}), 3 steps {first[name]:.1f} s"
+            f"{name}: {median(samples):.1f} images/s ({min(samples):.1f} to {max(samples):.1f}), "
+            f"first 3 steps {first[name]:.1f} s"
         )
-    gain = 1 / median(rates["as it is"]) - 1 / median(rates["compiled"])
-    cost = first["compiled"] - first["as it is"]
-    print(f"Compiling pays after {cost / gain:,.0f} images." if gain > 0 else "Compiling never pays here.")
+    gain = 1 / median(rates["not compiled"]) - 1 / median(rates["compiled"])
+    cost = first["compiled"] - first["not compiled"]
+    print(f"Compiling pays off after {cost / gain:,.0f} images." if gain > 0 else "Compiling does not pay off.")
 
 
 if __name__ == "__main__":

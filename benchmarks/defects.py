@@ -1,11 +1,11 @@
-"""Whether heat maps show the defects of solar cells: ten cells whose defects were marked by hand.
+"""Localization of heat maps: the evidence within hand-drawn boxes around the defects of ten solar cells.
 
-    python benchmarks/defects.py RUN [--layer STAGE ...]
+    python benchmarks/defects.py RUN [--record] [--layer STAGE ...]
 
-RUN is the folder of a `regraft demo`. The boxes were drawn before any map of these cells was seen; images come from the
-wheel `elpv-dataset`. Printed for each method: how much more of the evidence for "defective" lies within the boxes than
-an even map would have there (mean, median and range of the ten cells); deletion and insertion, in brackets those of the
-same maps moved by half an image; and seconds an image.
+RUN is the folder of a `regraft demo`. The boxes were drawn before any heat map of these cells was computed; the images
+come from the wheel `elpv-dataset`. Prints for each method: the evidence for "defective" within the boxes relative to a
+uniform map (mean, median and range of the ten cells); deletion and insertion, with those of the same maps shifted by
+half an image in brackets; and seconds per image.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from evidence import save, take_flag
 
-from regraft.attribution.evidence import faithfulness
-from regraft.attribution.maps import default_stage, explain_pixels, find_stage
+from regraft.attribution.cam import default_stage, explain_pixels, find_stage
+from regraft.attribution.faithfulness import faithfulness
 from regraft.attribution.methods import METHODS, Method
-from regraft.pipeline.demo import demo_images
-from regraft.pipeline.explain import explain
-from regraft.pipeline.run import Run, load
+from regraft.runs.demo import demo_images
+from regraft.runs.explain import explain
+from regraft.runs.run import Run, load
 
 #: Left, top, right and bottom of the defects, as shares of the image.
 BOXES = {
@@ -45,7 +46,7 @@ def files() -> list[Path]:
 
 
 def inside(boxes: list[tuple[float, float, float, float]], height: int, width: int) -> np.ndarray:
-    """Which pixels lie in a box, bool (height, width)."""
+    """Mask of the pixels in a box, bool (height, width)."""
     mask = np.zeros((height, width), bool)
     for left, top, right, bottom in boxes:
         mask[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
@@ -53,7 +54,7 @@ def inside(boxes: list[tuple[float, float, float, float]], height: int, width: i
 
 
 def ratios(run: Run, method: Method, layer: str | None = None) -> np.ndarray:
-    """Of each cell: the share of evidence within the boxes, over their share of the area."""
+    """For each cell, the share of evidence within the boxes divided by their share of the area."""
     found = []
     for explanation, boxes in zip(
         explain(run, files(), method=method, label="defective", stage=layer), BOXES.values(), strict=True
@@ -64,16 +65,19 @@ def ratios(run: Run, method: Method, layer: str | None = None) -> np.ndarray:
 
 
 def main() -> None:
-    """Print a Markdown table."""
+    """Evaluate the methods and print a Markdown table."""
+    record = take_flag()
+    shares: dict[str, list[float]] = {}
+    facts: dict[str, dict[str, str]] = {}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--layer", nargs="*", default=[], help="stages beside the method's own")
+    parser.add_argument("--layer", nargs="*", default=[], help="stages in addition to the default of each method")
     options = parser.parse_args()
     run = load(options.run)
     model = run.classifier
     pixels = torch.from_numpy(np.stack([model.preprocessing(file) for file in files()])).permute(0, 3, 1, 2)
     targets = torch.full((len(BOXES),), model.classes.index("defective"))
-    print("| method | stage | evidence in the boxes, over an even map's | deletion | insertion | s an image |")
+    print("| method | stage | evidence in the boxes relative to a uniform map | deletion | insertion | s per image |")
     print("|---|---|---|---|---|---|")
     for layer in (None, *options.layer):
         for method in METHODS:
@@ -86,15 +90,20 @@ def main() -> None:
             seconds = (time.perf_counter() - started) / len(maps)
             side = pixels.shape[-1] // 2
             own = faithfulness(model, pixels, targets, maps)
-            moved = faithfulness(model, pixels, targets, maps.roll((side, side), dims=(1, 2)))
+            shifted = faithfulness(model, pixels, targets, maps.roll((side, side), dims=(1, 2)))
             name = "pixels" if method == "integrated-gradients" else model.stages[stage].name
             spread = f"{np.median(found):.1f} ({found.min():.1f} to {found.max():.1f})"
             print(
                 f"| {method} | {name} | {found.mean():.1f}, {spread}"
-                f" | {own.deletion.mean():.2f} ({moved.deletion.mean():.2f}) | {own.insertion.mean():.2f} "
-                f"({moved.insertion.mean():.2f}) | {seconds:.2f} |",
+                f" | {own.deletion.mean():.2f} ({shifted.deletion.mean():.2f}) | {own.insertion.mean():.2f} "
+                f"({shifted.insertion.mean():.2f}) | {seconds:.2f} |",
                 flush=True,
             )
+            label = f"{method}, {name}"
+            shares[label] = found.tolist()
+            facts[label] = {"seconds_per_image": f"{seconds:.2f}"}
+    if record:
+        save("heat-maps-on-defects", shares, unit="times an even map", facts=facts)
 
 
 if __name__ == "__main__":

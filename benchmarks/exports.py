@@ -1,9 +1,10 @@
-"""Every format x precision x backbone through the parity gate; a Markdown table.
+"""Run the parity gate for every format, precision and backbone, and print a Markdown table.
 
-    python benchmarks/exports.py [--backbones a,b] [--formats onnx,openvino] [--precisions fp32] [--images 120]
+    python benchmarks/exports.py [--record] [--backbones a,b] [--formats onnx] [--precisions fp32] [--images 120]
 
-Each backbone gets a head, solved on solar cells of the wheel `elpv-dataset`, and is exported; those without weights on
-this machine begin with random ones, which is nothing to a format. What is compared are validation image files.
+Each backbone gets a head, fitted on solar cells of the wheel `elpv-dataset`, and is exported. Backbones without weights
+on this machine have random ones, which does not matter for a format. Predictions for validation image files are
+compared.
 """
 
 from __future__ import annotations
@@ -12,23 +13,25 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from evidence import save, take_flag
+
+from regraft.atomic_io import write_csv
 from regraft.data.scan import scan
 from regraft.data.split import split
 from regraft.errors import RegraftError, WeightsError
+from regraft.exporting.export import export
 from regraft.exporting.formats import FORMATS
-from regraft.exporting.network import PRECISIONS
-from regraft.files import write_csv
+from regraft.exporting.formats.base import PRECISIONS
 from regraft.models.classifier import build
-from regraft.pipeline.demo import demo_images
-from regraft.pipeline.export import export
-from regraft.pipeline.run import Run
-from regraft.pipeline.train import train
+from regraft.runs.demo import demo_images
+from regraft.runs.run import Run
+from regraft.runs.train import train
 
 BACKBONES = "efficientnet_lite0,mobilenetv2,resnet50,vgg16,vit_s16"
 
 
 def cells(folder: Path, count: int) -> Path:
-    """A manifest of so many cells of either class, spread over all of them."""
+    """Write a manifest with half of `count` cells of each class, evenly spaced."""
     rows: dict[str, list[str]] = {"defective": [], "functional": []}
     for line in (demo_images() / "labels.csv").read_text().splitlines():
         name, probability, _ = line.split()
@@ -44,7 +47,7 @@ def cells(folder: Path, count: int) -> Path:
 
 
 def trained(name: str, data: Path, folder: Path) -> tuple[Run, str]:
-    """A run of the head alone, and which weights it began with."""
+    """Train the head; return the run and the source of the backbone's weights."""
     parts = split(scan(data), train=0.5, val=0.4, test=0.1)
     try:
         model = build(name, classes=parts.classes)
@@ -55,20 +58,31 @@ def trained(name: str, data: Path, folder: Path) -> tuple[Run, str]:
 
 
 def main() -> None:
-    """Print the table, a row as soon as it is known."""
+    """Print the table row by row."""
+    record = take_flag()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", default=BACKBONES)
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     parser.add_argument("--images", type=int, default=120)
     options = parser.parse_args()
-    head = ["backbone (weights)", "export", "same class", "largest difference", "MB", "ms an image, alone", "in 32"]
+    head = [
+        "backbone (weights)",
+        "export",
+        "same class",
+        "largest difference",
+        "MB",
+        "ms per image, batch 1",
+        "batch 32",
+    ]
     print(f"| {' | '.join([*head, 'the run itself'])} |\n|{'---|' * 8}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = cells(folder, options.images)
         for name in options.backbones.split(","):
             run, source = trained(name, data, folder)
+            differences: dict[str, list[float]] = {}
+            facts: dict[str, dict[str, str]] = {}
             for form in options.formats.split(","):
                 for precision in sorted(set(FORMATS[form].precisions) & set(options.precisions.split(","))):
                     title = f"| {name} ({'random' if source == 'none' else source}) | {form}, {precision} |"
@@ -78,12 +92,18 @@ def main() -> None:
                         print(f"{title} {error} | | | | | |", flush=True)
                         continue
                     parity, own = done.parity, done.model_milliseconds
+                    label = f"{form}, {precision}"
+                    differences[label] = [parity.largest_difference]
+                    same = f"{parity.agreement * parity.images:.0f} of {parity.images}"
+                    facts[label] = {"same_class": same, "MB": f"{done.megabytes:.1f}"}
                     print(
                         f"{title} {parity.agreement * parity.images:.0f} of {parity.images} | "
                         f"{parity.largest_difference:.1e} | {done.megabytes:.1f} | {done.milliseconds[0]:.1f} | "
                         f"{done.milliseconds[1]:.1f} | {own[0]:.1f}, {own[1]:.1f} |",
                         flush=True,
                     )
+            if record:
+                save(f"exports-{name}", differences, unit="largest difference", title=name, facts=facts)
 
 
 if __name__ == "__main__":

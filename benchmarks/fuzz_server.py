@@ -1,9 +1,9 @@
-"""schemathesis on the OpenAPI document of a running server: every operation, all checks.
+"""Fuzz a running server with schemathesis: every operation of its OpenAPI document, with all checks.
 
     python benchmarks/fuzz_server.py RUN --examples 1000
 
-Starts `regraft serve RUN`. Where the document says that a string is an image in base64, or a body an image, valid
-examples are images; the rest of the examples are what schemathesis thinks of, valid and invalid.
+Starts `regraft serve RUN`. If the document says that a string is an image in base64, or a body an image, the valid
+examples are images. schemathesis generates all other examples, valid and invalid.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from PIL import Image
 _HOOKS = "REGRAFT_FUZZ_HOOKS"
 
 
-def some_images() -> list[bytes]:
-    """Small images of several formats."""
+def sample_images() -> list[bytes]:
+    """Return small images in several formats."""
     rng = np.random.default_rng(0)
     made = []
     for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"):
@@ -40,13 +40,13 @@ def some_images() -> list[bytes]:
 
 
 def register() -> None:
-    """Tell schemathesis what no schema can say: what images are, and that a tensor's shape counts its values."""
-    known = some_images()
-    texts = [base64.b64encode(data).decode() for data in known]
+    """Register rules that no schema can express: valid images, and shapes that match the values of a tensor."""
+    images = sample_images()
+    texts = [base64.b64encode(data).decode() for data in images]
     schemathesis.openapi.format("image-base64", st.sampled_from(texts))
-    schemathesis.openapi.format("binary", st.sampled_from(known))
+    schemathesis.openapi.format("binary", st.sampled_from(images))
     for kind in ("image/*", "image/png", "application/octet-stream"):
-        schemathesis.openapi.media_type(kind, st.sampled_from(known))
+        schemathesis.openapi.media_type(kind, st.sampled_from(images))
 
     @schemathesis.hook
     def before_call(context, case, kwargs):
@@ -55,7 +55,7 @@ def register() -> None:
             return
         if not case.meta.generation.mode.is_positive:
             return
-        # Its invalid examples may turn out to keep to the schema, as texts that are no images do: then they are valid.
+        # An invalid example can match the schema, such as a text that is not an image; replace it with an image.
         for holder, key in (
             (body, "image"),
             (body, "images"),
@@ -76,12 +76,12 @@ if os.environ.get(_HOOKS):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--examples", type=int, default=1000, help="of each operation")
+    parser.add_argument("--examples", type=int, default=1000, help="number of examples per operation")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="regular expression on the path")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     server = subprocess.Popen(
-        [sys.executable, "-m", "regraft.cli", "serve", asked.run, "--port", "0"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "regraft.cli", "serve", args.run, "--port", "0"], stderr=subprocess.PIPE, text=True
     )
     try:
         address = ""
@@ -98,10 +98,10 @@ def main() -> None:
             code = subprocess.run(
                 [
                     Path(sys.executable).parent / "schemathesis", "run", f"{address}/openapi.json",
-                    "--checks", "all", "--max-examples", str(asked.examples), "--seed", str(asked.seed),
+                    "--checks", "all", "--max-examples", str(args.examples), "--seed", str(args.seed),
                     "--phases", "examples,coverage,fuzzing,stateful", "--continue-on-failure",
                     "--generation-database", "none",
-                    *(["--include-path-regex", asked.only] if asked.only else []),
+                    *(["--include-path-regex", args.only] if args.only else []),
                 ],
                 cwd=place, env={**os.environ, "SCHEMATHESIS_HOOKS": Path(__file__).stem, _HOOKS: "1",
                      "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])},

@@ -1,9 +1,9 @@
-"""Every image of Pillow's own test collection, many of them hostile, through inspect, train and predict.
+"""Run inspect, train and predict on every image of Pillow's test suite, of which many are malformed.
 
     python benchmarks/hostile.py pillow-VERSION.tar.gz
 
-The argument is Pillow's source distribution from the package index. Reported are crashes, the slowest file, the memory
-that each command needs beyond what it needs for twenty harmless images, and whether each file is used or named.
+The argument is Pillow's source distribution from the package index. Prints exit codes, the slowest files, the memory of
+each command beyond that for twenty valid images, and whether each file is used or reported.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import numpy as np
 from PIL import Image
 
 from regraft.data.decode import decode_image
-from regraft.data.facts import examine_image
+from regraft.data.image_stats import examine_image
 from regraft.errors import ImageError
 
 REGRAFT = [sys.executable, "-m", "regraft.cli"]
 
 
 def unpack(archive: Path, folder: Path) -> int:
-    """Put the images into two classes, under their own names; returns their number."""
+    """Unpack the images into two class folders under their own names; return their number."""
     count = 0
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -47,20 +47,20 @@ def unpack(archive: Path, folder: Path) -> int:
     return count
 
 
-def harmless(folder: Path) -> None:
-    """Twenty images of noise."""
+def write_valid_images(folder: Path) -> None:
+    """Write twenty valid images of noise."""
     for number in range(20):
         place = folder / ("even", "odd")[number % 2] / f"{number}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(place)
 
 
-def run(*arguments: object, store: Path) -> tuple[int, float, float, str]:
-    """Exit code, seconds, peak memory in MB, standard output."""
+def run(*arguments: object, cache: Path) -> tuple[int, float, float, str]:
+    """Run a command; return exit code, seconds, peak memory in MB and standard output."""
     started = time.monotonic()
     command = [*REGRAFT, *map(str, arguments)]
     with tempfile.TemporaryFile() as out:
-        child = subprocess.Popen(command, env=os.environ | {"REGRAFT_CACHE": str(store)}, stdout=out)
+        child = subprocess.Popen(command, env=os.environ | {"REGRAFT_CACHE": str(cache)}, stdout=out)
         _, status, usage = os.wait4(child.pid, 0)
         out.seek(0)
         text = out.read().decode()
@@ -69,30 +69,30 @@ def run(*arguments: object, store: Path) -> tuple[int, float, float, str]:
 
 
 def main() -> None:
-    """Run all three commands on both sets, then each file by itself."""
+    """Run the commands on both sets, then decode each file separately."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path)
     options = parser.parse_args()
     fast = ["--image-size", 64, "--finetune-epochs", 0]
     with tempfile.TemporaryDirectory() as temporary:
-        folder, plain, store = (Path(temporary) / name for name in ("hostile", "plain", "store"))
+        folder, plain, cache = (Path(temporary) / name for name in ("hostile", "plain", "cache"))
         count = unpack(options.archive, folder)
-        harmless(plain)
+        write_valid_images(plain)
         for verb, extra in (("inspect", []), ("train", fast), ("predict", [])):
             peaks = []
             for name, data in (("plain", plain), ("hostile", folder)):
                 target = [f"{temporary}/run-{name}", data] if verb == "predict" else [data]
                 out = {"inspect": ["--out", f"{temporary}/{name}.html"], "train": ["--out", f"{temporary}/run-{name}"]}
-                code, seconds, peak, text = run(verb, *target, *extra, *out.get(verb, []), "--json", store=store)
+                code, seconds, peak, text = run(verb, *target, *extra, *out.get(verb, []), "--json", cache=cache)
                 peaks.append(peak)
             more = peaks[1] - peaks[0]
-            print(f"{verb}: exit code {code}, {seconds:.0f} s, {more:.0f} MB more than for 20 harmless images")
+            print(f"{verb}: exit code {code}, {seconds:.0f} s, {more:.0f} MB more than for 20 valid images")
             if verb == "inspect":
-                found = json.loads(text)["statistics"]
-                told = found["images"] + found["unreadable"] + found["other_files"]
+                stats = json.loads(text)["statistics"]
+                reported = stats["images"] + stats["unreadable"] + stats["other_files"]
                 print(
-                    f"  {count} files: {found['images']} used, {found['unreadable']} unreadable, "
-                    f"{found['other_files']} not images by their ending; {count - told} not accounted for"
+                    f"  {count} files: {stats['images']} used, {stats['unreadable']} unreadable, "
+                    f"{stats['other_files']} without an image extension; {count - reported} not reported"
                 )
         slowest: Counter[str] = Counter()
         grown: Counter[str] = Counter()

@@ -1,9 +1,9 @@
-"""Kill a training at random moments and let it go on: are the numbers those of an undisturbed one?
+"""Kill a training at random moments and resume it: is the result that of an uninterrupted training?
 
     python benchmarks/kills.py DATA [--kills 20] [--seed 0] [-- OPTIONS OF regraft train]
 
-Each round starts a training, kills it with SIGKILL once after a random share of the undisturbed time, resumes it to the
-end, and compares weights, history without times, and predictions bit for bit.
+Each round starts a training, kills it with SIGKILL at a random moment, resumes it to the end, and compares weights,
+history (without times), head path, split and predictions bit for bit.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ TIMES = ("seconds", "images_per_second")
 
 
 def fingerprint(run: Path) -> str:
-    """Of everything that must be the same."""
+    """Hash everything that must be the same."""
     digest = hashlib.sha256()
     for name in ("model.safetensors", "predictions.csv", "split.csv"):
         digest.update((run / name).read_bytes())
-    with (run / "history.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            digest.update(repr([value for name, value in row.items() if name not in TIMES]).encode())
+    for table in ("history.csv", "head_path.csv"):
+        if (run / table).exists():
+            with (run / table).open(newline="") as file:
+                for row in csv.DictReader(file):
+                    digest.update(repr([value for name, value in row.items() if name not in TIMES]).encode())
     return digest.hexdigest()
 
 
 def main() -> int:
-    """Kill, resume, compare; 1 if any run ended with other numbers."""
+    """Kill, resume and compare; return 1 if a run has another result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--kills", type=int, default=20)
@@ -47,26 +49,26 @@ def main() -> int:
         train = [*REGRAFT, "train", str(arguments.data), *options, "--out"]
         started = time.monotonic()
         subprocess.run([*train, f"{folder}/whole"], check=True, capture_output=True)
-        whole, expected = time.monotonic() - started, fingerprint(Path(folder) / "whole")
-        print(f"undisturbed: {whole:.1f} s", flush=True)
+        duration, expected = time.monotonic() - started, fingerprint(Path(folder) / "whole")
+        print(f"uninterrupted: {duration:.1f} s", flush=True)
         same = 0
         for number in range(1, arguments.kills + 1):
-            run, moment = Path(folder) / str(number), draw.uniform(0.15, 1.0) * whole
+            run, moment = Path(folder) / str(number), draw.uniform(0.15, 1.0) * duration
             process = subprocess.Popen([*train, str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             try:
                 process.wait(moment)
-                how = "it had ended"
+                outcome = "finished"
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                how = "killed"
-            begun = (run / "source.json").exists() and (run / "config.toml").exists()
-            again = [*REGRAFT, "train", "--resume", str(run)] if begun else [*train, str(run)]
-            subprocess.run(again, check=True, capture_output=True)
+                outcome = "killed"
+            has_started = (run / "source.json").exists() and (run / "config.toml").exists()
+            command = [*REGRAFT, "train", "--resume", str(run)] if has_started else [*train, str(run)]
+            subprocess.run(command, check=True, capture_output=True)
             equal = fingerprint(run) == expected
             same += equal
-            print(f"{number:3} {how} after {moment:5.1f} s: {'the same' if equal else 'OTHER NUMBERS'}", flush=True)
-    print(f"{same} of {arguments.kills} the same")
+            print(f"{number:3} {outcome} after {moment:5.1f} s: {'same' if equal else 'DIFFERENT'}", flush=True)
+    print(f"{same} of {arguments.kills} have the same result")
     return int(same != arguments.kills)
 
 

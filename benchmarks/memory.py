@@ -2,9 +2,8 @@
 
     python benchmarks/memory.py FOLDER [--images 50000] [--classes 100] [--size 224]
 
-FOLDER gets made-up JPEGs (once: a few hundred bytes to some kilobytes each) and a store of about 8 GB, both of which
-stay. regraft trains in a process of its own with an empty store; its peak resident memory and the time of each step
-are printed.
+FOLDER gets synthetic JPEGs (once; a few hundred bytes to some kilobytes each) and a cache of about 8 GB; both are kept.
+regraft trains in a separate process with an empty cache. Prints its peak resident memory and the time of each step.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from PIL import Image
 
 
 def make(folder: Path, classes: int, number: int) -> None:
-    """One JPEG of 240 x 240 pixels: smooth blobs whose colours tell its class, and noise."""
+    """Write a JPEG of 240 x 240 pixels: smooth blobs in the colors of its class, and noise."""
     rng = np.random.default_rng(number)
     label = number % classes
-    colours = np.random.default_rng(label).integers(0, 256, (4, 4, 3))
-    small = np.clip(colours + rng.normal(0, 40, colours.shape), 0, 255).astype(np.uint8)
+    colors = np.random.default_rng(label).integers(0, 256, (4, 4, 3))
+    small = np.clip(colors + rng.normal(0, 40, colors.shape), 0, 255).astype(np.uint8)
     file = folder / f"class_{label:03d}" / f"{number:06d}.jpg"
     if not file.exists():
         Image.fromarray(small).resize((240, 240), Image.Resampling.BICUBIC).save(file, quality=85)
 
 
 def main() -> None:
-    """Make the images, train, print."""
+    """Write the images, train and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=50_000)
@@ -50,8 +49,8 @@ def main() -> None:
     started = time.perf_counter()
     command = [sys.executable, "-m", "regraft.cli", "train", str(data), "--out", str(out), "--finetune-epochs", "0"]
     command += ["--image-size", str(arguments.size), "--set", "data.val=0.02", "--set", "data.test=0.02", "--json"]
-    surroundings = {"REGRAFT_CACHE": str(arguments.folder / f"store-{int(time.time())}")}
-    subprocess.run(["env", *(f"{k}={v}" for k, v in surroundings.items()), *command], check=True, stdout=sys.stderr)
+    variables = {"REGRAFT_CACHE": str(arguments.folder / f"cache-{int(time.time())}")}
+    subprocess.run(["env", *(f"{k}={v}" for k, v in variables.items()), *command], check=True, stdout=sys.stderr)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     print(f"{arguments.images} images of {arguments.size} pixels, {arguments.classes} classes")

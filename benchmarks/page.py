@@ -1,10 +1,10 @@
-"""The page in a real browser: what people do with it, what it looks like, and axe's judgement.
+"""End-to-end test of the server's page in a real browser, with screenshots and an accessibility check by axe.
 
     pip install playwright axe-playwright-python       # and Debian's chromium
-    python benchmarks/page.py RUN --out shots [--image FILE ...] [--strange FILE]
+    python benchmarks/page.py RUN --out shots [--image FILE ...]
 
-Starts `regraft serve RUN`, drives the page as a person would (choose, drop, paste, keyboard), checks what it says, and
-that no request leaves for elsewhere and the console is silent; writes a PNG of each state.
+Starts `regraft serve RUN`, uses the page as a person would (choose, drop, paste, keyboard), and checks its texts, that
+there are no requests to other hosts and that the console is empty. Writes a PNG of each state.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from regraft.pipeline.run import load
+from regraft.runs.run import load
 
 _FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -38,7 +38,7 @@ SIZES = {"desktop": (1180, 900), "phone": (390, 844)}
 
 @contextmanager
 def server(*arguments: object, environment: dict[str, str] | None = None):
-    """The address of a `regraft serve` with these arguments."""
+    """Run `regraft serve` with these arguments and return its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "regraft.cli", "serve", *map(str, arguments), "--port", "0"],
         stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})},
@@ -60,22 +60,22 @@ def server(*arguments: object, environment: dict[str, str] | None = None):
         assert process.wait(60) == 0
 
 
-class Seen:
-    """What a page did that it should not, and how often axe complained."""
+class Recorder:
+    """Takes screenshots and collects errors of the pages: console, foreign requests, accessibility, overflow."""
 
     def __init__(self, out: Path) -> None:
-        """Nothing yet; pictures go to `out`."""
+        """Write screenshots to `out`."""
         self.out, self.faults, self.axe = out, [], Axe()
 
     def page(self, browser: Browser, address: str, size: str, scheme: str) -> Page:
-        """A window that shows the address and tells of faults."""
+        """Open the address in a window whose errors are recorded."""
         width, height = SIZES[size]
         origin = "/".join(address.split("/")[:3])
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, permissions=["camera"]
         )
         page = context.new_page()
-        page.on("console", lambda told: told.type in ("error", "warning") and self.faults.append(told.text))
+        page.on("console", lambda message: message.type in ("error", "warning") and self.faults.append(message.text))
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on(
             "request",
@@ -85,8 +85,8 @@ class Seen:
         return page
 
     def shot(self, page: Page, name: str) -> None:
-        """Draw it, and ask axe."""
-        page.wait_for_timeout(450)  # bars grow
+        """Take a screenshot and run axe."""
+        page.wait_for_timeout(450)  # the bars are animated
         page.screenshot(path=self.out / f"{name}.png", full_page=True)
         found = self.axe.run(page).response["violations"]
         for fault in found:
@@ -102,7 +102,7 @@ def choose(page: Page, *files: Path) -> None:
 
 
 def transfer(page: Page, event: str, file: Path, kind: str = "image/png") -> None:
-    """Drop or paste a file, as the browser would tell the page of it."""
+    """Send the page the event of a dropped or pasted file."""
     page.evaluate(
         """([event, name, kind, text]) => {
             const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -117,7 +117,7 @@ def transfer(page: Page, event: str, file: Path, kind: str = "image/png") -> Non
     )
 
 
-def first(page: Page, what: str = ".headline"):
+def first_result(page: Page, what: str = ".headline"):
     return page.locator(f".results > li:first-child {what}")
 
 
@@ -125,88 +125,96 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path("shots"))
-    parser.add_argument("--image", type=Path, nargs="*", help="pictures of the run's kind; default: the demo's")
+    parser.add_argument("--image", type=Path, nargs="*", help="images of the run's kind; default: the demo's")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    if not asked.image:
-        from regraft.pipeline.demo import demo_images
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not args.image:
+        from regraft.runs.demo import demo_images
 
-        asked.image = [demo_images() / "images" / f"cell{number:04d}.png" for number in (3, 61, 62, 100)]
-    seen = Seen(asked.out)
-    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright, server(asked.run) as address:
+        args.image = [demo_images() / "images" / f"cell{number:04d}.png" for number in (3, 61, 62, 100)]
+    recorder = Recorder(args.out)
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright, server(args.run) as address:
         browser = playwright.chromium.launch(
-            executable_path=asked.chromium,
+            executable_path=args.chromium,
             args=_FLAGS,
         )
-        made = _pictures(Path(place)) | {"unsure": _unsure(asked.run, asked.image[0].parent)}
+        made = _pictures(Path(place)) | {"unsure": _unsure(args.run, args.image[0].parent)}
         for size, scheme in (("desktop", "light"), ("phone", "light"), ("desktop", "dark"), ("phone", "dark")):
-            _visit(seen, browser, address, size, scheme, asked.image, made)
-        page = seen.page(browser, f"{address}/docs", "desktop", "light")
+            _visit(recorder, browser, address, size, scheme, args.image, made)
+        page = recorder.page(browser, f"{address}/docs", "desktop", "light")
         expect(page.locator("#operations section").first).to_be_visible()
-        seen.shot(page, "docs")
-        page = seen.page(browser, f"{address}/docs", "phone", "dark")
+        recorder.shot(page, "docs")
+        page = recorder.page(browser, f"{address}/docs", "phone", "dark")
         expect(page.locator("#operations section").first).to_be_visible()
-        seen.shot(page, "docs-phone-dark")
+        recorder.shot(page, "docs-phone-dark")
         browser.close()
     with (
         sync_playwright() as playwright,
-        server(asked.run, environment={"REGRAFT_TOKEN": "a-secret-for-the-page"}) as address,
+        server(args.run, environment={"REGRAFT_TOKEN": "a-secret-for-the-page"}) as address,
     ):
-        browser = playwright.chromium.launch(executable_path=asked.chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = seen.page(browser, address, "phone", "light")
+        browser = playwright.chromium.launch(executable_path=args.chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = recorder.page(browser, address, "phone", "light")
         expect(page.locator("#token-form")).to_be_visible()
-        seen.shot(page, "token")
+        recorder.shot(page, "token")
         page.fill("#token", "a-secret-for-the-page")
         page.keyboard.press("Enter")
-        expect(page.locator("#model-line")).to_contain_text("tells apart")
+        expect(page.locator("#model-line")).to_contain_text("classifies")
         expect(page.locator("#token-form")).to_be_hidden()
         browser.close()
-    seen.faults = [fault for fault in seen.faults if "422" not in fault and "401" not in fault]  # asked for above
-    print("\n".join(seen.faults) or "no faults")
-    sys.exit(bool(seen.faults))
+    recorder.faults = [
+        fault for fault in recorder.faults if "422" not in fault and "401" not in fault
+    ]  # provoked above
+    print("\n".join(recorder.faults) or "no faults")
+    sys.exit(bool(recorder.faults))
 
 
 def _visit(
-    seen: Seen, browser: Browser, address: str, size: str, scheme: str, images: list[Path], made: dict[str, Path]
+    recorder: Recorder,
+    browser: Browser,
+    address: str,
+    size: str,
+    scheme: str,
+    images: list[Path],
+    made: dict[str, Path],
 ) -> None:
     name = f"{size}-{scheme}"
-    page = seen.page(browser, address, size, scheme)
-    expect(page.locator("#model-line")).to_contain_text("tells apart")
-    seen.shot(page, f"{name}-empty")
+    page = recorder.page(browser, address, size, scheme)
+    expect(page.locator("#model-line")).to_contain_text("classifies")
+    recorder.shot(page, f"{name}-empty")
     choose(page, images[0])
-    expect(first(page)).not_to_have_text("Looking…")
-    slider = first(page, "input[type=range]")
+    expect(first_result(page)).not_to_have_text("Classifying…")
+    slider = first_result(page, "input[type=range]")
     slider.focus()
     for _ in range(20):
-        page.keyboard.press("ArrowRight")  # by keyboard alone
-    expect(first(page, "img.heat")).to_have_attribute("src", re.compile("^data:image/png"))
-    seen.shot(page, f"{name}-heat")
-    choose(page, made["strange"])
-    expect(first(page)).to_have_text("Something else")
-    seen.shot(page, f"{name}-abstains")
+        page.keyboard.press("ArrowRight")  # by keyboard only
+    expect(first_result(page, "img.heat")).to_have_attribute("src", re.compile("^data:image/png"))
+    recorder.shot(page, f"{name}-heat")
+    choose(page, made["unrelated"])
+    expect(first_result(page)).to_have_text("Out of distribution")
+    recorder.shot(page, f"{name}-abstains")
     choose(page, made["unsure"])
-    expect(first(page)).to_have_text("Not sure")
-    seen.shot(page, f"{name}-not-sure")
+    expect(first_result(page)).to_have_text("Not sure")
+    recorder.shot(page, f"{name}-not-sure")
     transfer(page, "drop", made["broken"])
-    expect(first(page)).to_have_text("This cannot be read")
-    seen.shot(page, f"{name}-error")
+    expect(first_result(page)).to_have_text("Unreadable image")
+    recorder.shot(page, f"{name}-error")
     transfer(page, "paste", made["tiff"], "image/tiff")
-    expect(first(page)).not_to_have_text("Looking…")
-    expect(first(page, "img.shown")).to_have_attribute("src", re.compile("^data:image/jpeg"))
+    expect(first_result(page)).not_to_have_text("Classifying…")
+    expect(first_result(page, "img.original")).to_have_attribute("src", re.compile("^data:image/jpeg"))
     choose(page, *images)
     expect(page.locator(".results > li")).to_have_count(5 + len(images))
-    expect(page.locator(".headline", has_text="Looking…")).to_have_count(0)
+    expect(page.locator(".headline", has_text="Classifying…")).to_have_count(0)
     page.locator("#about > summary").click()
     page.locator("#card > summary").click()
     expect(page.locator("#card-text")).not_to_be_empty()
-    seen.shot(page, f"{name}-many")
+    recorder.shot(page, f"{name}-many")
     page.click("#take")
     expect(page.locator("#camera")).to_be_visible()
     while not page.evaluate("document.getElementById('video').videoWidth"):
         page.wait_for_timeout(100)
-    seen.shot(page, f"{name}-camera")
-    page.click("#snap")
+    recorder.shot(page, f"{name}-camera")
+    page.click("#capture-photo")
     expect(page.locator(".results > li")).to_have_count(6 + len(images))
     page.click("#clear")
     expect(page.locator(".results > li")).to_have_count(0)
@@ -219,12 +227,12 @@ def _pictures(place: Path) -> dict[str, Path]:
     made = {
         name: place / file
         for name, file in (
-            ("strange", "a holiday with a very long name indeed.png"),
+            ("unrelated", "a holiday with a very long name indeed.png"),
             ("broken", "broken.jpg"),
             ("tiff", "scan.tif"),
         )
     }
-    Image.fromarray(smooth).save(made["strange"])
+    Image.fromarray(smooth).save(made["unrelated"])
     Image.fromarray(smooth).save(made["tiff"])
     file = io.BytesIO()
     Image.fromarray(smooth).save(file, "JPEG")
@@ -233,12 +241,12 @@ def _pictures(place: Path) -> dict[str, Path]:
 
 
 def _unsure(run: Path, folder: Path) -> Path:
-    """The image that the run is least sure of, and which lies in this folder."""
+    """Return the image in this folder with the lowest confidence."""
     predictions = load(run).predictions
     for i in np.argsort(predictions.confidence):
         if (file := folder / Path(predictions.ids[i]).name).is_file():
             return file
-    raise SystemExit(f"none of the run's images lies in {folder}")
+    raise SystemExit(f"{folder} has no image of the run")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Plant faults among real images, and see which of them `regraft inspect` finds.
+"""Plant faults among real images, and count which of them `regraft inspect` finds.
 
-    python benchmarks/planted.py [--each 100] [--seed 0] [--no-labels] [--keep FOLDER]
+    python benchmarks/planted.py [--record] [--each 100] [--seed 0] [--no-labels] [--keep FOLDER]
 
-The images are the solar cells of the wheel `elpv-dataset` whose labels are certain, one of each set that regraft takes
-for near duplicates (the cells contain many: neighbours of one silicon block). Precision is therefore that among planted
-copies and cells that were taken for different ones. Planted are: copies of `--each` cells, byte for byte, re-encoded,
-resized, cropped by 5 %, with another brightness, and mirrored; 5 % of the labels swapped; and, in a second folder,
-larger pictures of one class.
+The images are the solar cells of the wheel `elpv-dataset` with certain labels, one of each group of near duplicates
+that regraft finds (there are many: neighbors from one silicon block). Precision therefore holds for planted copies
+among cells that regraft regards as different. The planted faults are copies of `--each` cells of every kind (exact, re-
+encoded, resized, cropped by 5 %, brighter or darker, mirrored), 5 % swapped labels, and, in a second folder, larger
+images of one class.
 """
 
 from __future__ import annotations
@@ -19,47 +19,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from evidence import save, take_flag
 from PIL import Image, ImageEnhance
 
-from regraft.data.audit import CONFIRMED, Inspection
+from regraft.atomic_io import write_csv
+from regraft.cache import Cache
 from regraft.data.dataset import Dataset
-from regraft.data.duplicates import Forest
+from regraft.data.quality.findings import CONFIRMED, Inspection
 from regraft.data.scan import scan
+from regraft.data.union_find import UnionFind
 from regraft.evaluation.intervals import wilson_interval
-from regraft.files import write_csv
-from regraft.pipeline.demo import demo_images, write_demo_manifest
-from regraft.pipeline.inspect import inspect
-from regraft.store import Store
+from regraft.runs.demo import demo_images, write_demo_manifest
+from regraft.studies.inspect.inspect import inspect
 
 KINDS = ("exact", "re-encoded", "resized", "cropped by 5 %", "brightness", "mirrored")
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What was planted: the original and the kind of each copy, and the paths whose label was swapped."""
+    """The planted faults: original and kind of each copy, and the paths with a swapped label."""
 
     copies: dict[str, tuple[str, str]]
     swapped: frozenset[str]
 
 
-def cells(store: Store, every: int = 1) -> list[tuple[Path, str]]:
-    """File and label of cells that are all taken for different ones; of each `every`, one is looked at."""
+def cells(cache: Cache, every: int = 1) -> list[tuple[Path, str]]:
+    """File and label of cells without near duplicates among them, out of every `every`-th cell."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_demo_manifest(Path(folder) / "cells.csv", demo_images())
         lines = manifest.read_text().splitlines()
         manifest.write_text("\n".join([lines[0], *lines[1::every]]))
         while True:
-            found = scan(manifest, store=store)
-            firsts = {sample.twins or sample.sha256: sample for sample in reversed(found.samples)}
+            found = scan(manifest, cache=cache)
+            firsts = {sample.near_duplicate_group or sample.sha256: sample for sample in reversed(found.samples)}
             kept = [(found.root / s.path, s.label) for s in sorted(firsts.values(), key=lambda s: s.path)]
             if len(kept) == len(found):
                 return kept
-            # Among fewer cells others may be taken for the same.
+            # With fewer cells the detector's statistics change, so there can be other near duplicates.
             write_csv(manifest, ("path", "label"), [(str(file), label) for file, label in kept])
 
 
 def plant(originals: list[tuple[Path, str]], folder: Path, *, each: int, seed: int, swap: float = 0.05) -> Truth:
-    """Write the images and their altered copies below `folder`, and `labels.csv` that says what is what."""
+    """Write the images and their altered copies to class folders in `folder`."""
     rng = np.random.default_rng(seed)
     chosen = iter(rng.permutation(len(originals))[: each * len(KINDS)].reshape(len(KINDS), -1))
     labels = sorted({label for _, label in originals})
@@ -89,7 +90,7 @@ def plant(originals: list[tuple[Path, str]], folder: Path, *, each: int, seed: i
 
 
 def altered(data: bytes, kind: str, rng: np.random.Generator) -> tuple[bytes, str]:
-    """The bytes and the ending of a copy."""
+    """Return the bytes of a copy and its file extension."""
     if kind == "exact":
         return data, ".png"
     image = Image.open(io.BytesIO(data)).convert("RGB")
@@ -112,14 +113,14 @@ def altered(data: bytes, kind: str, rng: np.random.Generator) -> tuple[bytes, st
 
 
 def encoded(image: Image.Image, kind: str, **options: int) -> bytes:
-    """An image file's bytes."""
+    """Encode an image."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def plant_shortcut(originals: list[tuple[Path, str]], folder: Path) -> None:
-    """One class a tenth larger than the other."""
+    """Write the images, those of one class a tenth larger."""
     large = min(label for _, label in originals)
     for file, label in originals:
         image = Image.open(file)
@@ -128,23 +129,23 @@ def plant_shortcut(originals: list[tuple[Path, str]], folder: Path) -> None:
 
 
 def duplicates_found(dataset: Dataset, truth: Truth) -> tuple[dict[str, tuple[int, int]], tuple[int, int]]:
-    """Found and planted by kind; and, of the pairs that are taken for the same, the right ones and all."""
+    """Copies found and planted, by kind; and true and all pairs that are reported as duplicates."""
     samples = dataset.samples
     number = {sample.path: i for i, sample in enumerate(samples)}
-    sets = Forest(len(samples))
+    sets = UnionFind(len(samples))
     first: dict[str, int] = {}
     for i, sample in enumerate(samples):
-        for name in (sample.sha256, sample.twins):
+        for name in (sample.sha256, sample.near_duplicate_group):
             if name:
-                sets.join(i, first.setdefault(name, i))
+                sets.union(i, first.setdefault(name, i))
     recall = {kind: (0, 0) for kind in KINDS}
     for copy, (original, kind) in truth.copies.items():
-        hit = sets.root(number[copy]) == sets.root(number[original])
+        hit = sets.find(number[copy]) == sets.find(number[original])
         recall[kind] = (recall[kind][0] + hit, recall[kind][1] + 1)
     origin = {path: truth.copies.get(path, (path, ""))[0] for path in number}
     groups: dict[int, list[str]] = {}
     for path, i in number.items():
-        groups.setdefault(sets.root(i), []).append(origin[path])
+        groups.setdefault(sets.find(i), []).append(origin[path])
     right = total = 0
     for members in groups.values():
         total += len(members) * (len(members) - 1) // 2
@@ -153,7 +154,7 @@ def duplicates_found(dataset: Dataset, truth: Truth) -> tuple[dict[str, tuple[in
 
 
 def confirmed(dataset: Dataset, truth: Truth) -> dict[bool, tuple[int, int]]:
-    """Of the pairs taken for the same, rightly and wrongly: those that the features confirm, and all."""
+    """For true and for false pairs: the number that the features confirm, and the number of all."""
     counts = {True: (0, 0), False: (0, 0)}
     for pair in dataset.pairs:
         first, second = (truth.copies.get(path, (path, ""))[0] for path in (pair.first, pair.second))
@@ -178,35 +179,51 @@ def share(right: int, count: int) -> str:
 
 
 def main() -> None:
-    """Plant, inspect, print a Markdown table."""
+    """Plant the faults, inspect the images and print a Markdown table."""
+    record = take_flag()
+    shares: dict[str, tuple[int, int]] = {}
+
+    def show(label: str, right: int, count: int) -> None:
+        shares[label] = (right, count)
+        print(f"| {label} | {share(right, count)} |")
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--labels", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--keep", type=Path, help="leave the planted images here")
+    parser.add_argument("--keep", type=Path, help="write the images here and keep them")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
-        store = Store(Path(temporary) / "store")
-        originals = cells(store)
+        cache = Cache(Path(temporary) / "cache")
+        originals = cells(cache)
         truth = plant(originals, folder / "cells", each=options.each, seed=options.seed)
-        inspection = inspect(folder / "cells", labels=options.labels, store=store)
+        inspection = inspect(folder / "cells", labels=options.labels, cache=cache)
         recall, precision = duplicates_found(inspection.dataset, truth)
-        print(f"{len(originals)} cells, {len(truth.copies)} copies\n\n| planted | found (95 % interval) |\n|---|---|")
+        print(f"{len(originals)} cells, {len(truth.copies)} copies\n\n| fault | found (95 % interval) |\n|---|---|")
         for kind, (hit, count) in recall.items():
-            print(f"| {kind} | {share(hit, count)} |")
-        print(f"| pairs that are the same, of those taken for the same | {share(*precision)} |")
+            show(f"{kind}: copies found", hit, count)
+        show("reported pairs that are copies", *precision)
         if options.labels:
             for right, (agreed, count) in confirmed(inspection.dataset, truth).items():
-                print(f"| {'right' if right else 'wrong'} pairs that the features confirm | {share(agreed, count)} |")
+                show(f"{'right' if right else 'wrong'} pairs that the features confirm", agreed, count)
             top, among, listed = labels_found(inspection, truth)
             planted = len(truth.swapped)
-            print(f"| swapped labels among as many top findings | {share(top, planted)} |")
-            print(f"| swapped labels among all {listed} findings | {share(among, planted)} |")
+            show("swapped labels among as many top findings", top, planted)
+            show(f"swapped labels among all {listed} findings", among, planted)
         plant_shortcut(originals[:600], folder / "shortcut")
-        shortcuts = inspect(folder / "shortcut", labels=False, store=store).findings
+        shortcuts = inspect(folder / "shortcut", labels=False, cache=cache).findings
         found = [f.title for f in shortcuts if f.kind == "shortcut"]
         print(f"\nshortcut of size: {found[0] if found else 'not found'}")
+    if record:
+        facts = {
+            label: {
+                "found": f"{right} of {count}",
+                "interval_95": "{:.3f} to {:.3f}".format(*wilson_interval(right, max(count, 1))),
+            }
+            for label, (right, count) in shares.items()
+        }
+        save("planted", {label: [r / max(n, 1)] for label, (r, n) in shares.items()}, unit="share", facts=facts)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""The server under load, against the same engine in this process.
+"""Load tests of the server, and its throughput relative to the same model without a server.
 
     python benchmarks/serve.py RUN --images FOLDER --parts throughput,latency,overload,memory,slow,sigterm
     python benchmarks/serve.py RUN --images FOLDER --parts throughput --seconds 300
 
-Needs Debian's `wrk` (saturation, overload) and `hey` (a steady rate). Starts `regraft serve RUN` anew for each part and
-prints a line of JSON with what was measured and whether it is within the bar.
+Needs `wrk` (saturation, overload) and `hey` (a steady rate) of Debian. Starts `regraft serve RUN` for each part and
+prints one line of JSON with the measurements, and in `good` whether they are within the limits.
 
-    throughput  images a second at saturation, as a share of `predict_images` from the files' bytes in this process
-    latency     p50 and p99 at 70 % of that rate
-    overload    three times as many connections as fill the queue: statuses, and the time until a request succeeds again
-    memory      resident memory, server and decoders, at the start and the end of a saturated run
-    slow        p99 of healthy clients alone, and beside 200 that send a byte a second of headers or body
-    sigterm     SIGTERM under load, so many times: answers that were promised and did not come, exit codes
+    throughput  images/s at saturation, relative to `predict_images` on the same bytes without a server
+    latency     p50 and p99 at 70 % of the highest rate
+    overload    three times as many connections as the queue holds: statuses, and the time until a request succeeds
+    memory      resident memory of the server and its decoders at the start and the end of a saturated run
+    slow        p99 of normal clients alone, and with 200 others that send one byte per second of headers or body
+    sigterm     SIGTERM under load, repeated: accepted requests without a response, exit codes
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from regraft.data.layout import find_images
+from regraft.data.sources.folders import find_images
 
 SCRIPT = """
 local bodies, counts = {}, {}
@@ -69,17 +69,17 @@ end
 """
 
 
-class Served:
+class Server:
     """A server that is ready."""
 
     def __init__(self, process: subprocess.Popen[str], address: str) -> None:
-        """Keep its process and address."""
+        """Store the process and parse the address."""
         self.process, self.address = process, address
         self.host, _, port = address.removeprefix("http://").rpartition(":")
         self.port = int(port)
 
     def megabytes(self) -> float:
-        """Resident memory of the server and its decoders."""
+        """Resident memory of the server and its decoder processes."""
         pids = [self.process.pid]
         pids += [
             int(stat.parent.name)
@@ -101,8 +101,8 @@ def _parent(stat: Path) -> int:
 
 
 @contextmanager
-def served(run: str, *options: object) -> Iterator[Served]:
-    """`regraft serve RUN` with these options."""
+def running_server(run: str, *options: object) -> Iterator[Server]:
+    """Run `regraft serve RUN` with these options."""
     process = subprocess.Popen(
         [sys.executable, "-m", "regraft.cli", "serve", run, "--port", "0", "--log-level", "warning",
          *map(str, options)], stderr=subprocess.PIPE, text=True,
@@ -115,15 +115,15 @@ def served(run: str, *options: object) -> Iterator[Served]:
             break
     threading.Thread(target=process.stderr.read, daemon=True).start()
     try:
-        yield Served(process, address)
+        yield Server(process, address)
     finally:
         if process.poll() is None:
             process.terminate()
             assert process.wait(120) == 0
 
 
-def wrk(server: Served, files: list[Path], seconds: float, connections: int) -> dict[str, Any]:
-    """Saturate it: as many requests as these connections carry."""
+def wrk(server: Server, files: list[Path], seconds: float, connections: int) -> dict[str, Any]:
+    """Saturate the server: each connection sends its next request at once."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(SCRIPT)
         script.flush()
@@ -136,8 +136,8 @@ def wrk(server: Served, files: list[Path], seconds: float, connections: int) -> 
     return json.loads(line)
 
 
-def hey(server: Served, file: Path, seconds: float, rate: float, workers: int = 20) -> tuple[list[float], Counter[str]]:
-    """Ask at a steady rate: milliseconds of each request, and how many of each status there were."""
+def hey(server: Server, file: Path, seconds: float, rate: float, workers: int = 20) -> tuple[list[float], Counter[str]]:
+    """Send requests at a steady rate; return the milliseconds of each, and the count of each status."""
     done = subprocess.run(
         ["hey", "-z", f"{round(seconds)}s", "-c", str(workers), "-q", str(rate / workers), "-m", "POST", "-t", "60",
          "-T", "application/octet-stream", "-D", file, "-o", "csv", f"{server.address}/predict"],
@@ -148,16 +148,16 @@ def hey(server: Served, file: Path, seconds: float, rate: float, workers: int = 
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Of the values, in order."""
+    """Return the quantile of the values."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def in_process(run: str, files: list[Path], seconds: float) -> float:
-    """Images a second of `predict_images`, from the bytes of files in memory, in a process of its own."""
+    """Images/s of `predict_images` on the bytes of files in memory, in a separate process."""
     code = (
         "import sys, time, itertools; from pathlib import Path\n"
-        "from regraft.exporting.exported import ExportedModel, is_export\n"
-        "from regraft.models.inference import predict_images; from regraft.pipeline.run import load\n"
+        "from regraft.exporting.exported_model import ExportedModel, is_export\n"
+        "from regraft.models.inference import predict_images; from regraft.runs.run import load\n"
         "run, seconds, files = Path(sys.argv[1]), float(sys.argv[2]), [Path(p).read_bytes() for p in sys.argv[3:]]\n"
         "model = ExportedModel(run) if is_export(run) else load(run).classifier\n"
         "endless = predict_images(model, itertools.cycle(files))\n"
@@ -174,37 +174,37 @@ def in_process(run: str, files: list[Path], seconds: float) -> float:
     return float(done.stdout)
 
 
-def throughput(run: str, files: list[Path], asked: argparse.Namespace) -> dict[str, Any]:
-    """Before and after the server, so that a machine that slows down is seen."""
-    before = in_process(run, files, min(asked.seconds, 20))
-    with served(run) as server:
-        wrk(server, files, 3, asked.connections)
-        found = wrk(server, files, asked.seconds, asked.connections)
-    after = in_process(run, files, min(asked.seconds, 20))
+def throughput(run: str, files: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+    """Measure without a server before and after, so that a change of the machine's speed is visible."""
+    before = in_process(run, files, min(args.seconds, 20))
+    with running_server(run) as server:
+        wrk(server, files, 3, args.connections)
+        found = wrk(server, files, args.seconds, args.connections)
+    after = in_process(run, files, min(args.seconds, 20))
     rate = found["requests"] / found["seconds"]
     share = rate / ((before + after) / 2)
     return {"images_per_second": rate, "in_process": [before, after], "share": share, **found, "good": share >= 0.8}
 
 
-def latency(run: str, files: list[Path], asked: argparse.Namespace) -> dict[str, Any]:
-    """At 70 % of what the server does at most."""
-    with served(run) as server:
-        wrk(server, files, 3, asked.connections)
-        found = wrk(server, files, min(asked.seconds, 15), asked.connections)
+def latency(run: str, files: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the latency at 70 % of the highest rate."""
+    with running_server(run) as server:
+        wrk(server, files, 3, args.connections)
+        found = wrk(server, files, min(args.seconds, 15), args.connections)
         rate = 0.7 * found["requests"] / found["seconds"]
-        times, statuses = hey(server, files[0], asked.seconds, rate)
+        times, statuses = hey(server, files[0], args.seconds, rate)
     p50, p99 = quantile(times, 0.5), quantile(times, 0.99)
     good = p99 < 3 * p50 and set(statuses) == {"200"}
-    return {"rate": rate, "got": len(times) / asked.seconds, "p50": p50, "p99": p99, "ratio": p99 / p50,
+    return {"rate": rate, "got": len(times) / args.seconds, "p50": p50, "p99": p99, "ratio": p99 / p50,
             "statuses": statuses, "good": good}  # fmt: skip
 
 
-def overload(run: str, files: list[Path], asked: argparse.Namespace) -> dict[str, Any]:
-    """Connections that ask again at once, three times as many as the queue has room for."""
+def overload(run: str, files: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+    """Saturate with three times as many connections as the queue holds."""
     queue = 32
-    with served(run, "--queue", queue) as server:
+    with running_server(run, "--queue", queue) as server:
         calm = wrk(server, files, 5, 16)
-        found = wrk(server, files, asked.seconds, 3 * queue)
+        found = wrk(server, files, args.seconds, 3 * queue)
         started = time.monotonic()
         while True:
             try:
@@ -219,70 +219,70 @@ def overload(run: str, files: list[Path], asked: argparse.Namespace) -> dict[str
             "good": allowed and not found["socket_errors"] and not found["timeouts"] and recovery < 5}  # fmt: skip
 
 
-def memory(run: str, files: list[Path], asked: argparse.Namespace) -> dict[str, Any]:
-    """After a warm-up of a tenth, at most a minute."""
-    with served(run) as server:
-        wrk(server, files, min(60, max(5, asked.seconds / 10)), asked.connections)
+def memory(run: str, files: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the growth of memory after a warm-up of a tenth of the time, at most a minute."""
+    with running_server(run) as server:
+        wrk(server, files, min(60, max(5, args.seconds / 10)), args.connections)
         seen = [server.megabytes()]
         for _ in range(5):
-            wrk(server, files, asked.seconds / 5, asked.connections)
+            wrk(server, files, args.seconds / 5, args.connections)
             seen.append(server.megabytes())
     growth = seen[-1] / seen[0] - 1
     return {"megabytes": seen, "growth": growth, "good": growth < 0.05}
 
 
-def slow(run: str, files: list[Path], asked: argparse.Namespace) -> dict[str, Any]:
-    """200 connections of which half never finish their headers and half their bodies; those closed come again."""
-    with served(run) as server:
-        wrk(server, files, 3, asked.connections)
-        found = wrk(server, files, 5, asked.connections)
+def slow(run: str, files: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+    """Open 200 connections that never finish their headers or bodies, and reopen those that are closed."""
+    with running_server(run) as server:
+        wrk(server, files, 3, args.connections)
+        found = wrk(server, files, 5, args.connections)
         rate = 0.3 * found["requests"] / found["seconds"]
-        alone, _ = hey(server, files[0], asked.seconds, rate)
+        alone, _ = hey(server, files[0], args.seconds, rate)
         ending = threading.Event()
-        dripper = threading.Thread(target=_drip, args=(server, ending, 200))
-        dripper.start()
+        slow_clients = threading.Thread(target=_send_slowly, args=(server, ending, 200))
+        slow_clients.start()
         time.sleep(2)
         with urllib.request.urlopen(f"{server.address}/metrics") as answer:
-            held = re.search(r"^regraft_connections (\S+)", answer.read().decode(), re.MULTILINE)[1]
-        beside, statuses = hey(server, files[0], asked.seconds, rate)
+            open_connections = re.search(r"^regraft_connections (\S+)", answer.read().decode(), re.MULTILINE)[1]
+        beside, statuses = hey(server, files[0], args.seconds, rate)
         ending.set()
-        dripper.join()
+        slow_clients.join()
     one, other = quantile(alone, 0.99), quantile(beside, 0.99)
-    return {"p99_alone": one, "p99_beside": other, "ratio": other / one, "connections": float(held),
+    return {"p99_alone": one, "p99_beside": other, "ratio": other / one, "connections": float(open_connections),
             "statuses": statuses, "good": other <= 2 * one and set(statuses) == {"200"}}  # fmt: skip
 
 
-def _drip(server: Served, ending: threading.Event, count: int) -> None:
+def _send_slowly(server: Server, ending: threading.Event, count: int) -> None:
     post = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
     heads = post + b"X-Slow: ", post + b"Content-Type: image/png\r\nContent-Length: 30000\r\n\r\n"
-    held: dict[int, socket.socket] = {}
+    connections: dict[int, socket.socket] = {}
     while not ending.wait(1):
         for i in range(count):
             try:
-                if i not in held:
-                    held[i] = socket.create_connection((server.host, server.port), timeout=2)
-                    held[i].sendall(heads[i % 2])
+                if i not in connections:
+                    connections[i] = socket.create_connection((server.host, server.port), timeout=2)
+                    connections[i].sendall(heads[i % 2])
                 else:
-                    held[i].sendall(b"x")
+                    connections[i].sendall(b"x")
             except OSError:
-                held.pop(i, socket.socket()).close()
-    for connection in held.values():
+                connections.pop(i, socket.socket()).close()
+    for connection in connections.values():
         connection.close()
 
 
-def sigterm(run: str, files: list[Path], asked: argparse.Namespace) -> dict[str, Any]:
-    """Clients that ask without a pause while the signal comes at any moment.
+def sigterm(run: str, files: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+    """Send the signal at random moments while clients send requests without a pause.
 
-    A request is lost if it was sent on a connection that had answered before, and got no or half an answer. The first
-    of a connection may have stood before a port that was closing, which nobody had accepted: counted as `unaccepted`.
+    A request is lost if it was sent on a connection that had answered before, and got no or half a response. The first
+    request of a connection may have been waiting at a closing port: it is counted as `unaccepted`.
     """
     totals: Counter[str] = Counter()
     codes: Counter[int] = Counter()
     bodies = [file.read_bytes() for file in files]
-    for _ in range(asked.times):
-        with served(run, "--batch", "8") as server:
+    for _ in range(args.times):
+        with running_server(run, "--batch", "8") as server:
             found = [Counter[str]() for _ in range(16)]
-            threads = [threading.Thread(target=_ask, args=(server, bodies, counts)) for counts in found]
+            threads = [threading.Thread(target=_send_requests, args=(server, bodies, counts)) for counts in found]
             for thread in threads:
                 thread.start()
             time.sleep(random.uniform(0.5, 2))
@@ -292,11 +292,11 @@ def sigterm(run: str, files: list[Path], asked: argparse.Namespace) -> dict[str,
                 thread.join()
             for counts in found:
                 totals += counts
-    return {"times": asked.times, "exit_codes": codes, **totals,
+    return {"times": args.times, "exit_codes": codes, **totals,
             "good": totals["lost"] == 0 and set(codes) == {0} and totals["200"] > 0}  # fmt: skip
 
 
-def _ask(server: Served, bodies: list[bytes], counts: Counter[str]) -> None:
+def _send_requests(server: Server, bodies: list[bytes], counts: Counter[str]) -> None:
     while True:
         connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
         try:
@@ -326,16 +326,16 @@ PARTS: dict[str, Callable[[str, list[Path], argparse.Namespace], dict[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
-    parser.add_argument("--images", type=Path, required=True, help="folder of pictures that are sent")
+    parser.add_argument("--images", type=Path, required=True, help="folder of images to send")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--connections", type=int, default=48)
-    parser.add_argument("--times", type=int, default=50, help="of sigterm")
-    asked = parser.parse_args()
-    files = sorted(find_images(asked.images)[0])[:40]
+    parser.add_argument("--times", type=int, default=50, help="number of repetitions of sigterm")
+    args = parser.parse_args()
+    files = sorted(find_images(args.images)[0])[:40]
     good = True
-    for name in asked.parts.split(","):
-        found = PARTS[name](asked.run, files, asked)
+    for name in args.parts.split(","):
+        found = PARTS[name](args.run, files, args)
         print(json.dumps({"part": name, **found}, default=lambda value: round(value, 4)), flush=True)
         good &= found["good"]
     sys.exit(not good)

@@ -1,10 +1,10 @@
-"""How well pictures of something else are told from the cells that a run was trained on, and the other way round.
+"""Out-of-distribution detection: how well a run separates other images from those of its own kind.
 
-    python benchmarks/unknown.py RUN KNOWN OTHER [--most 400]
+    python benchmarks/unknown.py RUN DATA OTHER [--limit 400] [--record]
 
-RUN is a finished run, KNOWN the data that it was trained on (its test images count), OTHER a folder of other pictures.
-Printed: the area under the ROC curve of the distance by which familiarity is judged, that of one less the confidence,
-and which shares of both are called unknown.
+RUN is a finished run, DATA the data that it was trained on (its test images are used), OTHER a folder of other images.
+Prints the area under the ROC curve (AUROC) of the Mahalanobis distance and of one minus the confidence, and the shares
+of both kinds of images that are rejected at two values of --ood-rate.
 """
 
 from __future__ import annotations
@@ -13,41 +13,51 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from evidence import save, take_flag
 from scipy.stats import rankdata
 
 import regraft
-from regraft.data.layout import find_images
+from regraft.data.sources.folders import find_images
 
 
-def area(inside: np.ndarray, outside: np.ndarray) -> float:
-    """Probability that one outside scores higher than one inside; ties count half."""
+def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Probability that an outside score is higher than an inside one; ties count half."""
     ranks = rankdata(np.concatenate([inside, outside]))[len(inside) :]
     return float((ranks.sum() - len(outside) * (len(outside) + 1) / 2) / (len(inside) * len(outside)))
 
 
 def main() -> None:
-    """Predict both, and print."""
+    """Predict both sets and print the metrics."""
+    record = take_flag()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("known", type=Path)
+    parser.add_argument("data", type=Path)
     parser.add_argument("other", type=Path)
-    parser.add_argument("--most", type=int, default=400, help="images of each")
+    parser.add_argument("--limit", type=int, default=400, help="number of images of each kind")
     options = parser.parse_args()
     run = regraft.load(options.run)
-    tested = run.predictions.part("test").ids
-    known = [options.known / name for name in tested[:: max(1, len(tested) // options.most)]][: options.most]
+    test_ids = run.predictions.part("test").ids
+    inside = [options.data / name for name in test_ids[:: max(1, len(test_ids) // options.limit)]][: options.limit]
     files, _ = find_images(options.other)
-    other = files[:: max(1, len(files) // options.most)][: options.most]
-    answers = [[a for a in run.predict(chosen) if a.error is None] for chosen in (known, other)]
-    distance, doubt = (
-        area(*(np.array([value(a) for a in part], float) for part in answers))
-        for value in (lambda a: a.distance, lambda a: 1 - a.confidence)
+    outside = files[:: max(1, len(files) // options.limit)][: options.limit]
+    predictions = [[a for a in run.predict(chosen) if a.error is None] for chosen in (inside, outside)]
+    distance, confidence = (
+        auroc(*(np.array([value(a) for a in part], float) for part in predictions))
+        for value in (lambda a: a.ood_distance, lambda a: 1 - a.confidence)
     )
-    print(f"{len(answers[0])} known and {len(answers[1])} others")
-    print(f"AUROC of the distance {distance:.4f}, of one less the confidence {doubt:.4f}")
+    print(f"{len(predictions[0])} test images and {len(predictions[1])} others")
+    print(f"AUROC of the distance {distance:.4f}, of one minus the confidence {confidence:.4f}")
+    results = {"AUROC of the distance": [distance], "AUROC of one minus the confidence": [confidence]}
     for share in (0.01, 0.05):
-        called = [np.mean([a.familiarity <= share for a in part]) for part in answers]
-        print(f"--unknown {share}: {100 * called[0]:.1f} % of the known and {100 * called[1]:.1f} % of the others")
+        rejected = [np.mean([a.ood_p_value <= share for a in part]) for part in predictions]
+        print(
+            f"--ood-rate {share} rejects {100 * rejected[0]:.1f} % of the test images and "
+            f"{100 * rejected[1]:.1f} % of the others"
+        )
+        results[f"known images rejected at --ood-rate {share}"] = [float(rejected[0])]
+        results[f"other images rejected at --ood-rate {share}"] = [float(rejected[1])]
+    if record:
+        save("out-of-distribution", results, unit="share")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What K cached views of each training image bring: accuracy and time for K = 1, 2, 4, 8, 16.
+"""Accuracy and time with K cached views of each training image, K = 1, 2, 4, 8, 16.
 
     python benchmarks/views.py DATA [--epochs 10] [--seeds 2] [--set KEY=VALUE]
 
-DATA is what `regraft train` takes. Every training begins with an empty store, and the fine-tuned model is always
-taken. With K = 1 the maps at the boundary are mirrored in place of views.
+DATA is as for `regraft train`. Every training starts with an empty cache, and the fine-tuned model is always kept. With
+K = 1, the activations at the boundary are flipped instead.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from pathlib import Path
 from statistics import mean
 
 import regraft
+from regraft.cache import Cache
 from regraft.config import load_config
 from regraft.data.scan import scan
 from regraft.evaluation.intervals import wilson_interval
 from regraft.evaluation.metrics import evaluate
-from regraft.pipeline.evaluate import predict_dataset
-from regraft.pipeline.train import split_with
-from regraft.store import Store
-from regraft.training.train import train
+from regraft.runs.evaluate import predict_dataset
+from regraft.runs.train import split_with
+from regraft.training.trainer import train
 
 VIEWS = (1, 2, 4, 8, 16)
 
 
 def main() -> None:
-    """Train and print a Markdown table."""
+    """Train with each K and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning, at least one")
+    parser.add_argument("--epochs", type=int, default=10, help="fine-tuning epochs, at least one")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `regraft train`")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `regraft train`")
     arguments = parser.parse_args()
     print("| views | test accuracy | seeds | prefix s | fine-tuning s |\n|---|---|---|---|---|", flush=True)
     dataset = scan(arguments.data)
     for views in VIEWS:
-        right, seconds, each = [], [], []
+        correct, seconds, accuracies = [], [], []
         for seed in range(arguments.seeds):
             config = load_config(None, [*arguments.set, f"training.seed={seed}"])
             parts = split_with(dataset, config)
@@ -48,17 +48,18 @@ def main() -> None:
             )
             options = asdict(config.training) | {"views": views, "finetune_epochs": arguments.epochs}
             with tempfile.TemporaryDirectory() as folder:
-                how = train(
-                    model, parts, augmentation=config.augmentation, store=Store(Path(folder)),
+                result = train(
+                    model, parts, augmentation=config.augmentation, cache=Cache(Path(folder)),
                     **options | {"keep_finetuned": "always"},
                 )  # fmt: skip
-            seconds.append(how.seconds)
+            seconds.append(result.seconds)
             predictions = predict_dataset(model, parts.test)
-            each.append(evaluate(predictions).accuracy)
-            right.append(each[-1] * len(parts.test))
-        low, high = wilson_interval(round(mean(right)), len(parts.test))
+            accuracies.append(evaluate(predictions).accuracy)
+            correct.append(accuracies[-1] * len(parts.test))
+        low, high = wilson_interval(round(mean(correct)), len(parts.test))
         print(
-            f"| {views} | {mean(each):.3f} ({low:.3f} to {high:.3f}) | {', '.join(f'{a:.3f}' for a in each)} "
+            f"| {views} | {mean(accuracies):.3f} ({low:.3f} to {high:.3f}) "
+            f"| {', '.join(f'{a:.3f}' for a in accuracies)} "
             f"| {mean(s['prefix'] for s in seconds):.1f} | {mean(s['finetune'] for s in seconds):.1f} |",
             flush=True,
         )

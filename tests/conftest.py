@@ -1,53 +1,109 @@
-"""What tests of several steps share: small sets of real-looking images that a classifier can learn in seconds."""
+"""Shared by tests of several folders: small sets of images that a classifier learns in seconds, and a trained run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from regraft.data.dataset import Dataset
 from regraft.data.dataset import Split as SplitValue
 from regraft.data.split import split
 
-COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 30)}
+if TYPE_CHECKING:
+    from regraft.runs.run import Run
+
+COLORS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 30)}
 
 
 def picture(label: str, rng: np.random.Generator, size: int = 40) -> np.ndarray:
-    """A noisy square of the class's colour somewhere on a noisy ground."""
+    """A noisy square of the class's color somewhere on a noisy ground."""
     image = rng.integers(90, 160, (size, size, 3))
     side = int(rng.integers(size // 3, size // 2))
     top, left = rng.integers(0, size - side, 2)
-    image[top : top + side, left : left + side] = np.array(COLOURS[label]) + rng.integers(-30, 30, (side, side, 3))
+    image[top : top + side, left : left + side] = np.array(COLORS[label]) + rng.integers(-30, 30, (side, side, 3))
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
+#: Where the longest tests are, the longest first. The others are short enough to fill the gaps.
+LONG = ("docs/", "test_readme", "exporting/", "studies/", "test_notebook", "tracking/", "training/", "runs/", "cli/")
+
+
+class ByFile(LoadScopeScheduling):
+    """The tests of a file go to one worker, because they share what they trained; pages share nothing."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if file.endswith("docs/test_pages.py") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """How the gate divides the tests over its workers."""
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests for a GPU run where there is one."""
-    if torch.cuda.is_available():
-        return
-    left_out = [item for item in items if item.get_closest_marker("gpu")]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    """Tests for a GPU run where there is one; workers get the long tests first."""
+    if not torch.cuda.is_available():
+        deselected = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: next((i for i, start in enumerate(LONG) if _file(item).startswith(start)), 9))
+
+
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).as_posix()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests share a store of their own and leave the user's alone."""
+    """Tests share a cache of their own instead of the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
+#: Settings of a fast training that reaches every step.
+FAST = {
+    "model.image_size": 32,
+    "training.finetune_epochs": 1,
+    "training.views": 2,
+    "training.batch_size": 8,
+    "training.keep_finetuned": "always",
+    "data.val": 0.25,
+    "data.test": 0.25,
+}
+
+
+@pytest.fixture(scope="session")
+def fast_settings() -> dict[str, Any]:
+    """Typed settings of a fast training, for `load_config(overrides=...)`."""
+    return dict(FAST)
+
+
+@pytest.fixture(scope="session")
+def squares_run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run on `squares_folder`; a test that changes files copies its folder first."""
+    from regraft.config import load_config
+    from regraft.runs.train import train_from
+
+    out = tmp_path_factory.mktemp("squares") / "run"
+    return train_from(squares_folder, load_config(overrides=FAST), out)
+
+
 @pytest.fixture(scope="session")
 def squares() -> Dataset:
-    """Sixteen images of each of three colours, in memory."""
+    """Sixteen images of each of three colors, in memory."""
     rng = np.random.default_rng(0)
-    labels = [label for label in COLOURS for _ in range(16)]
+    labels = [label for label in COLORS for _ in range(16)]
     return Dataset.from_arrays([picture(label, rng) for label in labels], labels)
 
 
@@ -62,7 +118,7 @@ def squares_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve PNG files a class, and one file that is no image."""
     root = tmp_path_factory.mktemp("data") / "squares"
     rng = np.random.default_rng(1)
-    for label in COLOURS:
+    for label in COLORS:
         (root / label).mkdir(parents=True)
         for i in range(12):
             Image.fromarray(picture(label, rng)).save(root / label / f"{i:02d}.png")

@@ -1,6 +1,7 @@
-"""The one gate: people, pre-commit and CI run the same steps. `make test` calls it; it stops at the first failure.
+"""The one gate: people, pre-commit and CI run the same steps. `make test` runs all, `make check` all but the tests.
 
-Steps: ruff (lint, format), mypy, import-linter, pytest. `python tests/gate.py lint` leaves pytest out.
+Steps: ruff (lint and format), mypy, import-linter, the tables of docs/performance.md against their results, pytest.
+The gate stops at the first failure.
 """
 
 from __future__ import annotations
@@ -11,35 +12,33 @@ import sys
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 STEPS = [
     ("lint", [BIN / "ruff", "check", "."]),
     ("format", [BIN / "ruff", "format", "--check", "."]),
     ("types", [BIN / "mypy"]),
     ("layers", [BIN / "lint-imports", "--no-cache"]),
-    # Two at a time: most tests of the command wait for one process to start. A file's tests share what they trained.
-    ("tests", [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile"]),
+    ("results", [sys.executable, "benchmarks/render.py"]),
+    # Two workers: most tests of the command wait for one process to start. tests/conftest.py divides the tests.
+    ("tests", [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadscope", "--no-loadscope-reorder"]),
 ]
 
 
 def main() -> int:
     """Run the steps in order; return the exit code of the first that fails."""
-    steps = STEPS[:-1] if sys.argv[1:] == ["lint"] else STEPS
+    steps = STEPS[:-1] if sys.argv[1:] == ["check"] else STEPS
+    # One thread for each of the two workers: four threads on two cores wait for one another more than they work.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    # Tests start many processes, each of which would compile the package again, for more than a second.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     for name, command in steps:
-        print(
-            f"\n== {name}: {' '.join(Path(str(word)).name if word == command[0] else str(word) for word in command)}",
-            flush=True,
-        )
+        words = " ".join(Path(str(word)).name if word == command[0] else str(word) for word in command)
+        print(f"\n== {name}: {words}", flush=True)
         started = time.perf_counter()
-        # Two tests with a thread each: four threads on two cores wait for one another more than they work.
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}
-        code = subprocess.run(
-            [str(word) for word in command], cwd=Path(__file__).parent.parent, env=environment, check=False
-        ).returncode
-        print(
-            f"== {name}: {'ok' if code == 0 else f'failed ({code})'} in {time.perf_counter() - started:.0f} s",
-            flush=True,
-        )
+        code = subprocess.run([str(word) for word in command], cwd=ROOT, env=environment, check=False).returncode
+        result = "ok" if code == 0 else f"failed ({code})"
+        print(f"== {name}: {result} in {time.perf_counter() - started:.0f} s", flush=True)
         if code:
             return code
     return 0

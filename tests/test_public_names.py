@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -10,11 +11,13 @@ import pytest
 import regraft
 
 FROZEN = [
-    "scan", "inspect", "split", "folds", "build", "train", "load", "evaluate", "predict", "explain", "audit_evidence",
-    "export", "verify", "serve", "cross_validate", "compare", "write_report", "tune", "learning_curve",
-    "Augmentation", "BadFile", "Classifier", "Comparison", "CrossValidation", "Dataset", "Evaluation", "EvidenceAudit",
-    "Explanation", "ExportedModel", "Finding", "Inspection", "LearningCurve", "Prediction", "Predictions",
-    "RegraftError", "Run", "Sample", "Split", "Tuning", "__version__",
+    "scan", "inspect", "split", "folds", "build", "train", "resume", "load", "summary", "evaluate", "predict",
+    "explain", "audit_attribution", "export", "verify", "serve", "cross_validate", "compare", "write_report", "tune",
+    "learning_curve", "load_config", "Augmentation", "BadFile", "Classifier", "Comparison", "Config",
+    "CrossValidation", "DataOptions", "Dataset", "Evaluation", "AttributionAudit", "Explanation", "ExportedModel",
+    "Finding", "Inspection", "LearningCurve", "ModelOptions", "Prediction", "Predictions", "RegraftError", "Run",
+    "RunOptions", "Sample", "Split", "Summary", "TrackingOptions", "TrainingOptions", "TuneResult", "UsageError",
+    "__version__",
 ]  # fmt: skip
 
 
@@ -29,9 +32,37 @@ def test_every_name_is_there_and_documented(name: str) -> None:
     assert name == "__version__" or value.__doc__
 
 
-def test_other_names_are_not() -> None:
+def test_old_and_unknown_names_are_refused() -> None:
+    for old, new in (
+        ("Tuning", "TuneResult"), ("EvidenceAudit", "AttributionAudit"), ("audit_evidence", "audit_attribution"),
+    ):  # fmt: skip
+        with pytest.raises(AttributeError, match=rf"regraft\.{old} is now called regraft\.{new}\."):
+            getattr(regraft, old)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = regraft.trian  # type: ignore[attr-defined]  # what is tested
+
+
+def test_old_names_of_arguments_are_refused() -> None:
+    for function, old, new in (
+        (regraft.scan, "store", "cache"), (regraft.scan, "on_bad", "on_unreadable"),
+        (regraft.serve, "sure", "min_accuracy"), (regraft.serve, "unknown", "ood_rate"),
+        (regraft.inspect, "listener", "reporter"), (regraft.train, "engine", "prefix_backend"),
+        (regraft.train, "averaging", "ema_epochs"), (regraft.Augmentation, "colour", "color_jitter"),
+        (regraft.Augmentation, "crop", "random_crop"),
+    ):  # fmt: skip
+        with pytest.raises(regraft.RegraftError, match=f"{old}= is now called {new}="):
+            function(**{old: 0})
+
+
+@pytest.mark.parametrize("name", [name for name in FROZEN if inspect.isfunction(getattr(regraft, name))])
+def test_a_misspelt_argument_gets_its_name(name: str) -> None:
+    function = getattr(regraft, name)
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return  # the options of `build` and `train` are a configuration, which has errors of its own
+    last = list(parameters)[-1]
+    with pytest.raises(regraft.UsageError, match=rf"{name}\(\) has no argument {last}x=; did you mean {last}"):
+        function(**{f"{last}x": 0})
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
     python fastai_learner.py --data FOLDER --weights FILE --out FOLDER --epochs 5
 
-fastai's own defaults (its head on concatenated pooling, dropout, one-cycle, discriminative rates, one frozen epoch
-first) with the channels-last callback that its documentation names for modern processors. Its mixed precision is for
-CUDA alone (`autocast('cuda')`), so that float32 is the documented best; `--bf16` adds a callback of ours that does the
-same for processors. Nothing is held out of train: there is no validation part, which saves fastai the time for it.
+The defaults of fastai (its head on concatenated pooling, dropout, one-cycle, discriminative rates, one frozen epoch
+first) with the channels-last callback that its documentation recommends for modern CPUs. Its mixed precision only
+supports CUDA, so float32 is what the documentation recommends on a CPU; `--bf16` adds a callback that does the same on
+a CPU. There is no validation part, which saves fastai the time for it.
 """
 
 # ruff: noqa: E402 (imports are timed apart)
@@ -48,22 +48,22 @@ requirements = ["fastai>=2.8", "timm>=1.0.20", "safetensors>=0.4.3"]
 
 
 class ProcessorBfloat16(Callback):  # type: ignore[misc]
-    """What fastai's MixedPrecision does, for the processor."""
+    """fastai's MixedPrecision on the CPU."""
 
     order = 10
 
     def before_batch(self) -> None:
-        """Begin to compute in bfloat16."""
+        """Enter autocast."""
         self.context: Any = torch.autocast("cpu", torch.bfloat16)
         self.context.__enter__()
 
     def after_pred(self) -> None:
-        """End it; the loss is computed in float32."""
+        """Leave autocast; the loss is computed in float32."""
         self.context.__exit__(None, None, None)
         self.learn.pred = self.pred.float()
 
     def after_fit(self) -> None:
-        """Leave nothing behind that cannot be exported."""
+        """Drop the context, which cannot be exported."""
         self.context = None
 
 
@@ -72,12 +72,12 @@ def get_files(folder: Path) -> list[Path]:
 
 
 def all_train(items: list[Path]) -> tuple[list[int], list[int]]:
-    """Hold nothing out."""
+    """Use all images for training."""
     return list(range(len(items))), []
 
 
 def learner(options: argparse.Namespace) -> Any:
-    """Data and network, ready for fine_tune."""
+    """Build data and network for fine_tune."""
     square = Resize(
         options.size, method=ResizeMethod.Squish, resamples=(Image.Resampling.BICUBIC, Image.Resampling.NEAREST)
     )
@@ -108,7 +108,7 @@ def learner(options: argparse.Namespace) -> Any:
 
 
 def check_weights(body: Any, options: argparse.Namespace) -> None:
-    """Every tensor of the file is in the network."""
+    """Check that every tensor of the file is in the network."""
     wanted, found = load_file(options.weights), body.state_dict()
     wrong = [name for name, tensor in wanted.items() if name not in found or not torch.equal(tensor, found[name])]
     if wrong:
@@ -117,11 +117,11 @@ def check_weights(body: Any, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--epochs", type=int, default=5, help="of fine_tune, after one with the body frozen")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of fine_tune, after one with the body frozen")
     parser.add_argument("--lr", type=float, default=2e-3, help="fine_tune's base_lr; 2e-3 is its default")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--workers", type=int, help="processes that decode; default: fastai's, one a core")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 by a callback of ours")
+    parser.add_argument("--workers", type=int, help="processes that decode; default: fastai's, one per core")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 by the callback in this file")
     parser.add_argument(
         "--aug-transforms", action="store_true", help="fastai's aug_transforms in place of crop and flip"
     )

@@ -1,11 +1,11 @@
-"""Peer: the Trainer of Hugging Face's transformers on the same backbone, in their wrapper of timm's networks.
+"""Peer: the Trainer of Hugging Face's transformers on the same backbone, with its wrapper of timm's networks.
 
     python hf_trainer.py --data FOLDER --weights FILE --out FOLDER --epochs 10 --lr 5e-4
 
-Everything is fine-tuned, as in their guide to image classification: AdamW, warm-up in the first tenth of the steps,
-clipping at 1. In favour of the peer, images are decoded once and kept in memory, the arithmetic is bfloat16 with
-channels last, and rate, epochs and schedule can be set; the guide's own are 5e-5, 3 and linear. Normalisation layers
-learn and use batch statistics, as Trainer leaves them, unless `--fixed-norm` is given.
+All layers are fine-tuned, as in the image classification guide of transformers: AdamW, warm-up in the first tenth of
+the steps, gradient clipping at 1. To help the peer, images are decoded once and kept in memory, it computes in bfloat16
+with channels last, and learning rate, epochs and schedule are options; those of the guide are 5e-5, 3 and linear.
+Normalization layers are trained with batch statistics, as by default, unless `--fixed-norm` is given.
 """
 
 # ruff: noqa: E402 (imports are timed apart)
@@ -45,7 +45,7 @@ requirements = [
 
 
 class Images(torch.utils.data.Dataset[dict[str, Any]]):
-    """Decoded images in memory; each access gives a view, normalised."""
+    """Decoded images in memory; each access gives a normalized view."""
 
     def __init__(self, files: list[Path], labels: list[int], size: int, view: v2.Transform) -> None:
         """Decode the files."""
@@ -53,7 +53,7 @@ class Images(torch.utils.data.Dataset[dict[str, Any]]):
         self.pixels = decode(files, size)
 
     def __len__(self) -> int:
-        """Count of images."""
+        """Number of images."""
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -71,10 +71,10 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 class FixedNorm(Trainer):  # type: ignore[misc]
-    """Trainer with normalisation in inference mode; Trainer itself switches everything to training at each step."""
+    """Trainer with normalization in inference mode; Trainer switches all layers to training mode at each step."""
 
     def compute_loss(self, model: nn.Module, *arguments: Any, **named: Any) -> Any:
-        """Switch it back first."""
+        """Switch normalization back to inference mode."""
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
@@ -82,7 +82,7 @@ class FixedNorm(Trainer):  # type: ignore[misc]
 
 
 def build(options: argparse.Namespace, classes: list[str]) -> Any:
-    """The wrapped network with the file's backbone and a new head, as from_pretrained would leave it."""
+    """The wrapped network with the file's backbone and a new head, as by from_pretrained."""
     config = TimmWrapperConfig(
         architecture=options.architecture,
         id2label=dict(enumerate(classes)),
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--label-smoothing", type=float, default=0.0)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=0, help="processes that augment; Trainer's default is 0")
-    parser.add_argument("--fixed-norm", action="store_true", help="normalisation in inference mode while training")
+    parser.add_argument("--fixed-norm", action="store_true", help="normalization in inference mode while training")
     parser.add_argument("--f32", action="store_true", help="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -118,9 +118,9 @@ def main() -> None:
     classes = sorted(set(names))
     model = build(options, classes)
     config = timm.data.resolve_model_data_config(model.timm_model)
-    normalise = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config["mean"], config["std"])]
+    normalize = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config["mean"], config["std"])]
     crop = v2.RandomResizedCrop(options.size, scale=(0.35, 1.0), antialias=True)
-    view = v2.Compose([crop, v2.RandomHorizontalFlip(), *normalise])
+    view = v2.Compose([crop, v2.RandomHorizontalFlip(), *normalize])
     train = Images(files, [classes.index(name) for name in names], options.size, view)
     steps = -(-len(train) // options.batch_size) * options.epochs
     trainer = (FixedNorm if options.fixed_norm else Trainer)(
@@ -157,7 +157,7 @@ def main() -> None:
     peak = peak_megabytes()
 
     test_files, _ = listing(options.data / "test")
-    test = Images(test_files, [0] * len(test_files), options.size, v2.Compose(normalise))
+    test = Images(test_files, [0] * len(test_files), options.size, v2.Compose(normalize))
     marks = f"{' fixed-norm' if options.fixed_norm else ''}{' f32' if options.f32 else ''}"
     report(
         "transformers",

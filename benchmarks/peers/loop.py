@@ -1,13 +1,13 @@
-"""Peer: a training loop written by hand with care, PyTorch and timm alone.
+"""Peer: a careful hand-written training loop with PyTorch and timm.
 
     python loop.py --data FOLDER --weights FILE --out FOLDER --recipe frozen+finetune
 
-Images are decoded once and kept in memory; each epoch augments them anew (random resized crop, flip). Convolutions run
-in bfloat16 with channels last on every core; normalisation layers of the backbone stay in inference mode. Recipes:
+Images are decoded once and kept in memory; each epoch augments them again (random resized crop, flip). Convolutions run
+in bfloat16 with channels last on every core; normalization layers of the backbone stay in inference mode. Recipes:
 
-  frozen           the head alone, Adam 1e-3, 8 epochs; the backbone runs without gradients
-  frozen+finetune  then the last two stages as well, AdamW 1e-4 with a cosine, 10 epochs
-  full             everything at once, AdamW 1e-3 with layer decay 0.9, warm-up and a cosine, TrivialAugment
+  frozen           only the head, Adam 1e-3, 8 epochs; the backbone runs without gradients
+  frozen+finetune  then also the last two stages, AdamW 1e-4 with a cosine, 10 epochs
+  full             all layers at once, AdamW 1e-3 with layer decay 0.9, warm-up and a cosine, TrivialAugment
 
 `--f32` is the loop as it is usually written: float32 and the default memory format, all else equal.
 """
@@ -43,14 +43,14 @@ requirements = ["torch>=2.4", "torchvision>=0.19", "timm>=1.0.20", "safetensors>
 
 
 class Trainer:
-    """The network, how it is run and how it is trained."""
+    """The network with its training and prediction."""
 
     def __init__(self, options: argparse.Namespace, classes: int) -> None:
         """Build the network with the file's backbone and a new head."""
         self.options = options
         self.model = self.build()
         self.model.load_state_dict(load_file(options.weights))
-        # PyTorch's own first weights of a linear layer: timm's are ten times as large, and the first loss with them.
+        # PyTorch's initialization of a linear layer; timm's weights, and so the first loss, are ten times larger.
         self.model.reset_classifier(classes)
         self.layout = torch.contiguous_format if options.f32 else torch.channels_last
         self.device = torch.device(options.device)
@@ -62,11 +62,11 @@ class Trainer:
         self.head_prefix = self.model.default_cfg["classifier"] + "."
 
     def build(self) -> Any:
-        """An empty network without a classifier."""
+        """Create a network without a classifier."""
         return timm.create_model(self.options.architecture, num_classes=0)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The arithmetic of the forward pass."""
+        """Context of the forward pass."""
         return nullcontext() if self.options.f32 else torch.autocast(self.device.type, torch.bfloat16)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ class Trainer:
         epochs: int,
         warmup: float | None,
     ) -> None:
-        """Run one phase; `warmup` is the share of the steps before the cosine, None means a constant rate."""
+        """Run one phase; `warmup` is the fraction of steps before the cosine; None means a constant rate."""
         rates = [group["lr"] for group in optimizer.param_groups]
         labels = labels.to(self.device)
         total = epochs * len(list(self.batches(len(pixels))))
@@ -149,7 +149,7 @@ class Trainer:
             self.train("finetune", pixels, labels, view, optimizer, options.epochs, 0.1)
 
     def unfreeze(self, prefixes: tuple[str, ...]) -> None:
-        """Let only the parameters under these prefixes learn; autograd records nothing below them."""
+        """Train only the parameters with these prefixes; autograd records nothing below them."""
         names = [name for name, _ in self.model.named_parameters()]
         unknown = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
         if unknown:
@@ -165,7 +165,7 @@ class Trainer:
 
 
 def schedule(step: int, total: int, warmup: float | None) -> float:
-    """Share of the highest rate at a step."""
+    """Learning rate at a step as a fraction of the highest."""
     if warmup is None:
         return 1.0
     rising = max(1, round(warmup * total))
@@ -179,20 +179,20 @@ def main() -> None:
     parser.add_argument("--recipe", choices=["frozen", "frozen+finetune", "full"], default="frozen+finetune")
     parser.add_argument("--f32", action="store_true", help="float32 and the default memory format")
     parser.add_argument("--head-epochs", type=int, default=8)
-    parser.add_argument("--epochs", type=int, help="of fine-tuning; default 10, of the recipe full 20")
+    parser.add_argument("--epochs", type=int, help="fine-tuning epochs; default 10, or 20 for the recipe full")
     parser.add_argument("--head-lr", type=float, default=1e-3)
     parser.add_argument("--finetune-lr", type=float, default=1e-4)
     parser.add_argument("--full-lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--label-smoothing", type=float, default=0.0)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--crop", type=float, default=0.35, help="smallest share of the area that a crop keeps")
-    parser.add_argument("--train-norm", action="store_true", help="normalise by the batch while training")
+    parser.add_argument("--crop", type=float, default=0.35, help="smallest fraction of the area that a crop keeps")
+    parser.add_argument("--train-norm", action="store_true", help="normalize by batch statistics while training")
     parser.add_argument(
         "--unfreeze",
         nargs="+",
         default=["blocks.5.", "blocks.6.", "conv_head.", "bn2."],
-        help="prefixes of what frozen+finetune fine-tunes besides the head",
+        help="prefixes of the parameters that frozen+finetune trains besides the head",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the peers' scripts share, so that all are given and report the same: images, options, the result's line."""
+"""Shared by the scripts of the peers: options, decoding, and the line with the result."""
 
 # mypy: disable-error-code="import-not-found, import-untyped"
 
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-ENDINGS = {".png", ".jpg", ".jpeg"}
+EXTENSIONS = {".png", ".jpg", ".jpeg"}
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that every script has."""
+    """Create a parser with the options of every script."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS and test/CLASS")
     parser.add_argument("--weights", type=Path, required=True, help="backbone weights under timm's names")
@@ -35,13 +35,13 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 
 
 def listing(folder: Path) -> tuple[list[Path], list[str]]:
-    """Image files below class folders, and the class of each."""
-    files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in ENDINGS)
+    """Return the image files in class folders, and the class of each."""
+    files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in EXTENSIONS)
     return files, [file.parent.name for file in files]
 
 
 def decode(files: list[Path], size: int) -> torch.Tensor:
-    """uint8 (N, 3, size, size): upright RGB, stretched to the square."""
+    """Decode to RGB, uint8 (N, 3, size, size), with EXIF rotation applied, stretched to a square."""
     pixels = np.empty((len(files), size, size, 3), np.uint8)
     for i, file in enumerate(files):
         with Image.open(file) as image:
@@ -51,7 +51,7 @@ def decode(files: list[Path], size: int) -> torch.Tensor:
 
 
 def peak_megabytes(who: int = resource.RUSAGE_SELF) -> float:
-    """The largest resident size so far, in MB (10^6 bytes)."""
+    """Peak resident memory so far, in MB (10^6 bytes)."""
     peak = resource.getrusage(who).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 

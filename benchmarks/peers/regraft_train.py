@@ -1,10 +1,10 @@
-"""regraft itself, in the peers' way: from image files to a saved model, nothing cached from before.
+"""regraft, measured like the peers: from image files to a saved model, with an empty cache.
 
     python regraft_train.py --data FOLDER --weights FILE --out FOLDER --epochs 10
 
-A tenth of train is held out for validation, as `regraft train` does; the peers train on all of it, and with `--val 0`
-so does regraft, which then chooses the head's strength by cross-validation and keeps the last epoch. Like theirs, the
-time ends with the saved model: the test images are neither scanned nor predicted in it.
+A tenth of train is held out for validation, as by `regraft train`. The peers train on all of it; with `--val 0` so does
+regraft, which then selects the L2 strength of the head by cross-validation and keeps the last epoch. As for the peers,
+the time ends with the saved model and does not include the test images.
 """
 
 # ruff: noqa: E402 (imports are timed apart)
@@ -22,35 +22,35 @@ import torch
 from measured import listing, parser_of, peak_megabytes, report
 
 import regraft
-from regraft.models.checkpoint import save_classifier
-from regraft.store import Store
-from regraft.training.train import train
+from regraft.cache import Cache
+from regraft.models.serialization import save_classifier
+from regraft.training.trainer import train
 
 IMPORT_SECONDS = time.perf_counter() - STARTED
 
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning; 0: the head alone")
-    parser.add_argument("--views", type=int, default=0, help="of each training image; default: regraft's")
-    parser.add_argument("--start", default="auto", help="finetune_from: where fine-tuning begins")
-    parser.add_argument("--val", type=float, default=0.1, help="share of train that is held out")
-    parser.add_argument("--warm", action="store_true", help="train twice, and time the second with the store filled")
+    parser.add_argument("--epochs", type=int, default=10, help="fine-tuning epochs; 0: only the head")
+    parser.add_argument("--views", type=int, default=0, help="views per training image; default: regraft's")
+    parser.add_argument("--start", default="auto", help="finetune_from: the freeze boundary")
+    parser.add_argument("--val", type=float, default=0.1, help="fraction of train that is held out")
+    parser.add_argument("--warm", action="store_true", help="train twice, and time the second with a filled cache")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(1 + options.warm):
             started = time.perf_counter()
-            held = {"val": options.val, "test": 0.0, "train": 1 - options.val}
-            parts = regraft.split(regraft.scan(options.data / "train"), **held, seed=options.seed)
+            fractions = {"val": options.val, "test": 0.0, "train": 1 - options.val}
+            parts = regraft.split(regraft.scan(options.data / "train"), **fractions, seed=options.seed)
             model = regraft.build(
                 classes=parts.classes, weights=str(options.weights), image_size=options.size, seed=options.seed
             )
-            how = train(
+            result = train(
                 model,
                 parts,
-                store=Store(Path(folder)),
+                cache=Cache(Path(folder)),
                 finetune_epochs=options.epochs,
                 finetune_from=options.start,
                 views=options.views,
@@ -70,8 +70,8 @@ def main() -> None:
         peak=peak,
         predicted=[prediction.label for prediction in predictions],
         packages=("torch", "timm", "regraft"),
-        engine=how.engine,
-        steps={name: round(value, 3) for name, value in how.seconds.items()},
+        prefix_backend=result.prefix_backend,
+        steps={name: round(value, 3) for name, value in result.seconds.items()},
     )
 
 

@@ -1,15 +1,16 @@
-"""regraft's peers, timed: each in its own virtual environment, on the same images, parts and backbone weights.
+"""Time regraft and its peers, each in its own virtual environment, on the same images and backbone weights.
 
     python benchmarks/peers/run.py --data FOLDER                      every recipe of RECIPES once
     python benchmarks/peers/run.py --data FOLDER --only loop --repeats 3
     python benchmarks/peers/run.py --data FOLDER --recipe "loop --recipe full --epochs 30" --recipe "sklearn_features"
 
-FOLDER holds train/CLASS and test/CLASS. The first run makes the environments (several gigabytes each, as every one has
-its own PyTorch) and exports the weights with regraft, which must be importable unless `--weights` is given. Rounds are
-interleaved: every recipe once with seed 0, then every recipe with seed 1. Each result is one line of JSON in
-`results.jsonl` of the work folder, or of `--results`; what fails is recorded with its error, and the rest goes on.
+FOLDER contains train/CLASS and test/CLASS. The first run creates the environments (several gigabytes each, because each
+has its own PyTorch) and exports the weights with regraft, which must be importable unless `--weights` is given. Rounds
+are interleaved: every recipe once with seed 0, then every recipe with seed 1. Each result is one line of JSON in
+`results.jsonl` of the work folder, or in `--results`. If a recipe fails, its error is recorded and the others continue.
+`--record NAME` writes the results of the call to `benchmarks/results/peers-NAME.json`.
 
-On Linux the peers can be given what regraft's `keep_freed_memory` does, without a change to them:
+On Linux these variables give the peers the effect of regraft's `keep_freed_memory`:
 
     --environment MALLOC_MMAP_THRESHOLD_=1073741824 --environment MALLOC_TRIM_THRESHOLD_=2147483647
 """
@@ -27,13 +28,14 @@ import time
 import venv
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 OURS = "regraft_train"
 PEERS = (OURS, "loop", "fastai_learner", "hf_trainer", "sklearn_features")
 
-#: What is run by default: a peer and its options.
+#: Default recipes: a peer and its options.
 RECIPES = (
     "regraft_train --epochs 0",
     "regraft_train --epochs 0 --warm",
@@ -58,11 +60,11 @@ RECIPES = (
 
 
 class PeerError(Exception):
-    """A peer could not be installed or did not give a result."""
+    """A peer could not be installed or gave no result."""
 
 
 def requirements_of(peer: str) -> list[str]:
-    """The constant `requirements` of a peer, read without running it."""
+    """Read the constant `requirements` of a peer without running it."""
     for node in ast.parse((HERE / f"{peer}.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "requirements":
             return [str(line) for line in ast.literal_eval(node.value)]
@@ -70,7 +72,7 @@ def requirements_of(peer: str) -> list[str]:
 
 
 def environment(peer: str, work: Path) -> Path:
-    """Make the peer's environment unless it is there with the same requirements; give its interpreter."""
+    """Create the peer's environment unless it exists with the same requirements; return its interpreter."""
     folder = work / "venv" / peer
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp, wanted = folder / "requirements.json", requirements_of(peer)
@@ -91,7 +93,7 @@ def environment(peer: str, work: Path) -> Path:
 
 
 def weights_file(given: Path | None, work: Path) -> Path:
-    """The file that was given, or regraft's export, which is made once."""
+    """Return the given file, or regraft's export, which is created once."""
     file = given or work / "weights.safetensors"
     if given is None and not file.is_file():
         subprocess.run([sys.executable, str(HERE / "prepare.py"), "--out", str(file)], check=True)
@@ -99,7 +101,7 @@ def weights_file(given: Path | None, work: Path) -> Path:
 
 
 def environments(recipes: list[str], work: Path) -> dict[str, Path | PeerError]:
-    """The interpreter of each peer that is needed, or why there is none."""
+    """Return the interpreter of each peer in the recipes, or the error."""
     found: dict[str, Path | PeerError] = {}
     for peer in dict.fromkeys(recipe.split()[0] for recipe in recipes):
         try:
@@ -114,10 +116,10 @@ def environments(recipes: list[str], work: Path) -> dict[str, Path | PeerError]:
 def run_one(
     recipe: str, seed: int, python: Path | PeerError, weights: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Run a recipe once and give its result.
+    """Run a recipe once and return its result.
 
     Raises:
-        PeerError: It failed; the end of what it wrote is the message.
+        PeerError: It failed; the message is the end of its output.
     """
     if isinstance(python, PeerError):
         raise python
@@ -136,7 +138,7 @@ def run_one(
             command, capture_output=True, text=True, check=False, timeout=arguments.timeout, env=surroundings
         )
     except subprocess.TimeoutExpired as error:
-        raise PeerError(f"not ready after {arguments.timeout:g} s") from error
+        raise PeerError(f"not finished after {arguments.timeout:g} s") from error
     process_seconds = time.perf_counter() - started
     (out / "log.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
@@ -144,26 +146,27 @@ def run_one(
     try:
         result: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
     except json.JSONDecodeError as error:
-        raise PeerError(f"the last line is no result: {tail(done.stdout)}") from error
+        raise PeerError(f"the last line is not a result: {tail(done.stdout)}") from error
     return result | {"process_seconds": round(process_seconds, 3)}
 
 
 def tail(text: str, lines: int = 6) -> str:
-    """The end of what a program wrote."""
-    return " | ".join(" ".join(line.split()) for line in text.strip().splitlines()[-lines:]) or "it wrote nothing"
+    """Return the last lines of a program's output."""
+    return " | ".join(" ".join(line.split()) for line in text.strip().splitlines()[-lines:]) or "no output"
 
 
 def main() -> int:
-    """Run everything; 1 if anything failed."""
+    """Run all recipes; return 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS and test/CLASS")
     parser.add_argument("--weights", type=Path, help="backbone weights under timm's names; default: regraft's export")
     parser.add_argument("--work", type=Path, default=HERE.parents[1] / ".bench", help="environments, runs and results")
     parser.add_argument("--results", type=Path, help="default: results.jsonl in the work folder; lines are appended")
-    parser.add_argument("--recipe", action="append", help="a peer and its options, in place of RECIPES; repeatable")
-    parser.add_argument("--only", action="append", choices=PEERS, help="the recipes of this peer alone; repeatable")
+    parser.add_argument("--recipe", action="append", help="a peer and its options, instead of RECIPES; repeatable")
+    parser.add_argument("--only", action="append", choices=PEERS, help="only the recipes of this peer; repeatable")
+    parser.add_argument("--record", metavar="NAME", help="write benchmarks/results/peers-NAME.json")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--size", type=int, default=160, help="pixels a side")
+    parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     parser.add_argument("--threads", type=int, help="default: every core")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one run")
     parser.add_argument(
@@ -181,7 +184,7 @@ def main() -> int:
     ]
     interpreters = environments(recipes, arguments.work)
     results = arguments.results or arguments.work / "results.jsonl"
-    failed = False
+    failed, rows = False, []
     for seed in range(arguments.repeats):
         for recipe in recipes:
             row: dict[str, Any] = {"command": recipe, "round": seed, "data": arguments.data.name}
@@ -202,7 +205,32 @@ def main() -> int:
                 print(f"{recipe:<52} failed: {error}", flush=True)
             with results.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
+            rows.append(row)
+    if arguments.record:
+        record(arguments.record, [row for row in rows if "error" not in row], arguments.data)
     return int(failed)
+
+
+def record(name: str, rows: list[dict[str, Any]], data: Path) -> None:
+    """Write seconds, accuracies with 95 % Wilson intervals of the median run, and peak memory as a result."""
+    sys.path.insert(0, str(HERE.parent))
+    from evidence import save
+
+    from regraft.evaluation.intervals import wilson_interval
+
+    seconds: dict[str, list[float]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for recipe in dict.fromkeys(row["command"] for row in rows):
+        runs = [row for row in rows if row["command"] == recipe]
+        correct, count = int(median(run["correct"] for run in runs)), runs[0]["count"]
+        low, high = wilson_interval(correct, count)
+        seconds[recipe] = [run["seconds"] for run in runs]
+        facts[recipe] = {
+            "accuracy": f"{correct / count:.3f} ({low:.3f} to {high:.3f})",
+            "accuracies": [round(run["accuracy"], 4) for run in runs],
+            "peak_MB": round(median(run["peak_megabytes"] for run in runs)),
+        }
+    save(f"peers-{name}", seconds, unit="s", facts=facts, data=data)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python sklearn_features.py --data FOLDER --weights FILE --out FOLDER
 
 The backbone runs once over the training images in bfloat16 with channels last on every core. The features are
-standardised, and the strength is chosen by 5-fold cross-validation (by the log loss) among 13.
+standardized, and 5-fold cross-validation selects one of 13 L2 strengths by the log loss.
 """
 
 # ruff: noqa: E402 (imports are timed apart)
@@ -47,7 +47,7 @@ class Features:
     """The frozen backbone."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Build it from the file's weights."""
+        """Load the weights."""
         self.model: Any = timm.create_model(options.architecture, num_classes=0)
         self.model.load_state_dict(load_file(options.weights))
         self.model.eval().to(memory_format=torch.channels_last)
@@ -71,7 +71,7 @@ class Features:
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, help="folds that are solved at once; default: one")
+    parser.add_argument("--jobs", type=int, help="folds that are fitted in parallel; default: one")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)

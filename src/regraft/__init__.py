@@ -1,4 +1,4 @@
-"""Transfer learning for image classification: a folder of labelled images in, a classifier you can trust out.
+"""Transfer learning for image classification: from a folder of labeled images to a classifier you can trust.
 
     import regraft
 
@@ -9,133 +9,117 @@
     print(regraft.evaluate(run).report())
     print(regraft.predict(run, "new.jpg")[0].top(3))
 
-Names are imported when they are first used, so that importing the package takes no time.
+Names are imported when they are first used, so that importing the package is fast.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
+from regraft.resources import configure_threads
+
 if TYPE_CHECKING:
-    from regraft.data.audit import Finding, Inspection
+    from regraft.config import Config, DataOptions, RunOptions, load_config
     from regraft.data.augmentation import Augmentation
     from regraft.data.dataset import BadFile, Dataset, Sample, Split
+    from regraft.data.quality.findings import Finding, Inspection
     from regraft.data.scan import scan
     from regraft.data.split import folds, split
-    from regraft.errors import RegraftError
+    from regraft.errors import RegraftError, UsageError
     from regraft.evaluation.metrics import Evaluation
     from regraft.evaluation.predictions import Predictions
-    from regraft.exporting.exported import ExportedModel
+    from regraft.exporting.export import export
+    from regraft.exporting.exported_model import ExportedModel
+    from regraft.exporting.verify import verify
     from regraft.models.classifier import Classifier, build
     from regraft.models.inference import Prediction
-    from regraft.pipeline.compare import Comparison, compare
-    from regraft.pipeline.crossval import CrossValidation, cross_validate
-    from regraft.pipeline.evaluate import evaluate
-    from regraft.pipeline.evidence import EvidenceAudit, audit_evidence
-    from regraft.pipeline.explain import Explanation, explain
-    from regraft.pipeline.export import export, verify
-    from regraft.pipeline.inspect import inspect
-    from regraft.pipeline.learning_curve import LearningCurve, learning_curve
-    from regraft.pipeline.predict import predict
-    from regraft.pipeline.report import write_report
-    from regraft.pipeline.run import Run, load
-    from regraft.pipeline.serve import serve
-    from regraft.pipeline.train import train
-    from regraft.pipeline.tune import tune
-    from regraft.pipeline.tuning import Tuning
+    from regraft.models.options import ModelOptions
+    from regraft.models.summary import Summary
+    from regraft.runs.evaluate import evaluate
+    from regraft.runs.explain import Explanation, explain
+    from regraft.runs.predict import predict
+    from regraft.runs.report import write_report
+    from regraft.runs.resume import resume
+    from regraft.runs.run import Run, load
+    from regraft.runs.summary import summary
+    from regraft.runs.train import train
+    from regraft.serving.serve import serve
+    from regraft.studies.attribution_audit import AttributionAudit, audit_attribution
+    from regraft.studies.compare.compare import compare
+    from regraft.studies.compare.result import Comparison
+    from regraft.studies.cross_validation import CrossValidation, cross_validate
+    from regraft.studies.inspect.inspect import inspect
+    from regraft.studies.learning_curve.learning_curve import LearningCurve, learning_curve
+    from regraft.studies.tune.result import TuneResult
+    from regraft.studies.tune.tune import tune
+    from regraft.tracking.options import TrackingOptions
+    from regraft.training.options import TrainingOptions
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Augmentation": "regraft.data.augmentation",
-    "BadFile": "regraft.data.dataset",
-    "Classifier": "regraft.models.classifier",
-    "Comparison": "regraft.pipeline.compare",
-    "CrossValidation": "regraft.pipeline.crossval",
-    "Dataset": "regraft.data.dataset",
-    "Evaluation": "regraft.evaluation.metrics",
-    "EvidenceAudit": "regraft.pipeline.evidence",
-    "Explanation": "regraft.pipeline.explain",
-    "ExportedModel": "regraft.exporting.exported",
-    "Finding": "regraft.data.audit",
-    "Inspection": "regraft.data.audit",
-    "LearningCurve": "regraft.pipeline.learning_curve",
-    "Prediction": "regraft.models.inference",
-    "Predictions": "regraft.evaluation.predictions",
-    "RegraftError": "regraft.errors",
-    "Run": "regraft.pipeline.run",
-    "Sample": "regraft.data.dataset",
-    "Split": "regraft.data.dataset",
-    "Tuning": "regraft.pipeline.tuning",
-    "build": "regraft.models.classifier",
-    "compare": "regraft.pipeline.compare",
-    "cross_validate": "regraft.pipeline.crossval",
-    "audit_evidence": "regraft.pipeline.evidence",
-    "evaluate": "regraft.pipeline.evaluate",
-    "explain": "regraft.pipeline.explain",
-    "export": "regraft.pipeline.export",
-    "folds": "regraft.data.split",
-    "inspect": "regraft.pipeline.inspect",
-    "learning_curve": "regraft.pipeline.learning_curve",
-    "load": "regraft.pipeline.run",
-    "predict": "regraft.pipeline.predict",
-    "scan": "regraft.data.scan",
-    "serve": "regraft.pipeline.serve",
-    "split": "regraft.data.split",
-    "train": "regraft.pipeline.train",
-    "tune": "regraft.pipeline.tune",
-    "verify": "regraft.pipeline.export",
-    "write_report": "regraft.pipeline.report",
+configure_threads()  # before a library that starts threads is loaded
+
+#: Module -> its public names.
+_MODULES = {
+    "regraft.config": ("load_config", "Config", "DataOptions", "RunOptions"),
+    "regraft.data.augmentation": ("Augmentation",),
+    "regraft.data.dataset": ("BadFile", "Dataset", "Sample", "Split"),
+    "regraft.data.quality.findings": ("Finding", "Inspection"),
+    "regraft.data.scan": ("scan",),
+    "regraft.data.split": ("split", "folds"),
+    "regraft.errors": ("RegraftError", "UsageError"),
+    "regraft.evaluation.metrics": ("Evaluation",),
+    "regraft.evaluation.predictions": ("Predictions",),
+    "regraft.exporting.export": ("export",),
+    "regraft.exporting.exported_model": ("ExportedModel",),
+    "regraft.exporting.verify": ("verify",),
+    "regraft.models.classifier": ("build", "Classifier"),
+    "regraft.models.options": ("ModelOptions",),
+    "regraft.models.inference": ("Prediction",),
+    "regraft.models.summary": ("Summary",),
+    "regraft.runs.evaluate": ("evaluate",),
+    "regraft.runs.explain": ("explain", "Explanation"),
+    "regraft.runs.predict": ("predict",),
+    "regraft.runs.report": ("write_report",),
+    "regraft.runs.run": ("load", "Run"),
+    "regraft.runs.summary": ("summary",),
+    "regraft.runs.resume": ("resume",),
+    "regraft.runs.train": ("train",),
+    "regraft.serving.serve": ("serve",),
+    "regraft.studies.attribution_audit": ("audit_attribution", "AttributionAudit"),
+    "regraft.studies.compare.compare": ("compare",),
+    "regraft.studies.compare.result": ("Comparison",),
+    "regraft.studies.cross_validation": ("cross_validate", "CrossValidation"),
+    "regraft.studies.inspect.inspect": ("inspect",),
+    "regraft.studies.learning_curve.learning_curve": ("learning_curve", "LearningCurve"),
+    "regraft.studies.tune.result": ("TuneResult",),
+    "regraft.studies.tune.tune": ("tune",),
+    "regraft.tracking.options": ("TrackingOptions",),
+    "regraft.training.options": ("TrainingOptions",),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - functions first, in the order of use
-    "scan",
-    "inspect",
-    "split",
-    "folds",
-    "build",
-    "train",
-    "load",
-    "evaluate",
-    "predict",
-    "explain",
-    "audit_evidence",
-    "export",
-    "verify",
-    "serve",
-    "cross_validate",
-    "compare",
-    "write_report",
-    "tune",
-    "learning_curve",
-    "Augmentation",
-    "BadFile",
-    "Classifier",
-    "Comparison",
-    "CrossValidation",
-    "Dataset",
-    "Evaluation",
-    "EvidenceAudit",
-    "Explanation",
-    "ExportedModel",
-    "Finding",
-    "Inspection",
-    "LearningCurve",
-    "Prediction",
-    "Predictions",
-    "RegraftError",
-    "Run",
-    "Sample",
-    "Split",
-    "Tuning",
+    "scan", "inspect", "split", "folds", "build", "train", "resume", "load", "summary", "evaluate", "predict",
+    "explain", "audit_attribution", "export", "verify", "serve", "cross_validate", "compare", "write_report", "tune",
+    "learning_curve", "load_config", "Augmentation", "BadFile", "Classifier", "Comparison", "Config",
+    "CrossValidation", "DataOptions", "Dataset", "Evaluation", "AttributionAudit", "Explanation", "ExportedModel",
+    "Finding", "Inspection", "LearningCurve", "ModelOptions", "Prediction", "Predictions", "RegraftError", "Run",
+    "RunOptions", "Sample", "Split", "Summary", "TrackingOptions", "TrainingOptions", "TuneResult", "UsageError",
     "__version__",
-]
+]  # fmt: skip
+
+#: Names of the version before -> names of this one.
+_RENAMED = {"Tuning": "TuneResult", "EvidenceAudit": "AttributionAudit", "audit_evidence": "audit_attribution"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        raise AttributeError(f"regraft.{name} is now called regraft.{_RENAMED[name]}.")
     if name not in _HOMES:
-        raise AttributeError(f"module 'regraft' has no attribute {name!r}")
+        raise AttributeError(f"module 'regraft' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

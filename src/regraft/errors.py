@@ -1,25 +1,38 @@
 """Every error that regraft raises on purpose.
 
 A message says what was received, what was expected and what to do. The command line prints it and
-leaves with the error's exit code; anything else that escapes is a bug.
+exits with the error's exit code. Any other exception is a bug.
 
     RegraftError                exit 1: the work failed
     ├── UsageError              exit 2: the request was wrong
-    │   ├── ConfigError         unknown keys or wrong values, all of them at once
-    │   ├── UnknownNameError    a name that is in no registry
-    │   └── MissingExtraError   an optional dependency is not installed
+    │   ├── ConfigError         the configuration has unknown keys or wrong values
+    │   ├── UnknownNameError    no registry has this name
+    │   ├── MissingExtraError   an optional dependency is not installed
+    │   └── BudgetError         the time budget is too short for any training
     ├── DataError               the images, labels or parts cannot be used
     │   └── ImageError          one image cannot be read
     ├── WeightsError            pretrained weights are missing or do not fit
     ├── RunError                a run's folder is missing, damaged or in use
-    ├── ExportError             an export answers otherwise than its run, is damaged or hostile
-    └── TrainingError           the loss stopped being a number
+    ├── ExportError             an export failed, is damaged or differs from its run
+    └── TrainingError           training cannot continue
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+#: Number of names that a message lists.
+_MOST_NAMES = 40
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class RegraftError(Exception):
@@ -29,46 +42,62 @@ class RegraftError(Exception):
 
 
 class UsageError(RegraftError):
-    """The request was wrong; nothing was done."""
+    """The request was wrong and nothing was done."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """The configuration has unknown keys or wrong values."""
+    """The configuration has unknown keys or wrong values; the message lists all of them."""
 
 
 class UnknownNameError(UsageError):
-    """A name that is in no registry."""
+    """No registry has this name."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        """Name the nearest known names beside the unknown one."""
         known = list(known)
         near = nearest(name, known)
-        advice = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
-        super().__init__(f"Unknown {kind} {name!r}. {advice}{' ' + hint if hint else ''}")
+        listed = f"Known: {', '.join(known)}." if len(known) <= _MOST_NAMES else ""
+        advice = f"Did you mean {' or '.join(near)}?" if near else listed
+        super().__init__(" ".join(part for part in (f"Unknown {kind} {name!r}.", advice, hint) if part))
+
+
+class AmbiguousNameWarning(UserWarning):
+    """A name may mean several things, and the documented one is chosen."""
 
 
 class MissingExtraError(UsageError):
     """An optional dependency is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        """Print the command that installs the extra."""
         super().__init__(f"{what} needs the extra {extra!r}. Install it with: pip install 'regraft[{extra}]'")
+
+
+class BudgetError(UsageError):
+    """The time budget is too short for the smallest training of this model."""
 
 
 class DataError(RegraftError):
     """The images, labels or parts cannot be used."""
 
 
-class ImageError(DataError):
-    """One image cannot be read; `reason` says why in a few words."""
+class ImageErrorCode(StrEnum):
+    """Why an image cannot be read, for programs; messages are for people."""
 
-    def __init__(self, reason: str, path: str = "") -> None:
-        """Keep the reason apart from the path, so that lists can show both."""
+    EMPTY = "empty"
+    #: More pixels than allowed: possibly a decompression bomb.
+    TOO_LARGE = "too_large"
+    TRUNCATED = "truncated"
+    #: Any other reason: not an image, no permission, damaged.
+    UNREADABLE = "unreadable"
+
+
+class ImageError(DataError):
+    """One image cannot be read: the reason in a few words, its code, and the path, empty for bytes and arrays."""
+
+    def __init__(self, reason: str, path: str = "", code: ImageErrorCode = ImageErrorCode.UNREADABLE) -> None:
         super().__init__(f"{path}: {reason}" if path else reason)
-        self.reason = reason
-        self.path = path
+        self.reason, self.path, self.code = reason, path, code
 
 
 class WeightsError(RegraftError):
@@ -80,24 +109,64 @@ class RunError(RegraftError):
 
 
 class ExportError(RegraftError):
-    """A model could not be written in a format, or one that was written does not answer as it must, or is damaged."""
+    """A model cannot be exported, or an exported model is damaged or gives other predictions than its run."""
 
 
 class TrainingError(RegraftError):
-    """Training cannot go on."""
+    """Training cannot continue, for example because the loss is not a number."""
+
+
+def as_path(value: object, what: str) -> Path:
+    """Return a path; raise `UsageError` for anything else, also for an empty text, which would mean this folder."""
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        received = repr(value) if value is None or value == "" else f"a {type(value).__name__}"
+        raise UsageError(f"{what} is {received}; expected a path.")
+    return Path(value)
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names most like `name`, best first, at most three."""
+    """The known names that are most similar to `name`, best first, at most three."""
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """`3 images`; the plural is `many`, or `one` with an s."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def refuse_old_names(**renamed: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function so that an argument with its old name (old name = new name) raises a `UsageError`."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        function = suggest_names(function)
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            check_names(kwargs, renamed)
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
 
 
-def listed(items: Iterable[str], separator: str = ", ", *, shown: int = 10) -> str:
-    """The first few of them, and how many more there are."""
-    items = list(items)
-    return separator.join(items[:shown]) + (f"{separator}and {len(items) - shown:,} more" if len(items) > shown else "")
+def suggest_names(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function so that an argument that it does not have raises a `UsageError` with the nearest names."""
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            parameters = inspect.signature(function).parameters
+            takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+            for name in [] if takes_all else set(kwargs) - set(parameters):
+                near = nearest(name, parameters) or list(parameters)
+                raise UsageError(
+                    f"{function.__name__}() has no argument {name}=; did you mean {' or '.join(near)}?"
+                ) from error
+            raise
+
+    return checked
+
+
+def check_names(arguments: Iterable[str], renamed: Mapping[str, str]) -> None:
+    """Raise a `UsageError` with the new name of an argument that is called as in the version before."""
+    for name in arguments:
+        if name in renamed:
+            raise UsageError(f"The argument {name}= is now called {renamed[name]}=.")

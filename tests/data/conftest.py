@@ -1,16 +1,21 @@
-"""What tests of the ways in share: small images, each name's with its own pixels."""
+"""Small images for tests of data: each name has its own pixels."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets
 from PIL import Image
 
 Encoded = Callable[[str], bytes]
+Encode = Callable[..., bytes]
+WriteImages = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +30,73 @@ def png() -> Encoded:
         return file.getvalue()
 
     return encode
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A real photograph, small and neither square nor symmetric: uint8 (43, 61, 3)."""
+    image = Image.fromarray(sklearn.datasets.load_sample_image("china.jpg"))
+    return np.array(image.resize((61, 43), Image.Resampling.LANCZOS))
+
+
+@pytest.fixture(scope="session")
+def encode() -> Encode:
+    def encoded(image: Image.Image | np.ndarray, format: str, **options: object) -> bytes:
+        file = io.BytesIO()
+        (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, format, **options)
+        return file.getvalue()
+
+    return encoded
+
+
+@pytest.fixture(scope="session")
+def large() -> np.ndarray:
+    """The whole photograph: uint8 (427, 640, 3)."""
+    return np.asarray(sklearn.datasets.load_sample_image("china.jpg"))
+
+
+@pytest.fixture(scope="session")
+def tiff() -> Callable[..., bytes]:
+    """An uncompressed TIFF with any bands and bits, which Pillow cannot write; other tags by their numbers."""
+
+    def encode(values: np.ndarray, *, planes: bool = False, **tags: int | Sequence[int]) -> bytes:
+        height, width, bands = values.shape
+        order = ">" if values.dtype.byteorder == ">" else "<"
+        data = np.moveaxis(values, 2, 0).tobytes() if planes else values.tobytes()
+        count = bands if planes else 1
+        strips = [i * (len(data) // count) for i in range(count)]
+        kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+        known = {
+            256: width, 257: height, 258: [8 * values.itemsize] * bands, 259: 1, 262: 2 if bands == 3 else 1,
+            273: strips, 277: bands, 278: height, 279: [len(data) // count] * count, 284: 1 + planes,
+            339: [kind] * bands, **{int(name[1:]): value for name, value in tags.items()},
+        }  # fmt: skip
+        fields = {tag: np.atleast_1d(value) for tag, value in sorted(known.items())}
+        start = 8 + 2 + 12 * len(fields) + 4
+        outside = sum(4 * len(field) for field in fields.values() if len(field) > 1)
+        fields[273] = fields[273] + start + outside
+        entries, more = b"", b""
+        for tag, field in fields.items():
+            packed = struct.pack(f"{order}{len(field)}I", *field)
+            place = packed if len(field) == 1 else struct.pack(f"{order}I", start + len(more))
+            entries += struct.pack(f"{order}HHI", tag, 4, len(field)) + place
+            more += packed if len(field) > 1 else b""
+        header = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(fields))
+        return header + entries + b"\0" * 4 + more + data
+
+    return encode
+
+
+@pytest.fixture
+def images(tmp_path: Path, png: Encoded) -> WriteImages:
+    """Writes small images, each with other pixels, and returns their folder."""
+    root = tmp_path / "data"
+    root.mkdir()
+
+    def write(*paths: str) -> Path:
+        for path in paths:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(png(path))
+        return root
+
+    return write

@@ -1,3 +1,4 @@
+import hashlib
 import random
 
 import numpy as np
@@ -5,20 +6,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from scipy.ndimage import affine_transform
 
 from regraft.data.augmentation import Augmentation, mix, random_key
 from regraft.data.augmentation import augment as augment_each
 from regraft.errors import UsageError
 
 ONLY = {
-    "flip": Augmentation(flip=1, crop=0, colour=0),
-    "vertical flip": Augmentation(flip=0, vertical_flip=1, crop=0, colour=0),
-    "crop": Augmentation(flip=0, crop=0.65, colour=0),
-    "rotation": Augmentation(flip=0, crop=0, colour=0, rotation=30),
-    "colour": Augmentation(flip=0, crop=0, colour=0.4),
-    "trivialaugment": Augmentation(flip=0, crop=0, colour=0, policy="trivialaugment"),
-    "randaugment": Augmentation(flip=0, crop=0, colour=0, policy="randaugment"),
+    "flip": Augmentation(flip=1, random_crop=0, color_jitter=0),
+    "vertical flip": Augmentation(flip=0, vertical_flip=1, random_crop=0, color_jitter=0),
+    "crop": Augmentation(flip=0, random_crop=0.65, color_jitter=0),
+    "rotation": Augmentation(flip=0, random_crop=0, color_jitter=0, rotation=30),
+    "width shift": Augmentation(flip=0, random_crop=0, color_jitter=0, width_shift=0.3),
+    "height shift": Augmentation(flip=0, random_crop=0, color_jitter=0, height_shift=0.3),
+    "shear": Augmentation(flip=0, random_crop=0, color_jitter=0, shear=30),
+    "zoom": Augmentation(flip=0, random_crop=0, color_jitter=0, zoom=(0.6, 0.9)),
+    "brightness": Augmentation(flip=0, random_crop=0, color_jitter=0, brightness=0.5),
+    "color": Augmentation(flip=0, random_crop=0, color_jitter=0.4),
+    "trivialaugment": Augmentation(flip=0, random_crop=0, color_jitter=0, policy="trivialaugment"),
+    "randaugment": Augmentation(flip=0, random_crop=0, color_jitter=0, policy="randaugment"),
 }
 KEYS = st.integers(0, 2**63 - 1)
 
@@ -64,7 +70,7 @@ def test_flips_mirror(key):
     pixels = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
     assert torch.equal(augment(pixels, ONLY["flip"], key), pixels.flip(-1))
     assert torch.equal(augment(pixels, ONLY["vertical flip"], key), pixels.flip(-2))
-    half = augment(pixels, Augmentation(flip=0.5, crop=0, colour=0), key)
+    half = augment(pixels, Augmentation(flip=0.5, random_crop=0, color_jitter=0), key)
     assert all(
         torch.equal(view, image) or torch.equal(view, image.flip(-1)) for view, image in zip(half, pixels, strict=True)
     )
@@ -93,7 +99,7 @@ def test_the_random_state_comes_back_after_an_error():
 
 def test_nothing_to_do_gives_the_images_back(pixels):
     assert torch.equal(augment(pixels, Augmentation.none(), key=1), pixels)
-    assert torch.equal(augment(pixels, Augmentation(flip=0, crop=0, colour=0, mixup=0.4), key=1), pixels)
+    assert torch.equal(augment(pixels, Augmentation(flip=0, random_crop=0, color_jitter=0, mixup=0.4), key=1), pixels)
     assert augment(pixels[:0], Augmentation(), key=1).shape == (0, 3, 24, 32)
 
 
@@ -101,14 +107,14 @@ def test_changes_views():
     assert Augmentation().changes_views
     assert all(augmentation.changes_views for augmentation in ONLY.values())
     assert not Augmentation.none().changes_views
-    assert not Augmentation(flip=0, crop=0, colour=0, mixup=1, cutmix=1).changes_views
+    assert not Augmentation(flip=0, random_crop=0, color_jitter=0, mixup=1, cutmix=1).changes_views
 
 
 def test_a_crop_leaves_out_no_more_than_its_share():
     ramp = torch.linspace(0, 255, 64).to(torch.uint8)
     image = torch.stack([ramp.repeat(64, 1), ramp.repeat(64, 1).T, torch.zeros(64, 64, dtype=torch.uint8)])[None]
     for key in range(30):
-        view = augment(image, Augmentation(flip=0, colour=0, crop=0.5), key)[0].float()
+        view = augment(image, Augmentation(flip=0, color_jitter=0, random_crop=0.5), key)[0].float()
         width, height = (view[channel].max() - view[channel].min() for channel in (0, 1))
         assert float(width * height) / 255**2 >= 0.5 * 0.9  # antialiasing takes a little off the ends
 
@@ -118,9 +124,17 @@ def test_a_crop_leaves_out_no_more_than_its_share():
     [
         {"flip": 1.5},
         {"flip": -0.1},
-        {"crop": 1.0},
+        {"random_crop": 1.0},
         {"rotation": 200},
-        {"colour": 2},
+        {"color_jitter": 2},
+        {"width_shift": 1},
+        {"shear": 90},
+        {"zoom": 1.0},
+        {"zoom": (1.2, 0.8)},
+        {"zoom": (0.0, 1.0)},
+        {"brightness": (0.5, float("inf"))},
+        {"fill_mode": "mirror"},
+        {"fill": 256},
         {"mixup": -1},
         {"flip": float("nan")},
         {"policy": "autoaugment"},
@@ -128,7 +142,7 @@ def test_a_crop_leaves_out_no_more_than_its_share():
     ],
 )
 def test_what_makes_no_sense_is_refused(values):
-    with pytest.raises(ValidationError, match=next(iter(values))):
+    with pytest.raises(UsageError, match=next(iter(values))):
         Augmentation(**values)
 
 
@@ -194,7 +208,7 @@ def test_mixup_works_on_vectors_and_cutmix_says_what_it_needs():
     (mixed,), _ = mix([torch.rand(4, 7)], one_hot(4), Augmentation(mixup=1), key=1)
     assert mixed.shape == (4, 7)
     with pytest.raises(
-        UsageError, match=r"CutMix needs maps \(N, C, H, W\) and this backbone gives \(4, 7\); use mixup"
+        UsageError, match=r"CutMix needs maps \(N, C, H, W\), but this backbone gives \(4, 7\)\. Use mixup"
     ):
         mix([torch.rand(4, 7)], one_hot(4), Augmentation(cutmix=1), key=1)
 
@@ -217,3 +231,69 @@ def test_vectors_beside_maps_are_mixed_by_the_same_share(kind: str) -> None:
     maps, vectors = torch.rand(6, 3, 8, 8), torch.rand(6, 5)
     (_, mixed), targets = mix([maps, vectors], one_hot(6), Augmentation(**{kind: 1.0}), key=3)
     torch.testing.assert_close(mixed, targets @ vectors)
+
+
+@pytest.mark.parametrize(
+    ("fill_mode", "reference"),
+    [("nearest", "nearest"), ("reflect", "reflect"), ("wrap", "grid-wrap"), ("constant", "grid-constant")],
+)
+@pytest.mark.parametrize("change", ["rotation", "width_shift", "height_shift", "shear", "zoom", "all"])
+def test_moves_are_those_of_keras(pixels, change, fill_mode, reference, monkeypatch):
+    """The matrix of `keras.preprocessing.image.apply_affine_transform`, interpolated by SciPy as there."""
+    values = {"rotation": 25.0, "width_shift": 0.3, "height_shift": 0.2, "shear": 20.0, "zoom": 0.3}
+    chosen = values if change == "all" else {change: values[change]}
+    theta, shear = np.deg2rad(chosen.get("rotation", 0)), np.deg2rad(chosen.get("shear", 0))
+    monkeypatch.setattr("regraft.data.augmentation._uniform", _draws(chosen))
+    settings = Augmentation(flip=0, random_crop=0, color_jitter=0, fill_mode=fill_mode, fill=40, **chosen)
+    (view,) = augment_each(pixels[:1], settings, [0])
+
+    height, width = pixels.shape[-2:]
+    zoom = chosen.get("zoom", 0.0)
+    rotate = np.array([[np.cos(theta), -np.sin(theta), 0], [np.sin(theta), np.cos(theta), 0], [0, 0, 1]])
+    shift = np.array([[1, 0, chosen.get("width_shift", 0) * width], [0, 1, chosen.get("height_shift", 0) * height],
+                      [0, 0, 1]])  # fmt: skip
+    slant = np.array([[1, -np.sin(shear), 0], [0, np.cos(shear), 0], [0, 0, 1]])
+    matrix = rotate @ shift @ slant @ np.diag([1 + zoom, 1 - zoom, 1])
+    center = np.array([[1, 0, width / 2 - 0.5], [0, 1, height / 2 - 0.5], [0, 0, 1]])
+    matrix = center @ matrix @ np.linalg.inv(center)
+    swapped = matrix[[1, 0, 2]][:, [1, 0, 2]]  # (x, y) to (row, column)
+    for channel, image in zip(view.numpy(), pixels[0].numpy(), strict=True):
+        expected = affine_transform(
+            image.astype(float), swapped[:2, :2], swapped[:2, 2], order=1, mode=reference, cval=40
+        )
+        assert np.abs(channel - expected).max() <= 0.51
+
+
+def _draws(chosen):
+    """Draws in the order of the module: the highest value of each, and for the second axis of zoom the lowest."""
+    zoomed = iter((True, False))
+
+    def uniform(low, high):
+        return high if low <= 0 or next(zoomed) else low
+
+    return uniform
+
+
+def test_a_zoom_below_one_is_closer(pixels):
+    """The middle third fills the image, as with Keras's zoom_range=[1/3, 1/3]."""
+    image = torch.zeros(1, 3, 30, 30, dtype=torch.uint8)
+    image[..., 10:20, 10:20] = 200
+    closer = augment(image, Augmentation(flip=0, random_crop=0, color_jitter=0, zoom=(1 / 3, 1 / 3)), key=0)
+    assert (closer == 200).float().mean() > 0.85
+    farther = augment(image, Augmentation(flip=0, random_crop=0, color_jitter=0, zoom=(2, 2)), key=0)
+    assert 0.01 < (farther == 200).float().mean() < 0.04  # a quarter of a ninth
+
+
+def test_brightness_replaces_that_of_color_jitter(pixels):
+    """Two factors, as Keras's brightness_range, multiply the pixels."""
+    gray = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
+    for jitter in (0, 0.3):
+        augmentation = Augmentation(flip=0, random_crop=0, color_jitter=jitter, brightness=(1.5, 1.5))
+        assert augment(gray, augmentation, key=1).unique().tolist() == [150]
+
+
+def test_the_views_of_the_defaults_stay_as_they_were(pixels):
+    """Golden values: cached views and published figures depend on them."""
+    views = augment(pixels, Augmentation(), key=7)
+    digest = hashlib.sha256(views.numpy().tobytes()).hexdigest()
+    assert digest == "e140fdb08f1040bf123f0ee79235812b3ad1e35874a54ca1e6ccc743d2469415"

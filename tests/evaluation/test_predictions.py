@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -5,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -55,16 +57,16 @@ def test_from_arrays_takes_no_images() -> None:
     assert len(Predictions.from_arrays([], np.empty((0, 3)))) == 0
 
 
-def test_the_arrays_are_its_own_and_locked() -> None:
-    mine = PROBABILITIES.copy()
-    predictions = Predictions.from_arrays([0, 1, 2], mine)
-    mine[:] = 0
+def test_the_arrays_are_copied_and_read_only() -> None:
+    original = PROBABILITIES.copy()
+    predictions = Predictions.from_arrays([0, 1, 2], original)
+    original[:] = 0
     assert np.array_equal(predictions.probabilities, PROBABILITIES)
     with pytest.raises(ValueError, match="read-only"):
         predictions.probabilities[0, 0] = 1
 
 
-def test_half_precision_passes() -> None:
+def test_half_precision_is_accepted() -> None:
     logits = np.random.default_rng(0).normal(size=(50, 20)).astype(np.float32)
     exponents = np.exp(logits)
     half = (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float16)
@@ -82,7 +84,7 @@ def test_half_precision_passes() -> None:
         ({"probabilities": PROBABILITIES[:, :2], "classes": ["x", "y", "z"]}, r"shape \(3, 2\)"),
         ({"probabilities": np.log(PROBABILITIES)}, "negative"),
         ({"probabilities": PROBABILITIES * 1.01}, "do not sum to 1"),
-        ({"probabilities": PROBABILITIES * np.nan}, "no finite number"),
+        ({"probabilities": PROBABILITIES * np.nan}, "not finite"),
         ({"probabilities": np.eye(3, dtype=int)}, "expected floats"),
         ({"probabilities": 1.0}, r"shape \(\)"),
         ({"classes": ["x", "x", "y"]}, "all different"),
@@ -90,7 +92,7 @@ def test_half_precision_passes() -> None:
         ({"ids": ["a"]}, "1 ids"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+def test_inconsistent_values_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Predictions.from_arrays(**({"labels": [0, 1, 2], "probabilities": PROBABILITIES} | change))
 
@@ -118,6 +120,7 @@ def any_predictions(draw: Callable[..., Any]) -> Predictions:
     )
 
 
+@settings(max_examples=25)
 @given(any_predictions())
 def test_write_then_read_is_the_identity(predictions: Predictions) -> None:
     with TemporaryDirectory() as folder:
@@ -133,7 +136,7 @@ def test_write_then_read_is_the_identity(predictions: Predictions) -> None:
     assert np.array_equal(again.probabilities, predictions.probabilities)
 
 
-def test_the_table_reads_like_one(tmp_path: Path) -> None:
+def test_csv_columns_and_cells(tmp_path: Path) -> None:
     small().write_csv(tmp_path / "predictions.csv")
     first, second, *_ = (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()
     assert first == "id,label,predicted,part,p(x),p(y),p(z)"
@@ -153,13 +156,13 @@ def test_the_table_reads_like_one(tmp_path: Path) -> None:
         ("id,label,predicted,part,p(x)\na,x,x,,0.5\n", "do not sum to 1"),
     ],
 )
-def test_a_damaged_table_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_a_damaged_csv_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "predictions.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         Predictions.read_csv(path)
 
 
-def test_a_missing_table_is_named(tmp_path: Path) -> None:
+def test_a_missing_csv_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.csv cannot be read"):
         Predictions.read_csv(tmp_path / "nowhere.csv")

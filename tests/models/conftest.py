@@ -7,14 +7,16 @@ import torch
 from torch import nn
 
 from regraft.models.classifier import Classifier, build
+from regraft.models.weights import WeightsRecord
 
 
 @pytest.fixture
 def with_statistics() -> Callable[..., Classifier]:
-    """Makes a model of a backbone's name and an image size, with random weights and norms that do something."""
+    """Build a model with random weights and random statistics of its norms, which counts as pretrained."""
 
     def made(name: str, size: int = 64) -> Classifier:
         model = build(name, classes=("a", "b"), image_size=size, weights="none")
+        model.weights = WeightsRecord("file")
         generator = torch.Generator().manual_seed(0)
         for norm in model.modules():
             if isinstance(norm, nn.BatchNorm2d):

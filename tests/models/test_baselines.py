@@ -1,4 +1,4 @@
-"""The plain networks keep what a backbone must."""
+"""The plain networks follow the contract of a backbone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from regraft.errors import WeightsError
-from regraft.models.checkpoint import load_classifier, save_classifier
 from regraft.models.classifier import Classifier, build
 from regraft.models.registry import BASELINES
+from regraft.models.serialization import load_classifier, save_classifier
 
 
-@pytest.fixture(params=list(BASELINES))
+@pytest.fixture(params=list(BASELINES), scope="module")
 def model(request: pytest.FixtureRequest) -> Classifier:
     return build(request.param, classes=("ape", "bee"))
 
@@ -37,22 +37,22 @@ def test_every_parameter_trains_by_default(model: Classifier) -> None:
     assert in_stages == {id(p) for p in model.backbone.parameters()}
 
 
-def test_prefix_then_tail_is_the_whole_at_every_cut(model: Classifier) -> None:
+def test_prefix_and_tail_equal_the_model_at_every_boundary(model: Classifier) -> None:
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.inference_mode():
         whole = model(pixels)
         for boundary in range(len(model.stages) + 1):
-            torch.testing.assert_close(model.logits_from(model.activations(pixels, boundary), boundary), whole)
+            torch.testing.assert_close(model.forward_from(model.activations(pixels, boundary), boundary), whole)
 
 
-def test_saved_and_loaded_it_is_the_same(model: Classifier, tmp_path: Path) -> None:
+def test_save_then_load_is_the_identity(model: Classifier, tmp_path: Path) -> None:
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     save_classifier(model, tmp_path)
     with torch.inference_mode():
         assert torch.equal(load_classifier(tmp_path)(pixels), model(pixels))
 
 
-def test_another_size_of_the_dense_network_is_another_network() -> None:
+def test_the_dense_network_has_the_size_of_the_images() -> None:
     assert build("ann", classes=("ape", "bee"), image_size=32).backbone.dense1.in_features == 3 * 32 * 32
 
 

@@ -6,7 +6,7 @@ import torch
 
 from regraft.errors import UnknownNameError, UsageError
 from regraft.models.classifier import Classifier, build
-from regraft.models.stages import cut, resolve_boundary
+from regraft.models.stages import resolve_boundary, split_stages
 
 CLASSES = ("a", "b")
 
@@ -31,7 +31,7 @@ def test_keras_names_of_vgg16(vgg: Classifier) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "familiar", "stage"),
+    ("backbone", "alias", "stage"),
     [
         ("resnet50", "conv5_block1_out", "layer4.0"),
         ("resnet50", "conv4_block2", "layer3.1"),
@@ -44,9 +44,9 @@ def test_keras_names_of_vgg16(vgg: Classifier) -> None:
         ("mobilenetv2", "auto", "blocks.3.0"),
     ],
 )
-def test_familiar_names_find_their_stage(backbone: str, familiar: str, stage: str) -> None:
+def test_aliases_find_their_stage(backbone: str, alias: str, stage: str) -> None:
     model = build(backbone, classes=CLASSES, weights="none", image_size=64)
-    assert model.stages[model.resolve(familiar)].name == stage
+    assert model.stages[model.resolve(alias)].name == stage
 
 
 def test_all_and_none(mobilenet: Classifier) -> None:
@@ -82,11 +82,11 @@ def test_unknown_stage_names_the_nearest(mobilenet: Classifier) -> None:
         "swin_tiny_patch4_window7_224",
     ],
 )
-def test_other_timm_models_are_cut_too(name: str) -> None:
+def test_other_timm_models_are_split_too(name: str) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False, num_classes=0).eval()
     size = 224 if model.pretrained_cfg["fixed_input_size"] else 96
-    stages = cut(model, size)
+    stages = split_stages(model, size)
     assert len(stages) > 4
     images = torch.randn(1, 3, size, size)
     with torch.inference_mode():
@@ -96,19 +96,19 @@ def test_other_timm_models_are_cut_too(name: str) -> None:
         torch.testing.assert_close(values, model(images), rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_that_is_no_chain_is_one_stage() -> None:
+def test_a_model_that_is_not_a_chain_is_one_stage() -> None:
     model = timm.create_model("levit_128s", pretrained=False, num_classes=0).eval()
-    stages = cut(model, 224)
+    stages = split_stages(model, 224)
     assert [stage.name for stage in stages] == ["features", "pool"]
     assert resolve_boundary(stages, "auto") == 0
 
 
-def test_cutting_leaves_mode_and_random_state_alone() -> None:
+def test_splitting_does_not_change_mode_or_random_state() -> None:
     model = timm.create_model("mobilenetv3_small_050", pretrained=False, num_classes=0).train()
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    cut(model, 32)
+    split_stages(model, 32)
     assert torch.equal(torch.rand(1), expected)
     assert model.training
 

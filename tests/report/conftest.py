@@ -1,4 +1,4 @@
-"""Records of runs that were never trained, for the tests of their page and card."""
+"""Records of runs that were never trained, for the tests of the run page and the model card."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ HOSTILE = (
 def record_of(
     classes: tuple[str, ...], each: int = 6, parts: tuple[Part, ...] = ("val", "test"), **more: Any
 ) -> RunRecord:
-    """A run with so many images a class in each part, nine of ten of them right, drawn by chance."""
+    """A run with `each` images per class and part; about nine of ten random predictions are correct."""
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(len(classes)), each * len(parts))
     probabilities = rng.dirichlet(np.full(len(classes), 0.2), len(labels))
     probabilities[np.arange(len(labels)), np.where(rng.random(len(labels)) < 0.9, labels, 0)] += 1
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    told = tuple(part for part in parts for _ in range(each * len(classes)))
+    part_of = tuple(part for part in parts for _ in range(each * len(classes)))
     ids = tuple(f"set/{classes[label]}/{i}.png" for i, label in enumerate(labels))
-    predictions = Predictions(ids, labels, probabilities, classes, told)
+    predictions = Predictions(ids, labels, probabilities, classes, part_of)
     found = {part: evaluate(predictions.part(part)) for part in parts}
     measured = {part: measure_calibration(predictions.part(part)).to_json() for part in parts}
     values: dict[str, Any] = {
@@ -49,7 +49,7 @@ def record_of(
         "description": {
             "classes": list(classes),
             "backbone": {"name": "mobilenetv2", "timm_name": "mobilenetv2_100"},
-            "weights": {"source": "wheel", "name": "some-wheel", "sha256": "0" * 64, "licence": "Apache-2.0"},
+            "weights": {"source": "wheel", "name": "some-wheel", "sha256": "0" * 64, "license": "Apache-2.0"},
             "versions": {"python": "3.11.0", "torch": "2.4.0"},
         },
         "config": 'seed = 0\n[model]\nbackbone = "mobilenetv2"\n',
@@ -71,10 +71,12 @@ def record_of(
             },
             "memory": {"peak_megabytes": 512.0},
             "data": {"bad": [{"path": "bad.png", "reason": "broken"}], "notes": ["A note with `a command`."]},
-            "training": {"device": "cpu", "precision": "float32", "engine": "torch", "stopped": None, "notes": []},
+            "training": {
+                "device": "cpu", "precision": "float32", "prefix_backend": "torch", "stopped": None, "notes": [],
+            },
         },
         "history": [
-            {"phase": phase, "train_loss": 1 / n, "val_loss": 1.2 / n, "train_accuracy": 1 - 0.5 / n,
+            {"phase": phase, "epoch": n, "train_loss": 1 / n, "val_loss": 1.2 / n, "train_accuracy": 1 - 0.5 / n,
              "val_accuracy": 1 - 0.6 / n, "kept": n == 4}
             for n, phase in enumerate(("head", "head", "finetune", "finetune"), 1)
         ],

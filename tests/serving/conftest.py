@@ -1,4 +1,4 @@
-"""A run of little squares, and servers of it as processes."""
+"""A run with an export, and servers of it."""
 
 from __future__ import annotations
 
@@ -6,37 +6,44 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import Server, started
+from served import Server, in_thread
 from terminal import regraft
 
-SMALL = (
-    "--backbone", "cnn", "--image-size", 32, "--finetune-epochs", 0,
-    "--set", "data.val=0.25", "--set", "data.test=0.25",
-)  # fmt: skip
+from regraft.serving.limits import Limits
 
 
 @pytest.fixture(scope="session")
 def run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was trained on the squares."""
+    """A run that was trained on the squares, with an export to ONNX."""
     out = tmp_path_factory.mktemp("serving") / "squares"
-    done = regraft("train", squares_folder, "--out", out, *SMALL)
+    options = ("--backbone", "cnn", "--image-size", 32, "--finetune-epochs", 0)
+    done = regraft("train", squares_folder, "--out", out, *options, "--set", "data.val=0.25", "--set", "data.test=0.25")
+    assert done.returncode == 0, done.stderr
+    done = regraft("export", out, "--to", "onnx")
     assert done.returncode == 0, done.stderr
     return out
 
 
 @pytest.fixture(scope="session")
 def server(run: Path) -> Iterator[Server]:
-    """One with two models and the limits that it has by itself."""
-    with started(run, f"other={run}", "--unknown", "0.3") as one:
-        yield one
+    """A server of two models with the default limits."""
+    with in_thread(run, f"other={run}", limits=Limits(), ood_rate=0.3) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
 def strict(run: Path) -> Iterator[Server]:
-    """One with a token and narrow limits."""
-    with started(
-        run, "--max-megabytes", 0.1, "--max-images", 2, "--max-megapixels", 0.02, "--header-seconds", 0.6,
-        "--body-seconds", 1, "--connections", 30, REGRAFT_TOKEN="correct-horse-battery",
-    ) as one:  # fmt: skip
-        one.client.headers["Authorization"] = "Bearer correct-horse-battery"
-        yield one
+    """A server with a token and low limits."""
+    limits = Limits(body_bytes=100_000, images=2, pixels=20_000, header_seconds=0.4, body_seconds=0.6, connections=30)
+    with in_thread(run, limits=limits, token="correct-horse-battery") as running:
+        running.client.headers["Authorization"] = "Bearer correct-horse-battery"
+        yield running
+
+
+@pytest.fixture(scope="session")
+def proxied(run: Path) -> Iterator[Server]:
+    """A server at the path /a/b of a proxy, with a token and two origins."""
+    proxy = {"root_path": "/a/b", "allow_origins": ["https://one.example", "http://two.example:3000"]}
+    with in_thread(run, limits=Limits(), token="correct-horse-battery", proxy=proxy) as running:
+        running.client.headers["Authorization"] = "Bearer correct-horse-battery"
+        yield running

@@ -1,62 +1,43 @@
-"""What the server says when there is no room, no time or no answer, in this process and with a predictor of ours."""
+"""The service without capacity, time or answers, with a predictor whose speed the test controls."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import io
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from PIL import Image
+from predictors import MeanPredictor, pixels
 
-from regraft.data.preprocessing import Preprocessing
-from regraft.errors import ExportError
-from regraft.models.doubt import Doubt
-from regraft.serving.app import create_app
-from regraft.serving.engines import Engine
+from regraft.errors import ExportError, RegraftError
+from regraft.models.rejection import RejectionPolicy
+from regraft.serving import decode_pool
+from regraft.serving.http.app import create_app
+from regraft.serving.inference_engine import Engine
 from regraft.serving.limits import Limits
 from regraft.serving.service import ServedModel, Service
 
 RAW = {"Content-Type": "application/octet-stream"}
 
 
-class Gated:
-    """Answers with the image's mean when the gate is open; black images cannot be run."""
-
-    classes = ("dark", "bright")
-    preprocessing = Preprocessing(size=8)
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        self.gate.wait(20)
-        if not images.any(axis=(1, 2, 3)).all():
-            raise ExportError("black")
-        bright = images.mean(axis=(1, 2, 3)) / 255
-        return np.stack([1 - bright, bright], axis=1)
-
-
 def picture(value: int) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(file, "PNG")
+    Image.fromarray(pixels(value)).save(file, "PNG")
     return file.getvalue()
 
 
-def serving(use: Callable[[httpx.AsyncClient, Gated, Service], Awaitable[None]], **limits: Any) -> None:
+def serving(use: Callable[[httpx.AsyncClient, MeanPredictor, Service], Awaitable[None]], **limits: Any) -> None:
     """Run a service within limits, and a client of it."""
-    predictor = Gated()
+    predictor = MeanPredictor(failing=0)
 
     async def run() -> None:
         service = Service(
             ["means"],
-            lambda: [ServedModel("means", "1", Engine(predictor, "ours"), Doubt(sure=0.9))],
+            lambda: [ServedModel("means", "1", Engine(predictor, "ours"), RejectionPolicy(min_confidence=0.9))],
             Limits(delay_seconds=0, **limits),
             decoders=1,
         )
@@ -80,23 +61,23 @@ def serving(use: Callable[[httpx.AsyncClient, Gated, Service], Awaitable[None]],
     asyncio.run(run())
 
 
-def test_a_full_queue_refuses_and_recovers() -> None:
-    async def use(client: httpx.AsyncClient, predictor: Gated, service: Service) -> None:
+def test_full_queue_refuses_and_recovers() -> None:
+    async def use(client: httpx.AsyncClient, predictor: MeanPredictor, service: Service) -> None:
         predictor.gate.clear()
-        asking = [asyncio.ensure_future(client.post("/predict", content=picture(9), headers=RAW)) for _ in range(3)]
-        while service._waiting < 3:
+        requests = [asyncio.ensure_future(client.post("/predict", content=picture(9), headers=RAW)) for _ in range(3)]
+        while service._queued < 3:
             await asyncio.sleep(0.01)
         two = {"images": [base64.b64encode(picture(9)).decode()] * 2}
-        refused = await client.post("/predict", json=two)  # room for one is none for two
+        refused = await client.post("/predict", json=two)  # there is space for one image only
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
-        assert "3 images wait" in refused.json()["detail"]
-        asking.append(asyncio.ensure_future(client.post("/predict", content=picture(9), headers=RAW)))
-        while service._waiting < 4:
+        assert "3 images are waiting" in refused.json()["detail"]
+        requests.append(asyncio.ensure_future(client.post("/predict", content=picture(9), headers=RAW)))
+        while service._queued < 4:
             await asyncio.sleep(0.01)
         assert (await client.post("/predict", content=picture(9), headers=RAW)).status_code == 429
         predictor.gate.set()
-        assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200] * 4
+        assert [answer.status_code for answer in await asyncio.gather(*requests)] == [200] * 4
         assert (await client.post("/predict", json=two)).status_code == 200
         text = (await client.get("/metrics")).text
         assert 'regraft_rejections_total{cause="queue-full"} 2.0' in text
@@ -105,36 +86,36 @@ def test_a_full_queue_refuses_and_recovers() -> None:
     serving(use, queue=4, images=2)
 
 
-def test_what_takes_too_long_is_given_up() -> None:
-    async def use(client: httpx.AsyncClient, predictor: Gated, service: Service) -> None:
+def test_deadline() -> None:
+    async def use(client: httpx.AsyncClient, predictor: MeanPredictor, service: Service) -> None:
         predictor.gate.clear()
         answer = await client.post("/predict", content=picture(9), headers=RAW)
         assert answer.status_code == 504
         assert "within 0.3 s" in answer.json()["detail"]
-        assert service._waiting == 0
+        assert service._queued == 0
         predictor.gate.set()
         assert (await client.post("/predict", content=picture(9), headers=RAW)).status_code == 200
 
     serving(use, deadline_seconds=0.3)
 
 
-def test_an_engine_that_fails_fails_for_one_request() -> None:
-    async def use(client: httpx.AsyncClient, predictor: Gated, service: Service) -> None:
+def test_failing_engine_affects_one_request() -> None:
+    async def use(client: httpx.AsyncClient, predictor: MeanPredictor, service: Service) -> None:
         answers = await asyncio.gather(
             *(client.post("/predict", content=picture(value), headers=RAW) for value in (9, 0, 30))
         )
         assert [answer.status_code for answer in answers] == [200, 500, 200]
         assert answers[1].headers["content-type"] == "application/problem+json"
-        assert "black" not in answers[1].text
+        assert "secret" not in answers[1].text
 
     serving(use)
 
 
-def test_answers_are_those_of_the_engine() -> None:
-    async def use(client: httpx.AsyncClient, predictor: Gated, service: Service) -> None:
-        for value, label, sure in ((30, "dark", False), (230, "bright", True)):
+def test_answers_come_from_the_engine() -> None:
+    async def use(client: httpx.AsyncClient, predictor: MeanPredictor, service: Service) -> None:
+        for value, label, accepted in ((30, "dark", False), (230, "bright", True)):
             answer = (await client.post("/predict", content=picture(value), headers=RAW)).json()["images"][0]
-            assert (answer["label"], answer["sure"], answer["familiarity"]) == (label, sure, None)
+            assert (answer["label"], answer["accepted"], answer["ood_p_value"]) == (label, accepted, None)
             assert {one["label"]: one["probability"] for one in answer["top"]}["bright"] == value / 255
         refused = await client.post("/predict?explain=true", content=picture(9), headers=RAW)
         assert refused.status_code == 422
@@ -145,33 +126,51 @@ def test_answers_are_those_of_the_engine() -> None:
     serving(use)
 
 
-def test_bodies_are_bounded_together() -> None:
-    async def use(client: httpx.AsyncClient, predictor: Gated, service: Service) -> None:
+def test_bodies_share_a_memory_limit() -> None:
+    async def use(client: httpx.AsyncClient, predictor: MeanPredictor, service: Service) -> None:
         async def endless() -> Any:
             yield b"x" * 900
             await asyncio.sleep(0.5)
             yield b"x"
 
         first = asyncio.ensure_future(client.post("/predict", content=endless(), headers=RAW))
-        while not service.intake._buffered:
+        while not service.bodies.buffered:
             await asyncio.sleep(0.01)
         second = await client.post("/predict", content=b"x" * 900, headers=RAW)
         assert second.status_code == 503
         assert second.headers["retry-after"] == "1"
         assert (await first).status_code == 422
-        assert service.intake._buffered == 0
+        assert service.bodies.buffered == 0
 
     serving(use, body_bytes=1000, buffered_bytes=1000)
 
 
 @pytest.mark.parametrize("fault", [ExportError("damaged"), RuntimeError("other")])
-def test_models_that_cannot_be_loaded_end_the_start(fault: Exception) -> None:
+def test_start_fails_if_a_model_cannot_be_loaded(fault: Exception) -> None:
     def load() -> list[ServedModel]:
         raise fault
 
     async def run() -> None:
-        service = Service(["x"], load, Limits())
+        service = Service(["x"], load, Limits(), None)
         with pytest.raises(type(fault)):
+            await service.start()
+        await service.stop()
+
+    asyncio.run(run())
+
+
+def test_start_fails_if_no_process_can_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handler(settings: object) -> None:
+        raise NotImplementedError
+
+    handler.__module__ = "no_such_module"
+    monkeypatch.setattr(decode_pool, "make_handler", handler)
+
+    async def run() -> None:
+        service = Service(
+            ["means"], lambda: [ServedModel("means", "1", Engine(MeanPredictor(), "ours"))], Limits(), decoders=1
+        )
+        with pytest.raises(RegraftError, match="No process that decodes images could be started"):
             await service.start()
         await service.stop()
 

@@ -8,7 +8,7 @@ from mlflow.utils.validation import _validate_metric_name
 
 from regraft.config import Config
 from regraft.tracking.scalars import distinct_tags, epoch_scalars, final_scalars, flat_settings, printable, tag
-from regraft.training.progress import Epoch
+from regraft.training.callbacks import Epoch
 
 HOSTILE = [
     "..",
@@ -61,9 +61,9 @@ def test_settings_are_plain_and_can_be_written() -> None:
 
 
 def test_an_epoch_has_what_it_measured() -> None:
-    row = Epoch("head", 2, 0.5, 0.75, None, None, None, None, 0.1, 2.0, 10.0)
+    row = Epoch("head", 2, 0.5, 0.75, None, None, None, 0.1, 2.0, 10.0)
     assert epoch_scalars(row) == {
-        "head/train_loss": 0.5, "head/train_accuracy": 0.75, "head/strength": 0.1, "head/seconds": 2.0,
+        "head/train_loss": 0.5, "head/train_accuracy": 0.75, "head/lr": 0.1, "head/seconds": 2.0,
         "head/images_per_second": 10.0,
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What each tracker keeps is what the run's own files say, and a training is the same with and without them."""
+"""Each tracker gets what the run's own files say, and a training has the same results with and without it."""
 
 from __future__ import annotations
 
@@ -15,37 +15,25 @@ from PIL import Image
 
 import regraft
 from regraft.config import Config, load_config
-from regraft.data.dataset import Split
-from regraft.pipeline.train import resume, train_from
-from regraft.tracking.listener import tracking
+from regraft.runs.resume import resume
+from regraft.runs.train import train_from
+from regraft.tracking.callback import tracking
 from regraft.tracking.scalars import final_scalars
-from regraft.training.progress import Epoch, Silence
+from regraft.training.callbacks import Epoch, NullReporter
 
 # MLflow's own mappings use a loader that SQLAlchemy will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 ALL = ("tensorboard", "wandb", "mlflow")
-SETTINGS = (
-    "model.image_size=32",
-    "training.finetune_epochs=1",
-    "training.views=2",
-    "training.batch_size=8",
-    "training.keep_finetuned=always",
-    "data.val=0.25",
-    "data.test=0.25",
-)
 PICTURES = {"confusion_matrix", "sample_predictions", "training_history", "reliability"}
 
 
 @pytest.fixture(scope="module")
-def plain(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> regraft.Run:
-    return train_from(squares_folder, load_config(None, SETTINGS), tmp_path_factory.mktemp("plain") / "run")
-
-
-@pytest.fixture(scope="module")
-def told(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> regraft.Run:
-    out = tmp_path_factory.mktemp("told") / "a run, ünnamed"
-    return train_from(squares_folder, load_config(None, [*SETTINGS, "tracking.to=tensorboard,wandb,mlflow"]), out)
+def tracked(
+    squares_folder: Path, fast_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> regraft.Run:
+    out = tmp_path_factory.mktemp("tracked") / "a run, ünnamed"
+    return train_from(squares_folder, load_config(overrides=fast_settings | {"tracking.to": ALL}), out)
 
 
 def numbers(run: regraft.Run) -> tuple[Any, ...]:
@@ -55,8 +43,12 @@ def numbers(run: regraft.Run) -> tuple[Any, ...]:
 
 
 def scalars_of(run: regraft.Run) -> dict[str, list[tuple[int, float]]]:
-    """`phase/number` -> (epoch, value), from the history."""
+    """`phase/number` -> (epoch, value), from the history and the path of the head."""
     found: dict[str, list[tuple[int, float]]] = {}
+    for step, fit in enumerate(run.head_path, start=1):
+        for name, value in fit.items():
+            if name != "chosen":
+                found.setdefault(f"head/{name}", []).append((step, value))
     for row in run.history:
         for name, value in row.items():
             if name not in ("phase", "epoch", "kept") and value is not None:
@@ -64,10 +56,10 @@ def scalars_of(run: regraft.Run) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def test_a_tracked_training_has_the_same_bits(plain: regraft.Run, told: regraft.Run) -> None:
-    assert numbers(told) == numbers(plain)
-    assert load_config(told.path / "config.toml").tracking.to == ALL
-    assert not (plain.path / "tracking").exists()
+def test_a_tracked_training_has_the_same_bits(squares_run: regraft.Run, tracked: regraft.Run) -> None:
+    assert numbers(tracked) == numbers(squares_run)
+    assert load_config(tracked.path / "config.toml").tracking.to == ALL
+    assert not (squares_run.path / "tracking").exists()
 
 
 def events(folder: Path) -> Any:
@@ -77,20 +69,20 @@ def events(folder: Path) -> Any:
     return found.Reload()
 
 
-def test_tensorboard_has_history_finals_settings_and_pictures(told: regraft.Run) -> None:
-    found = events(told.path)
-    expected = scalars_of(told)
+def test_tensorboard_has_history_finals_settings_and_pictures(tracked: regraft.Run) -> None:
+    found = events(tracked.path)
+    expected = scalars_of(tracked)
     for name, points in expected.items():
         kept = [(event.step, event.value) for event in found.Scalars(name)]
         assert [step for step, _ in kept] == [step for step, _ in points], name
         np.testing.assert_allclose([v for _, v in kept], [v for _, v in points], rtol=1e-6)
-    finals = final_scalars(told.metrics)
+    finals = final_scalars(tracked.metrics)
     assert {"test/accuracy_low", "test/macro_f1_high", "calibration/temperature", "test_f1/red"} <= set(finals)
     for name, value in finals.items():
         assert found.Scalars(name)[0].value == pytest.approx(value, rel=1e-6), name
     assert {tag for tag in found.Tags()["images"] if tag.startswith("plots/")} == {f"plots/{p}" for p in PICTURES}
     with (
-        Image.open(told.path / "plots" / "confusion_matrix.png") as drawn,
+        Image.open(tracked.path / "plots" / "confusion_matrix.png") as drawn,
         Image.open(io.BytesIO(found.Images("plots/confusion_matrix")[0].encoded_image_string)) as kept,
     ):
         np.testing.assert_array_equal(np.array(kept), np.array(drawn.convert("RGB")))
@@ -128,28 +120,28 @@ def wandb_rows(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_wandb_has_history_finals_settings_and_pictures(told: regraft.Run) -> None:
-    rows = wandb_rows(told.path)
-    for name, points in scalars_of(told).items():
+def test_wandb_has_history_finals_settings_and_pictures(tracked: regraft.Run) -> None:
+    rows = wandb_rows(tracked.path)
+    for name, points in scalars_of(tracked).items():
         phase = name.partition("/")[0]
         assert [(row[f"{phase}/epoch"], row[name]) for row in rows if name in row] == points
     assert rows[-1][f"plots/{min(PICTURES)}/_type"] == "image-file"
-    media = {file.name.rpartition("_")[0].rpartition("_")[0] for file in told.path.rglob("media/images/plots/*.png")}
+    media = {file.name.rpartition("_")[0].rpartition("_")[0] for file in tracked.path.rglob("media/images/plots/*.png")}
     assert media == PICTURES
-    runs = [record.run for record in wandb_records(told.path) if record.HasField("run")]
+    runs = [record.run for record in wandb_records(tracked.path) if record.HasField("run")]
     assert runs[0].project == "regraft"
     assert runs[0].display_name == "a run_ ünnamed"
     assert "model.backbone" in str(runs[0].config)
     summary = {
         "/".join(item.nested_key) or item.key: json.loads(item.value_json)
-        for record in wandb_records(told.path)
+        for record in wandb_records(tracked.path)
         if record.HasField("summary")
         for item in record.summary.update
     }
     assert summary["status"] == "finished"
-    for name, value in final_scalars(told.metrics).items():
+    for name, value in final_scalars(tracked.metrics).items():
         assert summary[name] == value
-    assert [r.exit.exit_code for r in wandb_records(told.path) if r.HasField("exit")] == [0]
+    assert [r.exit.exit_code for r in wandb_records(tracked.path) if r.HasField("exit")] == [0]
 
 
 def mlflow_run(folder: Path) -> tuple[Any, Any]:
@@ -159,14 +151,14 @@ def mlflow_run(folder: Path) -> tuple[Any, Any]:
     return client, client.get_run(json.loads((folder / "tracking" / "mlflow.json").read_text())["known"]["id"])
 
 
-def test_mlflow_has_history_finals_settings_and_pictures(told: regraft.Run) -> None:
-    client, run = mlflow_run(told.path)
+def test_mlflow_has_history_finals_settings_and_pictures(tracked: regraft.Run) -> None:
+    client, run = mlflow_run(tracked.path)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "a run_ ünnamed"
-    for name, points in scalars_of(told).items():
+    for name, points in scalars_of(tracked).items():
         kept = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name))
         assert kept == points
-    for name, value in final_scalars(told.metrics).items():
+    for name, value in final_scalars(tracked.metrics).items():
         assert run.data.metrics[name] == value
     assert run.data.params["model.backbone"] == "efficientnet_lite0"
     assert run.data.params["training.finetune_epochs"] == "1"
@@ -174,22 +166,21 @@ def test_mlflow_has_history_finals_settings_and_pictures(told: regraft.Run) -> N
     assert kept == PICTURES
 
 
-def test_what_an_interrupted_run_told_is_not_told_again(
-    squares_split: Split, squares_folder: Path, plain: regraft.Run, tmp_path: Path
+def test_a_resumed_run_sends_no_row_twice(
+    squares_folder: Path, squares_run: regraft.Run, fast_settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    class CtrlC(Silence):
-        def epoch(self, row: Epoch) -> None:
+    class CtrlC(NullReporter):
+        def on_epoch_end(self, row: Epoch) -> None:
             if row.phase == "finetune":
                 raise KeyboardInterrupt
 
     out = tmp_path / "run"
-    stopped = train_from(
-        squares_folder, load_config(None, [*SETTINGS, "tracking.to=tensorboard"]), out, listener=CtrlC()
-    )
+    config = load_config(overrides=fast_settings | {"tracking.to": "tensorboard"})
+    stopped = train_from(squares_folder, config, out, reporter=CtrlC())
     assert stopped.metrics["training"]["stopped"] == "interrupted"
     assert b"interrupted" in b"".join(file.read_bytes() for file in out.rglob("events.*"))
     again = resume(out, track="tensorboard")
-    assert numbers(again) == numbers(plain)
+    assert numbers(again) == numbers(squares_run)
     found = events(out)
     for name, points in scalars_of(again).items():
         assert [event.step for event in found.Scalars(name)] == [step for step, _ in points], name
@@ -197,26 +188,26 @@ def test_what_an_interrupted_run_told_is_not_told_again(
 
 
 def row(epoch: int) -> Epoch:
-    return Epoch("finetune", epoch, 1.0 / epoch, 0.5, None, None, None, 1e-3, None, 1.0, 10.0)
+    return Epoch("finetune", epoch, 1.0 / epoch, 0.5, None, None, None, 1e-3, 1.0, 10.0)
 
 
 def test_a_failed_run_is_closed_and_a_resumed_one_goes_on_in_the_same_place(tmp_path: Path) -> None:
     settings = Config().model_dump(mode="json")
 
     def fail() -> None:
-        with tracking(ALL, settings, tmp_path, Silence()) as told:
-            told.epoch(row(1))
-            told.epoch(row(2))
+        with tracking(ALL, settings, tmp_path, NullReporter()) as tracked:
+            tracked.on_epoch_end(row(1))
+            tracked.on_epoch_end(row(2))
             raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
         fail()
     client, run = mlflow_run(tmp_path)
     assert run.info.status == "FAILED"
-    with tracking(ALL, settings, tmp_path, Silence()) as told:
+    with tracking(ALL, settings, tmp_path, NullReporter()) as tracked:
         for number in (1, 2, 3):
-            told.epoch(row(number))
-        told.finish("finished", {"test": {"accuracy": 0.5}})
+            tracked.on_epoch_end(row(number))
+        tracked.finish("finished", {"test": {"accuracy": 0.5}})
     again = mlflow_run(tmp_path)[1]
     assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "finetune/train_loss")]
@@ -226,9 +217,3 @@ def test_a_failed_run_is_closed_and_a_resumed_one_goes_on_in_the_same_place(tmp_
     ids = {record.run.run_id for record in wandb_records(tmp_path) if record.HasField("run")}
     assert len(ids) == 1
     assert [r.exit.exit_code for r in wandb_records(tmp_path) if r.HasField("exit")] == [1, 0]
-
-
-def test_the_functions_take_trackers_too(squares_split: Split, tmp_path: Path) -> None:
-    model = regraft.build(classes=squares_split.classes, image_size=32)
-    run = regraft.train(model, squares_split, out=tmp_path / "run", track="tensorboard", finetune_from="none", views=1)
-    assert set(scalars_of(run)) <= set(events(run.path).Tags()["scalars"])

@@ -1,1 +1,1 @@
-"""Why the model says what it says: where in an image the evidence lies, and whether that is to be believed."""
+"""Attribution: heat maps of the pixels that support a class, and measures of their faithfulness."""

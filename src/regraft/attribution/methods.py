@@ -1,4 +1,4 @@
-"""The methods' names, without torch, so that a command can list them at once."""
+"""Names of the attribution methods; the module does not import torch, so that a command lists them fast."""
 
 from __future__ import annotations
 

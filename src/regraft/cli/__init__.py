@@ -1,7 +1,7 @@
-"""The command `regraft`: one file a verb, the same verbs as the Python functions.
+"""The command `regraft`: one module per verb, with the same verbs as the Python functions.
 
-Enters: words on a command line. Leaves: text for people on the terminal, JSON for programs with `--json`, and an exit
-code: 0 done, 1 the work failed, 2 the request was wrong. Verbs import what they need when they run, so that `--help`
+Input: words on a command line. Output: text for people, or JSON for programs with `--json`, and an exit code: 0 for
+success, 1 if the work failed, 2 if the request was wrong. A verb imports what it needs when it runs, so that `--help`
 answers at once.
 """
 
@@ -10,53 +10,46 @@ from __future__ import annotations
 import errno
 import gc
 import io
+import os
 import sys
+import warnings
+from typing import Any
 
 import typer
+from rich.markup import escape
 
-from regraft.cli import (
-    backbones,
-    cache,
-    clean,
-    compare,
-    config,
-    crossval,
-    demo,
-    evaluate,
-    explain,
-    export,
-    inspect,
-    learning_curve,
-    predict,
-    report,
-    serve,
-    split,
-    summary,
-    train,
-    tune,
-    verify,
-)
-from regraft.cli.output import fail
-from regraft.errors import RegraftError
+from regraft.cli.data import clean, inspect, split
+from regraft.cli.deployment import export, serve, verify
+from regraft.cli.options import Command, CommandGroup
+from regraft.cli.output import err, fail
+from regraft.cli.results import evaluate, explain, predict, report, summary
+from regraft.cli.setup import backbones, cache, config
+from regraft.cli.training import compare, crossval, demo, learning_curve, train, tune
+from regraft.errors import AmbiguousNameWarning, RegraftError
+from regraft.resources import limit_threads
 
 app = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Transfer learning for image classification: a folder of labelled images in, a classifier you can trust out.",
+    help="Transfer learning for image classification: from a folder of labeled images to a classifier you can trust.",
     epilog=(
         "Start with [bold]regraft demo[/bold], or with [bold]regraft train FOLDER[/bold], "
-        "where FOLDER holds one folder of images a class."
+        "where FOLDER contains one folder of images per class."
     ),
 )
-_VERBS = (
-    demo, inspect, split, clean, train, tune, crossval, compare, learning_curve, evaluate, report, predict, explain,
-    export, verify, serve, summary,
-    backbones, config, cache,
-)  # fmt: skip
-for verb in _VERBS:
-    app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"))(verb.command)
+_PANELS = {
+    "Data": (inspect, split, clean),
+    "Training": (demo, train, tune, crossval, compare, learning_curve),
+    "Results": (evaluate, report, predict, explain, summary),
+    "Deployment": (export, verify, serve),
+    "Setup": (backbones, config, cache),
+}
+for panel, verbs in _PANELS.items():
+    for verb in verbs:
+        name = verb.__name__.rpartition(".")[2].replace("_", "-")
+        app.command(name=name, cls=Command, rich_help_panel=panel)(verb.command)
 
 
 def _version(value: bool) -> None:
@@ -70,46 +63,72 @@ def _version(value: bool) -> None:
 @app.callback()
 def _options(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and leave."
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+    threads: int | None = typer.Option(
+        None, metavar="N", min=1, help="Use at most N CPUs. Default: all that the process may use."
     ),
 ) -> None:
     """Options before the verb."""
+    if threads:
+        limit_threads(threads)  # a verb imports PyTorch afterwards
 
 
 def main() -> None:
-    """Run the command and leave with its exit code."""
-    gc.set_threshold(100_000)  # a data set is many small objects and no cycles: looking for these takes a third
+    """Run the command and exit with its code."""
+    if os.name == "posix" and sys.getfilesystemencoding() != "utf-8":  # file names would be misread
+        encoding = sys.stdout.encoding if sys.stdout else "utf-8"
+        os.environ.setdefault("PYTHONIOENCODING", encoding)
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    gc.set_threshold(100_000)  # a data set is many small objects without cycles; looking for cycles takes a third
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`; otherwise the next file to be opened takes its number
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - stays open
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may be anything
+            stream.reconfigure(errors="backslashreplace")  # a file name may be any bytes
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                app()
+            finally:
+                sys.stdout.flush()
     except RegraftError as error:
         sys.exit(fail(error))
     except BrokenPipeError:  # `regraft predict ... | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at exit
         sys.exit(1)
-    except OSError as error:  # no permission, a full disk, a drive that went away
-        where = f"{error.filename}: " if error.filename else ""
-        room = _NO_ROOM if error.errno == errno.ENOSPC else ""
-        sys.exit(fail(RegraftError(f"{where}{error.strerror or error}{room}")))
+    except OSError as error:  # no permission, a full disk, a drive that was removed
+        name = error.filename2 or error.filename  # the file that is written, not the one that is copied
+        file = f"{name}: " if name else ""
+        advice = _DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        sys.exit(fail(RegraftError(f"{file}{error.strerror or error}{advice}")))
     except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
-        sys.exit(fail(RegraftError(_NO_MEMORY)))
+        sys.exit(fail(RegraftError(_OUT_OF_MEMORY)))
 
 
-_NO_ROOM = (
-    ". `regraft cache` says what is kept from earlier runs and where, and --prune removes it; $REGRAFT_CACHE puts it "
-    "on another disk; --set training.cache_gb=0 keeps none."
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+    """Print what was chosen for an ambiguous name as a sentence, and other warnings with their place in the code."""
+    if issubclass(category, AmbiguousNameWarning):
+        err.print(f"[yellow]{escape(str(message))}[/yellow]")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *place[:2]))
+
+
+_DISK_FULL = (
+    ". `regraft cache` shows the cache of earlier runs and its folder, `regraft cache --prune` empties it, "
+    "$REGRAFT_CACHE moves it to another disk, and --set training.cache_gb=0 turns it off."
 )
-_NO_MEMORY = (
-    "There is not enough memory. Take a smaller --image-size, --set training.batch_size=8, a smaller "
-    "--backbone, or where a GPU is too small --device cpu."
+_OUT_OF_MEMORY = (
+    "There is not enough memory. Use a smaller --image-size, --set training.batch_size=8, a smaller --backbone or, "
+    "if the GPU is too small, --device cpu."
 )
 
 
-def _is_lack_of_memory(error: Exception) -> bool:
-    """Python's own, a GPU's (by the name of OutOfMemoryError), or that of PyTorch on a CPU."""
-    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return known or "can't allocate memory" in str(error)
+def _is_out_of_memory(error: Exception) -> bool:
+    """Cover Python, GPUs and PyTorch on a CPU, which raises a plain RuntimeError."""
+    by_type = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return by_type or "can't allocate memory" in str(error)

@@ -1,30 +1,213 @@
-"""Options that several verbs share: one name, one help text.
-
-Enters: nothing. Leaves: types for the parameters of commands, and the settings that they mean.
-"""
+"""Options that several verbs share, and how every verb reads and documents its options."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
+from typer.core import TyperCommand, TyperGroup
 
-Backbone = Annotated[str | None, typer.Option(help="A name that `regraft backbones` lists, or any timm name.")]
-Weights = Annotated[str | None, typer.Option(help="auto, wheel, hub, none, or the path of a file or folder.")]
-ImageSize = Annotated[int | None, typer.Option(help="Pixels a side.")]
-GroupBy = Annotated[
-    str | None, typer.Option(help="Regular expression on the path: images with the same match are not divided.")
+from regraft.errors import UsageError, nearest
+from regraft.synonyms import plain, settings_like
+
+if TYPE_CHECKING:
+    from regraft.config import Config
+
+#: Flags of the version before -> flags of this one.
+RENAMED_FLAGS = {
+    "--on-bad": "--on-unreadable",
+    "--sure": "--min-accuracy",
+    "--cover": "--coverage",
+    "--unknown": "--ood-rate",
+}
+
+#: Other names of flags, which the help does not list.
+ALIASES = {"--finetune-epochs": "--epochs"}
+
+LabeledData = Annotated[str, Argument(help="Labeled images, as for `regraft train`.")]
+RunFolder = Annotated[Path, Argument(help="The run's folder.")]
+RunOrExport = Annotated[Path, Argument(help="The folder of a run, or of an export.")]
+RunImages = Annotated[str | None, Option("--data", help="The run's images. Default: their path in the run.")]
+Backbone = Annotated[str | None, Option(help="A name from `regraft backbones`, or any timm name.")]
+Weights = Annotated[str | None, Option(help="auto, wheel, hub, none, or a path.")]
+ImageSize = Annotated[int | None, Option(help="Side of the input in pixels.")]
+CLASS_WEIGHTS = "balanced, or weights such as cat=1,dog=3."
+ClassWeights = Annotated[str | None, Option(metavar="WEIGHTS", help=CLASS_WEIGHTS)]
+GroupBy = Annotated[str | None, Option(help="Regular expression; paths with the same match share a part.")]
+FolderLayout = Annotated[
+    Literal["auto", "classes", "parts"] | None,
+    Option("--layout", metavar="KIND", help="What the folders are: classes, parts, or auto."),
 ]
-Budget = Annotated[str | None, typer.Option(help="Wall-clock limit for the whole command, such as 90s, 10m or 2h.")]
-ConfigFile = Annotated[Path | None, typer.Option(help="Settings as TOML; `regraft config` prints all of them.")]
+ImageColumn = Annotated[str | None, Option(metavar="NAME", help="A manifest's column with the paths.")]
+LabelColumn = Annotated[
+    str | None, Option(metavar="NAME", help="The column with the labels; or one for each class: cat,dog.")
+]
+Remote = Annotated[bool, Option("--remote", help="Fetch the images that a manifest names by URL.")]
+Trust = Annotated[bool, Option("--trust", help="Load an export whose format can run code.")]
+Budget = Annotated[str | None, Option(help="Time limit for the whole command: 90s, 10m or 2h.")]
+StudyFolder = Annotated[Path | None, Option(help="The folder; an unfinished one is continued. Default: under runs/.")]
+ConfigFile = Annotated[Path | None, Option(help="Settings as TOML; `regraft config` prints them all.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated."),
+    Option("--set", metavar="KEY=VALUE", help="One setting, such as training.seed=1; may be repeated."),
 ]
+Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 
 
-def as_settings(settings: Sequence[str] | None, named: Mapping[str, object]) -> list[str]:
-    """What `load_config` takes: `section.key=value` of `--set`, then of the options that were given, which win."""
-    return [*(settings or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
+@dataclass(frozen=True)
+class SettingFlag:
+    """A flag of the training verbs for one setting; `name` is its parameter."""
+
+    name: str
+    setting: str
+    kind: Any
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """The flag as it is typed."""
+        return f"--{self.name.replace('_', '-')}"
+
+
+#: What the verbs that train take beside `--set`, in the order of their help.
+TRAINING_FLAGS = (
+    SettingFlag("preset", "run.preset", str, "Settings under one name: keras trains as its tutorials do."),
+    SettingFlag("epochs", "training.finetune_epochs", int, "Epochs of fine-tuning; 0: train only the head."),
+    SettingFlag("head_epochs", "training.head_epochs", int, "Epochs of a head that an optimizer trains."),
+    SettingFlag("batch_size", "training.batch_size", int, "Images per training step."),
+    SettingFlag("lr", "training.finetune_lr", float, "Learning rate of fine-tuning; 0: search it."),
+    SettingFlag("head_lr", "training.head_lr", float, "Learning rate of a head that an optimizer trains."),
+    SettingFlag("optimizer", "training.optimizer", str, "Of fine-tuning: adamw, adam, rmsprop or sgd."),
+    SettingFlag("dropout", "model.dropout", float, "Dropout before the last layer."),
+    SettingFlag("label_smoothing", "training.label_smoothing", float, "Share of the target spread over all classes."),
+    SettingFlag("patience", "training.early_stopping", int, "Stop after so many epochs without improvement; 0: never."),
+    SettingFlag("class_weights", "training.class_weights", str, CLASS_WEIGHTS),
+)  # fmt: skip
+
+
+_OF_FINETUNING = ("training.finetune_epochs", "training.finetune_lr", "training.optimizer")
+
+
+def with_training_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the flags of `TRAINING_FLAGS` to a verb, whose parameter `flags` receives setting -> value (None: not given).
+
+    They come before the verb's `--config`, with its other settings.
+    """
+
+    @functools.wraps(command)
+    def verb(**arguments: Any) -> None:
+        flags = {flag.setting: arguments.pop(flag.name) for flag in TRAINING_FLAGS}
+        command(**arguments, flags=flags)
+
+    parameters = dict(inspect.signature(command, eval_str=True).parameters)
+    del parameters["flags"]
+    added = [
+        inspect.Parameter(
+            flag.name, inspect.Parameter.KEYWORD_ONLY, default=None,
+            annotation=Annotated[flag.kind | None, Option(help=flag.help)],
+        )
+        for flag in TRAINING_FLAGS
+    ]  # fmt: skip
+    place = list(parameters).index("config")
+    every = [*list(parameters.values())[:place], *added, *list(parameters.values())[place:]]
+    every = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in every]
+    verb.__signature__ = inspect.Signature(every, return_annotation=None)  # type: ignore[attr-defined]
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
+    return verb
+
+
+def refuse_flags_without_effect(config: Config, flags: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for a flag of `TRAINING_FLAGS` that changes nothing beside the other settings."""
+    model, training = config.model, config.training
+    fitted = training.head_optimizer == "lbfgs" and model.head == "linear" and model.dropout in ("auto", 0)
+    finetunes = training.finetune_epochs > 0 and training.finetune_from != "none"
+    for flag in TRAINING_FLAGS:
+        value = flags.get(flag.setting)
+        if fitted and value and flag.setting in ("training.head_epochs", "training.head_lr"):
+            raise UsageError(
+                f"{flag.flag} {value} has no effect: a linear head without dropout is fitted by L-BFGS, not in epochs. "
+                "Add --set training.head_optimizer=adam, --dropout 0.2 or --preset keras."
+            )
+        if not finetunes and value and flag.setting in _OF_FINETUNING:
+            raise UsageError(
+                f"{flag.flag} {value} has no effect: nothing is fine-tuned (finetune_from = {training.finetune_from}, "
+                f"finetune_epochs = {training.finetune_epochs}). For the head there are --head-epochs, --head-lr and "
+                "--set training.head_optimizer=..."
+            )
+
+
+def probability(help: str) -> Any:
+    """Return an option for a probability."""
+    return Option(metavar="P", min=0, max=1, help=help)
+
+
+class Command(TyperCommand):
+    """A verb that refuses unknown flags and those of the version before, and names the right ones."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters without types of flags."""
+        return hide_types_of_flags(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; raise `UsageError` for a flag that does not exist, or not by this name."""
+        for place, word in enumerate(args):
+            flag, equals, value = word.partition("=")
+            if flag == "--":
+                break
+            if flag in ALIASES:
+                args = [*args[:place], ALIASES[flag] + equals + value, *args[place + 1 :]]
+            if flag in RENAMED_FLAGS:
+                raise UsageError(f"{flag} is now called {RENAMED_FLAGS[flag]}.")
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if type(error).__name__ != "NoSuchOption":  # of click, which some versions of typer contain
+                raise
+            flags = [flag for parameter in self.params for flag in parameter.opts if flag.startswith("--")]
+            near = _flags_like(error.option_name, flags)  # type: ignore[attr-defined]
+            hint = f"did you mean {' or '.join(near)}?" if near else f"`regraft {ctx.info_name} --help` lists them."
+            raise UsageError(f"No such option: {error.option_name}; {hint}") from None  # type: ignore[attr-defined]
+
+
+def _flags_like(wanted: str, flags: Sequence[str]) -> list[str]:
+    """The flags of a verb that an unknown one may mean, or its `--set` with the setting of this meaning."""
+    near = nearest(wanted, flags)
+    from regraft.config import setting_names
+
+    of_setting = {flag.setting: flag.flag for flag in TRAINING_FLAGS}
+    own = {f"--{name.rpartition('.')[2].replace('_', '-')}": name for name in setting_names()}
+    of_setting |= {name: flag for flag, name in own.items() if flag in flags and name not in of_setting}
+    meant = settings_like(plain(wanted), setting_names())
+    return [
+        of_setting.get(name, f"--set {name}=...") for name in meant if of_setting.get(name, "--set") in flags
+    ] or near
+
+
+class CommandGroup(TyperGroup):
+    """The command without a verb."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; `--threads` may also follow the verb."""
+        words = args[: args.index("--")] if "--" in args else args
+        place = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--threads"), 0)
+        if place:
+            end = place + (1 if "=" in args[place] else 2)
+            args = [*args[place:end], *args[:place], *args[end:]]
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters without types of flags."""
+        return hide_types_of_flags(super().get_params(ctx))
+
+
+def hide_types_of_flags(parameters: list[Any]) -> list[Any]:
+    """Remove `<bool>`, which some versions of typer show beside flags, from the help."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters

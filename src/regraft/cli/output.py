@@ -1,11 +1,11 @@
-"""What all verbs print alike: errors, JSON, progress, the result of a run."""
+"""Output and input that all verbs share: errors, JSON, the result of a run, times and lists of names."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,14 +14,18 @@ from rich.markup import escape
 from regraft.errors import RegraftError, UsageError
 
 if TYPE_CHECKING:
-    from regraft.pipeline.run import Run
+    from regraft.evaluation.metrics import Evaluation
+    from regraft.runs.run import Run
 
-#: People read this; programs read standard output.
+#: Classes that the terminal lists where there are more than twice as many.
+_WEAKEST = 10
+
+#: For people; standard output is for results.
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def console(json_wanted: bool) -> Console:
-    """Where text for people goes: standard error when standard output carries JSON."""
+    """Return the console for people: standard error if standard output carries JSON."""
     # A pipe or a file has no width; tables must not be folded there.
     return err if json_wanted else Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
@@ -32,101 +36,108 @@ def fail(error: RegraftError) -> int:
     return error.exit_code
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print one JSON document on standard output, in UTF-8 whatever the encoding of the terminal."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
 
 
 def print_result(console: Console, run: Run, seconds: float) -> None:
-    """Say how good the run is, where it lies and what to do next."""
-    from regraft.evaluation.metrics import evaluate
+    """Print the metrics, the table and the warnings of a run."""
+    from regraft.report.record import RANDOM_WEIGHTS
+    from regraft.report.run_table import cells_of, run_row
 
     metrics = run.metrics
-    part = next((p for p in ("test", "val") if p in metrics), None)
     console.print()
-    if part:
-        console.print(escape(evaluate(run.predictions.part(part)).report()))
-        scores = metrics[part]
-        low, high = scores["accuracy_interval"]
+    if metrics["model"]["weights"]["source"] == "none":
+        console.print(f"[yellow]{RANDOM_WEIGHTS}[/yellow]\n")
+    if part := next((part for part in ("test", "val") if part in metrics), None):
+        _print_part(console, run, part)
+    training = metrics["training"]
+    cells = cells_of(run_row(metrics))
+    console.print()
+    for name, text in cells.items():
+        console.print(escape(f"{name:<{max(map(len, cells))}}  {text}"))
+    console.print(f"\nTrained on {training['device']} ({training['precision']}), {seconds:.0f} s in total.")
+    kept = [row for row in run.history if row["kept"]] or [fit for fit in run.head_path if fit["chosen"]]
+    measured = kept[-1]["val_accuracy"] if kept else None
+    if "val" in metrics and measured is not None and abs(measured - metrics["val"]["accuracy"]) > 1e-6:
         console.print(
-            f"[bold green]{part.capitalize()} accuracy {100 * scores['accuracy']:.1f} %[/bold green] "
-            f"(95 % interval {100 * low:.1f} to {100 * high:.1f}) on {scores['count']} images, "
-            f"macro-F1 {scores['macro_f1']:.3f}."
+            f"Validation accuracy is {100 * metrics['val']['accuracy']:.1f} % in float32, as in prediction; the "
+            f"{100 * measured:.1f} % above were measured during training in {training['precision']}."
         )
-        for caution in evaluate(run.predictions.part(part)).cautions():
-            console.print(f"[yellow]{escape(caution)}[/yellow]")
-        calibration = metrics.get("calibration")  # earlier versions knew of none
-        if calibration and calibration["fitted_on"]:
-            was, now = calibration[part]["before"], calibration[part]["after"]
-            before, after = was["ece"], now["ece"]
-            console.print(
-                f"Confidence is off by {100 * after:.1f} points on average; {100 * before:.1f} before it was "
-                f"calibrated on validation (temperature {calibration['temperature']:.2f})."
-            )
-            if round(after, 3) > round(before, 3) or round(now["loss"], 3) > round(was["loss"], 3):
-                console.print("A temperature that fits few validation images may fit these a little worse.")
-    model, steps = metrics["model"], metrics["time"]
-    tuned = f"fine-tuned from {model['finetuned_from']}" if model["finetuned_from"] else "head only"
+    if training["stopped"]:
+        console.print(f"[yellow]Stopped early: {escape(training['stopped'])}[/yellow]")
+
+
+def print_report(console: Console, evaluation: Evaluation, rest: str) -> None:
+    """Print the classification report; of many classes only the weakest, and where the `rest` is."""
+    console.print(escape(evaluation.report(weakest=_WEAKEST)))
+    if (count := len(evaluation.per_class)) > 2 * _WEAKEST:
+        console.print(escape(f"These are the {_WEAKEST} of {count} classes with the lowest F1; {rest}.\n"))
+
+
+def _print_part(console: Console, run: Run, part: str) -> None:
+    from regraft.evaluation.calibration import MIN_IMAGES
+    from regraft.evaluation.metrics import evaluate
+    from regraft.report.record import WITHHELD, calibrations_of
+
+    evaluation, scores = evaluate(run.predictions.part(part)), run.metrics[part]
+    low, high = scores["accuracy_interval"]
+    print_report(console, evaluation, f"{run.path / 'metrics.json'} and the report list all")
     console.print(
-        f"{model['backbone']} at {model['image_size']} px, {tuned}, {model['parameters'] / 1e6:.1f} M parameters, "
-        f"{model['megabytes']:.0f} MB. Trained in {steps['train_seconds']:.0f} s on {metrics['training']['device']} "
-        f"({metrics['training']['precision']}), {seconds:.0f} s in all, "
-        f"peak memory {metrics['memory']['peak_megabytes']:.0f} MB."
+        f"[bold green]{part.capitalize()} accuracy {100 * scores['accuracy']:.1f} %[/bold green] "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f}) on {scores['count']} images, "
+        f"macro-F1 {scores['macro_f1']:.3f}{escape(evaluation.of_tested)}."
     )
-    if steps["predict_ms_per_image"] is not None:
-        console.print(f"Prediction takes {steps['predict_ms_per_image']:.1f} ms an image, from the file.")
-    kept = next((row["val_accuracy"] for row in reversed(run.history) if row["kept"]), None)
-    if "val" in metrics and kept is not None and abs(kept - metrics["val"]["accuracy"]) > 1e-6:
+    if evaluation.at_chance:
+        console.print(f"[yellow]{escape(evaluation.at_chance)} {WITHHELD}[/yellow]")
+    for caution in evaluation.cautions():
+        console.print(f"[yellow]{escape(caution)}[/yellow]")
+    calibrations = calibrations_of(run.metrics, run.predictions.part(part), part)
+    if calibrations is None:
+        return
+    before, after = calibrations
+    console.print(f"Expected calibration error: {after.describe()}.")
+    calibration = run.metrics["calibration"]
+    if calibration["fitted_on"] and after.images >= MIN_IMAGES:
         console.print(
-            f"As it predicts, in float32, validation accuracy is {100 * metrics['val']['accuracy']:.1f} %; the "
-            f"{100 * kept:.1f} % above were measured while training, in {metrics['training']['precision']}."
+            f"It was {100 * before.ece:.1f} points before temperature scaling on validation (temperature "
+            f"{calibration['temperature']:.2f})."
         )
-    if metrics["training"]["stopped"]:
-        console.print(f"[yellow]Stopped early: {escape(metrics['training']['stopped'])}[/yellow]")
+        if round(after.ece, 3) > round(before.ece, 3) or round(after.loss, 3) > round(before.loss, 3):
+            console.print("A temperature fitted on few validation images can be slightly worse on these images.")
 
 
 def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
-    """Name the pictures and the commands to try."""
+    """List the plots of a run and commands to try next."""
     path = run.path
     console.print("\n[bold]Look at[/bold]")
-    pictures = {
-        str(path / name): what
-        for name, what in (
-            ("report.html", "all of it on one page"),
-            ("plots/training_history.png", "how training went"),
-            ("plots/confusion_matrix.png", "what is taken for what"),
-            ("plots/reliability.png", "whether confidence can be believed"),
-            ("plots/sample_predictions.png", "right and wrong predictions"),
-        )
-        if (path / name).exists()
+    contents = {
+        "report.html": "report on one page",
+        "plots/training_history.png": "learning curves",
+        "plots/confusion_matrix.png": "confusion matrix",
+        "plots/reliability.png": "reliability diagram",
+        "plots/sample_predictions.png": "right and wrong predictions",
     }
-    for picture, what in pictures.items():
-        console.print(escape(f"  {picture:<{max(map(len, pictures))}}   {what}"))
+    files = {str(path / name): content for name, content in contents.items() if (path / name).exists()}
+    for file, content in files.items():
+        console.print(escape(f"  {file:<{max(map(len, files))}}   {content}"))
     console.print("\n[bold]Try next[/bold]")
-    console.print(escape(f"  regraft predict {path} {image}"))
-    console.print(escape(f"  regraft evaluate {path}"))
-    console.print(escape(f"  regraft summary {path}"))
+    for command in (f"predict {path} {image}", f"evaluate {path}", f"summary {path}"):
+        console.print(escape(f"  regraft {command}"))
 
 
-class Clock:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        """Start."""
-        self.started = time.monotonic()
-
-    def __call__(self) -> float:
-        """Read."""
-        return time.monotonic() - self.started
-
-
-def seconds_of(text: str) -> float:
-    """90s, 10m, 2h or plain seconds as seconds.
-
-    Raises:
-        UsageError: It is none of these.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    if not found or not float(found[1]):
+def parse_seconds(text: str) -> float:
+    """Return the seconds of a time such as 90s, 10m, 2h or 90; raise `UsageError` for any other text, and for zero."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match or not float(match[1]):
         raise UsageError(f"--budget {text}: expected a time such as 90s, 10m or 2h.")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def parse_names(text: str) -> list[str]:
+    """Return the distinct names in a text with commas between them, in order."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

@@ -1,5 +1,6 @@
-"""Data: a folder or manifest of labelled images enters; a `Dataset`, a `Split` and pixels leave.
+"""Data: from a folder or manifest of labeled images to a `Dataset`, a `Split` and pixels.
 
-`decode` and `preprocessing` are the only way from a file to pixels; `manifest` and `scan` find the images;
-`split` assigns parts; `pixels` holds the decoded images on disk; `augmentation` makes other views of them.
+`scan` finds the images in one of the `sources`, and `index` reads each file once. `split` assigns them to train, val
+and test. `decode` and `preprocessing` are the only way from a file to pixels, `pixel_cache` stores the pixels on disk,
+and `augmentation` makes random views of them. `quality` looks for duplicates, shortcuts and damaged files.
 """

@@ -1,7 +1,4 @@
-"""The values that the data step hands on: samples, a data set, a split.
-
-Enters: what `scan` or a notebook found. Leaves: frozen values; nothing here touches the disk.
-"""
+"""The values that describe data: samples, a data set, a split. No image is read before a decoder needs it."""
 
 from __future__ import annotations
 
@@ -14,11 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
-from regraft.data.facts import Facts
-from regraft.data.storage import Folder, Storage
-from regraft.errors import DataError, ImageError
-from regraft.shown import Shown
+from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8
+from regraft.data.image_stats import ImageStats
+from regraft.data.rgb import white_for
+from regraft.data.storage import Folder, Storage, image_error
+from regraft.errors import DataError, ImageError, ImageErrorCode
+from regraft.notebook_repr import NotebookRepr
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -26,17 +24,18 @@ PARTS: tuple[Part, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image.
+    """One labeled image.
 
     Attributes:
-        path: Its name: relative to the data set's root, with forward slashes; or a made-up one for an array.
+        path: Path relative to the data set's root, with forward slashes; a made-up name for an array.
         label: Class name.
-        sha256: Of the file's bytes (of the pixels for an array); equal values mean exact duplicates.
-        part: `train`, `val` or `test` where the data says so, else None.
-        group: Samples of one group are never divided between parts; None: alone.
-        size: Width and height in pixels, as decoded.
-        facts: What reading the file told; None for an array.
-        twins: Samples with the same name here show the same picture, and are never divided; None: alone.
+        sha256: SHA-256 of the file's bytes, or of an array's pixels; equal values mean exact duplicates.
+        part: `train`, `val` or `test` if the data comes in parts, else None.
+        group: Name of the group, such as a patient; a split keeps the samples of a group in one part. None: no group.
+        size: Width and height of the decoded image in pixels.
+        image_stats: Format, size and brightness of the image; None for an array.
+        near_duplicate_group: Name that samples of nearly the same picture share; a split keeps them in one part. None:
+            the picture is unique.
     """
 
     path: str
@@ -45,52 +44,52 @@ class Sample:
     part: Part | None = None
     group: str | None = None
     size: tuple[int, int] | None = None
-    facts: Facts | None = field(default=None, repr=False)
-    twins: str | None = None
+    image_stats: ImageStats | None = field(default=None, repr=False)
+    near_duplicate_group: str | None = None
 
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file that was left out, and why."""
+    """A file that is left out because it cannot be read.
+
+    Attributes:
+        path: Path relative to the data set's root.
+        reason: Why it cannot be read, in a few words.
+        code: The kind of reason.
+    """
 
     path: str
     reason: str
+    code: ImageErrorCode = ImageErrorCode.UNREADABLE
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that show the same picture.
-
-    Attributes:
-        first: Path of the one.
-        second: Path of the other.
-        likeness: Correlation of the two, laid over one another, up to 1.
-        mirrored: Whether one is the mirror image of the other.
-        features: Correlation of what a network sees in the two, -1 to 1, 0 for any two images; None: it was not asked.
-    """
+    """Paths of two images of nearly the same picture, one of which may be the mirror image of the other."""
 
     first: str
     second: str
-    likeness: float
+    similarity: float  # correlation after alignment, at most 1
     mirrored: bool
-    features: float | None = None
+    features: float | None = None  # that of a backbone's features, -1..1, about 0 if unrelated; None: not computed
 
 
 @dataclass(frozen=True)
-class Dataset(Shown, by="regraft.report.notebook.dataset"):
-    """Labelled images, their classes, and what was left out.
+class Dataset(NotebookRepr):
+    """Labeled images, their classes, and the files that were left out.
 
     Attributes:
-        root: What the samples' paths are relative to: a folder or file; a URL, without credentials, as text.
-        samples: In a fixed order (sorted by path).
-        classes: Class names in the order of the model's outputs: sorted by code point, once, here.
-        bad: Files that could not be read.
-        ignored: Files that are not images by their ending.
-        notes: What a person should know about the data, in sentences.
-        max_pixels: The largest image that was read; whoever reads the images again must allow as much.
-        storage: What holds the files; None: the folder `root`.
-        pairs: Near duplicates; of images that show the same, enough pairs to join them all.
-        faults: Why it cannot be trained on, in sentences; only of a lenient scan, which raises no error for them.
+        root: Folder or file that the samples' paths are relative to; for remote data the URL without credentials.
+        samples: The samples, sorted by path.
+        classes: Class names in the order of the model's outputs, sorted by code point.
+        bad: Files that cannot be read.
+        ignored: Files in the data that are not used: no images by their extension, hidden, or in no class folder.
+        notes: What the user should know about the data, in sentences.
+        max_pixels: Pixel limit of the scan; reading the images again needs the same limit.
+        storage: Storage that holds the files; None: the folder `root`.
+        pairs: Near duplicates. Each group of them is connected, but not every pair of a group is listed.
+        class_problems: Why a model cannot be trained on the data, in sentences; only a lenient scan returns any.
+        scanned: The path or URL from which `scan` finds the same images again; empty if there is none.
     """
 
     root: Path | str
@@ -102,7 +101,8 @@ class Dataset(Shown, by="regraft.report.notebook.dataset"):
     max_pixels: int = MAX_PIXELS
     storage: Storage | None = field(default=None, repr=False, compare=False)
     pairs: tuple[Pair, ...] = field(default=(), repr=False)
-    faults: tuple[str, ...] = ()
+    class_problems: tuple[str, ...] = ()
+    scanned: str = field(default="", repr=False, compare=False)
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -113,60 +113,51 @@ class Dataset(Shown, by="regraft.report.notebook.dataset"):
         *,
         groups: Sequence[str | None] | None = None,
     ) -> Dataset:
-        """A data set of images that are in memory already.
+        """Make a data set from images in memory.
 
         Args:
-            images: N arrays as `decode_image` takes them.
+            images: N arrays as `decode_image` accepts them, or one array (N, H, W, C), whose floats have one range.
             labels: N class names.
-            groups: N names of groups that a split must not divide; None: alone.
+            groups: N group names, which a split keeps in one part; None: no group.
 
         Raises:
             DataError: The lengths differ.
-            ImageError: An array is no image; the message says which.
+            ImageError: An array is not an image; the message says which one.
         """
         groups = [None] * len(labels) if groups is None else groups
         if not len(images) == len(labels) == len(groups):
             lengths = f"{len(images)} images, {len(labels)} labels and {len(groups)} groups"
             raise DataError(f"{lengths}; expected one label, and one group if any, for each image.")
+        if isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):
+            images = floats_to_uint8(images)
         arrays: dict[str, np.ndarray] = {}
         for i, image in enumerate(images):
             try:
                 arrays[f"array-{i:07d}"] = decode_image(np.asarray(image))
             except ImageError as error:
-                raise ImageError(error.reason, f"images[{i}]") from error
-        samples = tuple(
-            Sample(
-                path=path,
-                label=str(labels[i]),
-                sha256=hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest(),
-                group=None if (group := groups[i]) is None else str(group),
-                size=(array.shape[1], array.shape[0]),
-            )
-            for i, (path, array) in enumerate(arrays.items())
-        )
-        return cls(Path(), samples, tuple(sorted({s.label for s in samples})), _arrays=arrays)
+                raise ImageError(error.reason, f"images[{i}]", error.code) from error
+        samples = []
+        for (path, array), label, group in zip(arrays.items(), labels, groups, strict=True):
+            sha256 = hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()
+            group, size = None if group is None else str(group), (array.shape[1], array.shape[0])
+            samples.append(Sample(path, str(label), sha256, group=group, size=size))
+        return cls(Path(), tuple(samples), tuple(sorted({s.label for s in samples})), _arrays=arrays)
 
     def __len__(self) -> int:
-        """Number of samples."""
         return len(self.samples)
 
     def __repr__(self) -> str:
-        """One line; the samples are in `samples`."""
         bad = f", {len(self.bad)} unreadable" if self.bad else ""
         return f"Dataset({str(self.root)!r}, {len(self)} images, {len(self.classes)} classes{bad})"
 
     def source(self, sample: Sample) -> ImageSource:
-        """What the decoder reads for this sample.
-
-        Raises:
-            ImageError: It is no file of its own, and can no longer be read.
-        """
+        """The path, bytes or array that the decoder reads; raises `ImageError` if a storage can no longer read it."""
         if (array := self._arrays.get(sample.path)) is not None:
             return array
         try:
             return (self.storage or Folder(Path(self.root))).source(sample.path)
         except (OSError, ValueError) as error:
-            raise ImageError(str(getattr(error, "strerror", None) or error), sample.path) from error
+            raise image_error(error, sample.path) from error
 
     @property
     def labels(self) -> np.ndarray:
@@ -176,58 +167,63 @@ class Dataset(Shown, by="regraft.report.notebook.dataset"):
 
     @property
     def shorter_side(self) -> int:
-        """Median of the images' shorter sides in pixels; 0 where no size is known."""
+        """Median of the images' shorter sides in pixels; 0 if no size is known."""
         sides = [min(s.size) for s in self.samples if s.size]
         return int(np.median(sides)) if sides else 0
 
+    @property
+    def white(self) -> tuple[int, int]:
+        """White of integers and of floats in images of more than 8 bits, by the largest value of all; 0: no image."""
+        largest = [0.0, 0.0]
+        for stats in (s.image_stats for s in self.samples if s.image_stats and s.image_stats.largest):
+            largest[stats.mode == "F"] = max(largest[stats.mode == "F"], stats.largest)
+        integers, floats = (white_for(value, floats=bool(kind)) if value else 0 for kind, value in enumerate(largest))
+        return integers, floats
+
     def counts(self) -> dict[str, int]:
-        """Samples of each class, in class order, zeros included."""
+        """Number of samples of each class, in class order, including zeros."""
         counter = Counter(s.label for s in self.samples)
         return {name: counter[name] for name in self.classes}
 
     def with_samples(self, samples: Sequence[Sample]) -> Dataset:
-        """The same data set with other samples, classes unchanged."""
+        """The same data set with other samples and the same classes."""
         return replace(self, samples=tuple(samples))
 
 
 @dataclass(frozen=True)
-class Split(Shown, by="regraft.report.notebook.split"):
-    """The assignment of images to train, val and test; every sample carries its part."""
+class Split(NotebookRepr):
+    """A data set in which every sample is assigned to train, val or test."""
 
     dataset: Dataset
 
     def __post_init__(self) -> None:
-        """Refuse a sample without a part."""
         if any(s.part is None for s in self.dataset.samples):
             raise DataError("A split needs a part for every sample; call regraft.split(dataset) first.")
 
     def __repr__(self) -> str:
-        """One line."""
         parts = ", ".join(f"{len(self[part])} {part}" for part in self)
         return f"Split({str(self.dataset.root)!r}, {parts}, {len(self.classes)} classes)"
 
     def __getitem__(self, part: Part) -> Dataset:
-        """The samples of one part."""
         return self.dataset.with_samples([s for s in self.dataset.samples if s.part == part])
 
     def __iter__(self) -> Iterator[Part]:
-        """The names of the parts that have samples, in the order train, val, test."""
         present = {s.part for s in self.dataset.samples}
         return (part for part in PARTS if part in present)
 
     @property
     def train(self) -> Dataset:
-        """What the model learns from."""
+        """Training set."""
         return self["train"]
 
     @property
     def val(self) -> Dataset:
-        """What choices are made on: strength, epoch, whether fine-tuning is kept."""
+        """Validation set: for model selection and calibration."""
         return self["val"]
 
     @property
     def test(self) -> Dataset:
-        """What nothing is chosen on."""
+        """Test set: for the final evaluation alone."""
         return self["test"]
 
     @property

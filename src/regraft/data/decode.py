@@ -1,166 +1,165 @@
-"""The one decoder: training, evaluation, prediction, server and export checks read pixels through it.
+"""Decode images to RGB pixels; every part of regraft reads images through this module.
 
-Enters: a path, encoded bytes, or an array that is decoded already. Leaves: RGB pixels, uint8, (height, width,
-3), upright. The same bytes give the same pixels everywhere.
+The same bytes give the same pixels in training, evaluation, prediction, serving and export checks.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
+import re
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from stat import S_IFDIR, S_IFMT, S_IFREG
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+import pi_heif
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from regraft.errors import ImageError
+from regraft.data.file_kinds import describe_unknown
+from regraft.data.rgb import UnsupportedImageError, to_rgb, upright_rgb
+from regraft.errors import ImageError, ImageErrorCode
 
-ImageSource = Path | str | bytes | np.ndarray
+pi_heif.register_heif_opener()
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # our errors say what it would print
 
-#: Pillow's names of the formats that are read. JPEG includes MPO, which is what some phones make of it.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+ImageSource = Path | str | bytes | np.ndarray | Image.Image
 
-#: Endings by which files are taken for images when a folder is scanned (lower case).
-EXTENSIONS = frozenset((
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif",
-    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
-))  # fmt: skip
+#: File extensions of the formats that are read, by Pillow's names. JPEG includes MPO, which some phones write.
+FORMAT_EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif", ".avifs"),
+    "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+}
+FORMATS = tuple(FORMAT_EXTENSIONS)
+#: File extensions of images, in lower case.
+EXTENSIONS = frozenset(chain.from_iterable(FORMAT_EXTENSIONS.values()))
 
 #: Images with more pixels are refused before they are decoded (a decompression bomb, or a scan to tile).
 MAX_PIXELS = 89_478_485
 
-#: Changes whenever the same bytes would give other pixels; part of every cache key.
-DECODER_VERSION = 2
+#: Part of every cache key; changes whenever the same bytes would give other pixels.
+DECODER_VERSION = 3
 
-#: Why what `is_stream` names cannot be read.
-STREAM = "a pipe or device, which holds no image"
+#: Why a stream (see `is_stream`) cannot be read.
+STREAM = "a pipe or device, not an image file"
 
-#: What sets an image upright, by its EXIF orientation; 1 is upright already.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-#: Orientations in which width and height change places.
-_SIDEWAYS = (5, 6, 7, 8)
+#: Largest value up to which floats may also be an image in 0..1 that was normalized: white has 2.6 in ImageNet's.
+_UNCLEAR = 3.0
+
+#: How many images are being decoded, and Pillow's `LOAD_TRUNCATED_IMAGES` before the first.
+_decoding, _fills_truncated = 0, False
+_lock = threading.Lock()
+#: What Pillow says of a truncated file; it has no exception type for it.
+_PILLOW_TRUNCATED = re.compile("truncat|not enough|unexpected end", re.IGNORECASE)
 
 
-def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> np.ndarray:
-    """Decode an image to upright RGB.
+def decode_image(
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None, white: tuple[int, int] = (0, 0)
+) -> np.ndarray:
+    """Decode an image to upright RGB, uint8 (H, W, 3), C-contiguous; raises `ImageError` if it cannot be read.
 
-    EXIF orientation is applied. Of an animation the first frame is used. Transparency is laid over white.
-    CMYK, YCbCr, LAB and palettes are converted to RGB, grey is repeated over three channels. 16-bit values
-    are divided by 257; 32-bit integers are read as 16-bit ones where they fit; floats are read as 0..1 or, if
-    any is larger, as 0..255, and what is not a number is black.
+    The source is a path, the bytes of an image file, a Pillow image, or an array, (H, W) or (H, W, 1, 3 or 4): uint8,
+    or float as `floats_to_uint8` takes it.
+    Images of more than `max_pixels` are refused, by Pillow itself above twice its `MAX_IMAGE_PIXELS`. If sides of
+    `at_least` pixels are enough, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster.
 
-    Args:
-        source: A path, the bytes of an image file, or an array: uint8 or float in 0..1, (H, W), (H, W, 1),
-            (H, W, 3) or (H, W, 4).
-        max_pixels: The largest width x height that is decoded; Pillow itself refuses twice its
-            `MAX_IMAGE_PIXELS`.
-        at_least: Where no more is needed, a JPEG is decoded at a half, a quarter or an eighth of its size, so long
-            as both sides keep this many pixels; that is several times faster.
-
-    Returns:
-        uint8 array (H, W, 3), C-contiguous.
-
-    Raises:
-        ImageError: The image cannot be read; the reason is in a few words.
+    EXIF orientation is applied. Only the first frame or page is used. Transparent images are composited over white.
+    CMYK, YCbCr, LAB and palette images are converted to RGB; gray images are repeated over three channels. In images
+    of more than 8 bits, `white` is the value of integers and that of floats that becomes 255; 0: the least of 1
+    (floats alone), 255, 1023, 4095, 16383 and 65535 that no value of the image exceeds. NaN becomes black. Values that
+    are clearly negative or larger are refused.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    with opened(source, max_pixels) as image:
-        if at_least:
-            image.draft(image.mode, (at_least, at_least))  # only a JPEG heeds it
-        image.load()
-        return np.array(to_rgb(turned(image, orientation_of(image))))
+    with open_image(source, max_pixels) as image:
+        if at_least and image is not source:
+            image.draft(image.mode, (at_least, at_least))  # has an effect on JPEG only
+        return np.array(upright_rgb(image, white))
 
 
 @contextmanager
-def opened(source: Path | str | bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """An image of allowed size; whatever goes wrong with it becomes an `ImageError`."""
-    name = "" if isinstance(source, bytes) else str(source)
+def open_image(source: Path | str | bytes | Image.Image, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image of at most `max_pixels`; every failure inside the context becomes an `ImageError`."""
+    name = str(source) if isinstance(source, (Path, str)) else ""
     try:
-        if not isinstance(source, bytes) and is_stream(source):
+        if name and is_stream(name):
             raise ImageError(STREAM, name)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            pixels = image.width * image.height
-            if pixels > max_pixels:
-                raise ImageError(f"{image.width} x {image.height} pixels, more than {max_pixels:,} allowed", name)
+        with _refuse_truncated(), ExitStack() as stack:
+            image = (
+                source
+                if isinstance(source, Image.Image)
+                else stack.enter_context(
+                    Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+                )
+            )
+            if image.width * image.height > max_pixels:
+                reason = f"{image.width} x {image.height} pixels, more than {max_pixels:,} allowed"
+                raise ImageError(reason, name, ImageErrorCode.TOO_LARGE)
             yield image
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(_why_unidentified(source), name) from error
+        if (len(source) if isinstance(source, bytes) else Path(name).stat().st_size) == 0:
+            raise ImageError("empty file", name, ImageErrorCode.EMPTY) from error
+        what = describe_unknown(source if isinstance(source, bytes) else name)
+        raise ImageError(what or f"not an image that can be read ({', '.join(FORMATS)})", name) from error
+    except UnsupportedImageError as error:
+        raise ImageError(str(error), name) from error
     except FileNotFoundError as error:
         raise ImageError("file not found", name) from error
     except IsADirectoryError as error:
         raise ImageError("a folder, not an image file", name) from error
     except PermissionError as error:
         raise ImageError("no permission to read it", name) from error
-    except Exception as error:  # on hostile bytes Pillow's decoders raise nearly every type there is
-        raise ImageError(f"cannot be decoded: {error or type(error).__name__}", name) from error
+    except Exception as error:  # Pillow's decoders raise nearly every exception type on malicious bytes
+        code = ImageErrorCode.UNREADABLE
+        if isinstance(error, Image.DecompressionBombError):
+            code = ImageErrorCode.TOO_LARGE
+        elif _PILLOW_TRUNCATED.search(str(error)):
+            code = ImageErrorCode.TRUNCATED
+        raise ImageError(f"cannot be decoded: {error or type(error).__name__}", name, code) from error
+
+
+@contextmanager
+def _refuse_truncated() -> Iterator[None]:
+    """Disable `LOAD_TRUNCATED_IMAGES` of Pillow, which fills missing pixels with gray and which other code may set."""
+    global _decoding, _fills_truncated
+    with _lock:
+        if not _decoding:
+            _fills_truncated, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        _decoding += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _decoding -= 1
+            if not _decoding:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _fills_truncated
+
+
+def has_frames(path: Path | str) -> bool:
+    """Whether a TIFF, GIF or WebP file has several frames or pages; False if it cannot be read."""
+    if Path(path).suffix.lower() in (".tif", ".tiff", ".gif", ".webp"):
+        with suppress(ImageError), open_image(path, MAX_PIXELS) as image:
+            return bool(getattr(image, "is_animated", False))
+    return False
 
 
 def is_stream(path: Path | str) -> bool:
-    """Whether it is a pipe, socket or device: to read it might never end.
-
-    Raises:
-        OSError: There is no such file.
-        ValueError: There can be none of this name.
-    """
+    """Whether a path is a pipe, socket or device, from which reading may never end."""
     return S_IFMT(os.stat(path).st_mode) not in (S_IFREG, S_IFDIR)
-
-
-def _why_unidentified(source: Path | str | bytes) -> str:
-    size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-    return "empty file" if size == 0 else f"not an image that can be read ({', '.join(FORMATS)})"
-
-
-def orientation_of(image: Image.Image) -> int:
-    """As EXIF has it, 1 to 8; 1 is upright."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a damaged block says nothing about orientation; the pixels are whole
-        return 1
-
-
-def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """The image as its EXIF orientation wants it shown."""
-    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and fails on odd ones that cameras leave.
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """In mode RGB, by the rules that `decode_image` tells."""
-    mode = image.mode
-    if mode.startswith("I") or mode == "F":
-        image = Image.fromarray(_scale_to_uint8(np.asarray(image), mode), "L")
-    elif mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, rgba)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _scale_to_uint8(values: np.ndarray, mode: str) -> np.ndarray:
-    values = values.astype(np.float64)
-    if mode == "F":
-        values = np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf)
-        if values.max(where=np.isfinite(values), initial=0.0) <= 1.0:
-            values = values * 255.0
-    elif mode == "I" and values.max() > 65535:
-        values = values / 16_843_009.0  # 0xFFFFFFFF / 0xFF
-    else:
-        values = values / 257.0
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
@@ -169,11 +168,30 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise ImageError(f"an array of shape {array.shape}; expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     if np.issubdtype(array.dtype, np.floating):
-        if not (np.isfinite(array).all() and array.min() >= 0.0 and array.max() <= 1.0):
-            raise ImageError("a float array with values outside 0..1; expected 0..1, or uint8 in 0..255")
-        array = np.rint(array * 255.0).astype(np.uint8)
+        array = floats_to_uint8(array)
     if array.dtype != np.uint8:
-        raise ImageError(f"an array of {array.dtype}; expected uint8 in 0..255 or float in 0..1")
+        raise ImageError(f"an array of {array.dtype}; expected uint8 in 0..255, or float in 0..1 or 0..255")
     if array.shape[2] == 4:
-        return np.array(to_rgb(Image.fromarray(array, "RGBA")))
+        return np.array(to_rgb(Image.fromarray(array, "RGBA"), None))
     return np.ascontiguousarray(np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array)
+
+
+def floats_to_uint8(array: np.ndarray) -> np.ndarray:
+    """Convert floats of one image or a batch, in 0..1 or in 0..255 as Keras has them, to uint8 of the same shape.
+
+    The largest value decides: up to 1 is white at 1, and above 3, or above 1 where all values are whole, white at 255.
+    In between it is unclear: an image in 0..1 that was resized or normalized, or a dark one in 0..255. Raises
+    `ImageError` for that, for NaN and for values outside both ranges.
+    """
+    lowest, highest = (float(bound(array)) if array.size else 0.0 for bound in (np.min, np.max))  # NaN stays NaN
+    if not 0.0 <= lowest <= highest <= 255.0:
+        raise ImageError(
+            f"a float array with values from {lowest:g} to {highest:g}; expected 0..1 or 0..255, before any other "
+            "normalization"
+        )
+    if 1.0 < highest <= _UNCLEAR and not (array == np.rint(array)).all():
+        raise ImageError(
+            f"a float array with values from {lowest:g} to {highest:g}: it is unclear whether 1 or 255 is white; "
+            "expected 0..1 (clip it) or 0..255 (as uint8, array.round().astype('uint8'))"
+        )
+    return np.rint(array if highest > 1.0 else array * 255.0).astype(np.uint8)

@@ -1,12 +1,12 @@
-"""From decoded pixels to the square that a backbone reads.
+"""Resize decoded images to the square that a backbone takes as input.
 
-Enters: RGB uint8 of any size. Leaves: RGB uint8 (size, size, 3). Mean and standard deviation are kept beside
-it and applied inside the model, so whoever holds the model cannot normalise differently.
+The mean and standard deviation are part of the preprocessing but are applied inside the model, so no user of the model
+can normalize differently.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,15 +25,11 @@ _FILTERS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a model's input; it travels with the model.
+    """How an image becomes the input of a model, a square of `size` pixels; saved with the model.
 
-    Attributes:
-        size: Side of the square in pixels.
-        resize: `stretch` uses the whole image and changes its aspect; `crop` keeps the aspect and cuts the
-            middle out; `pad` keeps both and fills with the backbone's mean colour.
-        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`, always antialiased.
-        mean: Per channel, on the scale 0..1, subtracted inside the model.
-        std: Per channel, on the scale 0..1, divided by inside the model.
+    `stretch` changes the aspect ratio; `crop` takes the largest square at the center; `pad` keeps the whole image and
+    its aspect ratio and fills the rest with the mean color. Interpolation is antialiased. `mean` and `std` of each
+    channel are on the scale 0..1; the model subtracts and divides by them. `white` is that of `decode_image`.
     """
 
     size: int
@@ -41,9 +37,9 @@ class Preprocessing:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    white: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
-        """Refuse what no image could be prepared with."""
         if self.interpolation not in _FILTERS:
             raise ValueError(f"interpolation {self.interpolation!r}; expected one of {', '.join(_FILTERS)}")
         if self.resize not in get_args(Resize):
@@ -52,20 +48,9 @@ class Preprocessing:
             raise ValueError(f"size {self.size}; expected at least 8 pixels")
 
     def __call__(self, source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """Decode and resize.
-
-        Args:
-            source: What `decode_image` takes.
-            max_pixels: The largest width x height that is decoded.
-
-        Returns:
-            uint8 array (size, size, 3).
-
-        Raises:
-            ImageError: The image cannot be read.
-        """
-        # Twice as many pixels as are wanted lose nothing that the resizing would have kept.
-        pixels = decode_image(source, max_pixels=max_pixels, at_least=2 * self.size)
+        """Decode and resize to uint8 (size, size, 3); arguments and errors are those of `decode_image`."""
+        # Twice the final size keeps every frequency that survives the resizing.
+        pixels = decode_image(source, max_pixels=max_pixels, at_least=2 * self.size, white=self.white)
         height, width = pixels.shape[:2]
         size, resample = self.size, _FILTERS[self.interpolation]
         if (height, width) == (size, size):
@@ -77,21 +62,19 @@ class Preprocessing:
             side = min(width, height)
             left, top = (width - side) / 2, (height - side) / 2
             return np.asarray(image.resize((size, size), resample, box=(left, top, left + side, top + side)))
-        inner = self._inner(width, height)
+        inner = self._padded_size(width, height)
         canvas = Image.new("RGB", (size, size), tuple(round(255 * channel) for channel in self.mean))
         canvas.paste(image.resize(inner, resample), ((size - inner[0]) // 2, (size - inner[1]) // 2))
         return np.asarray(canvas)
 
-    def laid_back(self, values: np.ndarray, width: int, height: int) -> np.ndarray:
-        """What was found over the square, over the image that it was made from.
+    def for_white(self, white: tuple[int, int]) -> Preprocessing:
+        """The same with the data's `white`, unless the model has one of its own."""
+        return self if any(self.white) else replace(self, white=white)
 
-        Args:
-            values: (size, size) numbers.
-            width: Of the image in pixels.
-            height: Of it.
+    def map_to_image(self, values: np.ndarray, width: int, height: int) -> np.ndarray:
+        """Map a heat map over the model's input, (size, size), back to the original image of this size in pixels.
 
-        Returns:
-            float32 (height, width), interpolated; 0 where the square shows nothing of the image.
+        Returns float32 (height, width), interpolated; 0 where the image was cropped.
         """
         square = Image.fromarray(np.ascontiguousarray(values, np.float32))
         bilinear = Image.Resampling.BILINEAR
@@ -99,24 +82,24 @@ class Preprocessing:
             return np.asarray(square.resize((width, height), bilinear))
         if self.resize == "crop":
             side = min(width, height)
-            whole = Image.new("F", (width, height))
-            whole.paste(square.resize((side, side), bilinear), ((width - side) // 2, (height - side) // 2))
-            return np.asarray(whole)
-        inner = self._inner(width, height)
+            canvas = Image.new("F", (width, height))
+            canvas.paste(square.resize((side, side), bilinear), ((width - side) // 2, (height - side) // 2))
+            return np.asarray(canvas)
+        inner = self._padded_size(width, height)
         left, top = (self.size - inner[0]) // 2, (self.size - inner[1]) // 2
         box = (left, top, left + inner[0], top + inner[1])
         return np.asarray(square.resize((width, height), bilinear, box=box))
 
-    def _inner(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the image where it is padded to the square."""
+    def _padded_size(self, width: int, height: int) -> tuple[int, int]:
         scale = self.size / max(width, height)
         return max(1, round(width * scale)), max(1, round(height * scale))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for `model.json`."""
+        """JSON values for `model.json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Preprocessing:
-        """The inverse of `to_json`."""
-        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+        """Read the values that `to_json` returned."""
+        value = {"white": (65535, 0), **value}  # regraft 0.1 took all integers as values of 16 bits
+        return cls(**{**value, **{name: tuple(value[name]) for name in ("mean", "std", "white")}})

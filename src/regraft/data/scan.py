@@ -1,260 +1,280 @@
-"""Find the labelled images in a folder, an archive, a table or remote storage.
-
-Enters: a path or URL, as `sources` opens it. Leaves: a `Dataset`, every file of which was read and decoded once;
-whatever was left out is named with its reason.
-"""
+"""Find and read the labeled images in a folder, an archive, a table or remote storage, each file once."""
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from regraft.data.dataset import PARTS, Dataset, Pair, Part, Sample
+from regraft.cache import Cache, cache_key
+from regraft.data.dataset import PARTS, BadFile, Dataset, Pair, Part, Sample
 from regraft.data.decode import MAX_PIXELS
-from regraft.data.duplicates import DUPLICATES_VERSION, Forest, find_twins
-from regraft.data.facts import FACTS_VERSION
-from regraft.data.groups import compile_pattern, group_by_pattern
-from regraft.data.layout import spelled_alike
-from regraft.data.reading import Progress, Reader
-from regraft.data.sources import open_data
+from regraft.data.ignored import describe_ignored
+from regraft.data.image_stats import STATS_VERSION
+from regraft.data.index import ImageIndex, Progress
+from regraft.data.quality.near_duplicates import NEAR_DUPLICATES_VERSION, find_near_duplicates
+from regraft.data.rgb import white_for
+from regraft.data.sources.folders import FolderLayout, similar_names
+from regraft.data.sources.groups import compile_pattern, group_by_pattern
+from regraft.data.sources.open import open_data
+from regraft.data.sources.table import SUFFIXES
+from regraft.data.sources.urls import absolute, redact, suffix_of
 from regraft.data.storage import Folder
-from regraft.data.urls import shown
-from regraft.errors import DataError, UsageError, counted, listed
-from regraft.store import Store, name_of
+from regraft.data.union_find import UnionFind
+from regraft.errors import DataError, UsageError, as_path, refuse_old_names
+from regraft.resources import usable_cpus
+from regraft.text import join_truncated, pluralize
 
-OnBad = Literal["skip", "error"]
+OnUnreadable = Literal["skip", "error"]
 
-#: The note that nobody needs who inspects already.
-LOOK = "`regraft inspect` shows them."
-#: Threads that read where a network is waited for.
+#: Smallest number of threads that read from a network.
 _CONNECTIONS = 16
 
 
+@refuse_old_names(store="cache", on_bad="on_unreadable")
 def scan(
     path: Path | str,
     *,
     root: Path | str | None = None,
     group_by: str = "",
     remote: bool = False,
-    on_bad: OnBad = "skip",
+    layout: FolderLayout = "auto",
+    image_column: str = "",
+    label_column: str = "",
+    on_unreadable: OnUnreadable = "skip",
     classes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
-    store: Store | None = None,
-    twins: bool = True,
+    cache: Cache | None = None,
+    near_duplicates: bool = True,
     lenient: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
-    compare: Progress | None = None,
+    compare_progress: Progress | None = None,
 ) -> Dataset:
-    """Find, hash and decode every labelled image.
+    """Find, hash and decode every labeled image.
 
     Args:
         path: One of these:
             a folder `root/<class>/...` or `root/train|val|test/<class>/...`;
-            a folder with `metadata.csv` or `.jsonl` (`file_name`, `label`, perhaps `split` and `group`);
-            a zip or tar archive with either of them in it;
-            a CSV or Parquet manifest (`path`, `label`, perhaps `split` and `group`);
-            a Parquet file with images (`image`, `label`, perhaps `split` and `group`), or a folder of them;
+            a folder with `metadata.csv` or `.jsonl` (`file_name`, `label`, optionally `split` and `group`);
+            a zip or tar archive of either;
+            a CSV or Parquet manifest (`path`, `label`, optionally `split` and `group`);
+            a Parquet file with images (`image`, `label`, optionally `split` and `group`), or a folder of them;
             a tar in the WebDataset format, or a folder of them;
-            the URL of a folder or manifest, as text, such as `s3://bucket/photos` (the extra `remote`).
-        root: What a manifest's relative paths start from: a folder or anything else that `path` may be; default: the
-            manifest's own folder. With the data here, a run's `split.csv` can be read where it lies.
-        group_by: A regular expression; images in whose paths it finds the same are a group, which a split keeps
-            together. What counts is the pattern's group `group`, else all its groups, else all that it matches. Empty:
-            no groups but the data's own.
-        remote: Whether a manifest may name images elsewhere, by URLs; they are fetched for every reading.
-        on_bad: `skip` leaves unreadable images out and lists them in `Dataset.bad`; `error` raises.
-        classes: Of a model that exists: images of any of these classes, or of one alone, will do, and no
-            others.
+            the URL of a folder or manifest, as a string, such as `s3://bucket/photos` (extra `remote`).
+        root: Location of a manifest's relative paths: a folder, or anything else that `path` may be; default: the
+            manifest's own folder. With the data as root, a run's `split.csv` can be read from the run's folder.
+        group_by: Regular expression. Images in whose paths it matches the same text form a group, which a split keeps
+            in one part. The text is the pattern's named group `group`, else all its groups, else the whole match.
+            Empty: only the groups in the data.
+        remote: Whether to fetch images that a manifest names by URL; they are fetched each time they are read.
+        layout: Meaning of folders: `classes` makes each folder in `path` a class and `parts` each folder in a part,
+            whatever its name; `auto` finds out which, and raises where that is unclear.
+        image_column: Column of a manifest with the paths of the images; default: found by its name or contents.
+        label_column: Column of a manifest with the labels, or the names of several columns with 0 and 1, with commas
+            between them; default: found by the names or contents.
+        on_unreadable: `skip` lists unreadable images in `Dataset.bad`; `error` raises.
+        classes: Classes of an existing model. The data may have any of them, even one alone, but no others.
         max_pixels: Larger images count as unreadable.
-        store: Where it is kept which contents are readable, so that they are not decoded again.
-        twins: Whether near duplicates are looked for (`Dataset.pairs`), which a split then keeps together.
-        lenient: Classes that cannot be trained on are kept in `Dataset.faults` and raise no error.
-        workers: Threads that read and decode, or processes where the files are many; default: one a core, more where
-            a network is waited for.
-        progress: Called with (files done, files in all).
-        compare: Called with (candidates compared, candidates in all) while near duplicates are looked for.
+        cache: Cache of what was read and decoded before; default: a temporary one.
+        near_duplicates: Whether to look for near duplicates (`Dataset.pairs`), which a split keeps in one part.
+        lenient: Whether to list problems with the classes in `Dataset.class_problems` instead of raising an error.
+        workers: Number of threads or, for many files, processes; default: one for each core, more for a network.
+        progress: Called with (files done, all files).
+        compare_progress: Called with (candidates compared, all candidates) during the search for near duplicates.
 
     Raises:
-        UsageError: `path` does not exist or is none of these; it is no manifest and has a `root`; a manifest names
-            images by URLs and `remote` is not set; `on_bad` is neither word; `group_by` is no regular expression, or
-            the data has groups of its own.
+        UsageError: `path` does not exist or is none of these; `root` is given without a manifest; a manifest names
+            images by URL and `remote` is not set; `on_unreadable` or `layout` has another value; `group_by` is not a
+            regular expression, or the data has groups of its own.
         MissingExtraError: Parquet or a URL needs a package that is not installed.
-        DataError: There is no class, one class, an empty class, a class in val or test that train does not
-            have, a folder, archive or table that cannot be read, no path that `group_by` matches, or (with
-            `on_bad="error"`) an unreadable image.
+        DataError: It is unclear which folders are classes; there are no classes, only one class, an empty class, or a
+            class in val or test that is not in train; a folder, archive or table cannot be read; no path matches
+            `group_by`; an image is unreadable and `on_unreadable="error"`.
+
+    Examples:
+        >>> dataset = regraft.scan("photos")
+        >>> dataset.counts()
+        {'daisy': 12, 'rose': 12, 'tulip': 12}
     """
-    if on_bad not in get_args(OnBad):
-        raise UsageError(f"on_bad={on_bad!r}; expected skip or error.")
+    if on_unreadable not in get_args(OnUnreadable):
+        raise UsageError(f"on_unreadable={on_unreadable!r}; expected skip or error.")
+    as_path(path, "The data")
     pattern = compile_pattern(group_by) if group_by else None
-    opened = open_data(path, root, remote=remote)
-    name, layout = shown(str(path)), opened.layout
-    found, notes = sorted(layout.found, key=lambda f: f.path), layout.notes
+    if layout not in get_args(FolderLayout):
+        raise UsageError(f"layout={layout!r}; expected {', '.join(get_args(FolderLayout))}.")
+    if (image_column or label_column) and suffix_of(str(path)) not in SUFFIXES:
+        raise UsageError(
+            f"{redact(str(path))} is not a manifest, and image_column and label_column name the columns of one. Pass "
+            f"the table itself, a file that ends in {', '.join(SUFFIXES)}."
+        )
+    source = open_data(
+        path, root, remote=remote, layout=layout, known=classes or (), image_column=image_column,
+        label_column=label_column,
+    )  # fmt: skip
+    name, read = redact(str(path)), source.layout
+    found, notes = sorted(read.found, key=lambda f: f.path), tuple(read.notes)
     if pattern:
         found, more = group_by_pattern(found, pattern)
-        notes = [*notes, *more]
+        notes = (*notes, *more)
     with ExitStack() as stack:
-        if store is None:
-            store = Store(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regraft-"))))
-        reader = Reader(opened.storage, opened.root, max_pixels, store)
-        threads = max(_CONNECTIONS if opened.is_remote else 1, os.cpu_count() or 1)
-        samples, bad = reader.read(found, workers or threads, progress, apart=not opened.is_remote)
-        bad = sorted([*layout.bad, *bad], key=lambda b: b.path)
+        if cache is None:
+            cache = Cache(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regraft-"))))
+        index = ImageIndex(source.storage, source.root, max_pixels, cache)
+        threads = max(_CONNECTIONS if source.is_remote else 1, usable_cpus())
+        samples, unreadable = index.read(found, workers or threads, progress, subprocesses=not source.is_remote)
+        bad = tuple(sorted([*read.bad, *unreadable], key=lambda b: b.path))
         pairs: tuple[Pair, ...] = ()
-        if twins:
-            samples, pairs = _with_twins(samples, reader, store, compare)
-    reasons = listed((f"{b.path}: {b.reason}" for b in bad), "\n  ")
-    unreadable = f"{counted(len(bad), 'image')} cannot be read:\n  {reasons}"
-    if bad and on_bad == "error":
-        raise DataError(unreadable)
-    faults: tuple[str, ...] = ()
+        if near_duplicates:
+            samples, pairs = _with_near_duplicates(samples, index, cache, compare_progress)
+    if bad and on_unreadable == "error":
+        raise DataError(_unreadable(bad))
+    problems: tuple[str, ...] = ()
+    is_new = classes is None
     try:
         if classes is None:
-            classes = _check_classes(name, samples, layout.named)
+            classes = _check_classes(name, samples, read.classes)
         else:
             _check_known(name, samples, classes)
     except DataError as error:
         if not lenient:
-            raise DataError(f"{error}\n{unreadable}") if bad else error from None
-        faults = (str(error),)
-        classes = sorted({label for _, label in layout.named} | {s.label for s in samples})
-    for names in spelled_alike(classes):
-        notes = [*notes, f"The classes {' and '.join(map(repr, names))} differ only in how they are spelled."]
+            raise DataError(f"{error}\n{_unreadable(bad)}") if bad else error from None
+        problems = (str(error),)
+        classes = sorted({label for _, label in read.classes} | {s.label for s in samples})
+    alike = (" and ".join(map(repr, names)) for names in similar_names(classes))
+    spelling = (f"The classes {names} differ only in spelling." for names in alike)
+    others = describe_ignored(sorted(read.ignored), source.storage.source)
+    notes = (*notes, *others, *spelling, *_value_notes(samples, is_new=is_new), *_duplicate_notes(samples))
+    ignored = tuple(sorted(read.ignored + read.noted))
+    is_plain = root is None and layout == "auto" and not image_column and not label_column
+    scanned = absolute(path) if is_plain else ""
     return Dataset(
-        opened.root,
-        tuple(samples),
-        tuple(classes),
-        tuple(bad),
-        tuple(sorted(layout.ignored)),
-        (*notes, *_notes_on_copies(samples)),
-        max_pixels,
-        opened.storage,
-        pairs,
-        faults,
-    )
+        source.root, tuple(samples), tuple(classes), bad, ignored, notes, max_pixels, source.storage, pairs, problems,
+        scanned,
+    )  # fmt: skip
 
 
-def _with_twins(
-    samples: Sequence[Sample], reader: Reader, store: Store, compare: Progress | None
+def _unreadable(bad: Sequence[BadFile]) -> str:
+    reasons = join_truncated((f"{b.path}: {b.reason}" for b in bad), "\n  ")
+    return f"{pluralize(len(bad), 'image')} cannot be read:\n  {reasons}"
+
+
+def _with_near_duplicates(
+    samples: Sequence[Sample], index: ImageIndex, cache: Cache, compare_progress: Progress | None
 ) -> tuple[list[Sample], tuple[Pair, ...]]:
-    """The samples with the sets of near duplicates that they are in, and the pairs."""
-    of_content: dict[str, int] = {}
-    for i, sample in enumerate(samples):
-        of_content.setdefault(sample.sha256, i)
-    numbers = np.array([of_content[content] for content in sorted(of_content)], np.int64)
-
-    known = store.table(
-        "twins",
-        {"images": name_of(*sorted(of_content)).hex(), "facts": FACTS_VERSION, "version": DUPLICATES_VERSION},
-        (4,),
-        np.float64,
-    )
-    kept = known.read_list()
-    if kept is None:
-        rows = reader.find_thumbs([samples[i] for i in numbers])
-        sides = np.array([min(samples[i].size or (0, 0)) for i in numbers])
-        kept = known.write_list(find_twins(lambda i: reader.thumbs.read(rows[i]), sides, progress=compare))
-    sets = Forest(len(numbers))
-    for first, second, *_ in kept:
-        sets.join(int(first), int(second))
-    size = Counter(sets.root(i) for i in range(len(numbers)))
-    named = {samples[i].sha256: samples[numbers[sets.root(k)]].sha256 for k, i in enumerate(numbers)}
-    several = {samples[numbers[root]].sha256 for root, count in size.items() if count > 1}
-    marked = [replace(s, twins=named[s.sha256]) if named[s.sha256] in several else s for s in samples]
+    first_of: dict[str, Sample] = {}
+    for sample in samples:
+        first_of.setdefault(sample.sha256, sample)
+    unique = [first_of[content] for content in sorted(first_of)]
+    images = cache_key(*sorted(first_of)).hex()
+    key = {"images": images, "stats": STATS_VERSION, "version": NEAR_DUPLICATES_VERSION}
+    table = cache.table("near_duplicates", key, (4,), np.float64)
+    found = table.read_list()
+    if found is None:
+        rows = index.find_thumbnails(unique)
+        sides = np.array([min(sample.size or (0, 0)) for sample in unique])
+        rows_found = find_near_duplicates(lambda i: index.thumbnails.read(rows[i]), sides, progress=compare_progress)
+        found = table.write_list(rows_found)
+    sets = UnionFind(len(unique))
+    for first, second, *_ in found:
+        sets.union(int(first), int(second))
+    roots = sets.roots()
+    sizes = Counter(roots)
+    group = {sample.sha256: unique[root].sha256 for sample, root in zip(unique, roots, strict=True) if sizes[root] > 1}
     pairs = (
-        Pair(samples[numbers[int(a)]].path, samples[numbers[int(b)]].path, likeness, bool(mirrored))
-        for a, b, likeness, mirrored in kept.tolist()
+        Pair(unique[int(first)].path, unique[int(second)].path, similarity, bool(mirrored))
+        for first, second, similarity, mirrored in found.tolist()
     )
-    return marked, tuple(pairs)
+    return [replace(s, near_duplicate_group=group.get(s.sha256)) for s in samples], tuple(pairs)
 
 
 def _check_classes(path: str, samples: Sequence[Sample], named: set[tuple[Part | None, str]]) -> tuple[str, ...]:
-    """The sorted class names, or an error that says what is wrong with them."""
-    counts: dict[Part | None, Counter[str]] = {}
+    """The sorted class names; raises `DataError` if a classifier cannot be trained on them.
+
+    `named` has part and name of every class, including classes without readable images.
+    """
+    labels_in: defaultdict[Part | None, set[str]] = defaultdict(set)
     for sample in samples:
-        counts.setdefault(sample.part, Counter())[sample.label] += 1
+        labels_in[sample.part].add(sample.label)
     parts = {part for part, _ in named if part}
-    learned: Part | None = "train" if parts else None
-    in_train = counts.get(learned, Counter())
     if parts and "train" not in parts:
         raise DataError(
-            f"{path} has {listed(part for part in PARTS if part in parts)} but no classes in train. "
+            f"{path} has {join_truncated(part for part in PARTS if part in parts)} but no classes in train. "
             "Expected at least train/<class>/, or a manifest with rows for train."
         )
-    to_learn = {label for part, label in named if part == learned}
-    empty = sorted(to_learn - set(in_train))
-    strangers = {part: sorted(set(counts[part]) - to_learn) for part in PARTS if part != "train" and part in counts}
-    for part, labels in strangers.items():
-        if labels:
-            raise DataError(
-                f"{path}: {part} has {counted(len(labels), 'class', 'classes')} that train does not have: "
-                f"{listed(labels)}. A model cannot predict a class that it never saw: add images to train "
-                "or remove the class."
-            )
+    train: Part | None = "train" if parts else None
     where = " in train" if parts else ""
-    if not in_train and not empty:
+    expected = {label for part, label in named if part == train}
+    for part in PARTS:
+        if unknown := sorted(labels_in[part] - expected) if part != train else []:
+            raise DataError(
+                f"{path}: {part} has {pluralize(len(unknown), 'class', 'classes')} that train does not have: "
+                f"{join_truncated(unknown)}. A model cannot predict a class without training images: add images to "
+                "train, or remove the class."
+            )
+    if not expected and not labels_in[train]:
         raise DataError(
-            f"{path} has no class: no folder with images. Expected root/<class>/*.jpg, "
+            f"{path} has no classes: no folder with images. Expected root/<class>/*.jpg, "
             "root/train|val|test/<class>/*.jpg, or a manifest."
         )
-    if empty:
+    if empty := sorted(expected - labels_in[train]):
         raise DataError(
-            f"{path}: {counted(len(empty), 'class', 'classes')} without a readable image{where}: "
-            f"{listed(empty)}. Add images or remove the class."
+            f"{path}: {pluralize(len(empty), 'class', 'classes')} without a readable image{where}: "
+            f"{join_truncated(empty)}. Add images or remove the class."
         )
-    if len(in_train) == 1:
-        (only,) = in_train
+    if len(expected) == 1:
+        (only,) = expected
         folder = Path(path) / only
         inner = Folder(folder).top.folders if not parts and folder.is_dir() else []
-        hint = f" Did you mean {folder}? It holds {listed(f.name for f in inner)}." if inner else ""
+        hint = f" Did you mean {folder}? It contains {join_truncated(f.name for f in inner)}." if inner else ""
         raise DataError(f"{path} has one class{where}, {only!r}; a classifier needs at least two.{hint}")
-    return tuple(sorted(in_train))
+    return tuple(sorted(expected))
 
 
 def _check_known(path: str, samples: Sequence[Sample], classes: Sequence[str]) -> None:
-    unknown = sorted({s.label for s in samples} - set(classes))
-    if unknown:
+    if unknown := sorted({s.label for s in samples} - set(classes)):
         raise DataError(
-            f"{path} has {counted(len(unknown), 'class', 'classes')} that the model does not know: "
-            f"{listed(unknown)}. It knows {listed(classes)}."
+            f"{path} has {pluralize(len(unknown), 'class', 'classes')} that the model does not know: "
+            f"{join_truncated(unknown)}. Its classes are {join_truncated(classes)}."
         )
     if not samples:
-        raise DataError(f"{path} has no image of {listed(classes)}. Expected root/<class>/*.jpg, or a manifest.")
+        raise DataError(f"{path} has no image of {join_truncated(classes)}. Expected <class>/*.jpg, or a manifest.")
 
 
-def _notes_on_copies(samples: Sequence[Sample]) -> Iterator[str]:
-    copies = len(samples) - len({s.sha256 for s in samples})
-    if copies:
-        yield f"{counted(copies, 'exact duplicate')} of other images."
-    sets: dict[str, list[Sample]] = {}
+def _value_notes(samples: Sequence[Sample], *, is_new: bool) -> Iterator[str]:
+    stats = [s.image_stats for s in samples if s.image_stats]
+    if several := sum(s.frames > 1 for s in stats):
+        what = pluralize(several, "image has", "images have")
+        yield f"{what} several frames or pages; only the first is used."
+    for floats, kind in enumerate(("integers", "floats")):
+        if wide := [s.largest for s in stats if s.largest and (s.mode == "F") == floats]:
+            what, white = pluralize(len(wide), "image has", "images have"), white_for(max(wide), floats=bool(floats))
+            shown = f"; {white:,} becomes white" if is_new else ""  # of an existing model, it is the model's
+            yield f"{what} more than 8 bits ({kind} in the range 0 to {max(wide):,.6g}){shown}."
+
+
+def _duplicate_notes(samples: Sequence[Sample]) -> Iterator[str]:
+    if copies := len(samples) - len({s.sha256 for s in samples}):
+        yield f"{pluralize(copies, 'exact duplicate')} of other images."
+    pictures: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        sets.setdefault(sample.twins or sample.sha256, []).append(sample)
-    near = sum(len({s.sha256 for s in same}) - 1 for same in sets.values())
+        pictures[sample.near_duplicate_group or sample.sha256].append(sample)
+    near = sum(len({s.sha256 for s in same}) - 1 for same in pictures.values())
     if near:
-        yield f"{counted(near, 'image shows', 'images show')} nearly the same as others; a split keeps them together."
-    leaks = [same for same in sets.values() if len({s.part for s in same}) > 1]
-    if leaks:
-        first, *others = leaks[0]
-        other = next(s for s in others if s.part != first.part)
-        yield (
-            f"{counted(len(leaks), 'picture is', 'pictures are')} in more than one part (a leak), "
-            f"for example {first.path} and {other.path}."
-        )
-    conflicts = [same for same in sets.values() if len({s.label for s in same}) > 1]
-    if conflicts:
-        first, *others = conflicts[0]
-        other = next(s for s in others if s.label != first.label)
-        yield (
-            f"{counted(len(conflicts), 'picture has', 'pictures have')} more than one label (copies or near "
-            f"duplicates), for example {first.path} and {other.path}."
-        )
-    if near or leaks or conflicts:
-        yield LOOK
+        yield f"{pluralize(near, 'near duplicate')} of other images; a split keeps them in one part."
+    for attribute, one, many, what in (
+        ("part", "picture is", "pictures are", "in more than one part (a leak)"),
+        ("label", "picture has", "pictures have", "more than one label (copies or near duplicates)"),
+    ):
+        value = attrgetter(attribute)
+        if mixed := [same for same in pictures.values() if len(set(map(value, same))) > 1]:
+            first, *others = mixed[0]
+            other = next(s for s in others if value(s) != value(first))
+            yield f"{pluralize(len(mixed), one, many)} {what}, for example {first.path} and {other.path}."

@@ -1,128 +1,144 @@
-"""Where images lie: a folder, and whatever else keeps files under names.
-
-Enters: a path. Leaves: a `Storage`, whose directories are walked in the same way whatever it is, and whose files are
-read by their names: relative, with forward slashes.
-"""
+"""Read files by relative names with forward slashes from a folder, an archive, a table or the network."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from posixpath import splitext
 from typing import Protocol
 
-from regraft.data.decode import ImageSource
-from regraft.errors import DataError
+from regraft.data.decode import EXTENSIONS, ImageSource
+from regraft.errors import DataError, ImageError, ImageErrorCode
 
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
-_JUNK_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin"})
+_JUNK_FOLDERS = frozenset({
+    "__macosx", "@eadir", "$recycle.bin", "#recycle", "#snapshot", "lost+found", "system volume information",
+})  # fmt: skip
+#: Files that together show that this package wrote a folder: a run, a study, an export, pictures, a table of the cache.
+_OUTPUTS = (
+    ("config.toml", "source.json"), ("config.toml", "split.csv", ".lock"), ("model.json", "class_names.json"),
+    ("predictions.csv", "label_errors.csv"), ("trials.log", "trials.csv"), ("comparison.csv", "comparison.md"),
+    ("learning_curve.csv", "learning_curve.json"), ("evidence.json", "evidence.csv"), ("explanations.json",),
+    ("export.json", "predict.py"), ("table.json", "rows.bin"),
+)  # fmt: skip
 
-#: Bytes of the largest file that is read out of anything but a folder; an image of `MAX_PIXELS` fits, uncompressed.
+#: Size limit in bytes of files outside folders; an uncompressed image of `MAX_PIXELS` fits.
 FILE_LIMIT = 512 * 2**20
 
-#: Seconds after a change in which a second one might leave no trace in a file's times.
+#: Seconds after a change in which a second change may leave a file's times as they are.
 SETTLED = 2.0
 
 
+class TruncatedFileError(OSError):
+    """A file ends before its last byte."""
+
+
 class Directory(Protocol):
-    """A directory of a storage; hidden and system files are left out of what it lists, names are sorted."""
+    """A directory of a storage. Hidden and system files are left out, and names are sorted."""
 
     @property
     def name(self) -> str:
-        """Its own."""
+        """Name of the directory."""
 
     @property
     def folders(self) -> list[Directory]:
-        """Directly in it."""
+        """Directories directly in this one."""
 
     @property
     def files(self) -> list[str]:
-        """Names, from the storage's root, of the files directly in it."""
+        """Names, from the storage's root, of the files directly in this directory."""
 
     @property
     def files_below(self) -> list[str]:
-        """Names, from the storage's root, of all files in it and in the folders below."""
+        """Names, from the storage's root, of all files in this directory and below."""
+
+    @property
+    def hidden_below(self) -> list[str]:
+        """Names, from the storage's root, of hidden and system files in this directory and its listed folders."""
 
 
 class Storage(Protocol):
-    """Files under names; safe to be read from several threads."""
+    """Files by name; safe to read from several threads."""
 
     @property
     def top(self) -> Directory:
-        """Its root."""
+        """Root directory."""
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file.
-
-        Raises:
-            OSError: It cannot be read.
-            ValueError: The name can be none.
-        """
+        """All bytes of a file; raises `OSError` if it cannot be read and `ValueError` for an invalid name."""
 
     def source(self, name: str) -> ImageSource:
-        """What the decoder reads of a file: its path where it has one, else its bytes.
-
-        Raises:
-            OSError: It has no path, and its bytes cannot be read.
-            ValueError: The name can be none.
-        """
+        """The file's path if it is on disk, else its bytes; raises `OSError` and `ValueError` as `read` does."""
 
     def stamp(self, name: str) -> tuple[int, ...] | None:
-        """Numbers that differ when the content does; None where that cannot be told.
-
-        Raises:
-            OSError: There is no such file.
-        """
+        """Numbers that change with the content, None if a change may not show; raises `OSError` if there is no file."""
 
 
 class Listing:
-    """A directory of a storage that can list all its files at once."""
+    """A directory of a storage that lists all its files at once."""
 
     def __init__(self, name: str = "") -> None:
-        """Nothing is in it yet."""
         self.name = name
         self._folders: dict[str, Listing] = {}
         self._files: list[str] = []
+        self._hidden: list[str] = []
 
     @classmethod
     def of(cls, files: Iterable[str], folders: Iterable[str] = ()) -> Listing:
-        """The root of these files, and of folders that may be empty; hidden and system files are left out."""
+        """The root directory of these files and of folders that may be empty, without hidden and system files."""
         top = cls()
         for folder in folders:
             top._folder(folder.split("/"))
         for file in files:
             *parents, name = file.split("/")
-            if not is_junk(name, folder=False) and (parent := top._folder(parents)) is not None:
-                parent._files.append(file)
+            if (parent := top._folder(parents)) is not None:
+                (parent._hidden if is_junk(name, folder=False) else parent._files).append(file)
         return top
 
     @property
     def folders(self) -> list[Directory]:
-        """Directly in it."""
-        return [self._folders[name] for name in sorted(self._folders)]
+        """Directories directly in this one."""
+        return [folder for _, folder in sorted(self._folders.items()) if not folder._is_output()]
 
     @property
     def files(self) -> list[str]:
-        """Directly in it."""
+        """Files directly in this directory."""
         return sorted(self._files)
 
     @property
     def files_below(self) -> list[str]:
-        """In it and in the folders below."""
-        return sorted(self._walk())
+        """Files in this directory and below."""
+        return sorted(file for folder in self._walk() for file in folder._files)
 
-    def _walk(self) -> Iterator[str]:
-        yield from self._files
+    @property
+    def hidden_below(self) -> list[str]:
+        """Hidden and system files in this directory and its listed folders."""
+        return sorted(file for folder in self._walk() for file in folder._hidden)
+
+    def _walk(self) -> Iterator[Listing]:
+        yield self
         for folder in self._folders.values():
-            yield from folder._walk()
+            if not folder._is_output():
+                yield from folder._walk()
+
+    def _is_output(self) -> bool:
+        names, inner = {file.rpartition("/")[2] for file in self._files}, self._folders.values()
+        return any(names.issuperset(files) for files in _OUTPUTS) or (
+            bool(inner) and not any(map(is_image, names)) and all(folder._is_output() for folder in inner)
+        )
 
     def _folder(self, names: Iterable[str]) -> Listing | None:
-        """The folder below, made if need be; None if one of these names is junk."""
+        """The folder with this path, created if needed; None if it is in a hidden or system folder."""
         folder = self
         for name in names:
             if is_junk(name, folder=True):
@@ -131,128 +147,169 @@ class Listing:
         return folder
 
 
-class Joined:
-    """Several storages as one: each one's files stand in a folder of its name."""
+@dataclass(frozen=True)
+class CombinedStorage:
+    """Several storages as one, each in the folder of its name."""
 
-    def __init__(self, storages: Mapping[str, Storage]) -> None:
-        """Take the storages by the names of their folders."""
-        self._storages = storages
+    storages: Mapping[str, Storage]
 
     @property
     def top(self) -> Directory:
-        """All their files."""
-        return Listing.of(f"{folder}/{name}" for folder, s in self._storages.items() for name in s.top.files_below)
+        """Root directory with all folders."""
+        return Listing.of(f"{folder}/{name}" for folder, s in self.storages.items() for name in s.top.files_below)
 
     def exists(self, name: str) -> bool:
-        """Whether the one that it names has it."""
-        try:
-            storage, inner = self._found(name)
-        except FileNotFoundError:
-            return False
-        return storage.exists(inner)
+        """Whether there is a file of this name."""
+        with suppress(FileNotFoundError):
+            storage, inner = self._find(name)
+            return storage.exists(inner)
+        return False
 
     def read(self, name: str) -> bytes:
         """All bytes of a file."""
-        storage, inner = self._found(name)
+        storage, inner = self._find(name)
         return storage.read(inner)
 
     def source(self, name: str) -> ImageSource:
-        """What the storage of the file says."""
-        storage, inner = self._found(name)
+        """The file's path or bytes."""
+        storage, inner = self._find(name)
         return storage.source(inner)
 
     def stamp(self, name: str) -> tuple[int, ...] | None:
-        """What the storage of the file says."""
-        storage, inner = self._found(name)
+        """The stamp that the file's storage gives."""
+        storage, inner = self._find(name)
         return storage.stamp(inner)
 
-    def _found(self, name: str) -> tuple[Storage, str]:
+    def _find(self, name: str) -> tuple[Storage, str]:
         end = name.find("/")
         while end >= 0:
-            if (storage := self._storages.get(name[:end])) is not None:
+            if (storage := self.storages.get(name[:end])) is not None:
                 return storage, name[end + 1 :]
             end = name.find("/", end + 1)
         raise missing(name)
 
 
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its extension."""
+    return splitext(name)[1].lower() in EXTENSIONS  # PurePosixPath takes a second for 60,000 names
+
+
 def missing(name: str) -> FileNotFoundError:
-    """What is raised where a storage has no file of this name."""
+    """The error for a name that a storage does not have."""
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
+def image_error(error: OSError | ValueError, path: str = "") -> ImageError:
+    """The `ImageError` for a file that a storage cannot read."""
+    system = getattr(error, "strerror", None)
+    code = ImageErrorCode.TRUNCATED if isinstance(error, TruncatedFileError) else ImageErrorCode.UNREADABLE
+    return ImageError(system.lower() if system else str(error), path, code)
+
+
 def stamp_of(stat: os.stat_result) -> tuple[int, ...] | None:
-    """Size, times of the last change of content and of anything, number of the file; None if it is quite new."""
+    """Size, change times and identity of a file; None if it changed within the last `SETTLED` seconds."""
     if time.time() - stat.st_ctime < SETTLED:
         return None
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev
 
 
 def is_junk(name: str, *, folder: bool) -> bool:
-    """Whether a file or folder of this name is hidden, or the system's own."""
+    """Whether a name is that of a hidden or system file (or folder)."""
     return name.startswith(".") or name.lower() in (_JUNK_FOLDERS if folder else _JUNK_FILES)
 
 
+def is_output(path: Path | str) -> bool:
+    """Whether this package wrote a folder, or all folders in it, and it has no images of its own."""
+    if any(all(os.path.exists(os.path.join(path, file)) for file in files) for files in _OUTPUTS):
+        return True
+    inner = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                inner.append(entry.path)
+            elif is_image(entry.name) or entry.is_dir():
+                return False
+    return bool(inner) and all(map(is_output, inner))
+
+
 class Folder:
-    """A folder on disk; symbolic links are followed, but not in circles."""
+    """A folder on disk. Symbolic links are followed, but cycles are not.
+
+    `outputs` are the folders in it that this package wrote, as far as they were listed and left out.
+    """
 
     def __init__(self, root: Path) -> None:
-        """Nothing is read yet."""
         self.root, self._prefix = root, os.path.join(root, "")
+        self.outputs: set[str] = set()
 
     @property
     def top(self) -> Directory:
-        """The folder."""
-        return _DiskDirectory(self.root, self.root)
+        """Root directory."""
+        return _DiskDirectory(self.root, self.root, self.outputs)
 
     def exists(self, name: str) -> bool:
-        """Whether there is anything of this name; a name may also be an absolute path."""
-        return os.path.exists(self.root / name)
+        """Whether there is a file of this name, which may also be an absolute path."""
+        return os.path.isfile(self.root / name)
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file; a name may also be an absolute path."""
+        """All bytes of a file; the name may also be an absolute path."""
         return (self.root / name).read_bytes()
 
     def source(self, name: str) -> ImageSource:
-        """Its path."""
+        """The file's path."""
         return self.root / name
 
     def stamp(self, name: str) -> tuple[int, ...] | None:
-        """Of the file."""
+        """The file's size, change times and identity."""
         return stamp_of(os.stat(name if os.path.isabs(name) else f"{self._prefix}{name}"))
 
 
 class _DiskDirectory:
-    def __init__(self, root: Path, path: Path) -> None:
-        self.root, self.path, self.name = root, path, path.name
+    def __init__(self, root: Path, path: Path, outputs: set[str]) -> None:
+        self.root, self.path, self.name, self._outputs = root, path, path.name, outputs
         self._prefix = os.path.join(root, "")
 
     @property
     def folders(self) -> list[Directory]:
         children = (child for child in self.path.iterdir() if child.is_dir() and not is_junk(child.name, folder=True))
-        return [_DiskDirectory(self.root, child) for child in sorted(children)]
+        data = [child for child in sorted(children) if not self._is_output(str(child))]
+        return [_DiskDirectory(self.root, child, self._outputs) for child in data]
 
     @property
     def files(self) -> list[str]:
-        children = (
-            child for child in self.path.iterdir() if not child.is_dir() and not is_junk(child.name, folder=False)
-        )
-        return [self._relative(child) for child in sorted(children)]
+        children = (child for child in sorted(self.path.iterdir()) if not child.is_dir())
+        return [self._relative(child) for child in children if not is_junk(child.name, folder=False)]
 
     @property
     def files_below(self) -> list[str]:
-        return sorted(self._relative(file) for file in self._walk())
+        return sorted(self._relative(file) for file, hidden in self._walk if not hidden)
 
-    def _walk(self) -> Iterator[str]:
-        seen = set(map(str, Path(os.path.realpath(self.path)).parents))  # links may lead back up
+    @property
+    def hidden_below(self) -> list[str]:
+        return sorted(self._relative(file) for file, hidden in self._walk if hidden)
+
+    @cached_property
+    def _walk(self) -> list[tuple[str, bool]]:
+        """Files in this directory and below, and whether each is hidden."""
+        found: list[tuple[str, bool]] = []
+        visited = set(map(str, Path(os.path.realpath(self.path)).parents))  # links may lead back up
         for parent, names, files in os.walk(self.path, followlinks=True, onerror=_raise):
             real = os.path.realpath(parent)
-            if real in seen:
+            if real in visited:
                 names.clear()
                 continue
-            seen.add(real)
-            names[:] = sorted(name for name in names if not is_junk(name, folder=True))
+            visited.add(real)
             prefix = os.path.join(parent, "")
-            yield from (f"{prefix}{name}" for name in files if not is_junk(name, folder=False))
+            listed = (name for name in names if not is_junk(name, folder=True))
+            names[:] = sorted(name for name in listed if not self._is_output(f"{prefix}{name}"))
+            found += [(f"{prefix}{name}", is_junk(name, folder=False)) for name in files]
+        return found
+
+    def _is_output(self, path: str) -> bool:
+        found = is_output(path)
+        if found:
+            self._outputs.add(self._relative(path))
+        return found
 
     def _relative(self, path: Path | str) -> str:
         text = str(path)
@@ -262,9 +319,9 @@ class _DiskDirectory:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise DataError(
-                f"{os.fsencode(path)!r} has a name that is not UTF-8; no manifest could hold it. Rename it."
-            ) from error
+            encoding = sys.getfilesystemencoding()
+            advice = "Rename the file." if encoding == "utf-8" else "Set PYTHONUTF8=1, so that names are UTF-8."
+            raise DataError(f"The name of {os.fsencode(path)!r} is not {encoding.upper()}. {advice}") from error
         return name
 
 

@@ -1,7 +1,4 @@
-"""When to say nothing: answers that are sure enough, and sets of classes that hold the true one.
-
-Enters: `Predictions` of images that nothing was trained on. Leaves: thresholds for other images of the same kind.
-"""
+"""Choose thresholds for selective prediction and prediction sets by `Predictions` of images outside the train part."""
 
 from __future__ import annotations
 
@@ -9,39 +6,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regraft.errors import DataError, UsageError, counted
+from regraft.errors import DataError, UsageError
 from regraft.evaluation.intervals import wilson_interval
 from regraft.evaluation.predictions import Predictions
+from regraft.text import pluralize
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What comes of answering only from a confidence on.
-
-    Attributes:
-        threshold: Least confidence of an answer, 0..1.
-        coverage: Share of the images that are answered, 0..1.
-        accuracy: Share of the answers that are right, 0..1; 1 where there are none.
-        accuracy_interval: 95 % Wilson interval, (low, high); (0, 1) where there are none.
-        count: Images, answered or not.
-    """
+    """Coverage and accuracy where only predictions with at least a minimum confidence are accepted, all in 0..1."""
 
     threshold: float
     coverage: float
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-    count: int
+    accuracy: float  # 1 if none is accepted
+    accuracy_interval: tuple[float, float]  # 95 % Wilson interval; (0, 1) if none is accepted
+    count: int  # with the rejected images
 
 
 def select(predictions: Predictions, threshold: float) -> Selection:
-    """Answer only what is at least so sure.
-
-    Raises:
-        DataError: There are no predictions.
-    """
+    """Measure coverage and accuracy at a minimum confidence; DataError without predictions."""
     _check(predictions)
-    answered = predictions.confidence >= threshold
-    hits, count = int((predictions.predicted == predictions.labels)[answered].sum()), int(answered.sum())
+    accepted = predictions.confidence >= threshold
+    hits, count = int((predictions.predicted == predictions.labels)[accepted].sum()), int(accepted.sum())
     return Selection(
         threshold=threshold,
         coverage=count / len(predictions),
@@ -52,83 +38,62 @@ def select(predictions: Predictions, threshold: float) -> Selection:
 
 
 def risk_coverage(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Shares answered and shares of these that are wrong, for every threshold that differs, the strictest first.
+    """The risk-coverage curve: coverage and error rate at each distinct threshold, strictest first, float64 (n,) each.
 
-    Returns:
-        float64 (n,), twice; images of one confidence are answered together (El-Yaniv and Wiener 2010, "On the
-        Foundations of Noise-free Selective Classification").
-
-    Raises:
-        DataError: There are no predictions.
+    Images of equal confidence are accepted together. Source: El-Yaniv and Wiener 2010, "On the Foundations of Noise-
+    free Selective Classification". Raises DataError without predictions.
     """
-    ends, wrong = _accepted(predictions)
-    return (ends + 1) / len(predictions), wrong / (ends + 1)
+    ends, errors = _errors_by_threshold(predictions)
+    return (ends + 1) / len(predictions), errors / (ends + 1)
 
 
 def threshold_for(predictions: Predictions, accuracy: float) -> Selection:
-    """The threshold with which most images are answered and at least this share of the answers is right.
+    """Find the minimum confidence with the highest coverage at which accepted predictions have an accuracy in 0..1.
 
-    On other images the accuracy will differ by chance, as its interval says, and be a little lower: of all thresholds
-    one was chosen that looked good.
-
-    Args:
-        predictions: Best of validation images.
-        accuracy: Wanted, above 0 and at most 1.
-
-    Raises:
-        UsageError: The accuracy is none, or no threshold reaches it here.
-        DataError: There are no predictions.
+    On other images the accuracy varies by chance, as its interval says, and is a little lower, because the best of
+    several thresholds was chosen. Raises UsageError if no threshold reaches the accuracy, and DataError without
+    predictions.
     """
     if not 0 < accuracy <= 1:
-        raise UsageError(f"A wanted accuracy of {accuracy:g}; expected a share, above 0 and at most 1.")
-    ends, wrong = _accepted(predictions)
-    share = 1 - wrong / (ends + 1)
-    good = np.flatnonzero(share >= accuracy)
-    if not len(good):
+        raise UsageError(f"The required accuracy is {accuracy:g}; expected a share above 0 and at most 1.")
+    ends, errors = _errors_by_threshold(predictions)
+    accuracies = 1 - errors / (ends + 1)
+    sufficient = np.flatnonzero(accuracies >= accuracy)
+    if not len(sufficient):
         raise UsageError(
-            f"No confidence is right {100 * accuracy:g} % of the time: at best {100 * share.max():.1f} % of "
-            f"{counted(len(predictions), 'validation image')}. Ask for less."
+            f"No confidence threshold reaches an accuracy of {100 * accuracy:g} %: the best reaches "
+            f"{100 * accuracies.max():.1f} % on {pluralize(len(predictions), 'validation image')}. Require less."
         )
-    return select(predictions, float(np.sort(predictions.confidence)[::-1][ends[good[-1]]]))
+    return select(predictions, float(np.sort(predictions.confidence)[::-1][ends[sufficient[-1]]]))
 
 
 def conformal_threshold(predictions: Predictions, coverage: float) -> float:
-    """The least probability of a class in a set that holds the true class with a wanted probability.
+    """Minimum probability of a class in prediction sets that contain the true class with a required probability.
 
-    Split conformal prediction by the score 1 - p (Sadinle, Lei and Wasserman 2019, JASA 114, 223-234): over images
-    drawn like these, sets miss the true class no more often than wanted, whatever the model. They may be empty or hold
-    every class.
-
-    Args:
-        predictions: Of images that neither weights nor settings were fitted to, as far as there are such.
-        coverage: Wanted, above 0 and below 1.
-
-    Returns:
-        0 where the images are too few for the coverage, so that every class is in the set.
-
-    Raises:
-        UsageError: The coverage is none.
-        DataError: There are no predictions.
+    This is split conformal prediction with the score 1 - p (Sadinle, Lei and Wasserman 2019, JASA 114, 223-234): for
+    images from the same distribution the sets have at least this coverage, above 0 and below 1, whatever the model.
+    They may be empty or contain every class, as they do at the threshold 0, where there are too few images. The
+    predictions are those of images to which, as far as possible, neither weights nor settings were fitted.
     """
     if not 0 < coverage < 1:
-        raise UsageError(f"A wanted coverage of {coverage:g}; expected a share, above 0 and below 1.")
+        raise UsageError(f"The required coverage is {coverage:g}; expected a share above 0 and below 1.")
     _check(predictions)
     true = np.sort(np.take_along_axis(predictions.probabilities, predictions.labels[:, None], axis=1)[:, 0])
-    # The ceil((n + 1) * coverage)-th smallest of 1 - p is that of the p so many places from the top.
-    place = len(true) - int(np.ceil((len(true) + 1) * coverage - 1e-9))
-    return float(true[place]) if place >= 0 else 0.0
+    # The ceil((n + 1) * coverage)-th smallest score 1 - p belongs to the p of the same rank from the top.
+    rank = len(true) - int(np.ceil((len(true) + 1) * coverage - 1e-9))
+    return float(true[rank]) if rank >= 0 else 0.0
 
 
 def _check(predictions: Predictions) -> None:
     if not len(predictions):
-        raise DataError("0 predictions; expected at least one image to choose a threshold by")
+        raise DataError("0 predictions; expected at least one image to choose a threshold")
 
 
-def _accepted(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """For each different confidence, the surest first: place of the last image that has it, and wrong ones so far."""
+def _errors_by_threshold(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """For each distinct confidence in falling order: index of its last image, and number of errors up to there."""
     _check(predictions)
     order = np.argsort(-predictions.confidence, kind="stable")
     confidence = predictions.confidence[order]
-    wrong = np.cumsum((predictions.predicted != predictions.labels)[order])
+    errors = np.cumsum((predictions.predicted != predictions.labels)[order])
     ends = np.flatnonzero(np.append(np.diff(confidence) != 0, True))
-    return ends, wrong[ends]
+    return ends, errors[ends]

@@ -1,8 +1,4 @@
-"""Whether a confidence of 0.9 is right nine times in ten, and what makes it so.
-
-Enters: `Predictions`. Leaves: a temperature that is fitted on images nothing was trained on, and how far confidence
-and truth are apart.
-"""
+"""Measure the calibration of `Predictions`, and fit a temperature to images outside the training set."""
 
 from __future__ import annotations
 
@@ -13,94 +9,138 @@ from typing import Any
 import numpy as np
 
 from regraft.errors import DataError
-from regraft.evaluation.metrics import log_loss
+from regraft.evaluation.metrics import lists_to_tuples, log_loss, tuples_to_lists
 from regraft.evaluation.predictions import Predictions
+from regraft.text import pluralize
 
-#: Bins of confidence, of equal width.
-BINS = 15
-#: Temperatures that are possible.
-_LOWEST, _HIGHEST = 0.05, 20.0
+#: Number of confidence bins of equal width, and of images below which the calibration error is not reported.
+BINS, MIN_IMAGES = 15, 20
+#: Number of simulations of a calibrated model, and largest number of values in memory at once.
+_DRAWS, _CHUNK_VALUES = 1000, 4_000_000
+#: Lowest and highest temperature.
+_RANGE = 0.05, 20.0
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far confidence and truth are apart.
+    """Agreement of confidence and accuracy; tuples describe the images of each of the `BINS` bins, 0 in empty ones.
 
-    Attributes:
-        ece: Expected calibration error: mean over the images of the distance between confidence and accuracy in their
-            bin, 0..1 (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3).
-        brier: Mean over the images of the summed squared distances between probabilities and truth, 0..2 (Brier 1950).
-        loss: Mean negative natural logarithm of the true class's probability, in nats.
-        confidence: Mean confidence of the images in each bin, length `BINS`; 0 where there are none.
-        accuracy: Share of them that are right, likewise.
-        count: Images in each bin.
+    A calibrated model has a calibration error, too, because each bin has few images. `chance` and `chance_interval` are
+    the mean and the central 95 % of the errors of a calibrated model with the same confidences, by simulation; None
+    where an earlier version measured the calibration.
     """
 
-    ece: float
-    brier: float
-    loss: float
+    ece: float  # expected calibration error, 0..1 (Guo et al. 2017, arXiv 1706.04599, equation 3)
+    brier: float  # Brier score, 0..2 (Brier 1950)
+    loss: float  # mean cross-entropy in nats
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
     count: tuple[int, ...]
+    chance: float | None = None  # 0..1
+    chance_interval: tuple[float, float] | None = None
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return sum(self.count)
+
+    @property
+    def is_miscalibrated(self) -> bool:
+        """Whether the error is larger than chance alone gives in 97.5 % of the simulations."""
+        return self.images >= MIN_IMAGES and self.chance_interval is not None and self.ece > self.chance_interval[1]
+
+    def describe(self) -> str:
+        """The calibration error beside that of chance, in words; withheld below `MIN_IMAGES` images."""
+        images = pluralize(self.images, "image")
+        if self.images < MIN_IMAGES:
+            return f"not given, because {images} are too few to measure it ({MIN_IMAGES} or more)"
+        text = f"{100 * self.ece:.1f} points on {images}"
+        if self.chance is None or self.chance_interval is None:
+            return f"{text}; what chance alone gives is not known"
+        low, high = self.chance_interval
+        chance = f"a perfectly calibrated model shows {100 * self.chance:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        verdict = "the model is miscalibrated" if self.is_miscalibrated else "no evidence of miscalibration"
+        return f"{text}, where {chance}: {verdict}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return tuples_to_lists(asdict(self))
 
 
 def read_calibration(value: Mapping[str, Any]) -> Calibration:
-    """The inverse of `Calibration.to_json`.
-
-    Raises:
-        DataError: The values are not what that gives.
-    """
+    """The inverse of `Calibration.to_json`; DataError for any other value."""
     try:
-        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
-        return Calibration(**plain)
+        return Calibration(**lists_to_tuples(value))
     except (AttributeError, TypeError) as error:
-        raise DataError(f"no calibration: {error}; expected what `Calibration.to_json` gives") from error
+        raise DataError(f"not a calibration: {error}; expected the output of `Calibration.to_json`") from error
 
 
 def measure_calibration(predictions: Predictions) -> Calibration:
-    """Compare confidence with truth.
-
-    Raises:
-        DataError: There are no predictions.
-    """
+    """Compare confidence with accuracy; DataError without predictions."""
     if not len(predictions):
-        raise DataError("0 predictions; expected at least one image to judge confidence by")
+        raise DataError("0 predictions; expected at least one image to measure calibration")
     confidence = predictions.confidence
-    right = predictions.predicted == predictions.labels
-    # A confidence on the edge belongs to the bin below it.
-    number = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    count = np.bincount(number, minlength=BINS)
-    known = np.maximum(count, 1)
-    mean = np.bincount(number, confidence, BINS) / known
-    share = np.bincount(number, right, BINS) / known
+    correct = predictions.predicted == predictions.labels
+    bins = _bins(confidence)
+    count = np.bincount(bins, minlength=BINS)
+    divisor = np.maximum(count, 1)
+    mean_confidence = np.bincount(bins, confidence, BINS) / divisor
+    accuracy = np.bincount(bins, correct, BINS) / divisor
+    chance = chance_errors(confidence)
+    low, high = np.quantile(chance, (0.025, 0.975))
     truth = np.zeros_like(predictions.probabilities)
     np.put_along_axis(truth, predictions.labels[:, None], 1.0, axis=1)
     return Calibration(
-        ece=float((count * np.abs(mean - share)).sum() / len(predictions)),
+        ece=float((count * np.abs(mean_confidence - accuracy)).sum() / len(predictions)),
+        chance=float(chance.mean()),
+        chance_interval=(float(low), float(high)),
         brier=float(((predictions.probabilities - truth) ** 2).sum(axis=1).mean()),
         loss=log_loss(predictions),
-        confidence=tuple(mean.tolist()),
-        accuracy=tuple(share.tolist()),
+        confidence=tuple(mean_confidence.tolist()),
+        accuracy=tuple(accuracy.tolist()),
         count=tuple(count.tolist()),
     )
 
 
-def fit_temperature(predictions: Predictions) -> float:
-    """The temperature by which the probabilities of these images are least surprised by their labels.
+def chance_errors(confidence: np.ndarray, *, draws: int = _DRAWS, seed: int = 0) -> np.ndarray:
+    """Simulate the expected calibration error of a calibrated model, which is right as often as its confidence says.
 
-    Probabilities p become p**(1/T), divided by their sum: softmax of the logits divided by T (Guo et al. 2017). One
-    image's worth of doubt, a standard normal prior of log T, keeps T finite where every image is right.
+    Bins with few images give an error even then (Nixon et al. 2019, arXiv 1904.01685), which this distribution shows
+    (consistency resampling: Broecker and Smith 2007, Weather and Forecasting 22, 651-661).
 
     Args:
-        predictions: Of images that neither weights nor settings were fitted to, as far as there are such; with
-            probabilities at temperature 1.
+        confidence: Confidence of each image, (N,) in 0..1, N at least 1.
+        draws: Number of simulations.
+        seed: Random seed.
 
     Returns:
-        T, 0.05 to 20; 1 where there are no predictions. Above 1 the model was too sure.
+        One error in 0..1 for each simulation, float64 (draws,).
+    """
+    rng = np.random.default_rng(seed)
+    confidence = np.sort(np.minimum(confidence, 1.0))
+    starts = np.unique(_bins(confidence), return_index=True)[1]
+    expected = np.add.reduceat(confidence, starts)
+    errors = []
+    size = max(1, _CHUNK_VALUES // len(confidence))
+    for start in range(0, draws, size):
+        right = rng.random((min(size, draws - start), len(confidence)), dtype=np.float32) < confidence
+        found = np.add.reduceat(right, starts, axis=1, dtype=np.float64)
+        errors.append(np.abs(found - expected).sum(axis=1) / len(confidence))
+    return np.concatenate(errors)
+
+
+def _bins(confidence: np.ndarray) -> np.ndarray:
+    """Number of the bin of each confidence; one on an edge belongs to the bin below it."""
+    return np.asarray(np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1))
+
+
+def fit_temperature(predictions: Predictions) -> float:
+    """Fit the temperature T with the smallest cross-entropy, 0.05 to 20; 1 without predictions.
+
+    Probabilities p become p**(1/T), divided by their sum: softmax of the logits divided by T (Guo et al. 2017). Above 1
+    the model was overconfident. A standard normal prior of log T, with the weight of one image, keeps T finite if every
+    prediction is correct. The predictions, at temperature 1, are those of images to which, as far as possible, neither
+    weights nor settings were fitted.
     """
     from scipy.optimize import minimize_scalar  # takes a third of a second to import
 
@@ -109,21 +149,20 @@ def fit_temperature(predictions: Predictions) -> float:
     logits = np.log(np.clip(predictions.probabilities, np.finfo(np.float64).tiny, 1.0))
     true = np.take_along_axis(logits, predictions.labels[:, None], axis=1)[:, 0]
 
-    def surprise(log_temperature: float) -> float:
+    def cross_entropy(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
         scaled = logits * scale
         top = scaled.max(axis=1)
         norm = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
         return float((norm - true * scale).sum() + log_temperature**2 / 2)
 
-    bounds = float(np.log(_LOWEST)), float(np.log(_HIGHEST))
-    found = minimize_scalar(surprise, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    result = minimize_scalar(cross_entropy, bounds=np.log(_RANGE), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(result.x))
 
 
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities, float64 (N, C), at a temperature other than the 1 at which they were made."""
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Rescale probabilities at temperature 1, float64 (N, C), to another temperature."""
     if temperature == 1.0:
         return probabilities
-    raised = probabilities ** (1 / temperature)
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+    scaled = probabilities ** (1 / temperature)
+    return np.asarray(scaled / scaled.sum(axis=1, keepdims=True))

@@ -1,8 +1,4 @@
-"""Whether one model is better than another: paired, on the same images.
-
-Enters: `Predictions` of several models for the same images. Leaves: differences with intervals, and probabilities of
-such differences by chance.
-"""
+"""Compare the accuracy of two models on the same images, from their `Predictions`."""
 
 from __future__ import annotations
 
@@ -16,31 +12,20 @@ import numpy as np
 from regraft.errors import DataError
 from regraft.evaluation.predictions import Predictions
 
-#: Below it a difference is taken for more than chance.
+#: Significance level.
 SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The accuracy of one model less that of another on the same images.
-
-    Attributes:
-        accuracy: The difference, -1..1.
-        interval: 95 % interval, (low, high), by Bonett and Price 2012 ("Adjusted Wald Confidence Interval for a
-            Difference of Binomial Proportions Based on Paired Data", Journal of Educational and Behavioral Statistics
-            37, 479-488).
-        only_first: Images that the first alone has right.
-        only_second: Images that the second alone has right.
-        count: Images.
-        p: Probability of so large a difference by chance, 0..1, by McNemar's exact test (1947, Psychometrika 12).
-    """
+    """Accuracy of a first model minus that of a second on the same images, -1..1."""
 
     accuracy: float
-    interval: tuple[float, float]
-    only_first: int
+    interval: tuple[float, float]  # 95 %, Bonett and Price 2012, J. Educational and Behavioral Statistics 37
+    only_first: int  # images that only the first predicts correctly
     only_second: int
     count: int
-    p: float
+    p: float  # p-value of McNemar's exact test (1947, Psychometrika 12)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -48,65 +33,39 @@ class Difference:
 
 
 def paired_difference(first: Predictions, second: Predictions) -> Difference:
-    """Compare two models image by image.
-
-    Args:
-        first: N images.
-        second: The same images, known by their ids, in any order.
-
-    Raises:
-        DataError: There are no images, or they or their labels differ.
-    """
+    """Compare two models by image id; DataError if there are no images, or the images or their labels differ."""
     if not len(first):
-        raise DataError("0 predictions; expected at least one image to compare by")
-    place = {name: i for i, name in enumerate(second.ids)}
-    if len(place) != len(second) or set(first.ids) != set(place) or len(first) != len(second):
-        shared = len(set(first.ids) & set(place))
-        raise DataError(
-            f"Predictions of {len(first)} and {len(second)} images, {shared} of them the same; expected all."
-        )
-    order = np.array([place[name] for name in first.ids])
+        raise DataError("0 predictions; expected at least one image to compare")
+    row = {name: i for i, name in enumerate(second.ids)}
+    if len(row) != len(second) or set(first.ids) != set(row) or len(first) != len(second):
+        shared = len(set(first.ids) & set(row))
+        raise DataError(f"Predictions of {len(first)} and {len(second)} images have {shared} in common; expected all.")
+    order = np.array([row[name] for name in first.ids])
     truth = [second.classes[label] for label in second.labels[order]]
     if truth != [first.classes[label] for label in first.labels]:
-        raise DataError("The two say different things about what the images show; expected the same labels.")
-    right = first.predicted == first.labels, (second.predicted == second.labels)[order]
-    return difference_of(int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()), len(first))
+        raise DataError("The two predictions have different labels for the same images; expected equal labels.")
+    correct = first.predicted == first.labels, (second.predicted == second.labels)[order]
+    return difference_of(int((correct[0] & ~correct[1]).sum()), int((correct[1] & ~correct[0]).sum()), len(first))
 
 
 def difference_of(only_first: int, only_second: int, count: int) -> Difference:
-    """The difference from how many of `count` images one alone has right."""
+    """Compute the difference from the number of images that only one model predicts correctly, out of `count`."""
     from scipy.stats import binomtest  # takes a third of a second to import
 
-    apart = only_first + only_second
-    p = float(binomtest(only_first, apart, 0.5).pvalue) if apart else 1.0
-    one, other = (only_first + 1) / (count + 2), (only_second + 1) / (count + 2)
-    middle, spread = one - other, ((one + other - (one - other) ** 2) / (count + 2)) ** 0.5
-    margin = NormalDist().inv_cdf(0.975) * spread
-    return Difference(
-        accuracy=(only_first - only_second) / count,
-        interval=(max(-1.0, middle - margin), min(1.0, middle + margin)),
-        only_first=only_first,
-        only_second=only_second,
-        count=count,
-        p=p,
-    )
+    discordant = only_first + only_second
+    p = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    first, second = (only_first + 1) / (count + 2), (only_second + 1) / (count + 2)
+    center, error = first - second, ((first + second - (first - second) ** 2) / (count + 2)) ** 0.5
+    margin = NormalDist().inv_cdf(0.975) * error
+    interval = max(-1.0, center - margin), min(1.0, center + margin)
+    return Difference((only_first - only_second) / count, interval, only_first, only_second, count, p)
 
 
-def holm(probabilities: Sequence[float]) -> list[float]:
-    """Probabilities of chance, corrected for how many comparisons were made.
-
-    With them, the chance of one false claim among all comparisons stays below the level (Holm 1979, Scandinavian
-    Journal of Statistics 6, 65-70).
-
-    Args:
-        probabilities: 0..1, of n tests.
-
-    Returns:
-        In the same order, each at least as large as before, at most 1.
-    """
-    order = np.argsort(probabilities, kind="stable")
-    corrected, highest = [0.0] * len(probabilities), 0.0
-    for rank, number in enumerate(order.tolist()):
-        highest = max(highest, min(1.0, (len(probabilities) - rank) * probabilities[number]))
-        corrected[number] = highest
-    return corrected
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for multiple comparisons (Holm 1979, Scandinavian Journal of Statistics 6); the order stays."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order.tolist()):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted

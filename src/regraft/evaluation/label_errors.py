@@ -1,8 +1,4 @@
-"""Likely wrong labels, by confident learning.
-
-Enters: labels, and probabilities from models that did not see the image. Leaves: the images whose label is likely
-wrong, the likeliest first.
-"""
+"""Find likely wrong labels by confident learning, from probabilities of models that were not trained on the image."""
 
 from __future__ import annotations
 
@@ -14,14 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LabelError:
-    """An image whose label is likely wrong.
-
-    Attributes:
-        index: Of the image.
-        suggested: Index of the class that it looks like.
-        probability: Of that class, 0 to 1.
-        given: Probability of the class that the label says, 0 to 1.
-    """
+    """Index of an image with a likely wrong label and of the suggested class, and probabilities of both classes."""
 
     index: int
     suggested: int
@@ -30,21 +19,16 @@ class LabelError:
 
 
 def find_label_errors(labels: np.ndarray, probabilities: np.ndarray) -> list[LabelError]:
-    """Images whose label is likely wrong.
+    """Find images with a likely wrong label, most likely first, by the margin to the most probable other class.
 
-    Args:
-        labels: int64 (N,); every class has at least one image.
-        probabilities: (N, C), each row from a model that was trained without the image.
-
-    Returns:
-        The likeliest first: by the label's probability less that of the likeliest other class.
-
-    Source: confident learning, Northcutt et al. 2021 (arXiv 1911.00068), as cleanlab implements it.
+    Every class has at least one label, and each row of the probabilities (N, C) comes from a model that was trained
+    without the image. Source: confident learning, Northcutt et al. 2021 (arXiv 1911.00068), in cleanlab's
+    implementation.
     """
-    from cleanlab.filter import find_label_issues  # brings pandas along, which takes two seconds
+    from cleanlab.filter import find_label_issues  # imports pandas, which takes two seconds
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says of classes with few images that it may miss some
+        warnings.simplefilter("ignore")  # cleanlab warns that it may miss errors in classes with few images
         ranked = find_label_issues(
             labels,
             probabilities,
@@ -52,9 +36,9 @@ def find_label_errors(labels: np.ndarray, probabilities: np.ndarray) -> list[Lab
             return_indices_ranked_by="normalized_margin",
             n_jobs=1,
         )
-    found = []
+    errors = []
     for index in ranked:
         row, label = probabilities[index], int(labels[index])
         suggested = int(np.argmax(np.where(np.arange(len(row)) == label, -1.0, row)))
-        found.append(LabelError(int(index), suggested, float(row[suggested]), float(row[label])))
-    return found
+        errors.append(LabelError(int(index), suggested, float(row[suggested]), float(row[label])))
+    return errors

@@ -1,74 +1,64 @@
-"""Metrics: the numbers that say how good a classifier is.
-
-Enters: `Predictions`. Leaves: an `Evaluation`. Pure functions; the order of the images changes nothing but
-rounding.
-"""
+"""Metrics of `Predictions` with confidence intervals; the order of the images changes them only by rounding."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from regraft.errors import DataError, counted, listed
+from regraft.errors import DataError
 from regraft.evaluation.intervals import draw_counts, interval_about, wilson_interval
-from regraft.evaluation.names import display_width, one_line
+from regraft.evaluation.majority import MajorityTest, compare_with_majority
 from regraft.evaluation.predictions import Predictions
-from regraft.shown import Shown
+from regraft.evaluation.training_overlap import TrainingOverlap
+from regraft.notebook_repr import NotebookRepr
+from regraft.text import display_width, join_truncated, one_line, pluralize
 
-#: Width of an accuracy's interval that is worth a word, and images of a class below which chance may speak.
-_WIDE, _FEW = 0.1, 20
+#: Width of an accuracy's interval, and number of images of a class, that call for a caution.
+_WIDE_INTERVAL, _FEW_IMAGES = 0.1, 20
+#: Classes without images that are named beside a number.
+MAX_UNTESTED = 5
 
 
 @dataclass(frozen=True)
 class ClassReport:
-    """How one class fares against all others.
-
-    Attributes:
-        name: Class name.
-        precision: Share of the images predicted as this class that are of it, 0..1; 0 where there are none.
-        recall: Share of this class's images that were found, 0..1; 0 where there are none.
-        f1: Harmonic mean of precision and recall, 0..1; 0 where both are 0.
-        support: Images of this class.
-        precision_interval: 95 % Wilson interval, (low, high); (0, 1) where no image is predicted as this class.
-        recall_interval: 95 % Wilson interval, (low, high); (0, 1) where there are no images of this class.
-        f1_interval: 95 % interval by the Bayesian bootstrap, (low, high).
-    """
+    """Metrics of one class, 0..1 and 0 where their denominator is 0, with 95 % intervals (low, high)."""
 
     name: str
     precision: float
     recall: float
     f1: float
-    support: int
-    precision_interval: tuple[float, float]
+    support: int  # number of images of the class
+    precision_interval: tuple[float, float]  # Wilson, as that of recall; (0, 1) where the denominator is 0
     recall_interval: tuple[float, float]
-    f1_interval: tuple[float, float]
+    f1_interval: tuple[float, float]  # by the Bayesian bootstrap
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation(Shown, by="regraft.report.notebook.evaluation"):
-    """Every number about one set of predictions. All but `loss` and the counts lie in 0..1.
+class Evaluation(NotebookRepr):
+    """Metrics of one set of predictions. All but `loss` and the counts lie in 0..1.
 
     Attributes:
-        count: Images.
+        count: Number of images.
         accuracy: Share of the images whose most probable class is the true one (top-1).
         accuracy_interval: 95 % Wilson interval of the accuracy, (low, high).
-        top5: Share of the images whose true class is among the five most probable; None with five classes or
-            fewer.
-        macro_precision: Plain mean of the precisions of the classes that appear among labels or predictions.
-        macro_recall: Likewise of the recalls.
-        macro_f1: Likewise of the F1 scores.
+        top5: Share of the images whose true class is among the five most probable; None with five classes or fewer.
+        macro_precision: Mean precision over the classes that have images (the tested ones).
+        macro_recall: Mean recall over the same classes; the same as `balanced_accuracy`.
+        macro_f1: Mean F1 score over the same classes.
         weighted_f1: Mean of the classes' F1 scores weighted by support.
         balanced_accuracy: Mean recall over the classes that have images (Brodersen et al. 2010, ICPR, "The
             Balanced Accuracy and Its Posterior Distribution").
-        loss: Mean negative natural logarithm of the true class's probability, in nats, 0 or more.
-        per_class: In class order, classes without images included.
-        confusion: int64 (C, C); row: true class, column: predicted class; read-only.
+        loss: Mean cross-entropy in nats, 0 or more.
+        per_class: Reports in class order, including classes without images.
+        confusion: Confusion matrix, read-only int64 (C, C); row: true class, column: predicted class.
         intervals: 95 % intervals by the Bayesian bootstrap, (low, high), by the names of the macro averages, the
-            weighted F1 and the balanced accuracy. Like the Wilson intervals they take the images for independent ones:
-            near duplicates among them make them too narrow.
+            weighted F1 and the balanced accuracy. Like the Wilson intervals they assume independent images: near
+            duplicates make them too narrow.
+        overlap: Images that a run knows from its training, and the accuracy without them; None where the images come
+            from the run's own split without copies in its other parts, or no run was given.
     """
 
     count: int
@@ -84,89 +74,118 @@ class Evaluation(Shown, by="regraft.report.notebook.evaluation"):
     per_class: tuple[ClassReport, ...]
     confusion: np.ndarray
     intervals: Mapping[str, tuple[float, float]]
+    overlap: TrainingOverlap | None = None
+
+    @property
+    def untested(self) -> list[str]:
+        """Names of the classes without images, about which the metrics say nothing."""
+        return [report.name for report in self.per_class if not report.support]
+
+    @property
+    def majority(self) -> MajorityTest:
+        """The model beside the prediction of the most frequent class for every image."""
+        return compare_with_majority(self.confusion)
+
+    @property
+    def at_chance(self) -> str:
+        """Why what the model says about single images is not to be believed; "" if it beats the majority class."""
+        return "".join(self.majority.objection([row.name for row in self.per_class]))
+
+    @property
+    def of_tested(self) -> str:
+        """What the macro averages are over where some classes have no image; "" if all were tested."""
+        if not (untested := self.untested):
+            return ""
+        total, names = len(self.per_class), join_truncated(map(one_line, untested), shown=MAX_UNTESTED)
+        return f" over the {total - len(untested)} of {total} classes that were tested (not {names})"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, no NaN among them; the confusion matrix as a list of rows."""
+        """Plain JSON values without NaN; the confusion matrix is a list of rows."""
+        majority = self.majority
         return asdict(self) | {
+            "untested": self.untested,
+            "majority_class": {
+                "class": self.per_class[majority.class_index].name,
+                "accuracy": majority.majority_accuracy,
+                "p": majority.p,
+                "is_better": majority.is_better,
+            },
             "accuracy_interval": list(self.accuracy_interval),
-            "per_class": [_plain(asdict(report)) for report in self.per_class],
+            "per_class": [tuples_to_lists(asdict(report)) for report in self.per_class],
             "confusion": self.confusion.tolist(),
-            "intervals": _plain(self.intervals),
+            "intervals": tuples_to_lists(self.intervals),
+            "overlap": None if self.overlap is None else self.overlap.to_json(),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
-        """The inverse of `to_json`.
-
-        Raises:
-            DataError: The values are not what `to_json` gives.
-        """
+        """The inverse of `to_json`; DataError for any other value."""
         try:
             confusion = np.array(value["confusion"], dtype=np.int64)
             confusion.setflags(write=False)
-            found = {
+            fields = {
                 **value,
                 "accuracy_interval": tuple(value["accuracy_interval"]),
-                "per_class": tuple(ClassReport(**_frozen(row)) for row in value["per_class"]),
+                "per_class": tuple(ClassReport(**lists_to_tuples(row)) for row in value["per_class"]),
                 "confusion": confusion,
-                "intervals": _frozen(value["intervals"]),
+                "intervals": lists_to_tuples(value["intervals"]),
+                "overlap": TrainingOverlap.from_json(overlap) if (overlap := value.get("overlap")) else None,
             }
-            return cls(**found)
+            for derived in ("untested", "majority_class"):
+                fields.pop(derived, None)
+            return cls(**fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"no evaluation: {error!r}; expected what `Evaluation.to_json` gives") from error
+            raise DataError(f"not an evaluation: {error!r}; expected the output of `Evaluation.to_json`") from error
 
     def cautions(self) -> list[str]:
-        """What these images are too few to say, in sentences; empty where they carry the claim."""
+        """Sentences about claims for which there are too few images; empty if there are none."""
         low, high = self.accuracy_interval
-        found = []
-        if high - low > _WIDE:
-            needed = round(_known_within(self.accuracy), -2)
-            found.append(
-                f"{counted(self.count, 'image tells', 'images tell')} the accuracy to within "
-                f"{50 * (high - low):.0f} points only; for 2 points some {needed:,.0f} would be needed."
+        cautions = [] if self.overlap is None else self.overlap.cautions(self.accuracy)
+        if high - low > _WIDE_INTERVAL:
+            # Number of images with which the 95 % interval is ±2 points.
+            needed = round(1.96**2 * max(self.accuracy * (1 - self.accuracy), 0.02) / 0.02**2, -2)
+            cautions.append(
+                f"With {pluralize(self.count, 'image')}, accuracy is known only to about ±{50 * (high - low):.0f} "
+                f"points; ±2 points needs about {needed:,.0f}."
             )
-        few = [row.name for row in self.per_class if 0 < row.support < _FEW]
+        if untested := self.untested:
+            count = pluralize(len(untested), "class has", "classes have")
+            cautions.append(
+                f"{count} no image here and {'was' if len(untested) == 1 else 'were'} not tested: "
+                f"{join_truncated(map(one_line, untested))}. Macro averages are over the other "
+                f"{len(self.per_class) - len(untested)}."
+            )
+        few = [row.name for row in self.per_class if 0 < row.support < _FEW_IMAGES]
         if few:
-            found.append(
-                f"{counted(len(few), 'class has', 'classes have')} fewer than {_FEW} images here: what is said of "
-                f"{listed(map(one_line, few))} may be chance."
+            cautions.append(
+                f"{pluralize(len(few), 'class has', 'classes have')} fewer than {_FEW_IMAGES} images here, so the "
+                f"metrics of {join_truncated(map(one_line, few))} are uncertain."
             )
-        return found
+        return cautions
 
-    def report(self) -> str:
-        """A classification report in plain text, aligned in any fixed-width font."""
-        low, high = self.accuracy_interval
-        table: list[tuple[str, ...]] = [("class", "precision", "recall", "(95 %)", "F1", "images")]
-        table += [
-            (
-                one_line(row.name),
-                *_digits(row.precision, row.recall),
-                "{:.2f}..{:.2f}".format(*row.recall_interval),
-                *_digits(row.f1),
-                str(row.support),
-            )
-            for row in self.per_class
-        ]
-        table += [
-            ("",) * 6,
-            (
-                "macro average",
-                *_digits(self.macro_precision, self.macro_recall),
-                "{:.2f}..{:.2f}".format(*self.intervals["macro_recall"]),
-                *_digits(self.macro_f1),
-                str(self.count),
-            ),
-        ]
+    def report(self, *, weakest: int = 0) -> str:
+        """The classification report as plain text, aligned in any fixed-width font.
 
-        def interval(low: float, high: float) -> str:
-            return f"  (95 % interval {low:.4f} to {high:.4f})"
+        Where there are more than twice `weakest` classes, only so many are listed, those with the lowest F1; 0: all.
+        """
+        macro = self.macro_precision, self.macro_recall, self.intervals["macro_recall"], self.macro_f1, self.count
+        table = [["class", "precision", "recall", "(95 %)", "F1", "support"]]
+        listed = list(self.per_class)
+        if weakest and len(listed) > 2 * weakest:
+            listed = sorted((row for row in listed if row.support), key=lambda row: row.f1)[:weakest]
+        for row in listed:
+            table.append(_row(row.name, row.precision, row.recall, row.recall_interval, row.f1, row.support))
+        table += [[""] * 6, _row("macro average", *macro)]
+
+        def with_interval(value: float, interval: tuple[float, float]) -> str:
+            return f"{value:.4f}  (95 % interval {interval[0]:.4f} to {interval[1]:.4f})"
 
         summary = [
-            ("accuracy", f"{self.accuracy:.4f}{interval(low, high)}"),
-            ("macro F1", f"{self.macro_f1:.4f}{interval(*self.intervals['macro_f1'])}"),
-            ("balanced accuracy", f"{self.balanced_accuracy:.4f}{interval(*self.intervals['balanced_accuracy'])}"),
+            ("accuracy", with_interval(self.accuracy, self.accuracy_interval)),
+            ("macro F1", with_interval(self.macro_f1, self.intervals["macro_f1"]) + self.of_tested),
+            ("balanced accuracy", with_interval(self.balanced_accuracy, self.intervals["balanced_accuracy"])),
             *([("top-5 accuracy", f"{self.top5:.4f}")] if self.top5 is not None else []),
-            ("weighted F1", f"{self.weighted_f1:.4f}{interval(*self.intervals['weighted_f1'])}"),
+            ("weighted F1", with_interval(self.weighted_f1, self.intervals["weighted_f1"])),
             ("log loss", f"{self.loss:.4f}"),
         ]
         width = max(display_width(row[0]) for row in (*table, *summary))
@@ -176,115 +195,89 @@ class Evaluation(Shown, by="regraft.report.notebook.evaluation"):
 
 
 def evaluate(predictions: Predictions) -> Evaluation:
-    """Compute every metric.
+    """Compute all metrics; DataError without predictions.
 
-    Precision, recall and F1 as in van Rijsbergen, Information Retrieval (1979), chapter 7; a ratio without
-    any cases is 0.
-
-    Raises:
-        DataError: There are no predictions.
+    Precision, recall and F1 are those of van Rijsbergen, Information Retrieval (1979), chapter 7; a ratio with a
+    denominator of 0 is 0.
     """
     if not len(predictions):
         raise DataError("0 predictions; expected at least one image to evaluate")
     count, classes = len(predictions), len(predictions.classes)
     confusion = confusion_matrix(predictions.labels, predictions.predicted, classes)
-    right, support, chosen = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    precision, recall, f1, means = _scores(right, support, chosen)
-    drawn_f1, drawn_means = [], []
-    for draw in draw_counts(confusion):
-        _, _, one, other = _scores(*draw)
-        drawn_f1.append(one)
-        drawn_means.append(other)
-    f1_low, f1_high = interval_about(f1, np.concatenate(drawn_f1))
-    hits = int(right.sum())
+    hits, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall, f1, averages = _scores(hits, support, predicted)
+    draws = [_scores(*draw)[2:] for draw in draw_counts(confusion)]
+    f1_intervals = interval_about(f1, np.concatenate([drawn_f1 for drawn_f1, _ in draws])).T.tolist()
+    columns: list[Iterable[Any]] = [
+        predictions.classes,
+        *(values.tolist() for values in (precision, recall, f1, support)),
+        *(map(_interval_of_ratio, hits, counts) for counts in (predicted, support)),
+        map(tuple, f1_intervals),
+    ]
+    correct = int(hits.sum())
     return Evaluation(
         count=count,
-        accuracy=hits / count,
-        accuracy_interval=wilson_interval(hits, count),
+        accuracy=correct / count,
+        accuracy_interval=wilson_interval(correct, count),
         top5=top_k_accuracy(predictions, 5) if classes > 5 else None,
         loss=log_loss(predictions),
-        per_class=tuple(
-            ClassReport(
-                name,
-                float(precision[i]),
-                float(recall[i]),
-                float(f1[i]),
-                int(support[i]),
-                precision_interval=_of_all(right[i], chosen[i]),
-                recall_interval=_of_all(right[i], support[i]),
-                f1_interval=(float(f1_low[i]), float(f1_high[i])),
-            )
-            for i, name in enumerate(predictions.classes)
-        ),
+        per_class=tuple(ClassReport(*row) for row in zip(*columns, strict=True)),
         confusion=confusion,
         intervals={
-            name: tuple(interval_about(value, np.concatenate([drawn[name] for drawn in drawn_means])).tolist())
-            for name, value in means.items()
+            name: tuple(interval_about(value, np.concatenate([drawn[name] for _, drawn in draws])).tolist())
+            for name, value in averages.items()
         },
-        **{name: float(value) for name, value in means.items()},
+        overlap=None,
+        **{name: float(value) for name, value in averages.items()},
     )
 
 
 def _scores(
-    right: np.ndarray, support: np.ndarray, chosen: np.ndarray
+    hits: np.ndarray, support: np.ndarray, predicted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Precision, recall and F1 of each class, (..., C), and their means by name, (...).
-
-    Args:
-        right: Images, or their weights, that are of a class and predicted as it, (..., C).
-        support: Of a class, (..., C).
-        chosen: Predicted as a class, (..., C).
-    """
-    precision, recall, f1 = _ratio(right, chosen), _ratio(right, support), _ratio(2 * right, support + chosen)
-    appears, has = (support + chosen) > 0, support > 0
-    means = {
-        "macro_precision": _mean(precision, appears),
-        "macro_recall": _mean(recall, appears),
-        "macro_f1": _mean(f1, appears),
+    """Precision, recall and F1 of each class, (..., C), and averages by name, (...), of counts or weights (..., C)."""
+    precision, recall, f1 = _ratio(hits, predicted), _ratio(hits, support), _ratio(2 * hits, support + predicted)
+    has_images = support > 0
+    averages = {
+        "macro_precision": _mean(precision, has_images),
+        "macro_recall": _mean(recall, has_images),
+        "macro_f1": _mean(f1, has_images),
         "weighted_f1": (f1 * support).sum(axis=-1) / support.sum(axis=-1),
-        "balanced_accuracy": _mean(recall, has),
+        "balanced_accuracy": _mean(recall, has_images),
     }
-    return precision, recall, f1, means
+    return precision, recall, f1, averages
 
 
-def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    return np.asarray((values * chosen).sum(axis=-1) / chosen.sum(axis=-1))
+def _mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.asarray((values * mask).sum(axis=-1) / mask.sum(axis=-1))
 
 
-def _of_all(hits: np.integer, count: np.integer) -> tuple[float, float]:
+def _interval_of_ratio(hits: np.integer, count: np.integer) -> tuple[float, float]:
     return wilson_interval(int(hits), int(count)) if count else (0.0, 1.0)
 
 
-def _known_within(share: float, points: float = 0.02) -> float:
-    """Images by which a share is known to within so much, at 95 %."""
-    return 1.96**2 * max(share * (1 - share), 0.02) / points**2
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with lists for tuples."""
+def tuples_to_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a mapping for JSON."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `_plain`."""
+def lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `tuples_to_lists`."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Count the pairs of true and predicted class.
-
-    Args:
-        labels: True class indices, int (N,).
-        predicted: Predicted class indices, int (N,).
-        classes: Number of classes C.
-
-    Returns:
-        Read-only int64 (C, C); row: true class, column: predicted class.
-    """
+    """Count the pairs of true (row) and predicted class (column): read-only int64 (C, C)."""
     counts = np.bincount(labels * classes + predicted, minlength=classes**2)
     confusion = counts.astype(np.int64).reshape(classes, classes)
     confusion.setflags(write=False)
     return confusion
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """Mean F1 score over the classes that have images, 0..1."""
+    *_, averages = _scores(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
+    return float(averages["macro_f1"])
 
 
 def top_k_accuracy(predictions: Predictions, k: int) -> float:
@@ -297,21 +290,18 @@ def top_k_accuracy(predictions: Predictions, k: int) -> float:
 
 
 def log_loss(predictions: Predictions) -> float:
-    """Mean cross-entropy in nats, 0 or more; probabilities below the float64 epsilon (2.2e-16) count as that.
-
-    Source: Bishop, Pattern Recognition and Machine Learning (2006), equation 4.108, divided by N.
-    """
+    """Mean cross-entropy in nats (Bishop 2006, equation 4.108, over N); probabilities are clipped at 2.2e-16."""
     true = np.take_along_axis(predictions.probabilities, predictions.labels[:, None], axis=1)
-    return float(-np.log(np.clip(true, np.finfo(np.float64).eps, 1.0)).mean()) + 0.0  # no minus zero
+    return float(-np.log(np.clip(true, np.finfo(np.float64).eps, 1.0)).mean()) + 0.0  # avoids -0.0
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    ratio: np.ndarray = np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
-    return ratio
+    return np.asarray(np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0))
 
 
-def _digits(*values: float) -> tuple[str, ...]:
-    return tuple(f"{value:.4f}" for value in values)
+def _row(name: str, precision: float, recall: float, interval: tuple[float, float], f1: float, count: int) -> list[str]:
+    low, high = interval
+    return [one_line(name), f"{precision:.4f}", f"{recall:.4f}", f"{low:.2f}..{high:.2f}", f"{f1:.4f}", str(count)]
 
 
 def _pad(name: str, width: int) -> str:

@@ -1,1 +1,1 @@
-"""A trained model as files that other runtimes read, each of which has proved that it answers as the model does."""
+"""Export of a trained model to other runtimes, and the checks that an export predicts as its model does."""

@@ -1,7 +1,4 @@
-"""Whether an export answers as the model does: both on the same image files, each in its own runtime.
-
-Enters: probabilities of both for N images, with labels. Leaves: a `Parity`, and whether it is within the limits.
-"""
+"""The parity gate: compares an export with its model on the same image files, each in its own runtime."""
 
 from __future__ import annotations
 
@@ -13,56 +10,33 @@ from typing import Any
 import numpy as np
 
 from regraft.evaluation.comparison import difference_of
-from regraft.shown import Shown
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an export in one precision must keep to.
-
-    Attributes:
-        agreement: Least share of images with the same likeliest class, 0..1.
-        difference: Largest difference of a probability, 0..1.
-        accuracy: Largest loss of accuracy, in shares of the images.
-    """
+    """Limits, 0..1: lowest share of equal classes, largest difference of a probability, largest loss of accuracy."""
 
     agreement: float
     difference: float
     accuracy: float
 
 
-#: Of an export beside its run.
-LIMITS: Mapping[str, Limits] = {
-    "fp32": Limits(1.0, 1e-4, 0.0),
-    "fp16": Limits(0.99, 0.05, 0.01),
-    "int8": Limits(0.0, 1.0, 0.01),
-}
-
-
-#: Of an export beside what it answered itself when it was made, on another machine perhaps, whose processor adds up
-#: numbers of fewer bits in another way.
-AGAIN: Mapping[str, Limits] = {
-    "fp32": LIMITS["fp32"],
-    "fp16": LIMITS["fp16"],
-    "int8": Limits(0.0, 0.15, 1.0),
-}
+#: Limits for an export beside its run.
+EXPORT_LIMITS: Mapping[str, Limits] = {
+    "fp32": Limits(1.0, 1e-4, 0.0), "fp16": Limits(0.99, 0.05, 0.01), "int8": Limits(0.0, 1.0, 0.01),
+}  # fmt: skip
+#: Limits for an export beside its own earlier probabilities, perhaps on another machine: processors sum numbers of
+#: fewer bits in different ways.
+VERIFY_LIMITS: Mapping[str, Limits] = {**EXPORT_LIMITS, "int8": Limits(0.0, 0.15, 1.0)}
 
 
 @dataclass(frozen=True)
-class Parity(Shown, by="regraft.pipeline.notebook.parity"):
-    """How an export compares with its model.
+class Parity:
+    """Comparison of an export with its model on the same images; shares, differences and accuracies are 0..1.
 
-    Attributes:
-        precision: Of the export.
-        images: Number of image files.
-        agreement: Share with the same likeliest class.
-        largest_difference: Of any probability.
-        accuracy: Of the export, 0..1.
-        model_accuracy: Of the model on the same images.
-        accuracy_difference: Of the export less that of the model.
-        accuracy_interval: 95 % interval of that, by Bonett and Price (see `evaluation.comparison`).
-        differing: Names of images with another likeliest class, or a difference beyond the limit, the largest first.
-        limits: What it must keep to.
+    `accuracy_difference` is the export's minus the model's, with its 95 % interval by Bonett and Price (see
+    `evaluation.comparison`). `differing` names the images with another predicted class, or with a difference beyond the
+    limit, the largest difference first.
     """
 
     precision: str
@@ -77,64 +51,50 @@ class Parity(Shown, by="regraft.pipeline.notebook.parity"):
     limits: Limits
 
     @property
-    def faults(self) -> list[str]:
-        """What is beyond the limits, in words; none where the export is as good as its model."""
-        limits, found = self.limits, []
+    def exceeded_limits(self) -> list[str]:
+        """The limits that are exceeded, each as a phrase; empty if the export passes."""
+        limits, exceeded = self.limits, []
         if self.agreement < limits.agreement:
-            found.append(f"{100 * self.agreement:.2f} % of the answers agree; expected {100 * limits.agreement:g} %")
-        if not self.largest_difference <= limits.difference:
-            found.append(
-                f"a probability differs by {self.largest_difference:.2g}; expected {limits.difference:g} at most"
+            exceeded.append(
+                f"{100 * self.agreement:.2f} % of the predictions agree (limit {100 * limits.agreement:g} %)"
             )
+        if not self.largest_difference <= limits.difference:  # NaN fails as well
+            exceeded.append(f"a probability differs by {self.largest_difference:.2g} (limit {limits.difference:g})")
         if self.accuracy_difference < -limits.accuracy - 1e-12:
-            lost = -100 * self.accuracy_difference
-            found.append(f"accuracy is {lost:.2f} points lower; expected {100 * limits.accuracy:g} at most")
-        return found
+            loss = -100 * self.accuracy_difference
+            exceeded.append(f"accuracy is {loss:.2f} points lower (limit {100 * limits.accuracy:g})")
+        return exceeded
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, with the limits."""
+        """Return plain JSON values, with the limits and those that are exceeded."""
         return asdict(self) | {
             "accuracy_interval": list(self.accuracy_interval),
             "differing": list(self.differing),
             "largest_difference": self.largest_difference if math.isfinite(self.largest_difference) else None,
-            "faults": self.faults,
+            "faults": self.exceeded_limits,
         }
 
 
-def compare_answers(
-    names: Sequence[str],
-    labels: np.ndarray,
-    model: np.ndarray,
-    export: np.ndarray,
-    precision: str,
+def compare_predictions(
+    names: Sequence[str], labels: np.ndarray, model: np.ndarray, export: np.ndarray, precision: str,
     limits: Limits | None = None,
-) -> Parity:
-    """Compare the answers of a model and of its export.
+) -> Parity:  # fmt: skip
+    """Compare the probabilities (N, C) of a model and of its export for N >= 1 images with labels, int64 (N,).
 
-    Args:
-        names: Of N images, at least one.
-        labels: Their classes, int64 (N,).
-        model: Probabilities by the model, (N, C).
-        export: By the export.
-        precision: Of the export.
-        limits: What it must keep to; default: those of `LIMITS`.
+    `limits` are by default those of `EXPORT_LIMITS` for the precision.
     """
-    limits = limits or LIMITS[precision]
-    apart = np.abs(export.astype(np.float64) - model).max(axis=1)
-    apart = np.where(np.isnan(apart), np.inf, apart)
-    ours, theirs = model.argmax(axis=1), export.argmax(axis=1)
-    right, still = ours == labels, theirs == labels
-    difference = difference_of(int((still & ~right).sum()), int((right & ~still).sum()), len(names))
-    wrong = np.flatnonzero((ours != theirs) | (apart > limits.difference))
+    limits = limits or EXPORT_LIMITS[precision]
+    differences = np.abs(export.astype(np.float64) - model).max(axis=1)
+    differences = np.where(np.isnan(differences), np.inf, differences)
+    model_classes, export_classes = model.argmax(axis=1), export.argmax(axis=1)
+    model_right, export_right = model_classes == labels, export_classes == labels
+    gained, lost = int((export_right & ~model_right).sum()), int((model_right & ~export_right).sum())
+    change = difference_of(gained, lost, len(names))
+    differing = np.flatnonzero((model_classes != export_classes) | (differences > limits.difference))
     return Parity(
-        precision=precision,
-        images=len(names),
-        agreement=float((ours == theirs).mean()),
-        largest_difference=float(apart.max()),
-        accuracy=float(still.mean()),
-        model_accuracy=float(right.mean()),
-        accuracy_difference=difference.accuracy,
-        accuracy_interval=difference.interval,
-        differing=tuple(names[i] for i in wrong[np.argsort(-apart[wrong], kind="stable")]),
-        limits=limits,
-    )
+        precision=precision, images=len(names), agreement=float((model_classes == export_classes).mean()),
+        largest_difference=float(differences.max()), accuracy=float(export_right.mean()),
+        model_accuracy=float(model_right.mean()), accuracy_difference=change.accuracy,
+        accuracy_interval=change.interval, limits=limits,
+        differing=tuple(names[i] for i in differing[np.argsort(-differences[differing], kind="stable")]),
+    )  # fmt: skip

@@ -1,5 +1,7 @@
-"""Models: a backbone's name and class names enter; a `Classifier` that can be cut at any stage leaves.
+"""Image classifiers: a timm backbone that is split into stages, and a new head.
 
-`registry` knows the names; `weights` fills a backbone; `stages` cuts it; `classifier` puts a `head` on it;
-`inference` predicts image files; `checkpoint` keeps it on disk; `summary` lists its layers.
+`registry` lists the backbones, `weights` loads pretrained weights into them, `stages` splits them and `baselines` adds
+two networks without pretraining. `classifier` puts a `head` on a backbone, `inference` predicts image files, `ood`
+detects out-of-distribution images and `rejection` decides which predictions are accepted. `serialization` saves and
+loads a model, `summary` lists its layers, and `malloc` and `cpu` make it fast on processors.
 """

@@ -1,8 +1,4 @@
-"""Two plain networks that begin with random weights: what transfer learning is measured against.
-
-Enters: normalised images (N, 3, S, S). Leaves: features. They are registered with timm, so that all that works with a
-backbone works with them.
-"""
+"""Two plain networks without pretrained weights, as baselines; timm builds them like any backbone."""
 
 from __future__ import annotations
 
@@ -10,18 +6,21 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-#: Side of the images that they are made for, in pixels.
+from regraft.quick_imports import quick_imports
+
+with quick_imports():
+    from timm.models import generate_default_cfgs, register_model
+
+#: Default side of the images in pixels.
 SIZE = 64
 
 
 class PlainDense(nn.Module):
-    """An ANN: the pixels in a row, then two layers of Dense and ReLU. It reads images of one size only."""
+    """An ANN: two layers of Dense and ReLU on the flattened pixels, for images of one size."""
 
     def __init__(self, img_size: int = SIZE, **_: Any) -> None:
-        """Draw the weights from torch's random state."""
         super().__init__()
         self.num_classes = 0
         self.flatten = nn.Flatten()
@@ -31,25 +30,22 @@ class PlainDense(nn.Module):
         self.act2 = nn.ReLU()
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, S, S) to (N, 256)."""
+        """Images (N, 3, S, S) to features (N, 256)."""
         hidden = self.act1(self.dense1(self.flatten(images)))
         out: torch.Tensor = self.act2(self.dense2(hidden))
         return out
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """The features as they are."""
+        """Return the features unchanged."""
         return features
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The features."""
-        return self.forward_features(images)
+    forward = forward_features
 
 
 class PlainConvolutions(nn.Module):
-    """A CNN: four times a 3 x 3 convolution, GroupNorm, ReLU and a halving of the map; then its mean."""
+    """A CNN: four blocks of 3 x 3 convolution, GroupNorm, ReLU and max pooling, then global average pooling."""
 
     def __init__(self, **_: Any) -> None:
-        """Draw the weights from torch's random state."""
         super().__init__()
         self.num_classes = 0
         widths = (3, 32, 64, 128, 256)
@@ -70,32 +66,25 @@ class PlainConvolutions(nn.Module):
         return maps.mean((2, 3))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The features."""
+        """Images (N, 3, S, S) to features (N, 256)."""
         return self.forward_head(self.forward_features(images))
 
 
-def _cfg(*, fixed: bool) -> dict[str, Any]:
-    return {
-        "input_size": (3, SIZE, SIZE),
-        "fixed_input_size": fixed,
-        "interpolation": "bilinear",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.25, 0.25, 0.25),
-        "num_classes": 0,
-    }
-
-
-#: Where timm looks for what is known of them.
-default_cfgs = generate_default_cfgs({"regraft_ann": _cfg(fixed=True), "regraft_cnn": _cfg(fixed=False)})
+_CFG = {
+    "input_size": (3, SIZE, SIZE), "interpolation": "bilinear", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25),
+    "num_classes": 0,
+}  # fmt: skip
+#: The module attribute from which `register_model` takes the configurations.
+default_cfgs = generate_default_cfgs({"regraft_ann": {**_CFG, "fixed_input_size": True}, "regraft_cnn": _CFG})
 
 
 @register_model
 def regraft_ann(pretrained: bool = False, **options: Any) -> PlainDense:
-    """The ANN; there are no pretrained weights."""
+    """The ANN; it has no pretrained weights."""
     return PlainDense(**options)
 
 
 @register_model
 def regraft_cnn(pretrained: bool = False, **options: Any) -> PlainConvolutions:
-    """The CNN; there are no pretrained weights."""
+    """The CNN; it has no pretrained weights."""
     return PlainConvolutions(**options)

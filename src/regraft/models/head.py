@@ -1,29 +1,26 @@
-"""The new classifier on top of a backbone.
-
-Enters: features (N, F). Leaves: logits (N, classes).
-"""
+"""The classification head on top of a backbone: from features (N, F) to logits (N, classes)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 
 Activation = Literal["softmax", "sigmoid"]
+HiddenActivation = Literal["relu", "gelu", "tanh", "sigmoid", "elu", "selu", "silu", "leaky_relu"]
+
+#: As Keras has them by name; its leaky ReLU has a slope of 0.2.
+_HIDDEN: dict[HiddenActivation, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "elu": nn.ELU, "selu": nn.SELU,
+    "silu": nn.SiLU, "leaky_relu": partial(nn.LeakyReLU, 0.2),
+}  # fmt: skip
 
 
 class Head(nn.Module):
-    """Linear, or with hidden layers: (Dense, ReLU, Dropout) for each width, then Dense.
-
-    Args:
-        features: F, length of a feature vector.
-        classes: Number of logits.
-        widths: Of the hidden layers; empty for a linear head.
-        dropout: Share of the inputs of the last layer that are dropped in training, 0 <= dropout < 1.
-        activation: `softmax`, or `sigmoid` for one-vs-rest.
-    """
+    """Dropout and a linear layer, with (Dense, activation, Dropout) before for each width; `sigmoid` is one-vs-rest."""
 
     def __init__(
         self,
@@ -33,22 +30,19 @@ class Head(nn.Module):
         widths: Sequence[int] = (),
         dropout: float = 0.0,
         activation: Activation = "softmax",
+        hidden_activation: HiddenActivation = "relu",
     ) -> None:
-        """Draw the weights from torch's random state."""
         super().__init__()
-        self.features, self.widths, self.activation, self.dropout = (
-            features,
-            tuple(widths),
-            activation,
-            dropout,
-        )
+        self.features, self.widths, self.dropout = features, tuple(widths), dropout
+        self.activation: Activation = activation
+        self.hidden_activation: HiddenActivation = hidden_activation
         layers: list[nn.Module] = []
         for width in widths:
-            layers += [nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(features, width), _HIDDEN[hidden_activation](), nn.Dropout(dropout)]
             features = width
         if not widths and dropout:
             layers.append(nn.Dropout(dropout))
-        #: Above 1 the probabilities are less sure than the logits; fitted after training, on validation images.
+        #: Temperature of the probabilities, fitted to validation images after training; above 1 lowers confidence.
         self.temperature = 1.0
         self.layers = nn.Sequential(*layers)
         self.classifier = nn.Linear(features, classes)
@@ -59,12 +53,23 @@ class Head(nn.Module):
         return logits
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) to probabilities at the head's temperature, float64, rows that sum to 1.
-
-        One-vs-rest scores are divided by their sum, as scikit-learn's OneVsRestClassifier does.
-        """
+        """Logits (N, classes) to probabilities at the head's temperature, float64, with rows that sum to 1."""
         logits = logits.double()
         if self.activation == "softmax":
             return (logits / self.temperature).softmax(dim=1)
-        scores = logits.sigmoid() ** (1 / self.temperature)
+        scores = logits.sigmoid() ** (1 / self.temperature)  # normalized as in scikit-learn's OneVsRestClassifier
         return scores / scores.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+
+    @torch.no_grad()
+    def copy_rows(self, classes: Sequence[str], earlier: Head, earlier_classes: Sequence[str]) -> None:
+        """Copy the layers below the last from a head of the same shape, and the rows of the classes that both have."""
+        self.layers.load_state_dict(earlier.layers.state_dict())
+        for row, name in enumerate(classes):
+            if name in earlier_classes:
+                before = earlier_classes.index(name)
+                self.classifier.weight[row] = earlier.classifier.weight[before]
+                self.classifier.bias[row] = earlier.classifier.bias[before]
+
+    def has_shape_of(self, other: Head) -> bool:
+        """Whether both read the same number of features through layers of the same widths."""
+        return (self.features, self.widths) == (other.features, other.widths)

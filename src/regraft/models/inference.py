@@ -1,75 +1,80 @@
-"""From image files to probabilities.
-
-Enters: a `Classifier` and any number of image sources. Leaves: one answer for each, in the order given; decoding runs
-ahead of the network, and a bad file is an answer too.
-"""
+"""Predict any number of image files, in order; threads decode in advance, and an unreadable file gives an error."""
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
+import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional
 
-from regraft.data.decode import MAX_PIXELS, ImageSource
-from regraft.data.layout import find_images
+from regraft.data.dataset import Split
+from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8
+from regraft.data.ignored import describe_ignored
 from regraft.data.preprocessing import Preprocessing
-from regraft.errors import ImageError, UsageError
+from regraft.data.sources.folders import find_images
+from regraft.errors import ImageError, UsageError, as_path
 from regraft.models.classifier import Classifier
-from regraft.models.familiarity import one_by_one
-from regraft.shown import Shown
+from regraft.models.ood import rowwise
+from regraft.models.torch_defaults import torch_defaults
+from regraft.notebook_repr import NotebookRepr
+from regraft.resources import usable_cpus
 
 Tta = Literal["none", "flip", "crops"]
-#: Side of the crops, as a share of the image's.
+#: Side of the crops of test-time augmentation, as a share of the image's.
 _CROP = 0.875
 
 
 @dataclass(frozen=True)
-class Prediction(Shown, by="regraft.pipeline.notebook.prediction"):
-    """The answer for one image.
+class Prediction(NotebookRepr):
+    """The prediction for one image.
 
     Attributes:
-        source: As it was given: a path, or "" for bytes and arrays.
+        source: The path, or "" for what is not a path.
         classes: Class names.
-        probabilities: float64 (classes,), adding up to 1; empty where the image could not be read.
-        error: Why it could not be read, or None.
-        familiarity: Share of the validation images that are at least as strange to the model, above 0 and up to 1: a
-            picture of something else comes near 0, whatever its confidence. None where that is not known.
-        distance: From the nearest class, by which familiarity is judged, 0 or more; None where that is not known.
+        probabilities: float64 (classes,), with sum 1; empty if the image could not be read.
+        error: Reason why the image could not be read, or None.
+        ood_p_value: Share of the validation images that are at least as far from all classes, above 0 and up to 1; near
+            0 for an out-of-distribution image, whatever its confidence. None if the model has no detector.
+        ood_distance: Distance from the nearest class, 0 or more; None if the model has no detector.
     """
 
     source: str
     classes: tuple[str, ...]
     probabilities: np.ndarray
     error: str | None = None
-    familiarity: float | None = None
-    distance: float | None = None
+    ood_p_value: float | None = None
+    ood_distance: float | None = None
 
     @property
     def label(self) -> str:
-        """The likeliest class; "" where the image could not be read."""
+        """The most probable class; "" if the image could not be read."""
         return self.classes[int(self.probabilities.argmax())] if self.error is None else ""
 
     @property
     def confidence(self) -> float:
-        """Probability of the likeliest class, 0..1; 0 where the image could not be read."""
+        """Probability of the most probable class, 0..1; 0 if the image could not be read."""
         return float(self.probabilities.max()) if self.error is None else 0.0
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """The likeliest classes with their probabilities, best first; ties in class order."""
+        """The most probable classes with their probabilities, best first; ties in class order."""
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
 class Predictor(Protocol):
-    """What predicts in another runtime than PyTorch."""
+    """A model in another runtime than PyTorch."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -77,47 +82,113 @@ class Predictor(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How an image file becomes the input."""
+        """Conversion of an image file to the input."""
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes)."""
 
 
 def check_tta(name: str) -> Tta:
-    """The name as one of `Tta`.
+    """Return the name as a `Tta`; UsageError if it is unknown."""
+    if name not in get_args(Tta):
+        raise UsageError(f"tta = {name!r}; expected {', '.join(get_args(Tta))}.")
+    return cast(Tta, name)
 
-    Raises:
-        UsageError: It is none.
+
+def _warn(names: Sequence[str]) -> None:
+    for line in describe_ignored(names, Path):
+        warnings.warn(line, stacklevel=4)
+
+
+def iter_sources(sources: Any, on_ignored: Callable[[Sequence[str]], None] = _warn) -> Iterator[ImageSource]:
+    """Iterate over one or several sources, and over the images below each folder that were not yielded before.
+
+    A source is whatever `predict` takes; an array or a tensor with four axes is a batch. `on_ignored` gets the other
+    files of each folder; it warns by default. Raises UsageError for a folder without images, and for anything that is
+    no source.
     """
-    for known in get_args(Tta):
-        if name == known:
-            return known  # type: ignore[no-any-return]  # get_args forgets what it read
-    raise UsageError(f"tta = {name!r}; expected {', '.join(get_args(Tta))}.")
-
-
-def one_or_many(sources: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
-    """The images of what was given: one, or several; of each folder those below it that were not given before.
-
-    An array with four axes is a batch, any other is an image.
-
-    Raises:
-        UsageError: A folder has no image.
-    """
-    one = isinstance(sources, (str, Path, bytes)) or (isinstance(sources, np.ndarray) and sources.ndim < 4)
-    given: Iterable[ImageSource] = [sources] if one else sources  # type: ignore[list-item,assignment]
     seen: set[Path] = set()
-    for source in given:
-        if not isinstance(source, (str, Path)):
-            yield source
-        elif not Path(source).is_dir():
-            seen.add(Path(source))
-            yield source
-        else:
-            images, _ = find_images(Path(source))
+    for source in map(_image_source, _batch_to_uint8(sources) if _is_collection(sources) else [sources]):
+        if isinstance(source, (str, Path)) and Path(source).is_dir():
+            images, others = find_images(Path(source))
+            ignored = [str(path) for path in others]
             if not images:
-                raise UsageError(f"{source} has no image.")
+                raise UsageError("\n".join([f"{source} has no image.", *describe_ignored(ignored, Path)]))
+            if ignored:
+                on_ignored(ignored)
             yield from (image for image in images if image not in seen)
             seen.update(images)
+        else:
+            seen.update([Path(source)] if isinstance(source, (str, Path)) else [])
+            yield source
+
+
+def _is_collection(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return value.ndim == 4 or (isinstance(value, np.ndarray) and value.dtype.kind in "OU")  # or names
+    one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Mapping, Split)
+    return isinstance(value, Iterable) and not isinstance(value, one) and not hasattr(value, "read")
+
+
+def _batch_to_uint8(sources: Any) -> Any:
+    """The floats of a batch share a range, which a dark image alone would not show; anything else stays as it is."""
+    try:
+        if isinstance(sources, np.ndarray) and np.issubdtype(sources.dtype, np.floating):
+            return floats_to_uint8(sources)
+        if isinstance(sources, torch.Tensor) and sources.is_floating_point() and not sources.is_meta:
+            return torch.from_numpy(floats_to_uint8(sources.detach().cpu().float().numpy()))
+    except ImageError as error:
+        raise UsageError(f"The images are {error}.") from error
+    return sources
+
+
+def _image_source(source: Any) -> ImageSource:
+    """Return what the decoder reads, or raise a UsageError that names what was received."""
+    match source:
+        case bytes():
+            return source
+        case str() | os.PathLike():
+            path = as_path(source, "An image")
+            return source if isinstance(source, str) else path
+        case bytearray() | memoryview():
+            return bytes(source)
+        case Image.Image():
+            with suppress(Exception):  # here, since threads cannot share its file; the decoder reports an error
+                source.load()
+            return source
+        case torch.Tensor():
+            source = _tensor_to_array(source)
+    try:
+        if isinstance(source, np.ndarray):
+            return decode_image(source)
+        if hasattr(source, "read") and not isinstance(source, io.TextIOBase):
+            if source.seekable():  # whatever was read of it before
+                source.seek(0)
+            if isinstance(content := source.read(), (bytes, bytearray)):
+                return bytes(content)
+    except ImageError as error:
+        raise UsageError(f"An image is {error}.") from error
+    except (AttributeError, OSError, ValueError) as error:
+        raise UsageError(f"{source!r} cannot be read: {error}. Expected an open binary file.") from error
+    raise UsageError(
+        f"An image is a {type(source).__module__}.{type(source).__qualname__}; expected a path, bytes, a file opened "
+        "with 'rb', a Pillow image, an array (H, W, C) or a tensor (C, H, W), or a list of them."
+    )
+
+
+def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
+    """Convert (C, H, W) or (H, W) to (H, W, C) or (H, W)."""
+    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4)):
+        shape = tuple(tensor.shape)
+        raise UsageError(
+            f"An image is a tensor of shape {shape}; expected (C, H, W) with 1, 3 or 4 channels, or (H, W)."
+        )
+    try:
+        plain = tensor.detach().cpu()
+        plain = plain.float() if plain.is_floating_point() else plain
+        return (plain.permute(1, 2, 0) if plain.ndim == 3 else plain).numpy()
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        raise UsageError(f"An image is a tensor that has no values in memory: {error}") from error
 
 
 def predict_images(
@@ -129,136 +200,108 @@ def predict_images(
     workers: int | None = None,
     tta: Tta = "none",
 ) -> Iterator[Prediction]:
-    """Predict any number of images as a stream.
+    """Predict any number of images as a stream: one `Prediction` per source, in order.
 
-    Args:
-        model: In any mode; it is used for inference and left as it was. Or what predicts in another runtime.
-        sources: Paths, encoded bytes or arrays; read as they are needed.
-        batch_size: Images for one pass of the network.
-        max_pixels: Larger images count as unreadable.
-        workers: Threads that decode ahead; default: one a core.
-        tta: Test-time augmentation: `flip` averages the probabilities over the image and its mirror image, `crops`
-            over these and five crops and theirs; twice and twelve times the work.
-
-    Yields:
-        One `Prediction` a source, in order.
+    Sources are read when needed, by one thread per core by default; an image of more than `max_pixels` is unreadable.
+    As test-time augmentation, `flip` averages the probabilities over the image and its mirror image, `crops` also over
+    five crops and their mirror images; the cost is twofold and twelvefold.
     """
     check_tta(tta)
     if tta != "none" and not isinstance(model, Classifier):
-        raise UsageError(f"tta = {tta!r} is for runs; an export answers for the plain image.")
-    count = workers or os.cpu_count() or 1
-    waiting: deque[tuple[str, Future[np.ndarray | str]]] = deque()
-    batch: list[tuple[str, np.ndarray | str]] = []
-    pool = ThreadPoolExecutor(count)
+        raise UsageError(f"tta = {tta!r} needs a run; an export predicts the image itself only.")
+    with closing(_read_ahead(model, sources, max_pixels, workers or usable_cpus(), 2 * batch_size)) as images:
+        while batch := list(itertools.islice(images, batch_size)):
+            yield from _predict_read(model, batch, tta)
+
+
+def _read_ahead(
+    model: Classifier | Predictor, sources: Iterable[ImageSource], max_pixels: int, threads: int, ahead: int
+) -> Generator[tuple[str, np.ndarray | str], None, None]:
+    """Names and pixels of the sources, or errors in place of pixels; `ahead` + `threads` sources are in progress."""
+
+    def read(source: ImageSource) -> np.ndarray | str:
+        try:
+            return model.preprocessing(source, max_pixels=max_pixels)
+        except ImageError as error:
+            return error.reason
+
+    pool = ThreadPoolExecutor(threads)
+    reading: deque[tuple[str, Future[np.ndarray | str]]] = deque()
     try:
         for source in sources:
-            name = "" if isinstance(source, (bytes, np.ndarray)) else str(source)
-            waiting.append((name, pool.submit(_read, model, source, max_pixels)))
-            if len(waiting) >= 2 * batch_size + count:
-                batch.append(_next(waiting))
-                if len(batch) == batch_size:
-                    yield from _answer(model, batch, tta)
-                    batch = []
-        while waiting:
-            batch.append(_next(waiting))
-            if len(batch) == batch_size or not waiting:
-                yield from _answer(model, batch, tta)
-                batch = []
+            name = str(source) if isinstance(source, (str, Path)) else ""
+            reading.append((name, pool.submit(read, source)))
+            if len(reading) >= ahead + threads:
+                name, future = reading.popleft()
+                yield name, future.result()
+        yield from ((name, future.result()) for name, future in reading)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def infer(model: Classifier, pixels: torch.Tensor, *, tta: Tta = "none") -> tuple[np.ndarray, torch.Tensor | None]:
-    """Probabilities of a batch, and its distances from the nearest class.
+@torch_defaults()
+def predict_batch(
+    model: Classifier, pixels: torch.Tensor, *, tta: Tta = "none"
+) -> tuple[np.ndarray, torch.Tensor | None]:
+    """Predict uint8 (N, 3, S, S): probabilities, float64 (N, classes), and distances from the nearest class.
 
-    Args:
-        model: Its mode is set to inference for the pass and restored.
-        pixels: uint8 (N, 3, S, S).
-        tta: Other views of which the probabilities are averaged.
-
-    Returns:
-        float64 (N, classes), and float64 (N,) by the plain view, or None where the model does not know.
+    The distances, float64 (N,), are those of the images without augmentation; None if the model has no detector.
     """
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             end = len(model.stages)
-            found, distances = [], None
+            probabilities, distances = [], None
             for view in _views(pixels.to(model.mean.device), tta):
-                features = model.features_from(model.activations(view, end), end)
-                found.append(one_by_one(lambda rows: model.head.probabilities(model.head(rows)), features))
-                if distances is None and model.familiarity is not None:
-                    distances = model.familiarity(features)
-            return torch.stack(found).mean(dim=0).cpu().numpy(), distances
+                features = model.forward_tail(model.activations(view, end), end)
+                probabilities.append(rowwise(lambda rows: model.head.probabilities(model.head(rows)), features))
+                if distances is None and model.ood is not None:
+                    distances = model.ood(features)
+            return torch.stack(probabilities).mean(dim=0).cpu().numpy(), distances
     finally:
         model.train(was_training)
 
 
 def _views(pixels: torch.Tensor, tta: Tta) -> Iterator[torch.Tensor]:
-    """The images as they are, then the others, all (N, 3, S, S)."""
+    """The images, then their augmented views, all (N, 3, S, S)."""
     yield pixels
-    if tta == "none":
-        return
-    yield pixels.flip(3)
-    if tta == "flip":
+    if tta != "none":
+        yield pixels.flip(3)
+    if tta != "crops":
         return
     side = pixels.shape[-1]
     inner = round(side * _CROP)
-    most = side - inner
-    for top, left in ((0, 0), (0, most), (most, 0), (most, most), (most // 2, most // 2)):
+    end = side - inner
+    for top, left in ((0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)):
         crop = pixels[:, :, top : top + inner, left : left + inner].float()
         crop = functional.interpolate(crop, size=(side, side), mode="bilinear", antialias=True)
         yield crop
         yield crop.flip(3)
 
 
-def _read(model: Classifier | Predictor, source: ImageSource, max_pixels: int) -> np.ndarray | str:
-    try:
-        return model.preprocessing(source, max_pixels=max_pixels)
-    except ImageError as error:
-        return error.reason
-
-
-def _next(waiting: deque[tuple[str, Future[np.ndarray | str]]]) -> tuple[str, np.ndarray | str]:
-    name, future = waiting.popleft()
-    return name, future.result()
-
-
+@torch_defaults()
 def predict_pixels(
     model: Classifier | Predictor, images: np.ndarray, *, sources: Sequence[str] = (), tta: Tta = "none"
 ) -> list[Prediction]:
-    """Predict images that are prepared already, in one pass.
-
-    Args:
-        model: As of `predict_images`.
-        images: uint8 (N, S, S, 3).
-        sources: Of the answers; "" where there are none.
-        tta: As of `predict_images`.
-    """
-    shares = distances = None
+    """Predict preprocessed images, uint8 (N, S, S, 3), in one forward pass; the sources are "" by default."""
+    p_values = distances = None
     if isinstance(model, Classifier):
-        probabilities, distances = infer(model, torch.from_numpy(images).permute(0, 3, 1, 2), tta=tta)
-        if distances is not None and model.familiarity is not None:
-            shares = model.familiarity.share(distances)
+        probabilities, distances = predict_batch(model, torch.from_numpy(images).permute(0, 3, 1, 2), tta=tta)
+        if distances is not None and model.ood is not None:
+            p_values = model.ood.p_value(distances)
     else:
         probabilities = model.probabilities(images)
-    unknown = [None] * len(images)
-    return [
-        Prediction(name, model.classes, row, familiarity=familiarity, distance=distance)
-        for name, row, familiarity, distance in zip(
-            sources or [""] * len(images),
-            probabilities,
-            unknown if shares is None else shares.tolist(),
-            unknown if distances is None else distances.tolist(),
-            strict=True,
-        )
-    ]
+    ood = ([None] * len(images) if values is None else values.tolist() for values in (p_values, distances))
+    rows = zip(sources or [""] * len(images), probabilities, *ood, strict=True)
+    return [Prediction(source, model.classes, row, None, *values) for source, row, *values in rows]
 
 
-def _answer(model: Classifier | Predictor, batch: list[tuple[str, np.ndarray | str]], tta: Tta) -> Iterator[Prediction]:
+def _predict_read(
+    model: Classifier | Predictor, batch: list[tuple[str, np.ndarray | str]], tta: Tta
+) -> Iterator[Prediction]:
     names = [name for name, pixels in batch if not isinstance(pixels, str)]
-    good = [pixels for _, pixels in batch if not isinstance(pixels, str)]
-    answers = iter(predict_pixels(model, np.stack(good), sources=names, tta=tta) if good else ())
+    images = [pixels for _, pixels in batch if not isinstance(pixels, str)]
+    predictions = iter(predict_pixels(model, np.stack(images), sources=names, tta=tta) if images else ())
     for name, pixels in batch:
-        yield Prediction(name, model.classes, np.empty(0), pixels) if isinstance(pixels, str) else next(answers)
+        yield Prediction(name, model.classes, np.empty(0), pixels) if isinstance(pixels, str) else next(predictions)

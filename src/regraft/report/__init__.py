@@ -1,5 +1,5 @@
-"""Report: plain values (history rows, a confusion matrix, sample tiles) enter; pictures leave.
+"""Pages, model cards and charts: plain values (history rows, a confusion matrix, sample tiles) become files.
 
-One module per picture; `style` holds the colours and fonts they share and the one way to save. matplotlib's
-object interface only: no pyplot, no global state, safe in servers and threads.
+`html` renders the jinja2 templates of `templates/`; `plots` has one module per chart. Charts use matplotlib's object
+interface only: no pyplot, no global state, safe in servers and threads.
 """

@@ -1,37 +1,37 @@
-"""What a run left, as plain values: the one thing that its page and its model card are made of.
-
-Enters: what was read from a run's folder. Leaves: a frozen value that says what it lacks; nothing here reads a file.
-"""
+"""The contents of a run's folder as plain values, from which its page and its model card are made."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from regraft.data.dataset import Part
-from regraft.evaluation.calibration import Calibration, read_calibration
-from regraft.evaluation.metrics import Evaluation
+from regraft.evaluation.calibration import (
+    Calibration,
+    apply_temperature,
+    measure_calibration,
+    read_calibration,
+)
+from regraft.evaluation.metrics import ClassReport, Evaluation
 from regraft.evaluation.predictions import Predictions
+from regraft.report.run_table import describe_trained
 
-#: Pictures that are shown, at most: of mistakes and of suspects; of other kinds.
+#: Maximum number of pictures of wrong predictions and of likely label errors, and of each other kind.
 SHOWN, FEWER = 16, 8
+#: What is said of a network without pretrained weights, and where a model is not clearly better than a constant.
+RANDOM_WEIGHTS = (
+    "The network started from random weights, not from pretrained ones: all that it knows comes from these images."
+)
+WITHHELD = "Likely label errors and heat maps are withheld: those of such a model mean nothing."
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image whose label is likely wrong.
-
-    Attributes:
-        path: Its name in the data.
-        label: Class that the data says.
-        suggested: Class that it looks like.
-        probability: Of that class, 0..1.
-        given: Of the label's class, 0..1.
-    """
+    """An image whose label is likely wrong, the class that is suggested, and the probabilities of both classes."""
 
     path: str
     label: str
@@ -42,21 +42,13 @@ class Suspect:
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """Everything that is told about a run. What is not known is empty or None.
+    """Everything that is reported about a run. Unknown values are empty or None.
 
-    Attributes:
-        name: Of the run's folder.
-        description: What `model.json` says.
-        config: `config.toml`, as it stands.
-        source: Where the images are or were: a path or a URL; "" where the run does not say.
-        metrics: What `metrics.json` says; empty where training was stopped before it was written.
-        history: One row an epoch, as `history.csv` has them.
-        predictions: Of the validation and test images.
-        evaluations: Of these, by part.
-        counts: Images of each class, by part.
-        suspects: Likely wrong labels among the predictions, the likeliest first.
-        hashes: SHA-256 of the run's files, by name.
-        comparison: Of several backbones on the same data: `models` and `conclusion`.
+    `description`, `config` and `metrics` are the contents of `model.json`, `config.toml` and `metrics.json`, `history`
+    and `head_path` the rows of the CSV files; `source` is the path or URL of the images. `evaluations` are those of the
+    validation and test images, `counts` the images of each class, by part, `suspects` the likely label errors, the most
+    likely first, `hashes` the SHA-256 of the run's files, and `comparison` the `models` and `conclusion` of a
+    comparison that includes the run.
     """
 
     name: str
@@ -65,6 +57,7 @@ class RunRecord:
     source: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
+    head_path: Sequence[Mapping[str, Any]] = ()
     predictions: Predictions | None = None
     evaluations: Mapping[Part, Evaluation] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -79,94 +72,136 @@ class RunRecord:
 
     @property
     def backbone(self) -> str:
-        """Its name."""
+        """Name of the backbone."""
         return str(self.description["backbone"]["name"])
 
     @property
     def part(self) -> Part | None:
-        """What is told of first: test, else val, else nothing."""
+        """The part whose results are reported: test, else val, else None."""
         parts: tuple[Part, ...] = ("test", "val")
         return next((part for part in parts if part in self.evaluations), None)
 
-    @property
-    def told(self) -> Predictions | None:
+    @cached_property
+    def reported(self) -> Predictions | None:
         """The predictions of that part."""
         return self.predictions.part(self.part) if self.predictions is not None and self.part else None
 
     @property
     def calibrations(self) -> tuple[Calibration, Calibration] | None:
-        """Before and after the temperature, of that part; None where it was not measured."""
-        found = (self.metrics.get("calibration") or {}).get(self.part)
-        if not found:
-            return None
-        return read_calibration(found["before"]), read_calibration(found["after"])
+        """Calibration of that part before and after temperature scaling; None where it was not measured."""
+        return calibrations_of(self.metrics, self.reported, self.part)
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether the network started from random weights."""
+        return (self.description.get("weights") or {}).get("source") == "none"
+
+    @property
+    def at_chance(self) -> str:
+        """Why the model is not clearly better than the majority class; "" if it is, or was not evaluated."""
+        return self.evaluations[self.part].at_chance if self.part else ""
+
+    @property
+    def cautions(self) -> list[str]:
+        """What the images are too few to say, in sentences."""
+        return [] if self.part is None else self.evaluations[self.part].cautions()
+
+    @property
+    def training_sentence(self) -> str:
+        """The model and which of its layers were trained; "" where this is not known."""
+        if not (model := self.metrics.get("model")):
+            return ""
+        return f"{model['backbone']} at {model['image_size']} pixels; trained: {describe_trained(model)}."
 
     @property
     def missing(self) -> list[str]:
-        """What the run does not hold, in sentences."""
-        found = []
+        """What the run does not contain, in sentences."""
+        sentences = []
         if not self.metrics:
-            found.append(
-                "Training was stopped before this run was evaluated; `regraft train --resume` goes on with it."
-            )
+            sentences.append("Training was stopped before the model was evaluated; "
+                             "`regraft train --resume` continues it.")  # fmt: skip
+        elif not self.evaluations and any(part in self.metrics for part in ("val", "test")):
+            sentences.append("predictions.csv is missing, so the model cannot be reported. Copy the run again.")
         elif not self.evaluations:
-            found.append("There are no images that the model did not learn from: how good it is cannot be said.")
+            sentences.append("The run has no validation or test images: the accuracy of the model is unknown.")
         elif self.part == "val":
-            found.append(
-                "There is no test part. The numbers are those of the validation images, on which choices were made, so "
-                "they are a little too good."
-            )
+            sentences.append("The run has no test images. These are the metrics of the validation images; they are a "
+                             "bit too high, since these images also chose the epoch and the settings.")  # fmt: skip
         elif "val" not in self.evaluations:
-            found.append("There is no validation part: confidence was not calibrated, and no epoch was chosen by it.")
+            sentences.append("The run has no validation images: the confidence is not calibrated, and the last epoch "
+                             "was kept.")  # fmt: skip
         if stopped := (self.metrics.get("training") or {}).get("stopped"):
-            found.append(f"Training was stopped early: {stopped}.")
-        return found
+            sentences.append(f"Training was stopped early: {stopped}.")
+        return sentences
 
     def short(self, path: str) -> str:
-        """An image's name without the folder that all of the predicted ones lie in."""
-        return path[len(self._folder) :] if path.startswith(self._folder) else path
+        """Return an image's name without the folder that contains all predicted images."""
+        return path.removeprefix(self._common_folder)
 
     @cached_property
-    def _folder(self) -> str:
+    def _common_folder(self) -> str:
         ids = self.predictions.ids if self.predictions is not None else ()
         if not ids:
             return ""
-        low, high = min(ids), max(ids)  # whatever these begin with, all between them do
-        same = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-        return low[: low.rfind("/", 0, same) + 1]
+        first, last = min(ids), max(ids)  # the common prefix of these two is that of all between them
+        pairs = enumerate(zip(first, last, strict=False))
+        same = next((i for i, (a, b) in pairs if a != b), min(len(first), len(last)))
+        return first[: first.rfind("/", 0, same) + 1]
 
     def worst(self) -> list[int]:
-        """Of the predictions told, the wrong ones, the most confident first."""
-        told = self.told
-        if told is None:
+        """Indices of reported predictions: the wrong ones, the most confident first."""
+        if (predictions := self.reported) is None:
             return []
-        wrong = np.flatnonzero(told.predicted != told.labels)
-        return [int(i) for i in wrong[np.argsort(-told.confidence[wrong], kind="stable")][:SHOWN]]
+        wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+        return [int(i) for i in wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:SHOWN]]
 
     def best(self) -> list[int]:
-        """The right ones, the most confident first and each class in its turn."""
-        told = self.told
-        if told is None:
+        """Indices of reported predictions: the correct ones, the most confident first, the classes in turn."""
+        if (predictions := self.reported) is None:
             return []
-        order = np.argsort(-told.confidence, kind="stable")
-        order = order[(told.predicted == told.labels)[order]]
-        turns = np.zeros(len(order), dtype=np.int64)
-        for name in np.unique(told.labels[order]):
-            those = told.labels[order] == name
-            turns[those] = np.arange(those.sum())
-        return [int(i) for i in order[np.argsort(turns, kind="stable")][:FEWER]]
+        order = np.argsort(-predictions.confidence, kind="stable")
+        order = order[(predictions.predicted == predictions.labels)[order]]
+        ranks = np.zeros(len(order), dtype=np.int64)  # of each image within its class
+        for label in np.unique(predictions.labels[order]):
+            members = predictions.labels[order] == label
+            ranks[members] = np.arange(members.sum())
+        return [int(i) for i in order[np.argsort(ranks, kind="stable")][:FEWER]]
 
-    def doubtful(self) -> list[int]:
-        """Right or wrong, those of the least confidence."""
-        told = self.told
-        return [] if told is None else [int(i) for i in np.argsort(told.confidence, kind="stable")[:FEWER]]
+    def least_confident(self) -> list[int]:
+        """Indices of reported predictions: those with the lowest confidence."""
+        if (predictions := self.reported) is None:
+            return []
+        return [int(i) for i in np.argsort(predictions.confidence, kind="stable")[:FEWER]]
 
-    def pictured(self) -> list[str]:
-        """Names of all images of which a page shows a picture."""
-        return list(dict.fromkeys([*self.answered(), *(suspect.path for suspect in self.suspects[:SHOWN])]))
+    def weakest_first(self) -> list[ClassReport]:
+        """Per-class metrics of the reported part, the lowest F1 first and classes without images last."""
+        rows = self.evaluations[self.part].per_class if self.part else ()
+        return sorted(rows, key=lambda row: (row.support == 0, row.f1))
 
-    def answered(self) -> list[str]:
-        """Names of those that it shows for the answer: the worst, the best and the least sure."""
-        told = self.told
-        those = [] if told is None else [told.ids[i] for i in (*self.worst(), *self.best(), *self.doubtful())]
-        return list(dict.fromkeys(those))
+    def image_names(self) -> list[str]:
+        """Names of all images that a page shows."""
+        return list(dict.fromkeys([*self.predicted_image_names(), *(s.path for s in self.suspects[:SHOWN])]))
+
+    def predicted_image_names(self) -> list[str]:
+        """Names of the images that a page shows for their prediction."""
+        if (predictions := self.reported) is None:
+            return []
+        indices = (*self.worst(), *self.best(), *self.least_confident())
+        return list(dict.fromkeys(predictions.ids[i] for i in indices))
+
+
+def calibrations_of(
+    metrics: Mapping[str, Any], predictions: Predictions | None, part: str | None
+) -> tuple[Calibration, Calibration] | None:
+    """Calibration of a part before and after temperature scaling, from `metrics.json`; None where it is missing.
+
+    An earlier version stored it without what chance alone gives, which is then computed from the part's predictions.
+    """
+    stored = metrics.get("calibration") or {}
+    if not (values := stored.get(part)):
+        return None
+    before, after = read_calibration(values["before"]), read_calibration(values["after"])
+    if after.chance is None and predictions is not None:
+        plain = apply_temperature(predictions.probabilities, 1 / stored["temperature"])
+        before, after = (measure_calibration(p) for p in (replace(predictions, probabilities=plain), predictions))
+    return before, after

@@ -1,4 +1,4 @@
-"""What a client may ask for, and for how long: one value that all parts of the server look at."""
+"""Limits of requests and of the server."""
 
 from __future__ import annotations
 
@@ -7,70 +7,41 @@ from dataclasses import dataclass, fields
 from regraft.data.decode import MAX_PIXELS
 from regraft.errors import UsageError
 
-#: Classes that one answer may name.
-MOST_CLASSES = 1000
+#: Largest number of classes that an answer lists.
+MAX_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a request and of the server.
+    """Limits of requests and of the server. Sizes are in bytes, times in seconds."""
 
-    Attributes:
-        body_bytes: Of one request.
-        buffered_bytes: Of all requests that are being received or wait for an answer.
-        images: Of one request.
-        pixels: Width times height of one image; that of `regraft predict`, so that both read the same files.
-        header_bytes: Of the request line and the headers.
-        header_seconds: From the first byte of a request, or from the connection, to the end of its headers.
-        body_seconds: From there to the end of the body.
-        write_seconds: Without any byte of an answer being taken by the client.
-        decode_seconds: For one image, after which the process that decodes it is killed.
-        deadline_seconds: From the end of the body to the answer.
-        idle_seconds: That a connection is kept without a request.
-        connections: At the same time.
-        queue: Images that wait or are being worked on.
-        batch: Images of one pass of the network.
-        delay_seconds: That the first image of a batch waits for others.
-        drain_delay_seconds: From the signal to end to the closing of the port; new requests get 503 meanwhile.
-        drain_seconds: From there on, for answers to accepted requests.
-    """
-
-    body_bytes: int = 32 * 2**20
-    buffered_bytes: int = 256 * 2**20
-    images: int = 32
-    pixels: int = MAX_PIXELS
-    header_bytes: int = 32 * 2**10
-    header_seconds: float = 10.0
-    body_seconds: float = 30.0
-    write_seconds: float = 30.0
-    decode_seconds: float = 10.0
-    deadline_seconds: float = 30.0
-    idle_seconds: float = 15.0
-    connections: int = 512
-    queue: int = 256
-    batch: int = 16
-    delay_seconds: float = 0.002
-    drain_delay_seconds: float = 0.5
-    drain_seconds: float = 60.0
+    body_bytes: int = 32 * 2**20  #: size of a request body
+    buffered_bytes: int = 256 * 2**20  #: size of all bodies that are being received or wait for an answer
+    images: int = 32  #: images in a request
+    pixels: int = MAX_PIXELS  #: width times height of an image; by default as for `regraft predict`
+    header_bytes: int = 32 * 2**10  #: size of the request line and the headers
+    header_seconds: float = 10.0  #: from the first byte of a request, or from the connection, to the end of its headers
+    body_seconds: float = 30.0  #: from the end of the headers to the end of the body
+    write_seconds: float = 30.0  #: time in which the client takes no byte of its answer
+    decode_seconds: float = 10.0  #: decoding of an image, after which the decoding process is killed
+    deadline_seconds: float = 30.0  #: from the end of the body to the answer
+    idle_seconds: float = 15.0  #: time that a connection is kept without a request
+    connections: int = 512  #: connections at the same time
+    queue: int = 256  #: images that wait or are being predicted
+    batch: int = 16  #: images in a batch
+    delay_seconds: float = 0.002  #: time that the first image of a batch waits for others
+    drain_delay_seconds: float = 0.5  #: from the signal to the closing of the port; new requests get 503 meanwhile
+    drain_seconds: float = 60.0  #: from then on, time for the answers to accepted requests
 
     def __post_init__(self) -> None:
-        """Refuse what no request could keep to.
-
-        Raises:
-            UsageError: A limit is not above 0 (delays: below 0), or one contradicts another.
-        """
+        """Raise `UsageError` if a limit is not positive (a delay: negative), or contradicts another."""
         for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if "delay" in field.name else 1e-9
-            if not value >= least:
-                raise UsageError(f"{field.name} = {value}; expected a number above 0{'' if least else ', or 0'}.")
+            value, is_delay = getattr(self, field.name), "delay" in field.name
+            if not (value >= 0 if is_delay else value > 0):
+                raise UsageError(f"{field.name} = {value}; expected a number above 0{', or 0' if is_delay else ''}.")
         if self.images > self.queue:
-            raise UsageError(
-                f"images = {self.images} of one request, queue = {self.queue}: such a request would never find room. "
-                "Expected a queue of at least as many."
-            )
+            text = f"A request may have {self.images} images, but the queue holds {self.queue}."
+            raise UsageError(f"{text} Expected a queue of at least as many.")
         if self.body_bytes > self.buffered_bytes:
-            raise UsageError(
-                f"body_bytes = {self.body_bytes} of one request, buffered_bytes = {self.buffered_bytes} of all: "
-                "expected the latter to be larger."
-            )
+            text = f"body_bytes = {self.body_bytes} exceeds buffered_bytes = {self.buffered_bytes}"
+            raise UsageError(f"{text}; expected at most that.")

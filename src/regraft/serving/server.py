@@ -1,125 +1,88 @@
-"""The process that serves: its socket, its signals, its beginning and its end.
-
-Enters: a `Service`. Leaves: an exit code, after a signal to end and the answers to all that was accepted before.
-"""
+"""Run the server process: its socket, its signals, startup and shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from regraft.errors import UsageError
-from regraft.serving.app import create_app
-from regraft.serving.connections import timed_connections
-from regraft.serving.logs import set_up_logging
+from regraft.serving.http.app import create_app
+from regraft.serving.http.http_protocol import TimedConnection
 from regraft.serving.service import Service
 
-#: Seconds between the closing of the port and that of connections without a request.
-_LAST_WORDS = 0.25
+#: Seconds from the closing of the port to the closing of connections without a request.
+_LAST_REQUEST_SECONDS = 0.25
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _log = logging.getLogger("regraft.serving")
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that nothing is loaded where none can be had.
-
-    Args:
-        host: A name or address of this machine.
-        port: 0: any that is free.
-
-    Raises:
-        UsageError: There is no such address here, or the port is taken.
-    """
+    """Bind a socket before anything is loaded (port 0: any free port); raises `UsageError` if that fails."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = addresses[0]
         bound = socket.socket(family, kind, protocol)
         try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if os.name == "posix":  # elsewhere, this option would share the port with another program
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen()
         except BaseException:
             bound.close()
             raise
     except OSError as error:
         raise UsageError(
-            f"Cannot listen at {host}, port {port}: {error.strerror or error}. Choose another --port; 0: any."
+            f"Cannot listen at {host}, port {port}: {error.strerror or error}. Choose another --port; 0: any free port."
         ) from error
     return bound
 
 
-def serve(
-    service: Service,
-    listening: socket.socket,
-    *,
-    token: str | None = None,
-    log_level: str = "info",
-    on_ready: Callable[[], None] = lambda: None,
-) -> int:
-    """Serve until a signal says to end.
+class DrainingServer(uvicorn.Server):
+    """Responds 503 once `stop` is set, closes its port shortly after, and ends when all requests are answered.
 
-    Args:
-        service: Started here.
-        listening: Of `bind`.
-        token: That who asks must send.
-        log_level: debug, info, warning or error.
-        on_ready: Called when requests are accepted.
-
-    Returns:
-        0 where all that was accepted was answered, else 1.
-
-    Raises:
-        RegraftError: The models could not be loaded.
+    The first signal sets `stop`, and the second ends the server at once. `has_lost_requests` says whether it ended with
+    accepted requests unanswered. Headers of proxies (`Forwarded`, `X-Forwarded-*`) have no effect: no answer depends on
+    the client's address or on the server's own name.
     """
-    set_up_logging(log_level)
-    limits = service.limits
-    config = uvicorn.Config(
-        create_app(service, token=token),
-        http=timed_connections(service),
-        ws="none",
-        lifespan="off",
-        loop="asyncio",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=max(1, round(limits.idle_seconds)),
-        timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
-    )
-    server = _DrainingServer(config, service)
-    asyncio.run(server.run_service(listening, on_ready))
-    return 1 if server.lost else 0
 
-
-class _DrainingServer(uvicorn.Server):
-    """Answers 503 from the signal on, closes its port a little later, and ends when all is answered."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
+    def __init__(
+        self, service: Service, token: str | None = None, *, root_path: str = "", allow_origins: Sequence[str] = (),
+        stop: threading.Event | None = None,
+    ) -> None:  # fmt: skip
+        limits, protocol = service.limits, functools.partial(TimedConnection, service=service)
+        options: dict[str, Any] = {"http": protocol, "ws": "none", "lifespan": "off", "loop": "asyncio"}
+        options |= {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
+        idle, drain = (max(1, round(seconds)) for seconds in (limits.idle_seconds, limits.drain_seconds))
+        options |= {"timeout_keep_alive": idle, "timeout_graceful_shutdown": drain}
+        app = create_app(service, token=token, root_path=root_path, allow_origins=allow_origins)
+        super().__init__(uvicorn.Config(app, **options))
         self._service = service
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.lost = False
+        self.stop = stop or threading.Event()
+        self.has_lost_requests = False
 
-    async def run_service(self, listening: socket.socket, on_ready: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
+    async def run_service(self, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+        """Start the service, serve, and stop the service."""
         starting = asyncio.create_task(self._start(on_ready))
         try:
-            await self.serve(sockets=[listening])
-            self.lost = self.force_exit or bool(self.server_state.tasks)
-            if not starting.done():  # the signal came while models were loaded
-                starting.cancel()
+            await self.serve(sockets=[listener])
+            self.has_lost_requests = self.force_exit or bool(self.server_state.tasks)
+            starting.cancel()  # does nothing, unless the signal came while models were loaded
             with contextlib.suppress(asyncio.CancelledError):
                 await starting
         finally:
             await self._service.stop()
-            _log.info("ended", extra={"event": "ended", "lost": self.lost})
+            _log.info("ended", extra={"event": "ended", "lost": self.has_lost_requests})
 
     async def _start(self, on_ready: Callable[[], None]) -> None:
         try:
@@ -131,33 +94,35 @@ class _DrainingServer(uvicorn.Server):
             on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port so that who has come to it still gets an answer, then end as uvicorn does."""
-        for listening in sockets or ():
-            await self._let_in(listening)
+        """Close the port without a reset for clients that have connected, then end as uvicorn does."""
+        for listener in sockets or ():
+            await self._accept_waiting(listener)
         for server in self.servers:
             server.close()
-        await asyncio.sleep(_LAST_WORDS)  # for those whose request is on its way
+        await asyncio.sleep(_LAST_REQUEST_SECONDS)
         await super().shutdown(sockets)
 
-    async def _let_in(self, listening: socket.socket) -> None:
-        """Accept the connections that wait before the port: closing it would reset them."""
+    async def _accept_waiting(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        loop.remove_reader(listening.fileno())
+        loop.remove_reader(listener.fileno())
         with contextlib.suppress(BlockingIOError):
             while True:
-                connection, _ = listening.accept()
+                connection, _ = listener.accept()
                 connection.setblocking(False)
-                await loop.connect_accepted_socket(self._connection, connection)
+                await loop.connect_accepted_socket(self._make_protocol, connection)
 
-    def _connection(self) -> asyncio.Protocol:
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn itself
+    def _make_protocol(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn itself
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-        return made
+        return protocol
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Uvicorn's would raise the signal again at the end, and the exit code would be another than 0."""
+        """Handle signals, unlike uvicorn without raising them again at the end, so the exit code stays 0."""
+        if threading.current_thread() is not threading.main_thread():  # only the main thread can
+            yield
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
         try:
             yield
@@ -166,15 +131,16 @@ class _DrainingServer(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, the second ends at once."""
-        assert self._loop is not None
-        if self._service.state == "draining":
+        """Drain at the first signal, and end at once at the second."""
+        if self.stop.is_set():
             self.should_exit = self.force_exit = True
-            return
-        self._service.drain()
-        self._loop.call_soon_threadsafe(self._close_later)
+        self.stop.set()
 
-    def _close_later(self) -> None:
-        _log.info("draining", extra={"event": "draining"})
-        assert self._loop is not None
-        self._loop.call_later(self._service.limits.drain_delay_seconds, setattr, self, "should_exit", True)
+    async def on_tick(self, counter: int) -> bool:
+        """Drain once `stop` is set; uvicorn calls this ten times a second."""
+        if self.stop.is_set() and self._service.state != "draining":
+            self._service.drain()
+            _log.info("draining", extra={"event": "draining"})
+            delay = self._service.limits.drain_delay_seconds
+            asyncio.get_running_loop().call_later(delay, setattr, self, "should_exit", True)
+        return await super().on_tick(counter)

@@ -1,7 +1,4 @@
-"""From image files to answers: the order of decoding, waiting and inference, and whether there is room at all.
-
-Enters: models, limits, and image files of requests. Leaves: an `Outcome` for each.
-"""
+"""Turn image files into predictions, within the server's capacity."""
 
 from __future__ import annotations
 
@@ -15,17 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from starlette.requests import Request
 
 from regraft.errors import ImageError, RegraftError
-from regraft.models.doubt import Doubt
 from regraft.models.inference import Prediction
+from regraft.models.rejection import RejectionPolicy
 from regraft.serving.batching import Answer, Batcher
-from regraft.serving.decoding import DecodingPool
-from regraft.serving.engines import Engine
-from regraft.serving.intake import Intake, Upload
+from regraft.serving.decode_pool import DecodingPool
+from regraft.serving.http.problem_details import Problem
+from regraft.serving.http.request_body import BodyReader, Upload
+from regraft.serving.inference_engine import Engine
 from regraft.serving.limits import Limits
 from regraft.serving.metrics import Metrics
-from regraft.serving.problems import Problem
 
 State = Literal["starting", "ready", "draining"]
 _log = logging.getLogger("regraft.serving")
@@ -33,242 +31,166 @@ _log = logging.getLogger("regraft.serving")
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A model with what is told of it.
-
-    Attributes:
-        name: In addresses; letters, digits, `.`, `_` and `-`.
-        version: Of its weights.
-        engine: What runs it.
-        doubt: When it does not answer.
-        facts: Plain JSON values for the page: pairs of a title and a text.
-        card: Its model card as Markdown; "" where there is none.
-    """
+    """A model with what its page shows: `facts` are pairs of a title and a text, and `card` is Markdown or ""."""
 
     name: str
     version: str
     engine: Engine
-    doubt: Doubt = field(default_factory=Doubt)
+    rejection_policy: RejectionPolicy = field(default_factory=RejectionPolicy)
     facts: Sequence[tuple[str, str]] = ()
     card: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What came of one image.
-
-    Attributes:
-        prediction: The answer, or why there is none.
-        heat: float32 (S, S) in [0, 1] for the likeliest class, where it was asked for.
-        picture: The image, small, as JPEG, where a heat map was asked for.
-    """
-
-    prediction: Prediction
-    heat: np.ndarray | None = None
-    picture: bytes = b""
-
-
 class Service:
-    """All that answers requests, whatever their form.
+    """Answers requests, whatever their protocol.
 
-    Args:
-        names: Of the models that `load` gives, the first being the one that is meant where none is named.
-        load: Makes the models; runs in a thread while the server says that it is starting.
-        limits: Of requests and of the server.
-        decoders: Processes that decode; default: one a core.
+    `load` returns the models of these names, the default first; it runs in a thread while the server is starting.
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        load: Callable[[], Sequence[ServedModel]],
-        limits: Limits,
-        *,
-        decoders: int | None = None,
+        self, names: Sequence[str], load: Callable[[], Sequence[ServedModel]], limits: Limits, decoders: int | None
     ) -> None:
-        """Nothing is loaded yet."""
         self.names, self.limits, self.metrics = tuple(names), limits, Metrics()
         self.models: Mapping[str, ServedModel] = {}
         self.state: State = "starting"
-        self.intake = Intake(limits, self.metrics.buffered.set)
+        self.bodies = BodyReader(limits, self.metrics.buffered.set)
         self._load, self._decoders = load, decoders
-        self._waiting = 0
-        self._rate = 0.0  # images a second, of late
+        self._queued = 0
+        self._images_per_second = 0.0  # moving average
         self._pool: DecodingPool | None = None
         self._batcher = Batcher(size=limits.batch, delay=limits.delay_seconds, on_batch=self._after_batch)
-        self._numbers: dict[str, int] = {}
-        self._named: dict[int, str] = {}
 
     async def start(self) -> None:
-        """Load the models, begin the processes, answer once; ready afterwards.
-
-        Raises:
-            RegraftError: A model cannot be loaded, or no process be started.
-        """
-        models = await asyncio.to_thread(self._loaded)
-        self._numbers = {model.name: i for i, model in enumerate(models)}
-        self._named = {id(model.engine): model.name for model in models}
-        self._pool = DecodingPool(
-            [model.engine.preprocessing for model in models],
-            max_pixels=self.limits.pixels,
-            seconds=self.limits.decode_seconds,
-            workers=self._decoders,
-        )
-        await self._pool.start()
+        """Load the models and start the processes; raises `RegraftError` if one of them fails."""
+        models = await asyncio.to_thread(self._load_and_warm_up)
         self._batcher.start()
+        preprocessings, limits = [model.engine.preprocessing for model in models], self.limits
+        self._pool = DecodingPool(preprocessings, limits.pixels, limits.decode_seconds, self._decoders)
+        await self._pool.start()
         self.models = {model.name: model for model in models}
         if self.state == "starting":
             self.state = "ready"
             self.metrics.ready.set(1)
-        for model in models:
-            _log.info(
-                "model ready",
-                extra={"event": "model-ready", "model": model.name, "engine": model.engine.name,
-                       "batches": list(model.engine.sizes)},
-            )  # fmt: skip
+        for name, model in self.models.items():
+            extra = {"model": name, "engine": model.engine.name, "batches": list(model.engine.sizes)}
+            _log.info("model ready", extra={"event": "model-ready", **extra})
 
-    def _loaded(self) -> Sequence[ServedModel]:
+    def _load_and_warm_up(self) -> Sequence[ServedModel]:
         models = self._load()
         for model in models:
             model.engine.warm_up(self.limits.batch)
         return models
 
     def drain(self) -> None:
-        """Accept nothing more; what was accepted is answered."""
+        """Accept no more requests; those that were accepted are answered."""
         self.state = "draining"
         self.metrics.ready.set(0)
 
     async def stop(self) -> None:
-        """End the thread and the processes."""
+        """Stop the thread and the processes."""
         self.drain()
         if self._pool is not None:
             await asyncio.to_thread(self._batcher.stop)
             await self._pool.stop()
 
     def find(self, name: str | None, version: str | None = None) -> ServedModel:
-        """The model of this name, or the first.
-
-        Raises:
-            Problem: There is none of this name or version (404), or not yet (503).
-        """
+        """The model with this name, or the default model; raises `Problem` 404, or 503 while models are loaded."""
         self.check_ready()
-        chosen = name or self.names[0]
-        if chosen not in self.models:
-            raise Problem(
-                404, f"There is no model of this name; there is {', '.join(self.names)}.", name="no-such-model"
-            )
-        model = self.models[chosen]
+        model = self.models.get(name or self.names[0])
+        if model is None:
+            text = f"There is no model of this name. Expected {', '.join(self.names)}."
+            raise Problem(404, text, name="no-such-model")
         if version is not None and version != model.version:
-            raise Problem(
-                404, f"There is no such version of {model.name}; there is {model.version}.", name="no-such-version"
-            )
+            text = f"{model.name} has no such version. Expected {model.version}."
+            raise Problem(404, text, name="no-such-version")
         return model
 
     def check_ready(self) -> None:
-        """Refuse while starting or draining.
-
-        Raises:
-            Problem: 503.
-        """
+        """Raise `Problem` 503 while the server is starting or draining."""
         if self.state != "ready":
-            doing = "loading its models" if self.state == "starting" else "ending"
-            raise Problem(
-                503, f"The server is {doing}. Try again later.", name=self.state, headers={"Retry-After": "2"}
-            )
+            activity = "loading its models" if self.state == "starting" else "shutting down"
+            text = f"The server is {activity}. Try again later."
+            raise Problem(503, text, name=self.state, headers={"Retry-After": "2"})
 
-    def check_room(self, count: int = 1) -> None:
-        """Refuse where so many more images would find no room.
+    def check_capacity(self, count: int = 1) -> None:
+        """Raise `Problem` 429, with the seconds to wait, if the queue has no space for `count` images."""
+        if self._queued + count > self.limits.queue:
+            rate = self._images_per_second
+            wait = min(60, max(1, math.ceil(self._queued / rate))) if rate else 1
+            text = f"{self._queued} images are waiting, and the queue holds {self.limits.queue}. Try again in {wait} s."
+            raise Problem(429, text, name="queue-full", headers={"Retry-After": str(wait)})
 
-        Raises:
-            Problem: 429, with the seconds after which there should be some.
-        """
-        if self._waiting + count > self.limits.queue:
-            wait = min(60, max(1, math.ceil(self._waiting / self._rate))) if self._rate else 1
-            raise Problem(
-                429,
-                f"{self._waiting} images wait, and there is room for {self.limits.queue}. Try again in {wait} s.",
-                name="queue-full",
-                headers={"Retry-After": str(wait)},
-            )
+    async def predict(self, model: ServedModel, uploads: Sequence[Upload], *, explain: bool = False) -> list[Answer]:
+        """Predict images; a bad image does not affect the others.
 
-    async def predict(self, model: ServedModel, uploads: Sequence[Upload], *, explain: bool = False) -> list[Outcome]:
-        """Answer for images; each fails alone.
-
-        Args:
-            model: Which.
-            uploads: Image files.
-            explain: Whether heat maps are wanted.
-
-        Raises:
-            Problem: No room (429), too late (504), or the engine failed (500).
+        Raises `Problem`: no heat maps (422), the queue is full (429), the engine failed (500), or too late (504).
         """
         if explain and not model.engine.explains:
-            raise Problem(
-                422,
-                f"{model.name} runs in {model.engine.name} and gives no heat maps. Ask without, or serve the run.",
-                name="no-heat-maps",
-            )
-        with self._room(len(uploads)):
+            fix = "Send the request without `explain`, or serve the run itself."
+            text = f"{model.name} runs in {model.engine.name} and has no heat maps. {fix}"
+            raise Problem(422, text, name="no-heat-maps")
+        with self._reserve_queue_space(len(uploads)):
             try:
                 async with asyncio.timeout(self.limits.deadline_seconds):
-                    return list(await asyncio.gather(*(self._answer(model, upload, explain) for upload in uploads)))
+                    return list(await asyncio.gather(*(self._predict(model, upload, explain) for upload in uploads)))
             except TimeoutError:
-                raise Problem(
-                    504,
-                    f"There was no answer within {self.limits.deadline_seconds:g} s. Try again, with fewer images.",
-                    name="deadline",
-                ) from None
+                text = f"There was no answer within {self.limits.deadline_seconds:g} s. Try again with fewer images."
+                raise Problem(504, text, name="deadline") from None
 
     @contextmanager
-    def _room(self, count: int) -> Iterator[None]:
-        self.check_room(count)
-        self._waiting += count
-        self.metrics.queue.set(self._waiting)
+    def _reserve_queue_space(self, count: int) -> Iterator[None]:
+        self.check_capacity(count)
+        self._queued += count
+        self.metrics.queue.set(self._queued)
         try:
             yield
         finally:
-            self._waiting -= count
-            self.metrics.queue.set(self._waiting)
+            self._queued -= count
+            self.metrics.queue.set(self._queued)
 
-    async def _answer(self, model: ServedModel, upload: Upload, explain: bool) -> Outcome:
+    async def _predict(self, model: ServedModel, upload: Upload, explain: bool) -> Answer:
         assert self._pool is not None
         engine, started = model.engine, time.monotonic()
         try:
-            decoded = await self._pool.decode(upload.data, self._numbers[model.name], picture=explain)
+            image = await self._pool.decode(upload.data, self.names.index(model.name), thumbnail=explain)
         except ImageError as error:
             self.metrics.images.labels(model.name, "unreadable").inc()
-            return Outcome(Prediction("", engine.classes, np.empty(0), error.reason))
+            return Answer(Prediction("", engine.classes, np.empty(0), error.reason))
         finally:
             self.metrics.decoding.observe(time.monotonic() - started)
             self.metrics.killed.set(self._pool.killed)
         try:
-            answer: Answer = await asyncio.wrap_future(self._batcher.submit(engine, decoded.pixels, explain=explain))
-        except RegraftError as error:  # an export whose runtime gave something else
+            answer = await asyncio.wrap_future(self._batcher.submit(engine, image, explain=explain))
+        except RegraftError as error:  # such as an export whose runtime failed
             self.metrics.images.labels(model.name, "failed").inc()
-            raise Problem(500, f"{model.name} could not be run; the server's log says why.", name="engine") from error
+            raise Problem(500, f"{model.name} failed. The server's log has the reason.", name="engine") from error
         self.metrics.images.labels(model.name, "answered").inc()
-        return Outcome(answer.prediction, answer.heat, decoded.picture)
+        return answer
 
     def _after_batch(self, engine: Engine, count: int, seconds: float) -> None:
-        name = self._named[id(engine)]
+        name = next(model.name for model in self.models.values() if model.engine is engine)
         self.metrics.batch.labels(name).observe(count)
         self.metrics.inference.labels(name).observe(seconds)
         rate = count / max(seconds, 1e-6)
-        self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
+        self._images_per_second = 0.9 * self._images_per_second + 0.1 * rate if self._images_per_second else rate
 
     def describe(self) -> list[dict[str, Any]]:
-        """What the page and programs are told of the models."""
+        """The models for the page and for programs, as in `ModelDescription`."""
         return [
             {
-                "name": model.name,
-                "version": model.version,
-                "engine": model.engine.name,
-                "classes": list(model.engine.classes),
-                "image_size": model.engine.preprocessing.size,
+                "name": model.name, "version": model.version, "engine": model.engine.name,
+                "classes": list(model.engine.classes), "image_size": model.engine.preprocessing.size,
                 "explains": model.engine.explains,
-                "sure_from": model.doubt.sure,
-                "unknown_below": model.doubt.strange,
+                "min_confidence": model.rejection_policy.min_confidence,
+                "ood_threshold": model.rejection_policy.ood_threshold,
                 "facts": [{"title": title, "text": text} for title, text in model.facts],
                 "has_card": bool(model.card),
             }
             for model in self.models.values()
-        ]
+        ]  # fmt: skip
+
+
+def service_of(request: Request) -> Service:
+    """The service that the application of a request was created with."""
+    service: Service = request.app.state.service
+    return service

@@ -1,8 +1,4 @@
-"""Numbers and names as trackers take them.
-
-Enters: settings in sections, rows of the history, the content of `metrics.json`. Leaves: flat tables whose keys every
-tracker accepts, whatever the classes are called.
-"""
+"""Convert settings, epochs and metrics to flat dictionaries with names that every tracker accepts."""
 
 from __future__ import annotations
 
@@ -13,22 +9,22 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from regraft.training.progress import Epoch
+from regraft.training.callbacks import Epoch, HeadFit
 
-#: More classes than this have no curves of their own.
+#: Largest number of classes with their own scalars.
 _MOST_CLASSES = 100
-#: MLflow takes 250 characters in all.
+#: Length of a name or part of a name; MLflow accepts 250 characters in total.
 _LONGEST = 100
 
 
 def tag(text: str) -> str:
-    """A name, or a part of one, of letters of any script, digits, blanks and `_-.`; never empty, never a path."""
+    """Return the text as a part of a name: letters of any script, digits, blanks and `_-.`; never empty or a path."""
     plain = re.sub(r"[^\w .-]", "_", unicodedata.normalize("NFC", text))[:_LONGEST].strip()
     return plain if plain.strip(".") else "_" * max(1, len(plain))
 
 
 def distinct_tags(names: list[str]) -> list[str]:
-    """A tag for each name, no two alike, in upper or lower case either (some databases do not tell them apart)."""
+    """Return a distinct tag per name; tags also differ in more than case, which some databases ignore."""
     taken: set[str] = set()
     tags = []
     for name in names:
@@ -42,12 +38,12 @@ def distinct_tags(names: list[str]) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """The text as UTF-8 can have it: bytes of a file's name that are none are written out."""
+    """Return the text with surrogates, which stand for invalid bytes in file names, as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def flat_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, bool | int | float | str]:
-    """`section.key` -> value; lists as JSON."""
+    """Return values by `section.key`; lists as JSON."""
     return {
         f"{section}.{key}": value
         if isinstance(value, (bool, int, float))
@@ -58,16 +54,22 @@ def flat_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, bool |
 
 
 def epoch_scalars(row: Epoch) -> dict[str, float]:
-    """`phase/number` -> value, for all that the row has."""
-    kept = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "lr", "strength")
-    found = {name: getattr(row, name) for name in (*kept, "seconds", "images_per_second")}
-    return {f"{row.phase}/{name}": float(value) for name, value in found.items() if value is not None}
+    """Return the values of a row by `phase/name`, without those that are None."""
+    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "lr")
+    values = {name: getattr(row, name) for name in (*names, "seconds", "images_per_second")}
+    return {f"{row.phase}/{name}": float(value) for name, value in values.items() if value is not None}
+
+
+def head_scalars(fit: HeadFit) -> dict[str, float]:
+    """Return the values of a fit of the linear head by `head/name`, without those that are None."""
+    values = {name: getattr(fit, name) for name in ("l2", "train_loss", "val_loss", "val_accuracy", "seconds")}
+    return {f"head/{name}": float(value) for name, value in values.items() if value is not None}
 
 
 def final_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of `metrics.json` that one compares: of each part with intervals, of calibration, cost and size."""
-    found = {name: float(value) for name, value in _finals(metrics) if value is not None}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    """Select the numbers of `metrics.json` to compare runs by: metrics with intervals, calibration, cost and size."""
+    values = {name: float(value) for name, value in _finals(metrics) if value is not None}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _finals(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
@@ -91,12 +93,10 @@ def _finals(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
     yield "calibration/temperature", calibration.get("temperature")
     for part in ("val", "test"):
         for when in ("before", "after"):
-            yield f"calibration/{part}_ece_{when}", calibration.get(part, {}).get(when, {}).get("ece")
-    for section, name in (
-        ("time", "train_seconds"),
-        ("time", "predict_ms_per_image"),
-        ("model", "parameters"),
-        ("model", "megabytes"),
-        ("memory", "peak_megabytes"),
-    ):
-        yield f"{section}/{name}", metrics.get(section, {}).get(name)
+            measured = calibration.get(part, {}).get(when, {})
+            yield f"calibration/{part}_ece_{when}", measured.get("ece")
+            yield f"calibration/{part}_ece_{when}_by_chance", measured.get("chance")
+    for name in ("time/train_seconds", "time/predict_ms_per_image", "model/parameters", "model/megabytes",
+                 "memory/peak_megabytes"):  # fmt: skip
+        section, _, key = name.partition("/")
+        yield name, metrics.get(section, {}).get(key)

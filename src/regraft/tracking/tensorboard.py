@@ -1,7 +1,4 @@
-"""TensorBoard: event files in the run's own folder, so that a look at `runs` shows all runs side by side.
-
-Enters: scalars and pictures. Leaves: `tracking/tensorboard/events.out.tfevents.*`.
-"""
+"""TensorBoard: event files `tracking/tensorboard/events.out.tfevents.*` in the run's folder."""
 
 from __future__ import annotations
 
@@ -16,25 +13,21 @@ from regraft.tracking.tracker import Status, require
 
 
 class TensorBoard:
-    """Writes event files."""
+    """Write event files; a thread of TensorBoard's own does the writing."""
 
     title = "TensorBoard"
 
     def __init__(self) -> None:
-        """Import what writes.
-
-        Raises:
-            MissingExtraError: tensorboard is not installed.
-        """
+        """Import the writer, or raise `MissingExtraError`."""
         require("tensorboard", "tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer_of, self._settings = SummaryWriter, dict[str, Any]()
+        self._writer_class, self._settings = SummaryWriter, dict[str, Any]()
 
     def start(self, settings: Mapping[str, Any], folder: Path, known: dict[str, Any]) -> str:
         """See `Tracker.start`."""
         self._settings = dict(settings)
-        self._writer = self._writer_of(str(folder / "tracking" / "tensorboard"))
+        self._writer = self._writer_class(str(folder / "tracking" / "tensorboard"))
         if not known:
             table = "".join(f"    {name} = {value}\n" for name, value in settings.items())
             self._writer.add_text("settings", table)
@@ -54,6 +47,6 @@ class TensorBoard:
             with Image.open(file) as image:
                 self._writer.add_image(name, np.array(image.convert("RGB")), dataformats="HWC")
         self._writer.flush()
-        # Last, because it writes a file of its own. "." puts it into the same folder, which makes it the same run.
+        # Last, because it writes a file of its own; run_name="." puts that into the same folder, and so the same run.
         self._writer.add_hparams(self._settings, dict(scalars), run_name=".")
         self._writer.close()

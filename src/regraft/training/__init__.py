@@ -1,6 +1,7 @@
-"""Training: a `Classifier` and a `Split` enter; the `Classifier`, trained, and a `Training` leave.
+"""Transfer learning of a `Classifier` on a `Split`.
 
-`options` says what can be set; `prefix` runs the frozen stages once; `solver` solves the head; `loop` is the one
-training loop; `train` puts them in order; `objective` is the loss; `hardware` chooses device and precision;
-`progress` tells how far the work is.
+`options` lists the settings. `trainer` runs the phases in order: `data` decodes the images and caches the frozen
+prefix (`feature_cache`, `prefix_backend`), `linear_head` fits the head, `phase` fine-tunes, `model_selection` keeps the
+best weights and `checkpoint` saves the state. `losses` holds the loss and its metrics, `device` chooses device and
+precision, `callbacks` reports progress, and `budget` estimates the cost beforehand.
 """

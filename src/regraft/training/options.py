@@ -1,186 +1,192 @@
-"""What a practitioner can set about training, with the defaults that we ship."""
+"""Settings of a training, with their defaults."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from regraft.option_errors import usage_errors
+from regraft.synonyms import canonical, spelled_like
+
 Optimizer = Literal["adamw", "adam", "rmsprop", "sgd"]
+HeadOptimizer = Literal["lbfgs", "adamw", "adam", "rmsprop", "sgd"]
 Loss = Literal["cross_entropy", "binary_cross_entropy"]
+Schedule = Literal["cosine", "constant"]
+OutputActivation = Literal["auto", "softmax", "sigmoid"]
+KeepEpoch = Literal["auto", "best", "last"]
+ClassWeights = Literal["none", "balanced"] | dict[str, float]
 Monitor = Literal["val_loss", "val_accuracy", "val_macro_f1"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
+#: The losses and precisions of Keras and PyTorch by name.
+_LOSSES = {
+    **dict.fromkeys(("categoricalcrossentropy", "sparsecategoricalcrossentropy"), "cross_entropy"),
+    **dict.fromkeys(("binarycrossentropy", "bce", "bcewithlogitsloss"), "binary_cross_entropy"),
+    "crossentropyloss": "cross_entropy",
+}
+_PRECISIONS = {
+    **dict.fromkeys(("mixedfloat16", "float16"), "fp16"),
+    **dict.fromkeys(("mixedbfloat16", "bfloat16"), "bf16"),
+    **dict.fromkeys(("float32", "fp32"), "off"),
+}
+_MONITORS = {"valacc": "val_accuracy", "valf1": "val_macro_f1", "valf1score": "val_macro_f1"}
 
+_HEAD_OPTIMIZER = (
+    "lbfgs (exact fit of a linear head without dropout; adamw trains any other head), adamw, adam, rmsprop or sgd"
+)
+_HEAD_EPOCHS = "epochs of the head phase; 0: no head phase; lbfgs has no epochs, and only 0 matters to it"
+_FINETUNE_FROM = (
+    "first trainable stage: auto, last, none, all, a stage or layer name, 100 (freeze 100 layers) or -20 (train the "
+    "last 20)"
+)
+_FINETUNE_LR = "highest learning rate of fine-tuning; 0: the best of 1e-4, 3e-4, 1e-3 and 3e-3 after one epoch each"
+_KEEP_FINETUNED = (
+    "if_better: keep fine-tuning only if it lowers the validation loss; if_clear: by more than one standard error; "
+    "always"
+)
+_KEEP_EPOCH = (
+    "epoch of each phase whose weights are kept: best, last, or auto (the best, and with a cosine schedule a later one "
+    "that is worse by less than its standard error)"
+)
+_OUTPUT_ACTIVATION = (
+    "activation of the last layer: softmax, sigmoid (each class against the rest), or auto (sigmoid for "
+    "binary_cross_entropy, else softmax)"
+)
+_CLASS_WEIGHTS = (
+    "weights of the classes in the loss: none, balanced (every class has the same), or a table of numbers by name or "
+    "index of the class, where the others have 1"
+)
+_VIEWS = (
+    "cached views of each training image, the plain one included, above a frozen prefix; 0: 8 before fine-tuning, 1 "
+    "for the head alone"
+)
+_MONITOR = "metric of the best epoch: val_loss, val_accuracy or val_macro_f1; without a val part the last epoch is kept"
+_COMPILE = (
+    "run fine-tuning steps through torch.compile: minutes of compilation, which can pay on a GPU and not on a CPU"
+)
+_BACKEND = "backend of the frozen prefix: torch, openvino (an extra), or auto: the faster by a remembered measurement"
+_BUDGET = "seconds for the whole command, by which views and epochs are chosen; 0: no limit"
+_CACHE_GB = "largest size of the cache of decoded images and activations of all runs, in 10^9 bytes; 0: no cache"
+
+
+def read_class_weights(value: Any) -> Any:
+    """Return `{0: 1, "dog": 3}`, `"0=1,dog=3"` or `"{0: 1, dog: 3}"` as numbers by text, and `"Balanced"` as balanced.
+
+    Raises `ValueError` for a weight that is no finite number above 0.
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        if not re.search("[=:]", value):
+            return canonical(value, ("none", "balanced"))
+        pairs = [re.split(r"[=:](?=[^=:]*$)", pair) for pair in value.strip("{} ").split(",") if pair.strip()]
+        value = {pair[0].strip(" '\""): pair[-1].strip() for pair in pairs}
+    if not isinstance(value, Mapping):
+        raise ValueError("expected none, balanced, or weights by class such as cat=1,dog=3")
+    weights: dict[str, float] = {}
+    for name, weight in value.items():
+        try:
+            weights[str(name)] = float(weight)
+        except (TypeError, ValueError):
+            weights[str(name)] = math.nan
+        if not 0 < weights[str(name)] < math.inf:
+            raise ValueError(f"the weight of {name} is {weight!r}; expected a number above 0")
+    return weights
+
+
+@usage_errors
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class TrainingOptions:
-    """Two phases, head and fine-tuning, and what they share."""
+    """Settings of the head phase, of fine-tuning, and of both."""
 
     head_optimizer: Annotated[
-        Literal["lbfgs"] | Optimizer,
-        Field(
-            description=(
-                "lbfgs solves a linear head exactly; adamw, adam, rmsprop and sgd train any head (an mlp never "
-                "uses lbfgs)"
-            )
-        ),
+        HeadOptimizer, BeforeValidator(spelled_like(HeadOptimizer)), Field(description=_HEAD_OPTIMIZER)
     ] = "lbfgs"
-    head_epochs: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=10_000,
-            description=(
-                "epochs of the head phase; lbfgs goes along its path of strengths instead, and only 0 matters to "
-                "it: no head phase"
-            ),
-        ),
-    ] = 20
-    head_lr: Annotated[
-        float, Field(gt=0, description="highest learning rate of the head phase (not used by lbfgs)")
-    ] = 1e-3
-    finetune_from: Annotated[
-        str | int,
-        Field(
-            description=(
-                "where fine-tuning begins: auto, last, none, all, a stage or layer name, 100 (freeze the first 100 "
-                "layers), -20 (train the last 20)"
-            )
-        ),
-    ] = "auto"
-    finetune_epochs: Annotated[int, Field(ge=0, le=10_000, description="epochs of the fine-tuning phase")] = 10
-    finetune_lr: Annotated[
-        float,
-        Field(
-            ge=0,
-            description=(
-                "highest learning rate of the fine-tuning phase; 0: the best of 1e-4, 3e-4, 1e-3 and 3e-3, by an epoch "
-                "each"
-            ),
-        ),
-    ] = 5e-4
-    keep_finetuned: Annotated[
-        Literal["if_better", "if_clear", "always"],
-        Field(
-            description=(
-                "if_better: fine-tuning is kept only if it lowers the validation loss; if_clear: only if by more than "
-                "one standard error"
-            )
-        ),
-    ] = "if_better"
-    optimizer: Annotated[Optimizer, Field(description="of fine-tuning: adamw, adam, rmsprop or sgd")] = "adamw"
-    weight_decay: Annotated[float, Field(ge=0, description="of weights, not of biases and norms")] = 0.05
-    layer_decay: Annotated[
-        float,
-        Field(
-            gt=0, le=1, description="in fine-tuning, each stage's learning rate is that of the stage above times this"
-        ),
-    ] = 1.0
-    averaging: Annotated[
-        float,
-        Field(ge=0, description="fine-tuned weights are averaged over about this many epochs; 0: the last ones count"),
-    ] = 1.0
-    batch_size: Annotated[int, Field(ge=1, description="images in a training step")] = 32
-    views: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=256,
-            description=(
-                "versions of each training image that are kept while the prefix is frozen: itself and augmented ones; "
-                "0: 8 before fine-tuning, 1 where only the head trains"
-            ),
-        ),
-    ] = 0
-    loss: Annotated[Loss, Field(description="cross_entropy, or binary_cross_entropy (one against the rest)")] = (
-        "cross_entropy"
+    head_epochs: Annotated[int, Field(ge=0, le=10_000, description=_HEAD_EPOCHS)] = 20
+    head_lr: Annotated[float, Field(gt=0, description="highest learning rate of the head phase (not for lbfgs)")] = 1e-3
+    finetune_from: Annotated[str | int, Field(description=_FINETUNE_FROM)] = "auto"
+    finetune_epochs: Annotated[int, Field(ge=0, le=10_000, description="epochs of fine-tuning")] = 10
+    finetune_lr: Annotated[float, Field(ge=0, description=_FINETUNE_LR)] = 5e-4
+    keep_finetuned: Annotated[Literal["if_better", "if_clear", "always"], Field(description=_KEEP_FINETUNED)] = (
+        "if_better"
     )
+    keep_epoch: Annotated[KeepEpoch, BeforeValidator(spelled_like(KeepEpoch)), Field(description=_KEEP_EPOCH)] = "auto"
+    optimizer: Annotated[
+        Optimizer,
+        BeforeValidator(spelled_like(Optimizer)),
+        Field(description="optimizer of fine-tuning: adamw, adam, rmsprop or sgd"),
+    ] = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of sgd, by Nesterov's method; 0: none")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, description="weight decay, except of biases and norms")] = 0.05
+    layer_decay: Annotated[
+        float, Field(gt=0, le=1, description="factor of the learning rate from each fine-tuned stage to the one below")
+    ] = 1.0
+    ema_epochs: Annotated[
+        float, Field(ge=0, description="epochs over which the fine-tuned weights are averaged; 0: no average")
+    ] = 1.0
+    batch_size: Annotated[int, Field(ge=1, description="images per training step")] = 32
+    steps_per_epoch: Annotated[
+        int, Field(ge=0, description="training steps per epoch; 0: one pass over the training images")
+    ] = 0
+    views: Annotated[int, Field(ge=0, le=256, description=_VIEWS)] = 0
+    loss: Annotated[
+        Loss,
+        BeforeValidator(spelled_like(Loss, **_LOSSES)),
+        Field(description="cross_entropy, or binary_cross_entropy (each class against the rest)"),
+    ] = "cross_entropy"
+    output_activation: Annotated[
+        OutputActivation, BeforeValidator(spelled_like(OutputActivation)), Field(description=_OUTPUT_ACTIVATION)
+    ] = "auto"
+    custom_loss: Annotated[
+        str, Field(description="name of a loss function, which only Python can give (loss=FUNCTION); empty: none")
+    ] = ""
     label_smoothing: Annotated[
         float, Field(ge=0, lt=1, description="share of the target that is spread over all classes")
     ] = 0.1
-    class_weights: Annotated[
-        Literal["none", "balanced"],
-        Field(description="balanced: every class weighs the same, however many images it has"),
-    ] = "none"
+    class_weights: Annotated[ClassWeights, BeforeValidator(read_class_weights), Field(description=_CLASS_WEIGHTS)] = (
+        "none"
+    )
     schedule: Annotated[
-        Literal["cosine", "constant"],
-        Field(description="of the learning rate after warm-up: cosine or constant"),
+        Schedule,
+        BeforeValidator(spelled_like(Schedule)),
+        Field(description="learning rate after the warm-up: cosine or constant"),
     ] = "cosine"
     warmup: Annotated[
         float, Field(ge=0, lt=1, description="share of the steps in which the learning rate rises from zero")
     ] = 0.2
     early_stopping: Annotated[
-        int, Field(ge=0, description="stop a phase after this many epochs without improvement; 0: never")
+        int, Field(ge=0, description="epochs without improvement after which a phase stops; 0: never")
     ] = 0
     reduce_on_plateau: Annotated[
-        int,
-        Field(
-            ge=0,
-            description=(
-                "divide the learning rate by plateau_factor after this many epochs without improvement; 0: never"
-            ),
-        ),
+        int, Field(ge=0, description="epochs without improvement after which the learning rate is divided; 0: never")
     ] = 0
-    plateau_factor: Annotated[float, Field(gt=1, description="see reduce_on_plateau")] = 10.0
-    monitor: Annotated[
-        Monitor,
-        Field(
-            description=(
-                "what the best epoch is chosen by: val_loss, val_accuracy or val_macro_f1; without a val part the "
-                "last epoch is kept, and nothing stops early"
-            )
-        ),
-    ] = "val_accuracy"
+    plateau_factor: Annotated[
+        float, Field(gt=1, description="divisor of the learning rate on a plateau; 10 is Keras's factor = 0.1")
+    ] = 10.0
+    monitor: Annotated[Monitor, BeforeValidator(spelled_like(Monitor, **_MONITORS)), Field(description=_MONITOR)] = (
+        "val_accuracy"
+    )
     precision: Annotated[
         Precision,
-        Field(
-            description="mixed precision in training: auto (bf16 where the processor has it), bf16, fp16 (CUDA) or off"
-        ),
+        BeforeValidator(spelled_like(Precision, **_PRECISIONS)),
+        Field(description="mixed precision: auto (bf16 where the processor has it), bf16, fp16 (CUDA) or off"),
     ] = "auto"
-    compile: Annotated[
-        bool,
-        Field(
-            description=(
-                "fine-tuning steps run through torch.compile: minutes of compiling at most, which may pay on a GPU; "
-                "on a CPU the steps are slower than without"
-            )
-        ),
-    ] = False
-    engine: Annotated[
-        Literal["auto", "torch", "openvino"],
-        Field(
-            description=(
-                "what runs the frozen prefix: torch, openvino (the extra of that name), or auto: the faster of those "
-                "that are installed, by a measurement that is remembered"
-            )
-        ),
+    compile: Annotated[bool, Field(description=_COMPILE)] = False
+    prefix_backend: Annotated[Literal["auto", "torch", "openvino"], Field(description=_BACKEND)] = "auto"
+    device: Annotated[
+        Device,
+        BeforeValidator(spelled_like(Device, gpu="cuda")),
+        Field(description="auto (cuda, then mps, then cpu), cpu, cuda or mps"),
     ] = "auto"
-    device: Annotated[Device, Field(description="auto (cuda, then mps, then cpu), cpu, cuda or mps")] = "auto"
-    budget: Annotated[
-        float,
-        Field(
-            ge=0,
-            description=(
-                "seconds that the whole command may take; views and epochs are chosen so that it is kept; 0: no limit"
-            ),
-        ),
-    ] = 0.0
-    cache_gb: Annotated[
-        float,
-        Field(
-            ge=0,
-            description=(
-                "decoded images and activations of all runs that are kept for the next one, in 10^9 bytes; 0: none"
-            ),
-        ),
-    ] = 10.0
+    budget: Annotated[float, Field(ge=0, description=_BUDGET)] = 0.0
+    cache_gb: Annotated[float, Field(ge=0, description=_CACHE_GB)] = 10.0
     seed: Annotated[
         int,
-        Field(
-            ge=0,
-            lt=2**32,
-            description="of the split, the head's first weights, the views and the order of the images",
-        ),
+        Field(ge=0, lt=2**32, description="seed of the split, the initial head, the views and the order of the images"),
     ] = 0

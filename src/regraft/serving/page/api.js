@@ -1,60 +1,61 @@
-// What the page asks of the server. An error has `status`, and `detail` for people.
+// Requests to the server. An error has a `status` and a message.
 
 let token = "";
-/** Send this token from now on. */
+/** Set the token that requests send. */
 export function useToken(value) {
   token = value;
 }
 
-export class Refused extends Error {
+export class RequestError extends Error {
   constructor(status, detail) {
     super(detail);
     this.status = status;
   }
 }
 
-const PATIENCE = 4; // times that a busy server is asked again
+const MAX_TRIES = 4; // requests to a busy server
+const ROOT = new URL("..", import.meta.url); // behind a proxy, this server may have a path of its own
 
-async function ask(address, options = {}) {
+async function request(address, options = {}) {
   for (let tries = 1; ; tries++) {
     const headers = { ...options.headers };
     if (token) headers.Authorization = `Bearer ${token}`;
     let response;
     try {
-      response = await fetch(address, { ...options, headers });
+      response = await fetch(new URL(address, ROOT), { ...options, headers });
     } catch {
-      throw new Refused(0, "The server cannot be reached.");
+      throw new RequestError(0, "The server cannot be reached.");
     }
     if (response.ok) return response;
     const wait = Number(response.headers.get("Retry-After"));
-    if ((response.status === 429 || response.status === 503) && wait && tries < PATIENCE) {
+    if ((response.status === 429 || response.status === 503) && wait && tries < MAX_TRIES) {
       await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(wait, 10)));
       continue;
     }
-    let detail = `The server answered with ${response.status}.`;
+    let detail = `The server responded with status ${response.status}.`;
     try {
       detail = (await response.json()).detail ?? detail;
     } catch {
-      // no problem body, such as from a proxy
+      // no problem details, such as from a proxy
     }
-    throw new Refused(response.status, detail);
+    throw new RequestError(response.status, detail);
   }
 }
 
-/** The models that are served. */
+/** The served models. */
 export async function models() {
-  return (await ask("/models")).json();
+  return (await request("models")).json();
 }
 
-/** A model's card as Markdown. */
+/** The model card as Markdown. */
 export async function card(name) {
-  return (await ask(`/models/${encodeURIComponent(name)}/card`)).text();
+  return (await request(`models/${encodeURIComponent(name)}/card`)).text();
 }
 
-/** The answer for one picture. */
+/** The prediction for an image. */
 export async function predict(file, model, explain) {
   const query = new URLSearchParams({ model, top_k: "5", explain: String(explain) });
-  const answer = await ask(`/predict?${query}`, {
+  const answer = await request(`predict?${query}`, {
     method: "POST",
     headers: { "Content-Type": "application/octet-stream" },
     body: file,

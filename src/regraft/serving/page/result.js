@@ -1,9 +1,9 @@
-// One picture with its answer.
+// An image and its result.
 
 import { predict } from "./api.js";
 
 const template = document.getElementById("result");
-const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 
 export class Result {
   constructor(file, name, model) {
@@ -12,14 +12,14 @@ export class Result {
     this.model = model;
     this.address = URL.createObjectURL(file);
     this.element = template.content.firstElementChild.cloneNode(true);
-    this.shown = this.find(".shown");
-    this.shown.alt = `Picture ${name}`;
-    this.shown.addEventListener("error", () => this.cannotShow(), { once: true });
-    this.shown.src = this.address;
+    this.original = this.find(".original");
+    this.original.alt = `Image ${name}`;
+    this.original.addEventListener("error", () => this.showConverted(), { once: true });
+    this.original.src = this.address;
     this.find(".file").textContent = name;
     this.find(".file").title = name;
     this.slider = this.find("input");
-    this.slider.addEventListener("input", () => this.showEvidence());
+    this.slider.addEventListener("input", () => this.showHeatMap());
     this.heat = null;
   }
 
@@ -27,36 +27,36 @@ export class Result {
     return this.element.querySelector(selector);
   }
 
-  /** Ask for the answer and show it; gives what a screen reader is told. */
+  /** Request the prediction and show it; returns a sentence for screen readers. */
   async answer() {
     let answer;
     try {
       answer = await predict(this.file, this.model.name, false);
     } catch (error) {
-      this.state("failed", error.status === 422 ? "This cannot be read" : "No answer", error.message);
+      this.state("failed", error.status === 422 ? "Unreadable image" : "No result", error.message);
       if (error.status === 401) throw error;
       return `${this.name}: ${error.message}`;
     }
-    const best = `${answer.top[0].label}, ${percent.format(answer.confidence)}`;
-    let told = `${this.name}: ${best}`;
-    if (answer.unknown) {
-      this.state("doubtful", "Something else", "This looks like nothing that the model has learnt, so its classes mean little here.");
-      told = `${this.name}: something else`;
-    } else if (answer.sure === false) {
-      this.state("doubtful", "Not sure", `It may be “${answer.top[0].label}”, but answers of this confidence are wrong too often.`);
-      told = `${this.name}: not sure, maybe ${best}`;
+    const best = `${answer.top[0].label}, ${percent(answer.confidence)}`;
+    let text = `${this.name}: ${best}.`;
+    if (answer.out_of_distribution) {
+      this.state("rejected", "Out of distribution", "This image is unlike the training images, so the classes below mean little.");
+      text = `${this.name}: out of distribution.`;
+    } else if (answer.accepted === false) {
+      this.state("rejected", "Not sure", `It may be “${answer.top[0].label}”, but the confidence is below the threshold.`);
+      text = `${this.name}: not sure, perhaps ${best}.`;
     } else {
       this.state("", answer.top[0].label, "");
     }
     this.bars(answer.top);
     this.find(".evidence").hidden = !this.model.explains;
     this.slider.setAttribute("aria-valuetext", "hidden");
-    return told;
+    return text;
   }
 
   state(kind, headline, note) {
     const article = this.find("article");
-    article.classList.remove("doubtful", "failed");
+    article.classList.remove("rejected", "failed");
     if (kind) article.classList.add(kind);
     this.find(".headline").textContent = headline;
     this.find(".note").textContent = note;
@@ -73,7 +73,7 @@ export class Result {
           return part;
         });
         name.textContent = label;
-        value.textContent = percent.format(probability);
+        value.textContent = percent(probability);
         track.setAttribute("aria-hidden", "true");
         track.append(fill);
         row.append(name, value, track);
@@ -84,24 +84,26 @@ export class Result {
     );
   }
 
-  async showEvidence() {
-    const share = Number(this.slider.value);
-    this.slider.setAttribute("aria-valuetext", share ? `${share} percent` : "hidden");
+  async showHeatMap() {
+    const opacity = Number(this.slider.value);
+    this.slider.setAttribute("aria-valuetext", opacity ? `${opacity} percent` : "hidden");
     const over = this.find(".heat");
-    over.hidden = share === 0;
-    over.style.opacity = String(share / 100);
-    const map = await this.explained();
+    const show = () => (over.hidden = Number(this.slider.value) === 0 || !over.src);
+    show();
+    over.style.opacity = String(opacity / 100);
+    const map = await this.heatMap();
     if (map && !over.src) {
       over.src = `data:image/png;base64,${map.heat}`;
-      over.alt = `Bright where the evidence for ${map.label} lies`;
+      over.alt = `Heat map for ${map.label}`;
     }
+    show();
   }
 
-  /** The heat map, asked for once. */
-  explained() {
+  /** The heat map, requested once. */
+  heatMap() {
     this.heat ??= (async () => {
       const wait = this.find(".wait");
-      wait.textContent = "(asking…)";
+      wait.textContent = "(loading…)";
       try {
         return (await predict(this.file, this.model.name, true)).heat_map;
       } catch (error) {
@@ -115,16 +117,21 @@ export class Result {
     return this.heat;
   }
 
-  /** The browser does not know the format, such as TIFF; the server does. */
-  async cannotShow() {
-    this.shown.alt = `${this.name}, which this browser cannot show`;
-    const map = this.model.explains ? await this.explained() : null;
-    if (map) this.shown.src = `data:image/jpeg;base64,${map.image}`;
-    else this.shown.classList.add("blank");
+  /** Show a format that the browser cannot, such as TIFF: the server converts it. */
+  async showConverted() {
+    const show = (isShown) => {
+      this.original.hidden = !isShown; // no icon of a broken image
+      this.find(".missing").hidden = isShown;
+    };
+    show(false);
+    const map = this.model.explains ? await this.heatMap() : null;
+    if (!map) return;
+    this.original.src = `data:image/jpeg;base64,${map.image}`;
+    show(true);
   }
 
-  /** Forget the picture. */
-  leave() {
+  /** Remove the result from the page. */
+  remove() {
     URL.revokeObjectURL(this.address);
     this.element.remove();
   }

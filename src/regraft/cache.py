@@ -1,0 +1,313 @@
+"""Cache arrays on disk, so that no run on this machine computes them twice.
+
+A table stores rows of one shape and dtype. Each row has a cache key, which is a hash of everything the row depends on.
+
+A table is a folder with `table.json` (what the rows are), `rows.bin` (the rows, one after the other) and `index.bin`
+(key and checksum of each row). Rows are only appended: first the row, then its line in the index. So a process that is
+killed leaves complete rows only. A row whose checksum is wrong counts as missing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from regraft.atomic_io import write_json
+from regraft.errors import UsageError
+from regraft.resources import usable_cpus
+
+#: Size limit of all tables together, in bytes.
+DEFAULT_LIMIT = 10 * 10**9
+_DESCRIPTION, _ROWS, _INDEX, _LOCK = "table.json", "rows.bin", "index.bin", ".lock"
+#: Seconds after its last use in which a table counts as in use.
+_IN_USE = 3600.0
+_LINE = np.dtype([("key", "V16"), ("checksum", "<u4")])
+
+
+def cache_key(*parts: object) -> bytes:
+    """A 16-byte hash that differs whenever the parts differ."""
+    text = "\0".join(f"{len(part)}:{part}" for part in map(str, parts))  # lengths: ("ab", "c") is not ("a", "bc")
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+class Table:
+    """Rows of one shape and dtype in a folder, found by cache key."""
+
+    def __init__(self, folder: Path, shape: Sequence[int], dtype: np.dtype[Any] | type) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.shape, self.dtype = folder, tuple(shape), np.dtype(dtype)
+        self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        for file in (_ROWS, _INDEX):
+            (folder / file).touch()
+        self._lock = FileLock(folder / _LOCK)
+        self._row_of_key: dict[bytes, int] = {}
+        self._index = np.empty(0, _LINE)
+        self._verified: set[int] = set()
+        self._refresh()
+
+    def __contains__(self, key: bytes) -> bool:
+        """Whether the index, as last read, has this key; only `find` verifies the row itself."""
+        return key in self._row_of_key
+
+    def find(self, keys: Sequence[bytes]) -> np.ndarray:
+        """Row numbers of these keys, int64 (N,); -1 for a miss or a damaged row."""
+        self._refresh()
+        numbers = np.array([self._row_of_key.get(key, -1) for key in keys], dtype=np.int64)
+        unverified = [int(i) for i in np.unique(numbers[numbers >= 0]) if int(i) not in self._verified]
+        damaged = self._damaged(unverified)
+        self._verified.update(set(unverified) - set(damaged))
+        for number in damaged:
+            self._row_of_key.pop(self._index[number]["key"].tobytes(), None)
+        if damaged:
+            numbers[np.isin(numbers, damaged)] = -1
+        return numbers
+
+    def append(self, keys: Sequence[bytes], rows: np.ndarray) -> np.ndarray:
+        """Add rows (n, *shape) under their keys; returns their row numbers, int64 (n,)."""
+        if rows.shape != (len(keys), *self.shape) or rows.dtype != self.dtype:
+            raise ValueError(f"rows {rows.shape} {rows.dtype}; expected {(len(keys), *self.shape)} {self.dtype}")
+        rows = np.ascontiguousarray(rows)
+        lines = np.empty(len(keys), _LINE)
+        for i, key in enumerate(keys):
+            lines[i] = (key, zlib.crc32(rows[i].view(np.uint8).data))
+        with self._lock:
+            self._refresh()
+            first = len(self._index)
+            # Truncation removes what a killed writer left behind the last complete row.
+            for file, size, data in (
+                (_ROWS, first * self.row_bytes, rows.view(np.uint8).data),
+                (_INDEX, first * _LINE.itemsize, lines.tobytes()),
+            ):
+                try:
+                    with (self.folder / file).open("r+b") as handle:
+                        handle.truncate(size)
+                        handle.seek(size)
+                        handle.write(data)
+                except OSError as error:  # a full disk: what was written of it would stay
+                    os.truncate(self.folder / file, size)
+                    raise OSError(error.errno, error.strerror, str(self.folder / file)) from error
+        self._refresh()
+        numbers = np.arange(first, first + len(keys))
+        self._verified.update(numbers.tolist())
+        return numbers
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """A copy of the rows with these numbers, (n, *shape)."""
+        # Not a memory map: around each scattered row the system maps so much that it counts as memory in use.
+        rows = np.empty((len(numbers), *self.shape), self.dtype)
+        flat = rows.reshape(-1).view(np.uint8)
+        with (self.folder / _ROWS).open("rb") as file:
+            # Consecutive rows are read at once. Without rows there is one bound and nothing to read.
+            bounds = sorted({0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), len(numbers)})
+            for start, end in pairwise(bounds):
+                file.seek(int(numbers[start]) * self.row_bytes)
+                data = flat[start * self.row_bytes : end * self.row_bytes]
+                if file.readinto(data.data) < len(data):
+                    raise OSError(f"{file.name} ends too early")
+        return rows
+
+    def read_list(self) -> np.ndarray | None:
+        """All rows of a table that `write_list` wrote, (n, *shape); None if a row is missing or damaged."""
+        head = self.find([cache_key("count")])
+        if head[0] < 0:
+            return None
+        count = int(self.read(head).flat[0])
+        numbers = self.find([cache_key(i) for i in range(count)])
+        return None if (numbers < 0).any() else self.read(numbers)
+
+    def write_list(self, rows: np.ndarray) -> np.ndarray:
+        """Write rows (n, *shape) that are read together, with their count; returns the rows."""
+        head = np.zeros((1, *self.shape), self.dtype)
+        head.flat[0] = len(rows)
+        # One call, so that the count is never stored without its rows.
+        self.append([cache_key("count"), *(cache_key(i) for i in range(len(rows)))], np.concatenate([head, rows]))
+        return rows
+
+    def _refresh(self) -> None:
+        """Read the index lines that this or another process has added."""
+        known = len(self._index)
+        with (self.folder / _INDEX).open("rb") as file:
+            file.seek(known * _LINE.itemsize)
+            data = file.read()
+        complete = (self.folder / _ROWS).stat().st_size // self.row_bytes
+        count = min(len(data) // _LINE.itemsize, max(0, complete - known))
+        if count:
+            new = np.frombuffer(data[: count * _LINE.itemsize], _LINE)
+            self._index = np.concatenate([self._index, new])
+            self._row_of_key.update(zip(new["key"].tolist(), range(known, known + count), strict=True))
+
+    def _damaged(self, numbers: Sequence[int]) -> list[int]:
+        if not numbers:
+            return []
+        checksums = self._index["checksum"]
+
+        def check(part: Sequence[int]) -> list[int]:
+            damaged = []
+            with (self.folder / _ROWS).open("rb") as file:
+                for number in part:
+                    file.seek(number * self.row_bytes)
+                    if zlib.crc32(file.read(self.row_bytes)) != checksums[number]:
+                        damaged.append(number)
+            return damaged
+
+        threads = min(len(numbers), usable_cpus())
+        with ThreadPoolExecutor(threads) as pool:
+            return sorted(chain.from_iterable(pool.map(check, [numbers[i::threads] for i in range(threads)])))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table as `regraft cache` lists it.
+
+    `key` is what the rows depend on besides the image, `size` is in bytes, `used` is the time of the last use in
+    seconds since 1970.
+    """
+
+    folder: Path
+    kind: str
+    key: Mapping[str, Any]
+    rows: int
+    size: int
+    used: float
+
+
+class Cache:
+    """All tables of this user on this machine, `limit` bytes together.
+
+    The default root is that of `default_root`.
+    """
+
+    def __init__(self, root: Path | None = None, *, limit: int = DEFAULT_LIMIT) -> None:
+        self.root = root or default_root()
+        self.limit = limit
+        self._open: dict[Path, Table] = {}
+
+    def table(self, kind: str, key: Mapping[str, Any], shape: Sequence[int], dtype: Any) -> Table:
+        """Open or create the table for a kind of row, such as `pixels`.
+
+        `key` has everything that the rows depend on besides the image, as JSON values.
+        """
+        description = {"kind": kind, "key": dict(key), "shape": list(shape), "dtype": np.dtype(dtype).str}
+        text = json.dumps(description, sort_keys=True)
+        folder = self.root / f"{kind}-{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"
+        if folder not in self._open:
+            self._open[folder] = Table(folder, shape, dtype)
+            if not (folder / _DESCRIPTION).exists():
+                write_json(folder / _DESCRIPTION, description)
+        os.utime(folder / _DESCRIPTION)
+        return self._open[folder]
+
+    def get(self, kind: str, key: object) -> Any:
+        """The small value that `put_if_absent` stored under a key, or None."""
+        return _read_json(self.root / f"{kind}.json").get(json.dumps(key))
+
+    def put_if_absent(self, kind: str, key: object, value: Any) -> Any:
+        """Store a small JSON value, such as a measurement, unless the key has one; returns the stored value."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        file = self.root / f"{kind}.json"
+        with FileLock(self.root / f".{kind}.lock"):
+            values = {json.dumps(key): value, **_read_json(file)}
+            write_json(file, values)
+        return values[json.dumps(key)]
+
+    def make_room(self, size: int) -> bool:
+        """Remove the least recently used tables until `size` more bytes fit within the limit; returns whether they fit.
+
+        Tables used within the last hour stay, because another process may be working with them.
+        """
+        self.prune(to=self.limit - size, older_than=_IN_USE)
+        return sum(entry.size for entry in self.entries()) + size <= self.limit
+
+    def entries(self) -> list[Entry]:
+        """Every table, the largest first."""
+        return sorted(self._entries(), key=lambda entry: -entry.size)
+
+    def remove(self, entry: Entry) -> None:
+        """Delete a table."""
+        shutil.rmtree(entry.folder, ignore_errors=True)
+
+    def prune(self, *, to: int = 0, older_than: float = 0.0) -> list[Entry]:
+        """Remove the least recently used tables until at most `to` bytes remain; returns the removed ones.
+
+        Only tables that were not used for `older_than` seconds are removed.
+        """
+        entries = sorted(self._entries(), key=lambda entry: entry.used)
+        total = sum(entry.size for entry in entries)
+        removed = []
+        for entry in entries:
+            if total <= to or time.time() - entry.used < older_than:
+                break
+            self.remove(entry)
+            total -= entry.size
+            removed.append(entry)
+        return removed
+
+    def _entries(self) -> Iterator[Entry]:
+        if not self.root.is_dir():
+            return
+        for folder in self.root.iterdir():
+            with suppress(OSError, ValueError, KeyError):  # another process is creating or removing it
+                description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+                files = {file.name: file.stat() for file in folder.iterdir()}
+                rows, size = files[_INDEX].st_size // _LINE.itemsize, sum(stat.st_size for stat in files.values())
+                yield Entry(folder, description["kind"], description["key"], rows, size, files[_DESCRIPTION].st_mtime)
+
+
+def default_root() -> Path:
+    """`$REGRAFT_CACHE`, or else the user's cache folder, or a temporary folder if that cannot be written.
+
+    Raises `UsageError` if `$REGRAFT_CACHE` cannot be a folder.
+    """
+    if configured := os.environ.get("REGRAFT_CACHE", "").strip():
+        try:
+            root = Path(configured).expanduser().absolute()
+            root.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UsageError(f"REGRAFT_CACHE={configured}: {reason}. Expected a folder that can be written.") from error
+        return root
+    try:
+        root = user_cache_path("regraft")
+        root.mkdir(parents=True, exist_ok=True)
+        if os.access(root, os.W_OK | os.X_OK):
+            return root
+        reason = f"The cache folder {root} cannot be written"
+    except (OSError, RuntimeError) as error:
+        reason = f"The cache folder cannot be created ({error})"
+    return _temporary_root(reason)
+
+
+@functools.cache
+def _temporary_root(reason: str) -> Path:
+    root = Path(tempfile.mkdtemp(prefix="regraft-cache-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    logging.getLogger(__name__).warning(
+        "%s, so this process uses a temporary one. Set REGRAFT_CACHE to a folder that can be written.", reason,
+    )  # fmt: skip
+    return root
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        values = json.loads(file.read_text(encoding="utf-8"))
+    return values

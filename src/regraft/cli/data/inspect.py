@@ -1,0 +1,117 @@
+"""`regraft inspect DATA`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.console import Console
+from rich.markup import escape
+from typer import Exit, Option
+
+from regraft.cli.options import FolderLayout, GroupBy, ImageColumn, Json, LabelColumn, LabeledData, Remote, Weights
+from regraft.cli.output import console, print_json
+from regraft.errors import UsageError
+from regraft.runs.progress import rich_progress
+from regraft.text import pluralize
+
+if TYPE_CHECKING:
+    from regraft.data.quality.findings import Finding, Inspection
+
+_COLORS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+#: Numbers of files per finding and of classes that the terminal lists; the page and `--json` have all.
+_FILES, _CLASSES = 4, 20
+
+
+def command(
+    data: LabeledData,
+    out: Annotated[Path, Option(help="The page to write.")] = Path("inspect.html"),
+    labels: Annotated[bool, Option(help="Look for label errors; runs the backbone on every image.")] = True,
+    backbone: Annotated[str, Option(help="Backbone whose features judge the labels.")] = "efficientnet_lite0",
+    weights: Weights = "auto",
+    group_by: GroupBy = None,
+    layout: FolderLayout = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    remote: Remote = False,
+    fail_on: Annotated[str | None, Option(help="Exit with code 1 on a finding of this severity or worse.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what the data contains and what is wrong with it, on a page with images and advice."""
+    from regraft.data.quality.findings import SEVERITIES
+
+    if fail_on is not None and fail_on not in SEVERITIES:
+        raise UsageError(f"--fail-on {fail_on}: expected {', '.join(SEVERITIES)}.")
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; expected the name of an HTML file.")
+    screen = console(json)
+    with screen.status("Starting"):
+        from regraft.studies.inspect.inspect import inspect
+        from regraft.studies.inspect.page import write_page
+    with rich_progress(screen) as reporter:
+        inspection = inspect(
+            data, labels=labels, backbone=backbone, weights=weights or "auto", group_by=group_by or "", remote=remote,
+            layout=layout or "auto", image_column=image_column or "", label_column=label_column or "",
+            reporter=reporter,
+        )  # fmt: skip
+        write_page(inspection, out, progress=lambda done, total: reporter.on_progress("page", done, total, "pictures"))
+    if json:
+        print_json({**inspection.to_json(), "page": str(out)})
+    else:
+        _print(screen, inspection, data, out)
+    if fail_on and inspection.worst in SEVERITIES[: SEVERITIES.index(fail_on) + 1]:
+        raise Exit(1)
+
+
+def _print(screen: Console, inspection: Inspection, data: str, out: Path) -> None:
+    from regraft.data.quality.cleaning import proposed
+
+    _print_statistics(screen, inspection.to_json()["statistics"], data)
+    for finding in inspection.findings:
+        _print_finding(screen, finding)
+    if not inspection.findings:
+        screen.print("[green]No problems found.[/green]\n")
+    for note in (*inspection.dataset.notes, *inspection.notes):
+        screen.print(f"[dim]{escape(note)}[/dim]")
+    screen.print(f"\n[bold]Look at[/bold]  {escape(str(out))}")
+    if kinds := ",".join(proposed(inspection.findings)):
+        screen.print(f"[bold]Clean[/bold]    regraft clean {escape(data)} --drop {kinds} --out clean.csv")
+    screen.print(f"[bold]Train[/bold]    regraft train {escape(data)}")
+
+
+def _print_statistics(screen: Console, statistics: dict[str, Any], data: str) -> None:
+    parts = "".join(f", {count:,} {part}" for part, count in statistics["parts"].items())
+    size, classes = statistics["bytes"] / 1e6, statistics["classes"]
+    screen.print(
+        f"\n[bold]{escape(data)}[/bold]: {pluralize(statistics['images'], 'image')} in "
+        f"{pluralize(len(classes), 'class', 'classes')}{parts}; {size:,.{int(size < 10)}f} MB."
+    )
+    largest = max((counts["all"] for counts in classes.values()), default=1) or 1
+    block = "#" if screen.options.ascii_only else "█"
+    indent = max(map(len, list(classes)[:_CLASSES]), default=0)
+    for name, counts in list(classes.items())[:_CLASSES]:
+        bar = block * max(1, round(40 * counts["all"] / largest)) if counts["all"] else ""
+        screen.print(f"  {escape(name):<{indent}}  {counts['all']:>7,}  [blue]{bar}[/blue]")
+    if len(classes) > _CLASSES:
+        screen.print(f"  and {len(classes) - _CLASSES:,} more classes")
+    if quantiles := statistics["quantiles"]:
+        width, height = quantiles["width"], quantiles["height"]
+        formats = ", ".join(f"{name} {count:,}" for name, count in statistics["formats"].items())
+        screen.print(
+            f"  Width {width[0]:.0f} to {width[-1]:.0f} pixels (median {width[3]:.0f}), height {height[0]:.0f} to "
+            f"{height[-1]:.0f} (median {height[3]:.0f}); {formats}."
+        )
+    screen.print()
+
+
+def _print_finding(screen: Console, finding: Finding) -> None:
+    severity = f"[{_COLORS[finding.severity]}]{finding.severity:<7}[/]"
+    screen.print(f"{severity}  {escape(finding.title)} [dim]({finding.kind})[/dim]")
+    for files, detail in list(zip(finding.files, finding.details, strict=False))[:_FILES]:
+        screen.print(f"           {escape(' = '.join(files[:3]))}{' ...' if len(files) > 3 else ''}: {escape(detail)}")
+    if not finding.files:
+        for detail in finding.details[:_FILES]:
+            screen.print(f"           {escape(detail)}")
+    if len(finding.files) > _FILES:
+        screen.print(f"           and {len(finding.files) - _FILES:,} more")
+    screen.print(f"         [dim]{escape(finding.advice)}[/dim]\n")

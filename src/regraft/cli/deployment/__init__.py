@@ -1,0 +1,1 @@
+"""Commands that bring a model into production: `export`, `verify` and `serve`."""

@@ -1,0 +1,154 @@
+"""`regraft evaluate RUN|EXPORT [DATA]`."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.console import Console
+from rich.markup import escape
+from typer import Argument, Option
+
+from regraft.cli.options import ImageColumn, Json, LabelColumn, Remote, RunOrExport, Trust
+from regraft.cli.output import console, print_json, print_report
+from regraft.runs.progress import rich_progress
+
+if TYPE_CHECKING:
+    from regraft.data.dataset import Dataset
+    from regraft.evaluation.predictions import Predictions
+    from regraft.models.classifier import Classifier
+    from regraft.models.inference import Predictor, Tta
+    from regraft.training.callbacks import ProgressReporter
+
+
+def command(
+    run: RunOrExport,
+    data: Annotated[
+        str | None, Argument(help="Labeled images. Default: the run's stored predictions of its test images.")
+    ] = None,
+    part: Annotated[str | None, Option(help="train, val or test. Default: test if DATA has it, else all.")] = None,
+    csv: Annotated[Path | None, Option(help="Write the prediction of every image to this file.")] = None,
+    plot: Annotated[Path | None, Option(help="Draw the confusion matrix to this PNG.")] = None,
+    tta: Annotated[str, Option(help="Test-time augmentation of DATA, measured: none, flip or crops.")] = "none",
+    on_unreadable: Annotated[str, Option(help="Unreadable images: skip or error.")] = "skip",
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    remote: Remote = False,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Print accuracy with its interval, the classification report and the confusion matrix."""
+    from regraft.data.dataset import PARTS
+    from regraft.data.scan import OnUnreadable
+    from regraft.errors import UsageError
+    from regraft.evaluation.calibration import measure_calibration
+    from regraft.exporting.exported_model import ExportedModel, is_export
+    from regraft.models.inference import check_tta
+    from regraft.runs.evaluate import evaluate_images, select_labeled
+    from regraft.runs.run import classifier_of, load
+
+    if part is not None and part not in PARTS:
+        raise UsageError(f"--part {part}: expected {', '.join(PARTS)}.")
+    choices: tuple[OnUnreadable, ...] = ("skip", "error")
+    if on_unreadable not in choices:
+        raise UsageError(f"--on-unreadable {on_unreadable}: expected skip or error.")
+    views = check_tta(tta)
+    if views != "none" and data is None:
+        raise UsageError(f"--tta {views} needs DATA: the run's stored predictions are without augmentation.")
+    exported = is_export(run)
+    if exported and data is None:
+        raise UsageError(f"{run} is an export and has no stored predictions. Give DATA.")
+    screen = console(json)
+    gain: dict[str, Any] | None = None
+    bad: list[dict[str, str]] = []
+    ignored: list[str] = []
+    if data is None:
+        own = load(run)
+        predictions, evaluation = own.predictions_of(part), own.evaluate(part)
+        title = f"the run's {predictions.parts[0]} images"
+    else:
+        loaded = ExportedModel(run, trust=trust) if exported else load(run)
+        model = classifier_of(loaded)
+        with rich_progress(screen) as reporter:
+            progress = partial(reporter.on_progress, "scan", detail="images")
+            dataset = select_labeled(
+                data, model, part, on_unreadable=on_unreadable, remote=remote, image_column=image_column or "",
+                label_column=label_column or "", progress=progress,
+            )  # fmt: skip
+            predictions, gain = _predict(model, dataset, views, reporter)
+            progress = partial(reporter.on_progress, "near duplicates", detail="pairs")
+            evaluation = evaluate_images(loaded, dataset, predictions, progress=progress)
+        bad = [{"path": b.path, "reason": b.reason} for b in dataset.bad]
+        ignored = list(dataset.ignored)
+        for note in dataset.notes:
+            screen.print(f"[dim]{escape(note)}[/dim]")
+        title = data
+    calibration = measure_calibration(predictions)
+    if csv:
+        predictions.write_csv(csv)
+    if plot:
+        from regraft.report.plots.confusion import plot_confusion
+
+        plot_confusion(evaluation.confusion, predictions.classes, plot, title=title)
+    if json:
+        extra: dict[str, Any] = {"tta": gain} if gain else {}
+        extra |= {"calibration": calibration.to_json() | {"is_miscalibrated": calibration.is_miscalibrated}}
+        print_json({"run": str(run), "data": title, "bad": bad, "ignored": ignored, **evaluation.to_json(), **extra})
+        return
+    screen.print(escape(f"{evaluation.count} images of {title}\n"))
+    print_report(screen, evaluation, "--json lists all")
+    screen.print(f"Expected calibration error: {calibration.describe()}.")
+    known = [] if evaluation.overlap is None else evaluation.overlap.cautions(evaluation.accuracy)
+    for caution in (*known, evaluation.at_chance):
+        if caution:
+            screen.print(f"[yellow]{escape(caution)}[/yellow]")
+    if gain:
+        _print_gain(screen, gain)
+    for file in bad:
+        screen.print(f"[yellow]left out[/yellow] {escape(file['path'])}: {escape(file['reason'])}")
+    if data is None:
+        advice = f"regraft explain {run} --mistakes 6   (heat maps of its most confident errors)"
+    else:
+        advice = f"regraft evaluate {run} {data} --csv predictions.csv   (each prediction with its label)"
+    screen.print(f"\n[bold]Try next[/bold]\n  {escape(advice)}")
+
+
+def _predict(
+    model: Classifier | Predictor, dataset: Dataset, views: Tta, reporter: ProgressReporter
+) -> tuple[Predictions, dict[str, Any] | None]:
+    """Predict; with test-time augmentation, also compare its accuracy and time with plain prediction."""
+    from regraft.evaluation.comparison import paired_difference
+    from regraft.evaluation.metrics import evaluate
+    from regraft.runs.evaluate import predict_dataset
+
+    def timed(tta: Tta) -> tuple[Predictions, float]:
+        started = time.perf_counter()
+        progress = partial(reporter.on_progress, "evaluate", detail="images")
+        predictions = predict_dataset(model, dataset, tta=tta, progress=progress)
+        return predictions, 1000 * (time.perf_counter() - started) / len(dataset)
+
+    plain, plain_milliseconds = timed("none")
+    if views == "none":
+        return plain, None
+    predictions, milliseconds = timed(views)
+    return predictions, {
+        "tta": views,
+        "plain_accuracy": evaluate(plain).accuracy,
+        **paired_difference(predictions, plain).to_json(),
+        "milliseconds": milliseconds,
+        "plain_milliseconds": plain_milliseconds,
+    }
+
+
+def _print_gain(screen: Console, gain: dict[str, Any]) -> None:
+    from regraft.evaluation.comparison import SIGNIFICANT
+
+    low, high = gain["interval"]
+    screen.print(
+        f"{gain['tta']}: {100 * gain['accuracy']:+.1f} points of accuracy (95 % interval {100 * low:+.1f} to "
+        f"{100 * high:+.1f}; {gain['only_first']} images better, {gain['only_second']} worse, p = {gain['p']:.2g}) "
+        f"for {gain['milliseconds']:.1f} ms per image instead of {gain['plain_milliseconds']:.1f}."
+        + ("" if gain["p"] < SIGNIFICANT else " The difference is not significant.")
+    )

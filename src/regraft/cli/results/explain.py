@@ -1,0 +1,284 @@
+"""`regraft explain RUN IMAGE...`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer import Argument, Option
+
+from regraft.atomic_io import write_json
+from regraft.attribution.methods import METHODS
+from regraft.cli.options import Json, RunFolder, RunImages
+from regraft.cli.output import console, err, print_json
+from regraft.errors import RegraftError, UnknownNameError, UsageError
+from regraft.runs.progress import rich_progress
+
+if TYPE_CHECKING:
+    from regraft.report.plots.samples import SampleTile
+    from regraft.runs.explain import Explanation
+    from regraft.runs.run import Run
+    from regraft.studies.attribution_audit import AttributionAudit
+
+#: What the pictures in the folder show, as in `--json`.
+_EXPLANATIONS = "explanations.json"
+#: Number of images on a contact sheet.
+_SHEET = 24
+#: Suffixes by which `--out` is a picture.
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+#: Cells a side up to which finer maps are offered.
+_COARSE = 4
+
+
+def command(
+    run: RunFolder,
+    images: Annotated[
+        list[str] | None, Argument(help="Image files or folders; with --audit labeled data, or none for the test.")
+    ] = None,
+    method: Annotated[str, Option(help=f"{', '.join(METHODS)}.")] = METHODS[0],
+    label: Annotated[str | None, Option("--class", help="Class to explain. Default: the predicted one.")] = None,
+    layer: Annotated[str | None, Option(help="Stage of the backbone, as `regraft summary` lists them.")] = None,
+    two: Annotated[bool, Option("--two", help="Explain the two most probable classes side by side.")] = False,
+    mistakes: Annotated[
+        int, Option(metavar="N", min=0, help="Explain this many of the run's most confident errors instead.")
+    ] = 0,
+    audit: Annotated[
+        bool, Option("--audit", help="Measure where the model looks in all images, and its accuracy without.")
+    ] = False,
+    data: RunImages = None,
+    npy: Annotated[bool, Option("--npy", help="Also write the maps as float32 .npy files in [0, 1].")] = False,
+    out: Annotated[
+        Path | None, Option(help="Folder, or for one image a file (gradcam.jpg). Default: RUN/explanations.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Draw heat maps of the evidence for a class over the images."""
+    if method not in METHODS:
+        raise UnknownNameError("method", method, list(METHODS))
+    chosen = images or []
+    if (mistakes > 0) + audit + (bool(chosen) and not audit) != 1:
+        raise UsageError("Expected images, or --mistakes N, or --audit.")
+    if audit and (label is not None or two or npy or len(chosen) > 1):
+        raise UsageError("--audit takes at most one set of labeled data, and neither --class, --two nor --npy.")
+    if data is not None and not mistakes:
+        raise UsageError("--data is for --mistakes; with --audit give the labeled data itself.")
+    screen = console(json)
+    folder = out or run / "explanations"
+    with screen.status("Starting"):
+        from regraft.runs.run import load
+        from regraft.runs.run_folder import refuse_images
+
+        loaded = load(run)
+    is_picture = out is not None and out.suffix.lower() in _PICTURES and not out.is_dir()
+    earlier = any((folder / file).exists() for file in (_EXPLANATIONS, "evidence.json"))
+    if out is not None and not is_picture and not earlier:
+        refuse_images(out)
+    if audit:
+        _audit(loaded, chosen[0] if chosen else None, method, layer, folder, screen, json)
+        return
+    _warn_at_chance(loaded)
+    options = {"batch_size": 4, "method": method, "label": label, "likeliest": 2 if two else 1, "stage": layer}
+    if out is not None and is_picture:
+        if mistakes or two or npy:
+            raise UsageError(f"--out {out} is one picture, without --mistakes, --two and --npy. Expected a folder.")
+        _save_one(loaded, chosen, options, out, screen, json)
+        return
+    _explain(loaded, chosen, mistakes, data, options, folder, npy, screen, json)
+
+
+def _warn_at_chance(run: Run) -> None:
+    """Heat maps that were asked for are drawn, with the reason why they may mean nothing."""
+    from regraft.runs.run import PREDICTIONS
+
+    if (run.path / PREDICTIONS).is_file() and (at_chance := run.evaluate().at_chance):
+        err.print(f"[yellow]{escape(at_chance)} Read nothing into heat maps of such a model.[/yellow]")
+
+
+def _save_one(run: Run, images: list[str], options: dict[str, Any], out: Path, screen: Console, json: bool) -> None:
+    """Save the image under its heat map as one file."""
+    from regraft.runs.explain import explain
+
+    explanations = explain(run, images, **options)
+    if len(explanations) != 1:
+        raise UsageError(f"--out {out} is one picture, and there are {len(explanations)} images. Expected a folder.")
+    (explanation,) = explanations
+    if explanation.error is not None:
+        raise RegraftError(f"{explanation.source}: {explanation.error}")
+    explanation.save(out)
+    name = explanation.targets[0]
+    probability = explanation.probability(name)
+    if json:
+        row = {"path": str(explanation.source), "label": explanation.label, "top": [[name, probability]]}
+        print_json({"images": [{**row, "picture": str(out)}], "sheet": None})
+    else:
+        screen.print(f"{escape(name)} {100 * probability:.1f} %  [bold]{escape(str(out))}[/bold]")
+
+
+def _explain(
+    run: Run, images: list[str], mistakes: int, data: str | None, options: dict[str, Any], folder: Path, npy: bool,
+    screen: Console, json: bool,
+) -> None:  # fmt: skip
+    from regraft.data.ignored import describe_ignored
+    from regraft.models.inference import iter_sources
+    from regraft.report.plots.samples import plot_samples
+    from regraft.runs.explain import stream
+    from regraft.runs.top_losses import top_losses
+
+    labels: list[str | None]
+    if mistakes:
+        losses = top_losses(run, mistakes, data)
+        names, labels = [loss.path for loss in losses], [loss.label for loss in losses]
+        sources: list[Any] = [loss.content for loss in losses]
+    else:
+        ignored: list[str] = []
+        sources = list(iter_sources(images, ignored.extend))
+        for line in describe_ignored(ignored, Path):
+            err.print(f"[yellow]not used:[/yellow] {escape(line)}")
+        names, labels = [str(path) for path in sources], [None] * len(sources)
+    pictures = _Pictures(folder, npy)
+    rows: list[dict[str, Any]] = []
+    errors: list[dict[str, str]] = []
+    with rich_progress(err) as reporter:
+        explanations = zip(stream(run, sources, **options), names, labels, strict=True)
+        for done, (explanation, name, label) in enumerate(explanations, start=1):
+            if explanation.error is None:
+                rows.append(pictures.add(explanation, name, label))
+            else:
+                errors.append({"path": name, "error": explanation.error})
+            reporter.on_progress("explain", done, len(sources), "images")
+        sheet = folder / "sheet.png" if len(pictures.tiles) > 1 else None
+        if sheet:
+            plot_samples(pictures.tiles, sheet, title="Most confident errors" if mistakes else "")
+    if rows:
+        write_json(folder / _EXPLANATIONS, rows + errors)
+    if json:
+        print_json({"images": rows + errors, "sheet": None if sheet is None else str(sheet)})
+    else:
+        for row in rows if len(rows) <= _SHEET else []:
+            top = ", ".join(f"{name} {100 * p:.1f} %" for name, p in row["top"])
+            screen.print(f"{escape(row['path'])}: {escape(top)}  [bold]{escape(row['picture'])}[/bold]")
+        _describe_maps(run, rows, screen)
+        if len(rows) > _SHEET:
+            screen.print(f"{len(rows)} pictures in [bold]{escape(str(folder))}[/bold]")
+        if sheet:
+            screen.print(f"[bold]Look at[/bold]  {escape(str(sheet))}")
+        if not names:
+            screen.print("None of the run's stored predictions is wrong.")
+    for error in errors:
+        err.print(f"[yellow]cannot be read:[/yellow] {escape(error['path'])}: {escape(error['error'])}")
+    if errors:
+        raise RegraftError(f"{len(errors)} of {len(names)} images could not be read.")
+
+
+def _describe_maps(run: Run, rows: list[dict[str, Any]], screen: Console) -> None:
+    """Say how coarse the maps are and which of them are zero everywhere, and what would be finer."""
+    from regraft.runs.explain import finer_maps
+
+    empty = [row for row in rows if row["empty"]]
+    for row in empty[:_SHEET]:
+        names = ", ".join(row["empty"])
+        screen.print(f"[yellow]zero everywhere:[/yellow] {escape(row['path'])}: no evidence for {escape(names)}")
+    if not rows or not rows[0]["grid"]:
+        return
+    stage, (height, width) = rows[0]["stage"], rows[0]["grid"]
+    screen.print(f"Each map has {height} x {width} cells (stage {escape(stage)}).")
+    if empty or min(height, width) <= _COARSE:
+        others = " Or --method integrated-gradients." if empty else ""
+        screen.print(f"Finer: {escape(finer_maps(run, stage))}.{others}")
+
+
+@dataclass
+class _Pictures:
+    folder: Path
+    npy: bool
+    used: set[str] = field(default_factory=lambda: {"sheet"})
+    tiles: list[SampleTile] = field(default_factory=list)
+
+    def add(self, explanation: Explanation, name: str, label: str | None) -> dict[str, Any]:
+        import numpy as np
+
+        from regraft.atomic_io import atomic_write
+        from regraft.report.plots.attribution_plots import Panel, overlay, plot_attribution
+        from regraft.report.plots.samples import SampleTile
+
+        stem = first = Path(name.rpartition("::")[2]).stem or "image"
+        number = 1
+        while stem.lower() in self.used:
+            number += 1
+            stem = f"{first}-{number}"
+        self.used.add(stem.lower())
+        if not (contents := self.folder / _EXPLANATIONS).exists():
+            write_json(contents, [])  # before the pictures, so that a scan of data around the folder knows it
+        picture = self.folder / f"{stem}.png"
+        panels = [
+            Panel(heat, f"{target}, {100 * explanation.probability(target):.1f} %")
+            for heat, target in zip(explanation.heat, explanation.targets, strict=True)
+        ]
+        truth = "" if label is None else f", true: {label}"
+        grid = explanation.grid
+        caption = f"map of {grid[0]} x {grid[1]} cells ({explanation.stage})" if grid else ""
+        plot_attribution(explanation.image, panels, picture, title=Path(name).name + truth, caption=caption)
+        if len(self.tiles) < _SHEET:
+            step = max(1, max(explanation.image.shape[:2]) // 400)
+            image = overlay(explanation.image[::step, ::step], explanation.heat[0, ::step, ::step])
+            target = explanation.targets[0]
+            self.tiles.append(SampleTile(image, label, target, explanation.probability(target)))
+        top = sorted(zip(explanation.classes, explanation.probabilities.tolist(), strict=True), key=lambda e: -e[1])
+        row: dict[str, Any] = {"path": name, "label": explanation.label, "targets": list(explanation.targets),
+                               "top": top[:2], "picture": str(picture), "stage": explanation.stage,
+                               "grid": grid and list(grid), "empty": list(explanation.empty)}  # fmt: skip
+        row |= {} if label is None else {"truth": label}
+        if self.npy:
+            array = self.folder / f"{stem}.npy"
+            with atomic_write(array) as temporary, temporary.open("wb") as file:
+                np.save(file, explanation.heat if len(explanation.heat) > 1 else explanation.heat[0])
+            row["npy"] = str(array)
+        return row
+
+
+def _audit(
+    run: Run, data: str | None, method: str, layer: str | None, folder: Path, screen: Console, json: bool
+) -> None:
+    from regraft.studies.attribution_audit import audit_attribution
+
+    with rich_progress(err) as reporter:
+        audit = audit_attribution(run, data, method=method, stage=layer, reporter=reporter)  # type: ignore[arg-type]  # checked
+    files = audit.write(folder)
+    value = audit.to_json()
+    if json:
+        print_json(value | {"files": [str(file) for file in files]})
+        return
+    _print_audit(audit, value, screen)
+    for file in files[1:]:
+        screen.print(f"[bold]Look at[/bold]  {escape(str(file))}")
+
+
+def _print_audit(audit: AttributionAudit, value: dict[str, Any], screen: Console) -> None:
+    if audit.at_chance:
+        withheld = "Where such a model looks means nothing: the numbers are withheld."
+        screen.print(f"[yellow]{escape(audit.at_chance)} {withheld}[/yellow]")
+        return
+    table = Table("predicted", "images", "evidence at the border", "in the center", box=None, header_style="bold")
+    for name, row in [*value["classes"].items(), ("all", value["all"])]:
+        shares = ["" if row[region] is None else f"{100 * row[region]:.0f} %" for region in value["even_map"]]
+        table.add_row(escape(name), f"{row['images']:,}", *shares)
+    table.add_section()
+    table.add_row("[dim]a uniform map[/dim]", "", *(f"[dim]{100 * v:.0f} %[/dim]" for v in value["even_map"].values()))
+    screen.print(table)
+    plain, occluded, control = (
+        f"{100 * accuracy['value']:.1f} % ({100 * accuracy['interval'][0]:.1f} to {100 * accuracy['interval'][1]:.1f})"
+        for accuracy in value["accuracy"].values()
+    )
+    screen.print(
+        f"\nAccuracy {plain}; with the fifth of each image blurred that has the most evidence {occluded}; "
+        f"with the same shape blurred half an image away {control}."
+    )
+    for image in audit.at_border[:4]:
+        share = f"{100 * image.border:.0f} % of the evidence for {image.predicted} is at the border"
+        screen.print(f"  {escape(image.path)}: {escape(share)}")
+    if len(audit.at_border) > 4:
+        screen.print(f"  and {len(audit.at_border) - 4:,} more")

@@ -1,0 +1,167 @@
+"""`regraft predict RUN|EXPORT IMAGE...`."""
+
+from __future__ import annotations
+
+import csv as csv_module
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.markup import escape
+from rich.table import Table
+from typer import Argument, Option
+
+from regraft.cli.options import RunOrExport, Trust, probability
+from regraft.cli.output import console, err, print_json
+from regraft.runs.progress import rich_progress
+from regraft.text import pluralize
+
+if TYPE_CHECKING:
+    from regraft.evaluation.abstention import Selection
+    from regraft.models.classifier import Classifier
+    from regraft.models.inference import Prediction, Predictor
+    from regraft.models.rejection import RejectionPolicy
+
+
+def command(
+    run: RunOrExport,
+    images: Annotated[list[Path], Argument(help="Image files, or folders of them.")],
+    top: Annotated[int, Option(metavar="N", min=1, help="Number of classes per image.")] = 3,
+    batch_size: Annotated[int, Option(metavar="N", min=1, help="Images per batch.")] = 32,
+    csv: Annotated[Path | None, Option(help="Write one row per image, with all probabilities, to this file.")] = None,
+    min_accuracy: Annotated[
+        float | None, probability("Accept answers that are right this often on validation.")
+    ] = None,
+    coverage: Annotated[float | None, probability("Add a set with the true class at this probability.")] = None,
+    ood_rate: Annotated[
+        float | None, probability("Flag out-of-distribution images; false alarms at this rate.")
+    ] = None,
+    tta: Annotated[str, Option(help="Test-time augmentation: none, flip or crops (12 times slower).")] = "none",
+    trust: Trust = False,
+    json: Annotated[bool, Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """Predict classes in the order given; unreadable files are listed at the end (exit code 1)."""
+    from regraft.data.decode import has_frames
+    from regraft.data.ignored import describe_ignored
+    from regraft.errors import RegraftError
+    from regraft.models.inference import check_tta, iter_sources, predict_images
+
+    views = check_tta(tta)
+    ignored: list[str] = []
+    files = list(iter_sources(images, ignored.extend))
+    screen = console(json)
+    model, policy, selection = _load(run, min_accuracy, coverage, ood_rate, trust)
+    count = min(top, len(model.classes))
+    failed: list[Prediction] = []
+    table = None
+    with ExitStack() as stack:
+        writers: list[Callable[[Prediction], None]] = []
+        if json:
+            writers.append(lambda p: _write_line({"path": p.source, **policy.to_json(p, count)}))
+        elif not csv:
+            ranks = [f"{_ordinal(i)} class" for i in range(1, count + 1)]
+            table = rows = Table("image", *policy.columns, *ranks, box=None, header_style="bold")
+            writers.append(lambda prediction: rows.add_row(*_cells(prediction, count, policy)))
+        if csv:
+            writers.append(stack.enter_context(_csv_writer(csv, model.classes, policy)))
+        reporter = stack.enter_context(rich_progress(err))
+        for done, prediction in enumerate(predict_images(model, files, batch_size=batch_size, tta=views), start=1):
+            for write in writers:
+                write(prediction)
+            if prediction.error is not None:
+                failed.append(prediction)
+            if len(files) > batch_size:
+                reporter.on_progress("predict", done, len(files), "images")
+    if len(files) == len(failed) == 1:  # said once
+        raise RegraftError(f"{failed[0].source}: {failed[0].error}")
+    if table:
+        screen.print(table)
+    if table and selection:
+        low, high = selection.accuracy_interval
+        screen.print(
+            f"[dim]Accepted at a confidence of {100 * selection.threshold:.1f} % or more: "
+            f"{100 * selection.coverage:.0f} % of {selection.count} validation images, of which "
+            f"{100 * selection.accuracy:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}) were right.[/dim]"
+        )
+    if csv:
+        screen.print(escape(f"{len(files)} rows in {csv}"))
+    for name in ignored if json else ():
+        _write_line({"path": name, "ignored": "hidden, or no image by its extension"})
+    for line in describe_ignored(ignored, Path):
+        err.print(f"[yellow]not used:[/yellow] {escape(line)}")
+    if several := [str(file) for file in files if isinstance(file, str | Path) and has_frames(file)]:
+        what = pluralize(len(several), "image has", "images have")
+        err.print(escape(f"{what} several frames or pages, such as {several[0]}; only the first is used."))
+    for prediction in () if table else failed:  # the table says it
+        err.print(f"[yellow]cannot be read:[/yellow] {escape(prediction.source)}: {escape(prediction.error or '')}")
+    if failed:
+        raise RegraftError(f"{len(failed)} of {len(files)} images could not be read.")
+
+
+def _load(
+    path: Path, min_accuracy: float | None, coverage: float | None, ood_rate: float | None, trust: bool
+) -> tuple[Classifier | Predictor, RejectionPolicy, Selection | None]:
+    from regraft.errors import UsageError
+    from regraft.exporting.exported_model import ExportedModel, is_export
+    from regraft.models.rejection import RejectionPolicy
+    from regraft.runs.run import load
+
+    if is_export(path):
+        options = {"--min-accuracy": min_accuracy, "--coverage": coverage, "--ood-rate": ood_rate}
+        if given := [name for name, value in options.items() if value is not None]:
+            raise UsageError(f"{', '.join(given)} needs a run's validation images, and {path} is an export.")
+        return ExportedModel(path, trust=trust), RejectionPolicy(), None
+    run = load(path)
+    selection = None if min_accuracy is None else run.confidence_threshold(min_accuracy)
+    policy = RejectionPolicy(
+        None if selection is None else selection.threshold,
+        None if coverage is None else run.conformal_threshold(coverage),
+        None if ood_rate is None else run.ood_threshold(ood_rate),
+    )
+    return run.classifier, policy, selection
+
+
+def _rejection_cells(policy: RejectionPolicy, prediction: Prediction) -> list[str]:
+    texts = {True: "yes", False: "no"}
+    values = policy.of(prediction).items()
+    cells = {name: texts[v] if isinstance(v, bool) else ", ".join(v) or "none" for name, v in values}
+    return [cells.get(name, "") for name in policy.columns]
+
+
+def _write_line(value: dict[str, Any]) -> None:
+    print_json(value, indent=None)
+
+
+def _cells(prediction: Prediction, count: int, policy: RejectionPolicy) -> list[str]:
+    cells = [escape(prediction.source), *map(escape, _rejection_cells(policy, prediction))]
+    if prediction.error is not None:
+        return [*cells, f"[yellow]{escape(prediction.error)}[/yellow]", *[""] * (count - 1)]
+    style = "[dim]{}[/dim]" if policy.label(prediction) is None else "{}"
+    return [*cells, *(style.format(f"{escape(name)} {100 * p:.1f} %") for name, p in prediction.top(count))]
+
+
+@contextmanager
+def _csv_writer(file: Path, classes: Sequence[str], policy: RejectionPolicy) -> Iterator[Callable[[Prediction], None]]:
+    from regraft.atomic_io import atomic_write
+
+    with (
+        atomic_write(file) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        writer = csv_module.writer(stream, lineterminator="\n")
+        probabilities = [f"p({name})" for name in classes]
+        writer.writerow(["path", "label", "confidence", *policy.columns, *probabilities, "error"])
+        yield lambda prediction: writer.writerow(_row(prediction, policy))
+
+
+def _row(prediction: Prediction, policy: RejectionPolicy) -> list[Any]:
+    rejection = _rejection_cells(policy, prediction)
+    if prediction.error is not None:
+        return [prediction.source, "", "", *rejection, *[""] * len(prediction.classes), prediction.error]
+    label = policy.label(prediction) or ""
+    return [prediction.source, label, prediction.confidence, *rejection, *prediction.probabilities.tolist(), ""]
+
+
+def _ordinal(number: int) -> str:
+    return f"{number}{'th' if 10 <= number % 100 <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"

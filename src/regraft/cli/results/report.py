@@ -1,0 +1,22 @@
+"""`regraft report RUN`."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+
+from regraft.cli.options import Json, RunFolder, RunImages
+from regraft.cli.output import console, print_json
+
+
+def command(run: RunFolder, data: RunImages = None, json: Json = False) -> None:
+    """Write the run's report.html, MODEL_CARD.md and label_errors.csv again from the files in its folder."""
+    screen = console(json)
+    with screen.status("Writing"):
+        from regraft.runs.report import CARD, SUSPECTS, write_report
+
+        page = write_report(run, data)
+    files = {"report": page, "model_card": run / CARD, "label_errors": run / SUSPECTS}
+    if json:
+        print_json({name: str(file) for name, file in files.items()})
+    else:
+        screen.print(escape("\n".join(map(str, files.values()))))

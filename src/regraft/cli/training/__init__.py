@@ -1,0 +1,1 @@
+"""Commands that train: `demo`, `train`, `tune`, `crossval`, `compare` and `learning-curve`."""

@@ -1,0 +1,82 @@
+"""`regraft crossval DATA`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from rich.markup import escape
+from typer import Option
+
+from regraft.cli.options import (
+    Backbone,
+    ClassWeights,
+    ConfigFile,
+    FolderLayout,
+    GroupBy,
+    Json,
+    LabeledData,
+    Settings,
+    Weights,
+)
+from regraft.cli.output import console, print_json, print_report
+from regraft.runs.progress import rich_progress
+from regraft.text import pluralize
+
+#: Number of suspected label errors that the terminal lists.
+_SUSPECTS = 8
+
+
+def command(
+    data: LabeledData,
+    k: Annotated[int, Option("-k", "--folds", help="Number of folds.")] = 5,
+    repeats: Annotated[int, Option(help="Number of different divisions into folds.")] = 1,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    seed: Annotated[int | None, Option(help="Seed of the folds.")] = None,
+    class_weights: ClassWeights = None,
+    group_by: GroupBy = None,
+    layout: FolderLayout = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, Option(help="A new folder for the predictions and suspected labels.")] = None,
+    json: Json = False,
+) -> None:
+    """Cross-validate the linear head on frozen features, which are computed once."""
+    screen = console(json)
+    with screen.status("Starting"):
+        from regraft.config import load_config
+        from regraft.studies.cross_validation import cross_validate
+    overrides = {
+        "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
+        "data.layout": layout, "training.class_weights": class_weights,
+    }  # fmt: skip
+    resolved = load_config(config, settings or [], overrides)
+    with rich_progress(screen) as reporter:
+        result = cross_validate(data, k, repeats=repeats, config=resolved, out=out, reporter=reporter)
+    if json:
+        print_json(result.to_json())
+        return
+    screen.print()
+    print_report(screen, result.evaluation, "--json lists all")
+    for number, row in enumerate(result.accuracies, start=1):
+        screen.print(f"Repeat {number}: " + "  ".join(f"{100 * value:.1f} %" for value in row))
+    low, high = result.accuracy_interval
+    screen.print(
+        f"[bold green]Accuracy {100 * result.accuracy:.1f} %[/bold green] (95 % interval {100 * low:.1f} to "
+        f"{100 * high:.1f}) on {pluralize(len(result.predictions), 'image')}; standard deviation between folds "
+        f"{100 * result.accuracies.std(ddof=1):.1f} points. Head only, without augmentation or fine-tuning."
+    )
+    if at_chance := result.evaluation.at_chance:
+        screen.print(f"[yellow]{escape(at_chance)} Likely label errors are withheld.[/yellow]")
+    if result.suspects:
+        screen.print(f"\n{pluralize(len(result.suspects), 'label is', 'labels are')} probably wrong, for example")
+        for path, label, suggested, probability in result.suspects[:_SUSPECTS]:
+            screen.print(escape(f"  {path}: {label}, looks like {suggested} ({100 * probability:.0f} %)"))
+    seconds = result.seconds
+    screen.print(
+        f"\n{seconds['total']:.1f} s: scan {seconds['scan']:.1f}, features {seconds['features']:.1f}, "
+        f"{result.k * len(result.accuracies)} heads {seconds['heads']:.1f}."
+    )
+    if out:
+        screen.print(escape(f"{out}: predictions.csv, label_errors.csv, confusion_matrix.png, crossval.json"))

@@ -1,0 +1,115 @@
+"""`regraft train DATA`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from regraft.cli.options import (
+    TRAINING_FLAGS,
+    Backbone,
+    Budget,
+    ConfigFile,
+    FolderLayout,
+    GroupBy,
+    ImageColumn,
+    ImageSize,
+    Json,
+    LabelColumn,
+    Remote,
+    Settings,
+    Weights,
+    refuse_flags_without_effect,
+    with_training_flags,
+)
+from regraft.cli.output import console, parse_seconds, print_json, print_next, print_result
+from regraft.errors import UsageError
+from regraft.runs.progress import rich_progress
+
+
+@with_training_flags
+def command(
+    data: Annotated[
+        str | None, Argument(help="Labeled images: a folder with one folder per class, an archive, a manifest...")
+    ] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    finetune_from: Annotated[
+        str | None, Option(help="auto, last, none, all, a stage or layer, or a number of layers.")
+    ] = None,
+    seed: Annotated[int | None, Option(help="The same data, settings and seed give the same numbers.")] = None,
+    budget: Budget = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda or mps.")] = None,
+    on_unreadable: Annotated[str | None, Option(help="Unreadable images: skip or error.")] = None,
+    group_by: GroupBy = None,
+    layout: FolderLayout = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    remote: Remote = False,
+    from_run: Annotated[
+        Path | None, Option("--from", metavar="RUN", help="Start from this run: its settings, weights and head.")
+    ] = None,
+    keep_split: Annotated[str | None, Option(help="A split.csv or a run's folder; its images keep their part.")] = None,
+    track: Annotated[
+        list[str] | None, Option(metavar="NAME", help="Log to tensorboard, wandb or mlflow; may be repeated.")
+    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, Option(help="The run's folder. Default: a new one under runs/.")] = None,
+    resume: Annotated[
+        Path | None, Option(help="Continue this interrupted run; or fine-tune it further: --epochs.")
+    ] = None,
+    json: Json = False,
+    *,
+    flags: dict[str, Any],
+) -> None:
+    """Train a classifier: the head on features that are computed once, then fine-tuning of the top stages."""
+    started, screen = time.monotonic(), console(json)
+    overrides = {
+        "run.from_run": None if from_run is None else str(from_run),
+        "model.backbone": backbone, "model.weights": weights, "model.image_size": image_size,
+        "training.finetune_from": finetune_from, "training.seed": seed,
+        "training.budget": None if budget is None else parse_seconds(budget), "training.device": device,
+        "data.on_unreadable": on_unreadable, "data.group_by": group_by, "data.keep_split": keep_split,
+        "data.remote": remote or None, "data.layout": layout,
+        "data.image_column": image_column, "data.label_column": label_column, **flags,
+    }  # fmt: skip
+    if data is not None and resume is not None:
+        raise UsageError(f"Received DATA and --resume {resume}, which continues with the run's own data.")
+    given = {"config": config, "set": settings, "out": out, **overrides, "training.finetune_epochs": None}
+    names = {"run.from_run": "--from", **{flag.setting: flag.flag for flag in TRAINING_FLAGS}}
+    typed = [
+        names.get(key, "--" + key.rpartition(".")[2].replace("_", "-"))
+        for key, value in given.items()
+        if value not in (None, [])
+    ]
+    if resume is not None and typed:
+        raise UsageError(
+            f"--resume {resume} continues with the run's own settings and folder. Received also {', '.join(typed)}; "
+            "expected only --epochs, --track and --json."
+        )
+    with screen.status("Starting"):
+        from regraft.config import load_config
+        from regraft.runs.resume import resume as resume_run
+        from regraft.runs.train import train_from
+
+    with rich_progress(screen) as reporter:
+        if resume is not None:
+            run = resume_run(resume, finetune_epochs=flags["training.finetune_epochs"], track=track, reporter=reporter)
+        else:
+            resolved = load_config(config, settings or [], {**overrides, "tracking.to": track})
+            refuse_flags_without_effect(resolved, flags)
+            if not (data := data or resolved.run.data):
+                raise UsageError(
+                    "Expected DATA to train on (or run.data in --config), or --resume RUN to continue a run."
+                )
+            run = train_from(data, resolved, out or resolved.run.out or None, reporter=reporter, started=started)
+    if json:
+        print_json({"run": str(run.path), **run.metrics})
+        return
+    print_result(screen, run, time.monotonic() - started)
+    print_next(screen, run)

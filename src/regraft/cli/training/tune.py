@@ -1,0 +1,166 @@
+"""`regraft tune DATA`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer import Argument, Option
+
+from regraft.cli.options import Backbone, Budget, ConfigFile, ImageSize, Json, StudyFolder, Weights, with_training_flags
+from regraft.cli.output import console, parse_seconds, print_json
+from regraft.errors import UsageError
+from regraft.runs.progress import rich_progress
+from regraft.text import join_truncated
+
+if TYPE_CHECKING:
+    from regraft.studies.tune.result import TuneResult
+
+#: Number of trials and settings that the terminal lists.
+_ROWS = 5
+
+
+@with_training_flags
+def command(
+    data: Annotated[str | None, Argument(help="Labeled images with a validation part, as for train.")] = None,
+    trials: Annotated[int, Option(help="Short trainings; the first uses the given settings.")] = 20,
+    finalists: Annotated[int, Option(help="Best trials that train in full, beside the given settings.")] = 2,
+    budget: Budget = None,
+    metric: Annotated[str, Option(help="Validation metric: loss (calibrated), accuracy or macro_f1.")] = "loss",
+    backbone: Backbone = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    seed: Annotated[int | None, Option(help="Seed of the search and of every training.")] = None,
+    config: ConfigFile = None,
+    settings: Annotated[
+        list[str] | None,
+        Option("--set", metavar="KEY=VALUE", help="One setting, which is then not searched; may be repeated."),
+    ] = None,
+    out: StudyFolder = None,
+    resume: Annotated[Path | None, Option(help="Continue the search in this folder; without DATA.")] = None,
+    no_train: Annotated[bool, Option("--no-train", help="Skip the final training and the test.")] = False,
+    json: Json = False,
+    *,
+    flags: dict[str, Any],
+) -> None:
+    """Search for better settings: short trainings on cached features, then the best ones in full."""
+    started, screen = time.monotonic(), console(json)
+    overrides = {"model.backbone": backbone, "model.weights": weights, "model.image_size": image_size,
+                 "training.seed": seed, **flags}  # fmt: skip
+    fixed = [setting.partition("=")[0].strip() for setting in settings or []]
+    fixed += [key for key, value in overrides.items() if value is not None]
+    if (data is None) == (resume is None):
+        raise UsageError("Expected DATA to search with, or --resume FOLDER to continue a search.")
+    if resume is not None and (fixed or config or out):
+        raise UsageError("--resume FOLDER uses the search's own settings and folder. Expected no others.")
+    with screen.status("Starting"):
+        from regraft.config import load_config
+        from regraft.studies.tune.tune import tune
+    with rich_progress(screen) as reporter:
+        result = tune(
+            data, trials=trials, finalists=finalists, budget=None if budget is None else parse_seconds(budget),
+            metric=metric,  # type: ignore[arg-type]  # checked there
+            config=None if resume is not None else load_config(config, settings or [], overrides), fixed=fixed,
+            out=resume or out, train=not no_train, reporter=reporter, started=started,
+        )  # fmt: skip
+    if json:
+        print_json({"folder": str(result.path), **result.to_json()})
+        return
+    _print(screen, result)
+    screen.print(f"{time.monotonic() - started:.0f} s in total.")
+    _print_next(screen, result)
+
+
+def _print(screen: Console, result: TuneResult) -> None:
+    states = [record.state for record in result.trials]
+    others = "".join(f", {states.count(state)} {state}" for state in ("pruned", "failed") if state in states)
+    first, later = result.frozen_seconds
+    screen.print(
+        f"\n{len(states)} trials{others}; {result.trials_per_minute:.1f} per minute. Decoding and frozen layers took "
+        f"{first:.1f} s in the first trial and {later:.1f} s in later ones (median), which read them from the cache."
+    )
+    if result.stopped:
+        reason = {"time": "The budget is used up", "interrupted": "Interrupted"}[result.stopped]
+        screen.print(f"[yellow]{reason}; these are the results so far.[/yellow]")
+    screen.print()
+    screen.print(_table(result))
+    screen.print()
+    _print_best(screen, result)
+    if result.importance:
+        top = list(result.importance.items())[:_ROWS]
+        screen.print("Importance: " + escape(", ".join(f"{name} {100 * share:.0f} %" for name, share in top)) + ".")
+    else:
+        from regraft.studies.tune.result import MIN_TRIALS_FOR_IMPORTANCE as MIN_TRIALS
+
+        complete = states.count("complete")
+        screen.print(f"The importance of settings needs {MIN_TRIALS} complete trials; there are {complete}.")
+    if result.run is not None and (test := result.run.metrics.get("test")):
+        tested = f" (not tested: {join_truncated(test['untested'])})" if test.get("untested") else ""
+        low, high = test["accuracy_interval"]
+        screen.print(
+            f"[bold green]Test accuracy {100 * test['accuracy']:.1f} %[/bold green] (95 % interval {100 * low:.1f} to "
+            f"{100 * high:.1f}) on {test['count']} images, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, log loss "
+            f"{test['loss']:.4f}."
+        )
+    screen.print(
+        f"The validation score of the best of {len(states)} trials is optimistic, because it was selected. "
+        "The test set took no part in the selection."
+    )
+
+
+def _print_best(screen: Console, result: TuneResult) -> None:
+    best, base = result.best.record, result.base
+    if not best.number:
+        screen.print("[bold]No trial was better than the given settings.[/bold]")
+        return
+    screen.print(f"[bold]Trial {best.number} changes[/bold]")
+    for name, (before, after) in result.changes.items():
+        screen.print(escape(f"  {name:<28} {_text(before)} -> {_text(after)}"))
+    if base:
+        text = f"Validation loss {best.loss:.4f} (given settings {base.loss:.4f}), "
+        text += f"accuracy {best.accuracy:.4f} ({base.accuracy:.4f})"
+        if gain := result.gain:
+            text += f"; the mean loss per image is lower by {gain[0]:.4f} (standard error {gain[1]:.4f})"
+        screen.print(text + ".")
+
+
+def _table(result: TuneResult) -> Table:
+    table = Table("trial", "trained", "val loss", "accuracy", "macro-F1", "seconds", "", box=None, header_style="bold")
+    for column in table.columns:
+        column.no_wrap, column.justify = True, "right"
+    table.columns[1].justify = table.columns[-1].justify = "left"
+    finalists = sorted((finalist.record for finalist in result.finalists), key=lambda record: record.rank)
+    numbers = {record.number for record in finalists}
+    others = [record for record in result.trials if record.state == "complete" and record.number not in numbers]
+    for record in [*finalists, *sorted(others, key=lambda record: record.rank)][:_ROWS]:
+        remark = "base" if not record.number else ""
+        if record.number == result.best.record.number:
+            remark = f"[bold green]{remark + ', ' if remark else ''}best[/bold green]"
+        table.add_row(
+            str(record.number),
+            "in full" if record.number in numbers else "short",
+            *(f"{value:.4f}" for value in (record.loss, record.accuracy, record.macro_f1)),
+            f"{record.seconds:.1f}",
+            remark,
+        )
+    return table
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(list(value) if isinstance(value, tuple) else value)
+
+
+def _print_next(screen: Console, result: TuneResult) -> None:
+    path = result.path
+    lines = [f"  {path / 'plots' / 'history.png'}      score of each trial"]
+    if result.importance:
+        lines.append(f"  {path / 'plots' / 'importance.png'}   importance of the settings")
+    lines.append(f"  {path / 'trials.csv'}, {path / 'tune.json'}: every trial")
+    screen.print("\n[bold]Look at[/bold]\n" + escape("\n".join(lines)))
+    commands = [f"evaluate {result.run.path}"] if result.run is not None else []
+    commands += [f"train DATA --config {path / 'best.toml'}", f"tune --resume {path} --trials {2 * len(result.trials)}"]
+    screen.print("\n[bold]Try next[/bold]\n" + escape("\n".join(f"  regraft {command}" for command in commands)))

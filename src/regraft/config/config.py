@@ -1,0 +1,285 @@
+"""All settings in one frozen `Config`, validated as a whole: one error lists every wrong setting."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from regraft.config.presets import PRESETS, Preset, describe_preset
+from regraft.data.augmentation import Augmentation
+from regraft.data.scan import OnUnreadable
+from regraft.data.sources.folders import FolderLayout
+from regraft.errors import ConfigError, suggest_names
+from regraft.models.options import ModelOptions
+from regraft.models.weights import options_of_run
+from regraft.option_errors import usage_errors
+from regraft.synonyms import canonical, settings_like, spelled_like
+from regraft.tracking.options import TrackingOptions
+from regraft.training.options import TrainingOptions
+
+
+@usage_errors
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class DataOptions:
+    """How the data is read and split."""
+
+    val: Annotated[
+        float, Field(ge=0, lt=1, description="share of the images for validation, if the data has no such part")
+    ] = 0.1
+    test: Annotated[
+        float, Field(ge=0, lt=1, description="share of the images for the test, if the data has no such part")
+    ] = 0.1
+    on_unreadable: Annotated[
+        OnUnreadable, Field(description="unreadable images: skip (leave out and list them) or error")
+    ] = "skip"
+    group_by: Annotated[
+        str, Field(description="regular expression; images whose paths have the same match share a part; empty: none")
+    ] = ""
+    keep_split: Annotated[
+        str, Field(description="a split.csv or a run's folder; the images in it keep their part; empty: none")
+    ] = ""
+    layout: Annotated[
+        FolderLayout,
+        Field(description="which folders are classes: all in the data (classes), all in its parts (parts), or auto"),
+    ] = "auto"
+    image_column: Annotated[str, Field(description="column of a manifest with the images' paths; empty: found")] = ""
+    label_column: Annotated[
+        str, Field(description="column of a manifest with the labels, or several with 0 and 1 (cat,dog); empty: found")
+    ] = ""
+    remote: Annotated[
+        bool, Field(description="fetch the images that a manifest names by URL, each time that they are read")
+    ] = False
+
+
+@usage_errors
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class RunOptions:
+    """Where a run starts, where it is written, and which preset it is based on."""
+
+    data: Annotated[
+        str, Field(description="labeled images, as for `regraft train DATA`; a path is relative to this file")
+    ] = ""
+    out: Annotated[str, Field(description="the run's folder, relative to this file; empty: a new one under runs/")] = ""
+    from_run: Annotated[
+        str, Field(description="a run whose settings, weights and head this one starts from; empty: none")
+    ] = ""
+    preset: Annotated[
+        Preset,
+        BeforeValidator(spelled_like(Preset)),
+        Field(description="settings under one name, which the settings given override: keras, or none"),
+    ] = "none"
+
+
+@usage_errors
+class Config(BaseModel):
+    """All settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: RunOptions = RunOptions()
+    data: DataOptions = DataOptions()
+    model: ModelOptions = ModelOptions()
+    augmentation: Augmentation = Augmentation()
+    training: TrainingOptions = TrainingOptions()
+    tracking: TrackingOptions = TrackingOptions()
+
+    def to_toml(self) -> str:
+        """Return the settings as TOML without comments; `load_config` of this text gives an equal `Config`."""
+        return tomli_w.dumps({section: _plain(getattr(self, section)) for section in type(self).model_fields})
+
+    def describe_preset(self) -> str:
+        """Say what the preset of `run.preset` sets; "" for none."""
+        sections = {section: _plain(getattr(self, section)) for section in type(self).model_fields}
+        values = {f"{section}.{key}": value for section, table in sections.items() for key, value in table.items()}
+        return describe_preset(self.run.preset, values)
+
+
+#: Settings of the version before -> settings of this one.
+RENAMED_SETTINGS = {
+    "data.on_bad": "data.on_unreadable",
+    "augmentation.colour": "augmentation.color_jitter",
+    "augmentation.crop": "augmentation.random_crop",
+    "training.engine": "training.prefix_backend",
+    "training.averaging": "training.ema_epochs",
+}
+
+
+@suggest_names
+def load_config(
+    file: Path | None = None, settings: Sequence[str] = (), overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Read a TOML file, or the defaults; one `ConfigError` lists every wrong setting with the nearest valid names.
+
+    `settings` are texts `section.key=value` with values as in TOML, where a string needs no quotes; they override the
+    file. `overrides` are typed values by `section.key`, which override both; None leaves a setting as it is. Paths of
+    the section `run` of a file are relative to its folder. Where settings name a run to start from, its own are the
+    defaults; a preset overrides these, and whatever is given overrides the preset.
+
+    Examples:
+        >>> config = regraft.load_config(overrides={"training.finetune_epochs": 3})
+        >>> config.training.finetune_epochs
+        3
+    """
+    values = _read(file) if file else {}
+    _make_absolute(values.get("run"), file)
+    errors = []
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if separator and all(key.strip().partition(".")):
+            _set(values, key.strip(), _toml_value(text.strip()))
+        else:
+            errors.append(f"--set {setting}: expected section.key=value{_did_you_mean(key.strip())}")
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            _set(values, key, value)
+    values = _with_defaults_of_runs(_with_preset(values))
+    return _validate(values, errors, f"{file}: " if file else "")
+
+
+def load_run_config(file: Path) -> Config:
+    """Read the `config.toml` of a run, also of one from the version before; raise `ConfigError` as `load_config`."""
+    return _validate(_read_run(file), [], f"{file}: ")
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    values = _read(file)
+    for old, new in RENAMED_SETTINGS.items():
+        section, _, name = old.partition(".")
+        if name in (table := values.get(section, {})):
+            _set(values, new, table.pop(name))
+    model = values.get("model", {})
+    # Early versions, which had no `head_activation`, wrote the dropout of an mlp beside a linear head, which had none.
+    if model.get("head") == "linear" and "head_activation" not in model:
+        model.pop("dropout", None)
+    return values
+
+
+def _make_absolute(table: Any, file: Path | None) -> None:
+    """Resolve the paths of the section `run` from the folder of the file."""
+    if file and isinstance(table, dict):
+        for name in ("data", "out", "from_run"):
+            path = table.get(name)
+            if isinstance(path, str) and path and "://" not in path:
+                table[name] = str(file.resolve().parent / path)
+
+
+def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
+    """Add the settings of the preset, if one is chosen, below those given."""
+    table = values.get("run")
+    chosen = canonical(table.get("preset"), PRESETS) if isinstance(table, dict) else "none"
+    preset = PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}
+    merged = {name: {**defaults, **values.get(name, {})} for name, defaults in preset.items()}
+    return {**values, **merged}
+
+
+def _with_defaults_of_runs(values: dict[str, Any]) -> dict[str, Any]:
+    """Add the settings of a run to start from, or of one that is the backbone, below those given.
+
+    The images of a run whose weights are used keep their part.
+    """
+    given = {name: dict(table) for name, table in values.items() if isinstance(table, dict)}
+    model, defaults = given.get("model", {}), dict[str, dict[str, Any]]()
+    if earlier := given.get("run", {}).get("from_run"):
+        if not (backbone := options_of_run(earlier)):
+            missing = "" if Path(earlier).exists() else " does not exist"
+            raise ConfigError(f"--from {earlier}{missing}: expected the folder of a run (run.from_run).")
+        given["run"]["from_run"] = backbone["weights"]
+        defaults = _read_run(Path(earlier) / "config.toml")
+        defaults |= {"run": {}, "model": {**defaults.get("model", {}), **backbone}}
+    elif backbone := options_of_run(model.get("backbone", "")):
+        del model["backbone"]
+        defaults = {"model": backbone}
+    weights = model.get("weights", defaults.get("model", {}).get("weights", ""))
+    if of_weights := options_of_run(weights):
+        defaults["data"] = {**defaults.get("data", {}), "keep_split": of_weights["weights"]}
+    merged = {name: {**defaults.get(name, {}), **given.get(name, {})} for name in {**defaults, **given}}
+    return {**merged, **{name: table for name, table in values.items() if name not in given}}
+
+
+def defaults_with_comments() -> str:
+    """Return all settings with their defaults and meanings, as TOML to start from."""
+    lines = ["# Every setting of regraft with its default. Keep what you change and delete the rest."]
+    for section, options in _sections().items():
+        lines += ["", f"[{section}]"]
+        for name, (default, description) in options.items():
+            value = tomli_w.dumps({name: default}).rstrip().replace("\n    ", "").replace(",\n]", "]")
+            lines += [f"# {description}", value]
+    return "\n".join(lines) + "\n"
+
+
+def setting_names() -> list[str]:
+    """Every setting as `section.key`."""
+    return [f"{section}.{name}" for section, options in _sections().items() for name in options]
+
+
+def _validate(values: dict[str, Any], errors: list[str], prefix: str) -> Config:
+    config = Config()
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        errors += dict.fromkeys(map(_describe, error.errors()))
+    if errors:
+        count = "1 setting is" if len(errors) == 1 else f"{len(errors)} settings are"
+        raise ConfigError(
+            "\n  ".join([f"{prefix}{count} wrong:", *errors]) + "\n`regraft config` explains every setting."
+        )
+    return config
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    section, _, name = key.partition(".")
+    table = values.setdefault(section, {})
+    if isinstance(table, dict):  # else validation reports the section
+        table[name] = value
+
+
+def _sections() -> dict[str, dict[str, tuple[Any, str]]]:
+    """Section -> key -> (default, description)."""
+    sections: dict[str, dict[str, tuple[Any, str]]] = {}
+    for section, field in Config.model_fields.items():
+        schema = TypeAdapter(type(field.default)).json_schema()
+        plain = _plain(field.default)
+        sections[section] = {name: (plain[name], schema["properties"][name]["description"]) for name in plain}
+    return sections
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    values = dataclasses.asdict(options)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"--config {file} does not exist. `regraft config > {file}` creates one.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--config {file} cannot be read as TOML: {error}") from error
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _describe(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"][:2])
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        new = RENAMED_SETTINGS.get(key)
+        return f"{key} is now called {new}" if new else f"{key}: no such setting{_did_you_mean(key)}"
+    reason = error["msg"].removeprefix("Value error, ")
+    return f"{key} = {error['input']!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def _did_you_mean(key: str) -> str:
+    near = settings_like(key, setting_names())
+    return f"; did you mean {' or '.join(near)}?" if near else ""

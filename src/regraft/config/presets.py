@@ -1,0 +1,53 @@
+"""Presets: settings under one name, which settings that are given override.
+
+Input: a preset's name, or a configuration. Output: the settings of the preset, or a sentence about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Preset = Literal["none", "keras"]
+
+#: Preset -> section -> setting -> value.
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "none": {},
+    # `compile(Adam(...))` and `fit` on GlobalAveragePooling2D, Dropout and Dense, with ModelCheckpoint(save_best_only).
+    "keras": {
+        "model": {"head_stages": "last"},
+        "augmentation": {"flip": 0.0, "random_crop": 0.0, "color_jitter": 0.0},
+        "training": {
+            "head_optimizer": "adam",
+            "optimizer": "adam",
+            "finetune_lr": 1e-4,
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "warmup": 0.0,
+            "ema_epochs": 0.0,
+            "label_smoothing": 0.0,
+            "output_activation": "softmax",
+            "monitor": "val_loss",
+            "keep_epoch": "best",
+            "keep_finetuned": "always",
+            "precision": "off",
+        },
+    },
+}
+
+
+def preset_settings(preset: str) -> dict[str, Any]:
+    """The settings of a preset as `section.key` -> value."""
+    return {f"{section}.{key}": value for section, table in PRESETS[preset].items() for key, value in table.items()}
+
+
+def describe_preset(preset: str, values: Mapping[str, Any]) -> str:
+    """Say what a preset sets, and which of its settings have other `values`, by `section.key`; "" for none."""
+    settings = preset_settings(preset)
+    if not settings:
+        return ""
+    kept = [f"{key} = {value}" for key, value in settings.items() if values[key] == value]
+    others = [f"{key} = {values[key]}" for key, value in settings.items() if values[key] != value]
+    given = f" Given instead of the preset's: {', '.join(others)}." if others else ""
+    return f"Preset {preset}: {', '.join(kept) or 'nothing'}.{given}"

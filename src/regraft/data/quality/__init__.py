@@ -1,0 +1,1 @@
+"""Quality checks of a data set: duplicates, shortcuts, classes and damaged files."""

@@ -1,0 +1,327 @@
+"""Find near duplicates: the same picture re-encoded, resized, slightly cropped, brighter or mirrored.
+
+First, descriptors find candidates. A descriptor has the low frequencies of an image, of one of its crops or of its
+mirror image, and is whitened over the data set, so that what all images share does not count. Then each candidate pair
+is aligned by shift and scale. It is a near duplicate if the aligned pictures correlate after a band-pass filter, and
+still correlate after what similar images share is projected out: a thousand bottles seen by a fixed camera are not
+duplicates. Unlikely candidates are rejected early, by finer frequencies and then at half the size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
+
+import numpy as np
+
+from regraft.data.quality.registration import AlignedPairs, coarse_align, crop_matrices, standardize
+from regraft.data.union_find import UnionFind
+from regraft.resources import usable_cpus
+
+#: Part of the cache key; changes whenever the same thumbnails would give other pairs.
+NEAR_DUPLICATES_VERSION = 2
+
+#: Smallest correlation of near duplicates, for shorter sides of 32 pixels and of 64 or more.
+_MIN_SIMILARITY = ((32.0, 64.0), (0.93, 0.98))
+#: Smallest correlation after what similar images share is projected out.
+_MIN_RESIDUAL = 0.85
+#: Ranks of the similar images whose mean counts as shared; the nearest may be duplicates themselves.
+_SHARED_RANKS = slice(16, 48)
+#: With fewer images nothing counts as shared; from more images a sample of this size is drawn.
+_MIN_IMAGES, _MAX_IMAGES = 64, 4096
+#: Smallest cosine similarity of the descriptors of a candidate.
+_MIN_COSINE = 0.7
+#: Smallest and largest number of candidates of an image, and the number for all images together.
+_TRIED, _TRIED_IN_ALL = (4, 16), 130_000
+#: Side of the square of frequencies in a descriptor, and of the square that is computed.
+_LOW, _COMPUTED = 8, 12
+#: Candidates also need this similarity in the computed frequencies outside a square of this side.
+_COARSE, _MIN_FINE_SIMILARITY = 4, 0.55
+#: Numbers of alignment steps at half the size, and the smallest correlation after them.
+_STAGES = ((1, 0.8), (4, 0.9))
+#: Crops of an image that are compared with whole images: top, left, height and width as fractions.
+_CROPS = np.array(
+    [(0, 0, 1, 1), (0, 0, 0.95, 0.95), (0, 0.05, 0.95, 0.95), (0.05, 0, 0.95, 0.95), (0.05, 0.05, 0.95, 0.95),
+     (0.025, 0.025, 0.95, 0.95), (0.05, 0.05, 0.9, 0.9)],
+    dtype=np.float32,
+)  # fmt: skip
+#: Up to this number of images all pairs are compared; for more, only images in the nearest cells.
+_EXHAUSTIVE = 4096
+_PROBES = 16
+#: Pairs that are aligned at once, and batches between two looks at which images are connected already.
+_BATCH, _BATCHES = 64, 4
+
+#: Returns gray thumbnails, uint8 (n, S, S), for image numbers, int64 (n,).
+Pictures = Callable[[np.ndarray], np.ndarray]
+Progress = Callable[[int, int], None]
+
+
+def find_near_duplicates(pictures: Pictures, sides: np.ndarray, *, progress: Progress | None = None) -> np.ndarray:
+    """Find pairs of near duplicates, enough of them to connect each group of near duplicates.
+
+    `pictures` is called for all images in turn, then for the candidates; `sides` has the shorter side of each image in
+    pixels, (N,), since finer details are not compared; `progress` is called with (candidates done, all candidates).
+
+    Returns float64 (n, 4), sorted: the two image numbers, the smaller one first; the correlation after alignment, at
+    most 1; and whether one is the mirror image of the other, 0 or 1.
+    """
+    count = len(sides)
+    if count < 2:
+        return np.empty((0, 4))
+    spectra = _spectra(pictures, count)
+    queue = _most_similar(_similar_in_detail(spectra, _candidates(spectra)), count)
+    shared = _SharedContent(pictures, spectra[0].copy())
+    del spectra
+    pairs: list[tuple[int, int, float, int]] = []
+    connected = UnionFind(count)
+    done = 0
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        for steps, threshold in _STAGES:
+            batches = [queue[i : i + _BATCH] for i in range(0, len(queue), _BATCH)]
+            queue = _concatenate([queue[:0], *pool.map(partial(_filter, pictures, steps, threshold), batches)])
+        ends = list(zip(queue.first.tolist(), queue.second.tolist(), strict=True))
+        while done < len(ends):
+            # Images that are connected through others need not be compared.
+            chosen: list[int] = []
+            while done < len(ends) and len(chosen) < _BATCHES * _BATCH:
+                if connected.find(ends[done][0]) != connected.find(ends[done][1]):
+                    chosen.append(done)
+                done += 1
+            batches = [queue[chosen[i : i + _BATCH]] for i in range(0, len(chosen), _BATCH)]
+            for found in pool.map(partial(_compare, pictures, sides, shared), batches):
+                for pair in found:
+                    pairs.append(pair)
+                    connected.union(*pair[:2])
+            if progress:
+                progress(done, len(ends))
+    return np.array(sorted(pairs), np.float64).reshape(-1, 4)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Candidate pairs: a crop of the image `whole`, and the image `part`, which is mirrored first if `mirrored`."""
+
+    whole: np.ndarray
+    part: np.ndarray
+    cosine: np.ndarray  # similarity of their descriptors
+    crop: np.ndarray
+    mirrored: np.ndarray
+    boxes: np.ndarray  # the box of `whole` that matches `part`, float32 (n, 4)
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, chosen: slice | np.ndarray | list[int]) -> _Candidates:
+        return _Candidates(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
+    @property
+    def first(self) -> np.ndarray:
+        return np.asarray(np.minimum(self.whole, self.part))
+
+    @property
+    def second(self) -> np.ndarray:
+        return np.asarray(np.maximum(self.whole, self.part))
+
+    def load(self, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
+        """Thumbnails of `whole`, and of `part`, mirrored where needed."""
+        first, second = pictures(self.whole), pictures(self.part)
+        second[self.mirrored] = second[self.mirrored][:, :, ::-1]
+        return first, second
+
+
+def _concatenate(pieces: Iterable[_Candidates]) -> _Candidates:
+    pieces = list(pieces)
+    return _Candidates(*(np.concatenate([getattr(piece, f.name) for piece in pieces]) for f in fields(_Candidates)))
+
+
+class _SharedContent:
+    def __init__(self, pictures: Pictures, spectra: np.ndarray) -> None:
+        count = len(spectra)
+        drawn = np.arange(count if count >= _MIN_IMAGES else 0)
+        if count > _MAX_IMAGES:
+            drawn = np.sort(np.random.default_rng(0).choice(count, _MAX_IMAGES, replace=False))
+        self._spectra, self._drawn = spectra, drawn
+        self._descriptors = _normalize(_low(spectra[drawn]))
+        self._standardized = standardize(pictures(drawn).astype(np.float32))
+
+    def of(self, numbers: np.ndarray) -> np.ndarray:
+        """Mean image for each image number, float32 (n, S, S); 0 if there are too few images."""
+        means = np.zeros((len(numbers), *self._standardized.shape[1:]), np.float32)
+        if not len(self._drawn):
+            return means
+        similarity = _normalize(_low(self._spectra[numbers])) @ self._descriptors.T
+        nearest = np.argpartition(-similarity, _SHARED_RANKS.stop, axis=1)[:, : _SHARED_RANKS.stop]
+        order = np.argsort(-np.take_along_axis(similarity, nearest, axis=1), axis=1, kind="stable")
+        for mean, ranked in zip(means, np.take_along_axis(nearest, order, axis=1)[:, _SHARED_RANKS], strict=True):
+            self._standardized[ranked].mean(axis=0, out=mean)
+        return means
+
+
+def _filter(pictures: Pictures, steps: int, threshold: float, candidates: _Candidates) -> _Candidates:
+    boxes, similarity = coarse_align(*candidates.load(pictures), candidates.boxes, steps=steps)
+    return replace(candidates, boxes=boxes)[similarity >= threshold]
+
+
+def _compare(
+    pictures: Pictures, sides: np.ndarray, shared: _SharedContent, candidates: _Candidates
+) -> list[tuple[int, int, float, int]]:
+    side = np.minimum(sides[candidates.whole], sides[candidates.part])
+    aligned = AlignedPairs(*candidates.load(pictures), candidates.boxes, side)
+    similarity = aligned.similarity()
+    near = np.flatnonzero(similarity >= np.interp(side, *_MIN_SIMILARITY))
+    near = near[aligned.residual_similarity(near, shared.of(candidates.whole[near])) >= _MIN_RESIDUAL]
+    found = candidates[near]
+    columns = (found.first, found.second, similarity[near], found.mirrored.astype(int))
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _most_similar(candidates: _Candidates, count: int) -> _Candidates:
+    """The candidates that are among the most similar ones of either of their images, the most similar first."""
+    limit = int(np.clip(_TRIED_IN_ALL // count, *_TRIED))
+    candidates = candidates[np.lexsort((candidates.second, candidates.first, -candidates.cosine))]
+    tried = [0] * count
+    chosen = []
+    for number, (i, j) in enumerate(zip(candidates.whole.tolist(), candidates.part.tolist(), strict=True)):
+        if min(tried[i], tried[j]) < limit:
+            chosen.append(number)
+            tried[i] += 1
+            tried[j] += 1
+    return candidates[chosen]
+
+
+def _candidates(spectra: np.ndarray) -> _Candidates:
+    """Pairs of an image, or a crop of it, and another image with similar descriptors; each pair once, the best."""
+    descriptors = _normalize(_low(spectra[0]))
+    whiten = _whitening(descriptors)
+    index = _IvfIndex(whiten(descriptors))
+    count, pieces = len(descriptors), []
+    for crop, mirrored in [*((crop, False) for crop in range(len(_CROPS))), (0, True)]:
+        queries = _normalize(_low(_mirror(spectra[0]) if mirrored else spectra[crop]))
+        whole, part, cosine = index.search(whiten(queries))
+        # Whole images and mirror images match in both directions; one is enough.
+        kept = whole != part if crop else whole < part
+        whole, part, cosine = whole[kept], part[kept], cosine[kept]
+        number = np.full(len(whole), crop)
+        pieces.append(_Candidates(whole, part, cosine, number, np.full(len(whole), mirrored), _CROPS[number]))
+    candidates = _concatenate(pieces)
+    order = np.lexsort((-candidates.cosine, candidates.first * count + candidates.second))
+    candidates = candidates[order]
+    _, first = np.unique(candidates.first * count + candidates.second, return_index=True)
+    return candidates[first]
+
+
+def _similar_in_detail(spectra: np.ndarray, candidates: _Candidates) -> _Candidates:
+    kept = []
+    for start in range(0, len(candidates), 8192):
+        chunk = candidates[start : start + 8192]
+        first, second = spectra[chunk.crop, chunk.whole], spectra[0, chunk.part]
+        second[chunk.mirrored] = _mirror(second[chunk.mirrored])
+        for frequencies in (first, second):
+            frequencies[:, :_COARSE, :_COARSE] = 0
+        similarity = np.einsum("nf,nf->n", _normalize(first), _normalize(second))
+        kept.append(start + np.flatnonzero(similarity >= _MIN_FINE_SIMILARITY))
+    return candidates[np.concatenate([[], *kept]).astype(int)]
+
+
+def _spectra(pictures: Pictures, count: int) -> np.ndarray:
+    """DCT low frequencies of each crop of each image, norm 1, mean 0 (flat: 0): float16 (crops, N, rows, columns)."""
+    spectra = np.empty((len(_CROPS), count, _COMPUTED, _COMPUTED), np.float16)
+    for start in range(0, count, 1024):
+        chunk = pictures(np.arange(start, min(start + 1024, count))).astype(np.float32)
+        size = chunk.shape[1]
+        rows, columns = _transforms(size)
+        partial_spectra = chunk.reshape(-1, size) @ columns.reshape(-1, size).T
+        partial_spectra = partial_spectra.reshape(len(chunk), size, len(_CROPS), _COMPUTED)
+        for crop in range(len(_CROPS)):
+            spectrum = np.asarray(rows[crop] @ partial_spectra[:, :, crop])
+            spectrum[:, 0, 0] = 0
+            norm = np.linalg.norm(spectrum, axis=(1, 2), keepdims=True)
+            spectra[crop, start : start + 1024] = spectrum / np.maximum(norm, 1e-3)
+    return spectra
+
+
+def _low(spectra: np.ndarray) -> np.ndarray:
+    return spectra[:, :_LOW, :_LOW]
+
+
+def _mirror(spectra: np.ndarray) -> np.ndarray:
+    """Spectra of the mirror images: cosines that are odd about the middle change sign."""
+    return np.asarray(spectra * np.where(np.arange(spectra.shape[2]) % 2, -1, 1).astype(spectra.dtype))
+
+
+def _normalize(spectra: np.ndarray) -> np.ndarray:
+    """Vectors of norm 1, float32 (n, f); zeros stay 0."""
+    rows = spectra.reshape(-1, spectra.shape[1] * spectra.shape[2]).astype(np.float32)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))
+
+
+@cache
+def _transforms(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Matrices from pixels to the frequencies of each crop, for rows and columns, float32 (crops, _COMPUTED, S)."""
+    from scipy.fft import dct  # slow to import, and not needed when the pairs are cached
+
+    waves = dct(np.eye(size, dtype=np.float32), axis=0, norm="ortho")[:_COMPUTED]
+    rows, columns = crop_matrices(_CROPS, size)
+    return waves @ rows, waves @ columns
+
+
+def _whitening(descriptors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that whitens descriptors, shrunk toward the identity for few images."""
+    count, size = descriptors.shape
+    weight = count / (count + 4.0 * size)
+    mean = weight * descriptors.mean(axis=0)
+    moments = descriptors - mean
+    covariance = moments.T @ moments / count
+    level = max(float(np.trace(covariance)) / size, 1e-12)
+    values, vectors = np.linalg.eigh(weight * covariance + (1 - weight) * level * np.eye(size, dtype=np.float32))
+    scale = vectors / np.sqrt(np.maximum(values, 0) + 0.05 * level)
+
+    def whiten(rows: np.ndarray) -> np.ndarray:
+        white = (rows - mean) @ scale
+        return np.asarray(white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-6), np.float32)
+
+    return whiten
+
+
+class _IvfIndex:
+    """Inverted-file index: descriptors are grouped by the nearest of about 2 sqrt(N) centers; a query probes a few."""
+
+    def __init__(self, descriptors: np.ndarray) -> None:
+        self.descriptors = descriptors
+        cells = 1 if len(descriptors) <= _EXHAUSTIVE else 2 * round(len(descriptors) ** 0.5)
+        chosen = np.random.default_rng(0).choice(len(descriptors), cells, replace=False)
+        self.centers = descriptors[np.sort(chosen)]
+        self.probes = min(cells, _PROBES)
+        own = self._nearest(descriptors, 1)[:, 0]
+        order = np.argsort(own, kind="stable")
+        self.members = np.split(order, np.searchsorted(own[order], np.arange(1, cells)))
+
+    def _nearest(self, rows: np.ndarray, count: int) -> np.ndarray:
+        """The `count` nearest cells of each row, in any order."""
+        nearest = np.empty((len(rows), count), np.int64)
+        for start in range(0, len(rows), 2048):
+            similarity = rows[start : start + 2048] @ self.centers.T
+            nearest[start : start + 2048] = (
+                similarity.argmax(axis=1)[:, None]
+                if count == 1
+                else np.argpartition(similarity, -count, axis=1)[:, -count:]
+            )
+        return nearest
+
+    def search(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Similar pairs: number of the query and of the descriptor, int64 (n,), and their cosine, float32 (n,)."""
+        cells = self._nearest(queries, self.probes)
+        order = np.argsort(cells, axis=None, kind="stable")
+        ends = np.searchsorted(cells.ravel()[order], np.arange(1, len(self.members)))
+        found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
+        for numbers, members in zip(np.split(order // self.probes, ends), self.members, strict=True):
+            descriptors = self.descriptors[members].T
+            for start in range(0, len(numbers), 1024):
+                chunk = numbers[start : start + 1024]
+                similarity = queries[chunk] @ descriptors
+                i, j = np.divmod(np.flatnonzero(similarity >= _MIN_COSINE), max(1, len(members)))
+                found.append((chunk[i], members[j], similarity[i, j]))
+        first, second, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
+        return first, second, cosine

@@ -1,0 +1,1 @@
+"""Sources of labeled images: a folder, archive, table, manifest or URL becomes image entries and their storage."""

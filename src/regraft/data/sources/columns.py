@@ -1,0 +1,253 @@
+"""Find the columns of a table of images by their names, and by their contents where the names leave it open."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from regraft.data.sources.table import Cells
+from regraft.data.storage import is_image
+from regraft.errors import DataError
+from regraft.text import join_truncated
+
+_IMAGE_NAMES = frozenset(
+    [
+        "path",
+        "paths",
+        "file",
+        "files",
+        "file_name",
+        "file_names",
+        "filename",
+        "filenames",
+        "filepath",
+        "filepaths",
+        "file_path",
+        "file_paths",
+        "image",
+        "images",
+        "image_name",
+        "image_path",
+        "image_file",
+        "image_filename",
+        "image_id",
+        "image_index",
+        "img",
+        "img_name",
+        "img_path",
+        "img_id",
+        "picture",
+        "photo",
+        "id",
+        "uuid",
+    ]
+)
+#: Words in the names of columns with labels.
+_LABEL_WORDS = frozenset(
+    [
+        "label",
+        "labels",
+        "class",
+        "classes",
+        "category",
+        "categories",
+        "breed",
+        "breeds",
+        "species",
+        "target",
+        "targets",
+        "diagnosis",
+    ]
+)
+#: Columns that describe images and are never labels, unless `label_column` names them.
+_OTHERS = frozenset(
+    [
+        "width",
+        "height",
+        "xmin",
+        "ymin",
+        "xmax",
+        "ymax",
+        "index",
+        "sha256",
+        "md5",
+        "hash",
+        "url",
+        "license",
+        "comment",
+        "comments",
+        "note",
+        "notes",
+        "size",
+        "bytes",
+    ]
+)
+#: Cells of a column for a class: whether the image is of the class.
+FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+#: Names of the columns in our own tables and those of `datasets`, of which nothing need be said.
+_DEFAULT_IMAGES = ("path", "file_name")
+#: Words in the names of columns that may say which images are the test's.
+_SPLIT_WORDS = frozenset(["set", "subset", "dataset", "partition", "phase", "usage", "train", "test", "fold"])
+_SPLIT_NAMES, _GROUP = ("split", "part"), "group"
+#: Rows whose cells decide about a column, and rows from which on a label may not be different in each.
+_SAMPLE, _FEW = 200, 12
+#: Share of the cells of columns for classes that are 0 or 1; others are errors.
+_FLAGS_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Numbers of the columns of a table; several `labels` have a 1 for the class and 0 for the others."""
+
+    image: int
+    labels: list[int]
+    split: int | None
+    group: int | None
+    notes: list[str]
+
+
+class ColumnFinder:
+    """Finds the columns of a table; `part_names` are the values of a split, and `exists` knows the files.
+
+    Raises `DataError` if a column is missing, or several columns may be the one.
+    """
+
+    def __init__(
+        self, name: str, cells: Cells, part_names: Collection[str], exists: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self._name, self._cells, self._part_names, self._exists = name, cells, part_names, exists
+        # "Image Index", "image-index" and "imageIndex" are one name.
+        split = (re.sub(r"(?<=[a-z])(?=[A-Z])|[\s_-]+", "_", column.strip()) for column in cells.columns)
+        self._names = [name.lower() for name in split]
+        self._known = [name.strip() for name in cells.columns]
+
+    def find(self, image_column: str = "", label_column: str = "") -> Columns:
+        """Find all columns; those that are given need not be found."""
+        image = self._given("image_column", image_column) if image_column else self._image()
+        split = next((self._only(name) for name in _SPLIT_NAMES if name in self._names), None)
+        group = self._only(_GROUP) if _GROUP in self._names else None
+        taken = {image, split, group, *(i for i, name in enumerate(self._names) if name in _SPLIT_NAMES)}
+        if label_column:
+            names = [label_column] if label_column.strip() in self._known else label_column.split(",")
+            labels = [self._given("label_column", name) for name in names]
+        else:
+            labels = self._labels(taken)
+        notes = list[str]()
+        if split is None:
+            split = self._split_by_content({*taken, *labels})
+            if split is not None:
+                notes.append(f"{self._name}: parts from the column {self._known[split]!r}.")
+            elif unread := [i for i in range(len(self._names)) if i not in {*taken, *labels} and self._is_split(i)]:
+                values = f"the values of {self._join(unread)} are not train, val and test"
+                notes.append(f"{self._name}: the data has no parts; {values}.")
+        found = [f"images from the column {self._known[image]!r}"] if self._names[image] not in _DEFAULT_IMAGES else []
+        if len(labels) > 1:
+            found.append(f"labels from the columns {self._join(labels)}, one of which is 1 in each row")
+        elif self._names[labels[0]] != "label":
+            found.append(f"labels from the column {self._known[labels[0]]!r}")
+        if found:
+            notes.insert(0, f"{self._name}: {' and '.join(found)}.")
+        return Columns(image, labels, split, group, notes)
+
+    def label(self) -> int:
+        """Find the column with the labels of a table without a column of images."""
+        taken = {i for i, name in enumerate(self._names) if name in (*_SPLIT_NAMES, _GROUP)}
+        labels = self._labels(set(taken))
+        if len(labels) > 1:
+            raise self._unclear("the labels", labels, "label_column", "label")
+        return labels[0]
+
+    def _image(self) -> int:
+        if "path" in self._names:
+            return self._only("path")
+        if [cell for cell in self._cells.columns if is_image(cell) or self._exists(cell.strip())]:
+            raise DataError(
+                f"{self._name} begins with {','.join(self._cells.columns)!r}, a row and not a header. Add a first line "
+                "with the names of the columns: path,label"
+            )
+        named = [i for i, name in enumerate(self._names) if name in _IMAGE_NAMES]
+        candidates = named or list(range(len(self._names)))
+        likely = [i for i in candidates if self._holds(i, is_image)]
+        if not likely and len(named) == 1:
+            return named[0]
+        likely = likely or [i for i in named if self._holds(i, self._exists)]
+        if len(likely) > 1:
+            likely = [i for i in likely if self._holds(i, self._exists)] or likely
+        if len(likely) == 1:
+            return likely[0]
+        raise self._unclear("the paths of the images", likely or named, "image_column", "path")
+
+    def _labels(self, taken: set[int | None]) -> list[int]:
+        if "label" in self._names:
+            return [self._only("label")]
+        left = [i for i, name in enumerate(self._names) if i not in taken and name and not name.startswith("unnamed:")]
+        named = [i for i in left if _LABEL_WORDS & set(self._names[i].split("_"))]
+        found = named or [i for i in left if self._names[i] not in (_OTHERS | _IMAGE_NAMES)]
+        if len(found) > 1 and self._are_flags(found):
+            return found
+        if len(named) > 1 and all(self._same_classes(named[0], i) for i in named[1:]):
+            found = sorted(named, key=lambda i: self._holds(i, str.isdecimal))[:1]  # names before numbers
+        values = self._cells.column(found[0]) if len(found) == 1 else []
+        if values and (named or len(values) < _FEW or len(set(values)) < len(values)):
+            return found
+        raise self._unclear("the labels", found, "label_column", "label")
+
+    def _split_by_content(self, taken: set[int | None]) -> int | None:
+        """The column in which each cell is the name of a part."""
+        found = []
+        for i in range(len(self._names)):
+            values = {value.lower() for value in self._cells.column(i)} if i not in taken else set()
+            if len(values) > 1 and values <= set(self._part_names):
+                found.append(i)
+        if len(found) > 1:
+            raise DataError(f"{self._name} has several columns with parts: {self._join(found)}. Rename one to `split`.")
+        return found[0] if found else None
+
+    def _is_split(self, column: int) -> bool:
+        words = set(self._names[column].split("_"))
+        return bool(words & _SPLIT_WORDS) and 1 < len(set(self._cells.column(column))) <= _FEW
+
+    def _only(self, name: str) -> int:
+        if self._names.count(name) > 1:
+            raise DataError(f"{self._name} has several columns named {name}. Keep one of them.")
+        return self._names.index(name)
+
+    def _given(self, option: str, column: str) -> int:
+        matches = [i for i, name in enumerate(self._known) if name == column.strip()]
+        matches = matches or [i for i, name in enumerate(self._known) if name.lower() == column.strip().lower()]
+        if len(matches) != 1:
+            raise DataError(
+                f"{self._name} has {'several columns' if matches else 'no column'} {column!r}. "
+                f"{option} is one of: {join_truncated(self._known)}."
+            )
+        return matches[0]
+
+    def _holds(self, column: int, test: Callable[[str], bool]) -> bool:
+        """Whether a test holds for the first cells of a column, and there is a cell."""
+        cells = [row[column].strip() for row in self._cells.rows[:_SAMPLE] if row]
+        cells = [cell for cell in cells if cell]
+        return bool(cells) and all(map(test, cells))
+
+    def _are_flags(self, columns: Sequence[int]) -> bool:
+        """Whether columns have 0 and 1, with few exceptions, which are errors."""
+        cells = [row[i].strip() for row in self._cells.rows[:_SAMPLE] if row for i in columns]
+        return sum(cell.lower() in FLAGS for cell in cells) >= _FLAGS_SHARE * len(cells) > 0
+
+    def _same_classes(self, first: int, second: int) -> bool:
+        """Whether two columns divide the rows into the same classes."""
+        pairs = {(row[first].strip(), row[second].strip()) for row in self._cells.rows if row}
+        return len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs})
+
+    def _join(self, columns: Sequence[int]) -> str:
+        return join_truncated([self._known[i] for i in columns])
+
+    def _unclear(self, what: str, columns: Sequence[int], option: str, default: str) -> DataError:
+        advice = f"Name one by --{option.replace('_', '-')} ({option}= in Python), or rename it to `{default}`."
+        if len(columns) == 1:
+            column = self._join(columns)
+            return DataError(f"{self._name}: {column!r} would be {what}, but has another value in each row. {advice}")
+        if columns:
+            return DataError(f"{self._name} has several columns that may be {what}: {self._join(columns)}. {advice}")
+        listed = join_truncated(self._known) or "(none)"
+        return DataError(f"{self._name} has the columns {listed}, and none that is known to be {what}. {advice}")

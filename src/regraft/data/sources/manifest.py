@@ -1,0 +1,240 @@
+"""Read a manifest: a CSV or Parquet table `path,label[,split][,group]` with a row for each image.
+
+Paths are absolute or relative to the file's folder. All errors of a file are reported at once.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from regraft.data.dataset import Part
+from regraft.data.sources.columns import FLAGS, ColumnFinder, Columns
+from regraft.data.sources.table import MAX_ERRORS, Cells, read_cells
+from regraft.data.sources.urls import is_url, redact
+from regraft.data.storage import Directory, Folder, Listing, Storage, is_image
+from regraft.errors import DataError
+from regraft.text import join_truncated, pluralize
+
+#: Names of the three parts in folders and manifests, in lower case.
+PART_NAMES: dict[str, Part] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_COLUMNS = ("path", "label", "split", "group")
+
+
+#: Quotation marks that CSV does not know, and separators of other tables.
+_QUOTES = " ;|'\"`\u2018\u2019\u201c\u201d"
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """An image that is not read yet: its name in the storage, and what the data says about it."""
+
+    path: str
+    label: str
+    part: Part | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The rows of a manifest, and sentences on what was recognized."""
+
+    rows: list[ImageEntry]
+    notes: list[str]
+
+
+def read_manifest(path: Path, storage: Storage | None = None, **columns: str) -> Manifest:
+    """Read the manifest at `path` as `parse_manifest` does; images are by default in the manifest's own folder."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Expected a readable file.") from error
+    return parse_manifest(str(path), data, storage or Folder(path.parent), **columns)
+
+
+def parse_manifest(
+    name: str, data: bytes, storage: Storage, *, image_column: str = "", label_column: str = ""
+) -> Manifest:
+    """Read a manifest whose relative paths are names in `storage`; `name` is for messages.
+
+    `image_column` and `label_column` name columns that their names and contents do not reveal; several names with
+    commas between them are those of columns with 0 and 1. Files that are not where a path leads are searched for by
+    the end of the path, with or without extension. Raises `DataError` as `check_rows` does, and if it is unclear which
+    column or which file is meant.
+    """
+    cells = read_cells(name, data)
+    # A web server does not know which files it has, and says yes to all.
+    exists = (lambda _: False) if storage.exists("no such file") else storage.exists
+    columns = ColumnFinder(name, cells, PART_NAMES, exists).find(image_column, label_column)
+    table = _Rows(name, cells, columns, storage.exists, storage.top)
+    return Manifest(table.read(), [*cells.notes, *columns.notes, *table.notes])
+
+
+def check_rows(
+    name: str, cells: Cells, exists: Callable[[str], bool], columns: Columns | None = None
+) -> list[ImageEntry]:
+    """Validate rows with the given columns, or `path`, `label`, and optionally `split` (or `part`) and `group`.
+
+    Other columns and spaces around cells are ignored. `exists` knows the files; a path may also be a URL. Raises
+    `DataError` if a column is missing, a label or path is empty, a split has an unknown name, an image has two labels,
+    a cell has several labels, or a group is in several parts.
+    """
+    columns = columns or ColumnFinder(name, cells, PART_NAMES).find("path", "label")
+    return _Rows(name, cells, columns, exists, Listing()).read()
+
+
+class _Rows:
+    """The rows of a table, read and validated; `top` lists the files that are searched for."""
+
+    def __init__(
+        self, name: str, cells: Cells, columns: Columns, exists: Callable[[str], bool], top: Directory
+    ) -> None:
+        self._name, self._cells, self._columns, self._exists, self._top = name, cells, columns, exists, top
+        self._errors = list[str]()
+        self._moved = dict[str, str]()
+        self._repeated = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on files that were found elsewhere and on repeated rows."""
+        notes = []
+        if self._moved:
+            path, file = next(iter(self._moved.items()))
+            count = pluralize(len(self._moved), "image")
+            notes.append(f"{self._name}: {count} found by the ends of the paths, for example {path} as {file}.")
+        if self._repeated:
+            notes.append(f"{self._name}: {pluralize(self._repeated, 'row')} repeated and ignored.")
+        return notes
+
+    def read(self) -> list[ImageEntry]:
+        """Read all rows; raises `DataError` with all errors at once."""
+        places: dict[str, tuple[str, ImageEntry]] = {}
+        parts_of: dict[str, Part] = {}
+        for number, row in enumerate(self._cells.rows):
+            if not row:
+                continue
+            place = self._cells.place(number)
+            try:
+                entry = self._entry(row)
+                if entry.group and entry.part and parts_of.setdefault(entry.group, entry.part) != entry.part:
+                    before = parts_of[entry.group]
+                    raise ValueError(f"group {entry.group!r} in {entry.part}, before in {before}; expected one part")
+                first, other = places.setdefault(entry.path, (place, entry))
+                if entry.label != other.label:
+                    path = redact(entry.path)
+                    raise ValueError(f"{path} is {entry.label!r}, but {other.label!r} in {first}; expected one label")
+                if entry != other:
+                    raise ValueError(f"{redact(entry.path)} again, with another split or group than in {first}")
+                self._repeated += first != place
+            except ValueError as error:
+                self._errors.append(f"{place}: {error}")
+        first_places = dict[str, str]()
+        for place, entry in places.values():
+            first_places.setdefault(entry.label, place)
+        self._check_labels(first_places)
+        if self._errors:
+            lines = join_truncated(self._errors, "\n  ", shown=MAX_ERRORS)
+            raise DataError(f"{self._name} has {pluralize(len(self._errors), 'error')}:\n  {lines}")
+        if not places:
+            raise DataError(f"{self._name} has no rows. Expected one for each image: path,label[,split][,group].")
+        return [entry for _, entry in places.values()]
+
+    def _entry(self, row: list[str]) -> ImageEntry:
+        columns, file = self._columns, row[self._columns.image]
+        raw, group = ("" if i is None else row[i].strip() for i in (columns.split, columns.group))
+        if not file.strip():
+            raise ValueError("no path")
+        label = self._label(row)
+        if not label:
+            raise ValueError(f"no label for {redact(file)}")
+        if ("\n" in file and not self._exists(file)) or ("\n" in label and label not in file):
+            raise ValueError(f"a line break in {f'{file},{label}'[:80]!r}; is a quote missing?")
+        if raw and raw.lower() not in PART_NAMES:
+            raise ValueError(f"split {raw!r}; expected train, val or test")
+        return ImageEntry(self._locate(file), label, PART_NAMES.get(raw.lower()), group or None)
+
+    def _label(self, row: list[str]) -> str:
+        labels = self._columns.labels
+        if len(labels) == 1:
+            return row[labels[0]].strip()
+        chosen = []
+        for i in labels:
+            name, value = self._cells.columns[i].strip(), row[i].strip()
+            if (flag := FLAGS.get(value.lower())) is None:
+                raise ValueError(f"{value!r} in the column {name}; expected 0 or 1")
+            if flag:
+                chosen.append(name)
+        if len(chosen) != 1:
+            found = f"{len(chosen)} labels: {join_truncated(chosen)}" if chosen else "no label: no class has a 1"
+            raise ValueError(f"{found}; expected one class for an image")
+        return chosen[0]
+
+    def _locate(self, file: str) -> str:
+        """The file as written, without spaces around it, with slashes, in another Unicode form, or by its end."""
+        stripped = file.strip()
+        if is_url(stripped):
+            return stripped
+        slashes = stripped.replace("\\", "/")
+        forms = (unicodedata.normalize(form, slashes) for form in ("NFC", "NFD"))  # macOS decomposes accents
+        for written in dict.fromkeys((file, stripped, slashes, *forms)):
+            if self._exists(name := Path(written).as_posix()):
+                return name
+        *folders, last = [part for part in slashes.split("/") if part not in ("", ".")] or [slashes]
+        is_absolute = slashes.startswith("/") or bool(re.match("[A-Za-z]:", slashes))
+        found = []
+        for candidate in self._by_name.get(last, ()):
+            ours = candidate.split("/")[:-1]
+            common = min(len(ours), len(folders))
+            # Of a path from another machine only the end is here; of a relative one also a folder must be.
+            if ours[len(ours) - common :] == folders[len(folders) - common :] and (
+                common == len(folders) or common or is_absolute
+            ):
+                found.append(candidate)
+        if len(found) > 1:
+            raise ValueError(f"{redact(file)} may be {join_truncated(found, ' or ', shown=3)}; expected one file")
+        if found:
+            self._moved[file] = found[0]
+        return found[0] if found else Path(file).as_posix()
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """Images by their names, and by their names without extension."""
+        found = defaultdict[str, list[str]](list)
+        for file in self._top.files_below:
+            if is_image(file):
+                name = file.rpartition("/")[2]
+                found[name].append(file)
+                found[name.rpartition(".")[0]].append(file)
+        return found
+
+    def _check_labels(self, places: Mapping[str, str]) -> None:
+        """Find labels that differ in quotes or are one number, and cells with several; `places` are the first."""
+        numbers = dict[str, str]()
+        for label, place in places.items():
+            other = numbers.setdefault(re.sub(r"^([-+]?\d+)\.0+$", r"\1", label), label)
+            bare = label.strip(_QUOTES)
+            other = bare if bare != label and bare in places else other
+            if other != label:
+                before = f"{other!r} in {places[other]}"
+                self._errors.append(f"{place}: label {label!r}, and {before}; expected one spelling")
+            marks = (r"\|", ";", ",", r"\s+")
+            several = [[one.strip() for one in parts] for mark in marks if len(parts := re.split(mark, label)) > 1]
+            if any(all(one in places for one in parts) for parts in several) or re.fullmatch(r"\[['\"\d].*\]", label):
+                self._errors.append(f"{place}: several labels: {label}; expected one class for an image")
+
+
+def class_of(label: str, classes: Sequence[str], where: str) -> str:
+    """The class name of a label, which is a number if `classes` has names."""
+    if not classes or not label.lstrip("-").isdecimal():
+        return label
+    if not 0 <= int(label) < len(classes):
+        raise DataError(f"{where} has the label {label}, but there are names for 0 to {len(classes) - 1} only.")
+    return classes[int(label)]

@@ -1,0 +1,207 @@
+"""Open any source of labeled images (a folder, an archive, a table or a URL) and detect its format."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from regraft.data.sources.archive import TAR_SUFFIXES, Archive, is_archive, is_tar
+from regraft.data.sources.folders import FolderLayout, Layout, layout_of, read_layout, shards_in
+from regraft.data.sources.http import WebFolder
+from regraft.data.sources.imagefolder import has_metadata, read_metadata
+from regraft.data.sources.manifest import parse_manifest, read_manifest
+from regraft.data.sources.parquet import ParquetImages, RowGroupCache, is_parquet_images, read_tables
+from regraft.data.sources.part_names import part_of, parts_among
+from regraft.data.sources.remote import RemoteFolder, UrlStorage, fetch
+from regraft.data.sources.table import SUFFIXES
+from regraft.data.sources.urls import is_url, is_web, origin_of, parent_of, redact, suffix_of
+from regraft.data.sources.webdataset import CLASS_FILES, class_names, is_webdataset, read_webdataset
+from regraft.data.storage import CombinedStorage, Directory, Folder, Storage, is_image, is_output
+from regraft.errors import DataError, UsageError
+from regraft.text import pluralize
+
+_EXPECTED = (
+    "Expected a folder of labeled images, a zip or tar archive of one, a CSV or Parquet manifest, a Parquet file with "
+    "images, or the URL of a folder or manifest."
+)
+_PARQUET = ".parquet"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Labeled images before they are read; `root` is the path of the storage, or its URL without credentials."""
+
+    storage: Storage
+    root: Path | str
+    layout: Layout
+    is_remote: bool = False
+
+
+def open_data(
+    path: Path | str,
+    root: Path | str | None = None,
+    *,
+    remote: bool = False,
+    layout: FolderLayout = "auto",
+    known: Collection[str] = (),
+    image_column: str = "",
+    label_column: str = "",
+) -> DataSource:
+    """Open the source that `scan` reads; the arguments are those of `scan`, where `known` is `classes`.
+
+    Raises `UsageError` if `path` does not exist or has no known format, `root` is given without a manifest, or a
+    manifest names files by URL and `remote` is not set; `DataError` if the source is damaged or its labels or parts are
+    ambiguous.
+    """
+    path = _resolve(path)
+    if _is_manifest(path):
+        return _open_manifest(path, root, remote, {"image_column": image_column, "label_column": label_column})
+    name = redact(str(path))
+    if root is not None:
+        raise UsageError(f"{name} is not a manifest and is its own root; root={redact(str(root))} is for manifests.")
+    try:
+        storage, read = _open_storage(path, partial(read_layout, layout=layout, known=known))
+        return DataSource(storage, path if isinstance(path, Path) else name, read(), isinstance(path, str))
+    except OSError as error:
+        reason = str(error.strerror or error).lower()
+        raise DataError(f"{error.filename or name}: {reason}. Expected a readable folder.") from error
+
+
+def _resolve(path: Path | str) -> Path | str:
+    if isinstance(path, str) and is_url(path):
+        return path.strip()
+    path = Path(path)
+    if path.exists():
+        return path
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:[\\/]", str(path)):
+        raise UsageError(f"{path} does not exist. Pass a URL as a string: Path removes one of its slashes.")
+    raise UsageError(f"{path} does not exist. {_EXPECTED}")
+
+
+def _is_manifest(path: Path | str) -> bool:
+    if isinstance(path, str):
+        return suffix_of(path) in SUFFIXES
+    if path.is_dir() or path.suffix.lower() not in SUFFIXES:
+        return False
+    return path.suffix.lower() != _PARQUET or not is_parquet_images(path)
+
+
+def _open_storage(path: Path | str, read: Callable[..., Layout] = read_layout) -> tuple[Storage, Callable[[], Layout]]:
+    name = redact(str(path))
+    if isinstance(path, str):
+        if is_web(path) or is_archive(path):
+            what = "a web server cannot list files" if is_web(path) else "archives are not read over a network"
+            raise UsageError(f"{name}: {what}. Expected the URL of a manifest (.csv or .parquet), or a local copy.")
+        remote = RemoteFolder(path)
+        return remote, lambda: _read_folders(remote, name, read)
+    if path.is_dir():
+        return _folder(path, read)
+    if is_archive(path):
+        archive = Archive(path)
+        return archive, lambda: _read_archive(archive, read)
+    if path.suffix.lower() == _PARQUET:
+        table = ParquetImages(path, RowGroupCache())
+        return table, lambda: read_tables({"": table}, name)
+    raise UsageError(f"{path} is a file. {_EXPECTED}")
+
+
+def _folder(path: Path, read: Callable[..., Layout]) -> tuple[Storage, Callable[[], Layout]]:
+    folder, name = Folder(path), str(path)
+    if is_output(path):
+        raise UsageError(f"{name} was written by regraft, such as a run, and is not data. {_EXPECTED}")
+    names = shards_in(folder.top, (*TAR_SUFFIXES, _PARQUET))
+    if names and all(is_tar(shard) for shard in names):
+        shards = {shard: Archive(path / shard) for shard in names}
+        storages = (folder, Folder((path / names[0]).parent))
+        return CombinedStorage(shards), lambda: _with_bad(read_webdataset(shards, _class_names(storages), name), shards)
+    if names and all(shard.lower().endswith(_PARQUET) for shard in names):
+        cache = RowGroupCache()
+        tables = {shard: ParquetImages(path / shard, cache) for shard in names}
+        return CombinedStorage(tables), lambda: read_tables(tables, name)
+    return folder, lambda: _read_folders(folder, name, read)
+
+
+def _read_folders(storage: Storage, name: str, read: Callable[..., Layout]) -> Layout:
+    return read_metadata(storage, storage.top, name) or read(storage, storage.top, name)
+
+
+def _read_archive(archive: Archive, read: Callable[..., Layout]) -> Layout:
+    name = str(archive.path)
+    top, depth = _enter(archive.top)
+    layout = read_metadata(archive, top, name)
+    if layout is None and is_tar(archive.path) and is_webdataset(archive):
+        layout = read_webdataset({"": archive}, _class_names((archive, Folder(archive.path.parent))), name)
+    return _with_bad(layout or read(archive, top, name, depth), {"": archive})
+
+
+def _with_bad(layout: Layout, archives: Mapping[str, Archive]) -> Layout:
+    for name, archive in archives.items():
+        layout.bad.extend(replace(bad, path=f"{name}/{bad.path}" if name else bad.path) for bad in archive.bad)
+    return layout
+
+
+def _enter(top: Directory) -> tuple[Directory, int]:
+    """Enter folders that contain everything; returns the directory of the classes or parts, and its depth."""
+    depth = 0
+    while True:
+        if len(top.folders) != 1 or any(is_image(file) for file in top.files) or has_metadata(top):
+            return top, depth
+        (only,) = top.folders
+        inside = only.folders
+        parts = parts_among(folder.name for folder in inside).values()
+        # A folder of a class contains images, and that of a part contains classes: neither is entered.
+        if not (inside or has_metadata(only)) or (part_of(only.name) and "train" not in parts):
+            return top, depth
+        top, depth = only, depth + 1
+
+
+def _class_names(storages: Iterable[Storage]) -> list[str]:
+    for storage in storages:
+        for file in CLASS_FILES:
+            if storage.exists(file):
+                return class_names(storage.read(file), file)
+    return []
+
+
+def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, columns: Mapping[str, str]) -> DataSource:
+    name = redact(str(path))
+    storage, location = _open_root(path, root)
+    if isinstance(path, Path):
+        manifest = read_manifest(path, storage, **columns)
+    else:
+        try:
+            manifest = parse_manifest(name, fetch(path), storage, **columns)
+        except OSError as error:
+            raise DataError(f"{name} cannot be read: {error}. Expected a readable file.") from None
+    rows = manifest.rows
+    links = [row.path for row in rows if is_url(row.path)]
+    own = origin_of(path) if isinstance(path, str) else None
+    others = [url for url in links if origin_of(url) != own]
+    if others and not remote:
+        raise UsageError(
+            f"{name} names {pluralize(len(others), 'image')} elsewhere by URL, such as {redact(others[0])}. To fetch "
+            "them, use --remote, or scan(path, remote=True) in Python."
+        )
+    if links:
+        urls = {redact(url): url for url in links}
+        if len(urls) < len(links):
+            raise DataError(f"{name} has URLs that differ only in their credentials. Keep one URL for each image.")
+        storage = UrlStorage(storage, urls)
+        rows = [replace(row, path=redact(row.path)) if is_url(row.path) else row for row in rows]
+    layout = layout_of(rows, name)
+    layout.notes.extend(manifest.notes)
+    return DataSource(storage, location, layout, bool(links) or isinstance(location, str))
+
+
+def _open_root(path: Path | str, root: Path | str | None) -> tuple[Storage, Path | str]:
+    """The storage of a manifest's relative paths and its location: `root`, or the manifest's folder."""
+    if root is not None:
+        root = _resolve(root)
+        return _open_storage(root)[0], root if isinstance(root, Path) else redact(root)
+    if isinstance(path, Path):
+        return Folder(path.parent), path.parent
+    folder = parent_of(path)
+    return WebFolder(folder) if is_web(path) else RemoteFolder(folder, listed=False), redact(folder)

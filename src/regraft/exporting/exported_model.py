@@ -1,0 +1,116 @@
+"""An export that is loaded: a folder with a model in one format, and all that is needed to use and verify it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.atomic_io import sha256_of
+from regraft.data.preprocessing import Preprocessing
+from regraft.errors import ExportError, UsageError, as_path
+from regraft.exporting.formats import FORMATS
+from regraft.exporting.formats.base import Runtime, first_line
+from regraft.exporting.validation import check_file
+from regraft.models.torch_defaults import torch_defaults
+
+#: Names of the files and folders of an export beside those of its format.
+DESCRIPTION, PARITY, SCRIPT, GOLDEN = "export.json", "parity.json", "predict.py", "golden"
+#: Version of `export.json`.
+VERSION = 1
+
+
+class ExportedModel:
+    """A model in an export format, which predicts in that format's own runtime.
+
+    Attributes:
+        path: The export's folder.
+        description: Contents of `export.json`.
+        classes: Class names in output order.
+        preprocessing: How an image file becomes an input.
+        runtime: The loaded model.
+    """
+
+    def __init__(self, path: Path | str, *, threads: int = 0, trust: bool = False) -> None:
+        """Check the files and load them.
+
+        Args:
+            path: The export's folder.
+            threads: Number of threads of the runtime; 0 means one for each usable CPU.
+            trust: Whether to load a format that can run code from its files.
+
+        Raises:
+            UsageError: There is no such folder, or the format needs `trust`.
+            ExportError: The folder is not an export, or its files are damaged, changed or unsafe to load.
+            MissingExtraError: The format's runtime is not installed.
+        """
+        self.path = as_path(path, "The folder of an export")
+        if not self.path.is_dir():
+            raise UsageError(f"{self.path} is not a folder. Expected an export; `regraft export RUN` makes one.")
+        self.description = _read_description(self.path / DESCRIPTION)
+        self.classes: tuple[str, ...] = tuple(self.description["classes"])
+        self.preprocessing = Preprocessing.from_json(self.description["preprocessing"])
+        export_format = FORMATS[self.description["format"]]
+        if export_format.runs_code and not trust:
+            text = f"{self.path} is in the format {export_format.name}, whose files can run code when they are loaded."
+            raise UsageError(f"{text} If you trust where it comes from, pass --trust (in Python: trust=True).")
+        for name in (*export_format.files, SCRIPT):
+            check_file(self.path / name)
+            if any(parent.is_symlink() for parent in list((self.path / name).parents)[: name.count("/")]):
+                raise ExportError(f"{self.path / name} is in a folder that is a link. Copy the whole export again.")
+            if self.description["sha256"].get(name) != sha256_of(self.path / name):
+                raise ExportError(f"{self.path / name} is not the file that was exported: its SHA-256 differs.")
+        self.runtime: Runtime = export_format.open(self.path, threads)
+
+    def __repr__(self) -> str:
+        return f"ExportedModel({str(self.path)!r})"
+
+    @torch_defaults()
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes).
+
+        Raises:
+            ExportError: The runtime failed, or returned another shape.
+        """
+        try:
+            probabilities = self.runtime(images)
+        except Exception as error:  # the runtimes' errors have no common base class
+            raise ExportError(f"{self.path} failed to predict: {first_line(error)}") from error
+        expected = (len(images), len(self.classes))
+        if probabilities.shape != expected:
+            raise ExportError(f"{self.path} returned an array of shape {probabilities.shape}; expected {expected}.")
+        return probabilities.astype(np.float64)
+
+
+def is_export(path: Path) -> bool:
+    """Return whether a folder has the description of an export."""
+    return (path / DESCRIPTION).is_file()
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    check_file(file)
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        checked: dict[str, Any] = {
+            "classes": [str(name) for name in value["classes"]],
+            "preprocessing": dict(value["preprocessing"]),
+            "format": str(value["format"]),
+            "sha256": {str(k): str(v) for k, v in value["sha256"].items()},
+        }
+        Preprocessing.from_json(checked["preprocessing"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ExportError(f"{file} is damaged: {error!r}. Export the run again.") from error
+    if value.get("version") != VERSION or checked["format"] not in FORMATS:
+        raise ExportError(
+            f"{file} has the format {checked['format']!r}, version {value.get('version')!r}; expected version "
+            f"{VERSION} of {', '.join(FORMATS)}."
+        )
+    preprocessing = checked["preprocessing"]
+    size, color = preprocessing["size"], [*preprocessing["mean"], *preprocessing["std"]]
+    if not (type(size) is int and 8 <= size <= 4096):
+        raise ExportError(f"{file} asks for images of {size!r} pixels; expected 8 to 4096.")
+    if len(color) != 6 or not all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in color):
+        raise ExportError(f"{file} has the mean and standard deviation {color}; expected three numbers of 0 to 1 each.")
+    return {**value, **checked}

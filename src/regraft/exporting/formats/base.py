@@ -1,0 +1,173 @@
+"""The interface of an export format, and of a model that is loaded from an export.
+
+Packages that a format needs are imported only when it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import sys
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from regraft.errors import ExportError, MissingExtraError, RegraftError
+from regraft.exporting.validation import check_file
+from regraft.resources import usable_cpus
+
+if TYPE_CHECKING:
+    from regraft.exporting.inference_module import InferenceModule
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class QuantizationSpec:
+    """How to quantize a network to 8 bits: calibration images, uint8 (N, S, S, 3), and layers that stay in float.
+
+    The layers are named as in PyTorch; the head always stays in float.
+    """
+
+    images: np.ndarray
+    float_layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """A network to write, with texts for its graph if the format supports that; int8 needs a quantization."""
+
+    module: InferenceModule
+    precision: Precision = "fp32"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    quantization: QuantizationSpec | None = None
+
+
+class ScriptParts(NamedTuple):
+    """The parts of `predict.py` that depend on the format; `requirements` names its packages in words.
+
+    `load` loads the model from the folder `here`; `predict` is its probabilities of one image, the pixels `image`.
+    """
+
+    requirements: str
+    imports: str
+    load: str
+    predict: str
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A loaded export, from images, uint8 (N, S, S, 3), to probabilities, (N, classes).
+
+    `predict_files` takes the contents of JPEG or PNG files; None if the graph takes only pixels.
+    """
+
+    predict: Callable[[np.ndarray], Any]
+    predict_files: Callable[[list[bytes]], Any] | None = None
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return probabilities, float32 (N, classes), that share no memory with the runtime."""
+        return np.array(self.predict(np.ascontiguousarray(images)), np.float32)
+
+
+class Format(ABC):
+    """One export format.
+
+    `files` are relative to an export's folder, the graph first. The packages run an export, write one, and write one in
+    int8, each with the extra that installs it. `runs_code`: loading a file of this format can run code from that file.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    precisions: tuple[Precision, ...] = ("fp32",)
+    runtime_packages: Mapping[str, str] = {}
+    export_packages: Mapping[str, str] = {}
+    int8_packages: Mapping[str, str] = {}
+    runs_code: bool = False
+    script: ScriptParts
+
+    def check_installed(self, precision: Precision) -> None:
+        """Raise `MissingExtraError` if a package that writes or runs an export is missing."""
+        int8_packages = self.int8_packages if precision == "int8" else {}
+        self._require({**self.runtime_packages, **self.export_packages, **int8_packages})
+
+    def open(self, folder: Path, threads: int = 0) -> Runtime:
+        """Check the files of an export and load them; 0 threads means one for each usable CPU.
+
+        Raises `ExportError` if a file is missing, damaged or unsafe, `MissingExtraError` without the runtime.
+        """
+        self._require(self.runtime_packages)
+        self._check(folder)
+        try:
+            with quiet():
+                return self._load(folder, threads or usable_cpus())
+        except RegraftError:
+            raise
+        except Exception as error:  # the runtimes' errors have no common base class
+            raise ExportError(f"{folder / self.files[0]} cannot be loaded: {first_line(error)}") from error
+
+    @abstractmethod
+    def write(self, folder: Path, job: ExportJob) -> None:
+        """Write the files of an export into an existing folder, in one of `precisions`."""
+
+    @abstractmethod
+    def _load(self, folder: Path, threads: int) -> Runtime: ...
+
+    def _check(self, folder: Path) -> None:
+        for name in self.files:
+            check_file(folder / name)
+
+    def _require(self, packages: Mapping[str, str]) -> None:
+        for package, extra in packages.items():
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtraError(f"The format {self.name} (package {package})", extra)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message, or the name of its class if it has no message."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what converters and runtimes print, from Python and from native code, and restore the loggers."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "nncf")]
+    levels, handlers = [logger.level for logger in loggers], logging.root.handlers[:]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with _stderr_to_devnull(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.root.handlers[:] = handlers  # TensorFlow and ONNX Runtime add handlers of their own
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _stderr_to_devnull() -> Iterator[None]:
+    try:
+        saved = os.dup(2)
+    except OSError:  # the process has no standard error
+        yield
+        return
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        os.dup2(devnull, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(devnull)

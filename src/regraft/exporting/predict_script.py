@@ -1,0 +1,73 @@
+"""The script `predict.py` of an export, which needs the format's runtime, NumPy and Pillow, and not regraft."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+
+from regraft.data import rgb
+from regraft.data.preprocessing import Preprocessing
+from regraft.exporting.formats.base import Format
+
+_TEMPLATE = '''"""Predict images with {requirements} alone: python predict.py IMAGE..."""
+
+{imports}
+
+try:  # reads HEIC files, if it is installed
+    import pi_heif
+
+    pi_heif.register_heif_opener()
+except ImportError:
+    pass
+
+{rules}
+
+
+here = Path(__file__).parent
+classes = json.loads((here / "export.json").read_text(encoding="utf-8"))["classes"]
+{load}
+for name in sys.argv[1:]:
+    with Image.open(name) as file:
+        file.draft(file.mode, ({draft_size}, {draft_size}))
+        image = upright_rgb(file, {white})
+{resize}
+    probabilities = {predict}
+    print(name, classes[int(probabilities.argmax())], f"{{probabilities.max():.4f}}")
+'''
+
+
+def predict_script(export_format: Format, preprocessing: Preprocessing) -> str:
+    """Return the source of `predict.py`, which contains the rules by which regraft's own decoder converts colors."""
+    size, resampling = preprocessing.size, f"Image.Resampling.{preprocessing.interpolation.upper()}"
+    if preprocessing.resize == "stretch":
+        resize = [f"image = image.resize(({size}, {size}), {resampling})"]
+    elif preprocessing.resize == "crop":
+        resize = [
+            "left, top = (max(image.width - image.height, 0) / 2, max(image.height - image.width, 0) / 2)",
+            "box = (left, top, image.width - left, image.height - top)",
+            f"image = image.resize(({size}, {size}), {resampling}, box=box)",
+        ]
+    else:
+        color = tuple(round(255 * channel) for channel in preprocessing.mean)
+        resize = [
+            f"scale = {size} / max(image.size)",
+            f"inner = image.resize([max(1, round(side * scale)) for side in image.size], {resampling})",
+            f"image = Image.new('RGB', ({size}, {size}), {color})",
+            f"image.paste(inner, (({size} - inner.width) // 2, ({size} - inner.height) // 2))",
+        ]
+    source = inspect.getsource(rgb)
+    lines, tree = source.splitlines(), ast.parse(source)
+    nodes = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    imports = {ast.unparse(node) for node in nodes} | {"import json", "import sys", "from pathlib import Path"}
+    imports |= set(export_format.script.imports.splitlines())
+    return _TEMPLATE.format(
+        **export_format.script._asdict() | {"imports": "\n".join(sorted(imports, key=_import_order))},
+        rules="\n".join(lines[nodes[-1].end_lineno or 0 :]).strip(), draft_size=2 * size, white=preprocessing.white,
+        resize="\n".join(f"    {line}" for line in resize),
+    )  # fmt: skip
+
+
+def _import_order(line: str) -> tuple[bool, bool, bool, str]:
+    package = line.split()[1].partition(".")[0]
+    return package != "__future__", package not in sys.stdlib_module_names, line.startswith("from"), line

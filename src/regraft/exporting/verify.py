@@ -1,0 +1,102 @@
+"""Verification of an export on any machine, by a few images that travel with it (its golden images)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.atomic_io import sha256_of, write_json
+from regraft.errors import ExportError, suggest_names
+from regraft.exporting.calibration_data import ParityImages
+from regraft.exporting.exported_model import DESCRIPTION, GOLDEN, ExportedModel
+from regraft.exporting.parity import VERIFY_LIMITS, Parity, compare_predictions
+from regraft.exporting.validation import check_file
+from regraft.models.torch_defaults import torch_defaults
+
+_EXPECTED = "expected.json"
+_COUNT = 4
+#: Endings of file names by the first bytes of a file.
+_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp", b"GI": ".gif"}
+
+
+def write_golden_images(
+    folder: Path, images: ParityImages, model: np.ndarray, export: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Write a few image files, of different classes if possible, with the probabilities that the export gives.
+
+    `model` and `export` are probabilities (N, C). Images on which both predict the same class come first.
+    """
+    folder.mkdir()
+    predicted = export.argmax(axis=1)
+    agreeing = np.flatnonzero(model.argmax(axis=1) == predicted)
+    candidates = agreeing if len(agreeing) else np.arange(len(predicted))
+    one_per_class = candidates[np.unique(images.labels[candidates], return_index=True)[1]]
+    chosen = [*one_per_class.tolist(), *(i for i in candidates.tolist() if i not in one_per_class)][:_COUNT]
+    rows: list[dict[str, Any]] = []
+    for number, i in enumerate(chosen):
+        content = images.source(images.names[i])
+        assert isinstance(content, bytes)  # a run's own images are files
+        name = f"{number}{_SUFFIXES.get(content[:2], '.img')}"
+        (folder / name).write_bytes(content)
+        rows.append({
+            "file": name, "sha256": sha256_of(folder / name), "label": classes[int(predicted[i])],
+            "probabilities": export[i].tolist(), "of_the_run": model[i].tolist(),
+        })  # fmt: skip
+    write_json(folder / _EXPECTED, rows)
+
+
+@suggest_names
+@torch_defaults()
+def verify(path: Path | str, *, trust: bool = False) -> Parity:
+    """Verify an export: the hashes of its files, and its probabilities for the golden images.
+
+    Args:
+        path: The export's folder.
+        trust: Whether to load a format that can run code from its files.
+
+    Raises:
+        UsageError: There is no such folder, or the format needs `trust`.
+        ExportError: The export is damaged, changed or unsafe to load, or its probabilities differ beyond the limits.
+
+    Examples:
+        >>> regraft.verify("runs/photos/exports/openvino").exceeded_limits
+        []
+    """
+    model = ExportedModel(path, trust=trust)
+    file = model.path / GOLDEN / _EXPECTED
+    if file.parent.is_symlink():
+        raise ExportError(f"{file.parent} is a link. Copy the whole export again.")
+    check_file(file)
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        names, hashes, labels = ([str(row[key]) for row in rows] for key in ("file", "sha256", "label"))
+        expected = np.array([row["probabilities"] for row in rows], np.float64).reshape(len(rows), len(model.classes))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ExportError(f"{file} is damaged: {error}. Export the run again.") from error
+    if not names:
+        raise ExportError(f"{model.path} has no golden images. Export the run again.")
+    for name, digest in zip(names, hashes, strict=True):
+        if not re.fullmatch(r"\d+\.\w+", name):
+            raise ExportError(f"{file} names the image {name!r}; expected a number and a suffix, such as 0.jpg.")
+        check_file(file.parent / name)
+        if sha256_of(file.parent / name) != digest:
+            raise ExportError(f"{file.parent / name} is not the golden image that was exported: its SHA-256 differs.")
+    if labels != [model.classes[i] for i in expected.argmax(axis=1)]:
+        raise ExportError(f"The classes in {model.path / DESCRIPTION} are not those of the golden images, in order.")
+    precision = str(model.description.get("precision"))
+    if precision not in VERIFY_LIMITS:
+        raise ExportError(f"{model.path / DESCRIPTION} is damaged: it has the precision {precision!r}.")
+    pixels = np.stack([model.preprocessing(file.parent / name) for name in names])
+    parity = compare_predictions(
+        names, expected.argmax(axis=1), expected, model.probabilities(pixels), precision, VERIFY_LIMITS[precision]
+    )
+    if parity.exceeded_limits:
+        raise ExportError(
+            f"{model.path} does not predict as it did when it was made: {'; '.join(parity.exceeded_limits)}."
+        )
+    return parity

@@ -1,0 +1,57 @@
+"""Decide when a prediction is not accepted, and give predictions as plain values, for commands and the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from regraft.models.inference import Prediction
+
+
+@dataclass(frozen=True)
+class RejectionPolicy:
+    """Thresholds of rejection, 0..1; None turns a rule off."""
+
+    min_confidence: float | None = None  # of an accepted prediction
+    min_probability: float | None = None  # of a class in the prediction set
+    ood_threshold: float | None = None  # p-values up to it are those of out-of-distribution images
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the values that the active rules add to a prediction."""
+        thresholds = {
+            "out_of_distribution": self.ood_threshold,
+            "accepted": self.min_confidence,
+            "prediction_set": self.min_probability,
+        }
+        return [name for name, threshold in thresholds.items() if threshold is not None]
+
+    def of(self, prediction: Prediction) -> dict[str, Any]:
+        """The values by column name; empty where the image could not be read."""
+        values: dict[str, Any] = {}
+        if prediction.error is not None:
+            return values
+        if self.ood_threshold is not None and prediction.ood_p_value is not None:
+            values["out_of_distribution"] = prediction.ood_p_value <= self.ood_threshold
+        if self.min_confidence is not None:
+            values["accepted"] = prediction.confidence >= self.min_confidence
+        if self.min_probability is not None:
+            ranked = prediction.top(len(prediction.classes))
+            values["prediction_set"] = [name for name, p in ranked if p >= self.min_probability]
+        return values
+
+    def label(self, prediction: Prediction) -> str | None:
+        """The predicted class, or None where the image is out-of-distribution."""
+        return None if self.of(prediction).get("out_of_distribution") else prediction.label
+
+    def to_json(self, prediction: Prediction, count: int) -> dict[str, Any]:
+        """Plain values: label, confidence, p-value, the policy's columns and the `count` top classes, or the error."""
+        if prediction.error is not None:
+            return {"error": prediction.error}
+        return {
+            "label": self.label(prediction),
+            "confidence": prediction.confidence,
+            "ood_p_value": prediction.ood_p_value,
+            **self.of(prediction),
+            "top": [{"label": name, "probability": p} for name, p in prediction.top(count)],
+        }

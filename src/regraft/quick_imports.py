@@ -1,0 +1,50 @@
+"""Import torchvision and timm without PyTorch's compiler, which alone takes longer to import than both together.
+
+torchvision names the compiler in one function, and timm marks one method as not to be compiled. Both import
+`torch._dynamo` for that. timm also imports W&B wherever it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+_COMPILER = "torch._dynamo"
+_lock = threading.RLock()
+
+
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """In this block, importing timm or torchvision imports neither the compiler nor W&B; what is loaded already stays.
+
+    What needs the compiler imports it when it is called.
+    """
+    with _lock:
+        absent = [name for name in (_COMPILER, "wandb") if name not in sys.modules]
+        if _COMPILER in absent:
+            compiler, utilities = ModuleType(_COMPILER), ModuleType(f"{_COMPILER}.utils")
+            compiler.__path__ = []
+            vars(compiler).update(disable=_disable, utils=utilities)
+            vars(utilities).update(is_compile_supported=_is_compile_supported)
+            sys.modules.update({_COMPILER: compiler, utilities.__name__: utilities})
+            absent.append(utilities.__name__)
+        if "wandb" in absent:
+            sys.modules["wandb"] = None  # type: ignore[assignment]  # importing it raises ImportError
+        try:
+            yield
+        finally:
+            for name in absent:
+                sys.modules.pop(name, None)
+
+
+def _disable(function: Callable[..., Any], *_: Any, **__: Any) -> Callable[..., Any]:
+    return function
+
+
+def _is_compile_supported(*arguments: Any) -> Any:
+    return importlib.import_module(f"{_COMPILER}.utils").is_compile_supported(*arguments)

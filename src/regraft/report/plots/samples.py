@@ -1,0 +1,101 @@
+"""Sample predictions: a grid of framed images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from regraft.errors import DataError
+from regraft.evaluation.predictions import Predictions
+from regraft.report.plots import style
+from regraft.text import display_width, shorten
+
+_TILE_INCHES, _GAP_INCHES, _CAPTION_INCHES = 2.7, 0.3, 0.85
+_CAPTION_WIDTH = 23
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTile:
+    """An image, uint8 (H, W, 3), its true class, None if unknown, the predicted class and its probability, 0..1."""
+
+    image: np.ndarray
+    label: str | None
+    predicted: str
+    confidence: float
+
+
+def choose_samples(predictions: Predictions, limit: int = 16) -> list[int]:
+    """Choose the indices of up to `limit` images to show, always the same ones, wrong predictions first.
+
+    Up to half of them are misclassified, the most confident first. The rest are classified correctly and spread over
+    the classes; within a class the order of the predictions decides, so that confidence plays no part.
+    """
+    right = predictions.predicted == predictions.labels
+    wrong = np.flatnonzero(~right)
+    wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][: limit // 2]
+    by_class = [np.flatnonzero(right & (predictions.labels == c)) for c in range(len(predictions.classes))]
+    remaining = limit - len(wrong)
+    chosen: list[int] = []
+    for turn in range(max(len(members) for members in by_class)):
+        candidates = [int(members[turn]) for members in by_class if turn < len(members)]
+        take = min(remaining - len(chosen), len(candidates))
+        chosen += [candidates[i * len(candidates) // take] for i in range(take)]
+    return [*wrong.tolist(), *chosen]
+
+
+def plot_samples(tiles: Sequence[SampleTile], path: Path, *, title: str = "") -> None:
+    """Draw a grid of images with frames: green for correct predictions, red for wrong ones, gray without a label."""
+    if not tiles:
+        raise DataError("0 images; expected at least one to show")
+    columns = min(len(tiles), max(4, math.ceil(math.sqrt(len(tiles)))))
+    rows = math.ceil(len(tiles) / columns)
+    width = columns * _TILE_INCHES + (columns - 1) * _GAP_INCHES
+    height = rows * _TILE_INCHES + (rows - 1) * _CAPTION_INCHES
+    figure = Figure(figsize=(width, height))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(0, 0, 1, 1, wspace=_GAP_INCHES / _TILE_INCHES, hspace=_CAPTION_INCHES / _TILE_INCHES)
+    for axes in grid.flat[len(tiles) :]:
+        axes.set_axis_off()
+    for axes, tile in zip(grid.flat, tiles, strict=False):
+        _draw_tile(axes, tile)
+    if title:
+        text = shorten(style.drawable(title), max(40, 18 * columns))
+        style.write(grid[0, 0], text, (0, 1), (0, 16), size=style.TITLE_SIZE, color=style.INK)
+    style.save(figure, path, tight=True)
+
+
+def _draw_tile(axes: Axes, tile: SampleTile) -> None:
+    is_right = tile.label == tile.predicted
+    color = style.FAINT if tile.label is None else style.GREEN if is_right else style.RED
+    height, width = tile.image.shape[:2]
+    axes.imshow(tile.image, aspect="equal")
+    half = max(height, width) / 2  # a square frame around the whole image
+    axes.set_xlim(width / 2 - 0.5 - half, width / 2 - 0.5 + half)
+    axes.set_ylim(height / 2 - 0.5 + half, height / 2 - 0.5 - half)
+    axes.set_facecolor(style.SHADE)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set(color=color, linewidth=4)
+    outcome = "" if tile.label is None else "✓ correct, " if is_right else "✗ wrong, "
+    verdict = f"{outcome}{100 * tile.confidence:.0f} %"
+    for text, drop, size, ink in (
+        (_caption(tile), -8, style.TEXT_SIZE, style.INK),
+        (verdict, -29, style.SMALL_SIZE, style.MUTED if tile.label is None else color),
+    ):
+        style.write(axes, text, (0.5, 0), (0, drop), size=size, color=ink, align="center", below=True)
+
+
+def _caption(tile: SampleTile) -> str:
+    predicted = style.drawable(tile.predicted)
+    if tile.label is None or tile.label == tile.predicted:
+        return shorten(predicted, _CAPTION_WIDTH)
+    label = style.drawable(tile.label)
+    width = _CAPTION_WIDTH - 3
+    label = shorten(label, max(width // 2, width - display_width(predicted)))
+    return f"{label} → {shorten(predicted, width - display_width(label))}"

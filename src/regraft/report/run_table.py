@@ -1,0 +1,107 @@
+"""The table of runs: what each cost and how good it is, in the same columns for one run and for a comparison.
+
+Input: `metrics.json`. Output: a row of plain values, and its cells as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from regraft.text import display_width, one_line, shorten
+
+Row = Mapping[str, Any]
+
+
+def run_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a run: scores in 0..1, 10^6 bytes, seconds and milliseconds; None for what was not measured."""
+    model, time, test = metrics["model"], metrics["time"], metrics.get("test") or {}
+    interval = (test.get("intervals") or {}).get("macro_f1")
+    return {
+        "name": model["backbone"],
+        "weights": (model.get("weights") or {}).get("source", ""),
+        "trained": describe_trained(model),
+        "image_size": model["image_size"],
+        "parameters": model["parameters"],
+        "megabytes": model["megabytes"],
+        "peak_megabytes": (metrics.get("memory") or {}).get("peak_megabytes"),
+        "train_seconds": time["train_seconds"],
+        "predict_ms_file": time.get("predict_ms_per_image"),
+        "train_accuracy": (metrics.get("train") or {}).get("accuracy"),
+        "val_accuracy": (metrics.get("val") or {}).get("accuracy"),
+        "test_accuracy": test.get("accuracy"),
+        "test_accuracy_interval": test.get("accuracy_interval"),
+        "test_macro_f1": test.get("macro_f1"),
+        "test_macro_f1_interval": None if interval is None else list(interval),
+    }
+
+
+def describe_trained(model: Mapping[str, Any]) -> str:
+    """Say which layers of a run's model were trained, from the `model` of its metrics."""
+    is_random = (model.get("weights") or {}).get("source") == "none"
+    if model.get("trained") == "all":
+        return "all, from scratch" if is_random else "all"
+    boundary = model.get("finetuned_from")
+    return (f"head and stages from {boundary}" if boundary else "head only") + ", the rest random" * is_random
+
+
+def _known(pattern: Callable[[Any], str], name: str) -> Callable[[Row], str]:
+    return lambda row: "" if row.get(name) is None else pattern(row[name])
+
+
+def _score(name: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        if row.get(name) is None:
+            return ""
+        low, high = row[f"{name}_interval"]
+        return f"{row[name]:.3f} ({low:.3f} to {high:.3f})"
+
+    return cell
+
+
+#: Columns of the table, and what a row has in them; those of prediction alone are measured by `compare` only.
+MODEL = "model"
+COLUMNS: Mapping[str, Callable[[Row], str]] = {
+    MODEL: lambda row: shorten(one_line(row["name"]), 40) + " (random weights)" * (row["weights"] == "none"),
+    "trained": _known(str, "trained"),
+    "epochs": _known(str, "finetune_epochs"),
+    "input": _known("{} px".format, "image_size"),
+    "parameters": _known(lambda count: f"{count / 1e6:.1f} M", "parameters"),
+    "on disk": _known("{:.0f} MB".format, "megabytes"),
+    "peak memory": _known(lambda size: f"{size / 1000:.1f} GB", "peak_megabytes"),
+    "training": _known("{:,.0f} s".format, "train_seconds"),
+    "1 image": _known("{:.1f} ms".format, "predict_ms_1"),
+    "batch of 32": _known("{:.1f} ms".format, "predict_ms_32"),
+    "from a file": _known("{:.1f} ms".format, "predict_ms_file"),
+    "train accuracy": _known("{:.3f}".format, "train_accuracy"),
+    "val accuracy": _known("{:.3f}".format, "val_accuracy"),
+    "test accuracy (95 %)": _score("test_accuracy"),
+    "test macro-F1 (95 %)": _score("test_macro_f1"),
+}
+
+
+def cells_of(row: Row) -> dict[str, str]:
+    """Return the filled cells of one run by column."""
+    return {name: text for name, cell in COLUMNS.items() if (text := cell(row))}
+
+
+def folded(rows: Sequence[Row], width: int, *, gap: int = 2) -> Iterator[list[list[str]]]:
+    """Fold the table into as many tables below each other as `width` in characters needs: rows of cells, titles first.
+
+    Each begins with the names of the models, and no column is wider than its longest cell.
+    """
+    columns = {name: [name, *(cell(row) for row in rows)] for name, cell in COLUMNS.items()}
+    columns = {name: cells for name, cells in columns.items() if any(cells[1:])}
+    first = columns.pop(MODEL)
+    block, used = [first], _width(first)
+    for cells in columns.values():
+        if len(block) > 1 and used + gap + _width(cells) > width:
+            yield [list(row) for row in zip(*block, strict=True)]
+            block, used = [first], _width(first)
+        block.append(cells)
+        used += gap + _width(cells)
+    yield [list(row) for row in zip(*block, strict=True)]
+
+
+def _width(cells: Sequence[str]) -> int:
+    return max(map(display_width, cells))

@@ -1,0 +1,133 @@
+"""What the numbers of a run say, in sentences.
+
+Input: a `RunRecord`. Output: sentences as tuples of plain text and `Name`s, which a page and a model card escape in
+their own ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from regraft.errors import UsageError
+from regraft.evaluation.abstention import select, threshold_for
+from regraft.evaluation.calibration import MIN_IMAGES
+from regraft.evaluation.metrics import MAX_UNTESTED, Evaluation
+from regraft.report.html import Name, interval, percent
+from regraft.report.record import RANDOM_WEIGHTS, WITHHELD, RunRecord
+from regraft.text import pluralize
+
+Sentence = tuple[str, ...]
+
+#: Accuracy for which a confidence threshold is suggested.
+_TARGET_ACCURACY = 0.95
+PARTS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def summary(record: RunRecord) -> list[Sentence]:
+    """Return the sentences that say how good the model is, and what limits this statement."""
+    sentences: list[Sentence] = [(RANDOM_WEIGHTS,)] if record.has_random_weights else []
+    sentences += [(text,) for text in record.missing]
+    if record.part is not None:
+        evaluation = record.evaluations[record.part]
+        correct, part = int(np.trace(evaluation.confusion)), PARTS[record.part]
+        low, high = evaluation.intervals["macro_f1"]
+        sentences.append((
+            f"{correct:,} of {pluralize(evaluation.count, f'{part} image')} are classified correctly: "
+            f"{percent(evaluation.accuracy)} accuracy (95 % confidence interval "
+            f"{interval(evaluation.accuracy_interval)}). Macro-F1: {evaluation.macro_f1:.3f} "
+            f"({low:.3f} to {high:.3f})", *_of_tested(evaluation), ".",
+        ))  # fmt: skip
+        if at_chance := objection(evaluation):
+            sentences.append((*at_chance, f" {WITHHELD}"))
+        sentences += _per_class(evaluation)
+    sentences += [*_calibration(record), *_threshold(record)]
+    sentences += [(str(note),) for note in (record.metrics.get("training") or {}).get("notes", ())]
+    if record.suspects:
+        images = pluralize(len(record.suspects), "validation or test image has", "validation or test images have")
+        sentences.append((f"{images} a label that may be wrong.",))
+    return sentences
+
+
+def objection(evaluation: Evaluation) -> Sentence:
+    """Return why what the model says about single images is not to be believed; () if it is clearly better."""
+    before, name, after = evaluation.majority.objection([row.name for row in evaluation.per_class])
+    return (before, Name(name), after) if before else ()
+
+
+def _of_tested(evaluation: Evaluation) -> Iterator[str]:
+    """What `Evaluation.of_tested` says, with the names of the classes apart."""
+    untested, total = evaluation.untested, len(evaluation.per_class)
+    if not untested:
+        return
+    yield f" over the {total - len(untested)} of {total} classes that were tested (not "
+    for number, name in enumerate(untested[:MAX_UNTESTED]):
+        yield from ("“" if number == 0 else "”, “", Name(name))
+    yield f"”, and {len(untested) - MAX_UNTESTED:,} more)" if len(untested) > MAX_UNTESTED else "”)"
+
+
+def confused(evaluation: Evaluation, limit: int) -> list[tuple[int, int, int]]:
+    """Return the most frequent confusions as (true class, predicted class, images); equal ones in class order."""
+    errors = evaluation.confusion.copy()
+    np.fill_diagonal(errors, 0)
+    rows, columns = np.nonzero(errors)
+    counts = errors[rows, columns]
+    order = np.argsort(-counts, kind="stable")[:limit]
+    return [(int(rows[i]), int(columns[i]), int(counts[i])) for i in order]
+
+
+def _per_class(evaluation: Evaluation) -> Iterator[Sentence]:
+    support = evaluation.confusion.sum(axis=1)
+    largest = int(np.argmax(support))
+    names = [row.name for row in evaluation.per_class]
+    share = percent(float(support[largest] / evaluation.count))
+    yield ("Majority-class baseline (“", Name(names[largest]), f"”): {share} accuracy.")
+    present = [row for row in evaluation.per_class if row.support]
+    weakest = min(present, key=lambda row: row.recall)
+    if weakest.recall < 1 and len(present) > 1:
+        images = pluralize(weakest.support, "image")
+        bounds = interval(weakest.recall_interval)
+        yield ("Lowest recall: “", Name(weakest.name), f"”, {percent(weakest.recall)} of its {images} ({bounds}).")
+    if pairs := confused(evaluation, 1):
+        true, predicted, count = pairs[0]
+        images = pluralize(count, "image")
+        yield ("Most frequent confusion: “", Name(names[true]), "” predicted as “", Name(names[predicted]),
+               f"” ({images}).")  # fmt: skip
+
+
+def _calibration(record: RunRecord) -> Iterator[Sentence]:
+    if record.calibrations is None:
+        return
+    before, after = record.calibrations
+    calibration = record.metrics["calibration"]
+    if not calibration["fitted_on"]:
+        how = "the confidence is not calibrated"
+    elif after.images < MIN_IMAGES:
+        how = f"the temperature is {calibration['temperature']:.2f}"
+    else:
+        fitted_on = PARTS[calibration["fitted_on"]]
+        how = (f"it was {100 * before.ece:.1f} points before temperature scaling (temperature "
+               f"{calibration['temperature']:.2f}, fitted on the {fitted_on} images)")  # fmt: skip
+    yield (f"Expected calibration error: {after.describe()}; {how}.",)
+
+
+def _threshold(record: RunRecord) -> Iterator[Sentence]:
+    if record.part != "test" or record.predictions is None:
+        return
+    val, test = record.predictions.part("val"), record.predictions.part("test")
+    if not len(val):
+        return
+    try:
+        chosen = threshold_for(val, _TARGET_ACCURACY)
+    except UsageError:
+        target = f"{100 * _TARGET_ACCURACY:.0f} % accuracy"
+        yield (f"No confidence threshold reaches {target} on the validation images.",)
+        return
+    selection = select(test, chosen.threshold)
+    if 0 < selection.coverage < 1:
+        yield (
+            f"With a confidence threshold of {percent(chosen.threshold)} ({percent(chosen.accuracy)} accuracy on the "
+            f"validation images), the model accepts {percent(selection.coverage)} of the test images with "
+            f"{percent(selection.accuracy)} accuracy ({interval(selection.accuracy_interval)}).",
+        )  # fmt: skip

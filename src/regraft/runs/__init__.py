@@ -1,0 +1,1 @@
+"""Runs: train a model into a run's folder, and use it from there."""

@@ -1,0 +1,112 @@
+"""Fit a training into a budget of time, by throughputs that are measured before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from regraft.cache import Cache
+from regraft.config import Config
+from regraft.data.dataset import Dataset, Split
+from regraft.errors import DataError, UsageError
+from regraft.models.classifier import Classifier, smaller_sizes
+from regraft.resources import usable_cpus, usable_memory
+from regraft.timing import time_passes
+from regraft.training.budget import Plan, Throughput, make_plan, measure_throughput
+from regraft.training.callbacks import ProgressReporter
+
+#: Time that is kept for the evaluation, as a multiple of its estimate.
+_EVALUATION_MARGIN = 1.5
+
+
+def fit_into_budget(
+    model: Classifier,
+    split: Split,
+    config: Config,
+    started: float,
+    reporter: ProgressReporter,
+    *,
+    at_size: Callable[[int], Classifier] | None = None,
+) -> tuple[Classifier, Config, float | None, Mapping[str, float]]:
+    """Choose views, epochs and image size so that the training fits `training.budget` (0: no limit), and report it.
+
+    Returns model, configuration, deadline and planned seconds by step. `started` and the deadline are values of
+    `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen.
+    Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time, or
+    torch.compile is wanted, too.
+    """
+    if not len(split.train):
+        raise DataError("The train part has no image.")
+    budget = config.training.budget
+    if budget and config.training.compile:
+        raise UsageError(
+            f"training.compile = true and a budget of {budget:g} s exclude each other, because the time of compilation "
+            "is not known beforehand. Remove one of them."
+        )
+
+    def plan_with(rates: Throughput) -> Plan:
+        return make_plan(
+            model,
+            {part: len(split[part]) for part in split},
+            config.training,
+            rates,
+            changes_views=config.augmentation.changes_views,
+            seconds=started + budget - time.monotonic() if budget else None,
+        )
+
+    rates = _measure(model, split, config)
+    if budget and at_size and (size := _fitting_size(model, rates, plan_with)) != model.preprocessing.size:
+        reporter.on_message(
+            f"The input size is {size} pixels instead of {model.preprocessing.size}, so more training fits."
+        )
+        model = at_size(size)
+        config = config.model_copy(update={"model": replace(config.model, image_size=size)})
+        rates = _measure(model, split, config)
+    if rates.reason:
+        reporter.on_message(rates.reason)
+    plan = plan_with(rates)
+    reporter.on_message(" ".join(filter(None, (str(plan), config.describe_preset()))))
+    if (memory := usable_memory()) and plan.memory > memory:
+        reporter.on_message(
+            f"The plan needs about {plan.memory / 1e9:.1f} GB of memory, and this process may use {memory / 1e9:.1f} "
+            "GB. If it is killed, use a smaller --image-size, --set training.batch_size=8 or --set training.views=1."
+        )
+    config = config.model_copy(update={"training": plan.options})
+    deadline = started + budget - _EVALUATION_MARGIN * plan.seconds["evaluate"] if budget else None
+    return model, config, deadline, plan.seconds
+
+
+def _measure(model: Classifier, split: Split, config: Config) -> Throughput:
+    return measure_throughput(
+        model,
+        config.training,
+        decode=_decoded_per_second(model, split.train),
+        images=len(split.train),
+        cache=Cache() if config.training.cache_gb else None,
+    )
+
+
+def _fitting_size(model: Classifier, rates: Throughput, plan_with: Callable[[Throughput], Plan]) -> int:
+    """The largest size for which a thorough plan fits, or else the size with the most thorough plan."""
+    current, ranks = model.preprocessing.size, {}
+    for size in [current, *smaller_sizes(model.spec, current)]:
+        with suppress(UsageError):  # nothing fits
+            plan = plan_with(rates.at((size / current) ** 2))
+            if plan.is_thorough:
+                return size
+            ranks[size] = plan.rank
+    return min(ranks, key=lambda size: (ranks[size], -size), default=current)
+
+
+def _decoded_per_second(model: Classifier, dataset: Dataset) -> float:
+    """Decode a few images on one core and multiply by the number of cores."""
+    samples = dataset.samples[:: max(1, len(dataset) // 8)][:8]
+
+    def decode() -> None:
+        for sample in samples:
+            model.preprocessing(dataset.source(sample), max_pixels=dataset.max_pixels)
+
+    (seconds,) = time_passes(decode, passes=1, warmup=False)
+    return len(samples) * usable_cpus() / max(1e-4, seconds)

@@ -1,0 +1,87 @@
+"""Start a run from an earlier one: take over its head, and say what stays and which images both runs know.
+
+Input: a model that was built with the weights of an earlier run, and the split of the new one. Output: the head's rows
+of the classes that stay, and sentences for the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from regraft.config import Config
+from regraft.data.dataset import Split
+from regraft.models.classifier import Classifier
+from regraft.models.serialization import load_classifier
+from regraft.runs.run import Run
+from regraft.runs.run_images import split_rows
+from regraft.text import join_truncated, pluralize
+from regraft.training.callbacks import Epoch, HeadFit, Training
+from regraft.training.setup import plan_phases
+
+
+def take_head(model: Classifier, run: Path) -> None:
+    """Copy the rows of the classes that stay from the head of a run, if the heads have the same shape."""
+    earlier = load_classifier(run)
+    if model.head.has_shape_of(earlier.head):
+        model.head.copy_rows(model.classes, earlier.head, earlier.classes)
+
+
+def training_of(run: Run) -> Training:
+    """The training of a finished run, as far as one that continues it needs it."""
+    time = run.metrics["time"]
+    return Training(
+        history=[Epoch(**row) for row in run.history],
+        head_path=[HeadFit(**row) for row in run.head_path],
+        seconds={**time["steps"], "total": time["train_seconds"]},
+        prefix_backend=run.metrics["training"]["prefix_backend"],
+    )
+
+
+def notes_on_earlier_run(model: Classifier, split: Split, config: Config) -> Iterator[str]:
+    """Say which classes stay, and which images were in another part of the run that the weights are from."""
+    if config.run.from_run:
+        yield _classes(model, Path(config.run.from_run), config)
+    if model.weights.source == "run":
+        yield from _moved_images(split, Path(model.weights.name))
+
+
+def _classes(model: Classifier, run: Path, config: Config) -> str:
+    earlier = load_classifier(run)
+    stay = [name for name in model.classes if name in earlier.classes]
+    if plan_phases(model, config.training).head == "lbfgs":
+        verb, rest = ("stays", "stay"), "The head is fitted anew on all images."
+    elif model.head.has_shape_of(earlier.head):
+        verb, rest = ("keeps its row", "keep their rows"), "The head is trained from these rows."
+    else:
+        verb, rest = ("stays", "stay"), "The head has another shape and is trained anew."
+    changes = [
+        f"{join_truncated(names)} {one if len(names) == 1 else many}"
+        for names, (one, many) in (
+            (stay, verb),
+            ([name for name in model.classes if name not in stay], ("is new", "are new")),
+            ([name for name in earlier.classes if name not in stay], ("is gone", "are gone")),
+        )
+        if names
+    ]
+    return f"Start from {run}: {'; '.join(changes)}. {rest}"
+
+
+def _moved_images(split: Split, run: Path) -> Iterator[str]:
+    part_of = {row["sha256"]: row["part"] for row in split_rows(run) if row.get("sha256")}
+
+    def count(part: str, *earlier: str) -> int:
+        return sum(s.part == part and part_of.get(s.sha256) in earlier for s in split.dataset.samples)
+
+    advice = f"`--keep-split {run}` (in Python: split(..., keep={str(run)!r})) keeps the parts of data that has none."
+    for part in ("val", "test"):
+        if seen := count(part, "train"):
+            yield (
+                f"{pluralize(seen, 'image', 'images')} of the {part} part trained {run}, from which this model starts: "
+                f"results on them are too good. {advice}"
+            )
+    if moved := count("train", "val", "test"):
+        yield (
+            f"{pluralize(moved, 'image', 'images')} of the train part were in the val or test part of {run}: the "
+            f"results of the two runs cannot be compared on them. {advice}"
+        )

@@ -1,0 +1,161 @@
+"""Evaluate a model on labeled images, from files through the same decoder and network as in `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from regraft.cache import Cache
+from regraft.data.dataset import Dataset, Part, Split
+from regraft.data.scan import OnUnreadable, scan
+from regraft.errors import DataError, UsageError, suggest_names
+from regraft.evaluation.metrics import Evaluation
+from regraft.evaluation.metrics import evaluate as evaluate_predictions
+from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.training_overlap import TrainingOverlap
+from regraft.models.classifier import Classifier
+from regraft.models.inference import Prediction, Predictor, Tta, predict_images
+from regraft.runs.run import Run, classifier_of, open_model
+from regraft.runs.training_overlap import overlap_with_run
+
+
+@suggest_names
+def evaluate(
+    model: Run | Path | str | Classifier | Predictor | Predictions,
+    data: Dataset | Split | Path | str | None = None,
+    *,
+    part: Part | None = None,
+) -> Evaluation:
+    """Evaluate on labeled images.
+
+    Images that a run knows from its training are counted in `Evaluation.overlap`, with the accuracy without them.
+
+    Args:
+        model: A run or its folder, a model, an export, or predictions.
+        data: Labeled images, or a path that `scan` takes. Default: the stored predictions of the run.
+        part: Part of the data. Default: test if there is one, else everything (val, for stored predictions).
+
+    Raises:
+        UsageError: There is a model, but no data.
+        DataError: There are no images, or a label is unknown to the model.
+
+    Examples:
+        >>> evaluation = regraft.evaluate("runs/photos")
+        >>> evaluation.count
+        9
+    """
+    if isinstance(model, Predictions):
+        return evaluate_predictions(model.part(part) if part else model)
+    model = open_model(model)
+    if data is None:
+        if not isinstance(model, Run):
+            raise UsageError("evaluate(model) needs labeled data: evaluate(model, dataset).")
+        return model.evaluate(part)
+    classifier = classifier_of(model)
+    dataset = select_labeled(data, classifier, part)
+    known: Run | Predictor = model if isinstance(model, Run) else classifier
+    return evaluate_images(known, dataset, predict_dataset(classifier, dataset))
+
+
+def evaluate_images(
+    model: Run | Classifier | Predictor,
+    dataset: Dataset,
+    predictions: Predictions,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate predictions of a data set, in its order, and say what of it the model knows from its training.
+
+    `progress` is called with (candidates compared, all candidates) during the search for near duplicates.
+    """
+    evaluation = evaluate_predictions(predictions)
+    if isinstance(model, Run):
+        return replace(evaluation, overlap=overlap_with_run(model, dataset, predictions, progress=progress))
+    if isinstance(model, Classifier):  # in memory: nothing is known about its training
+        return evaluation
+    unchecked = "Whether the model was trained on these images could not be checked: an export has no list of them."
+    interval = evaluation.accuracy_interval
+    return replace(
+        evaluation, overlap=TrainingOverlap(0, 0, evaluation.count, evaluation.accuracy, interval, unchecked)
+    )
+
+
+def select_labeled(
+    data: Dataset | Split | Path | str,
+    classifier: Classifier | Predictor,
+    part: Part | None = None,
+    *,
+    on_unreadable: OnUnreadable = "skip",
+    remote: bool = False,
+    image_column: str = "",
+    label_column: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Scan a path, and select a part as `evaluate` does; `DataError` without images, or if the model lacks a label."""
+    if not isinstance(data, (Dataset, Split)):
+        data = scan(
+            data, on_unreadable=on_unreadable, remote=remote, image_column=image_column, label_column=label_column,
+            classes=classifier.classes, near_duplicates=False, cache=Cache(), progress=progress,
+        )  # fmt: skip
+    if isinstance(data, Split):
+        data = data.dataset
+    present = {s.part for s in data.samples}
+    wanted = part or ("test" if "test" in present else None)
+    chosen = data.with_samples([s for s in data.samples if wanted is None or s.part == wanted])
+    unknown = sorted({s.label for s in chosen.samples} - set(classifier.classes))
+    if unknown:
+        raise DataError(
+            f"The model does not know these labels of the data: {', '.join(unknown)}. "
+            f"Its classes are {', '.join(classifier.classes)}."
+        )
+    if not len(chosen):
+        raise DataError(f"There are no images to evaluate{f' in the part {wanted}' if wanted else ''}.")
+    return chosen
+
+
+def predict_dataset(
+    classifier: Classifier | Predictor,
+    dataset: Dataset,
+    *,
+    batch_size: int = 32,
+    tta: Tta = "none",
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Predict every image of a data set, in order; `tta` as in `predict`. Raises as `predict_samples` does."""
+    predictions = predict_samples(classifier, dataset, batch_size=batch_size, tta=tta, progress=progress)
+    return as_predictions(predictions, dataset)
+
+
+def predict_samples(
+    classifier: Classifier | Predictor,
+    dataset: Dataset,
+    *,
+    batch_size: int = 32,
+    tta: Tta = "none",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """A `Prediction` per image, as `predict_dataset`; `DataError` if one can no longer be read since the scan."""
+    sources, predictions = (dataset.source(sample) for sample in dataset.samples), list[Prediction]()
+    stream = predict_images(classifier, sources, batch_size=batch_size, max_pixels=dataset.max_pixels, tta=tta)
+    for prediction, sample in zip(stream, dataset.samples, strict=True):
+        if prediction.error is not None:
+            raise DataError(f"{sample.path} could be read during the scan, and now cannot: {prediction.error}")
+        predictions.append(prediction)
+        if progress:
+            progress(len(predictions), len(dataset))
+    return predictions
+
+
+def as_predictions(predictions: Sequence[Prediction], dataset: Dataset) -> Predictions:
+    """Combine predictions of the images of a data set with their labels."""
+    index = {name: i for i, name in enumerate(predictions[0].classes)}
+    return Predictions(
+        ids=tuple(s.path for s in dataset.samples),
+        labels=np.array([index[s.label] for s in dataset.samples], dtype=np.int64),
+        probabilities=np.stack([prediction.probabilities for prediction in predictions]),
+        classes=predictions[0].classes,
+        parts=tuple(s.part or "" for s in dataset.samples),
+    )

@@ -1,0 +1,209 @@
+"""Explain predictions by heat maps, at the image's own size, of where the evidence for a class is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from regraft.atomic_io import atomic_write
+from regraft.attribution.cam import default_stage, explain_pixels, find_stage, finer_stage, grid_of
+from regraft.attribution.methods import Method
+from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
+from regraft.errors import ImageError, UnknownNameError, UsageError, as_path, suggest_names
+from regraft.models.classifier import Classifier
+from regraft.models.inference import iter_sources, predict_batch
+from regraft.notebook_repr import NotebookRepr, ResultList
+from regraft.resources import usable_cpus
+from regraft.runs.run import Run, classifier_of
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation(NotebookRepr):
+    """Heat maps of the evidence for one or several classes in one image.
+
+    Attributes:
+        source: Path of the image; "" for what is not a path.
+        classes: Class names.
+        probabilities: Probabilities as from `predict`, float64 (classes,); empty if the image could not be read.
+        targets: Names of the explained classes.
+        heat: Heat maps, float32 (targets, H, W) in [0, 1], at the image's own size; 1 where the evidence is strongest.
+        image: Pixels, uint8 (H, W, 3).
+        stage: Name of the explained stage; "" for integrated gradients, which explain the pixels.
+        grid: Rows and columns of the stage's output, which are the cells of the map; None without a stage.
+        error: Reason why the image could not be read, or None.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    targets: tuple[str, ...] = ()
+    heat: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), np.float32), repr=False)
+    image: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8), repr=False)
+    error: str | None = None
+    stage: str = ""
+    grid: tuple[int, int] | None = None
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Explained classes whose map is zero everywhere, because nothing at this stage supports them."""
+        return tuple(name for name, heat in zip(self.targets, self.heat, strict=True) if not heat.any())
+
+    @property
+    def label(self) -> str:
+        """Predicted class; "" if the image could not be read."""
+        return self.classes[int(self.probabilities.argmax())] if self.error is None else ""
+
+    def probability(self, name: str) -> float:
+        """Return the probability of a class."""
+        return float(self.probabilities[self.classes.index(name)])
+
+    def save(self, path: Path | str) -> None:
+        """Save the image under the heat map of its first class, at its own size, as a file such as `gradcam.jpg`.
+
+        Raises:
+            UsageError: The image could not be read, or the suffix of `path` names no image format.
+        """
+        path = as_path(path, "The picture")
+        if self.error is not None:
+            raise UsageError(f"{self.source or 'The image'} has no heat map: {self.error}")
+        file_format = Image.registered_extensions().get(path.suffix.lower())
+        if file_format not in Image.SAVE:
+            raise UsageError(f"{path} has the suffix {path.suffix!r}; expected one of an image, such as .jpg or .png.")
+        from regraft.report.plots.attribution_plots import overlay  # here, since a server needs no matplotlib
+
+        with atomic_write(path) as temporary:
+            Image.fromarray(overlay(self.image, self.heat[0])).save(temporary, file_format)
+
+
+@suggest_names
+def explain(
+    model: Run | Path | str | Classifier,
+    sources: Any,
+    *,
+    method: Method = "gradcam",
+    label: str | None = None,
+    likeliest: int = 1,
+    stage: str | None = None,
+    batch_size: int = 16,
+) -> list[Explanation]:
+    """Explain one image or many.
+
+    Args:
+        model: A run or its folder, or a model.
+        sources: One or several images as for `predict`. An unreadable file gives an `Explanation` with an `error`.
+        method: Attribution method; see docs/explain.md.
+        label: Class to explain. Default: the predicted class of each image.
+        likeliest: Number of most probable classes to explain, if there is no `label`.
+        stage: Name of the backbone's stage, as `regraft summary` lists them. Default: the last with spatial positions.
+        batch_size: Number of images per batch.
+
+    Returns:
+        One `Explanation` per image, in order.
+
+    Raises:
+        UnknownNameError: A class, stage or method is unknown.
+        UsageError: The stage has no spatial positions, a folder contains no image, or a source is not an image.
+
+    Examples:
+        >>> explanation = regraft.explain("runs/photos", "photos/rose/00.png")[0]
+        >>> explanation.heat.shape
+        (1, 40, 40)
+    """
+    return ResultList(
+        stream(model, iter_sources(sources), method=method, label=label, likeliest=likeliest, stage=stage,
+               batch_size=batch_size)
+    )  # fmt: skip
+
+
+def stream(
+    model: Run | Path | str | Classifier,
+    sources: Iterable[ImageSource],
+    *,
+    method: Method = "gradcam",
+    label: str | None = None,
+    likeliest: int = 1,
+    stage: str | None = None,
+    batch_size: int = 16,
+    max_pixels: int = MAX_PIXELS,
+    side: int | None = None,
+) -> Iterator[Explanation]:
+    """Yield explanations as `explain` does; images with a longer side above `side` are downscaled to it."""
+    classifier = classifier_of(model)
+    if label is not None and label not in classifier.classes:
+        raise UnknownNameError("class", label, list(classifier.classes))
+    if not 1 <= likeliest <= len(classifier.classes):
+        raise UsageError(f"likeliest = {likeliest}; expected 1 to {len(classifier.classes)} classes.")
+    index = default_stage(classifier, method) if stage is None else find_stage(classifier, stage)
+    of_stage = method != "integrated-gradients"
+    where: dict[str, Any] = {
+        "stage": classifier.stages[index].name if of_stage else "",
+        "grid": grid_of(classifier, index) if of_stage else None,
+    }
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        remaining = iter(sources)
+        while batch := list(islice(remaining, batch_size)):
+            decoded = list(pool.map(lambda source: _decode(classifier, source, max_pixels, side), batch))
+            inputs = [pair[1] for pair in decoded if not isinstance(pair, str)]
+            results: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]] = iter(())
+            if inputs:
+                pixels = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
+                probabilities, _ = predict_batch(classifier, pixels)
+                order = np.argsort(-probabilities, axis=1, kind="stable")[:, :likeliest]
+                if label is not None:
+                    order = np.full((len(inputs), 1), classifier.classes.index(label))
+                maps = np.stack([
+                    explain_pixels(
+                        classifier, pixels, torch.from_numpy(targets.copy()), method=method, stage=index
+                    ).numpy()
+                    for targets in order.T
+                ], axis=1)  # fmt: skip
+                results = zip(probabilities, order, maps, strict=True)
+            for source, pair in zip(batch, decoded, strict=True):
+                name = str(source) if isinstance(source, (str, Path)) else ""
+                if isinstance(pair, str):
+                    yield Explanation(name, classifier.classes, np.empty(0), error=pair)
+                    continue
+                row, targets, squares = next(results)
+                yield Explanation(
+                    name, classifier.classes, row, tuple(classifier.classes[i] for i in targets),
+                    _at_own_size(classifier, squares, pair[0]), pair[0], **where,
+                )  # fmt: skip
+
+
+def finer_maps(model: Run | Classifier, stage: str) -> str:
+    """What gives maps with more cells than those of a stage, as options of `regraft explain`."""
+    classifier = classifier_of(model)
+    finer = finer_stage(classifier, find_stage(classifier, stage))
+    image_size = f"a model that is trained with an --image-size above {classifier.preprocessing.size}"
+    if finer is None:
+        return image_size
+    rows, columns = grid_of(classifier, finer) or (0, 0)
+    return f"--layer {classifier.stages[finer].name} ({rows} x {columns} cells), or {image_size}"
+
+
+def _decode(
+    model: Classifier, source: ImageSource, max_pixels: int, side: int | None
+) -> tuple[np.ndarray, np.ndarray] | str:
+    """Return the image at its own size or downscaled, and the network's input; or why it cannot be read."""
+    try:
+        image = decode_image(source, max_pixels=max_pixels, at_least=side, white=model.preprocessing.white)
+        if side is not None and max(image.shape[:2]) > side:
+            small = Image.fromarray(image)
+            small.thumbnail((side, side), Image.Resampling.LANCZOS)
+            image = np.asarray(small)
+        return image, model.preprocessing(source, max_pixels=max_pixels)
+    except ImageError as error:
+        return error.reason
+
+
+def _at_own_size(model: Classifier, squares: np.ndarray, image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    return np.stack([np.clip(model.preprocessing.map_to_image(heat, width, height), 0, 1) for heat in squares])

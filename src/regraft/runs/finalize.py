@@ -1,0 +1,172 @@
+"""Calibrate and evaluate a trained model, and write metrics, history, predictions and plots into the run's folder."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regraft.atomic_io import write_csv, write_json
+from regraft.data.dataset import Part, Split
+from regraft.data.decode import decode_image
+from regraft.evaluation.calibration import apply_temperature, fit_temperature, measure_calibration
+from regraft.evaluation.metrics import evaluate as evaluate_predictions
+from regraft.evaluation.predictions import Predictions
+from regraft.models.classifier import Classifier
+from regraft.report.plots.confusion import plot_confusion
+from regraft.report.plots.reliability import plot_reliability
+from regraft.report.plots.samples import SampleTile, choose_samples, plot_samples
+from regraft.report.plots.training_curve import plot_history
+from regraft.runs.evaluate import as_predictions, predict_samples
+from regraft.runs.run import HEAD_PATH, HISTORY, METRICS, PREDICTIONS
+from regraft.runs.training_overlap import overlap_within
+from regraft.training.callbacks import Epoch, HeadFit, ProgressReporter, Training
+
+_PART_TITLES = {"val": "Validation", "test": "Test"}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Predictions of val and test images at temperature 1 and the fitted one; milliseconds per image from the file."""
+
+    before: Predictions
+    after: Predictions
+    milliseconds: float
+
+
+def calibrate(model: Classifier, split: Split, reporter: ProgressReporter) -> HeldOut | None:
+    """Predict the val and test images, and fit temperature and out-of-distribution statistics on the val images."""
+    held_out = split.dataset.with_samples([s for s in split.dataset.samples if s.part in ("val", "test")])
+    if not len(held_out):
+        model.ood = None
+        return None
+    started = time.perf_counter()
+    predictions = predict_samples(
+        model, held_out, progress=lambda done, total: reporter.on_progress("evaluate", done, total, "images")
+    )
+    milliseconds = 1000 * (time.perf_counter() - started) / len(held_out)
+    before = as_predictions(predictions, held_out)
+    distances = [p.ood_distance for p, part in zip(predictions, before.parts, strict=True) if part == "val"]
+    if model.ood is not None and distances:
+        model.ood.calibrate(torch.tensor(distances, dtype=torch.float64))
+    else:
+        model.ood = None
+    model.head.temperature = fit_temperature(before.part("val"))
+    after = replace(before, probabilities=apply_temperature(before.probabilities, model.head.temperature))
+    return HeldOut(before, after, milliseconds)
+
+
+def write_results(path: Path, model: Classifier, split: Split, training: Training, held_out: HeldOut | None) -> None:
+    """Write history, predictions, metrics and plots into the run's folder."""
+    history, head_path = ([row.to_row() for row in rows] for rows in (training.history, training.head_path))
+    _write_rows(path / HISTORY, Epoch, history)
+    if head_path:
+        _write_rows(path / HEAD_PATH, HeadFit, head_path)
+    plot_history(history, path / "plots" / "training_history.png", head_path=head_path)
+    metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": len(split.train)}}
+    if held_out:
+        held_out.after.write_csv(path / PREDICTIONS)
+        parts: list[Part] = [part for part in ("val", "test") if len(split[part])]
+        for part in parts:
+            predictions = held_out.after.part(part)
+            overlap = overlap_within(split, predictions)
+            metrics[part] = replace(evaluate_predictions(predictions), overlap=overlap).to_json()
+        metrics["calibration"] = _calibration(held_out, model.head.temperature, parts, path / "plots")
+        _plot_predictions(path / "plots", held_out.after.part(parts[-1]), split, parts[-1])
+    metrics["time"] = {
+        "train_seconds": training.seconds["total"],
+        "predict_ms_per_image": held_out.milliseconds if held_out else None,
+        "steps": {name: seconds for name, seconds in training.seconds.items() if name != "total"},
+    }
+    metrics["model"] = {
+        "backbone": model.spec.name,
+        "weights": asdict(model.weights),
+        "parameters": model.parameter_count(),
+        "trainable_parameters": sum(p.numel() for _, p in model.trainable_parameters()),
+        "megabytes": model.megabytes(),
+        "image_size": model.preprocessing.size,
+        "finetuned_from": training.boundary if training.finetuned else None,
+        "trained": "head" if not training.finetuned else "all" if model.boundary == 0 else "upper stages",
+    }
+    metrics["memory"] = {"peak_megabytes": _peak_megabytes()}
+    metrics["data"] = {
+        "classes": list(split.classes),
+        "counts": {part: split[part].counts() for part in split},
+        "bad": [asdict(bad) for bad in split.dataset.bad],
+        "ignored": list(split.dataset.ignored),
+        "notes": list(split.dataset.notes),
+    }
+    metrics["training"] = {
+        "device": training.device,
+        "precision": training.precision,
+        "prefix_backend": training.prefix_backend,
+        "stopped": "interrupted" if training.interrupted else training.error,
+        "notes": training.notes,
+    }
+    write_json(path / METRICS, metrics)
+
+
+def _calibration(held_out: HeldOut, temperature: float, parts: list[Part], plots: Path) -> dict[str, Any]:
+    """Measure the calibration of each part before and after temperature scaling, and plot that of the last part."""
+    section: dict[str, Any] = {"temperature": temperature, "fitted_on": "val" if "val" in parts else None}
+    for part in parts:
+        before, after = (measure_calibration(p.part(part)) for p in (held_out.before, held_out.after))
+        section[part] = {"before": before.to_json(), "after": after.to_json()}
+    plot_reliability(before, after, temperature, plots / "reliability.png", part=parts[-1])
+    return section
+
+
+def _plot_predictions(folder: Path, predictions: Predictions, split: Split, part: str) -> None:
+    evaluation = evaluate_predictions(predictions)
+    plot_confusion(
+        evaluation.confusion,
+        predictions.classes,
+        folder / "confusion_matrix.png",
+        title=f"{_PART_TITLES[part]} images",
+    )
+    sample_of = {sample.path: sample for sample in split.dataset.samples}
+    white = split.dataset.white
+    tiles = [
+        SampleTile(
+            image=decode_image(
+                split.dataset.source(sample_of[predictions.ids[i]]), max_pixels=split.dataset.max_pixels, white=white
+            ),
+            label=predictions.classes[predictions.labels[i]],
+            predicted=predictions.classes[predictions.predicted[i]],
+            confidence=float(predictions.confidence[i]),
+        )
+        for i in choose_samples(predictions)
+    ]
+    plot_samples(
+        tiles,
+        folder / "sample_predictions.png",
+        title=f"{_PART_TITLES[part]} images: true \N{RIGHTWARDS ARROW} predicted",
+    )
+
+
+def _write_rows(file: Path, row_type: type[Epoch | HeadFit], rows: list[dict[str, Any]]) -> None:
+    columns = tuple(row_type.__dataclass_fields__)
+    write_csv(file, columns, [["" if row[name] is None else row[name] for name in columns] for row in rows])
+
+
+def _peak_megabytes() -> float:
+    """Peak memory of this process in 10^6 bytes, plus that of the GPU."""
+    status = Path("/proc/self/status")  # preferred: `ru_maxrss` starts at the value of the parent process
+    if status.is_file() and (match := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        peak = int(match[1]) * 1024
+    elif sys.platform == "win32":
+        import psutil
+
+        peak = psutil.Process().memory_info().peak_wset
+    else:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if torch.cuda.is_available():
+        peak += torch.cuda.max_memory_allocated()
+    return peak / 1e6

@@ -1,0 +1,56 @@
+"""Settings that differ from their defaults and have no effect, because of other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from regraft.config import Config
+from regraft.data.augmentation import Augmentation
+from regraft.data.dataset import Split
+from regraft.models.classifier import Classifier
+from regraft.models.options import ModelOptions
+from regraft.training.options import TrainingOptions
+from regraft.training.setup import plan_phases
+
+_OF_FINETUNING = ("finetune_lr", "optimizer", "layer_decay", "ema_epochs", "keep_finetuned", "compile")
+_OF_EPOCHS = (
+    "batch_size", "momentum", "weight_decay", "schedule", "warmup", "early_stopping", "reduce_on_plateau",
+    "plateau_factor", "monitor", "keep_epoch",
+)  # fmt: skip
+
+
+def describe_ineffective(model: Classifier, split: Split, config: Config) -> Iterator[str]:
+    """Yield a sentence for each group of settings without effect, with the reason."""
+    options, phases = config.training, plan_phases(model, config.training)
+    training = {k for k, v in asdict(options).items() if v != getattr(TrainingOptions(), k)}
+
+    def without_effect(section: str, names: set[str], reason: str) -> Iterator[str]:
+        if chosen := sorted(names):
+            verb = "has" if len(chosen) == 1 else "have"
+            yield f"{', '.join(f'{section}.{name}' for name in chosen)} {verb} no effect: {reason}."
+
+    if config.model.head == "linear" and config.model.head_widths != ModelOptions().head_widths:
+        yield from without_effect("model", {"head_widths"}, "the head is linear (model.head = mlp has widths)")
+    if not phases.finetunes:
+        reason = "nothing is fine-tuned (training.finetune_epochs, training.finetune_from)"
+        yield from without_effect("training", training & set(_OF_FINETUNING), reason)
+    if phases.head != "epochs":
+        reason = "the head is fitted by L-BFGS" if phases.head == "lbfgs" else "there is no head phase"
+        yield from without_effect("training", training & {"head_lr"}, reason)
+        if not phases.finetunes:
+            reason = "the head is fitted by L-BFGS, and nothing trains in epochs (training.head_optimizer)"
+            yield from without_effect("training", training & set(_OF_EPOCHS), reason)
+    if phases.finetunes or phases.head == "epochs":
+        if not options.reduce_on_plateau:
+            yield from without_effect("training", training & {"plateau_factor"}, "training.reduce_on_plateau is 0")
+        if not len(split.val):
+            reason = "there are no validation images"
+            yield from without_effect("training", training & {"early_stopping", "monitor"}, reason)
+    if not phases.boundary:
+        reason = "nothing is frozen, and each epoch has new views (training.finetune_from)"
+        yield from without_effect("training", training & {"views"}, reason)
+    elif not phases.finetunes and phases.views == 1:
+        changed = {k for k, v in asdict(config.augmentation).items() if v != getattr(Augmentation(), k)}
+        reason = "the head trains on the plain images (training.views adds others)"
+        yield from without_effect("augmentation", changed, reason)

@@ -1,0 +1,45 @@
+"""Predict images with a run, a model or an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from regraft.errors import suggest_names
+from regraft.models.classifier import Classifier
+from regraft.models.inference import Prediction, Predictor, Tta, iter_sources, predict_images
+from regraft.notebook_repr import ResultList
+from regraft.runs.run import Run, classifier_of
+
+
+@suggest_names
+def predict(
+    model: Run | Path | str | Classifier | Predictor,
+    sources: Any,
+    *,
+    batch_size: int = 32,
+    tta: Tta = "none",
+) -> list[Prediction]:
+    """Predict one image or many.
+
+    Args:
+        model: A run or its folder, a model, or an export. A folder is loaded by each call; `regraft.load` does so once.
+        sources: One image or a collection of images: paths (a folder means all images below it), the bytes of image
+            files, files that are open for reading bytes, Pillow images, NumPy arrays (H, W, C) or (H, W), and tensors
+            (C, H, W) or (H, W). Arrays and tensors are uint8, or float in 0..1 or, as in Keras, in 0..255; four axes
+            are a batch. A file that cannot be read gives a `Prediction` with an `error`.
+        batch_size: Number of images per batch.
+        tta: Test-time augmentation: `none`, `flip` (2 times slower) or `crops` (12 times slower).
+
+    Returns:
+        One `Prediction` per image, in order.
+
+    Raises:
+        UsageError: A folder contains no image, or a source or the model is something else; it says what.
+
+    Examples:
+        >>> prediction = regraft.predict("runs/photos", "photos/rose/00.png")[0]
+        >>> prediction.label in prediction.classes
+        True
+    """
+    return ResultList(predict_images(classifier_of(model), iter_sources(sources), batch_size=batch_size, tta=tta))

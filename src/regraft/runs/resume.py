@@ -1,0 +1,112 @@
+"""Continue a run: one that was killed or interrupted to its end, and a finished one by more epochs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from regraft.config import Config, load_run_config
+from regraft.data.dataset import Split
+from regraft.data.split import split_text
+from regraft.errors import RunError, UsageError, as_path
+from regraft.runs.earlier_run import training_of
+from regraft.runs.progress import with_progress
+from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, Run
+from regraft.runs.run_folder import lock_run
+from regraft.runs.train import prepare, scan_and_split, tracking_options, train_into
+from regraft.text import pluralize
+from regraft.training.callbacks import Callback, NullReporter, ProgressReporter
+from regraft.training.losses import LossFunction
+from regraft.training.setup import plan_phases
+
+
+@with_progress
+def resume(
+    path: Path | str,
+    *,
+    finetune_epochs: int | None = None,
+    track: str | Sequence[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    loss: LossFunction | None = None,
+    reporter: ProgressReporter | None = None,
+) -> Run:
+    """Continue a run that was killed or interrupted, to the same result, or fine-tune a finished one for longer.
+
+    Args:
+        path: The run's folder.
+        finetune_epochs: Epochs of fine-tuning in all. More of them than a finished run has follow from its model, which
+            stays where they do not improve it. Default: those of the run's settings.
+        track: As in `train`. Default: the trackers of the run.
+        callbacks: As in `train`.
+        loss: The function that the run was trained with, if it was.
+        reporter: As in `train`.
+
+    Raises:
+        UsageError: There is no such folder, or no epoch would be left to train.
+        RunError: The folder has no run of `regraft train`, its data has changed, or another process trains in it.
+        RegraftError: As `train`.
+
+    Examples:
+        >>> run = regraft.resume("runs/more", finetune_epochs=2)
+        >>> [row["epoch"] for row in run.history]
+        [1, 2]
+    """
+    path, reporter = as_path(path, "The folder of a run"), reporter or NullReporter()
+    if not (path / SOURCE).is_file() or not (path / CONFIG).is_file():
+        if not path.exists():
+            raise UsageError(f"{path} does not exist. Expected the folder of a run of `regraft train`.")
+        raise RunError(
+            f"{path} has no training to resume: expected the folder of a `regraft train` that has started. "
+            f"Start one: regraft train DATA --out {path}"
+        )
+    with lock_run(path, resumed=True):
+        is_finished = (path / METRICS).is_file() and not (path / CHECKPOINT).is_file()
+        if is_finished and finetune_epochs is None:
+            reporter.on_message(f"{path} is finished; there is nothing left to do. Its result:")
+            return Run(path)
+        config = load_run_config(path / CONFIG)
+        if track is not None:
+            config = config.model_copy(update={"tracking": tracking_options(track)})
+        source = json.loads((path / SOURCE).read_text(encoding="utf-8"))
+        if not source.get("resumable", True):  # its model and split were made by the caller
+            raise RunError(f"{path} was started from Python and cannot be resumed. Call regraft.train again.")
+        if is_finished:
+            assert finetune_epochs is not None
+            return _train_further(path, source["data"], config, finetune_epochs, reporter, callbacks, loss)
+        if finetune_epochs not in (None, config.training.finetune_epochs):
+            raise UsageError(
+                f"{path} is not finished: it trains for {config.training.finetune_epochs} epochs of fine-tuning. "
+                f"Finish it first: regraft train --resume {path}"
+            )
+        model, split = prepare(source["data"], config, reporter)
+        _check_unchanged(path, split, source["data"])
+        return train_into(model, split, path, config, reporter, callbacks=callbacks, loss=loss)
+
+
+def _train_further(
+    path: Path,
+    data: str,
+    config: Config,
+    epochs: int,
+    reporter: ProgressReporter,
+    callbacks: Sequence[Callback],
+    loss: LossFunction | None,
+) -> Run:
+    run = Run(path)
+    earlier = training_of(run)
+    done = sum(row.phase == "finetune" for row in earlier.history)
+    if epochs <= done:
+        raise UsageError(f"{path} has {pluralize(done, 'epoch')} of fine-tuning; {epochs} in all leaves none to train.")
+    config = config.model_copy(update={"training": replace(config.training, finetune_epochs=epochs)})
+    if not plan_phases(run.classifier, config.training).finetunes:
+        raise UsageError(f"{path} trains no stage of its backbone (training.finetune_from = 'none').")
+    split = scan_and_split(data, config, reporter)
+    _check_unchanged(path, split, data)
+    return train_into(run.classifier, split, path, config, reporter, earlier=earlier, callbacks=callbacks, loss=loss)
+
+
+def _check_unchanged(path: Path, split: Split, data: str) -> None:
+    if (path / SPLIT).is_file() and split_text(split) != (path / SPLIT).read_text(encoding="utf-8"):
+        raise RunError(f"{data} has changed since {path} was started. Start a new run with another --out.")

@@ -1,0 +1,261 @@
+"""A run: the folder of one training, whose files are read when they are first used.
+
+Those of the version before are upgraded in memory; the folder stays as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from regraft.data.dataset import Part
+from regraft.errors import RunError, UsageError, as_path, suggest_names
+from regraft.evaluation.abstention import Selection, conformal_threshold, threshold_for
+from regraft.evaluation.metrics import Evaluation
+from regraft.evaluation.metrics import evaluate as evaluate_predictions
+from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.training_overlap import TrainingOverlap
+from regraft.models.classifier import Classifier
+from regraft.models.inference import Prediction, Tta, iter_sources, predict_images
+from regraft.models.serialization import load_classifier, read_model_json
+from regraft.models.summary import Summary, summary_of
+from regraft.notebook_repr import NotebookRepr, ResultList
+
+CONFIG, SOURCE, SPLIT, CHECKPOINT = "config.toml", "source.json", "split.csv", "checkpoints/last.safetensors"
+HISTORY, HEAD_PATH, METRICS, PREDICTIONS = "history.csv", "head_path.csv", "metrics.json", "predictions.csv"
+
+
+class Run(NotebookRepr):
+    """A trained model with everything that its training wrote."""
+
+    def __init__(self, path: Path | str, classifier: Classifier | None = None) -> None:
+        """Open a run's folder.
+
+        Raises:
+            UsageError: There is no such folder.
+            RunError: It contains no model.
+        """
+        self.path = as_path(path, "The folder of a run")
+        if not self.path.exists():
+            raise UsageError(
+                f"{self.path} does not exist. Expected the folder of a run, such as `regraft train DATA --out "
+                f"{self.path}` creates."
+            )
+        self.description = read_model_json(self.path)
+        if classifier is not None:
+            self.classifier = classifier
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """Model on the CPU."""
+        return load_classifier(self.path)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in output order."""
+        return tuple(self.description["classes"])
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Content of `metrics.json`."""
+        try:
+            value: dict[str, Any] = json.loads(self._text(METRICS))
+        except ValueError as error:
+            raise RunError(f"{self.path / METRICS} is damaged: {error}") from error
+        return upgrade_metrics(value)
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """One row per epoch; numbers as numbers, empty cells as None."""
+        return upgrade_history(_read_rows(self._text(HISTORY)))[0]
+
+    @cached_property
+    def head_path(self) -> list[dict[str, Any]]:
+        """One row per L2 strength at which the linear head was fitted; empty for a head that was trained in epochs."""
+        if (self.path / HEAD_PATH).is_file():
+            return _read_rows(self._text(HEAD_PATH))
+        return upgrade_history(_read_rows(self._text(HISTORY)))[1]
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Predictions of the validation and test images at the end of the training."""
+        self._text(PREDICTIONS)
+        return Predictions.read_csv(self.path / PREDICTIONS)
+
+    def predict(self, sources: Any, *, batch_size: int = 32, tta: Tta = "none") -> list[Prediction]:
+        """Predict one image or many; see `regraft.predict`."""
+        return ResultList(self.stream(sources, batch_size=batch_size, tta=tta))
+
+    def stream(self, sources: Any, *, batch_size: int = 32, tta: Tta = "none") -> Iterator[Prediction]:
+        """Yield the predictions of any number of images."""
+        return predict_images(self.classifier, iter_sources(sources), batch_size=batch_size, tta=tta)
+
+    def summary(self) -> Summary:
+        """List the layers; see `regraft.summary`."""
+        return summary_of(self.classifier)
+
+    def evaluate(self, part: Part | None = None) -> Evaluation:
+        """Evaluate the stored predictions of one part; see `predictions_of`."""
+        predictions = self.predictions_of(part)
+        stored = self.metrics.get(predictions.parts[0], {}) if (self.path / METRICS).is_file() else {}
+        overlap = TrainingOverlap.from_json(stored["overlap"]) if stored.get("overlap") else None
+        return replace(evaluate_predictions(predictions), overlap=overlap)
+
+    def predictions_of(self, part: Part | None = None) -> Predictions:
+        """Select the stored predictions of one part. Default: test, or val if there is no test part.
+
+        Raises:
+            UsageError: The run has no predictions of this part.
+        """
+        parts = set(self.predictions.parts)
+        part = part or ("test" if "test" in parts else "val")
+        if part not in parts:
+            raise UsageError(
+                f"{self.path} has predictions of {', '.join(sorted(parts)) or 'no images'}; to evaluate {part}, give "
+                "the data."
+            )
+        return self.predictions.part(part)
+
+    def confidence_threshold(self, accuracy: float) -> Selection:
+        """Find the lowest confidence from which on predictions have this accuracy on the validation images.
+
+        Raises:
+            UsageError: The run has no validation images, or no confidence has this accuracy.
+        """
+        return threshold_for(self._validation(), accuracy)
+
+    def conformal_threshold(self, coverage: float) -> float:
+        """Find the lowest probability of a class in conformal sets that contain the true class with this probability.
+
+        Raises:
+            UsageError: The run has no validation images, or the coverage is not between 0 and 1.
+        """
+        return conformal_threshold(self._validation(), coverage)
+
+    def ood_threshold(self, rate: float) -> float:
+        """Check that images can be flagged as out-of-distribution at this rate of false alarms, and return it.
+
+        Raises:
+            UsageError: The run has no out-of-distribution statistics, or too few validation images for this rate.
+        """
+        if not 0 < rate < 1:
+            raise UsageError(f"Out-of-distribution rate {rate:g}: expected a number between 0 and 1.")
+        ood = self.description.get("ood")
+        if not ood:
+            raise UsageError(
+                f"{self.path} has no out-of-distribution statistics. They need validation images, a class with two "
+                "training images and a training that was not interrupted. Train again."
+            )
+        if rate < (lowest := 1 / (ood["calibration_images"] + 1)):
+            raise UsageError(
+                f"Out-of-distribution rate {rate:g}: with {ood['calibration_images']} validation images, expected at "
+                f"least {lowest:.2g}."
+            )
+        return rate
+
+    def _validation(self) -> Predictions:
+        val = self.predictions.part("val")
+        if not len(val):
+            raise UsageError(
+                f"{self.path} has no validation images to choose a threshold on. Train with a validation part."
+            )
+        return val
+
+    def _text(self, name: str) -> str:
+        file = self.path / name
+        if not file.is_file():
+            if name == PREDICTIONS and (self.path / METRICS).is_file():
+                raise RunError(
+                    f"{self.path} has no validation or test images, so its model was not evaluated and no predictions "
+                    "are stored. Give labeled images, or train with data.val and data.test above 0."
+                )
+            raise RunError(f"{self.path} has no {name}: the training was stopped before the evaluation.")
+        return file.read_text(encoding="utf-8")
+
+
+@suggest_names
+def load(path: Path | str) -> Run:
+    """Open the folder of a run.
+
+    Raises:
+        UsageError: There is no such folder.
+        RunError: It contains no model.
+
+    Examples:
+        >>> run = regraft.load("runs/photos")
+        >>> run.classes
+        ('daisy', 'rose', 'tulip')
+    """
+    return Run(path)
+
+
+def open_model(model: Any) -> Any:
+    """Return a run, a model or an export as it is, and the run in a folder; `UsageError` for anything else."""
+    if isinstance(model, (str, os.PathLike)):
+        path = as_path(model, "The model")
+        if (path / "export.json").is_file():
+            raise UsageError(f"{path} is an export. Pass regraft.ExportedModel({str(path)!r}) instead of its folder.")
+        return Run(path)
+    is_model = hasattr(model, "preprocessing") and hasattr(model, "classes")
+    if isinstance(model, type) or not (isinstance(model, Run) or is_model):
+        raise UsageError(
+            f"The model is a {type(model).__name__}; expected a run or its folder, a model (regraft.build) or an "
+            "export (regraft.ExportedModel)."
+        )
+    return model
+
+
+def classifier_of(model: Any) -> Any:
+    """Return the model of a run or of its folder, or the model or export itself; raise as `open_model`."""
+    model = open_model(model)
+    return model.classifier if isinstance(model, Run) else model
+
+
+def upgrade_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Rename the keys of a `metrics.json` that the version before wrote, in place."""
+    training = metrics.get("training", {})
+    if "engine" in training:
+        training["prefix_backend"] = training.pop("engine")
+    return metrics
+
+
+def upgrade_history(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Separate the epochs of a `history.csv` from the path of the head, which the version before wrote into it.
+
+    Its rows of the path have an L2 strength in the column `strength`, which the epochs leave empty. Returns rows as of
+    `history.csv`, and rows as of `head_path.csv`.
+    """
+    columns = ("train_loss", "val_loss", "val_accuracy", "seconds")
+    epochs, fits = [], []
+    for row in rows:
+        l2 = row.pop("strength", None)
+        if l2 is None:
+            epochs.append(row)
+        else:
+            fits.append({"l2": l2} | {name: row[name] for name in columns})
+    best = min((fit["val_loss"] for fit in fits if fit["val_loss"] is not None), default=None)
+    return epochs, [fit | {"chosen": fit["val_loss"] == best if best is not None else fit is fits[-1]} for fit in fits]
+
+
+def _read_rows(text: str) -> list[dict[str, Any]]:
+    return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(text.splitlines())]
+
+
+def _number(cell: str) -> Any:
+    if cell in ("True", "False"):
+        return cell == "True"
+    if cell == "":
+        return None
+    try:
+        return int(cell) if cell.lstrip("-").isdigit() else float(cell)
+    except ValueError:
+        return cell

@@ -1,0 +1,116 @@
+"""Read the images of a run from their data set, if they are still there and unchanged."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from regraft.config import DataOptions, load_run_config
+from regraft.data.dataset import Dataset
+from regraft.data.decode import ImageSource
+from regraft.data.scan import scan
+from regraft.data.sources.open import open_data
+from regraft.errors import DataError, ImageError, RegraftError, RunError, UsageError
+from regraft.runs.run import CONFIG, SOURCE, SPLIT, Run
+
+#: Returns the content of an image by its name, or raises `ImageError` if it is missing or has changed.
+SourceOf = Callable[[str], ImageSource]
+
+
+def images_of(run: Run, data: Dataset | Path | str | None = None) -> SourceOf | None:
+    """Return a function that reads the run's images, from `data` or from their path in the run.
+
+    Returns None if the path in the run does not exist (any more, or on this machine). Raises `UsageError` if `data`
+    cannot be read, `DataError` if it is damaged, and `RunError` if the run's `source.json` is damaged.
+    """
+    return _of_dataset(data) if isinstance(data, Dataset) else _of_path(run, data)
+
+
+def data_of(run: Run) -> str:
+    """Return the path or URL of the run's images; "" if they were in memory."""
+    file = run.path / SOURCE
+    if not file.is_file():
+        return ""
+    value = read_json(file)
+    if not isinstance(value, dict) or not isinstance(value.get("data"), str):
+        raise RunError(f'{file} is damaged: expected {{"data": "a path or URL"}}. Restore or delete it.')
+    return str(value["data"])
+
+
+def held_out(run: Run) -> Dataset:
+    """The run's test images, else val; `UsageError` without their path, `DataError` if one is missing or changed."""
+    source = data_of(run)
+    if not source or not Path(source).exists():
+        reason = f"{source} does not exist" if source else "it was trained on images in memory"
+        raise UsageError(f"The images of {run.path} are not available: {reason}. Give labeled data.")
+    predictions = run.predictions_of()
+    wanted = set(predictions.ids)
+    dataset = scan(source, on_unreadable="skip", near_duplicates=False, classes=predictions.classes)
+    hashes = {row.get("path"): row.get("sha256") for row in split_rows(run.path)}
+    found = [s for s in dataset.samples if s.path in wanted and hashes.get(s.path, s.sha256) == s.sha256]
+    if len(found) < len(wanted):
+        raise DataError(
+            f"{len(wanted) - len(found)} of the {len(wanted)} images in {source} are missing or have changed."
+        )
+    return dataset.with_samples([replace(sample, part=None) for sample in found])
+
+
+def split_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of `split.csv` in a run's folder; an empty list if there is no such file."""
+    file = path / SPLIT
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file of a run. Raises `RunError` if the file is damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or not UTF-8
+        raise RunError(f"{file} is damaged: {error}") from error
+
+
+def _of_dataset(dataset: Dataset) -> SourceOf:
+    samples = {sample.path: sample for sample in dataset.samples}
+
+    def source(name: str) -> ImageSource:
+        if name not in samples:
+            raise ImageError("not in the data", name)
+        return dataset.source(samples[name])
+
+    return source
+
+
+def _of_path(run: Run, data: Path | str | None) -> SourceOf | None:
+    """Read from a path, and only images with the hash in `split.csv`."""
+    stored = data_of(run)
+    if data is None and not (stored and Path(stored).exists()):
+        return None
+    config = load_run_config(run.path / CONFIG).data if (run.path / CONFIG).is_file() else DataOptions()
+    try:
+        opened = open_data(
+            data if data is not None else Path(stored), remote=data is not None and config.remote,
+            layout=config.layout, image_column=config.image_column, label_column=config.label_column,
+        )  # fmt: skip
+    except RegraftError:
+        if data is not None:
+            raise
+        return None
+    there = {found.path for found in opened.layout.found}
+    hashes = {row.get("path"): row.get("sha256") for row in split_rows(run.path)}
+
+    def source(name: str) -> ImageSource:
+        if name not in there:
+            raise ImageError("not in the data", name)
+        content = opened.storage.read(name)
+        if hashes.get(name) != hashlib.sha256(content).hexdigest():
+            raise ImageError("the image has changed", name)
+        return content
+
+    return source

@@ -1,0 +1,333 @@
+"""Train a model on labeled images, and write everything about it into a run's folder.
+
+It can predict once the head is trained. Read the file from top to bottom: `train_from`, `prepare`, `train_into`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from regraft.atomic_io import write_json, write_text
+from regraft.cache import Cache
+from regraft.config import Config, DataOptions, load_config, load_run_config
+from regraft.data.augmentation import Augmentation
+from regraft.data.dataset import Dataset, Split
+from regraft.data.scan import scan
+from regraft.data.sources.urls import absolute
+from regraft.data.split import split as split_dataset
+from regraft.data.split import write_split
+from regraft.errors import RegraftError, UsageError, refuse_old_names
+from regraft.models.classifier import Classifier, build
+from regraft.models.options import ModelOptions
+from regraft.models.registry import find_backbone
+from regraft.models.serialization import save_classifier
+from regraft.runs.budget import fit_into_budget
+from regraft.runs.earlier_run import notes_on_earlier_run, take_head
+from regraft.runs.finalize import calibrate, write_results
+from regraft.runs.ineffective import describe_ineffective
+from regraft.runs.progress import with_progress
+from regraft.runs.report import write_report
+from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, Run, open_model
+from regraft.runs.run_folder import SCRATCH, lock_run, new_folder, refuse_existing_run
+from regraft.tracking.callback import tracking
+from regraft.tracking.options import TrackingOptions
+from regraft.tracking.tracker import Status, check_trackers
+from regraft.training.callbacks import Callback, NullReporter, ProgressReporter, Training
+from regraft.training.device import choose_device, choose_precision
+from regraft.training.losses import LossFunction, weights_of_classes
+from regraft.training.setup import output_activation
+from regraft.training.trainer import train as train_classifier
+
+
+def train_from(
+    data: Path | str,
+    config: Config,
+    out: Path | str | None = None,
+    *,
+    reporter: ProgressReporter | None = None,
+    started: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    loss: LossFunction | None = None,
+) -> Run:
+    """Scan, split, build, train and evaluate, as `regraft train` does, into a folder without a run, or a new one.
+
+    `started` is the `time.monotonic()` at which the time budget starts, default: now. Raises `RegraftError` if reading
+    the data, loading the weights or the training failed.
+    """
+    reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
+    if out is not None:
+        refuse_existing_run(Path(out))
+    model, split = prepare(data, config, reporter)
+    at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
+    model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter, at_size=at_size)
+    source = absolute(data)
+    # The folder is created after the scan, which must not take it for a class if it is inside the data.
+    with lock_run(new_folder(out, Path(source).stem, config.model.backbone)) as path:
+        is_text = source.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in source)  # or bytes of a name
+        config = config.model_copy(update={"run": replace(config.run, data=source if is_text else "", out="")})
+        write_json(path / SOURCE, {"data": source})
+        reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
+        return train_into(model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss)
+
+
+def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tuple[Classifier, Split]:
+    """Scan and split the data and build the model; settings that cannot work are refused before the scan."""
+    find_backbone(config.model.backbone)
+    split = scan_and_split(data, config, reporter)
+    model = build_for(config, split.dataset)
+    if model.weights.note:
+        reporter.on_message(model.weights.note)
+    for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
+        reporter.on_message(note)
+    if (size := model.preprocessing.size) < model.spec.image_size and not config.model.image_size:
+        reporter.on_message(
+            f"The images have {split.dataset.shorter_side} pixels, so the input size is {size} (model.image_size)."
+        )
+    return model, split
+
+
+def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter) -> Split:
+    """Scan and split the data; settings of a training that cannot work are refused before."""
+    check_trackers(config.tracking.to)
+    choose_precision(config.training.precision, choose_device(config.training.device))
+    output_activation(config.training)
+    if config.data.val + config.data.test >= 1:
+        raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
+    split = split_with(scan_with(config, data, Cache() if config.training.cache_gb else None, reporter), config)
+    weights_of_classes(config.training.class_weights, split.train.labels, split.classes)
+    for note in (*_missing_parts(split, config), describe(split)):
+        reporter.on_message(note)
+    return split
+
+
+def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: ProgressReporter) -> Dataset:
+    """Scan the data as configured, and report its notes."""
+    dataset = scan(
+        data,
+        on_unreadable=config.data.on_unreadable,
+        group_by=config.data.group_by,
+        remote=config.data.remote,
+        layout=config.data.layout,
+        image_column=config.data.image_column,
+        label_column=config.data.label_column,
+        cache=cache,
+        progress=partial(reporter.on_progress, "scan", detail="images"),
+        compare_progress=partial(reporter.on_progress, "near duplicates", detail="pairs"),
+    )
+    for note in dataset.notes:
+        reporter.on_message(note)
+    if len({sample.near_duplicate_group or sample.sha256 for sample in dataset.samples}) < len(dataset):
+        reporter.on_message("`regraft inspect` shows them.")
+    return dataset
+
+
+def split_with(dataset: Dataset, config: Config) -> Split:
+    """Split by the shares and the seed of the configuration.
+
+    Data that is divided already refuses shares, but not those that nobody asked for: defaults, and those of a run that
+    this one starts from.
+    """
+    data, earlier, present = config.data, config.run.from_run, {sample.part for sample in dataset.samples}
+    unasked = load_run_config(Path(earlier) / CONFIG).data if earlier else DataOptions()
+    val = None if "val" in present and data.val == unasked.val else data.val
+    test = None if "test" in present and data.test == unasked.test else data.test
+    return split_dataset(dataset, val=val, test=test, seed=config.training.seed, keep=data.keep_split or None)
+
+
+def build_for(config: Config, dataset: Dataset, image_size: int | None = None) -> Classifier:
+    """Build the configured model for the classes of the data; `image_size` in pixels replaces the configured one."""
+    options = asdict(config.model) | ({} if image_size is None else {"image_size": image_size})
+    name, side = options.pop("backbone"), dataset.shorter_side
+    model = build(name, classes=dataset.classes, shorter_side=side, seed=config.training.seed, **options)
+    if config.run.from_run:
+        take_head(model, Path(config.run.from_run))
+    return model
+
+
+def train_into(
+    model: Classifier,
+    split: Split,
+    path: Path,
+    config: Config,
+    reporter: ProgressReporter,
+    deadline: float | None = None,
+    planned: Mapping[str, float] | None = None,
+    earlier: Training | None = None,
+    callbacks: Sequence[Callback] = (),
+    loss: LossFunction | None = None,
+) -> Run:
+    """Train, evaluate and report in a locked folder; continues from the checkpoint in it, or from an earlier training.
+
+    Its epochs are then those of the folder's model, and more follow.
+    """
+    with tracking(config.tracking.to, config.model_dump(mode="json"), path, reporter) as tracked:
+        write_text(path / CONFIG, config.to_toml())
+        write_split(path / SPLIT, split)
+        training = train_classifier(
+            model, split, augmentation=config.augmentation, scratch=path / SCRATCH, checkpoint=path / CHECKPOINT,
+            reporter=tracked, on_better=lambda better: save_classifier(better, path), deadline=deadline,
+            planned=planned, earlier=earlier, callbacks=callbacks, loss_function=loss,
+            **asdict(config.training),
+        )  # fmt: skip
+        model.cpu()
+        held_out = calibrate(model, split, tracked)
+        save_classifier(model, path)
+        write_results(path, model, split, training, held_out)
+        if not training.interrupted:
+            shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)
+        run = Run(path, model)
+        try:
+            write_report(run, split.dataset)
+        except RegraftError as error:  # the run is complete without a report
+            tracked.on_message(f"The report could not be written: {error} To try again: regraft report {path}")
+        status: Status = "interrupted" if training.interrupted else "failed" if training.error else "finished"
+        tracked.finish(status, run.metrics, sorted((path / "plots").glob("*.png")))
+    return run
+
+
+@refuse_old_names(engine="prefix_backend", averaging="ema_epochs")
+@with_progress
+def train(
+    model: Classifier | Run | Path | str,
+    split: Split | Dataset | Path | str,
+    *,
+    out: Path | str | None = None,
+    augmentation: Augmentation | None = None,
+    track: str | Sequence[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    loss: str | LossFunction | None = None,
+    preset: str = "none",
+    reporter: ProgressReporter | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model on a split, evaluate it, and write everything into a run's folder.
+
+    Args:
+        model: A model from `build`, trained in place; or a run or its folder, whose settings are then the defaults and
+            whose model is the start: backbone, and the head's rows of classes that stay.
+        split: A split from `split`. With a run as `model` also a data set or what `scan` takes, in which the images of
+            that run keep their part.
+        out: The run's folder, which must not contain a run yet. Default: a new one under `runs/`.
+        augmentation: Augmentation of the training images. Default: flips, crops and color jitter.
+        track: One or several of `tensorboard`, `wandb` and `mlflow`; default: none, or those of the run as `model`. A
+            tracker changes no result, and its failure does not stop the training.
+        callbacks: Functions `f(epoch, metrics)`, or objects with this as `on_epoch_end`, that are called after each
+            epoch, as Keras does. Epochs count from 1, and `metrics` has the columns of `history.csv`. If one returns
+            True, the training ends after this epoch and keeps its best model.
+        loss: A name as in `TrainingOptions`, or a function of logits and targets, float32 (N, classes), where a row of
+            targets sums to 1. It returns the mean loss, as `torch.nn.functional.cross_entropy` does. A head that would
+            be fitted is then trained by AdamW. `label_smoothing` and `class_weights` have no effect on a function.
+        preset: A name as in `run.preset`, such as `keras`: its augmentation and options of the training, where none are
+            given. What it says about the model is an option of `build`, such as `head_stages="last"`.
+        reporter: Receives progress, epochs and messages. Default: progress bars in a notebook or terminal;
+            `regraft.training.callbacks.NullReporter()` shows nothing.
+        **options: Fields of `TrainingOptions`, such as `finetune_epochs=5`.
+
+    Raises:
+        UsageError: `model` or `split` is something else, or an option is wrong.
+        RunError: `out` contains a run already.
+        MissingExtraError: The package of a tracker is not installed.
+        RegraftError: Reading the data, loading the weights or the training failed.
+
+    Examples:
+        >>> run = regraft.train(model, parts, out="runs/photos", finetune_epochs=1)
+        >>> len(run.history)
+        1
+
+        From this run to another one, until a callback is content:
+
+        >>> def enough(epoch, metrics):
+        ...     return metrics["val_accuracy"] > 0.99
+        >>> more = regraft.train("runs/photos", "photos", out="runs/more", callbacks=[enough])
+        >>> more.classes
+        ('daisy', 'rose', 'tulip')
+    """
+    started, reporter = time.monotonic(), reporter or NullReporter()
+    options, loss_function = _with_loss(options, loss)
+    earlier = isinstance(model, (Run, str, os.PathLike))
+    if not (earlier or isinstance(model, Classifier)) or not (isinstance(split, Split) or earlier):
+        received = f"{type(model).__name__} and {type(split).__name__}"
+        raise UsageError(
+            f"train(model, split) got {received}; expected the results of regraft.build and regraft.split, or a run to "
+            "start from and data."
+        )
+    given = {"run.preset": preset, **{f"training.{name}": value for name, value in options.items()}}
+    if isinstance(model, Classifier):
+        config = _resolved_config(model, load_config(overrides=given))
+    else:
+        config = load_config(overrides={"run.from_run": str(open_model(model).path), **given})
+    if augmentation is not None:
+        config = config.model_copy(update={"augmentation": augmentation})
+    if track is not None:
+        config = config.model_copy(update={"tracking": tracking_options(track)})
+    if not isinstance(split, (Split, Dataset)):
+        return train_from(
+            split, config, out, reporter=reporter, started=started, callbacks=callbacks, loss=loss_function
+        )
+    split = split if isinstance(split, Split) else split_with(split, config)
+    model = model if isinstance(model, Classifier) else build_for(config, split.dataset)
+    for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
+        reporter.on_message(note)
+    model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter)
+    with lock_run(new_folder(out, "run", model.spec.name)) as path:
+        if split.dataset.scanned:
+            write_json(path / SOURCE, {"data": split.dataset.scanned, "resumable": False})
+        return train_into(
+            model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss_function
+        )
+
+
+def _with_loss(options: dict[str, Any], loss: str | LossFunction | None) -> tuple[dict[str, Any], LossFunction | None]:
+    """Options with the loss by its name, and the function if it is one."""
+    if loss is None:
+        return options, None
+    if not callable(loss):
+        return {**options, "loss": loss}, None
+    if without_effect := sorted({"label_smoothing", "class_weights"} & set(options)):
+        raise UsageError(f"{' and '.join(without_effect)} would have no effect on a loss function. Leave it out.")
+    name = getattr(loss, "__qualname__", type(loss).__qualname__)
+    return {**options, "custom_loss": f"{getattr(loss, '__module__', '')}.{name}"}, loss
+
+
+def describe(split: Split) -> str:
+    """Return one line about images, classes, parts and files that were left out."""
+    parts = ", ".join(f"{len(split[part])} {part}" for part in split)
+    text = f"{len(split.dataset)} images in {len(split.classes)} classes: {parts}."
+    if bad := split.dataset.bad:
+        text += f" {len(bad)} cannot be read and {'is' if len(bad) == 1 else 'are'} left out: " + "; ".join(
+            f"{b.path} ({b.reason})" for b in bad[:5]
+        )
+        text += f"; and {len(bad) - 5} more in {METRICS}." if len(bad) > 5 else "."
+    return text
+
+
+def _missing_parts(split: Split, config: Config) -> Iterator[str]:
+    for part, share in (("val", config.data.val), ("test", config.data.test)):
+        if share and part not in set(split):
+            yield f"There are too few images (or groups) for a {part} part of {share:g}."
+
+
+def _resolved_config(model: Classifier, config: Config) -> Config:
+    """Describe a model that was built from Python in a configuration, so that the run can be reproduced."""
+    head, image, weights, default = model.head, model.preprocessing, model.weights, ModelOptions()
+    model_options = ModelOptions(
+        backbone=model.spec.name, image_size=image.size, resize=image.resize, pooling=model.pooling,
+        head_stages=model.head_stages, head="mlp" if head.widths else "linear",
+        head_widths=head.widths or default.head_widths, head_activation=head.hidden_activation, dropout=head.dropout,
+        weights=weights.name if weights.source in ("file", "run") else weights.source,
+    )  # fmt: skip
+    return config.model_copy(update={"model": model_options})
+
+
+def tracking_options(names: str | Sequence[str]) -> TrackingOptions:
+    """Options with these trackers, as one text or several; raises as `check_trackers`."""
+    names = names.split(",") if isinstance(names, str) else list(names)
+    check_trackers(names)
+    return TrackingOptions(to=cast(Any, names))

@@ -1,0 +1,140 @@
+"""Find the images of an evaluation that the run knows from its training: the same files, and near duplicates of them.
+
+The run has the SHA-256 of its images in `split.csv`. Their thumbnails, from which near duplicates are found, are in the
+cache, else they are made from the images if these are still where they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from regraft.cache import Cache
+from regraft.data.dataset import Dataset, Split
+from regraft.data.decode import ImageSource, decode_image
+from regraft.data.image_stats import examine_image, measure, stats_of
+from regraft.data.index import ImageIndex, Progress
+from regraft.data.index_workers import content_key
+from regraft.data.quality.near_duplicates import find_near_duplicates
+from regraft.data.storage import Folder
+from regraft.data.union_find import UnionFind
+from regraft.errors import RegraftError
+from regraft.evaluation.metrics import evaluate
+from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.training_overlap import TrainingOverlap
+from regraft.models.serialization import WEIGHTS, read_model_json
+from regraft.runs.run import SPLIT, Run
+from regraft.runs.run_images import images_of, split_rows
+
+#: Number of images above which near duplicates are not looked for: that would take longer than the evaluation.
+_MAX_IMAGES = 30_000
+
+
+def overlap_with_run(
+    run: Run, dataset: Dataset, predictions: Predictions, *, progress: Progress | None = None
+) -> TrainingOverlap:
+    """Compare images, and the run's predictions of them in the same order, with the run's training and val images."""
+    rows = [row for path in _lineage(run.path) for row in split_rows(path) if row.get("part") in ("train", "val")]
+    known = {row["sha256"]: row.get("path", "") for row in reversed(rows) if row.get("sha256")}
+    identical = np.array([sample.sha256 in known for sample in dataset.samples])
+    none = np.zeros(len(identical), dtype=bool)
+    if not known:
+        text = (
+            f"Whether the model was trained on these images could not be checked: {run.path} has no hashes in {SPLIT}."
+        )
+        return _overlap(predictions, none, none, text)
+    try:
+        near = none if identical.all() else _near_duplicates(run, known, dataset, ~identical, progress)
+    except (RegraftError, OSError) as error:
+        reason = str(error).rstrip(".")
+        return _overlap(
+            predictions, identical, none, f"Near duplicates of training images were not looked for: {reason}."
+        )
+    return _overlap(predictions, identical, near, "")
+
+
+def _lineage(path: Path) -> list[Path]:
+    """The folders of a run, and of the earlier runs from whose weights it started, if they are still there."""
+    folders = [path]
+    while True:
+        weights = read_model_json(folders[-1]).get("weights") or {}
+        earlier = Path(weights.get("name") or "")
+        if weights.get("source") != "run" or not (earlier / WEIGHTS).is_file() or earlier in folders:
+            return folders
+        folders.append(earlier)
+
+
+def overlap_within(split: Split, predictions: Predictions) -> TrainingOverlap | None:
+    """The overlap of the predicted images of a split, by path, with its other parts; None if there is none.
+
+    Only parts that the data brought along overlap; a split never divides copies and near duplicates.
+    """
+    predicted = set(predictions.ids)
+    others = [s for s in split.dataset.samples if s.part in ("train", "val") and s.path not in predicted]
+    contents, pictures = {s.sha256 for s in others}, {s.near_duplicate_group for s in others} - {None}
+    sample_of = {sample.path: sample for sample in split.dataset.samples}
+    samples = [sample_of[name] for name in predictions.ids]
+    identical = np.array([s.sha256 in contents for s in samples])
+    near = ~identical & np.array([s.near_duplicate_group in pictures for s in samples])
+    return _overlap(predictions, identical, near, "") if (identical | near).any() else None
+
+
+def _overlap(predictions: Predictions, identical: np.ndarray, near: np.ndarray, unchecked: str) -> TrainingOverlap:
+    unknown = np.flatnonzero(~(identical | near))
+    rest = Predictions.from_arrays(predictions.labels[unknown], predictions.probabilities[unknown], predictions.classes)
+    scores = evaluate(rest) if len(rest) else None
+    accuracy, interval = (scores.accuracy, scores.accuracy_interval) if scores else (None, None)
+    return TrainingOverlap(int(identical.sum()), int(near.sum()), len(rest), accuracy, interval, unchecked)
+
+
+def _near_duplicates(
+    run: Run, known: Mapping[str, str], dataset: Dataset, wanted: np.ndarray, progress: Progress | None
+) -> np.ndarray:
+    """Which images of the data, bool (N,), show nearly the same picture as a known one; only the wanted ones can."""
+    numbers = np.flatnonzero(wanted)
+    if len(known) + len(numbers) > _MAX_IMAGES:
+        raise RegraftError(f"they are more than {_MAX_IMAGES:,} images with those of the run")
+    source = images_of(run)
+
+    def of_run(name: str) -> ImageSource:
+        if source is None:
+            raise RegraftError("the run's images are not where they were")
+        return source(name)
+
+    samples = [dataset.samples[i] for i in numbers.tolist()]
+    contents: list[tuple[str, Callable[[], ImageSource]]] = [(h, partial(of_run, name)) for h, name in known.items()]
+    contents += [(sample.sha256, partial(dataset.source, sample)) for sample in samples]
+    index = ImageIndex(Folder(Path()), Path(), dataset.max_pixels, Cache())
+    thumbnails, sides = _thumbnails(index, contents)
+    sets = UnionFind(len(contents))
+    for first, second, *_ in find_near_duplicates(lambda i: thumbnails[i].copy(), sides, progress=progress):
+        sets.union(int(first), int(second))
+    roots = np.array(sets.roots())
+    near = np.zeros(len(wanted), dtype=bool)
+    near[numbers] = np.isin(roots[len(known) :], roots[: len(known)])
+    return near
+
+
+def _thumbnails(
+    index: ImageIndex, contents: Sequence[tuple[str, Callable[[], ImageSource]]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Thumbnails, uint8 (n, S, S), and shorter sides in pixels, (n,), by SHA-256; images not in the cache are read."""
+    keys = [content_key(sha256) for sha256, _ in contents]
+    rows, stats = index.thumbnails.find(keys), index.image_stats.find(keys)
+    thumbnails, sides = np.empty((len(keys), *index.thumbnails.shape), np.uint8), np.zeros(len(keys))
+    found = np.flatnonzero((rows >= 0) & (stats >= 0))
+    thumbnails[found] = index.thumbnails.read(rows[found])
+    sides[found] = [min(row.width, row.height) for row in stats_of(index.image_stats.read(stats[found]))]
+    for i in np.flatnonzero((rows < 0) | (stats < 0)).tolist():
+        content = contents[i][1]()
+        if isinstance(content, (str, Path, bytes)):
+            record = examine_image(content, max_pixels=index.max_pixels)
+            thumbnails[i], sides[i] = record["thumbnail"], min(record["stats"]["width"], record["stats"]["height"])
+        else:  # pixels
+            pixels = decode_image(content, max_pixels=index.max_pixels)
+            thumbnails[i], sides[i] = measure(Image.fromarray(pixels))[0], min(pixels.shape[:2])
+    return thumbnails, sides

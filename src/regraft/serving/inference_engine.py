@@ -1,0 +1,74 @@
+"""Run a model in the server with the same bits as `regraft predict`.
+
+The result of an image can depend on the size of its batch, because sums are ordered differently. So an engine tries its
+batch sizes once on noise, and uses those that give every image the bits of a batch of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import torch
+
+from regraft.attribution.cam import default_stage, explain_pixels
+from regraft.errors import UsageError
+from regraft.models.classifier import Classifier
+from regraft.models.inference import Prediction, Predictor, predict_pixels
+
+
+class Engine:
+    """Predicts batches of pixels; for use by one thread. Heat maps need a `Classifier` with spatial stages.
+
+    `sizes` are the batch sizes that do not change a bit, largest first; the last is 1.
+    """
+
+    def __init__(self, model: Classifier | Predictor, name: str) -> None:
+        self.model, self.name = model, name
+        self.classes, self.preprocessing = model.classes, model.preprocessing
+        self.sizes: tuple[int, ...] = (1,)
+        self._stage: int | None = None
+        self.has_ood = False  # whether predictions have an out-of-distribution p-value
+        if isinstance(model, Classifier):
+            self.has_ood = model.ood is not None and len(model.ood.calibration_distances) > 0
+            with contextlib.suppress(UsageError):  # no stage keeps positions
+                self._stage = default_stage(model, "gradcam")
+        self.explains = self._stage is not None
+
+    def predict(self, images: np.ndarray) -> list[Prediction]:
+        """Predict images, uint8 (N, S, S, 3), in batches whose sizes do not change a bit."""
+        predictions: list[Prediction] = []
+        while (done := len(predictions)) < len(images):
+            size = next(size for size in self.sizes if size <= len(images) - done)
+            predictions += predict_pixels(self.model, images[done : done + size])
+        return predictions
+
+    def explain(self, image: np.ndarray, target: int) -> np.ndarray:
+        """Return Grad-CAM of a class for an image, uint8 (S, S, 3), at the last spatial stage, in [0, 1]: (S, S)."""
+        if self._stage is None or not isinstance(self.model, Classifier):
+            raise UsageError(f"{self.name} has no heat maps.")
+        pixels = torch.tensor(image[None]).permute(0, 3, 1, 2)
+        maps = explain_pixels(self.model, pixels, torch.tensor([target]), method="gradcam", stage=self._stage)
+        return maps[0].numpy()
+
+    def warm_up(self, max_size: int) -> None:
+        """Set `sizes` to the powers of two up to `max_size` that do not change a bit."""
+        side = self.preprocessing.size
+        count = 1 << (max_size.bit_length() - 1)
+        noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+        alone = [prediction for image in noise for prediction in predict_pixels(self.model, image[None])]
+        sizes = [1]
+        while sizes[0] < count:
+            size = 2 * sizes[0]
+            starts = range(0, count, size)
+            batched = [prediction for i in starts for prediction in predict_pixels(self.model, noise[i : i + size])]
+            if not all(map(_is_same, alone, batched)):
+                break
+            sizes.insert(0, size)
+        self.sizes = tuple(sizes)
+        if self.explains:
+            self.explain(noise[0], 0)
+
+
+def _is_same(one: Prediction, other: Prediction) -> bool:
+    return np.array_equal(one.probabilities, other.probabilities) and one.ood_distance == other.ood_distance

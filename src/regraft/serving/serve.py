@@ -1,0 +1,329 @@
+"""Serve runs and exports over HTTP until a signal arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib.util
+import re
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from regraft.errors import MissingExtraError, RegraftError, UsageError, refuse_old_names
+from regraft.evaluation.calibration import read_calibration
+from regraft.exporting.exported_model import ExportedModel, is_export
+from regraft.exporting.formats import FORMATS
+from regraft.models.classifier import Classifier
+from regraft.models.inference import Predictor, predict_pixels
+from regraft.models.malloc import keep_freed_memory_of_threads
+from regraft.models.rejection import RejectionPolicy
+from regraft.models.serialization import WEIGHTS, read_model_json
+from regraft.runs.report import CARD
+from regraft.runs.run import METRICS, Run
+from regraft.serving.inference_engine import Engine as ServingEngine
+from regraft.text import join_truncated
+from regraft.timing import time_passes
+
+if TYPE_CHECKING:
+    from regraft.serving.limits import Limits
+    from regraft.serving.server import DrainingServer
+    from regraft.serving.service import ServedModel
+
+Engine = Literal["same", "fastest"]
+#: Lines for the page, each a title and a text.
+Facts = list[tuple[str, str]]
+#: Default accuracy of accepted answers, and default rate of images from the training's distribution that are rejected.
+MIN_ACCURACY, OOD_RATE = 0.95, 0.01
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#,A-Z]+")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_REQUIRED_MODULES = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client")
+#: Number of digits of a version.
+_DIGITS = 12
+#: Seconds for which each engine is timed, and the size of its batches.
+_TIMED_SECONDS, _TIMED_BATCH = 1.0, 8
+
+
+@refuse_old_names(sure="min_accuracy", unknown="ood_rate")
+def serve(
+    models: str | Path | Run | Sequence[str | Path | Run],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    engine: Engine = "same",
+    min_accuracy: float | None = None,
+    ood_rate: float | None = None,
+    token: str | None = None,
+    trust: bool = False,
+    decoders: int | None = None,
+    limits: Limits | None = None,
+    log_level: str = "info",
+    root_path: str = "",
+    allow_origins: Sequence[str] = (),
+    stop: threading.Event | None = None,
+    on_listening: Callable[[str], None] = lambda address: None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> int:
+    """Answer over HTTP until SIGTERM or Ctrl-C; docs/serve.md describes the addresses.
+
+    In a thread, and to serve while other cells of a notebook run, `stop` ends the server:
+
+        stop = threading.Event()
+        threading.Thread(target=regraft.serve, args=("runs/photos",), kwargs={"stop": stop}).start()
+        ...
+        stop.set()
+
+    Called in a cell of a notebook itself, it serves until the kernel is interrupted.
+
+    Args:
+        models: Folders of runs or exports, each optionally as `NAME=FOLDER`. The first is the default model.
+        host: Address to listen at. Other machines reach only addresses other than loopback.
+        port: Port to listen at; 0: any free port.
+        engine: `same` runs what `regraft predict` runs, with the same bits. `fastest` times a run and its float32
+            exports and takes the fastest. An export has no out-of-distribution detection and no heat maps.
+        min_accuracy: As for `regraft predict --min-accuracy`; None: 0.95 if the validation images allow it; 0: off.
+        ood_rate: As for `regraft predict --ood-rate`; None: 0.01 if the validation images allow it; 0: off.
+        token: Token that clients must send as `Authorization: Bearer TOKEN`.
+        trust: Load exports whose format can run code.
+        decoders: Number of processes that decode images; None: the number of cores.
+        limits: Limits of requests and of the server.
+        log_level: debug, info, warning or error.
+        root_path: Path at which a proxy publishes the server, such as /classify. The proxy may keep or remove it.
+        allow_origins: Origins, such as https://example.org, whose pages may use the server; `*`: all.
+        stop: Event that ends the server as SIGTERM does: accepted requests are answered first.
+        on_listening: Called with the address before the models are loaded.
+        on_ready: Called when requests are accepted.
+
+    Returns:
+        0 if all accepted requests were answered, else 1.
+
+    Raises:
+        MissingExtraError: The extra `serve` is not installed.
+        UsageError: A folder does not exist, two models have the same name, the port is taken, or an argument is not of
+            the described form.
+        RegraftError: A model cannot be loaded.
+
+    Examples:
+        >>> regraft.serve("runs/photos", port=8000)  # doctest: +SKIP
+    """
+    check_extra()
+    keep_freed_memory_of_threads()
+    from regraft.serving.json_logging import set_up_logging
+    from regraft.serving.limits import Limits
+    from regraft.serving.server import DrainingServer, bind
+    from regraft.serving.service import Service
+
+    if engine not in get_args(Engine):
+        raise UsageError(f"engine = {engine!r}; expected {' or '.join(get_args(Engine))}.")
+    if token is not None and not (len(token) >= 8 and token.isascii() and token.isprintable() and " " not in token):
+        raise UsageError("Invalid token; expected at least 8 characters of visible ASCII.")
+    root_path = _checked_root_path(root_path)
+    for origin in allow_origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise UsageError(f"The origin {origin!r} is not valid; expected one such as https://example.org, or *.")
+    sources = [ModelSource.parse(model) for model in ([models] if isinstance(models, (str, Path, Run)) else models)]
+    names = [source.name for source in sources]
+    if not names:
+        raise UsageError("0 models to serve; expected the folder of a run or of an export.")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"Two models have the name {repeated[0]}. Name them: one={sources[0].path} two=...")
+    with bind(host, port) as listener:
+        address = listener.getsockname()
+        on_listening(f"http://{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}")
+        load = functools.partial(load_models, sources, engine, min_accuracy, ood_rate, trust)
+        service = Service(names, load, limits or Limits(), decoders)
+        set_up_logging(log_level)
+        server = DrainingServer(service, token, root_path=root_path, allow_origins=allow_origins, stop=stop)
+        _run(server, lambda: asyncio.run(server.run_service(listener, on_ready)))
+    return 1 if server.has_lost_requests else 0
+
+
+def _checked_root_path(given: str) -> str:
+    from regraft.serving.http.app import ADDRESSES
+
+    path = "/" + given.strip("/") if given.strip("/") else ""
+    if path and (not _ROOT_PATH.fullmatch(path) or {".", ".."} & set(path.split("/"))):
+        raise UsageError(f"The root path {given!r} is not valid; expected a path such as /classify.")
+    if path.split("/")[1:2] and path.split("/")[1] in ADDRESSES:
+        raise UsageError(f"The root path {given!r} begins with an address of the server; choose another path.")
+    return path
+
+
+def _run(server: DrainingServer, run: Callable[[], None]) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        run()
+        return
+    # This thread runs a loop already, as in Jupyter: the server's loop gets a thread, and signals still come here.
+    with ThreadPoolExecutor(1, "regraft-serve") as pool, server.capture_signals():
+        done = pool.submit(run)
+        while wait([done], timeout=0.5).not_done:
+            pass
+    done.result()
+
+
+def check_extra() -> None:
+    """Raise `MissingExtraError` if the extra `serve` is not installed."""
+    if missing := [name for name in _REQUIRED_MODULES if importlib.util.find_spec(name) is None]:
+        raise MissingExtraError(f"A server ({join_truncated(missing)})", "serve")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A folder to serve, which exists but is not loaded."""
+
+    name: str
+    path: Path
+    is_export: bool
+
+    @classmethod
+    def parse(cls, given: str | Path | Run) -> ModelSource:
+        """Parse `NAME=FOLDER`, a folder or a run; raises `UsageError`, or `RunError` if the folder has no model."""
+        if isinstance(given, Run):
+            given = given.path
+        name, separator, rest = str(given).partition("=")
+        is_named = bool(separator and rest) and _NAME.fullmatch(name) is not None and not Path(given).exists()
+        path = Path(rest if is_named else given)
+        if not path.is_dir():
+            raise UsageError(f"{path} is not a folder. Expected a run, an export, or NAME=FOLDER.")
+        export = is_export(path)
+        if not export:
+            read_model_json(path)
+        return cls(name if is_named else _default_name(path, export), path, export)
+
+
+def _default_name(path: Path, export: bool) -> str:
+    path = path.absolute()
+    stem = f"{path.parent.parent.name}-{path.name}" if export and path.parent.name == "exports" else path.name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64]
+    if not name:
+        raise UsageError(f"{path} has no letter or digit for a name. Name it: NAME={path}")
+    return name
+
+
+def load_models(
+    sources: Sequence[ModelSource], engine: Engine, min_accuracy: float | None, ood_rate: float | None, trust: bool
+) -> list[ServedModel]:
+    """Load the models; see `serve` for the arguments."""
+    return [
+        _load_export(source, min_accuracy, ood_rate, trust)
+        if source.is_export
+        else _load_run(source, engine, min_accuracy, ood_rate)
+        for source in sources
+    ]
+
+
+def _load_export(source: ModelSource, min_accuracy: float | None, ood_rate: float | None, trust: bool) -> ServedModel:
+    from regraft.serving.service import ServedModel
+
+    if given := [name for name, value in (("--min-accuracy", min_accuracy), ("--ood-rate", ood_rate)) if value]:
+        raise UsageError(f"{', '.join(given)} is for runs. {source.path} is an export, without validation images.")
+    export = ExportedModel(source.path, trust=trust)
+    form, description = FORMATS[export.description["format"]], export.description
+    backbone = str((description.get("backbone") or {}).get("name", "unknown"))
+    facts = [("Backbone", backbone), ("Export", f"{form.name}, {description.get('precision', 'fp32')}")]
+    if run := (description.get("run") or {}).get("name"):
+        facts.append(("Run", str(run)))
+    version = description["sha256"][form.files[0]]
+    return ServedModel(source.name, version[:_DIGITS], ServingEngine(export, form.name), facts=facts)
+
+
+def _load_run(source: ModelSource, engine: Engine, min_accuracy: float | None, ood_rate: float | None) -> ServedModel:
+    from regraft.serving.service import ServedModel
+
+    run = Run(source.path)
+    model: Classifier | Predictor = run.classifier
+    runtime, version = "torch", str(run.description["sha256"][WEIGHTS])
+    if engine == "fastest" and (export := _fastest_export(run)) is not None:
+        model = export
+        runtime = str(export.description["format"])
+        version = export.description["sha256"][FORMATS[runtime].files[0]]
+    min_confidence, confidence_fact = _min_confidence(run, min_accuracy)
+    ood_threshold, ood_fact = _ood_threshold(run, ood_rate, isinstance(model, Classifier))
+    policy = RejectionPolicy(min_confidence=min_confidence, ood_threshold=ood_threshold)
+    facts, file = [*_facts(run), ("Engine", runtime), *confidence_fact, *ood_fact], source.path / CARD
+    card = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return ServedModel(source.name, version[:_DIGITS], ServingEngine(model, runtime), policy, facts, card)
+
+
+def _fastest_export(run: Run) -> ExportedModel | None:
+    """The run's float32 export that is faster than its model and all other exports, if there is one."""
+    weights = run.description["sha256"]
+    fastest, rate = None, _images_per_second(run.classifier)
+    for folder in sorted((run.path / "exports").glob("*/")):
+        try:
+            export = ExportedModel(folder)
+        except RegraftError:  # damaged, or without its runtime or trust; nobody asked for this export by name
+            continue
+        description = export.description
+        if description.get("precision") != "fp32" or (description.get("run") or {}).get("sha256") != weights:
+            continue
+        if (export_rate := _images_per_second(export)) > rate:
+            fastest, rate = export, export_rate
+    return fastest
+
+
+def _images_per_second(model: Classifier | Predictor) -> float:
+    side = model.preprocessing.size
+    images = np.random.default_rng(0).integers(0, 256, (_TIMED_BATCH, side, side, 3), dtype=np.uint8)
+    seconds = time_passes(lambda: predict_pixels(model, images), passes=2, min_seconds=_TIMED_SECONDS)
+    return _TIMED_BATCH * len(seconds) / sum(seconds)
+
+
+def _min_confidence(run: Run, min_accuracy: float | None) -> tuple[float | None, Facts]:
+    """The confidence from which an answer is accepted, and a fact about it."""
+    if min_accuracy == 0:
+        return None, []
+    try:
+        chosen = run.confidence_threshold(MIN_ACCURACY if min_accuracy is None else min_accuracy)
+    except RegraftError as error:
+        if min_accuracy is not None:
+            raise
+        return None, [("Accepted answers", f"All. {error}")]
+    low, high = (round(100 * value) for value in chosen.accuracy_interval)
+    text = (
+        f"Confidence of at least {100 * chosen.threshold:.1f} %. Of {chosen.count} validation images, "
+        f"{100 * chosen.coverage:.0f} % are accepted, and {100 * chosen.accuracy:.0f} % of these are right (95 % "
+        f"interval {low} to {high})."
+    )
+    return chosen.threshold, [("Accepted answers", text)]
+
+
+def _ood_threshold(run: Run, ood_rate: float | None, has_detector: bool) -> tuple[float | None, Facts]:
+    """The p-value up to which an image is out-of-distribution, and a fact about it."""
+    if ood_rate == 0:
+        return None, []
+    try:
+        if not has_detector:
+            raise UsageError("An export has no out-of-distribution detection. Serve with --engine same.")
+        threshold = run.ood_threshold(OOD_RATE if ood_rate is None else ood_rate)
+    except RegraftError as error:
+        if ood_rate is not None:
+            raise
+        return None, [("Out-of-distribution images", f"Not detected. {error}")]
+    text = f"Images farther from the training images than all but {100 * threshold:g} % of the validation images."
+    return threshold, [("Out-of-distribution images", text)]
+
+
+def _facts(run: Run) -> Facts:
+    facts = [("Backbone", str(run.description["backbone"]["name"]))]
+    metrics: dict[str, Any] = run.metrics if (run.path / METRICS).is_file() else {}
+    part = next((name for name in ("test", "val") if "accuracy" in metrics.get(name, {})), None)
+    if part is not None:
+        accuracy, (low, high) = metrics[part]["accuracy"], metrics[part]["accuracy_interval"]
+        text = f"{100 * accuracy:.1f} % of {metrics[part]['count']:,} {part} images"
+        facts.append(("Accuracy", f"{text} (95 % interval {100 * low:.1f} to {100 * high:.1f})"))
+    if "train" in metrics:
+        facts.append(("Training images", f"{metrics['train']['count']:,}"))
+    calibration = metrics.get("calibration")
+    if part is not None and calibration and calibration.get("fitted_on"):
+        described = read_calibration(calibration[part]["after"]).describe()
+        facts.append(("Calibration", f"Expected calibration error: {described}"))
+    return facts

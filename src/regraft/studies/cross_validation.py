@@ -1,0 +1,189 @@
+"""Cross-validate the head: every image is predicted by a head that was fitted without it and its near duplicates."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.atomic_io import write_csv, write_json
+from regraft.cache import Cache
+from regraft.config import Config
+from regraft.data.dataset import Dataset
+from regraft.data.split import fold_numbers, inseparable_set_counts
+from regraft.errors import DataError, RunError, UsageError
+from regraft.evaluation.intervals import wilson_interval
+from regraft.evaluation.label_errors import find_label_errors
+from regraft.evaluation.metrics import Evaluation, evaluate
+from regraft.evaluation.predictions import Predictions
+from regraft.report.plots.confusion import plot_confusion
+from regraft.runs.progress import with_progress
+from regraft.runs.train import build_for, scan_with
+from regraft.text import join_truncated, pluralize
+from regraft.training.callbacks import NullReporter, ProgressReporter
+from regraft.training.cross_val_predict import cross_val_predict, frozen_features
+from regraft.training.losses import weights_of_classes
+
+_LABEL_ERRORS = ("path", "label", "looks_like", "probability")
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """Scores of the head on images that it has not seen.
+
+    Attributes:
+        k: Number of folds.
+        accuracy: Accuracy on all images, mean over the repeats, 0..1.
+        accuracies: Accuracy on the held-out images of each fold, float64 (repeats, k), 0..1.
+        macro_f1s: Macro-F1 on the same, float64 (repeats, k), 0..1.
+        predictions: Out-of-fold predictions of every image, in the first repeat.
+        evaluation: Evaluation of these predictions.
+        suspects: Path, label, suggested class and its probability of each label that is likely wrong, the likeliest
+            first; by the mean of the repeats' probabilities. None where `evaluation.at_chance` says why.
+        seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
+    """
+
+    k: int
+    accuracy: float
+    accuracies: np.ndarray
+    macro_f1s: np.ndarray
+    predictions: Predictions
+    evaluation: Evaluation
+    suspects: tuple[tuple[str, str, str, float], ...]
+    seconds: dict[str, float]
+
+    def __repr__(self) -> str:
+        return f"CrossValidation({self.k} folds, {len(self.predictions)} images, accuracy {self.accuracy:.3f})"
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy, by the number of images: repeats bring no new ones."""
+        return wilson_interval(round(self.accuracy * len(self.predictions)), len(self.predictions))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "k": self.k,
+            "repeats": len(self.accuracies),
+            "accuracy": self.accuracy,
+            "accuracy_interval": list(self.accuracy_interval),
+            "fold_accuracies": self.accuracies.tolist(),
+            "fold_accuracy_deviation": float(self.accuracies.std(ddof=1)),
+            "fold_macro_f1s": self.macro_f1s.tolist(),
+            "evaluation": self.evaluation.to_json(),
+            "label_errors_withheld": self.evaluation.at_chance or None,
+            "label_errors": [dict(zip(_LABEL_ERRORS, suspect, strict=True)) for suspect in self.suspects],
+            "seconds": self.seconds,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write `predictions.csv`, `label_errors.csv`, `confusion_matrix.png` and `crossval.json` into a folder."""
+        self.predictions.write_csv(folder / "predictions.csv")
+        write_csv(folder / "label_errors.csv", _LABEL_ERRORS, self.suspects)
+        title, file = f"Held out, {self.k} folds", folder / "confusion_matrix.png"
+        plot_confusion(self.evaluation.confusion, self.predictions.classes, file, title=title)
+        write_json(folder / "crossval.json", self.to_json())  # last: where it is, all is
+
+
+@with_progress
+def cross_validate(
+    data: Dataset | Path | str,
+    k: int = 5,
+    *,
+    repeats: int = 1,
+    config: Config | None = None,
+    out: Path | str | None = None,
+    reporter: ProgressReporter | None = None,
+) -> CrossValidation:
+    """Cross-validate the head on frozen features.
+
+    Args:
+        data: A data set, or a path that `scan` takes; its parts are merged.
+        k: Number of folds, at least 2; each class needs as many images that can be divided.
+        repeats: Number of divisions into folds, at least 1.
+        config: Configuration, of which the settings of data and model, the class weights and the seed count.
+        out: New folder for `crossval.json`, `predictions.csv`, `label_errors.csv` and the confusion matrix. Default:
+            nothing is written.
+        reporter: Reporter that gets the progress; default: that of the notebook or terminal.
+
+    Raises:
+        UsageError: `k` or `repeats` is too small, or the folder exists.
+        DataError: As `scan`, or a class has too few images.
+
+    Examples:
+        >>> result = regraft.cross_validate("photos", k=3)
+        >>> result.accuracies.shape
+        (1, 3)
+    """
+    config, reporter = config or Config(), reporter or NullReporter()
+    if k < 2 or repeats < 1:
+        raise UsageError(f"{k} folds, {repeats} repeats; expected at least 2 folds and 1 repeat.")
+    refuse_existing(out)
+    clock, cache, seed = [time.perf_counter()], Cache(), config.training.seed
+    dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
+    few = [name for name, count in sorted(inseparable_set_counts(dataset.samples).items()) if count < k]
+    if few:
+        raise DataError(
+            f"{pluralize(len(few), 'class has', 'classes have')} fewer than {k} images that can be divided: "
+            f"{join_truncated(few)}. Use fewer folds (-k), add images, or remove the class."
+        )
+    folds = [fold_numbers(dataset, k, seed=f"{seed}/{repeat}" if repeat else seed) for repeat in range(repeats)]
+    clock.append(time.perf_counter())
+    features = frozen_features(build_for(config, dataset), dataset, cache, reporter)
+    clock.append(time.perf_counter())
+    labels, classes = dataset.labels, len(dataset.classes)
+    weights = config.training.class_weights
+    if isinstance(weights, dict):  # by index
+        given = weights_of_classes(weights, labels, dataset.classes).tolist()
+        weights = {str(index): weight for index, weight in enumerate(given)}
+    probabilities = [
+        cross_val_predict(features, labels, fold, reporter, classes=classes, class_weights=weights) for fold in folds
+    ]
+    clock.append(time.perf_counter())
+    paths = np.array([sample.path for sample in dataset.samples], dtype=object)
+
+    def predictions(probability: np.ndarray, rows: Any = slice(None)) -> Predictions:
+        return Predictions.from_arrays(labels[rows], probability[rows], dataset.classes, paths[rows].tolist())
+
+    whole = [evaluate(predictions(probability)) for probability in probabilities]
+    by_fold = [
+        [evaluate(predictions(probability, fold == number)) for number in np.unique(fold)]
+        for probability, fold in zip(probabilities, folds, strict=True)
+    ]
+    found = [] if whole[0].at_chance else find_label_errors(labels, np.mean(probabilities, axis=0))
+    suspects = tuple(
+        (dataset.samples[e.index].path, dataset.samples[e.index].label, dataset.classes[e.suggested], e.probability)
+        for e in found
+    )
+    seconds = dict(zip(("scan", "features", "heads"), np.diff(clock).tolist(), strict=True))
+    result = CrossValidation(
+        k,
+        float(np.mean([evaluation.accuracy for evaluation in whole])),
+        np.array([[evaluation.accuracy for evaluation in row] for row in by_fold]),
+        np.array([[evaluation.macro_f1 for evaluation in row] for row in by_fold]),
+        predictions(probabilities[0]),
+        whole[0],
+        suspects,
+        seconds | {"total": time.perf_counter() - clock[0]},
+    )
+    if out is not None:
+        result.write(new_output_folder(out))
+    return result
+
+
+def refuse_existing(out: Path | str | None) -> None:
+    """Raise `UsageError` if an output folder exists."""
+    if out is not None and Path(out).exists():
+        raise UsageError(f"{out} exists already, and nothing is overwritten. Choose another --out.")
+
+
+def new_output_folder(out: Path | str) -> Path:
+    """Create an output folder; raise `RunError` if another process has created it meanwhile."""
+    try:
+        Path(out).mkdir(parents=True)
+    except FileExistsError as error:
+        raise RunError(f"{out} was created by another process meanwhile. Choose another --out.") from error
+    return Path(out)

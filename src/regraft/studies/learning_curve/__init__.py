@@ -1,0 +1,1 @@
+"""Learning curve: accuracy by the number of training images, and its extrapolation."""

@@ -1,0 +1,219 @@
+"""Learning curve: how much more images would bring, in all and for each class."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.atomic_io import write_csv, write_json
+from regraft.cache import Cache
+from regraft.config import Config
+from regraft.data.dataset import Dataset
+from regraft.data.split import fold_numbers, inseparable_set_counts, inseparable_set_ids
+from regraft.errors import DataError, UsageError
+from regraft.evaluation.majority import compare_with_majority
+from regraft.evaluation.metrics import confusion_matrix
+from regraft.runs.progress import with_progress
+from regraft.runs.train import build_for, scan_with
+from regraft.studies.cross_validation import new_output_folder, refuse_existing
+from regraft.studies.learning_curve.extrapolation import (
+    ClassCurve,
+    Curve,
+    describe_gain,
+    draw_scores,
+    draw_weights,
+    extrapolate,
+    judge_gain,
+    single_class_gain,
+)
+from regraft.studies.learning_curve.plots import plot_learning_curve
+from regraft.studies.learning_curve.subsets import SubsetPredictions, predict_by_subsets
+from regraft.text import join_truncated, pluralize
+from regraft.training.callbacks import NullReporter, ProgressReporter
+from regraft.training.cross_val_predict import frozen_features
+
+#: Number of folds, and images of each class (groups of them) that a curve needs.
+FOLDS, MIN_GROUPS = 5, 8
+#: Shares of the images of each class, and mean images of a class that shares below a quarter need.
+_SHARES, _MIN_MEAN_IMAGES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), 3
+#: Classes up to which each is also halved alone, and images above which one repeat is enough.
+_MAX_HALVED_CLASSES, _ONE_REPEAT = 12, 2000
+
+
+@dataclass(frozen=True, eq=False)
+class LearningCurve:
+    """Scores by the number of images.
+
+    Attributes:
+        images: Number of images.
+        accuracy: Accuracy by images of all classes together.
+        macro_f1: Macro-F1 by the same.
+        classes: Curve of each class, in class order.
+        heads: Number of heads that were fitted.
+        repeats: Number of divisions into five folds.
+        seconds: Wall-clock time: `scan`, `features`, `heads`, `curves`, `total`.
+        at_chance: Why nothing is extrapolated: the head is not clearly better than the majority class; "" if it is.
+    """
+
+    images: int
+    accuracy: Curve
+    macro_f1: Curve
+    classes: tuple[ClassCurve, ...]
+    heads: int
+    repeats: int
+    seconds: dict[str, float]
+    at_chance: str = ""
+
+    def __repr__(self) -> str:
+        if self.at_chance:
+            return f"LearningCurve({self.images} images, at chance, not extrapolated)"
+        gain = describe_gain(self.accuracy.gain, self.accuracy.verdict)
+        return f"LearningCurve({self.images} images, accuracy {self.accuracy.measured[-1].value:.3f}, doubling {gain})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        curves: dict[str, Any] = {"accuracy": self.accuracy.to_json(), "macro_f1": self.macro_f1.to_json()}
+        if self.at_chance:
+            curves = {name: {"measured": curve["measured"]} for name, curve in curves.items()}
+        else:
+            curves["classes"] = [row.to_json() for row in self.classes]
+        about = {"images": self.images, "folds": FOLDS, "repeats": self.repeats, "heads": self.heads}
+        return about | {"withheld": self.at_chance or None, **curves, "seconds": self.seconds}
+
+    def write(self, folder: Path) -> None:
+        """Write `learning_curve.csv`, `.png` and `.json` into a folder; at chance without what is extrapolated."""
+        curves = [("accuracy", "", self.accuracy), ("macro_f1", "", self.macro_f1)]
+        curves += [("recall", row.name, row.recall) for row in self.classes]
+        rows = [
+            (score, name, images, kind, point.value, point.low, point.high)
+            for score, name, curve in curves
+            for kind, images, point in curve.points()
+            if kind == "measured" or not self.at_chance
+        ]
+        columns = ("score", "class", "images", "kind", "value", "low", "high")
+        write_csv(folder / "learning_curve.csv", columns, rows)
+        file = folder / "learning_curve.png"
+        plot_learning_curve(self.accuracy, () if self.at_chance else self.classes, file)
+        write_json(folder / "learning_curve.json", self.to_json())  # last: where it is, all is
+
+
+@with_progress
+def learning_curve(
+    data: Dataset | Path | str,
+    *,
+    repeats: int | None = None,
+    each: bool | None = None,
+    config: Config | None = None,
+    out: Path | str | None = None,
+    reporter: ProgressReporter | None = None,
+) -> LearningCurve:
+    """Measure the head on nested subsets of the images, and extrapolate to twice as many.
+
+    Five folds are held out in turn; heads are fitted on 1/16, 1/8, 1/4, 1/2 and all of the images of each class in the
+    other four. An inverse power law extrapolates the curve. Near duplicates and groups are never divided. There is no
+    fine-tuning.
+
+    Args:
+        data: A data set, or a path that `scan` takes; its parts are merged.
+        repeats: Number of divisions into folds, at least 1. Default: 2, and 1 above 2,000 images.
+        each: Whether to halve each class alone too, which needs a head for each class and fold. Default: up to 12
+            classes.
+        config: Configuration, of which the settings of data and model and the seed count.
+        out: New folder for `learning_curve.json`, `.csv` and `.png`. Default: nothing is written.
+        reporter: Reporter that gets the progress; default: that of the notebook or terminal.
+
+    Raises:
+        UsageError: `repeats` is too small, or the folder exists.
+        DataError: As `scan`, there is one class only, or a class has too few images.
+
+    Examples:
+        >>> curve = regraft.learning_curve("photos", repeats=1, each=False)
+        >>> curve.images
+        36
+    """
+    config, reporter = config or Config(), reporter or NullReporter()
+    if repeats is not None and repeats < 1:
+        raise UsageError(f"{repeats} repeats; expected at least 1.")
+    refuse_existing(out)
+    clock, cache = [time.perf_counter()], Cache()
+    dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
+    _refuse_few_images(dataset)
+    clock.append(time.perf_counter())
+    features = frozen_features(build_for(config, dataset), dataset, cache, reporter)
+    clock.append(time.perf_counter())
+    seed, classes = config.training.seed, len(dataset.classes)
+    repeats = repeats or (1 if len(dataset) > _ONE_REPEAT else 2)
+    each = classes <= _MAX_HALVED_CLASSES if each is None else each
+    if not each:
+        reporter.on_message(
+            f"{pluralize(classes, 'class', 'classes')}: the gain by doubling one class alone is not measured, since it "
+            f"needs {FOLDS * classes} more heads (--each)."
+        )
+    labels, groups = dataset.labels, inseparable_set_ids(dataset.samples)
+    folds = [fold_numbers(dataset, FOLDS, seed=f"{seed}/{repeat}" if repeat else seed) for repeat in range(repeats)]
+    shares = subset_shares(len(dataset), classes)
+    predictions = predict_by_subsets(
+        features, labels, groups, folds, shares, reporter, classes=classes, halves=each, seed=seed
+    )
+    clock.append(time.perf_counter())
+    accuracy, macro_f1, class_curves = fit_curves(predictions, labels, groups, dataset.classes, seed=seed)
+    clock.append(time.perf_counter())
+    seconds = dict(zip(("scan", "features", "heads", "curves"), np.diff(clock).tolist(), strict=True))
+    seconds["total"] = clock[-1] - clock[0]
+    confusion = confusion_matrix(labels, predictions.predicted[0, -1], classes)
+    at_chance = "".join(compare_with_majority(confusion).objection(dataset.classes))
+    result = LearningCurve(
+        len(dataset), accuracy, macro_f1, class_curves, predictions.heads, repeats, seconds, at_chance
+    )
+    if out is not None:
+        result.write(new_output_folder(out))
+    return result
+
+
+def subset_shares(images: int, classes: int) -> tuple[float, ...]:
+    """Shares of the images of each class that heads are fitted on: those that leave a few of a class."""
+    mean = images * (1 - 1 / FOLDS) / classes
+    return tuple(share for share in _SHARES if share >= 1 / 4 or share * mean >= _MIN_MEAN_IMAGES)
+
+
+def fit_curves(
+    predictions: SubsetPredictions, labels: np.ndarray, groups: np.ndarray, names: Sequence[str], *, seed: int = 0
+) -> tuple[Curve, Curve, tuple[ClassCurve, ...]]:
+    """Curves of accuracy, macro-F1 and each class; `groups`, int64 (N,), are drawn as a whole by the bootstrap."""
+    classes, count = len(names), len(labels)
+    weights = draw_weights(groups, seed=seed)
+    scores = draw_scores(predictions.predicted, labels, classes, weights)
+    sizes, support = predictions.counts.sum(axis=1), np.bincount(labels, minlength=classes)
+    accuracy, law = extrapolate(sizes, scores.accuracy, count, count, seed=seed)
+    macro_f1, _ = extrapolate(sizes, scores.macro_f1, count, count, seed=seed)
+    full = draw_scores(predictions.predicted[:1, -1:], labels, classes, weights)
+    rows = []
+    for label, name in enumerate(names):
+        own, total = predictions.counts[:, label], int(support[label])
+        recall, _ = extrapolate(own, scores.recalls[:, :, label], total, total, seed=seed)
+        if predictions.halved is None:
+            rows.append(ClassCurve(name, total, recall))
+            continue
+        half = draw_scores(predictions.halved[None, label : label + 1], labels, classes, weights)
+        ends = (law, predictions.half_counts[label], own[-1], total)
+        alone = single_class_gain(half.recalls[:, 0, label], full.recalls[:, 0, label], *ends, images=total)
+        alone_f1 = single_class_gain(half.macro_f1[:, 0], full.macro_f1[:, 0], *ends, images=count)
+        rows.append(ClassCurve(name, total, recall, alone, alone_f1, judge_gain(alone)))
+    return accuracy, macro_f1, tuple(rows)
+
+
+def _refuse_few_images(dataset: Dataset) -> None:
+    if len(dataset.classes) < 2:
+        raise DataError(f"{pluralize(len(dataset.classes), 'class', 'classes')}; expected at least 2.")
+    counts = inseparable_set_counts(dataset.samples)
+    few = [f"{name} ({counts[name]})" for name in dataset.classes if counts[name] < MIN_GROUPS]
+    if few:
+        raise DataError(
+            f"{pluralize(len(few), 'class has', 'classes have')} fewer than {MIN_GROUPS} images that can be divided: "
+            f"{join_truncated(few)}. A curve needs at least {MIN_GROUPS} of each: add images, or remove the class."
+        )

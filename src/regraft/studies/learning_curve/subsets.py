@@ -1,0 +1,155 @@
+"""Heads on nested subsets of the images: a sixteenth, an eighth, a quarter, half and all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from regraft.training.callbacks import ProgressReporter
+from regraft.training.linear_head import L2_VALUES, LinearHead, fit_path
+from regraft.training.losses import Objective
+
+#: Images of a class that each subset has at least.
+MIN_IMAGES_PER_CLASS = 2
+#: Rows above which a solver with one thread is slower than one with several.
+_ONE_THREAD_ROWS = 4000
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetPredictions:
+    """What heads on subsets of the training images predict for the images that they have not seen."""
+
+    predicted: np.ndarray  # int64 (R, L, N), by repeat and subset, the smallest first
+    counts: np.ndarray  # float64 (L, C), mean images of each class in a subset
+    halved: np.ndarray | None  # int64 (C, N), with half of one class and all others, in the first repeat
+    half_counts: np.ndarray  # float64 (C,), mean images left of that class
+    heads: int
+
+
+def nested_subsets(
+    labels: np.ndarray, groups: np.ndarray, shares: Sequence[float], rng: np.random.Generator
+) -> np.ndarray:
+    """Nested subsets, bool (L, N), with rising shares, at least two images, of each class; no group is divided."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    size, label_of_group = np.bincount(group), labels[first]  # a group of several classes counts as its first image
+    chosen = np.zeros((len(shares), len(first)), dtype=bool)
+    order = rng.permutation(len(first))
+    for label in np.unique(label_of_group):
+        own = order[label_of_group[order] == label]
+        before = np.cumsum(size[own]) - size[own]
+        for level, share in enumerate(shares):
+            chosen[level, own] = before < max(MIN_IMAGES_PER_CLASS, round(share * int(size[own].sum())))
+    return chosen[:, group]
+
+
+def predict_by_subsets(
+    features: torch.Tensor,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    folds: Sequence[np.ndarray],
+    shares: Sequence[float],
+    reporter: ProgressReporter,
+    *,
+    classes: int,
+    halves: bool,
+    seed: int = 0,
+) -> SubsetPredictions:
+    """Predict every image by heads on nested subsets of the folds that it is not in.
+
+    A fold's head has the L2 strength with the least loss over the other folds. The strengths to try on a subset are
+    those around the best one on the subset before it. Each head starts from the same fold's head on that subset.
+    Features are float32 (N, F); the shares rise to 1; `folds` has a fold number of each image, (N,), for each repeat.
+    `halves` fits heads with half of each class in turn too: C more for each fold.
+    """
+    numbers = [np.unique(fold) for fold in folds]
+    num_folds = sum(map(len, numbers))
+    total = num_folds * len(shares) + halves * classes * len(numbers[0])
+    solver = _Solver(features, torch.from_numpy(labels), classes, total, reporter)
+    predicted = np.empty((len(folds), len(shares), len(labels)), dtype=np.int64)
+    counts, half_counts = np.zeros((len(shares), classes)), np.zeros(classes)
+    halved = np.empty((classes, len(labels)), dtype=np.int64) if halves else None
+    best: list[int | None] = [None] * len(shares)  # place of the best strength on each subset
+    with _few_threads(len(labels)):
+        for repeat, fold in enumerate(folds):
+            tests = [np.flatnonzero(fold == number) for number in numbers[repeat]]
+            rows = [np.flatnonzero(fold != number) for number in numbers[repeat]]
+            rngs = [np.random.default_rng([seed, repeat, int(number)]) for number in numbers[repeat]]
+            subsets = [nested_subsets(labels[r], groups[r], [*shares, 0.5], g) for r, g in zip(rows, rngs, strict=True)]
+            heads: list[LinearHead | None] = [None] * len(tests)
+            for level in range(len(shares)):
+                trains = [r[subset[level]] for r, subset in zip(rows, subsets, strict=True)]
+                near = best[level] if best[level] is not None else best[level - 1]
+                predicted[repeat, level], best[level], heads = solver.fit_subset(trains, tests, heads, near)
+                counts[level] += sum(np.bincount(labels[train], minlength=classes) for train in trains) / num_folds
+            if repeat or halved is None:
+                continue
+            for test, r, subset, head in zip(tests, rows, subsets, heads, strict=True):
+                assert head is not None
+                for label in range(classes):
+                    train = r[subset[-1] | (labels[r] != label)]
+                    half_counts[label] += (labels[train] == label).sum() / len(tests)
+                    halved[label, test] = solver.predict(solver.fit(train, [head.l2], head)[0], test)
+                    solver.step()
+    return SubsetPredictions(predicted, counts, halved, half_counts, solver.heads)
+
+
+class _Solver:
+    def __init__(
+        self, features: torch.Tensor, targets: torch.Tensor, classes: int, total: int, reporter: ProgressReporter
+    ) -> None:
+        self.features, self.targets, self.total, self.reporter = features, targets, total, reporter
+        self.objective = Objective("cross_entropy", 0.0, torch.ones(classes))
+        self.heads = self.done = 0
+
+    def fit_subset(
+        self,
+        trains: Sequence[np.ndarray],
+        tests: Sequence[np.ndarray],
+        starts: Sequence[LinearHead | None],
+        near: int | None,
+    ) -> tuple[np.ndarray, int, list[LinearHead | None]]:
+        """Predictions (N,), the place of the best strength over all folds, and each fold's head with it."""
+        first, end = (0, len(L2_VALUES)) if near is None else (max(0, near - 1), near + 2)
+        heads, losses = [], []
+        for train, test, start in zip(trains, tests, starts, strict=True):
+            heads.append(self.fit(train, L2_VALUES[first:end], start))
+            targets = self.targets[test]
+            logits = [self._logits(head, test).double() for head in heads[-1]]
+            losses.append([float(cross_entropy(each, targets, reduction="sum")) for each in logits])
+            self.step()
+        total, predicted = np.sum(losses, axis=0), np.empty(len(self.targets), dtype=np.int64)
+        for test, by_strength, loss in zip(tests, heads, losses, strict=True):
+            predicted[test] = self.predict(by_strength[int((total - loss).argmin())], test)
+        best = int(total.argmin())
+        return predicted, first + best, [by_strength[best] for by_strength in heads]
+
+    def fit(self, train: np.ndarray, strengths: Sequence[float], start: LinearHead | None) -> list[LinearHead]:
+        features, targets = self.features[train], self.targets[train]
+        self.heads += len(strengths)
+        return list(fit_path(features, targets, self.objective, l2_values=strengths, start=start, consume=True))
+
+    def predict(self, head: LinearHead, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self._logits(head, rows).argmax(dim=1).numpy())
+
+    def step(self) -> None:
+        self.done += 1
+        self.reporter.on_progress("heads", self.done, self.total)
+
+    def _logits(self, head: LinearHead, rows: np.ndarray) -> torch.Tensor:
+        return self.features[rows] @ head.weight.T + head.bias
+
+
+@contextmanager
+def _few_threads(rows: int) -> Iterator[None]:
+    """Use one thread for small problems: several would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if rows <= _ONE_THREAD_ROWS else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

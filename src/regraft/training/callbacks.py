@@ -1,0 +1,119 @@
+"""What a training reports while it runs, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of `history.csv`: scores are in 0..1, validation values None without validation images."""
+
+    phase: str  # `head` or `finetune`
+    epoch: int  # number within the phase, from 1
+    train_loss: float  # mean over the images as they were trained on: augmented, smoothed, mixed
+    train_accuracy: float  # on the same images
+    val_loss: float | None
+    val_accuracy: float | None
+    val_macro_f1: float | None
+    lr: float  # at the end of the epoch
+    seconds: float  # duration of the training pass
+    images_per_second: float
+    kept: bool = False  # whether the final model has the weights of this epoch
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain values by column name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """One row of `head_path.csv`: the linear head fitted by L-BFGS at one L2 strength, with accuracy in 0..1."""
+
+    l2: float
+    train_loss: float  # mean without the penalty, as `val_loss`
+    val_loss: float | None  # None without validation images
+    val_accuracy: float | None
+    seconds: float
+    chosen: bool = False  # whether the head got these weights
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain values by column name."""
+        return asdict(self)
+
+
+@dataclass
+class Training:
+    """How a training went."""
+
+    history: list[Epoch] = field(default_factory=list)
+    head_path: list[HeadFit] = field(default_factory=list)  # in order; empty for a head trained in epochs
+    seconds: dict[str, float] = field(default_factory=dict)  # by step: `decode`, `prefix`, `head`, `finetune`, `total`
+    boundary: str = "head"  # name of the first stage that was fine-tuned, or `head`
+    finetuned: bool = False  # whether the final model is the fine-tuned one
+    val_logits: torch.Tensor | None = field(default=None, repr=False)  # float32 (N, C); None: no val, or stopped before
+    train_accuracy: float | None = None  # of the plain training images, 0..1; None where training stopped before
+    device: str = "cpu"
+    precision: str = "float32"
+    prefix_backend: Literal["torch", "openvino"] = "torch"
+    interrupted: bool = False  # whether Ctrl-C ended the training early
+    error: str | None = None  # message of the error that ended the training early
+    notes: list[str] = field(default_factory=list)  # messages for the user, in whole sentences
+    cache_too_small: bool = False  # whether pixels and activations went to a temporary folder: the cache has no space
+
+
+class ProgressReporter(Protocol):
+    """Receives the progress of long work."""
+
+    def on_progress(self, name: str, done: int, total: int, detail: str = "") -> None:
+        """Report that `done` of `total` units of the step `name` are complete."""
+
+    def on_head_path(self, path: Sequence[HeadFit]) -> None:
+        """Report the fitted linear heads, from strong to weak penalties, once the best is chosen."""
+
+    def on_epoch_end(self, row: Epoch) -> None:
+        """Report a finished epoch."""
+
+    def on_message(self, text: str) -> None:
+        """Report something that the user should know, in whole sentences."""
+
+
+class NullReporter:
+    """A reporter that ignores everything."""
+
+    def on_progress(self, name: str, done: int, total: int, detail: str = "") -> None:
+        """Ignore it."""
+
+    def on_head_path(self, path: Sequence[HeadFit]) -> None:
+        """Ignore it."""
+
+    def on_epoch_end(self, row: Epoch) -> None:
+        """Ignore it."""
+
+    def on_message(self, text: str) -> None:
+        """Ignore it."""
+
+
+class EpochCallback(Protocol):
+    """An object that is called after each epoch of a training."""
+
+    def on_epoch_end(self, epoch: int, metrics: Mapping[str, Any]) -> bool | None:
+        """Return True to end the training after this epoch; `metrics` has the columns of `history.csv`."""
+
+
+#: An object with `on_epoch_end`, or a function with its arguments.
+Callback = EpochCallback | Callable[[int, Mapping[str, Any]], bool | None]
+
+
+def wants_to_stop(callbacks: Sequence[Callback], row: Epoch) -> bool:
+    """Call every callback with the epoch's number and metrics; whether one of them returned True."""
+    answers = []
+    for callback in callbacks:
+        function: Any = getattr(callback, "on_epoch_end", callback)
+        answers.append(function(row.epoch, row.to_row()))
+    return any(answers)

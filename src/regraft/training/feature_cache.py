@@ -1,0 +1,266 @@
+"""Run the frozen prefix once, cache its activations for later trainings, and predict from them.
+
+Input: pixels of N images, and the number K of views of each. Output: activations at a boundary, (K, N, ...), in tables
+of the cache. View 0 is the plain image. A row depends on the image, the view, the weights below the boundary and the
+arithmetic, never on the rest of its batch, so a later training finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from regraft.cache import Cache, Table, cache_key
+from regraft.data.augmentation import Augmentation, augment, random_key
+from regraft.data.dataset import Dataset
+from regraft.data.pixel_cache import Pixels
+from regraft.models.classifier import Classifier, StageOutput
+from regraft.training.callbacks import ProgressReporter
+from regraft.training.device import autocast, has_room
+from regraft.training.prefix_backend import PrefixBackend
+
+_STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
+
+
+@dataclass(frozen=True)
+class CachedTensor:
+    """A row for each of K views of N images: a tensor (K, N, ...) in memory, or rows of a table of the cache.
+
+    `numbers` are the row numbers in the table, int64 (K, N), or None in memory; `dtype` is the type in the table.
+    """
+
+    values: torch.Tensor | Table
+    numbers: np.ndarray | None = None
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(K, N)."""
+        shape = self.values.shape if isinstance(self.values, torch.Tensor) else self.numbers.shape  # type: ignore[union-attr]  # a table has numbers
+        return int(shape[0]), int(shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        if isinstance(self.values, torch.Tensor):
+            return self.values.nbytes
+        return int(np.prod(self.shape)) * self.values.row_bytes
+
+    def loaded(self, device: torch.device) -> CachedTensor:
+        """Copy all rows into the memory of a device."""
+        views, count = self.shape
+        first = self.take(0, slice(1))
+        values = torch.empty(views, count, *first.shape[1:], dtype=first.dtype, device=device)
+        for view in range(views):
+            for start in range(0, count, 256):
+                rows = slice(start, start + 256)
+                values[view, rows] = self.take(view, rows).to(device)
+        return CachedTensor(values)
+
+    def take(self, view: int | np.ndarray, images: slice | np.ndarray) -> torch.Tensor:
+        """The rows of some images, (n, ...): all in one view, or each in its own."""
+        if isinstance(self.values, torch.Tensor):
+            index = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+            rows = self.values[torch.from_numpy(view) if isinstance(view, np.ndarray) else view, index]
+        else:
+            assert self.numbers is not None
+            rows = torch.from_numpy(self.values.read(self.numbers[view, images])).view(self.dtype)
+        return rows.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else rows
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Activations of K views of N images at a boundary.
+
+    `boundary` is the index of the first stage that the images have not passed, and `rows` the output of the stage
+    before it. `taps` are pooled outputs of the lower stages that the head reads; None where it reads only the last.
+    """
+
+    boundary: int
+    rows: CachedTensor
+    taps: CachedTensor | None = None
+
+    @property
+    def views(self) -> int:
+        """K, views of each image."""
+        return self.rows.shape[0]
+
+    def __len__(self) -> int:
+        return self.rows.shape[1]
+
+    def batch(self, view: int | np.ndarray, images: slice | np.ndarray) -> StageOutput:
+        """Some images: all in one view, or each in its own."""
+        values = self.rows.take(view, images)
+        return StageOutput(
+            values, values.new_empty(len(values), 0) if self.taps is None else self.taps.take(view, images)
+        )
+
+    def loaded(self, device: torch.device) -> Activations:
+        """Copy all rows to a GPU if they fit into half of its free memory; else return self."""
+        parts = [rows for rows in (self.rows, self.taps) if rows is not None]
+        if not has_room(device, sum(rows.nbytes for rows in parts)):
+            return self
+        return Activations(self.boundary, *(rows.loaded(device) for rows in parts))
+
+    def sample(self, indices: np.ndarray, key: int) -> StageOutput:
+        """One random view of each of some images, drawn by the key."""
+        return self.batch(np.random.default_rng(key).integers(self.views, size=len(indices)), indices)
+
+
+def as_batch(pixels: np.ndarray) -> torch.Tensor:
+    """Cached pixels (N, S, S, 3) as a tensor (N, 3, S, S), uint8."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+
+
+def run_prefix(
+    model: Classifier,
+    dataset: Dataset,
+    pixels: Pixels,
+    backend: PrefixBackend,
+    cache: Cache,
+    *,
+    views: int = 1,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    deadline: float | None = None,
+    reporter: ProgressReporter,
+    name: str = "prefix",
+) -> Activations:
+    """Compute the activations at the backend's boundary, or find them in the cache.
+
+    The prefix runs in inference mode, `batch_size` images per pass. View 0 is the plain image; `augmentation` and
+    `seed` give the others; there are fewer than `views` if one more would end after `deadline`, a value of
+    `time.monotonic()`. `name` is the step in the progress.
+    """
+    model.eval()
+    precision, tables = backend.precision, list(_tables(model, cache, backend))
+    view_key = "" if augmentation is None else repr((asdict(augmentation), seed))
+    names = [[cache_key(s.sha256, v, view_key if v else "") for s in dataset.samples] for v in range(views)]
+    numbers = [np.stack([table.find(row) for row in names]) for table in tables]
+    missing = np.argwhere(np.any([rows < 0 for rows in numbers], axis=0))  # (view, image), view by view
+    done, longest = 0, 0.0
+    for view in range(views):
+        images, started = missing[missing[:, 0] == view, 1], time.monotonic()
+        if view and len(images) and deadline is not None and started + longest > deadline:
+            numbers = [rows[:view] for rows in numbers]
+            break
+        for start in range(0, len(images), batch_size):
+            chosen = images[start : start + batch_size]
+            batch = as_batch(pixels[chosen])
+            if model.mean.device.type == "cuda":  # augmentation then runs there, too
+                batch = batch.to(model.mean.device)
+            if view and augmentation is not None:
+                keys = [_view_key(seed, view, dataset.samples[i].sha256) for i in chosen]
+                batch = augment(batch, augmentation, keys)
+            for table, rows, values in zip(tables, numbers, backend(batch), strict=True):
+                new = np.flatnonzero(rows[view, chosen] < 0)
+                fresh = values[new].contiguous()
+                fresh = fresh.view(torch.uint16) if precision == torch.bfloat16 else fresh
+                rows[view, chosen[new]] = table.append([names[view][i] for i in chosen[new]], fresh.numpy())
+            done += len(chosen)
+            reporter.on_progress(name, done, len(missing))
+        longest = max(longest, time.monotonic() - started)
+    cached = [CachedTensor(table, rows, precision) for table, rows in zip(tables, numbers, strict=True)]
+    return Activations(backend.boundary, *cached)
+
+
+def extract_features(
+    model: Classifier, activations: Activations, views: int, precision: torch.dtype, reporter: ProgressReporter
+) -> torch.Tensor:
+    """Run the tail over the first `views` views, K: the inputs of the head, float32 (K, N, F), in main memory."""
+    count = len(activations)
+    features = torch.empty(views, count, model.head.features)
+    for view in range(views):
+        start = 0
+        for batch in _features(model, activations, view, precision):
+            features[view, start : start + len(batch)] = batch
+            start += len(batch)
+            reporter.on_progress("features", view * count + start, views * count, "for the head")
+    return features
+
+
+def predict_logits(model: Classifier, activations: Activations, precision: torch.dtype) -> torch.Tensor:
+    """Run the tail and the head over the plain view of every image: float32 (N, C), on the CPU."""
+    with torch.inference_mode():
+        return torch.cat([model.head(features).cpu() for features in _features(model, activations, 0, precision)])
+
+
+def predict_with_features(
+    model: Classifier, activations: Activations, precision: torch.dtype, *, max_images: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Run the tail and the head over the plain views, and keep the features of some images, evenly spread.
+
+    Returns logits, float32 (N, C); indices of K <= `max_images` images, int64 (K,); their features, float32 (K, F). All
+    are on the CPU.
+    """
+    indices = torch.linspace(0, len(activations) - 1, min(len(activations), max_images)).round().long()
+    logits, kept, start = [], [], 0
+    with torch.inference_mode():
+        for features in _features(model, activations, 0, precision):
+            in_batch = indices[(indices >= start) & (indices < start + len(features))] - start
+            kept.append(features.cpu()[in_batch].float())
+            logits.append(model.head(features).cpu())
+            start += len(features)
+    return torch.cat(logits), indices, torch.cat(kept)
+
+
+def _features(model: Classifier, activations: Activations, view: int, precision: torch.dtype) -> Iterator[torch.Tensor]:
+    """Output of the tail for one view, batch by batch."""
+    model.eval()
+    device = model.mean.device
+    for start in range(0, len(activations), 128):
+        batch = activations.batch(view, slice(start, start + 128)).to(device)
+        with torch.inference_mode(), autocast(device, precision):
+            features = model.forward_tail(batch, activations.boundary)
+        yield features
+
+
+def row_bytes(model: Classifier, boundary: int, precision: torch.dtype) -> int:
+    """Bytes of one image's activations at a boundary."""
+    return (int(np.prod(_shape(model, boundary))) + model.taps_below(boundary)) * precision.itemsize
+
+
+def _shape(model: Classifier, boundary: int) -> tuple[int, ...]:
+    size = model.preprocessing.size
+    return model.stages[boundary - 1].shape if boundary else (3, size, size)
+
+
+def _tables(model: Classifier, cache: Cache, backend: PrefixBackend) -> Iterator[Table]:
+    boundary, precision = backend.boundary, backend.precision
+    key: dict[str, Any] = {
+        "backbone": model.spec.name,
+        "weights": _fingerprint(model, boundary),
+        "boundary": model.stages[boundary].name if boundary < len(model.stages) else "head",
+        "pooling": model.pooling,
+        "preprocessing": model.preprocessing.to_json(),
+        "precision": str(precision).removeprefix("torch."),
+        "backend": backend.version,
+    }
+    yield cache.table("activations", key, _shape(model, boundary), _STORED[precision])
+    if length := model.taps_below(boundary):
+        stages = [model.stages[index].name for index in model.taps if index < boundary]
+        yield cache.table("taps", {**key, "stages": stages}, (length,), _STORED[precision])
+
+
+def _fingerprint(model: Classifier, boundary: int) -> str:
+    """Hash of all weights and buffers below a boundary."""
+    digest = hashlib.blake2b(digest_size=16)
+    for stage in model.stages[:boundary]:
+        for _, module in stage.modules:
+            for tensor in (*module.parameters(), *module.buffers()):
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        for _, tensor in stage.parameters_outside_modules:
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _view_key(seed: int, view: int, sha256: str) -> int:
+    content = hashlib.sha256(sha256.encode()).digest()  # images in memory have other names than hashes
+    return random_key(seed, view, *np.frombuffer(content[:16], "<u4").tolist())

@@ -1,0 +1,178 @@
+"""The training loss of logits (N, C) for targets (N, C), which are class probabilities, and the metrics of an epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+
+from regraft.errors import UnknownNameError, UsageError
+from regraft.evaluation.metrics import confusion_matrix, macro_f1
+from regraft.models.head import Activation
+from regraft.training.options import ClassWeights, Loss
+
+#: Validation images below which choices do not rest on their number of errors (docs/decisions/keep-finetuned.md).
+SMALL_VALIDATION = 50
+_INDICES = "A class is given by its name, or by its index from 0 among the sorted names."
+
+
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Loss over target probabilities: `cross_entropy`, or `binary_cross_entropy` summed over the classes.
+
+    `activation` is that of the last layer. Over sigmoids, the binary cross-entropies train one classifier per class
+    against the rest. Over a softmax, as in some Keras projects, their mean is taken as Keras does: for two classes that
+    is the cross-entropy, for more it also punishes what the wrong classes share.
+
+    A `function` of logits and targets, both float32 (N, C), replaces them as the training loss.
+    """
+
+    loss: Loss
+    label_smoothing: float  # share of the target that is spread over all classes (arXiv 1512.00567)
+    class_weights: torch.Tensor  # float32 (C,); an image has the weight of its class
+    activation: Activation | None = None  # None: that which belongs to the loss
+    function: LossFunction | None = None
+
+    def targets(self, labels: torch.Tensor) -> torch.Tensor:
+        """One-hot rows without smoothing, float32 (N, C)."""
+        return F.one_hot(labels, len(self.class_weights)).float()
+
+    def per_image(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Unweighted loss of each image, (N,)."""
+        smoothing = self.label_smoothing
+        if self.loss == "cross_entropy":
+            smooth = targets * (1 - smoothing) + smoothing / targets.shape[1]
+            return -(smooth * logits.log_softmax(dim=1)).sum(dim=1)
+        smooth = targets * (1 - smoothing) + smoothing / 2
+        if self.activation == "softmax":
+            log_probabilities = logits.log_softmax(dim=1)
+            # log(1 - p) is the log-probability of all other classes; the bound is Keras's epsilon.
+            log_others = torch.log1p(-log_probabilities.exp().clamp_max(1 - 1e-7))
+            return -(smooth * log_probabilities + (1 - smooth) * log_others).mean(dim=1)
+        return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").sum(dim=1)
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Weighted mean over the images, a scalar."""
+        if self.function is not None:
+            return self.function(logits, targets)
+        weights = targets @ self.class_weights.to(device=targets.device, dtype=targets.dtype)
+        return (self.per_image(logits, targets) * weights).sum() / weights.sum()
+
+
+def weights_of_classes(option: ClassWeights, labels: np.ndarray, classes: Sequence[str]) -> torch.Tensor:
+    """Class weights, float32 (C,): ones, those given by name or index, or N / (C * n_c), as scikit-learn's `balanced`.
+
+    A class without a given weight has 1. Raises `UsageError` for a name that is neither a class nor the index of one.
+    """
+    if option == "none":
+        return torch.ones(len(classes))
+    if option == "balanced":
+        counts = np.bincount(labels, minlength=len(classes))
+        return torch.from_numpy(len(labels) / (len(classes) * np.maximum(counts, 1))).float()
+    named = given_weights(option, classes)
+    return torch.tensor([named.get(name, 1.0) for name in classes], dtype=torch.float32)
+
+
+def given_weights(option: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+    """Weights by the names of classes, from names and indices; a class that is called like an index is meant.
+
+    Raises `UsageError` for a name that is neither a class nor the index of one.
+    """
+    by_index = {str(index): name for index, name in enumerate(classes) if str(index) not in classes}
+    for name in option:
+        if name not in classes and name not in by_index:
+            raise UnknownNameError("class in training.class_weights", name, classes, _INDICES)
+    return {by_index.get(name, name): weight for name, weight in option.items()}
+
+
+def check_loss(function: LossFunction, name: str, classes: int) -> None:
+    """Try a loss function on two images; `UsageError` unless it returns a differentiable scalar."""
+    logits = torch.zeros(2, classes, requires_grad=True)
+    targets = F.one_hot(torch.arange(2), classes).float()
+    try:
+        loss = function(logits, targets)
+    except Exception as error:  # whatever the function raises
+        raise UsageError(
+            f"The loss {name} failed on logits and targets of shape (2, {classes}), float32: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
+        received = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise UsageError(
+            f"The loss {name} returned {received}; expected a scalar tensor that depends on the logits, such as "
+            "torch.nn.functional.cross_entropy(logits, targets)."
+        )
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """Metrics of a model on one part of the data; accuracy and macro-F1 are in 0..1."""
+
+    loss: float  # mean without label smoothing and class weights
+    accuracy: float
+    macro_f1: float
+    count: int
+    loss_error: float = 0.0  # standard error of `loss`
+    calibrated_losses: tuple[float, ...] = ()  # by image, at the temperature of the least mean; empty: not computed
+
+    def value(self, monitor: str) -> float:
+        """Value of a monitor by name; larger is better."""
+        return {"val_loss": -self.loss, "val_accuracy": self.accuracy, "val_macro_f1": self.macro_f1}[monitor]
+
+    def gain_over(self, other: EpochMetrics) -> tuple[float, float]:
+        """Mean decrease of the calibrated loss per image relative to `other`, and its standard error."""
+        gains = np.asarray(other.calibrated_losses) - np.asarray(self.calibrated_losses)
+        return float(gains.mean()), float(gains.std(ddof=min(1, len(gains) - 1)) / len(gains) ** 0.5)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there are so few images that choices by these metrics would be luck."""
+        return self.count < SMALL_VALIDATION
+
+    def noise(self, monitor: str) -> float:
+        """Standard error of a monitor; binomial for accuracy and macro-F1."""
+        if monitor == "val_loss":
+            return self.loss_error
+        share = self.accuracy if monitor == "val_accuracy" else self.macro_f1
+        return float((share * (1 - share) / max(1, self.count)) ** 0.5)
+
+
+def compute_metrics(
+    objective: Objective, logits: torch.Tensor, labels: torch.Tensor, *, calibrate: bool = False
+) -> EpochMetrics:
+    """Compute the metrics of logits (N, C) for class indices (N,), with calibrated losses if `calibrate`."""
+    plain = Objective(objective.loss, 0.0, torch.ones_like(objective.class_weights), objective.activation)
+    logits, labels = logits.float().cpu(), labels.cpu()
+    predicted = logits.argmax(dim=1)
+    targets = plain.targets(labels)
+    losses = plain.per_image(logits, targets).double()
+    return EpochMetrics(
+        loss=float(losses.mean()),
+        loss_error=float(losses.std(correction=0)) / max(1, len(losses)) ** 0.5,
+        accuracy=float((predicted == labels).double().mean()),
+        macro_f1=macro_f1(confusion_matrix(labels.numpy(), predicted.numpy(), logits.shape[1])),
+        count=len(labels),
+        calibrated_losses=tuple(_calibrated_losses(plain, logits, targets).tolist()) if calibrate else (),
+    )
+
+
+def _calibrated_losses(objective: Objective, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """Losses after temperature scaling on the same images (arXiv 1706.04599).
+
+    Unlike `evaluation.calibration.fit_temperature` it has no prior, because it compares models and must not favor a
+    scale of the logits, and it minimizes the training loss, which may be the binary cross-entropy.
+    """
+
+    def losses(log_temperature: float) -> np.ndarray:
+        return objective.per_image(logits / math.exp(log_temperature), targets).double().numpy()
+
+    result = minimize_scalar(lambda value: losses(value).mean(), bounds=(-3, 3), method="bounded")
+    return losses(float(result.x))

@@ -1,0 +1,366 @@
+"""Train for the epochs of one phase.
+
+Input: a model, its training batches and a `Phase`. Output: an `Epoch` after each pass over the images; the model then
+has the current weights, and the rest of the state can be saved and loaded. Every random draw is keyed by (seed, phase,
+epoch, step), so there is no random state to save.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from regraft.data.augmentation import Augmentation, mix, random_key
+from regraft.errors import TrainingError
+from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.cpu.conv_backward import FastGradients
+from regraft.models.cpu.fuse_training import FusedTraining
+from regraft.training.callbacks import Epoch, ProgressReporter
+from regraft.training.data import Batches
+from regraft.training.device import autocast
+from regraft.training.feature_cache import Activations, predict_logits
+from regraft.training.losses import EpochMetrics, Objective, compute_metrics
+from regraft.training.options import Optimizer, TrainingOptions
+
+PhaseName = Literal["head", "finetune"]
+#: Steps from which the duration of an epoch is estimated.
+_TIMED_STEPS = 3
+_PHASE_KEYS: dict[PhaseName, int] = {"head": 1, "finetune": 2}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Settings of one phase; see `TrainingOptions`.
+
+    `lr` is the peak learning rate; `warmup` is the share of the steps in which it rises from zero; there is no weight
+    decay on vectors (biases, norms). `epochs` follow `earlier_epochs` of a training that is continued.
+    """
+
+    name: PhaseName
+    epochs: int
+    lr: float
+    optimizer: Optimizer
+    weight_decay: float
+    batch_size: int
+    schedule: str
+    warmup: float
+    reduce_on_plateau: int
+    plateau_factor: float
+    monitor: str
+    momentum: float = 0.9
+    layer_decay: float = 1.0
+    ema_epochs: float = 0.0
+    steps_per_epoch: int = 0  # 0: one pass over the images
+    earlier_epochs: int = 0
+
+    @classmethod
+    def from_options(
+        cls, options: TrainingOptions, name: PhaseName, *, epochs: int | None = None, lr: float | None = None
+    ) -> Phase:
+        """Return the settings of a phase; `epochs` and `lr` replace those of the options."""
+        is_head = name == "head"
+        optimizer = options.head_optimizer if is_head else options.optimizer
+        return cls(
+            name=name,
+            epochs=epochs or (options.head_epochs if is_head else options.finetune_epochs),
+            lr=lr or (options.head_lr if is_head else options.finetune_lr),
+            # A head with hidden layers or dropout has no L-BFGS.
+            optimizer="adamw" if optimizer == "lbfgs" else optimizer,
+            weight_decay=options.weight_decay,
+            batch_size=options.batch_size,
+            steps_per_epoch=options.steps_per_epoch,
+            schedule=options.schedule,
+            warmup=options.warmup,
+            reduce_on_plateau=options.reduce_on_plateau,
+            plateau_factor=options.plateau_factor,
+            monitor=options.monitor,
+            momentum=options.momentum,
+            layer_decay=options.layer_decay,
+            ema_epochs=0.0 if is_head else options.ema_epochs,
+        )
+
+
+class PhaseTrainer:
+    """Train one phase epoch by epoch, in place; its state can be saved after each epoch.
+
+    `labels` are the classes of the training images, int64 (N,); the validation images are scored after each epoch.
+    If `compiled`, steps run through `torch.compile`.
+
+    Attributes:
+        epoch: Number of finished epochs.
+        num_bad_epochs: Number of epochs since the monitor last improved.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        phase: Phase,
+        batches: Batches,
+        labels: torch.Tensor,
+        objective: Objective,
+        *,
+        val: tuple[Activations, torch.Tensor] | None,
+        fused: FusedTraining,
+        augmentation: Augmentation,
+        precision: torch.dtype,
+        compiled: bool,
+        seed: int,
+        reporter: ProgressReporter,
+    ) -> None:
+        self.model, self.phase, self.batches, self.objective = model, phase, batches, objective
+        self.val, self.augmentation, self.precision, self.seed, self.reporter = (
+            val, augmentation, precision, seed, reporter,
+        )  # fmt: skip
+        self.targets = objective.targets(labels)
+        self.steps_per_pass = math.ceil(len(batches) / phase.batch_size)
+        self.steps = phase.steps_per_epoch or self.steps_per_pass
+        self.optimizer = make_optimizer(model, phase)
+        self.fused, self.compiled = fused, compiled
+        self.tail = _compiled_tail(model) if compiled else model.forward_tail
+        self.scaler = torch.amp.GradScaler(model.mean.device.type, enabled=precision == torch.float16)
+        self.parameters = list(model.trained_tensors().values())
+        ema_steps = phase.ema_epochs * self.steps
+        self.average = [p.detach().clone() for p in self.parameters] if ema_steps >= 1 else []
+        self.ema_weight = 1 / max(1.0, ema_steps)
+        self.epoch, self.images_per_epoch = 0, len(batches)
+        self.lr_scale, self.best_value, self.num_bad_epochs = 1.0, -math.inf, 0
+
+    def run_epoch(self, *, deadline: float | None = None) -> tuple[Epoch, EpochMetrics | None]:
+        """Train for one more epoch and compute the validation metrics.
+
+        Raises `TrainingError`, which names the step, if the loss is NaN or infinite, and `TimeoutError` when
+        `time.monotonic()` has passed `deadline`.
+        """
+        phase, started = self.phase, time.perf_counter()
+        loss, accuracy, lr = self._train(deadline=deadline)
+        seconds = time.perf_counter() - started
+        metrics = self.validate()
+        self.epoch += 1
+        self._reduce_on_plateau(metrics.value(phase.monitor) if metrics else -loss)
+        row = Epoch(
+            phase=phase.name,
+            epoch=phase.earlier_epochs + self.epoch,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            val_loss=None if metrics is None else metrics.loss,
+            val_accuracy=None if metrics is None else metrics.accuracy,
+            val_macro_f1=None if metrics is None else metrics.macro_f1,
+            lr=lr,
+            seconds=seconds,
+            images_per_second=self.images_per_epoch / seconds,
+        )
+        return row, metrics
+
+    def validate(self) -> EpochMetrics | None:
+        """Compute the validation metrics of the averaged weights; None without validation images."""
+        if self.val is None:
+            return None
+        activations, labels = self.val
+        with self.averaged(), self.fused:
+            logits = predict_logits(self.model, activations, self.precision)
+        return compute_metrics(self.objective, logits, labels, calibrate=True)
+
+    def _reduce_on_plateau(self, value: float) -> None:
+        phase = self.phase
+        self.num_bad_epochs = 0 if value > self.best_value else self.num_bad_epochs + 1
+        self.best_value = max(self.best_value, value)
+        if phase.reduce_on_plateau and self.num_bad_epochs and self.num_bad_epochs % phase.reduce_on_plateau == 0:
+            self.lr_scale /= phase.plateau_factor
+            self.reporter.on_message(
+                f"{phase.monitor} has not improved for {self.num_bad_epochs} epochs: the learning rate is divided by "
+                f"{phase.plateau_factor:g}."
+            )
+
+    def time_epoch(self) -> float:
+        """Estimate the seconds of an epoch from a few steps, which change the weights."""
+        self._train(max_steps=1)  # the first step sets up what the others use
+        steps, started = min(self.steps, _TIMED_STEPS), time.perf_counter()
+        self._train(max_steps=steps)
+        return (time.perf_counter() - started) / steps * self.steps
+
+    def _train(self, *, max_steps: int | None = None, deadline: float | None = None) -> tuple[float, float, float]:
+        """Train for one pass over the images; returns mean loss, accuracy and the last learning rate."""
+        model, phase, steps = self.model, self.phase, self.steps
+        device, boundary = model.mean.device, self.batches.boundary
+        started, epoch, overall = time.perf_counter(), self.epoch, phase.earlier_epochs + self.epoch
+        order = self._order(overall)
+        count, done = sum(map(len, order)), 0
+        model.train()
+        loss_sum, correct, lr = torch.zeros((), device=device), torch.zeros((), device=device), phase.lr
+        # Reading the loss waits for the device, which is expensive on a GPU.
+        report_every = 32 if device.type == "cuda" else 4
+        # The compiler brings its own kernels and cannot trace the fused ones.
+        with torch.random.fork_rng(), nullcontext() if self.compiled else self.fused:
+            for step, indices in enumerate(order[:max_steps]):
+                if deadline is not None and time.monotonic() > deadline:
+                    raise TimeoutError
+                step_key = random_key(self.seed, _PHASE_KEYS[phase.name], overall, step)
+                torch.manual_seed(step_key)  # for dropout
+                lr = self.lr_scale * phase.lr * lr_factor(phase, (epoch * steps + step) / (phase.epochs * steps))
+                for group in self.optimizer.param_groups:
+                    group["lr"] = lr * group["lr_share"]
+                sampled, targets = self.batches.sample(indices, step_key), self.targets[torch.from_numpy(indices)]
+                mixed, targets = mix(sampled, targets, self.augmentation, step_key)
+                inputs, targets = StageOutput(*mixed).to(device), targets.to(device, non_blocking=True)
+                with autocast(device, self.precision), nullcontext() if self.compiled else FastGradients():
+                    if boundary == 0:
+                        inputs = model.activations(inputs.values, 0)
+                    features = self.tail(inputs, boundary)
+                logits = model.head(features)  # outside autocast, in float32
+                loss = self.objective(logits, targets)
+                self.optimizer.zero_grad(set_to_none=True)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+                if self.average:
+                    torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], self.ema_weight)
+                loss_sum += loss.detach() * len(indices)
+                correct += (logits.detach().argmax(1) == targets.argmax(1)).sum()
+                done += len(indices)
+                if (step + 1) % report_every == 0 or step == steps - 1:
+                    mean, accuracy = float(loss_sum) / done, float(correct) / done
+                    if not math.isfinite(mean):
+                        raise TrainingError(_diverged(phase, epoch * steps + step + 1, steps * phase.epochs))
+                    speed = done / (time.perf_counter() - started)
+                    detail = (
+                        f"epoch {epoch + 1}/{phase.epochs}  loss {mean:.3f}  "
+                        f"accuracy {accuracy:.3f}  {speed:.0f} images/s"
+                    )
+                    self.reporter.on_progress(phase.name, epoch * count + done, phase.epochs * count, detail)
+        self.images_per_epoch = count
+        return float(loss_sum) / count, float(correct) / count, lr
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        """The images of each step; an epoch goes on in the pass over the images in which the one before stopped."""
+        order: list[np.ndarray] = []
+        number, skipped = divmod(epoch * self.steps, self.steps_per_pass)
+        while len(order) < skipped + self.steps:
+            key = random_key(self.seed, _PHASE_KEYS[self.phase.name], number)
+            permutation = np.random.default_rng(key).permutation(len(self.batches))
+            order += np.array_split(permutation, self.steps_per_pass)
+            number += 1
+        return order[skipped : skipped + self.steps]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """A context in which the model has the exponential moving average of its weights (cf. arXiv 1803.05407)."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for parameter, value in zip(self.parameters, self.average, strict=False):
+            current = parameter.clone()
+            parameter.copy_(value)
+            value.copy_(current)
+
+    def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors and plain values that the next epochs depend on, besides the weights of the model."""
+        tensors = {f"average.{i}": value for i, value in enumerate(self.average)}
+        for i, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+        values = {
+            "epoch": self.epoch,
+            "lr_scale": self.lr_scale,
+            "best_value": self.best_value,
+            "num_bad_epochs": self.num_bad_epochs,
+        }
+        return tensors, {**values, "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "average":
+                self.average[int(rest)].copy_(tensor)
+            elif kind == "optimizer":
+                number, _, slot = rest.partition(".")
+                slots.setdefault(int(number), {})[slot] = tensor
+        # Fused optimizers walk memory in order, so a slot needs the memory format of its parameter.
+        for index, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
+            for slot, tensor in slots.get(index, {}).items():
+                if tensor.shape == parameter.shape:
+                    slots[index][slot] = torch.empty_like(parameter).copy_(tensor)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.scaler.load_state_dict(values["scaler"])
+        self.epoch, self.lr_scale = values["epoch"], values["lr_scale"]
+        self.best_value, self.num_bad_epochs = values["best_value"], values["num_bad_epochs"]
+
+
+def _compiled_tail(model: Classifier) -> Callable[[StageOutput, int], torch.Tensor]:
+    def failed(error: Exception) -> TrainingError:
+        reason = " ".join(str(error).split("\n")[:2])
+        return TrainingError(
+            f"torch.compile cannot compile the fine-tuned stages ({reason}). Train with training.compile = false."
+        )
+
+    try:
+        tail = torch.compile(model.forward_tail)
+    except RuntimeError as error:  # this Python is newer than the compiler
+        raise failed(error) from error
+
+    def run(hidden: StageOutput, boundary: int) -> torch.Tensor:
+        try:
+            return tail(hidden, boundary)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise failed(error) from error
+
+    return run
+
+
+def lr_factor(phase: Phase, progress: float) -> float:
+    """Learning rate at `progress` (0..1) through the phase, as a share of its highest value.
+
+    Linear warm-up, then half a cosine to zero (arXiv 1608.03983) or constant.
+    """
+    if progress < phase.warmup:
+        return max(progress / phase.warmup, 0.01)
+    if phase.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (progress - phase.warmup) / (1 - phase.warmup)))
+
+
+def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
+    """An optimizer of the trainable parameters, without weight decay on vectors (biases, norms).
+
+    Lower stages have lower learning rates (arXiv 1801.06146).
+    """
+    parts = [list(model.head.parameters()), *(list(stage.parameters()) for stage in reversed(model.stages))]
+    groups = [
+        {"params": chosen, "weight_decay": decay, "lr_share": phase.layer_decay**depth}
+        for depth, part in enumerate(parts)
+        for decay, chosen in (
+            (phase.weight_decay, [p for p in part if p.requires_grad and p.ndim > 1]),
+            (0.0, [p for p in part if p.requires_grad and p.ndim <= 1]),
+        )
+        if chosen
+    ]
+    # A fused optimizer passes over the weights once instead of a dozen times.
+    fused = model.mean.device.type in ("cpu", "cuda")
+    if phase.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=phase.lr, fused=fused)
+    if phase.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=phase.lr, fused=fused)
+    if phase.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=phase.lr)
+    return torch.optim.SGD(groups, lr=phase.lr, momentum=phase.momentum, nesterov=phase.momentum > 0, fused=fused)
+
+
+def _diverged(phase: Phase, step: int, steps: int) -> str:
+    return (
+        f"The loss of the {phase.name} phase is NaN or infinite at step {step} of {steps} (learning rate "
+        f"{phase.lr:g}). The best weights so far are kept, if there are any. Try a tenth of the learning rate, or "
+        "training.precision = off."
+    )

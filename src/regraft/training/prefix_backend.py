@@ -1,0 +1,230 @@
+"""Compute the activations of the frozen prefix with PyTorch, or with OpenVINO where that is installed and faster.
+
+A backend sets itself up at its first batch, so a run that finds everything in the cache pays nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from regraft.cache import Cache
+from regraft.errors import MissingExtraError, UsageError
+from regraft.models.classifier import Classifier
+from regraft.models.cpu.fold_inference import fold_inference
+from regraft.resources import usable_cpus
+from regraft.timing import time_passes
+from regraft.training.device import autocast
+
+BackendName = Literal["torch", "openvino"]
+#: Number of image passes below which setting up another backend takes longer than it saves.
+_WORTH_MEASURING = 5000
+#: Images per pass of OpenVINO, always the same, because a row must not depend on the size of its batch.
+_BATCH = 16
+#: Factor by which OpenVINO must be faster; smaller differences are within the noise of the measurement.
+_CLEARLY_FASTER = 1.15
+
+
+class PrefixBackend(Protocol):
+    """Computes the frozen prefix."""
+
+    name: BackendName
+    boundary: int
+    precision: torch.dtype
+
+    @property
+    def version(self) -> str:
+        """Versions of everything that can change the last bits of the result."""
+
+    def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Values (n, ...) at the boundary and taps (n, L) if any, of uint8 (n, 3, S, S): on the CPU, in `precision`."""
+
+
+class TorchBackend:
+    """PyTorch, with norms and activations folded into the convolutions; on a CPU in channels_last."""
+
+    name: BackendName = "torch"
+
+    def __init__(self, model: Classifier, boundary: int, precision: torch.dtype) -> None:
+        self.model, self.boundary, self.precision = model, boundary, precision
+        self.network: Classifier | None = None
+
+    @property
+    def version(self) -> str:
+        """Versions of PyTorch and of the folding, and the processor."""
+        return f"torch {torch.__version__} fused2 {self.model.mean.device.type} {platform.machine()}"
+
+    def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Run the prefix."""
+        if self.network is None:
+            self.network = fold_inference(self.model, self.boundary)
+        count, device = len(pixels), self.network.mean.device
+        if count == 1:  # a batch of one runs other kernels, with other last bits
+            pixels = torch.cat([pixels, pixels])
+        with torch.inference_mode(), autocast(device, self.precision):
+            parts = _run(self.network, pixels.to(device, non_blocking=True), self.boundary)
+        return [part[:count].to("cpu", self.precision) for part in parts]
+
+
+class OpenVinoBackend:
+    """OpenVINO on the CPU."""
+
+    name: BackendName = "openvino"
+
+    def __init__(self, model: Classifier, boundary: int, precision: torch.dtype) -> None:
+        self.model, self.boundary, self.precision = model, boundary, precision
+        self.network: Any = None
+
+    @property
+    def version(self) -> str:
+        """Version of OpenVINO, and the processor."""
+        return f"openvino {version('openvino')} {platform.machine()}"
+
+    def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Run the prefix."""
+        if self.network is None:
+            self.network = _compile_for_openvino(self.model, self.boundary, self.precision)
+        out: list[list[torch.Tensor]] = []
+        for batch in torch.split(pixels, _BATCH):
+            padded = torch.cat([batch, batch.new_zeros(_BATCH - len(batch), *batch.shape[1:])])
+            outputs = self.network(padded.contiguous().numpy())
+            parts = [torch.from_numpy(outputs[i]) for i in range(len(outputs))]
+            out.append([part[: len(batch)].to(self.precision, copy=True) for part in parts])
+        return [torch.cat(part) for part in zip(*out, strict=True)]
+
+
+def make_backend(name: BackendName, model: Classifier, boundary: int, precision: torch.dtype) -> PrefixBackend:
+    """The backend; `MissingExtraError` without OpenVINO, `UsageError` if that is wanted on a GPU or in float16."""
+    if name == "torch":
+        return TorchBackend(model, boundary, precision)
+    if not _has_openvino():
+        raise MissingExtraError("prefix_backend = openvino", "openvino")
+    if model.mean.device.type != "cpu" or precision == torch.float16:
+        raise UsageError(
+            f"prefix_backend = openvino runs on the CPU; on {model.mean.device.type} use prefix_backend = torch or "
+            "auto."
+        )
+    return OpenVinoBackend(model, boundary, precision)
+
+
+def choose_backend(
+    wanted: BackendName | Literal["auto"],
+    model: Classifier,
+    boundary: int,
+    precision: torch.dtype,
+    *,
+    rows: int,
+    cache: Cache | None = None,
+) -> tuple[BackendName, str]:
+    """Choose the backend of a prefix, by measuring both where that can matter; returns its name and the reason.
+
+    The first measurement on a machine decides for all later runs, so that the same command gives the same numbers. For
+    a few image passes, `rows`, the set-up would not pay. The reason is a sentence, or "" where there was no choice.
+    Raises as `make_backend` does.
+    """
+    if wanted != "auto":
+        make_backend(wanted, model, boundary, precision)
+        return wanted, ""
+    possible = _has_openvino() and model.mean.device.type == "cpu" and precision != torch.float16
+    if not possible or not boundary or rows < _WORTH_MEASURING:
+        return "torch", ""
+    backends: list[PrefixBackend] = [kind(model, boundary, precision) for kind in (TorchBackend, OpenVinoBackend)]
+    key = [model.spec.name, model.preprocessing.size, boundary, list(model.taps), str(precision)]
+    key += [backend.version for backend in backends]
+    measurement = None if cache is None else cache.get("backends", key)
+    if measurement is None:
+        measurement = _compare(backends, model.preprocessing.size)
+        if cache is not None:
+            measurement = cache.put_if_absent("backends", key, measurement)
+    rates = measurement["rates"]
+    if "openvino" not in rates:
+        return "torch", f"The frozen prefix runs on torch: OpenVINO {measurement['failed']['openvino']}."
+    name: BackendName = "openvino" if rates["openvino"] > _CLEARLY_FASTER * rates["torch"] else "torch"
+    measured = ", ".join(f"{backend} {rate:.0f}" for backend, rate in rates.items())
+    return name, f"The frozen prefix runs on {name} (images per second: {measured})."
+
+
+def _compare(backends: Sequence[PrefixBackend], size: int) -> dict[str, dict[str, Any]]:
+    """`rates`: images per second of each backend that agrees with the first; `failed`: problems of the others."""
+    noise = _noise(size, 4)
+    expected, rates, failed = backends[0](noise), dict[str, float](), dict[str, str]()
+    for backend in backends:
+        try:
+            outputs = backend(noise)
+            if all(_agrees(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True)):
+                rates[backend.name] = images_per_second(backend, size)
+            else:
+                failed[backend.name] = "computes different activations for this backbone"
+        except Exception as error:  # the converter of another library may raise anything
+            if backend is backends[0]:
+                raise
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            failed[backend.name] = f"cannot run this backbone ({lines[0]})"
+    return {"rates": rates, "failed": failed}
+
+
+def _agrees(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether two results differ only by the rounding of bfloat16 over many layers."""
+    return ours.shape == theirs.shape and bool((ours.float() - theirs.float()).norm() <= 0.1 * theirs.float().norm())
+
+
+def _noise(size: int, count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def images_per_second(backend: PrefixBackend, size: int) -> float:
+    """Throughput of a backend on noise: the best of three passes after one that sets it up."""
+    pixels = _noise(size, 2 * _BATCH)
+    return len(pixels) / min(time_passes(lambda: backend(pixels), passes=3))
+
+
+class _Prefix(nn.Module):
+    """The module that OpenVINO converts."""
+
+    def __init__(self, model: Classifier, boundary: int) -> None:
+        super().__init__()
+        self.model, self.boundary = model, boundary
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(_run(self.model, pixels, self.boundary))
+
+
+def _compile_for_openvino(model: Classifier, boundary: int, precision: torch.dtype) -> Any:
+    import openvino  # type: ignore[import-untyped,unused-ignore]  # it declares no types
+
+    size = model.preprocessing.size
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # tracing warns that sizes become constants, which is intended
+        traced = torch.jit.trace(_Prefix(model, boundary).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+        converted = openvino.convert_model(traced, example_input=example)
+    converted.reshape([_BATCH, 3, size, size])
+    hints = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
+        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on every core
+        "INFERENCE_NUM_THREADS": usable_cpus(),
+        "ENABLE_CPU_PINNING": False,  # a pinned thread waits while another program has its CPU
+    }
+    return openvino.Core().compile_model(converted, "CPU", hints)
+
+
+def _run(model: Classifier, pixels: torch.Tensor, boundary: int) -> list[torch.Tensor]:
+    """Values, and taps where there are any."""
+    return [part for part in model.activations(pixels, boundary) if part.numel()]
+
+
+def openvino_version() -> str | None:
+    """Version of the installed OpenVINO, or None."""
+    return version("openvino") if _has_openvino() else None
+
+
+def _has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None

@@ -1,0 +1,258 @@
+"""Set up a training: check its arguments, decide its phases, device and precision, and prepare the model.
+
+Input: a model, a split and options. Output: a `TrainingSetup`, which stays the same during the training.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from regraft.cache import Cache
+from regraft.data.augmentation import Augmentation
+from regraft.data.dataset import Split
+from regraft.errors import DataError, UsageError
+from regraft.models.classifier import Classifier
+from regraft.models.cpu.fuse_training import FusedTraining
+from regraft.models.head import Activation
+from regraft.models.serialization import versions
+from regraft.training.callbacks import Callback, ProgressReporter
+from regraft.training.data import TrainingData
+from regraft.training.device import choose_device, choose_precision
+from regraft.training.losses import LossFunction, Objective, check_loss, weights_of_classes
+from regraft.training.options import TrainingOptions
+from regraft.training.prefix_backend import openvino_version
+
+#: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
+_VIEWS = 8
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """Which phases a training has, and where its frozen prefix ends.
+
+    `boundary` is the index of the first stage that is fine-tuned, or the number of stages where only the head trains;
+    its name is then `head`. Activations are cached at `cut`: the boundary, or the number of stages where nothing is
+    frozen. Each training image has `views` cached views; 1 is the plain image. `from_scratch`: all of a network with
+    random weights trains, without a head phase, because a head that fits random features is no model of its kind.
+    """
+
+    boundary: int
+    boundary_name: str
+    finetunes: bool
+    head: Literal["lbfgs", "epochs", "none"]
+    cut: int
+    views: int
+    from_scratch: bool = False
+
+
+def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: bool = True) -> PhasePlan:
+    """Decide the phases and the freeze boundary of a training; `auto` trains all of a network with random weights.
+
+    Without an augmentation that `changes_views`, one view is enough. Raises `UsageError` if `finetune_from` names no
+    stage or layer.
+    """
+    end = len(model.stages)
+    is_random = model.weights.source == "none"
+    boundary = 0 if is_random and options.finetune_from == "auto" else model.resolve(options.finetune_from)
+    finetunes = boundary < end and options.finetune_epochs > 0
+    boundary = boundary if finetunes else end
+    from_scratch = is_random and boundary == 0
+    solvable = options.head_optimizer == "lbfgs" and not model.head.widths and not model.head.dropout
+    solvable = solvable and not options.custom_loss
+    return PhasePlan(
+        boundary=boundary,
+        boundary_name=model.stages[boundary].name if finetunes else "head",
+        finetunes=finetunes,
+        head="none" if not options.head_epochs or from_scratch else "lbfgs" if solvable else "epochs",
+        # Where everything is fine-tuned there is no prefix, and the head trains on features of the plain images.
+        cut=boundary or end,
+        views=(options.views or (_VIEWS if finetunes else 1)) if boundary and changes_views else 1,
+        from_scratch=from_scratch,
+    )
+
+
+def output_activation(options: TrainingOptions) -> Activation:
+    """The activation of the last layer; raise `UsageError` if the loss has no meaning over it."""
+    if options.output_activation == "auto":
+        return "sigmoid" if options.loss == "binary_cross_entropy" else "softmax"
+    if options.output_activation == "sigmoid" and options.loss == "cross_entropy":
+        raise UsageError(
+            "training.output_activation = sigmoid with training.loss = cross_entropy, which needs probabilities that "
+            "add up to 1. Set loss = binary_cross_entropy, or output_activation = softmax."
+        )
+    return options.output_activation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSetup:
+    """What stays the same during a training.
+
+    `trainable` names the tensors that any phase changes; labels are int64. The state is saved in `checkpoint` after
+    each epoch, and no epoch ends after `deadline`, a value of `time.monotonic()`. `planned` are seconds by step, by
+    which the time to the deadline is divided.
+    """
+
+    model: Classifier
+    split: Split
+    options: TrainingOptions
+    augmentation: Augmentation
+    phases: PhasePlan
+    device: torch.device
+    precision: torch.dtype
+    objective: Objective
+    labels: torch.Tensor
+    val_labels: torch.Tensor
+    trainable: frozenset[str]
+    fused: FusedTraining
+    data: TrainingData
+    checkpoint: Path | None
+    reporter: ProgressReporter
+    deadline: float | None
+    planned: Mapping[str, float]
+    callbacks: Sequence[Callback] = ()
+
+    def step_deadline(self, step: str, *later: str) -> float | None:
+        """The end of a step if the remaining time is divided as planned between it and the steps after it."""
+        planned = sum(self.planned.get(name, 0.0) for name in (step, *later))
+        if self.deadline is None or not planned:
+            return self.deadline
+        now = time.monotonic()
+        return now + (self.deadline - now) * self.planned.get(step, 0.0) / planned
+
+    def deadline_at_pace(self, epoch_seconds: float) -> float | None:
+        """The deadline of fine-tuning: what slows down its epochs slows down the evaluation after it, too."""
+        planned, evaluation = (self.planned.get(step, 0.0) for step in ("finetune", "evaluate"))
+        if self.deadline is None or not planned:
+            return self.deadline
+        slowdown = epoch_seconds * self.options.finetune_epochs / planned
+        return self.deadline - max(0.0, slowdown - 1) * evaluation
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """JSON values that must be equal for a training to resume."""
+        identity = {
+            "options": asdict(self.options),
+            "augmentation": asdict(self.augmentation),
+            "model": {name: value for name, value in self.model.get_config().items() if name != "boundary"},
+            "images": [len(self.split.train), len(self.split.val)],
+            "versions": versions() | {"openvino": openvino_version()},
+        }
+        return dict(json.loads(json.dumps(identity)))
+
+
+def set_up(
+    model: Classifier,
+    split: Split,
+    options: TrainingOptions,
+    *,
+    augmentation: Augmentation,
+    cache: Cache,
+    scratch: Cache,
+    checkpoint: Path | None,
+    reporter: ProgressReporter,
+    deadline: float | None,
+    planned: Mapping[str, float],
+    callbacks: Sequence[Callback] = (),
+    loss_function: LossFunction | None = None,
+) -> TrainingSetup:
+    """Check the arguments, decide phases, device and precision, and prepare the model.
+
+    Raises `UsageError` if the classes of model and split differ or an option does not fit, and `DataError` if the train
+    part is empty.
+    """
+    if model.classes != split.classes:
+        raise UsageError(
+            f"The model's classes are {model.classes} and the data's {split.classes}. Build the model with the data's."
+        )
+    if not len(split.train):
+        raise DataError("The train part has no image.")
+    _check_loss(options, loss_function, len(split.classes))
+    device = choose_device(options.device)
+    precision = choose_precision(options.precision, device)
+    phases = plan_phases(model, options, changes_views=augmentation.changes_views)
+    _check_phases(model, split, options, augmentation, phases)
+    model.to(device)
+    model.head.temperature, model.ood = 1.0, None  # of an earlier training
+    model.head.activation = output_activation(options)
+    model.freeze(phases.boundary)
+    weights = weights_of_classes(options.class_weights, split.train.labels, split.classes)
+    return TrainingSetup(
+        model=model,
+        split=split,
+        options=options,
+        augmentation=augmentation,
+        phases=phases,
+        device=device,
+        precision=precision,
+        objective=Objective(options.loss, options.label_smoothing, weights, model.head.activation, loss_function),
+        labels=torch.from_numpy(split.train.labels),
+        val_labels=torch.from_numpy(split.val.labels),
+        trainable=frozenset(model.trained_tensors()),
+        fused=FusedTraining(model, phases.boundary, precision),
+        data=TrainingData(
+            model,
+            split,
+            options=options,
+            augmentation=augmentation,
+            cache=cache,
+            scratch=scratch,
+            device=device,
+            precision=precision,
+            reporter=reporter,
+        ),
+        checkpoint=checkpoint,
+        reporter=reporter,
+        deadline=deadline,
+        planned=planned,
+        callbacks=callbacks,
+    )
+
+
+def _check_loss(options: TrainingOptions, function: LossFunction | None, classes: int) -> None:
+    """Refuse a loss function that is missing, or does not work, or makes other options have no effect."""
+    if not options.custom_loss:
+        return
+    if function is None:
+        raise UsageError(
+            f"training.custom_loss = {options.custom_loss!r}, and no function was given, which is only possible from "
+            "Python: regraft.train(..., loss=FUNCTION), or regraft.resume(RUN, loss=FUNCTION)."
+        )
+    if options.class_weights != "none":
+        raise UsageError(
+            f"class_weights = {options.class_weights!r} has no effect on the loss {options.custom_loss}. Weight the "
+            "classes in the function."
+        )
+    check_loss(function, options.custom_loss, classes)
+
+
+def _check_phases(
+    model: Classifier, split: Split, options: TrainingOptions, augmentation: Augmentation, phases: PhasePlan
+) -> None:
+    """Refuse before any work what could only fail later."""
+    if phases.head == "none" and not phases.finetunes:
+        raise UsageError("head_epochs = 0 and no fine-tuning: nothing would be trained.")
+    frozen = model.stages[: phases.boundary] if phases.finetunes else []
+    if augmentation.cutmix and frozen and len(frozen[-1].shape) != 3:
+        raise UsageError(
+            f"CutMix needs feature maps, and {model.spec.name} has tokens before {phases.boundary_name}. Use mixup, or "
+            "finetune_from = all."
+        )
+    steps = math.ceil(len(split.train) / options.batch_size)
+    if phases.from_scratch and model.has_batch_norms and len(split.train) // steps < 2:
+        raise UsageError(
+            f"training.batch_size = {options.batch_size} with {len(split.train)} training images has a step with one "
+            "image, and from scratch BatchNorm needs several. Use a larger batch size, or pretrained weights."
+        )
+    if phases.finetunes and not options.finetune_lr and not len(split.val):
+        raise UsageError(
+            "finetune_lr = 0 chooses the learning rate by validation, and there is no val part. Set a learning rate."
+        )

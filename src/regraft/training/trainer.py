@@ -1,0 +1,287 @@
+"""Train a classifier: cache the frozen prefix, fit the head, fine-tune from it, and keep the best model.
+
+Input: a `Classifier` and a `Split`. Output: the same `Classifier`, trained, and a `Training` that says how it went.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regraft.cache import Cache
+from regraft.data.augmentation import Augmentation
+from regraft.data.dataset import Part, Split
+from regraft.data.pixel_cache import Pixels
+from regraft.data.split import inseparable_set_ids
+from regraft.errors import TrainingError
+from regraft.models.classifier import Classifier
+from regraft.models.ood import MAX_FIT_IMAGES, fit_ood
+from regraft.models.torch_defaults import torch_defaults
+from regraft.text import pluralize
+from regraft.training.callbacks import Callback, HeadFit, NullReporter, ProgressReporter, Training
+from regraft.training.checkpoint import TrainingState, continue_training, save_checkpoint, start_or_resume
+from regraft.training.data import Batches, OnlineAugmentation
+from regraft.training.epochs import find_lr, fitting_epochs, train_phase
+from regraft.training.feature_cache import (
+    Activations,
+    CachedTensor,
+    extract_features,
+    predict_logits,
+    predict_with_features,
+)
+from regraft.training.linear_head import LinearHead, fit_head
+from regraft.training.losses import LossFunction, compute_metrics
+from regraft.training.options import TrainingOptions
+from regraft.training.phase import Phase
+from regraft.training.setup import TrainingSetup, set_up
+
+_NO_FURTHER_GAIN = "No further epoch has a lower validation loss: the model from before them is kept."
+
+
+@torch_defaults()
+def train(
+    model: Classifier,
+    split: Split,
+    *,
+    augmentation: Augmentation | None = None,
+    cache: Cache | None = None,
+    scratch: Path | None = None,
+    checkpoint: Path | None = None,
+    reporter: ProgressReporter | None = None,
+    on_better: Callable[[Classifier], None] | None = None,
+    deadline: float | None = None,
+    planned: Mapping[str, float] | None = None,
+    earlier: Training | None = None,
+    callbacks: Sequence[Callback] = (),
+    loss_function: LossFunction | None = None,
+    **options: Any,
+) -> Training:
+    """Train the head on features that are computed once, then fine-tune from the freeze boundary.
+
+    Args:
+        model: A model from `build`; it is trained in place and ends with the best weights.
+        split: A split with a train part; the val part, if any, chooses the L2 strength, the epoch and whether
+            fine-tuning is kept.
+        augmentation: Random changes of the training images; default: flips, crops and colors.
+        cache: Cache of decoded pixels and activations; default: this machine's. Where its limit is too small, a
+            temporary folder is used instead.
+        scratch: Parent of the temporary folder; default: the system's.
+        checkpoint: File in which the state is saved after each epoch. If it exists, training resumes from it, and ends
+            with the same numbers as without interruption; model, split and options must be the same.
+        reporter: Receives progress, epochs and messages.
+        on_better: Called with the model whenever it is better than before, so that it can be saved.
+        deadline: `time.monotonic()` before which the last epoch must end; there are fewer views and epochs than asked
+            for where the machine is too slow. Default: no deadline.
+        planned: Seconds expected for the steps `prefix`, `head`, `finetune` and `evaluate`, by which the time to the
+            deadline is divided.
+        earlier: The finished training of the model, which is fine-tuned further, to `finetune_epochs` in all.
+        callbacks: Called after each epoch; one that returns True ends the training.
+        loss_function: Training loss of logits and targets, both float32 (N, classes), whose name `custom_loss` has.
+        **options: Fields of `TrainingOptions`.
+
+    Returns:
+        The history and the results. After Ctrl-C or an error the model has its best weights so far, and `interrupted`
+        or `error` is set.
+
+    Raises:
+        UsageError: The classes of model and split differ, or an option does not fit.
+        DataError: The train part is empty.
+        TrainingError: Training failed before there was a model to keep.
+        RunError: The checkpoint is damaged or belongs to another training.
+    """
+    parsed = TrainingOptions(**options)
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="regraft-", dir=scratch) as folder:
+        setup = set_up(
+            model,
+            split,
+            parsed,
+            augmentation=augmentation or Augmentation(),
+            cache=cache or Cache(limit=int(parsed.cache_gb * 1e9)),
+            scratch=Cache(Path(folder)),
+            checkpoint=checkpoint,
+            reporter=reporter or NullReporter(),
+            deadline=deadline,
+            planned=planned or {},
+            callbacks=callbacks,
+            loss_function=loss_function,
+        )
+        state = start_or_resume(setup, on_better)
+        if earlier is not None and state.checkpoint is None:
+            continue_training(setup, state, earlier)
+        try:
+            run_phases(setup, state)
+        except (KeyboardInterrupt, TrainingError) as error:
+            if state.best_model.weights is None:
+                raise
+            state.result.interrupted = isinstance(error, KeyboardInterrupt)
+            state.result.error = None if state.result.interrupted else str(error)
+    _finish(setup, state)
+    return state.result
+
+
+def run_phases(setup: TrainingSetup, state: TrainingState) -> None:
+    """Cache the prefix, train the head, fine-tune from it, and evaluate the best model on the training images."""
+    phases, result = setup.phases, state.result
+    if setup.model.weights.source == "none" and not state.checkpoint:
+        state.note(_about_random_weights(setup))
+    backend = result.prefix_backend if state.checkpoint else None
+    for message in setup.data.prepare(phases.cut, phases.views, backend=backend):
+        state.note(message)
+    result.prefix_backend, result.cache_too_small = setup.data.backend, setup.data.cache_too_small
+    is_finetuning = state.resumes_in("finetune")
+    with state.timed("decode"):
+        parts: tuple[Part, ...] = ("train", "val")
+        pixels = {part: setup.data.pixels(part) for part in parts if len(setup.split[part])}
+    cached: dict[Part, Activations] = {}
+    if phases.boundary or (phases.head != "none" and not is_finetuning):
+        with state.timed("prefix"):
+            prefix_deadline = setup.step_deadline("prefix", "head", "finetune")
+            cached = setup.data.activations(pixels, phases.cut, phases.views, deadline=prefix_deadline)
+        if cached["train"].views < phases.views:
+            state.note(
+                f"The machine is slower than planned: there are {cached['train'].views} views of each image instead of "
+                f"{phases.views}."
+            )
+    with state.timed("head"):
+        if not is_finetuning:
+            train_head(setup, state, cached)
+    if phases.finetunes and not state.is_stopped:
+        with state.timed("finetune"):
+            finetune(setup, state, pixels, cached)
+    state.best_model.restore()
+    measure(setup, state, pixels, cached)
+
+
+def _about_random_weights(setup: TrainingSetup) -> str:
+    name, phases = setup.model.spec.name, setup.phases
+    if phases.from_scratch:
+        return (
+            f"{name} has random weights, so all of it trains, from scratch, for "
+            f"{pluralize(setup.options.finetune_epochs, 'epoch')}."
+        )
+    return (
+        f"{name} has random weights, and what is below {phases.boundary_name} stays random. finetune_from = all trains "
+        "it, too."
+    )
+
+
+def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part, Activations]) -> None:
+    """Fit the head by L-BFGS, or train it in epochs, on features of the frozen network."""
+    model, phases = setup.model, setup.phases
+    if phases.head == "none" or (phases.head == "lbfgs" and state.checkpoint):
+        return
+    end, train, val = len(model.stages), cached["train"], cached.get("val")
+    model.freeze(end)
+    # Before fine-tuning, views beyond the plain images cost time and gain the fitted head nothing
+    # (docs/decisions/solved-head.md).
+    views = 1 if phases.finetunes and phases.head == "lbfgs" else train.views
+    with setup.fused:
+        features = extract_features(model, train, views, setup.precision, setup.reporter)
+        val_features = None if val is None else extract_features(model, val, 1, setup.precision, setup.reporter)
+    if phases.head == "lbfgs":
+        _fit_linear_head(setup, state, features, val_features)
+        save_checkpoint(setup, state, "head", None)
+    else:
+        rows = Activations(end, CachedTensor(features))
+        val_rows = None if val_features is None else Activations(end, CachedTensor(val_features))
+        train_phase(setup, state, Phase.from_options(setup.options, "head"), rows, val_rows)
+
+
+def _fit_linear_head(
+    setup: TrainingSetup, state: TrainingState, features: torch.Tensor, val_features: torch.Tensor | None
+) -> None:
+    device, reporter = setup.device, setup.reporter
+
+    def on_fit(head: LinearHead, done: int, total: int) -> None:
+        reporter.on_progress("head", done, total + 1, f"L2 {head.l2:.2g}")
+
+    best, path = fit_head(
+        features.to(device),
+        setup.labels.to(device),
+        setup.objective,
+        val=None if val_features is None else (val_features[0].to(device), setup.val_labels.to(device)),
+        groups=inseparable_set_ids(setup.split.train.samples),
+        seed=setup.options.seed,
+        on_fit=on_fit,
+    )
+    reporter.on_progress("head", 1, 1)
+    with torch.no_grad():
+        setup.model.head.classifier.weight.copy_(best.weight)
+        setup.model.head.classifier.bias.copy_(best.bias)
+    state.result.head_path = [
+        HeadFit(
+            l2=head.l2,
+            train_loss=head.train_loss,
+            val_loss=None if head.val is None else head.val.loss,
+            val_accuracy=None if head.val is None else head.val.accuracy,
+            seconds=head.seconds,
+            chosen=head is best,
+        )
+        for head in path
+    ]
+    state.best_model.keep(None, best.val)
+    reporter.on_head_path(state.result.head_path)
+
+
+def finetune(
+    setup: TrainingSetup, state: TrainingState, pixels: Mapping[Part, Pixels], cached: Mapping[Part, Activations]
+) -> None:
+    """Train the stages from the freeze boundary on, and the head."""
+    batches: Batches
+    if setup.phases.boundary:
+        batches = setup.data.batches(cached["train"].loaded(setup.device))
+        val = cached.get("val")
+    else:
+        batches = OnlineAugmentation.of(pixels["train"], setup.augmentation, setup.device)
+        val = setup.data.activations({part: pixels[part] for part in pixels if part != "train"}, 0).get("val")
+    if not state.resumes_in("finetune"):
+        state.best_model.restore()
+    setup.model.freeze(setup.phases.boundary)
+    if not state.finetune_epochs:
+        state.finetune_epochs = fitting_epochs(setup, state, batches, val)
+    if not state.finetune_epochs:
+        return
+    state.finetune_lr = state.finetune_lr or setup.options.finetune_lr or find_lr(setup, state, batches, val)
+    phase = Phase.from_options(setup.options, "finetune", epochs=state.finetune_epochs, lr=state.finetune_lr)
+    phase = replace(phase, earlier_epochs=state.earlier_epochs)
+    train_phase(setup, state, phase, batches, val)
+
+
+def measure(
+    setup: TrainingSetup, state: TrainingState, pixels: Mapping[Part, Pixels], cached: Mapping[Part, Activations]
+) -> None:
+    """Predict the plain images with the final weights: validation logits, training accuracy and the OOD detector."""
+    model, result = setup.model, state.result
+    if setup.phases.boundary == 0:
+        is_tuned = any(row.phase == "finetune" for row in result.history)
+        cached = setup.data.activations(pixels, len(model.stages), reusable=not is_tuned)
+    with setup.fused:
+        if "val" in cached:
+            result.val_logits = predict_logits(model, cached["val"], setup.precision)
+        logits, indices, features = predict_with_features(
+            model, cached["train"], setup.precision, max_images=MAX_FIT_IMAGES
+        )
+    result.train_accuracy = compute_metrics(setup.objective, logits, setup.labels).accuracy
+    state.ood = fit_ood(features, setup.labels[indices])
+
+
+def _finish(setup: TrainingSetup, state: TrainingState) -> None:
+    """Load the best weights, mark their epoch, and say whether fine-tuning is kept."""
+    model, result, best = setup.model, state.result, state.best_model
+    best.restore()
+    model.ood = state.ood.to(setup.device) if state.ood else None
+    model.freeze(setup.phases.boundary)
+    model.eval()
+    if best.row is not None:
+        result.history[best.row] = replace(result.history[best.row], kept=True)
+        result.finetuned = result.history[best.row].phase == "finetune"
+    if setup.phases.finetunes and not result.interrupted and result.error is None:
+        state.note(_NO_FURTHER_GAIN if state.keeps_earlier_model else best.summary(result.finetuned))
+    result.seconds["total"] = state.total_seconds

@@ -1,0 +1,58 @@
+"""`regraft inspect`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image
+from terminal import contents, regraft
+
+
+def test_faults_are_found_and_a_page_is_written(cells: Path, tmp_path: Path) -> None:
+    before = contents(cells)
+    done = regraft("inspect", cells, "--out", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    assert contents(cells) == before
+    for words in ("62 images in 2 classes", "truncated", "duplicates", "near_duplicates", "copy.png", "Clean", "Train"):
+        assert words in done.stdout
+    assert "Labels were not checked" not in done.stdout
+    proposed = next(line for line in done.stdout.splitlines() if "--drop" in line)
+    assert "label_error" not in proposed  # label errors are for people to judge
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "data:image/" in page
+    assert "small.png" in page
+    again = regraft("inspect", cells, "--out", tmp_path / "page.html", "--json")
+    report = json.loads(again.stdout)
+    kinds = {finding["kind"]: finding for finding in report["findings"]}
+    assert kinds["truncated"]["files"] == [["functional/broken.png"]]
+    assert kinds["label_error"]["files"]
+    small = next(pair for pair in report["pairs"] if "defective/small.png" in (pair["first"], pair["second"]))
+    assert 0.5 < small["features"] <= 1
+    assert any("feature similarity" in detail for detail in kinds["near_duplicates"]["details"])
+    assert report["statistics"]["images"] == 62
+    assert report["page"].endswith("page.html")
+
+
+def test_the_exit_code_is_a_check(cells: Path, tmp_path: Path) -> None:
+    command = ["inspect", cells, "--no-labels", "--out", tmp_path / "page.html", "--fail-on"]
+    assert regraft(*command, "error").returncode == 1
+    (cells / "functional" / "broken.png").unlink()
+    assert regraft(*command, "error").returncode == 0
+    assert regraft(*command, "warning").returncode == 1
+    wrong = regraft(*command, "grave")
+    assert wrong.returncode == 2
+    assert "--fail-on grave: expected error, warning, info." in wrong.stderr
+    assert regraft("inspect", tmp_path / "nowhere").returncode == 2
+
+
+def test_data_that_cannot_be_trained_on_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "data" / "one").mkdir(parents=True)
+    (tmp_path / "data" / "empty").mkdir()
+    Image.linear_gradient("L").save(tmp_path / "data" / "one" / "1.png")
+    (tmp_path / "data" / "one" / "2.dcm").touch()
+    done = regraft("inspect", tmp_path / "data", "--out", tmp_path / "page.html", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["ignored"] == ["one/2.dcm"]
+    assert ".dcm: 1 file ignored, such as one/2.dcm." in json.loads(done.stdout)["notes"][0]
+    assert {"structure", "empty_class"} <= {finding["kind"] for finding in json.loads(done.stdout)["findings"]}

@@ -1,0 +1,38 @@
+"""Presets are settings that others override."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from regraft.config import Config, load_config
+from regraft.config.presets import PRESETS, preset_settings
+from regraft.errors import ConfigError
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_the_same_as_a_file_of_its_settings(preset: str) -> None:
+    settings = preset_settings(preset)
+    chosen = load_config(overrides={"run.preset": preset})
+    listed = load_config(overrides=settings)
+    assert chosen.model_copy(update={"run": listed.run}) == listed
+    assert chosen.describe_preset().count(" = ") == len(settings)
+
+
+def test_given_settings_override_a_preset(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('[run]\npreset = "Keras"\n[training]\nschedule = "cosine"\n')
+    config = load_config(file, ["training.optimizer=sgd"], {"augmentation.flip": 0.5})
+    assert (config.training.schedule, config.training.optimizer, config.augmentation.flip) == ("cosine", "sgd", 0.5)
+    assert (config.training.label_smoothing, config.augmentation.color_jitter) == (0, 0)
+    others = "augmentation.flip = 0.5, training.optimizer = sgd, training.schedule = cosine"
+    assert config.describe_preset().endswith(f"Given instead of the preset's: {others}.")
+    file.write_text(config.to_toml())
+    assert load_config(file) == config
+    assert not Config().describe_preset()
+
+
+def test_an_unknown_preset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run.preset = 'kears'"):
+        load_config(overrides={"run.preset": "kears"})

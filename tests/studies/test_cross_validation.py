@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import regraft
+from regraft.config import load_config
+from regraft.data.split import fold_numbers, inseparable_set_ids
+from regraft.errors import DataError, UsageError
+from regraft.runs.demo import demo_images
+from regraft.studies import cross_validation as module
+from regraft.training.cross_val_predict import cross_val_predict
+
+SMALL = load_config(None, ["model.image_size=64"])
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty real solar cells a class, one of them twice."""
+    root = tmp_path_factory.mktemp("cells")
+    counts = {"functional": 0, "defective": 0}
+    for line in (demo_images() / "labels.csv").read_text().splitlines():
+        name, probability, _ = line.split()
+        label = {0.0: "functional", 1.0: "defective"}.get(float(probability))
+        if label and counts[label] < 40:
+            counts[label] += 1
+            (root / label).mkdir(exist_ok=True)
+            Image.open(demo_images() / name).resize((96, 96)).save(root / label / Path(name).name)
+    first = sorted((root / "defective").iterdir())[0]
+    (root / "defective" / "copy.png").write_bytes(first.read_bytes())
+    return root
+
+
+@pytest.fixture(scope="module")
+def validated(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[regraft.CrossValidation, Path]:
+    out = tmp_path_factory.mktemp("out") / "folds"
+    return regraft.cross_validate(cells, 4, repeats=2, config=SMALL, out=out), out
+
+
+def test_every_image_is_predicted_once_by_a_head_fitted_without_it(validated, cells, monkeypatch):
+    result, _ = validated
+    assert result.accuracies.shape == result.macro_f1s.shape == (2, 4)
+    assert len(set(result.predictions.ids)) == len(result.predictions) == 81
+    assert 0.6 < result.accuracy < 1
+    assert "4 folds, 81 images" in repr(result)
+    low, high = result.accuracy_interval
+    assert low < result.accuracy < high
+    # The labels of held-out images must not change their predictions.
+    monkeypatch.setattr(
+        module,
+        "cross_val_predict",
+        lambda features, labels, fold, reporter, *, classes, class_weights: _checked(
+            features, labels, fold, reporter, classes
+        ),
+    )
+    regraft.cross_validate(cells, 4, config=SMALL)
+
+
+def _checked(features, labels, fold, reporter, classes):
+    predicted = cross_val_predict(features, labels, fold, reporter, classes=classes)
+    chosen = fold == 0
+    other = labels.copy()
+    other[chosen] = 1 - other[chosen]
+    again = cross_val_predict(features, other, fold, reporter, classes=classes)
+    assert np.array_equal(predicted[chosen], again[chosen])
+    assert not np.array_equal(predicted[~chosen], again[~chosen])
+    return predicted
+
+
+def test_duplicates_share_a_fold(cells):
+    dataset = regraft.scan(cells)
+    folds = fold_numbers(dataset, 4)
+    ids = inseparable_set_ids(dataset.samples)
+    for number in np.unique(ids):
+        assert len(set(folds[ids == number])) == 1
+
+
+def test_files_hold_the_result(validated):
+    result, out = validated
+    assert {file.name for file in out.iterdir()} == {
+        "crossval.json", "predictions.csv", "label_errors.csv", "confusion_matrix.png"
+    }  # fmt: skip
+    value = json.loads((out / "crossval.json").read_text())
+    assert value["accuracy"] == result.accuracy
+    assert value["repeats"] == 2
+    assert len(value["fold_accuracies"][1]) == 4
+    rows = list(csv.DictReader((out / "label_errors.csv").read_text().splitlines()))
+    assert [row["path"] for row in rows] == [path for path, *_ in result.suspects]
+    assert regraft.Predictions.read_csv(out / "predictions.csv").labels.tolist() == result.predictions.labels.tolist()
+
+
+def test_cross_validation_is_deterministic(validated, cells):
+    result, _ = validated
+    again = regraft.cross_validate(cells, 4, repeats=2, config=SMALL)
+    assert np.array_equal(again.accuracies, result.accuracies)
+    assert np.array_equal(again.predictions.probabilities, result.predictions.probabilities)
+    assert again.suspects == result.suspects
+
+
+def test_wrong_arguments_and_too_few_images_are_refused(cells, validated, tmp_path):
+    _, out = validated
+    with pytest.raises(UsageError, match="at least 2 folds"):
+        regraft.cross_validate(cells, 1)
+    with pytest.raises(UsageError, match="nothing is overwritten"):
+        regraft.cross_validate(cells, 4, config=SMALL, out=out)
+    rng = np.random.default_rng(0)
+    for label, count in (("many", 12), ("few", 3)):
+        (tmp_path / label).mkdir()
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / label / f"{i}.png")
+    with pytest.raises(DataError, match=r"1 class has fewer than 5 images that can be divided: few\. Use fewer folds"):
+        regraft.cross_validate(tmp_path, 5, config=SMALL)
+
+
+def test_a_model_at_chance_accuses_no_label(squares: regraft.Dataset) -> None:
+    guessed = squares.with_samples([replace(s, label=squares.classes[i % 3]) for i, s in enumerate(squares.samples)])
+    result = regraft.cross_validate(guessed, 3, config=load_config(None, ["model.image_size=32"]))
+    assert result.suspects == ()
+    assert "not clearly better" in result.to_json()["label_errors_withheld"]

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from regraft.errors import BudgetError, UsageError
+from regraft.models.classifier import Classifier, build
+from regraft.training.budget import Plan, Throughput, make_plan, measure_throughput
+from regraft.training.options import TrainingOptions
+
+COUNTS = {"train": 1000, "val": 100, "test": 200}
+RATES = Throughput(decode=1000, prefix=250, features=1000, tail=100, last=200, predict=100)
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    return build(classes=("a", "b"), image_size=32)
+
+
+def _plan(model: Classifier, seconds: float | None, **options: Any) -> Plan:
+    return make_plan(model, COUNTS, TrainingOptions(**options), RATES, seconds=seconds)
+
+
+def test_without_a_budget_the_options_are_estimated(model: Classifier) -> None:
+    plan = _plan(model, None, finetune_epochs=7, views=3)
+    assert plan.options == TrainingOptions(finetune_epochs=7, views=3, prefix_backend="torch")
+    assert plan.seconds["prefix"] == pytest.approx(3100 / 250)
+    assert plan.seconds["finetune"] == pytest.approx(7 * (1000 / 100 + 100 / 1000))
+    assert plan.rank == 0
+    assert plan.is_thorough
+    assert plan.total == sum(plan.seconds.values())
+    assert "7 epochs of fine-tuning from blocks.3.0" in str(plan)
+    assert f"About {plan.total:.0f} s" in str(plan)
+
+
+def test_more_time_gives_more_training(model: Classifier) -> None:
+    asked = _plan(model, None).total
+    thoroughness, chosen = [], []
+    for seconds in (25, 35, 45, 70, 120, 200, 4 * asked):
+        plan = _plan(model, seconds)
+        assert plan.total <= seconds
+        thoroughness.append(-plan.rank)
+        chosen.append((plan.options.finetune_from, plan.options.finetune_epochs, plan.options.views))
+    assert thoroughness == sorted(thoroughness)
+    assert chosen[0] == ("auto", 0, 1)
+    assert ("last", 3, 1) in chosen
+    assert chosen[-1] == ("auto", 10, 8), "never more than was asked for"
+
+
+def test_a_batch_needs_memory_beside_the_features(model: Classifier) -> None:
+    plan = _plan(model, None, batch_size=64)
+    with_batch = make_plan(
+        model, COUNTS, plan.options, replace(RATES, activation_bytes=5e6, peak_layer_bytes=3e6)
+    ).memory
+    assert with_batch - plan.memory == pytest.approx(64 * 5e6 + 64 * 3e6, rel=1e-6)
+    alone = replace(plan.options, finetune_epochs=0)
+    assert make_plan(model, COUNTS, alone, replace(RATES, activation_bytes=5e6)).memory == pytest.approx(
+        make_plan(model, COUNTS, alone, RATES).memory
+    )
+
+
+def test_the_learning_rate_search_takes_time(model: Classifier) -> None:
+    known, sought = (_plan(model, None, finetune_lr=lr).seconds["finetune"] for lr in (1e-4, 0))
+    assert sought == pytest.approx(1.4 * known)
+
+
+def test_too_little_time_is_refused_with_the_time_needed(model: Classifier) -> None:
+    with pytest.raises(UsageError, match=r"too short: training only the head takes about \d+ s"):
+        _plan(model, 3)
+
+
+def test_from_scratch_a_short_budget_has_fewer_epochs_and_never_a_head_alone() -> None:
+    network = build("cnn", classes=("a", "b"), image_size=32)
+    plans = [
+        make_plan(network, COUNTS, TrainingOptions(finetune_epochs=30), RATES, seconds=seconds)
+        for seconds in (600, 200, 40)
+    ]
+    assert [plan.options.finetune_epochs for plan in plans] == [30, 10, 1]
+    assert all(plan.seconds["head"] == plan.seconds["prefix"] == 0 for plan in plans)
+    assert "10 epochs of the whole network from scratch" in str(plans[1])
+    with pytest.raises(BudgetError, match=r"training one epoch takes about \d+ s"):
+        make_plan(network, COUNTS, TrainingOptions(), RATES, seconds=5)
+
+
+@pytest.mark.parametrize("weights", ["auto", "none"])
+def test_throughput_is_measured_and_the_model_stays_unchanged(weights: str) -> None:
+    model = build(classes=("a", "b"), image_size=32, weights=weights)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainable = [name for name, _ in model.trainable_parameters()]
+    state = torch.get_rng_state()
+    rates = measure_throughput(model, TrainingOptions(), decode=10, images=100)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert rates.decode == 10
+    assert 0 < rates.tail < 1e6
+    assert 0 < rates.last < 1e6
+    assert 0 < rates.prefix < 1e6
+    assert rates.features > 0
+    assert rates.predict > 0
+    assert rates.prefix_backend == "torch"
+    assert rates.peak_layer_bytes >= 4 * 16 * 16 * (16 + 96), "blocks.1.0 widens the maps of 16 channels to 96"
+    assert rates.activation_bytes > 2 * 1152, "the last maps alone"
+    assert not model.training
+    assert trainable == [name for name, _ in model.trainable_parameters()]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    head = measure_throughput(model, replace(TrainingOptions(), finetune_epochs=0), decode=10, images=100)
+    assert head.tail == head.last == head.features == float("inf")
