@@ -67,7 +67,7 @@ def test_flags_of_the_training_reach_the_settings(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--head-epochs", "3"), "--head-epochs 3 has no effect: a linear head without dropout is solved"),
+        (("--head-epochs", "3"), "--head-epochs 3 has no effect: a linear head without dropout is fitted"),
         (("--finetune-from", "none", "--epochs", "3"), "--epochs 3 has no effect: nothing is fine-tuned"),
         (("--epochs", "0", "--lr", "1e-3"), "--lr 0.001 has no effect: nothing is fine-tuned"),
         (("--head-epochs", "3", "--dropout", "0.2"), "nowhere does not exist"),
