@@ -65,10 +65,18 @@ def test_a_misspelt_argument_gets_its_name(name: str) -> None:
         function(**{f"{last}x": 0})
 
 
+def test_a_setting_as_an_argument_is_explained() -> None:
+    with pytest.raises(regraft.UsageError, match=r'load_config\(overrides=\{"training.finetune_epochs": ...\}\)'):
+        regraft.tune("photos", finetune_epochs=1)  # type: ignore[call-arg]  # what is tested
+    with pytest.raises(regraft.UsageError, match="did you mean backbones"):
+        regraft.compare("photos", backbone="resnet50")  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize(
     "code",
     [
         "import regraft",
+        "import regraft.config",
         "import regraft.cli",
         "import regraft.data.scan, regraft.data.split, regraft.models.registry",
     ],

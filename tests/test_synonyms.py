@@ -7,7 +7,15 @@ from typing import Literal
 import pytest
 
 from regraft.config import setting_names
-from regraft.synonyms import _SAME_SETTINGS, canonical, plain, settings_like, spelled_like
+from regraft.synonyms import (
+    _SAME_SETTINGS,
+    advice_on,
+    canonical,
+    plain,
+    setting_names_like,
+    settings_like,
+    spelled_like,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +47,18 @@ def test_the_table_is_in_order() -> None:
     words = [word for row in _SAME_SETTINGS.values() for word in row.split()]
     assert len(words) == len(set(words))
     assert all(word == plain(word) for word in words)
+
+
+def test_names_of_settings_alone() -> None:
+    assert setting_names_like("finetune_epochs") == ["training.finetune_epochs"]
+    assert setting_names_like("epochs") == ["training.finetune_epochs", "training.head_epochs"]
+    assert setting_names_like("trials") == []
+    assert set().union(*_SAME_SETTINGS) <= set(setting_names())
+
+
+def test_what_needs_no_setting_is_explained() -> None:
+    assert "inside the network" in advice_on("augmentation.rescale")
+    assert not any(advice_on(name) for name in setting_names())
 
 
 def test_values_are_recognized_in_any_case_and_others_stay() -> None:

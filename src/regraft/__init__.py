@@ -22,7 +22,7 @@ from regraft.resources import configure_threads
 
 if TYPE_CHECKING:
     from regraft.config import Config, DataOptions, RunOptions, load_config
-    from regraft.data.augmentation import Augmentation
+    from regraft.data.augmentation_options import Augmentation
     from regraft.data.dataset import BadFile, Dataset, Sample, Split
     from regraft.data.quality.findings import Finding, Inspection
     from regraft.data.scan import scan
@@ -64,7 +64,7 @@ configure_threads()  # before a library that starts threads is loaded
 #: Module -> its public names.
 _MODULES = {
     "regraft.config": ("load_config", "Config", "DataOptions", "RunOptions"),
-    "regraft.data.augmentation": ("Augmentation",),
+    "regraft.data.augmentation_options": ("Augmentation",),
     "regraft.data.dataset": ("BadFile", "Dataset", "Sample", "Split"),
     "regraft.data.quality.findings": ("Finding", "Inspection"),
     "regraft.data.scan": ("scan",),

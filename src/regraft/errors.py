@@ -19,7 +19,6 @@ exits with the error's exit code. Any other exception is a bug.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import os
@@ -27,6 +26,9 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+
+from regraft.synonyms import names_like, setting_names_like
+from regraft.text import nearest
 
 #: Number of names that a message lists.
 _MOST_NAMES = 40
@@ -124,11 +126,6 @@ def as_path(value: object, what: str) -> Path:
     return Path(value)
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names that are most similar to `name`, best first, at most three."""
-    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-
-
 def refuse_old_names(**renamed: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function so that an argument with its old name (old name = new name) raises a `UsageError`."""
 
@@ -146,7 +143,7 @@ def refuse_old_names(**renamed: str) -> Callable[[Callable[P, R]], Callable[P, R
 
 
 def suggest_names(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function so that an argument that it does not have raises a `UsageError` with the nearest names."""
+    """Decorate a function so that an argument that it does not have raises a `UsageError` with what it may mean."""
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -156,13 +153,24 @@ def suggest_names(function: Callable[P, R]) -> Callable[P, R]:
             parameters = inspect.signature(function).parameters
             takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
             for name in [] if takes_all else set(kwargs) - set(parameters):
-                near = nearest(name, parameters) or list(parameters)
-                raise UsageError(
-                    f"{function.__name__}() has no argument {name}=; did you mean {' or '.join(near)}?"
-                ) from error
+                advice = _advise_on_argument(name, list(parameters))
+                raise UsageError(f"{function.__name__}() has no argument {name}=; {advice}") from error
             raise
 
     return checked
+
+
+def _advise_on_argument(name: str, parameters: list[str]) -> str:
+    """What an argument that a function does not have may mean: another one, or a setting of its `config`."""
+    known = names_like(name, parameters)
+    settings = setting_names_like(name) if "config" in parameters else []
+    is_plural = bool(known) and known[0].rstrip("s") == name.rstrip("s")
+    if settings and not is_plural:
+        quoted = ", ".join(f'"{setting}": ...' for setting in settings)
+        return f"it is a setting: config=regraft.load_config(overrides={{{quoted}}})."
+    if known:
+        return f"did you mean {' or '.join(known)}?"
+    return f"it has {', '.join(parameters)}."
 
 
 def check_names(arguments: Iterable[str], renamed: Mapping[str, str]) -> None:

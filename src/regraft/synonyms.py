@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, get_args
 
-from regraft.errors import nearest
+from regraft.text import nearest
 
 #: Settings -> the words of other tools for them, in lower case without underscores. Exact names need no row.
 _SAME_SETTINGS: dict[tuple[str, ...], str] = {
@@ -66,6 +66,22 @@ _SAME_SETTINGS: dict[tuple[str, ...], str] = {
 _SETTINGS_BY_WORD = {word: settings for settings, words in _SAME_SETTINGS.items() for word in words.split()}
 
 
+#: What other tools have a setting for and regraft does by itself -> how.
+_NEEDLESS = {
+    "rescale rescaling normalize normalization preprocessingfunction preprocessinput": (
+        "normalization is inside the network, which takes pixels from 0 to 255, and exports contain it"
+    ),
+    "featurewisecenter featurewisestdnormalization samplewisecenter samplewisestdnormalization zcawhitening": (
+        "normalization is inside the network, by the mean and standard deviation of its pretrained weights"
+    ),
+    "classmode labelmode labels": "labels are the names of the folders, or a column of the manifest",
+    "colormode grayscale": "images of any color mode are read as RGB",
+    "shuffle": "training images are shuffled in each epoch, and others never",
+    "workers numworkers maxqueuesize usemultiprocessing": "all CPUs are used; `regraft --threads N` limits them",
+}
+_ADVICE_BY_WORD = {word: advice for words, advice in _NEEDLESS.items() for word in words.split()}
+
+
 def plain(word: str) -> str:
     """Lower case without spaces, hyphens and underscores: how names are compared."""
     return re.sub(r"[\s_-]", "", word).lower()
@@ -79,6 +95,18 @@ def settings_like(key: str, known: Collection[str]) -> list[str]:
         return [by_name[name]]
     same = [setting for setting in _SETTINGS_BY_WORD.get(plain(name), ()) if setting in known]
     return same or nearest(key, known) or [by_name[near] for near in nearest(name, by_name)]
+
+
+def advice_on(key: str) -> str:
+    """Why regraft has no such setting, where it does by itself what other tools have it for; else an empty text."""
+    return _ADVICE_BY_WORD.get(plain(key.rpartition(".")[2]), "")
+
+
+def setting_names_like(word: str) -> list[str]:
+    """The settings `section.key` of the table that a word is or means, in its order; [] for any other word."""
+    own = [setting for settings in _SAME_SETTINGS for setting in settings]
+    exact = [setting for setting in own if setting.rpartition(".")[2] == word][:1]
+    return exact or list(_SETTINGS_BY_WORD.get(plain(word), ()))
 
 
 def names_like(word: str, known: Collection[str]) -> list[str]:

@@ -5,10 +5,16 @@ A class name is the name of a folder and may contain any character, so tables pr
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Iterable
 
 _REPLACED = {"Cc": " ", "Zl": " ", "Zp": " ", "Cf": "", "Cs": "\ufffd"}
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that are most similar to `name`, best first, at most three."""
+    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
 
 
 def one_line(text: str) -> str:

@@ -102,6 +102,41 @@ def test_a_section_must_be_a_table(tmp_path: Path) -> None:
         load_config(file, ["training.seed=1"])
 
 
+def test_paths_of_a_file_move_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '[run]\ndata = "../photos"\nout = "s3://bucket/run"\n[model]\nweights = "my.pt"\nbackbone = "resnet50"\n'
+    for place in ("first", "second"):
+        folder = tmp_path / place / "settings"
+        folder.mkdir(parents=True)
+        (folder / "my.toml").write_text(text)
+        monkeypatch.chdir(tmp_path / place)
+        config = load_config(Path("settings/my.toml"))
+        assert (config.run.data, config.run.out) == ("photos", "s3://bucket/run")  # as the user would type it
+        assert (config.model.weights, config.model.backbone) == ("my.pt", "resnet50")  # from the working directory
+        (folder / "my.pt").touch()
+        (folder / "resnet50").touch()
+        config = load_config(folder / "my.toml", overrides={"run.out": "runs/a"})
+        assert (config.run.data, config.run.out) == (str(tmp_path / place / "photos"), "runs/a")
+        assert config.model.weights == str(folder / "my.pt")
+
+
+def test_a_value_that_fits_none_of_several_types_is_reported_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["training.class_weights=balance", "model.dropout=x", "model.head_widths=[4, -1]"])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "3 settings are wrong:"
+    assert [line.split(" = ")[0].strip() for line in lines[1:-1]] == [
+        "model.head_widths", "model.dropout", "training.class_weights",
+    ]  # fmt: skip
+
+
+def test_square_image_sizes() -> None:
+    for given in ("64x64", "(64, 64)", [64, 64], (64, 64, 3), "64", 64):
+        assert load_config(overrides={"model.image_size": given}).model.image_size == 64
+    for wrong in ("64x32", [64, 64, 4], (3, 64, 64), "64x"):
+        with pytest.raises(ConfigError, match="image_size"):
+            load_config(overrides={"model.image_size": wrong})
+
+
 def test_typed_values_override_the_file_and_texts(tmp_path: Path) -> None:
     file = tmp_path / "my.toml"
     file.write_text("[training]\nseed = 1\nviews = 2\n")

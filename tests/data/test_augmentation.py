@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import affine_transform
 
-from regraft.data.augmentation import Augmentation, mix, random_key
 from regraft.data.augmentation import augment as augment_each
+from regraft.data.augmentation import mix, random_key
+from regraft.data.augmentation_options import Augmentation
 from regraft.errors import UsageError
 
 ONLY = {

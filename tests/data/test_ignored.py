@@ -47,6 +47,13 @@ def test_hidden_files_and_images_apart(tmp_path: Path) -> None:
     assert describe(tmp_path) == []
 
 
+def test_a_split_of_ours_is_no_ignored_file(tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_text("path,label,part,sha256,source\na.jpg,cat,train,0,b.jpg\n")
+    assert describe(tmp_path, "split.csv") == []
+    (tmp_path / "split.csv").write_text("file,part\n")
+    assert describe(tmp_path, "split.csv") == [f".csv: 1 file ignored, such as {tmp_path}/split.csv."]
+
+
 @pytest.mark.parametrize("name", ["scan.{:03}", "x.{}-{}", "y.a very long ending {}"])
 def test_numbers_and_prose_are_no_extensions(tmp_path: Path, name: str) -> None:
     lines = describe(tmp_path, *(name.format(i, i) for i in range(20)))

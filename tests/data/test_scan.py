@@ -156,6 +156,17 @@ def test_one_folder_too_high(images):
     assert f"Did you mean {root / 'pets'}? It contains cat, dog." in message_of(root)
 
 
+def test_one_folder_too_low(images, monkeypatch):
+    root = images("cat/1.png", "dog/1.png", "dog/inner/2.png", "notes/x.png")
+    (root / "notes/x.png").rename(root / "notes/x.txt")
+    assert message_of(root / "cat").endswith(f"Did you mean {root}? It contains cat, dog.")
+    monkeypatch.chdir(root / "cat")
+    assert message_of(".").endswith("Did you mean ..? It contains cat, dog.")
+    assert "Did you mean" not in message_of(images("deep/bird/images/1.png") / "deep/bird")
+    root = images("deep/fish/images/1.png") / "deep"
+    assert f"Did you mean {root}? It contains bird, fish." in message_of(root / "fish")
+
+
 def test_an_empty_class(images):
     root = images("cat/1.png", "dog/1.png")
     (root / "bird").mkdir()

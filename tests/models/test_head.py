@@ -5,7 +5,8 @@ from typing import get_args
 import pytest
 import torch
 
-from regraft.models.head import Head, HiddenActivation
+from regraft.models.head import Head
+from regraft.models.options import HiddenActivation
 
 
 def test_mlp_head_is_dense_relu_dropout_dense() -> None:

@@ -30,13 +30,17 @@ HEAD_ONLY = ["training.finetune_epochs=0"]
         (["training.head_lr=0.1"], "training.head_lr has no effect: the head is fitted by L-BFGS"),
         (["training.finetune_from=all", "training.views=4"], "training.views has no effect: nothing is frozen"),
         (["training.early_stopping=3"], "training.early_stopping has no effect: there are no validation images"),
+        (["training.head_epochs=3"], "training.head_epochs has no effect: the head is fitted by L-BFGS"),
+        (["model.weights=none", "training.head_epochs=3"], "training.head_epochs has no effect: a network with random"),
+        (["model.weights=none", "training.keep_finetuned=if_clear"], "training.keep_finetuned has no effect"),
+        (["training.head_epochs=0", "training.head_lr=0.1"], "training.head_lr has no effect: training.head_epochs is"),
     ],
     ids=str,
 )
 def test_settings_without_effect_are_named(settings: list[str], expected: str, squares: Dataset) -> None:
     config = load_config(None, settings)
     options = {"head": config.model.head, "head_widths": config.model.head_widths}
-    model = build(classes=("a", "b"), image_size=32, **options)
+    model = build(classes=("a", "b"), image_size=32, weights=config.model.weights, **options)
     val = 0.0 if "early_stopping" in str(settings) else 0.25
     sentences = list(describe_ineffective(model, split(squares, train=0.75 - val, val=val, test=0.25), config))
     assert len(sentences) == bool(expected)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regraft.data.augmentation import Augmentation
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
 from regraft.exporting.formats.tensorflow import import_tensorflow
 from regraft.models.classifier import Classifier, build

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from regraft.cache import Cache
-from regraft.data.augmentation import Augmentation
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset
 from regraft.data.pixel_cache import load_pixels
 from regraft.models.classifier import Classifier, build

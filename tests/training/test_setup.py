@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from regraft.data.augmentation import Augmentation
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
 from regraft.data.split import split
 from regraft.errors import DataError, UsageError

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from regraft.cache import Cache
-from regraft.data.augmentation import Augmentation
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
 from regraft.data.split import split
 from regraft.errors import ConfigError, TrainingError, UsageError

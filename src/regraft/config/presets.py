@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from regraft.text import join_truncated
+
 Preset = Literal["none", "keras"]
 
 #: Preset -> section -> setting -> value.
@@ -47,7 +49,11 @@ def describe_preset(preset: str, values: Mapping[str, Any]) -> str:
     settings = preset_settings(preset)
     if not settings:
         return ""
-    kept = [f"{key} = {value}" for key, value in settings.items() if values[key] == value]
+    kept: dict[str, list[str]] = {}
+    for key, value in settings.items():
+        if values[key] == value:
+            kept.setdefault(f"{value:g}" if isinstance(value, float) else str(value), []).append(key.partition(".")[2])
+    listed = "; ".join(f"{join_truncated(names, shown=len(names))} {value}" for value, names in kept.items())
     others = [f"{key} = {values[key]}" for key, value in settings.items() if values[key] != value]
     given = f" Given instead of the preset's: {', '.join(others)}." if others else ""
-    return f"Preset {preset}: {', '.join(kept) or 'nothing'}.{given}"
+    return f"Preset {preset}: {listed or 'nothing'}.{given}"

@@ -27,6 +27,8 @@ _ADVICE = {
     )
     for extension in extensions.split()
 }
+#: How a `split.csv` of a run or of `regraft split` begins, which is nothing to report.
+_SPLIT = b"path,label,part,sha256"
 #: Lines at most.
 _LINES = 10
 
@@ -47,7 +49,7 @@ def describe_ignored(names: Iterable[str], source: Callable[[str], ImageSource])
         extension = splitext(name)[1].lower()
         if is_junk(basename(name), folder=False):
             hidden.append(name)
-        elif extension not in EXTENSIONS:
+        elif extension not in EXTENSIONS and not (basename(name) == "split.csv" and _is_split(name, source)):
             by_extension[extension if re.fullmatch(r"\.(?=.*[^\W\d_])[\w~-]{1,12}", extension) else ""].append(name)
     order = sorted(by_extension.items(), key=lambda item: (-len(item[1]), item[0]))
     lines = [
@@ -59,6 +61,17 @@ def describe_ignored(names: Iterable[str], source: Callable[[str], ImageSource])
     if hidden:
         lines.append(f"Hidden and system files: {_ignored(hidden)}.")
     return lines
+
+
+def _is_split(name: str, source: Callable[[str], ImageSource]) -> bool:
+    try:
+        content = source(name)
+        if isinstance(content, Path) and not is_stream(content):
+            with content.open("rb") as file:
+                content = file.read(len(_SPLIT))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, bytes) and content.startswith(_SPLIT)
 
 
 def _ignored(files: list[str]) -> str:

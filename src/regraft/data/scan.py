@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from regraft.data.sources.groups import compile_pattern, group_by_pattern
 from regraft.data.sources.open import open_data
 from regraft.data.sources.table import SUFFIXES
 from regraft.data.sources.urls import absolute, redact, suffix_of
-from regraft.data.storage import Folder
+from regraft.data.storage import Directory, Folder, is_image
 from regraft.data.union_find import UnionFind
 from regraft.errors import DataError, UsageError, as_path, refuse_old_names
 from regraft.resources import usable_cpus
@@ -222,7 +223,7 @@ def _check_classes(path: str, samples: Sequence[Sample], named: set[tuple[Part |
     if not expected and not labels_in[train]:
         raise DataError(
             f"{path} has no classes: no folder with images. Expected root/<class>/*.jpg, "
-            "root/train|val|test/<class>/*.jpg, or a manifest."
+            f"root/train|val|test/<class>/*.jpg, or a manifest.{_suggest_folder_above(Path(path))}"
         )
     if empty := sorted(expected - labels_in[train]):
         raise DataError(
@@ -234,8 +235,29 @@ def _check_classes(path: str, samples: Sequence[Sample], named: set[tuple[Part |
         folder = Path(path) / only
         inner = Folder(folder).top.folders if not parts and folder.is_dir() else []
         hint = f" Did you mean {folder}? It contains {join_truncated(f.name for f in inner)}." if inner else ""
+        hint = hint or _suggest_folder_above(Path(path), only)
         raise DataError(f"{path} has one class{where}, {only!r}; a classifier needs at least two.{hint}")
     return tuple(sorted(expected))
+
+
+def _suggest_folder_above(path: Path, inner: str = "") -> str:
+    """A hint if a folder is one class of several: other folders beside it have images as it does, in `inner` if given.
+
+    "" for other data than a folder.
+    """
+    if not path.is_dir():
+        return ""
+    folder = path.resolve()
+
+    def has_images(directory: Directory) -> bool:
+        places = [below for below in directory.folders if below.name == inner] if inner else [directory]
+        return any(is_image(file) for place in places for file in place.files)
+
+    beside = [other.name for other in Folder(folder.parent).top.folders if has_images(other)]
+    if folder.name not in beside or len(beside) < 2:
+        return ""
+    above = os.path.relpath(folder.parent) if not path.is_absolute() else folder.parent
+    return f" Did you mean {above}? It contains {join_truncated(beside)}."
 
 
 def _check_known(path: str, samples: Sequence[Sample], classes: Sequence[str]) -> None:

@@ -18,14 +18,15 @@ from torch import nn
 
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import UsageError
-from regraft.models.head import Activation, Head, HiddenActivation
+from regraft.models.head import Activation, Head
 from regraft.models.malloc import keep_freed_memory
 from regraft.models.ood import MahalanobisOod
-from regraft.models.options import ModelOptions, Pooling
+from regraft.models.options import HiddenActivation, ModelOptions, Pooling
 from regraft.models.registry import DEFAULT_BACKBONE, BackboneSpec, find_backbone
+from regraft.models.run_description import options_of_run
 from regraft.models.stages import Stage, resolve_boundary, split_stages, upper_stages
 from regraft.models.torch_defaults import torch_defaults
-from regraft.models.weights import WeightsRecord, architecture_of, build_backbone, options_of_run
+from regraft.models.weights import WeightsRecord, architecture_of, build_backbone
 from regraft.quick_imports import quick_imports
 
 with quick_imports():

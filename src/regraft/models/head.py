@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from regraft.models.options import HiddenActivation
+
 Activation = Literal["softmax", "sigmoid"]
-HiddenActivation = Literal["relu", "gelu", "tanh", "sigmoid", "elu", "selu", "silu", "leaky_relu"]
 
 #: As Keras has them by name; its leaky ReLU has a slope of 0.2.
 _HIDDEN: dict[HiddenActivation, Callable[[], nn.Module]] = {

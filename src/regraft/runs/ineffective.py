@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from regraft.config import Config
-from regraft.data.augmentation import Augmentation
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Split
 from regraft.models.classifier import Classifier
 from regraft.models.options import ModelOptions
@@ -14,6 +14,7 @@ from regraft.training.options import TrainingOptions
 from regraft.training.setup import plan_phases
 
 _OF_FINETUNING = ("finetune_lr", "optimizer", "layer_decay", "ema_epochs", "keep_finetuned", "compile")
+_OF_HEAD = ("head_epochs", "head_lr", "head_optimizer")
 _OF_EPOCHS = (
     "batch_size", "momentum", "weight_decay", "schedule", "warmup", "early_stopping", "reduce_on_plateau",
     "plateau_factor", "monitor", "keep_epoch",
@@ -35,12 +36,16 @@ def describe_ineffective(model: Classifier, split: Split, config: Config) -> Ite
     if not phases.finetunes:
         reason = "nothing is fine-tuned (training.finetune_epochs, training.finetune_from)"
         yield from without_effect("training", training & set(_OF_FINETUNING), reason)
-    if phases.head != "epochs":
-        reason = "the head is fitted by L-BFGS" if phases.head == "lbfgs" else "there is no head phase"
-        yield from without_effect("training", training & {"head_lr"}, reason)
-        if not phases.finetunes:
-            reason = "the head is fitted by L-BFGS, and nothing trains in epochs (training.head_optimizer)"
-            yield from without_effect("training", training & set(_OF_EPOCHS), reason)
+    if phases.from_scratch:
+        reason = "a network with random weights trains as a whole, without a phase of the head"
+        yield from without_effect("training", training & {*_OF_HEAD, "keep_finetuned"}, reason)
+    elif phases.head == "none":
+        yield from without_effect("training", training & {"head_lr", "head_optimizer"}, "training.head_epochs is 0")
+    elif phases.head == "lbfgs":
+        yield from without_effect("training", training & {"head_epochs", "head_lr"}, "the head is fitted by L-BFGS")
+    if phases.head != "epochs" and not phases.finetunes:
+        reason = "the head is fitted by L-BFGS, and nothing trains in epochs (training.head_optimizer)"
+        yield from without_effect("training", training & set(_OF_EPOCHS), reason)
     if phases.finetunes or phases.head == "epochs":
         if not options.reduce_on_plateau:
             yield from without_effect("training", training & {"plateau_factor"}, "training.reduce_on_plateau is 0")

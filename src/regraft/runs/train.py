@@ -17,7 +17,7 @@ from typing import Any, cast
 from regraft.atomic_io import write_json, write_text
 from regraft.cache import Cache
 from regraft.config import Config, DataOptions, load_config, load_run_config
-from regraft.data.augmentation import Augmentation
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
 from regraft.data.scan import scan
 from regraft.data.sources.urls import absolute

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from regraft.cache import Cache
-from regraft.data.augmentation import Augmentation, augment, random_key
+from regraft.data.augmentation import augment, random_key
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Part, Split
 from regraft.data.pixel_cache import Pixels, load_pixels
 from regraft.models.classifier import Classifier, StageOutput

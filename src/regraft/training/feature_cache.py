@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from regraft.cache import Cache, Table, cache_key
-from regraft.data.augmentation import Augmentation, augment, random_key
+from regraft.data.augmentation import augment, random_key
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset
 from regraft.data.pixel_cache import Pixels
 from regraft.models.classifier import Classifier, StageOutput

@@ -83,10 +83,11 @@ def read_class_weights(value: Any) -> Any:
     if value is None:
         return "none"
     if isinstance(value, str):
-        if not re.search("[=:]", value):
-            return canonical(value, ("none", "balanced"))
+        if (name := canonical(value, ("none", "balanced"))) in ("none", "balanced"):
+            return name
         pairs = [re.split(r"[=:](?=[^=:]*$)", pair) for pair in value.strip("{} ").split(",") if pair.strip()]
-        value = {pair[0].strip(" '\""): pair[-1].strip() for pair in pairs}
+        named = {pair[0].strip(" '\""): pair[-1].strip() for pair in pairs if len(pair) == 2}
+        value = named if len(named) == len(pairs) else None
     if not isinstance(value, Mapping):
         raise ValueError("expected none, balanced, or weights by class such as cat=1,dog=3")
     weights: dict[str, float] = {}

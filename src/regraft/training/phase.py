@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from regraft.data.augmentation import Augmentation, mix, random_key
+from regraft.data.augmentation import mix, random_key
+from regraft.data.augmentation_options import Augmentation
 from regraft.errors import TrainingError
 from regraft.models.classifier import Classifier, StageOutput
 from regraft.models.cpu.conv_backward import FastGradients

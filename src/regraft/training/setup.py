@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from regraft.cache import Cache
-from regraft.data.augmentation import Augmentation
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Split
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier

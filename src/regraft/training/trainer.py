@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from regraft.cache import Cache
-from regraft.data.augmentation import Augmentation
+from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Part, Split
 from regraft.data.pixel_cache import Pixels
 from regraft.data.split import inseparable_set_ids

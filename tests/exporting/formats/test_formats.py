@@ -14,7 +14,8 @@ from regraft.exporting.formats import FORMATS, canonical_format
 from regraft.exporting.formats.base import ExportJob
 from regraft.exporting.inference_module import InferenceModule
 from regraft.models.classifier import Pooling, build
-from regraft.models.head import Activation, Head, HiddenActivation
+from regraft.models.head import Activation, Head
+from regraft.models.options import HiddenActivation
 
 
 @pytest.mark.parametrize(

@@ -56,12 +56,13 @@ def command(
     """Train several backbones and plain networks on the same split, and test their differences."""
     screen = console(json)
     seconds = 0.0 if budget is None else parse_seconds(budget)
+    given = {"model.weights": weights, "model.image_size": image_size, **flags}
     with screen.status("Starting"):
         from regraft.config import load_config
+
+        resolved = load_config(config, settings or [], given)
+        refuse_flags_without_effect(resolved, flags)
         from regraft.studies.compare.compare import compare
-    given = {"model.weights": weights, "model.image_size": image_size, **flags}
-    resolved = load_config(config, settings or [], given)
-    refuse_flags_without_effect(resolved, flags)
     with rich_progress(screen) as reporter:
         comparison = compare(
             data, parse_names(backbones), baselines=parse_names(baselines), runs=runs or [], config=resolved,

@@ -44,14 +44,15 @@ def command(
 ) -> None:
     """Cross-validate the linear head on frozen features, which are computed once."""
     screen = console(json)
-    with screen.status("Starting"):
-        from regraft.config import load_config
-        from regraft.studies.cross_validation import cross_validate
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
         "data.layout": layout, "training.class_weights": class_weights,
     }  # fmt: skip
-    resolved = load_config(config, settings or [], overrides)
+    with screen.status("Starting"):
+        from regraft.config import load_config
+
+        resolved = load_config(config, settings or [], overrides)
+        from regraft.studies.cross_validation import cross_validate
     with rich_progress(screen) as reporter:
         result = cross_validate(data, k, repeats=repeats, config=resolved, out=out, reporter=reporter)
     if json:

@@ -39,14 +39,15 @@ def command(
 ) -> None:
     """Estimate what twice the images would gain, in total and per class; the frozen layers run once."""
     screen = console(json)
-    with screen.status("Starting"):
-        from regraft.config import load_config
-        from regraft.studies.learning_curve.learning_curve import learning_curve
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
         "data.layout": layout,
     }  # fmt: skip
-    resolved = load_config(config, settings or [], overrides)
+    with screen.status("Starting"):
+        from regraft.config import load_config
+
+        resolved = load_config(config, settings or [], overrides)
+        from regraft.studies.learning_curve.learning_curve import learning_curve
     with rich_progress(screen) as reporter:
         curve = learning_curve(data, repeats=repeats, each=each, config=resolved, out=out, reporter=reporter)
     if json:

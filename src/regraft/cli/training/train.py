@@ -93,7 +93,13 @@ def command(
             "expected only --epochs, --track and --json."
         )
     with screen.status("Starting"):
+        # Settings are checked before PyTorch is imported, which takes seconds.
         from regraft.config import load_config
+
+        resolved = load_config(config, settings or [], {**overrides, "tracking.to": track})
+        refuse_flags_without_effect(resolved, flags)
+        if resume is None and not (data := data or resolved.run.data):
+            raise UsageError("Expected DATA to train on (or run.data in --config), or --resume RUN to continue a run.")
         from regraft.runs.resume import resume as resume_run
         from regraft.runs.train import train_from
 
@@ -101,12 +107,7 @@ def command(
         if resume is not None:
             run = resume_run(resume, finetune_epochs=flags["training.finetune_epochs"], track=track, reporter=reporter)
         else:
-            resolved = load_config(config, settings or [], {**overrides, "tracking.to": track})
-            refuse_flags_without_effect(resolved, flags)
-            if not (data := data or resolved.run.data):
-                raise UsageError(
-                    "Expected DATA to train on (or run.data in --config), or --resume RUN to continue a run."
-                )
+            assert data is not None
             run = train_from(data, resolved, out or resolved.run.out or None, reporter=reporter, started=started)
     if json:
         print_json({"run": str(run.path), **run.metrics})

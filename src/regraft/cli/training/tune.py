@@ -59,13 +59,14 @@ def command(
         raise UsageError("--resume FOLDER uses the search's own settings and folder. Expected no others.")
     with screen.status("Starting"):
         from regraft.config import load_config
+
+        resolved = None if resume is not None else load_config(config, settings or [], overrides)
         from regraft.studies.tune.tune import tune
     with rich_progress(screen) as reporter:
         result = tune(
             data, trials=trials, finalists=finalists, budget=None if budget is None else parse_seconds(budget),
             metric=metric,  # type: ignore[arg-type]  # checked there
-            config=None if resume is not None else load_config(config, settings or [], overrides), fixed=fixed,
-            out=resume or out, train=not no_train, reporter=reporter, started=started,
+            config=resolved, fixed=fixed, out=resume or out, train=not no_train, reporter=reporter, started=started,
         )  # fmt: skip
     if json:
         print_json({"folder": str(result.path), **result.to_json()})

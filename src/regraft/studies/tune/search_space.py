@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from regraft.config import Config
-from regraft.data.augmentation import Augmentation
+from regraft.data.augmentation_options import Augmentation
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
 from regraft.training.setup import plan_phases
