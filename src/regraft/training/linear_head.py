@@ -9,7 +9,7 @@ direction, so a dozen steps suffice, and fewer images than features mean as few 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,9 @@ import torch
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
+from regraft.training.feature_rows import FeatureRows, TensorRows
 from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, compute_metrics
+from regraft.training.row_sums import gather_rows, own_shards, sum_over_shards
 
 #: L2 strengths from strong to weak: the penalty is l2 / 2 * |W|^2 on standardized features, added to the mean loss.
 L2_VALUES: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(1.0, -4.01, -0.5))
@@ -28,6 +30,8 @@ _ITERATIONS = 60
 _FINE, _COARSE = 1e-6, 1e-4
 #: Images of the first fold that suffice to decide which strengths the other folds try.
 _ENOUGH_IMAGES = 100
+#: Images above which the L2 strength is chosen on a part of them.
+MAX_SEARCH_IMAGES = 200_000
 #: Products in an evaluation of the loss from which on several threads are faster than one (benchmarks/busy.py).
 _ENOUGH_PRODUCTS = 4_000_000
 
@@ -46,11 +50,11 @@ class LinearHead:
 
 
 def fit_path(
-    features: torch.Tensor,
+    features: torch.Tensor | FeatureRows,
     labels: torch.Tensor,
     objective: Objective,
     *,
-    val: tuple[torch.Tensor, torch.Tensor] | None = None,
+    val: tuple[torch.Tensor | FeatureRows, torch.Tensor] | None = None,
     l2_values: Sequence[float] = L2_VALUES,
     start: LinearHead | None = None,
     consume: bool = False,
@@ -61,49 +65,105 @@ def fit_path(
     The method is L-BFGS (Liu and Nocedal 1989) as implemented by scipy.optimize. The principal axes are exact, not an
     approximation: the solution of a penalized linear model lies in the span of its rows.
 
-    Features are float32 (N, F), labels int64 (N,); `val` has those of the validation images. The first fit starts from
-    `start`, or zero. `consume` standardizes the features in place, which saves a copy. A fit stops when its loss
-    decreases by less than `tolerance`, relative, per step.
+    Features are float32 (N, F), or rows that are read in chunks, labels int64 (N,); `val` has those of the validation
+    images. The first fit starts from `start`, or zero. `consume` standardizes a tensor in place, which saves a copy. A
+    fit stops when its loss decreases by less than `tolerance`, relative, per step.
     """
-    device = features.device
-    mean = features.mean(dim=0)
-    # The lower bound keeps nearly constant features from being blown up.
-    deviation = features.std(dim=0, correction=0).clamp_min(1e-3 * float(features.std()) + 1e-12)
-    standardized = (features.sub_(mean) if consume else features - mean).div_(deviation)
-    targets = objective.targets(labels.to(device))
-    classes = targets.shape[1]
-    coordinates, axes = _principal_axes(standardized)
-    covariance = coordinates.T @ coordinates / len(coordinates)
-    identity = torch.eye(len(covariance), device=device)
+    rows, device = as_rows(features), features.device
+    mean, deviation = _moments(rows)
+    rows = rows.standardized(mean, deviation, consume=consume)
+    rows, axes = _principal_axes(rows)
+    loss = _Loss(rows, labels, objective)
+    covariance = _covariance(rows)
+    classes, size = len(objective.class_weights), len(covariance)
+    identity = torch.eye(size, device=device)
     # Second derivative of the loss with respect to a logit, at equal probabilities.
     curvature = 0.25 if objective.loss == "binary_cross_entropy" else (classes - 1) / classes**2
-    weight = torch.zeros(classes, len(covariance), device=device) if start is None else start.weight * deviation
+    weight = torch.zeros(classes, size, device=device) if start is None else start.weight * deviation
     bias = torch.zeros(classes, device=device)
     if start is not None:
         bias = start.bias + start.weight @ mean
         weight = weight if axes is None else weight @ axes.T
     for l2 in l2_values:
         started = time.perf_counter()
-        with _threads_for(coordinates.numel() * classes):
+        with _threads_for(loss.count * size * classes):
             root = torch.linalg.cholesky(curvature * covariance + l2 * identity)
             inverse = torch.linalg.solve_triangular(root, identity, upper=False)
-            loss = _PenalizedLoss(coordinates, targets, objective, l2, inverse)
-            weight, bias = _minimize(loss, weight @ root, bias, tolerance)
+            weight, bias = _minimize(loss, l2, inverse, weight @ root, bias, tolerance)
         plain_weight = (weight if axes is None else weight @ axes) / deviation
         plain_bias = bias - plain_weight @ mean
-        logits = coordinates @ weight.T + bias
+        train_loss, train_accuracy = loss.evaluate(weight, bias)
         val_metrics = None
         if val is not None:
-            val_metrics = compute_metrics(objective, val[0] @ plain_weight.T + plain_bias, val[1], calibrate=True)
+            logits = _logits(as_rows(val[0]), plain_weight, plain_bias)
+            val_metrics = compute_metrics(objective, logits, val[1], calibrate=True)
         yield LinearHead(
             l2=l2,
             weight=plain_weight,
             bias=plain_bias,
-            train_loss=float(objective(logits, targets)),
-            train_accuracy=float((logits.argmax(1) == labels.to(device)).double().mean()),
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
             val=val_metrics,
             seconds=time.perf_counter() - started,
         )
+
+
+def as_rows(features: torch.Tensor | FeatureRows) -> FeatureRows:
+    """Features (N, F) or (K, N, F) as rows."""
+    if isinstance(features, torch.Tensor):
+        return TensorRows(features if features.ndim == 3 else features[None])
+    return features
+
+
+def _row_count(rows: FeatureRows) -> int:
+    """The number of rows of all processes."""
+    return int(rows.bounds[-1]) * rows.views
+
+
+def _moments(rows: FeatureRows) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (F,) and deviation (F,) of the features."""
+    count, size = _row_count(rows), rows.features
+
+    def partial(shard: int) -> torch.Tensor:
+        sums = torch.zeros(2, size, dtype=torch.float64)
+        for _, values in rows.chunks(shard):
+            if not len(values):  # no image of a subset is in this shard
+                continue
+            mean = values.mean(dim=0).cpu().double()
+            # Before the squares are added, a chunk's mean is taken off: they would lose its deviation.
+            square = values.std(dim=0, correction=0).cpu().double().square() + mean.square()
+            sums += len(values) * torch.stack([mean, square])
+        return sums.flatten()
+
+    mean, square = (sum_over_shards(partial, len(rows.bounds) - 1, 2 * size) / count).view(2, size)
+    variance = (square - mean.square()).clamp_min(0)
+    overall = (variance + (mean - mean.mean()).square()).sum() * count / max(1, count * size - 1)
+    # The lower bound keeps nearly constant features from being blown up.
+    deviation = variance.sqrt().float().clamp_min(1e-3 * float(overall.sqrt()) + 1e-12)
+    return mean.float().to(rows.device), deviation.to(rows.device)
+
+
+def _covariance(rows: FeatureRows) -> torch.Tensor:
+    """Second moments (F, F) of standardized rows."""
+    size = rows.features
+
+    def partial(shard: int) -> torch.Tensor:
+        total = torch.zeros(size, size, dtype=torch.float64)
+        for _, values in rows.chunks(shard):
+            total += (values.T @ values).cpu()
+        return total.flatten()
+
+    total = sum_over_shards(partial, len(rows.bounds) - 1, size * size)
+    return (total / _row_count(rows)).float().view(size, size).to(rows.device)
+
+
+def _logits(rows: FeatureRows, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Logits of all images, float32 (N, C)."""
+
+    def logits(shard: int) -> torch.Tensor:
+        return torch.cat([values @ weight.T + bias for _, values in rows.chunks(shard)])
+
+    return gather_rows(logits, rows.bounds, len(bias), rows.device)
 
 
 @contextmanager
@@ -117,37 +177,90 @@ def _threads_for(products: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@dataclass(frozen=True)
-class _PenalizedLoss:
-    """The loss as a function of `weight @ root` and `bias`, which makes it almost equally steep in every direction."""
+class _Loss:
+    """The mean loss of standardized rows, as a function of weight (C, F) and bias (C,), summed chunk by chunk."""
 
-    coordinates: torch.Tensor
-    targets: torch.Tensor
-    objective: Objective
-    l2: float
-    inverse: torch.Tensor  # of the root: multiplying is faster than solving a triangular system at every step
+    def __init__(self, rows: FeatureRows, labels: torch.Tensor, objective: Objective) -> None:
+        self.rows, self.objective = rows, objective
+        self.labels = labels.to(rows.device)
+        self.shards, self.count = len(rows.bounds) - 1, _row_count(rows)
+        self.class_weights = objective.class_weights.to(rows.device, torch.float32)
+        # What is in memory is divided into chunks only once.
+        self._kept = {s: list(self._chunks(s)) for s in own_shards(self.shards)} if isinstance(rows, TensorRows) else {}
+        views = rows.views
 
-    def __call__(self, scaled: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        weight = scaled @ self.inverse
-        loss = self.objective(self.coordinates @ weight.T + bias, self.targets)
-        return loss + self.l2 / 2 * weight.square().sum()
+        def weights(shard: int) -> torch.Tensor:
+            images = slice(int(rows.bounds[shard]), int(rows.bounds[shard + 1]))
+            return self.class_weights[self.labels[images].repeat(views)].sum().view(1)
+
+        self.total_weight = float(sum_over_shards(weights, self.shards, 1))
+
+    def _chunks(self, shard: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Rows, targets and weights of each chunk of a shard."""
+        for images, values in self.rows.chunks(shard):
+            targets = self.objective.targets(self.labels[images])
+            yield values, targets, targets @ self.class_weights
+
+    def chunks(self, shard: int) -> Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Rows, targets and weights of each chunk of a shard, which are kept if the rows are in memory."""
+        return self._kept[shard] if self._kept else self._chunks(shard)
+
+    def _of_chunk(self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return (self.objective.per_image(logits, targets) * weights).sum() / self.total_weight
+
+    def gradient(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """The loss, and its derivatives by all weights and biases, float64 (1 + C F + C,) on the CPU."""
+        inputs = [weight.detach().requires_grad_(), bias.detach().requires_grad_()]
+        size = 1 + weight.numel() + bias.numel()
+
+        def partial(shard: int) -> torch.Tensor:
+            total = torch.zeros(size, dtype=torch.float64)
+            for values, targets, weights in self.chunks(shard):
+                value = self._of_chunk(values @ inputs[0].T + inputs[1], targets, weights)
+                gradients = torch.autograd.grad(value, inputs)
+                total += torch.cat([value.detach().view(1), *(g.flatten() for g in gradients)]).cpu()
+            return total
+
+        return sum_over_shards(partial, self.shards, size)
+
+    def evaluate(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[float, float]:
+        """Mean loss, and accuracy in 0..1."""
+
+        def partial(shard: int) -> torch.Tensor:
+            total = torch.zeros(2, dtype=torch.float64)
+            for values, targets, weights in self.chunks(shard):
+                logits = values @ weight.T + bias
+                correct = (logits.argmax(1) == targets.argmax(1)).double().sum()
+                total += torch.stack([self._of_chunk(logits, targets, weights).double(), correct]).cpu()
+            return total
+
+        value, correct = sum_over_shards(partial, self.shards, 2).tolist()
+        return value, correct / self.count
 
 
 def _minimize(
-    loss: _PenalizedLoss, scaled: torch.Tensor, bias: torch.Tensor, tolerance: float
+    loss: _Loss, l2: float, inverse: torch.Tensor, scaled: torch.Tensor, bias: torch.Tensor, tolerance: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weight (C, R) and bias (C,) with the lowest loss, starting from these."""
+    """The weight (C, R) and bias (C,) with the lowest penalized loss, starting from these.
+
+    The variables are the bias and `scaled`, (C, R), the weight times a root of the second derivatives, which makes the
+    loss almost equally steep in every direction. `inverse` is that of the root: multiplying is faster than solving a
+    triangular system at every step.
+    """
     shape, size = scaled.shape, scaled.numel()
 
-    def split(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        both = torch.from_numpy(values).to(device=bias.device, dtype=torch.float32)
+    def split(values: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        both = torch.as_tensor(values).to(device=bias.device, dtype=torch.float32)
         return both[:size].view(shape), both[size:]
 
     def value_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
-        inputs = [part.requires_grad_() for part in split(values)]
-        value = loss(*inputs)
-        gradients = torch.autograd.grad(value, inputs)
-        return float(value.detach()), torch.cat([g.flatten() for g in gradients]).double().cpu().numpy()
+        scaled, bias = split(values)
+        weight = scaled @ inverse
+        sums = loss.gradient(weight, bias)
+        by_weight, by_bias = split(sums[1:])
+        penalized = sums[0].float() + (l2 / 2 * weight.square().sum()).cpu()
+        by_scaled = (by_weight + l2 * weight) @ inverse.T
+        return float(penalized), torch.cat([by_scaled.flatten(), by_bias]).double().cpu().numpy()
 
     # SciPy's threads and torch's would wait for each other: five times slower on two cores.
     with threadpool_limits(1, user_api="blas"):
@@ -159,67 +272,88 @@ def _minimize(
             options={"maxiter": _ITERATIONS, "maxcor": 20, "ftol": tolerance, "gtol": 1e-5},
         )
     scaled, bias = split(result.x)
-    return scaled @ loss.inverse, bias
+    return scaled @ inverse, bias
 
 
-def _principal_axes(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Coordinates (N, R) of rows (N, F) on R orthonormal axes (R, F); the rows themselves and None where N >= F."""
-    count, features = rows.shape
-    if count >= features:
+def _principal_axes(rows: FeatureRows) -> tuple[FeatureRows, torch.Tensor | None]:
+    """Rows in R coordinates on orthonormal axes (R, F); the rows themselves and None where there are N >= F of them.
+
+    Rows of several shards stay as they are, too, because the axes need all rows at once.
+    """
+    count, features = _row_count(rows), rows.features
+    if count >= features or len(rows.bounds) > 2:
         return rows, None
-    rows = rows.double()
-    gram = rows @ rows.T
+
+    def flattened(shard: int) -> torch.Tensor:
+        return torch.cat([values for _, values in rows.chunks(shard)]).flatten()
+
+    values = sum_over_shards(flattened, 1, count * features).view(count, features).to(rows.device)
+    gram = values @ values.T
     ridge = 1e-6 * gram.diagonal().mean() + 1e-12  # rows may be equal, or constant
     coordinates = torch.linalg.cholesky(gram + ridge * torch.eye(count, device=gram.device))
-    return coordinates.float(), torch.linalg.solve_triangular(coordinates, rows, upper=False).float()
+    axes = torch.linalg.solve_triangular(coordinates, values, upper=False).float()
+    return TensorRows(coordinates.float().view(rows.views, -1, count), rows.bounds), axes
 
 
 def fit_head(
-    features: torch.Tensor,
+    features: torch.Tensor | FeatureRows,
     labels: torch.Tensor,
     objective: Objective,
     *,
-    val: tuple[torch.Tensor, torch.Tensor] | None = None,
+    val: tuple[torch.Tensor | FeatureRows, torch.Tensor] | None = None,
     groups: np.ndarray | None = None,
     seed: int = 0,
     on_fit: Callable[[LinearHead, int, int], None] = lambda head, done, total: None,
 ) -> tuple[LinearHead, list[LinearHead]]:
     """Find the best L2 strength on the plain images, then fit again on all views; return the best head, and all heads.
 
-    Features are float32 (K, N, F), the plain view first, and are overwritten; labels are int64 (N,). Where `val` is
-    None or small, cross-validation inside the training images chooses the strength. `on_fit` is called with each head,
-    the number of heads fitted so far, and an upper bound of their number.
+    Features are rows, or float32 (K, N, F), the plain view first, and are overwritten; labels are int64 (N,). Where
+    `val` is None or small, cross-validation inside the training images chooses the strength, and of more than
+    `MAX_SEARCH_IMAGES` images a part with the same shares of the classes. `on_fit` is called with each head, the number
+    of heads fitted so far, and an upper bound of their number.
     """
-    views, rows = len(features), features[0]
+    every = as_rows(features)
+    rows, searched = every.plain(), labels
+    is_part = len(labels) > MAX_SEARCH_IMAGES
+    if is_part:
+        chosen = stratified_part(labels.cpu().numpy(), MAX_SEARCH_IMAGES, seed=seed)
+        rows, searched = rows.subset(chosen), labels[torch.from_numpy(chosen).to(labels.device)]
+        groups = None if groups is None else groups[chosen]
     l2_values: Sequence[float] = L2_VALUES
     by_validation = val is not None and len(val[1]) >= SMALL_VALIDATION
     if not by_validation:
-        l2 = l2_by_cross_validation(rows, labels, objective, groups=groups, seed=seed)
+        l2 = l2_by_cross_validation(rows, searched, objective, groups=groups, seed=seed)
         l2_values = L2_VALUES[: L2_VALUES.index(l2) + 1]
     path: list[LinearHead] = []
-    for head in fit_path(rows, labels, objective, val=val, l2_values=l2_values, consume=views == 1):
+    consume = every.views == 1  # the subset is a copy, and else the rows are not needed again
+    for head in fit_path(rows, searched, objective, val=val, l2_values=l2_values, consume=consume):
         path.append(head)
         on_fit(head, len(path), len(l2_values))
         if by_validation and _past_minimum([fitted.val.loss for fitted in path if fitted.val]):
             break
     # Without validation the path ends at the strength that cross-validation chose.
     best = best_by_validation(path) if by_validation else path[-1]
-    if views == 1:
+    if every.views == 1 and not is_part:
         return best, path
-    # More views need at most as strong a penalty.
+    # More rows need at most as strong a penalty.
     weaker = [l2 for l2 in L2_VALUES if l2 <= best.l2] if by_validation else [best.l2]
-    on_views: list[LinearHead] = []
-    rows, labels = features.flatten(0, 1), labels.repeat(views)
-    for head in fit_path(rows, labels, objective, val=val, l2_values=weaker, start=best):
-        on_views.append(head)
+    on_all: list[LinearHead] = []
+    for head in fit_path(every, labels, objective, val=val, l2_values=weaker, start=best):
+        on_all.append(head)
         on_fit(head, len(l2_values), len(l2_values))
-        if len(on_views) > 1 and best_by_validation(on_views[-2:]) is not head:
+        if len(on_all) > 1 and best_by_validation(on_all[-2:]) is not head:
             break
-    return (best_by_validation([best, *on_views]) if by_validation else on_views[-1]), [*path, *on_views]
+    return (best_by_validation([best, *on_all]) if by_validation else on_all[-1]), [*path, *on_all]
+
+
+def stratified_part(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
+    """Numbers of `count` images, rising, int64, with the same shares of the classes as all labels (N,)."""
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(labels)), labels))
+    return np.sort(order[np.linspace(0, len(labels) - 1, count).round().astype(np.int64)])
 
 
 def l2_by_cross_validation(
-    features: torch.Tensor,
+    features: torch.Tensor | FeatureRows,
     labels: torch.Tensor,
     objective: Objective,
     *,
@@ -228,34 +362,34 @@ def l2_by_cross_validation(
     seed: int = 0,
 ) -> float:
     """The L2 strength with the lowest loss over at most `folds` folds, which divide no group, int64 (N,)."""
-    count = len(labels)
+    rows, count = as_rows(features), len(labels)
     _, first, group = np.unique(np.arange(count) if groups is None else groups, return_index=True, return_inverse=True)
     folds = max(2, min(folds, len(first)))
     fold_of_group = np.empty(len(first), dtype=np.int64)
     # Class by class, so that folds keep the proportions.
     order = np.lexsort((np.random.default_rng(seed).permutation(len(first)), labels.cpu().numpy()[first]))
     fold_of_group[order] = np.arange(len(first)) % folds
-    fold = torch.from_numpy(fold_of_group[group]).to(features.device)
+    fold = fold_of_group[group]
     losses: list[list[float]] = []  # by fold
     for number in range(folds):
-        inside, outside = fold != number, fold == number
-        if not inside.any() or not outside.any():  # a single group leaves nothing to compare
+        inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        if not len(inside) or not len(outside):  # a single group leaves nothing to compare
             return L2_VALUES[len(L2_VALUES) // 2]
         # The first fold decides how weak the penalties become.
         l2_values = L2_VALUES[: len(losses[0])] if losses else L2_VALUES
         fold_losses: list[float] = []
         for head in fit_path(
-            features[inside],
-            labels[inside],
+            rows.subset(inside),
+            labels[torch.from_numpy(inside).to(labels.device)],
             objective,
-            val=(features[outside], labels[outside]),
+            val=(rows.subset(outside), labels[torch.from_numpy(outside).to(labels.device)]),
             l2_values=l2_values,
             consume=True,
             tolerance=_COARSE,
         ):
             assert head.val is not None
             fold_losses.append(head.val.loss)
-            if not losses and int(outside.sum()) >= _ENOUGH_IMAGES and _past_minimum(fold_losses):
+            if not losses and len(outside) >= _ENOUGH_IMAGES and _past_minimum(fold_losses):
                 break
         losses.append(fold_losses)
     return L2_VALUES[int(np.mean(losses, axis=0).argmin())]
