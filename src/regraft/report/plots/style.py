@@ -88,7 +88,10 @@ def save(figure: Figure, path: Path, *, tight: bool = False) -> None:
     prepare(figure)
     box = "tight" if tight else None
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", bbox_inches=box, pad_inches=0.3)
+        figure.savefig(
+            temporary, format="png", dpi=DPI, facecolor="white", bbox_inches=box, pad_inches=0.3,
+            pil_kwargs={"compress_level": 4},  # half the time of the default 6, and 4 % more bytes
+        )  # fmt: skip
 
 
 @cache
