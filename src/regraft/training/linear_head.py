@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from regraft.training.feature_rows import FeatureRows, TensorRows
 from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, compute_metrics
@@ -58,7 +59,7 @@ def fit_path(
     l2_values: Sequence[float] = L2_VALUES,
     start: LinearHead | None = None,
     consume: bool = False,
-    tolerance: float = _FINE,
+    coarse: bool = False,
 ) -> Iterator[LinearHead]:
     """Fit the head at one L2 strength after the other, from strong to weak, and yield each.
 
@@ -66,8 +67,8 @@ def fit_path(
     approximation: the solution of a penalized linear model lies in the span of its rows.
 
     Features are float32 (N, F), or rows that are read in chunks, labels int64 (N,); `val` has those of the validation
-    images. The first fit starts from `start`, or zero. `consume` standardizes a tensor in place, which saves a copy. A
-    fit stops when its loss decreases by less than `tolerance`, relative, per step.
+    images. The first fit starts from `start`, or zero. `consume` standardizes a tensor in place, which saves a copy.
+    `coarse` is for comparing strengths: the fits stop earlier, and validation has no calibrated losses.
     """
     rows, device = as_rows(features), features.device
     mean, deviation = _moments(rows)
@@ -89,14 +90,14 @@ def fit_path(
         with _threads_for(loss.count * size * classes):
             root = torch.linalg.cholesky(curvature * covariance + l2 * identity)
             inverse = torch.linalg.solve_triangular(root, identity, upper=False)
-            weight, bias = _minimize(loss, l2, inverse, weight @ root, bias, tolerance)
+            weight, bias = _minimize(loss, l2, inverse, weight @ root, bias, _COARSE if coarse else _FINE)
         plain_weight = (weight if axes is None else weight @ axes) / deviation
         plain_bias = bias - plain_weight @ mean
         train_loss, train_accuracy = loss.evaluate(weight, bias)
         val_metrics = None
         if val is not None:
             logits = _logits(as_rows(val[0]), plain_weight, plain_bias)
-            val_metrics = compute_metrics(objective, logits, val[1], calibrate=True)
+            val_metrics = compute_metrics(objective, logits, val[1], calibrate=not coarse)
         yield LinearHead(
             l2=l2,
             weight=plain_weight,
@@ -238,6 +239,12 @@ class _Loss:
         return value, correct / self.count
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    """The libraries of this process; finding them took a third of the time of a small fit."""
+    return ThreadpoolController()
+
+
 def _minimize(
     loss: _Loss, l2: float, inverse: torch.Tensor, scaled: torch.Tensor, bias: torch.Tensor, tolerance: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -263,7 +270,7 @@ def _minimize(
         return float(penalized), torch.cat([by_scaled.flatten(), by_bias]).double().cpu().numpy()
 
     # SciPy's threads and torch's would wait for each other: five times slower on two cores.
-    with threadpool_limits(1, user_api="blas"):
+    with _blas().limit(limits=1, user_api="blas"):
         result = minimize(
             value_and_gradient,
             torch.cat([scaled.flatten(), bias]).double().cpu().numpy(),
@@ -385,7 +392,7 @@ def l2_by_cross_validation(
             val=(rows.subset(outside), labels[torch.from_numpy(outside).to(labels.device)]),
             l2_values=l2_values,
             consume=True,
-            tolerance=_COARSE,
+            coarse=True,
         ):
             assert head.val is not None
             fold_losses.append(head.val.loss)
