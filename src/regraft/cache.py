@@ -199,7 +199,12 @@ class Cache:
     def __init__(self, root: Path | None = None, *, limit: int = DEFAULT_LIMIT) -> None:
         self.root = root or default_root()
         self.limit = limit
+        self._given_root = root
         self._open: dict[Path, Table] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """On another machine a cache without a root of its own is the one of that machine."""
+        return functools.partial(Cache, self._given_root, limit=self.limit), ()
 
     def table(self, kind: str, key: Mapping[str, Any], shape: Sequence[int], dtype: Any) -> Table:
         """Open or create the table for a kind of row, such as `pixels`.

@@ -13,6 +13,7 @@ exits with the error's exit code. Any other exception is a bug.
     │   └── ImageError          one image cannot be read
     ├── WeightsError            pretrained weights are missing or do not fit
     ├── RunError                a run's folder is missing, damaged or in use
+    ├── ClusterError            a cluster cannot be reached, or differs from this machine
     ├── ExportError             an export failed, is damaged or differs from its run
     └── TrainingError           training cannot continue
 """
@@ -108,6 +109,10 @@ class WeightsError(RegraftError):
 
 class RunError(RegraftError):
     """A run's folder is missing, damaged or in use."""
+
+
+class ClusterError(RegraftError):
+    """A cluster cannot be reached or has other versions, or its processes die."""
 
 
 class ExportError(RegraftError):

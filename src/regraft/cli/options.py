@@ -17,6 +17,7 @@ from regraft.synonyms import advice_on, plain, settings_like
 from regraft.text import nearest
 
 if TYPE_CHECKING:
+    from regraft.cluster.executor import Cluster
     from regraft.config import Config
 
 #: Flags of the version before -> flags of this one.
@@ -56,6 +57,12 @@ ConfigFile = Annotated[Path | None, Option(help="Settings as TOML; `regraft conf
 Settings = Annotated[
     list[str] | None,
     Option("--set", metavar="KEY=VALUE", help="One setting, such as training.seed=1; may be repeated."),
+]
+ClusterAddress = Annotated[
+    str | None, Option("--cluster", metavar="ADDRESS", help="Use a Ray cluster: ray://HOST:10001, auto or local.")
+]
+ClusterCpus = Annotated[
+    int | None, Option("--cluster-cpus", metavar="N", min=1, help="CPUs of a task on the cluster. Default: 4, or less.")
 ]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 
@@ -149,6 +156,15 @@ def refuse_flags_without_effect(config: Config, flags: Mapping[str, Any]) -> Non
                 f"finetune_epochs = {training.finetune_epochs}). For the head there are --head-epochs, --head-lr and "
                 "--set training.head_optimizer=..."
             )
+
+
+def cluster_of(address: str | None, cpus: int | None) -> Cluster | None:
+    """The cluster of `--cluster` and `--cluster-cpus`; raises `UsageError` for the second alone."""
+    from regraft.cluster.executor import Cluster
+
+    if address is None and cpus is not None:
+        raise UsageError(f"--cluster-cpus {cpus} has no effect without --cluster; `--threads` limits this machine.")
+    return None if address is None else Cluster(address, cpus)
 
 
 def probability(help: str) -> Any:

@@ -180,13 +180,18 @@ class CombinedStorage:
         storage, inner = self._find(name)
         return storage.stamp(inner)
 
-    def _find(self, name: str) -> tuple[Storage, str]:
+    def key_of(self, name: str) -> str:
+        """The folder of the storage that a name leads into; raises `OSError` if there is none."""
         end = name.find("/")
         while end >= 0:
-            if (storage := self.storages.get(name[:end])) is not None:
-                return storage, name[end + 1 :]
+            if name[:end] in self.storages:
+                return name[:end]
             end = name.find("/", end + 1)
         raise missing(name)
+
+    def _find(self, name: str) -> tuple[Storage, str]:
+        key = self.key_of(name)
+        return self.storages[key], name[len(key) + 1 :]
 
 
 def is_image(name: str) -> bool:

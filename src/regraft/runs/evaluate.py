@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from regraft.cache import Cache
+from regraft.cluster.executor import Cluster
 from regraft.data.dataset import Dataset, Part, Split
 from regraft.data.scan import OnUnreadable, scan
 from regraft.errors import DataError, UsageError, suggest_names
@@ -28,6 +29,8 @@ def evaluate(
     data: Dataset | Split | Path | str | None = None,
     *,
     part: Part | None = None,
+    out: Path | str | None = None,
+    cluster: Cluster | str | None = None,
 ) -> Evaluation:
     """Evaluate on labeled images.
 
@@ -37,9 +40,12 @@ def evaluate(
         model: A run or its folder, a model, an export, or predictions.
         data: Labeled images, or a path that `scan` takes. Default: the stored predictions of the run.
         part: Part of the data. Default: test if there is one, else everything (val, for stored predictions).
+        out: Folder for the predictions of the data; a later call computes only what is missing in it. Needs a run.
+        cluster: Address of a Ray cluster that predicts (`ray://HOST:10001`, `auto` or `local`), whose nodes see the
+            model, the data and `out` at the same paths. Needs `out`.
 
     Raises:
-        UsageError: There is a model, but no data.
+        UsageError: There is a model, but no data; or `out` or `cluster` without what it needs.
         DataError: There are no images, or a label is unknown to the model.
 
     Examples:
@@ -50,6 +56,8 @@ def evaluate(
     if isinstance(model, Predictions):
         return evaluate_predictions(model.part(part) if part else model)
     model = open_model(model)
+    if (out is not None and (data is None or not isinstance(model, Run))) or (cluster is not None and out is None):
+        raise UsageError("cluster= needs out=, and out= needs the folder of a run and data.")
     if data is None:
         if not isinstance(model, Run):
             raise UsageError("evaluate(model) needs labeled data: evaluate(model, dataset).")
@@ -57,6 +65,10 @@ def evaluate(
     classifier = classifier_of(model)
     dataset = select_labeled(data, classifier, part)
     known: Run | Predictor = model if isinstance(model, Run) else classifier
+    if out is not None and isinstance(model, Run):
+        from regraft.runs.prediction_parts.dataset import predict_dataset_parts
+
+        return evaluate_images(model, dataset, predict_dataset_parts(model.path, dataset, out, cluster=cluster))
     return evaluate_images(known, dataset, predict_dataset(classifier, dataset))
 
 

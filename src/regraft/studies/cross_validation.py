@@ -11,6 +11,7 @@ import numpy as np
 
 from regraft.atomic_io import write_csv, write_json
 from regraft.cache import Cache
+from regraft.cluster.executor import Cluster, open_executor
 from regraft.config import Config
 from regraft.data.dataset import Dataset
 from regraft.data.split import fold_numbers, inseparable_set_counts
@@ -96,6 +97,7 @@ def cross_validate(
     repeats: int = 1,
     config: Config | None = None,
     out: Path | str | None = None,
+    cluster: Cluster | str | None = None,
     reporter: ProgressReporter | None = None,
 ) -> CrossValidation:
     """Cross-validate the head on frozen features.
@@ -107,11 +109,13 @@ def cross_validate(
         config: Configuration, of which the settings of data and model, the class weights and the seed count.
         out: New folder for `crossval.json`, `predictions.csv`, `label_errors.csv` and the confusion matrix. Default:
             nothing is written.
+        cluster: Address of a Ray cluster that fits the folds at the same time: `ray://HOST:10001`, `auto` or `local`.
         reporter: Reporter that gets the progress; default: that of the notebook or terminal.
 
     Raises:
         UsageError: `k` or `repeats` is too small, or the folder exists.
         DataError: As `scan`, or a class has too few images.
+        ClusterError: The cluster cannot be reached or used.
 
     Examples:
         >>> result = regraft.cross_validate("photos", k=3)
@@ -139,9 +143,13 @@ def cross_validate(
     if isinstance(weights, dict):  # by index
         given = weights_of_classes(weights, labels, dataset.classes).tolist()
         weights = {str(index): weight for index, weight in enumerate(given)}
-    probabilities = [
-        cross_val_predict(features, labels, fold, reporter, classes=classes, class_weights=weights) for fold in folds
-    ]
+    with open_executor(cluster) as executor:
+        probabilities = [
+            cross_val_predict(
+                features, labels, fold, reporter, classes=classes, class_weights=weights, executor=executor
+            )
+            for fold in folds
+        ]
     clock.append(time.perf_counter())
     paths = np.array([sample.path for sample in dataset.samples], dtype=object)
 

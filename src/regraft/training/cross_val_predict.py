@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 
 from regraft.cache import Cache
+from regraft.cluster.executor import Executor, InProcess, Task
 from regraft.data.dataset import Dataset
 from regraft.data.pixel_cache import load_pixels
 from regraft.models.classifier import Classifier
-from regraft.training.callbacks import ProgressReporter
+from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.device import choose_device, choose_precision
 from regraft.training.feature_cache import extract_features, run_prefix
 from regraft.training.linear_head import L2_VALUES, fit_path
@@ -44,33 +47,94 @@ def cross_val_predict(
     *,
     classes: int,
     class_weights: ClassWeights = "none",
+    executor: Executor | None = None,
 ) -> np.ndarray:
     """Predict each image by a head that was fitted without its fold: probabilities, float64 (N, C).
 
     The L2 strength of a fold's head is the one with the lowest loss over the images of the other folds. Inputs:
     features (N, F), labels int64 (N,) below `classes`, and the fold number of each image (N,). `class_weights` are
-    as in `TrainingOptions`, by the indices of the classes.
+    as in `TrainingOptions`, by the indices of the classes. The executor fits the folds; default: this process.
     """
-    targets = torch.from_numpy(labels)
+    executor = executor or InProcess()
     numbers = np.unique(fold)
+    shared = features if isinstance(executor, InProcess) else executor.share(features.cpu().numpy())
+    progress = _FoldsProgress(reporter, len(numbers))
+    rows = {f"fold {row + 1}": row for row in range(len(numbers))}
+    waiting = iter(rows)
+
+    def next_task() -> Task | None:
+        if (name := next(waiting, None)) is None:
+            return None
+        arguments = (shared, labels, fold == numbers[rows[name]], classes, class_weights)
+        return Task(name, fit_fold, arguments, progress.of_fold(rows[name]))
+
     logits = torch.zeros(len(L2_VALUES), len(labels), classes)
     losses = torch.full((len(numbers), len(L2_VALUES)), float("inf"), dtype=torch.float64)
-    for row, number in enumerate(numbers):
-        outside = torch.from_numpy(fold == number)
-        weights = weights_of_classes(class_weights, labels[fold != number], [str(i) for i in range(classes)])
-        objective = Objective("cross_entropy", 0.0, weights)
-        for step, head in enumerate(fit_path(features[~outside], targets[~outside], objective, consume=True)):
-            logits[step, outside] = features[outside] @ head.weight.T + head.bias
-            losses[row, step] = torch.nn.functional.cross_entropy(
-                logits[step, outside].double(), targets[outside], reduction="sum"
-            )
-            reporter.on_progress("head", row * len(L2_VALUES) + step + 1, losses.numel(), f"fold {row + 1}")
-            if step >= 2 and losses[row, step] > losses[row, step - 1] > losses[row, step - 2]:
-                break
-        reporter.on_progress("head", (row + 1) * len(L2_VALUES), losses.numel(), f"fold {row + 1}")
+    for task, future in executor.run(next_task):
+        row = rows[task.name]
+        fitted, losses_of_fold = future.result()
+        logits[: len(fitted), torch.from_numpy(fold == numbers[row])] = torch.tensor(fitted)
+        losses[row, : len(fitted)] = torch.tensor(losses_of_fold)
     probabilities = torch.empty(len(labels), classes, dtype=torch.float64)
     for row, number in enumerate(numbers):
         outside, others = torch.from_numpy(fold == number), torch.arange(len(numbers)) != row
         best = int(torch.where(losses[row].isfinite(), losses[others].sum(dim=0), torch.inf).argmin())
         probabilities[outside] = logits[best, outside].double().softmax(dim=1)
     return probabilities.numpy()
+
+
+def fit_fold(
+    features: torch.Tensor | np.ndarray,
+    labels: np.ndarray,
+    in_fold: np.ndarray,
+    classes: int,
+    class_weights: ClassWeights,
+    *,
+    reporter: ProgressReporter,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit heads without a fold, bool (N,), from strong to weak penalties, and predict its M images by each.
+
+    Returns logits, float32 (S, M, C), and the summed loss of each, float64 (S,), where S is at most the number of
+    `L2_VALUES`: it ends when weaker penalties make the loss worse twice.
+    """
+    with warnings.catch_warnings():  # arrays that came from a cluster cannot be written, and nothing writes into them
+        warnings.simplefilter("ignore", UserWarning)
+        inputs, targets, outside = map(torch.as_tensor, (features, labels, in_fold))
+    weights = weights_of_classes(class_weights, labels[~in_fold], [str(i) for i in range(classes)])
+    objective = Objective("cross_entropy", 0.0, weights)
+    logits: list[torch.Tensor] = []
+    losses: list[float] = []
+    for head in fit_path(inputs[~outside], targets[~outside], objective, consume=True):
+        logits.append((inputs[outside] @ head.weight.T + head.bias).cpu())
+        losses.append(torch.nn.functional.cross_entropy(logits[-1].double(), targets[outside], reduction="sum").item())
+        reporter.on_progress("head", len(losses), len(L2_VALUES))
+        if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+            break
+    reporter.on_progress("head", len(L2_VALUES), len(L2_VALUES))
+    return torch.stack(logits).detach().numpy(), np.array(losses)
+
+
+class _FoldsProgress:
+    """The progress of all folds as one."""
+
+    def __init__(self, reporter: ProgressReporter, folds: int) -> None:
+        self._reporter, self._steps = reporter, [0] * folds
+
+    def of_fold(self, row: int) -> ProgressReporter:
+        """The reporter of one fold."""
+        return _FoldReporter(self, row)
+
+    def update(self, row: int, done: int) -> None:
+        """Report that `done` heads of a fold are fitted or not needed."""
+        self._steps[row] = done
+        total = len(self._steps) * len(L2_VALUES)
+        self._reporter.on_progress("head", sum(self._steps), total, f"fold {row + 1}")
+
+
+class _FoldReporter(NullReporter):
+    def __init__(self, folds: _FoldsProgress, row: int) -> None:
+        self._folds, self._row = folds, row
+
+    def on_progress(self, name: str, done: int, total: int, detail: str = "") -> None:
+        """Report the fold's heads among those of all folds."""
+        self._folds.update(self._row, done)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import regraft
+from regraft.cluster.executor import InProcess
 from regraft.config import Config, load_config
 from regraft.errors import BudgetError, RunError, UsageError, WeightsError
 from regraft.studies.compare import compare as module
@@ -114,11 +115,11 @@ def test_a_run_without_test_images_ends_the_comparison(
 ) -> None:
     trained: list[str] = []
 
-    def train(_: Any, name: str, *__: Any) -> tuple[Any, Any]:
-        trained.append(name)
-        return SimpleNamespace(metrics={}, path=tmp_path / name), None
+    def train(_: str, config: Path, *__: Any, reporter: Any) -> None:
+        trained.append(config.stem)
 
-    monkeypatch.setattr(module._Trainer, "_train", train)
+    monkeypatch.setattr(module, "train_in_subprocess", train)
+    monkeypatch.setattr(module, "Run", lambda path: SimpleNamespace(metrics={}, path=path))
     with pytest.raises(RunError, match="no test images"):
         regraft.compare(squares_folder, ["efficientnet_lite0", "mobilenetv2"], out=tmp_path / "out")
     assert trained == ["efficientnet_lite0"]
@@ -128,26 +129,25 @@ def test_a_budget_is_used_up_by_the_most_promising(tmp_path: Path, monkeypatch: 
     left, least = [360.0], {"mobilenetv2": 90.0, "resnet50": 400.0, "cnn": 1.0}
     calls: list[tuple[str, float, int]] = []
 
-    def train(_: Any, name: str, out: Path, config: Config) -> tuple[Any, Any]:
-        calls.append((name, config.training.budget, config.training.finetune_epochs))
-        if config.training.budget < least[name]:
+    def train(_: str, settings: Path, out: Path, cache: Path, *, reporter: Any) -> None:
+        name, training = settings.stem, load_config(settings).training
+        calls.append((name, training.budget, training.finetune_epochs))
+        if training.budget < least[name]:
             raise BudgetError("too short")
         out.mkdir()
         left[0] -= 100 if name == "mobilenetv2" else 20
-        return SimpleNamespace(), None
 
     monkeypatch.setattr(module, "_OVERHEAD", 0.0)
     monkeypatch.setattr(module, "Run", lambda path: path)
-    monkeypatch.setattr(module._Trainer, "_train", train)
+    monkeypatch.setattr(module, "train_in_subprocess", train)
     monkeypatch.setattr(module._Trainer, "_left", lambda _: left[0])
     names = sorted(["cnn", "resnet50", "mobilenetv2"], key=module._promise)
     assert names == ["mobilenetv2", "resnet50", "cnn"]
-    trainer = module._Trainer("data", Config(), tmp_path, 360.0, False, NullReporter())
+    trainer = module._Trainer("data", Config(), tmp_path, 360.0, False, NullReporter(), InProcess())
     least["mobilenetv2"] = 130.0
-    trainer.train("mobilenetv2", sharing=3)  # does not fit into a third: its head alone, in all that is left
-    with pytest.raises(BudgetError):
-        trainer.train("resnet50", sharing=2)
-    trainer.train("cnn", sharing=1)
+    # mobilenetv2 does not fit into a third: its head alone, in all that is left
+    ended = {name: future.exception() for name, future in trainer.train(names)}
+    assert [type(error) for error in ended.values()] == [type(None), BudgetError, type(None)]
     assert calls == [("mobilenetv2", 120, 10), ("mobilenetv2", 360, 0), ("resnet50", 130, 10), ("resnet50", 260, 0),
                      ("cnn", 260, 30)]  # fmt: skip
     models: Any = {"mobilenetv2": SimpleNamespace(finetune_epochs=0, val_accuracy=0.9),
@@ -196,7 +196,7 @@ def test_wrong_requests(comparison: regraft.Comparison, squares_folder: Path) ->
 def test_a_failed_training_is_named_and_ends_no_other(
     squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, reporter: Any) -> Any:
         raise WeightsError("no weights")
 
     monkeypatch.setattr(module, "train_in_subprocess", fail)

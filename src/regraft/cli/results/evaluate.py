@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +12,22 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
-from regraft.cli.options import ImageColumn, Json, LabelColumn, Remote, RunOrExport, Trust
+from regraft.cli.options import (
+    ClusterAddress,
+    ClusterCpus,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    Remote,
+    RunOrExport,
+    Trust,
+    cluster_of,
+)
 from regraft.cli.output import console, print_json, print_report
 from regraft.runs.progress import rich_progress
 
 if TYPE_CHECKING:
+    from regraft.cluster.executor import Cluster
     from regraft.data.dataset import Dataset
     from regraft.evaluation.predictions import Predictions
     from regraft.models.classifier import Classifier
@@ -37,6 +49,11 @@ def command(
     label_column: LabelColumn = None,
     remote: Remote = False,
     trust: Trust = False,
+    out: Annotated[
+        Path | None, Option(help="Folder for the predictions of DATA; a later call computes the missing ones.")
+    ] = None,
+    cluster: ClusterAddress = None,
+    cluster_cpus: ClusterCpus = None,
     json: Json = False,
 ) -> None:
     """Print accuracy with its interval, the classification report and the confusion matrix."""
@@ -57,6 +74,9 @@ def command(
     views = check_tta(tta)
     if views != "none" and data is None:
         raise UsageError(f"--tta {views} needs DATA: the run's stored predictions are without augmentation.")
+    on_cluster = cluster_of(cluster, cluster_cpus)
+    if (on_cluster and out is None) or (out is not None and data is None):
+        raise UsageError("--cluster needs --out FOLDER, which every node can write, and --out needs DATA.")
     exported = is_export(run)
     if exported and data is None:
         raise UsageError(f"{run} is an export and has no stored predictions. Give DATA.")
@@ -77,7 +97,8 @@ def command(
                 data, model, part, on_unreadable=on_unreadable, remote=remote, image_column=image_column or "",
                 label_column=label_column or "", progress=progress,
             )  # fmt: skip
-            predictions, gain = _predict(model, dataset, views, reporter)
+            place = None if out is None else _Parts(run, out, on_cluster, trust if exported else None)
+            predictions, gain = _predict(model, dataset, views, reporter, place)
             progress = partial(reporter.on_progress, "near duplicates", detail="pairs")
             evaluation = evaluate_images(loaded, dataset, predictions, progress=progress)
         bad = [{"path": b.path, "reason": b.reason} for b in dataset.bad]
@@ -115,18 +136,41 @@ def command(
     screen.print(f"\n[bold]Try next[/bold]\n  {escape(advice)}")
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """Where predictions are kept and computed; `trust` is None for a run."""
+
+    model: Path
+    out: Path
+    cluster: Cluster | None
+    trust: bool | None
+
+
 def _predict(
-    model: Classifier | Predictor, dataset: Dataset, views: Tta, reporter: ProgressReporter
+    model: Classifier | Predictor, dataset: Dataset, views: Tta, reporter: ProgressReporter, place: _Parts | None
 ) -> tuple[Predictions, dict[str, Any] | None]:
     """Predict; with test-time augmentation, also compare its accuracy and time with plain prediction."""
     from regraft.evaluation.comparison import paired_difference
     from regraft.evaluation.metrics import evaluate
     from regraft.runs.evaluate import predict_dataset
 
+    def predict(tta: Tta) -> Predictions:
+        if place is None:
+            progress = partial(reporter.on_progress, "evaluate", detail="images")
+            return predict_dataset(model, dataset, tta=tta, progress=progress)
+        from regraft.exporting.exported_model import ExportedModel
+        from regraft.runs.prediction_parts.dataset import predict_dataset_parts
+        from regraft.runs.run import classifier_of
+
+        opener = classifier_of if place.trust is None else partial(ExportedModel, trust=place.trust)
+        out = place.out if views == "none" else place.out / tta
+        return predict_dataset_parts(
+            place.model, dataset, out, opener=opener, tta=tta, cluster=place.cluster, reporter=reporter
+        )
+
     def timed(tta: Tta) -> tuple[Predictions, float]:
         started = time.perf_counter()
-        progress = partial(reporter.on_progress, "evaluate", detail="images")
-        predictions = predict_dataset(model, dataset, tta=tta, progress=progress)
+        predictions = predict(tta)
         return predictions, 1000 * (time.perf_counter() - started) / len(dataset)
 
     plain, plain_milliseconds = timed("none")

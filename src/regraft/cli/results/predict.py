@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import csv as csv_module
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
-from regraft.cli.options import RunOrExport, Trust, probability
+from regraft.cli.options import ClusterAddress, ClusterCpus, RunOrExport, Trust, cluster_of, probability
 from regraft.cli.output import console, err, print_json
 from regraft.runs.progress import rich_progress
 from regraft.text import pluralize
 
 if TYPE_CHECKING:
+    from regraft.cluster.executor import Cluster
     from regraft.evaluation.abstention import Selection
     from regraft.models.classifier import Classifier
     from regraft.models.inference import Prediction, Predictor
     from regraft.models.rejection import RejectionPolicy
+    from regraft.runs.prediction_parts.parts import PartsOptions
+
+#: Number of unreadable images of a folder of parts that the terminal lists.
+_UNREADABLE = 20
 
 
 def command(
@@ -30,6 +36,11 @@ def command(
     top: Annotated[int, Option(metavar="N", min=1, help="Number of classes per image.")] = 3,
     batch_size: Annotated[int, Option(metavar="N", min=1, help="Images per batch.")] = 32,
     csv: Annotated[Path | None, Option(help="Write one row per image, with all probabilities, to this file.")] = None,
+    out: Annotated[
+        Path | None, Option(help="Write files of rows into this folder; a later call computes the missing ones.")
+    ] = None,
+    format: Annotated[Literal["parquet", "csv", "jsonl"], Option(help="Of the files in --out.")] = "parquet",
+    part_size: Annotated[int, Option(metavar="N", min=1, help="Images of a file in --out, about.")] = 1000,
     min_accuracy: Annotated[
         float | None, probability("Accept answers that are right this often on validation.")
     ] = None,
@@ -39,19 +50,32 @@ def command(
     ] = None,
     tta: Annotated[str, Option(help="Test-time augmentation: none, flip or crops (12 times slower).")] = "none",
     trust: Trust = False,
+    cluster: ClusterAddress = None,
+    cluster_cpus: ClusterCpus = None,
     json: Annotated[bool, Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Predict classes in the order given; unreadable files are listed at the end (exit code 1)."""
     from regraft.data.decode import has_frames
     from regraft.data.ignored import describe_ignored
-    from regraft.errors import RegraftError
+    from regraft.errors import RegraftError, UsageError
     from regraft.models.inference import check_tta, iter_sources, predict_images
 
-    views = check_tta(tta)
+    views, on_cluster = check_tta(tta), cluster_of(cluster, cluster_cpus)
+    if on_cluster and out is None:
+        raise UsageError("--cluster needs --out FOLDER, which every node can write; the images must be there, too.")
+    if out is not None and csv is not None:
+        raise UsageError("Received --csv and --out. For parts in CSV: --out FOLDER --format csv.")
     ignored: list[str] = []
     files = list(iter_sources(images, ignored.extend))
     screen = console(json)
     model, policy, selection = _load(run, min_accuracy, coverage, ood_rate, trust)
+    if out is not None:
+        from regraft.runs.prediction_parts.parts import PartsOptions
+
+        options = PartsOptions(format, part_size, batch_size, views, policy)
+        opener = functools.partial(_open_export, trust=trust) if _is_export(run) else None
+        _write_parts(run, images, files, out, options, opener, on_cluster, json, ignored)
+        return
     count = min(top, len(model.classes))
     failed: list[Prediction] = []
     table = None
@@ -99,6 +123,60 @@ def command(
         raise RegraftError(f"{len(failed)} of {len(files)} images could not be read.")
 
 
+def _write_parts(
+    model: Path,
+    images: Sequence[Path],
+    files: Sequence[Any],
+    out: Path,
+    options: PartsOptions,
+    opener: Callable[[Path], Any] | None,
+    cluster: Cluster | None,
+    json: bool,
+    ignored: Sequence[str],
+) -> None:
+    """Predict into a folder of parts, and print what is in it."""
+    from regraft.data.ignored import describe_ignored
+    from regraft.errors import RegraftError
+    from regraft.runs.prediction_parts.parts import Listing, predict_parts
+    from regraft.runs.run import classifier_of
+
+    described = {"paths": sorted(str(path.resolve()) for path in images)}
+    with rich_progress(err) as reporter:
+        parts = predict_parts(
+            model, Listing.of_files(files), out, options, described=described, opener=opener or classifier_of,
+            cluster=cluster, reporter=reporter,
+        )  # fmt: skip
+    unreadable = parts.unreadable
+    if json:
+        print_json({
+            "folder": str(out), "images": parts.images, "parts": len(parts.parts), "computed": parts.computed,
+            "unreadable": [{"path": path, "reason": reason} for path, reason in unreadable],
+        })  # fmt: skip
+    else:
+        console(json).print(
+            escape(f"{pluralize(parts.images, 'row')} in {pluralize(len(parts.parts), 'file')} in {out}, ")
+            + f"{parts.computed} of them computed now."
+        )
+    for line in describe_ignored(list(ignored), Path):
+        err.print(f"[yellow]not used:[/yellow] {escape(line)}")
+    for path, reason in unreadable[:_UNREADABLE]:
+        err.print(f"[yellow]cannot be read:[/yellow] {escape(path)}: {escape(reason)}")
+    if unreadable:
+        raise RegraftError(f"{len(unreadable)} of {parts.images} images could not be read.")
+
+
+def _is_export(path: Path) -> bool:
+    from regraft.exporting.exported_model import is_export
+
+    return is_export(path)
+
+
+def _open_export(path: Path, *, trust: bool) -> Any:
+    from regraft.exporting.exported_model import ExportedModel
+
+    return ExportedModel(path, trust=trust)
+
+
 def _load(
     path: Path, min_accuracy: float | None, coverage: float | None, ood_rate: float | None, trust: bool
 ) -> tuple[Classifier | Predictor, RejectionPolicy, Selection | None]:
@@ -122,19 +200,14 @@ def _load(
     return run.classifier, policy, selection
 
 
-def _rejection_cells(policy: RejectionPolicy, prediction: Prediction) -> list[str]:
-    texts = {True: "yes", False: "no"}
-    values = policy.of(prediction).items()
-    cells = {name: texts[v] if isinstance(v, bool) else ", ".join(v) or "none" for name, v in values}
-    return [cells.get(name, "") for name in policy.columns]
-
-
 def _write_line(value: dict[str, Any]) -> None:
     print_json(value, indent=None)
 
 
 def _cells(prediction: Prediction, count: int, policy: RejectionPolicy) -> list[str]:
-    cells = [escape(prediction.source), *map(escape, _rejection_cells(policy, prediction))]
+    from regraft.runs.prediction_parts.rows import rejection_cells
+
+    cells = [escape(prediction.source), *map(escape, rejection_cells(policy, prediction))]
     if prediction.error is not None:
         return [*cells, f"[yellow]{escape(prediction.error)}[/yellow]", *[""] * (count - 1)]
     style = "[dim]{}[/dim]" if policy.label(prediction) is None else "{}"
@@ -144,23 +217,15 @@ def _cells(prediction: Prediction, count: int, policy: RejectionPolicy) -> list[
 @contextmanager
 def _csv_writer(file: Path, classes: Sequence[str], policy: RejectionPolicy) -> Iterator[Callable[[Prediction], None]]:
     from regraft.atomic_io import atomic_write
+    from regraft.runs.prediction_parts.rows import csv_header, csv_row
 
     with (
         atomic_write(file) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv_module.writer(stream, lineterminator="\n")
-        probabilities = [f"p({name})" for name in classes]
-        writer.writerow(["path", "label", "confidence", *policy.columns, *probabilities, "error"])
-        yield lambda prediction: writer.writerow(_row(prediction, policy))
-
-
-def _row(prediction: Prediction, policy: RejectionPolicy) -> list[Any]:
-    rejection = _rejection_cells(policy, prediction)
-    if prediction.error is not None:
-        return [prediction.source, "", "", *rejection, *[""] * len(prediction.classes), prediction.error]
-    label = policy.label(prediction) or ""
-    return [prediction.source, label, prediction.confidence, *rejection, *prediction.probabilities.tolist(), ""]
+        writer.writerow(csv_header(classes, policy))
+        yield lambda prediction: writer.writerow(csv_row(prediction, policy))
 
 
 def _ordinal(number: int) -> str:

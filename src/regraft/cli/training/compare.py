@@ -12,12 +12,15 @@ from typer import Argument, Exit, Option
 
 from regraft.cli.options import (
     Budget,
+    ClusterAddress,
+    ClusterCpus,
     ConfigFile,
     ImageSize,
     Json,
     Settings,
     StudyFolder,
     Weights,
+    cluster_of,
     refuse_flags_without_effect,
     with_training_flags,
 )
@@ -49,6 +52,8 @@ def command(
     config: ConfigFile = None,
     settings: Settings = None,
     out: StudyFolder = None,
+    cluster: ClusterAddress = None,
+    cluster_cpus: ClusterCpus = None,
     json: Json = False,
     *,
     flags: dict[str, Any],
@@ -66,7 +71,8 @@ def command(
     with rich_progress(screen) as reporter:
         comparison = compare(
             data, parse_names(backbones), baselines=parse_names(baselines), runs=runs or [], config=resolved,
-            budget=seconds, random_if_missing=random_if_missing, out=out, reporter=reporter,
+            budget=seconds, random_if_missing=random_if_missing, out=out, cluster=cluster_of(cluster, cluster_cpus),
+            reporter=reporter,
         )  # fmt: skip
     if json:
         print_json(comparison.to_json())

@@ -11,6 +11,8 @@ from typer import Option
 from regraft.cli.options import (
     Backbone,
     ClassWeights,
+    ClusterAddress,
+    ClusterCpus,
     ConfigFile,
     FolderLayout,
     GroupBy,
@@ -18,6 +20,7 @@ from regraft.cli.options import (
     LabeledData,
     Settings,
     Weights,
+    cluster_of,
 )
 from regraft.cli.output import console, print_json, print_report
 from regraft.runs.progress import rich_progress
@@ -40,6 +43,8 @@ def command(
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, Option(help="A new folder for the predictions and suspected labels.")] = None,
+    cluster: ClusterAddress = None,
+    cluster_cpus: ClusterCpus = None,
     json: Json = False,
 ) -> None:
     """Cross-validate the linear head on frozen features, which are computed once."""
@@ -54,7 +59,10 @@ def command(
         resolved = load_config(config, settings or [], overrides)
         from regraft.studies.cross_validation import cross_validate
     with rich_progress(screen) as reporter:
-        result = cross_validate(data, k, repeats=repeats, config=resolved, out=out, reporter=reporter)
+        result = cross_validate(
+            data, k, repeats=repeats, config=resolved, out=out, cluster=cluster_of(cluster, cluster_cpus),
+            reporter=reporter,
+        )  # fmt: skip
     if json:
         print_json(result.to_json())
         return

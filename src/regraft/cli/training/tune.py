@@ -11,7 +11,19 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
-from regraft.cli.options import Backbone, Budget, ConfigFile, ImageSize, Json, StudyFolder, Weights, with_training_flags
+from regraft.cli.options import (
+    Backbone,
+    Budget,
+    ClusterAddress,
+    ClusterCpus,
+    ConfigFile,
+    ImageSize,
+    Json,
+    StudyFolder,
+    Weights,
+    cluster_of,
+    with_training_flags,
+)
 from regraft.cli.output import console, parse_seconds, print_json
 from regraft.errors import UsageError
 from regraft.runs.progress import rich_progress
@@ -43,6 +55,8 @@ def command(
     out: StudyFolder = None,
     resume: Annotated[Path | None, Option(help="Continue the search in this folder; without DATA.")] = None,
     no_train: Annotated[bool, Option("--no-train", help="Skip the final training and the test.")] = False,
+    cluster: ClusterAddress = None,
+    cluster_cpus: ClusterCpus = None,
     json: Json = False,
     *,
     flags: dict[str, Any],
@@ -66,7 +80,8 @@ def command(
         result = tune(
             data, trials=trials, finalists=finalists, budget=None if budget is None else parse_seconds(budget),
             metric=metric,  # type: ignore[arg-type]  # checked there
-            config=resolved, fixed=fixed, out=resume or out, train=not no_train, reporter=reporter, started=started,
+            config=resolved, fixed=fixed, out=resume or out, train=not no_train, cluster=cluster_of(cluster, cluster_cpus),
+            reporter=reporter, started=started,
         )  # fmt: skip
     if json:
         print_json({"folder": str(result.path), **result.to_json()})

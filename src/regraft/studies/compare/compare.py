@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
 from regraft.atomic_io import write_json, write_text
+from regraft.cluster.executor import Cluster, Executor, Task, open_executor
 from regraft.config import Config
-from regraft.data.sources.urls import absolute, redact
+from regraft.data.sources.urls import absolute, is_url, redact
 from regraft.errors import BudgetError, DataError, RegraftError, RunError, UsageError, WeightsError
 from regraft.evaluation.comparison import Difference, holm, paired_difference
 from regraft.models.registry import BASELINES, find_backbone
@@ -56,6 +60,7 @@ def compare(
     budget: float = 0.0,
     random_if_missing: bool = False,
     out: Path | str | None = None,
+    cluster: Cluster | str | None = None,
     reporter: ProgressReporter | None = None,
 ) -> Comparison:
     """Train each model on the same split and compare them on the same test images.
@@ -71,6 +76,8 @@ def compare(
             head alone (a baseline one epoch), and what is left in the end goes to models that trained less than asked.
         random_if_missing: Whether a backbone starts from random weights if its own are not available; it is marked.
         out: Folder; an unfinished comparison in it is resumed. Default: a new one under `runs/`.
+        cluster: Address of a Ray cluster that trains models at the same time (`ray://HOST:10001`, `auto` or `local`),
+            whose nodes see the data and `out` at the same paths.
         reporter: Receives the progress. Default: progress bars in a notebook or terminal.
 
     Raises:
@@ -99,22 +106,21 @@ def compare(
             f"scratch, for at least {_BASELINE_EPOCHS} epochs."
         )
     deadline = started + budget - len(names) * _REPORT if budget else None
-    trainer = _Trainer(str(data), config, path, deadline, random_if_missing, reporter)
     order = sorted(names, key=_promise) if budget else names
-    for number, name in enumerate(order):
-        reporter.on_progress("models", number, len(names), name)
-        reporter.on_message(f"{name} ({number + 1} of {len(names)})")
-        try:
-            models[name] = _measure(name, *trainer.train(name, sharing=len(names) - number))
-        except NoTestError:
-            raise
-        except RegraftError as error:
-            failed[name] = str(error)
-            reporter.on_message(f"{name} could not be trained: {error}")
-    while (again := trainer.choose_again(models)) is not None:
-        reporter.on_message(f"{again} trains again, because there is time left for more than it had.")
-        with suppress(RegraftError):  # the first training stays
-            models[again] = _measure(again, *trainer.train_again(again))
+    with open_executor(cluster) as executor:
+        trainer = _Trainer(_place(data), config, path, deadline, random_if_missing, reporter, executor)
+        for name, future in trainer.train(order):
+            try:
+                models[name] = _measure(name, *future.result())
+            except NoTestError:
+                raise
+            except RegraftError as error:
+                failed[name] = str(error)
+                reporter.on_message(f"{name} could not be trained: {error}")
+        while (again := trainer.choose_again(models)) is not None:
+            reporter.on_message(f"{again} trains again, because there is time left for more than it had.")
+            with suppress(RegraftError):  # the first training stays
+                models[again] = _measure(again, *trainer.train_again(again))
     reporter.on_progress("models", len(names), len(names))
     if not models:
         reasons = "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
@@ -192,9 +198,24 @@ def _promise(name: str) -> tuple[bool, float]:
     return name in BASELINES, find_backbone(name).gmac or float("inf")
 
 
+def _place(data: Path | str | None) -> str:
+    """The data as a worker finds it, whose current folder may be another."""
+    return str(data) if data is None or is_url(data) else os.path.abspath(data)
+
+
+@dataclass
+class _Attempt:
+    """A training of a model by a configuration into a folder; `is_least` if it is the smallest that there is."""
+
+    name: str
+    out: Path
+    config: Config
+    is_least: bool = False
+
+
 @dataclass
 class _Trainer:
-    """Trains one model after the other, in the time until the deadline; `shares` are the seconds that each had."""
+    """Trains models in the time until the deadline; `shares` are the seconds that each had."""
 
     data: str
     config: Config
@@ -202,26 +223,80 @@ class _Trainer:
     deadline: float | None
     random_if_missing: bool
     reporter: ProgressReporter
+    executor: Executor
     shares: dict[str, float] = field(default_factory=dict)
 
-    def train(self, name: str, *, sharing: int) -> tuple[Run, Timing]:
-        """Train a model in its share, if `sharing` models are left; one that does not fit trains less, but longer."""
-        if self.deadline is None:
-            return self._train(name, self.path / name, _config_for(self.config, name, 0.0))
-        left = self._left()
-        if left <= 0:
-            raise BudgetError("no time was left in the budget, which all models share")
-        share = self.shares[name] = max(1.0, (left + _OVERHEAD) / sharing - _OVERHEAD)
-        config = _config_for(self.config, name, share)
-        try:
-            return self._train(name, self.path / name, config)
-        except BudgetError:
+    def train(self, names: Sequence[str]) -> Iterator[tuple[str, Future[tuple[Run, Timing]]]]:
+        """Train models, as many at once as the executor has slots; yield each when it has ended."""
+        waiting = list(names)
+
+        def next_attempt() -> _Attempt | None:
+            if not waiting:
+                return None
+            name, number = waiting.pop(0), len(names) - len(waiting)
+            self.reporter.on_progress("models", number - 1, len(names), name)
+            self.reporter.on_message(f"{name} ({number} of {len(names)})")
+            share = 0.0
+            if self.deadline is not None:
+                rounds = math.ceil((len(waiting) + 1) / self.executor.slots)
+                left = max(0.0, self._left())  # without any, the training says so
+                share = self.shares[name] = max(1.0, (left + _OVERHEAD) / rounds - _OVERHEAD)
+            return _Attempt(name, self.path / name, _config_for(self.config, name, share))
+
+        yield from self._run(next_attempt)
+
+    def _run(self, next_attempt: Callable[[], _Attempt | None]) -> Iterator[tuple[str, Future[tuple[Run, Timing]]]]:
+        """Run attempts; one without weights or time is followed by one that needs none, or less."""
+        running: dict[Task, _Attempt] = {}
+        following: list[_Attempt] = []
+        out_of_time: list[_Attempt] = []
+
+        def next_task() -> Task | None:
+            while (attempt := following.pop() if following else next_attempt()) is not None:
+                if self.deadline is not None and self._left() <= 0:
+                    out_of_time.append(attempt)
+                    continue
+                settings = self.path / f"{attempt.name}.toml"
+                write_text(settings, attempt.config.to_toml())
+                places = (path.resolve() for path in (settings, attempt.out, self.path / _CACHE))
+                task = Task(attempt.name, train_in_subprocess, (self.data, *places), self.reporter)
+                running[task] = attempt
+                return task
+            return None
+
+        for task, future in self.executor.run(next_task):
+            attempt = running.pop(task)
+            if (smaller := self._attempt_after(attempt, future.exception())) is not None:
+                following.append(smaller)
+                continue
+            ended: Future[tuple[Run, Timing]] = Future()
+            try:
+                ended.set_result((Run(attempt.out), future.result()))
+            except Exception as error:
+                ended.set_exception(error)
+            yield attempt.name, ended
+        for attempt in out_of_time:
+            ended = Future()
+            ended.set_exception(BudgetError("no time was left in the budget, which all models share"))
+            yield attempt.name, ended
+
+    def _attempt_after(self, attempt: _Attempt, error: BaseException | None) -> _Attempt | None:
+        """What to train instead after an error, or None."""
+        name, config = attempt.name, attempt.config
+        if isinstance(error, WeightsError) and self.random_if_missing and config.model.weights != "none":
+            self.reporter.on_message(f"{name}: its weights are not available, so it starts from random ones.")
+            config = config.model_copy(update={"model": replace(config.model, weights="none")})
+            return replace(attempt, config=config)
+        if isinstance(error, BudgetError) and self.deadline is not None and not attempt.is_least:
             if (left := self._left()) <= 0:
-                raise
+                return None
             least = "one epoch" if name in BASELINES else "its head alone"
-            self.reporter.on_message(f"{name} does not fit into its share, {share:.0f} s, and trains {least}.")
+            self.reporter.on_message(
+                f"{name} does not fit into its share, {self.shares[name]:.0f} s, and trains {least}."
+            )
             training = replace(config.training, budget=left, finetune_epochs=int(name in BASELINES))
-            return self._train(name, self.path / name, config.model_copy(update={"training": training}))
+            return replace(attempt, config=config.model_copy(update={"training": training}), is_least=True)
+        return None
 
     def choose_again(self, models: Mapping[str, ComparedModel]) -> str | None:
         """The most accurate on validation of the models for whose wanted epochs there was no time, but is now."""
@@ -238,7 +313,9 @@ class _Trainer:
         """Train a model anew in all the time that is left, and replace its run."""
         share = self.shares[name] = self._left()
         new = self.path / f"{name}-again"
-        _, timing = self._train(name, new, _config_for(self.config, name, share))
+        attempts = iter([_Attempt(name, new, _config_for(self.config, name, share), is_least=True)])
+        ((_, future),) = self._run(lambda: next(attempts, None))
+        _, timing = future.result()
         shutil.rmtree(self.path / name)
         new.rename(self.path / name)
         return Run(self.path / name), timing
@@ -250,20 +327,6 @@ class _Trainer:
     def _wanted_epochs(self, name: str) -> int:
         training = _config_for(self.config, name, 0.0).training
         return 0 if training.early_stopping or training.finetune_from == "none" else training.finetune_epochs
-
-    def _train(self, name: str, out: Path, config: Config) -> tuple[Run, Timing]:
-        settings, cache = self.path / f"{name}.toml", self.path / _CACHE
-        write_text(settings, config.to_toml())
-        try:
-            timing = train_in_subprocess(self.data, settings, out, cache, self.reporter)
-        except WeightsError:
-            if not self.random_if_missing:
-                raise
-            self.reporter.on_message(f"{name}: its weights are not available, so it starts from random ones.")
-            config = config.model_copy(update={"model": replace(config.model, weights="none")})
-            write_text(settings, config.to_toml())
-            timing = train_in_subprocess(self.data, settings, out, cache, self.reporter)
-        return Run(out), timing
 
 
 def _measure(name: str, run: Run, timing: Timing) -> ComparedModel:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from optuna.trial import Trial
 
 from regraft.atomic_io import write_json
 from regraft.cache import Cache
+from regraft.cluster.executor import Executor, Task
 from regraft.config import Config
 from regraft.data.dataset import Split
 from regraft.errors import RegraftError, RunError
@@ -52,6 +55,7 @@ class Search:
     max_finalists: int
     train: bool
     deadline: float | None
+    executor: Executor
     seconds: dict[str, float] = field(default_factory=dict)
     stopped: str | None = None
 
@@ -61,6 +65,7 @@ class Search:
         # The search gets no test images, so that it cannot depend on them.
         samples = [sample for sample in self.split.dataset.samples if sample.part != "test"]
         self.search_split = Split(self.split.dataset.with_samples(samples))
+        self._shared_split = self.executor.share(self.search_split)
         # Set after the first trial, by its duration.
         self.num_finalists = 0
         self.search_deadline: float | None = None
@@ -96,27 +101,46 @@ class Search:
         records = self.study.records
         if records:
             self._plan(records[0])
-        while len(records) < self.max_trials:
-            # The first trial has no deadline: without it there is no result.
-            if records and self.search_deadline is not None and time.monotonic() > self.search_deadline:
-                self.stopped = "time"
-                break
-            trial = self.study.ask()
-            record: TrialRecord | None = None
-            try:
-                record = self._run_trial(trial, records)
-            except OutOfTime:
-                self.stopped = "time"
-                break
-            finally:  # also after Ctrl-C
-                self.study.tell(trial, record)
-            self._report_trial(record, _best_of(records))
-            records.append(record)
-            if len(records) == 1:
-                self._plan(record)
-            if _best_of(records):
-                self._write(plots=False)
+        running: dict[Task, _Running] = {}
+
+        def next_task() -> Task | None:
+            while len(records) + len(running) < self.max_trials:
+                if not records and running and self.deadline is not None:
+                    return None  # how long the first trial takes decides what there is time for
+                # The first trial has no deadline: without it there is no result.
+                if records and self.search_deadline is not None and time.monotonic() > self.search_deadline:
+                    self.stopped = "time"
+                    return None
+                started = self._start_trial(records, running)
+                if isinstance(started, Task):
+                    return started
+                self._end_trial(started, records)
+            return None
+
+        try:
+            for task, future in self.executor.run(next_task):
+                ended = running[task]
+                try:
+                    ended.record = self._record_of(ended, future)
+                except OutOfTime:
+                    self.stopped = "time"
+                    break
+                del running[task]
+                self._end_trial(ended, records)
+        finally:  # also after Ctrl-C
+            for left in running.values():
+                self.study.tell(left.trial, None)
         self.reporter.on_progress("search", self.max_trials, self.max_trials, "")
+
+    def _end_trial(self, ended: _Running, records: list[TrialRecord]) -> None:
+        assert ended.record is not None
+        self.study.tell(ended.trial, ended.record)
+        self._report_trial(ended.record, _best_of(records))
+        records.append(ended.record)
+        if len(records) == 1:
+            self._plan(ended.record)
+        if _best_of(records):
+            self._write(plots=False)
 
     def _plan(self, first: TrialRecord) -> None:
         """Set the number of finalists, and the deadlines of search and finalists, by the first trial's duration."""
@@ -144,14 +168,20 @@ class Search:
                 f"A full training takes about {one:.0f} s: there is time for short trials alone; the best of them wins."
             )
 
-    def _run_trial(self, trial: Trial, records: list[TrialRecord]) -> TrialRecord:
-        number, started = len(records), time.monotonic()
-        params = self.space.draw(trial)
+    def _start_trial(self, records: list[TrialRecord], running: dict[Task, _Running]) -> Task | _Running:
+        """The task of the next trial; if a trial with this configuration is complete, one that has ended."""
+        used = {record.number for record in records} | {other.number for other in running.values()}
+        number = next(number for number in itertools.count() if number not in used)
+        trial = self.study.ask(number)
+        started = _Running(number, trial, self.space.draw(trial), time.monotonic())
+        params = started.params
         config = self.space.config(params, short=True)
         for earlier in records:
             if earlier.state == "complete" and self.space.config(earlier.params, short=True) == config:
                 message = f"same as {earlier.number}"
-                return replace(earlier, number=number, params=params, seconds=0.0, steps={}, message=message)
+                started.record = replace(earlier, number=number, params=params, seconds=0.0, steps={}, message=message)
+                return started
+        reported: set[int] = set()
 
         def prune(row: Epoch) -> None:
             value = {
@@ -159,7 +189,8 @@ class Search:
                 "accuracy": None if row.val_accuracy is None else 1 - row.val_accuracy,
                 "macro_f1": None if row.val_macro_f1 is None else 1 - row.val_macro_f1,
             }[self.metric]
-            if value is not None and number:
+            if value is not None and number and row.epoch not in reported:  # it is, if a cluster's node has died
+                reported.add(row.epoch)
                 trial.report(value, row.epoch)
                 if trial.should_prune():
                     raise Pruned(f"{self.metric} was among the worst third after epoch {row.epoch}")
@@ -168,28 +199,33 @@ class Search:
         title = f"trial {number}" + (f", best {getattr(best, self.metric):.4f}" if best else "")
         deadline = self.search_deadline if records else None
         reporter = TrialReporter(
-            self.reporter, "search", number, self.max_trials, title, deadline=deadline, on_epoch=prune
+            self.reporter, "search", len(records), self.max_trials, title, deadline=deadline, on_epoch=prune
         )
         views = self.space.config(params).training.views
+        task = self._task(number, params, config, reporter, views=views)
+        running[task] = started
+        return task
+
+    def _record_of(self, ended: _Running, future: Future[TrialResult]) -> TrialRecord:
         try:
-            record = self._train(number, params, config, reporter, views=views).record
+            record = future.result().record
         except (Pruned, RegraftError) as error:
             state: Literal["pruned", "failed"] = "pruned" if isinstance(error, Pruned) else "failed"
-            return TrialRecord(number, params, state, seconds=time.monotonic() - started, message=str(error))
-        if record.cache_too_small and not any(earlier.cache_too_small for earlier in records):
+            seconds = time.monotonic() - ended.started
+            return TrialRecord(ended.number, ended.params, state, seconds=seconds, message=str(error))
+        if record.cache_too_small and not any(earlier.cache_too_small for earlier in self.study.records):
             self.reporter.on_message(
                 f"The cache ({self.cache.limit / 1e9:g} GB, training.cache_gb) is too small for this search: trials "
                 "that do not fit compute their frozen layers again."
             )
         return record
 
-    def _train(
+    def _task(
         self, number: int, params: dict[str, Any], config: Config, reporter: TrialReporter, **options: Any
-    ) -> TrialResult:
-        return run_trial(
-            number, params, config, self.search_split, self.metric,
-            cache=self.cache, scratch=self.path / SCRATCH, reporter=reporter, **options,
-        )  # fmt: skip
+    ) -> Task:
+        options |= {"cache": self.cache, "scratch": (self.path / SCRATCH).resolve()}
+        function = functools.partial(run_trial, **options)
+        return Task(f"trial {number}", function, (number, params, config, self._shared_split, self.metric), reporter)
 
     def _report_trial(self, record: TrialRecord, best: TrialRecord | None) -> None:
         if record.state == "failed":
@@ -205,27 +241,36 @@ class Search:
         """Train the base and the best others in full, as far as earlier calls have not."""
         done = {finalist.record.number for finalist in self.study.finalists}
         chosen = self._choose_finalists()
-        for place, short in enumerate(chosen):
-            if short.number in done:
-                continue
+        waiting = [(place, short) for place, short in enumerate(chosen) if short.number not in done]
+        titles: dict[Task, str] = {}
+
+        def next_task() -> Task | None:
+            if not waiting:
+                return None
+            place, short = waiting.pop(0)
             title = f"trial {short.number}" if short.number else "the base"
             reporter = TrialReporter(
                 self.reporter, "finalists", place, len(chosen), f"in full: {title}", deadline=self.finalists_deadline
             )
-            config, checkpoint = self.space.config(short.params), self._checkpoint(short.number)
+            config, checkpoint = self.space.config(short.params), self._checkpoint(short.number).resolve()
+            task = self._task(short.number, short.params, config, reporter, checkpoint=checkpoint)
+            titles[task] = title
+            return task
+
+        for task, future in self.executor.run(next_task):
             try:
-                result = self._train(short.number, short.params, config, reporter, checkpoint=checkpoint)
+                result = future.result()
             except OutOfTime:
                 self.stopped = "time"
                 break
             except RegraftError as error:
-                self.reporter.on_message(f"Trial {short.number} failed in full: {error}")
+                self.reporter.on_message(f"{task.name.capitalize()} failed in full: {error}")
                 continue
             self.study.add_finalist(result)
             record = result.record
             self.reporter.on_message(
-                f"{title.capitalize()} in full: validation loss {record.loss:.4f}, accuracy {record.accuracy:.4f} in "
-                f"{record.seconds:.0f} s."
+                f"{titles[task].capitalize()} in full: validation loss {record.loss:.4f}, accuracy "
+                f"{record.accuracy:.4f} in {record.seconds:.0f} s."
             )
         self.reporter.on_progress("finalists", len(chosen), len(chosen), "")
 
@@ -290,6 +335,17 @@ class Search:
                 (path / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.replace(path / CHECKPOINT)
             return train_into(model, self.split, path, best.config, _WithoutEpochs(self.reporter))
+
+
+@dataclass
+class _Running:
+    """A trial that has been asked for; `started` is a moment of `time.monotonic`, `record` its end."""
+
+    number: int
+    trial: Trial
+    params: dict[str, Any]
+    started: float
+    record: TrialRecord | None = None
 
 
 def _best_of(records: Collection[TrialRecord]) -> TrialRecord | None:

@@ -96,13 +96,13 @@ class Study:
         value = {"record": value, "config": finalist.config.to_toml(), "calibrated_losses": finalist.calibrated_losses}
         self.optuna.set_user_attr(f"{_FINALIST}{finalist.record.number}", value)
 
-    def ask(self) -> Trial:
-        """Start the next trial; the first has the default parameters."""
-        count = len(self.records)
+    def ask(self, number: int | None = None) -> Trial:
+        """Start the trial with this number, by default that of finished trials; number 0 has the default parameters."""
+        number = len(self.records) if number is None else number
         self.optuna.sampler = optuna.samplers.TPESampler(
-            seed=random_key(self._seed, count) % 2**32, n_startup_trials=_STARTUP_TRIALS
+            seed=random_key(self._seed, number) % 2**32, n_startup_trials=_STARTUP_TRIALS
         )
-        if not count and not self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if not number and not self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self.optuna.enqueue_trial(self._default)
         return self.optuna.ask()
 

@@ -6,11 +6,13 @@ import hashlib
 import time
 import tomllib
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from regraft.cluster.executor import Cluster, open_executor
 from regraft.config import Config
 from regraft.data.sources.urls import absolute
 from regraft.data.split import split_text
@@ -36,6 +38,7 @@ def tune(
     fixed: Collection[str] = (),
     out: Path | str | None = None,
     train: bool = True,
+    cluster: Cluster | str | None = None,
     reporter: ProgressReporter | None = None,
     started: float | None = None,
 ) -> TuneResult:
@@ -52,6 +55,8 @@ def tune(
         fixed: Names of settings that keep the base's value, such as `training.finetune_lr`.
         out: Folder of the search; a search in it is resumed. Default: a new folder under `runs/`.
         train: Whether the winner becomes a run, with metrics on the test part.
+        cluster: Address of a Ray cluster that runs trials at the same time (`ray://HOST:10001`, `auto` or `local`),
+            whose nodes see the data and `out` at the same paths. The winner becomes a run here.
         reporter: Reporter that gets the progress; default: that of the notebook or terminal.
         started: Moment of `time.monotonic` at which the budget starts; default: now.
 
@@ -103,11 +108,16 @@ def tune(
         _refuse_other_settings(stored, settings, Path(str(out)))
     space = SearchSpace(config, fixed, model)
     path = Path(str(out)) if stored else new_folder(out, "tune", Path(absolute(data)).stem, config.model.backbone)
-    with lock_run(path, resumed=stored is not None), quiet_optuna():
+    with ExitStack() as locked:
+        locked.enter_context(lock_run(path, resumed=stored is not None))
+        locked.enter_context(quiet_optuna())
         study = Study(path, config.training.seed, space.default, settings)
         reporter.on_message(f"Search: {path}. If it is stopped, `regraft tune --resume {path}` resumes it.")
         deadline = None if budget is None else started + budget
-        search = Search(path, model, split, space, study, settings, reporter, trials, finalists, train, deadline)
+        executor = locked.enter_context(open_executor(cluster))
+        search = Search(
+            path, model, split, space, study, settings, reporter, trials, finalists, train, deadline, executor
+        )
         search.seconds["prepare"] = time.monotonic() - started
         return search.run()
 

@@ -1,0 +1,63 @@
+"""Predictions of a labeled data set through a folder of parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.cluster.executor import Cluster
+from regraft.data.dataset import Dataset
+from regraft.data.sources.table import import_parquet
+from regraft.errors import DataError
+from regraft.evaluation.predictions import Predictions
+from regraft.models.inference import Tta
+from regraft.runs.prediction_parts.parts import Listing, Part, PartsOptions, predict_parts
+from regraft.runs.prediction_parts.rows import probability_columns
+from regraft.runs.run import classifier_of
+from regraft.training.callbacks import ProgressReporter
+
+
+def predict_dataset_parts(
+    model: Path,
+    dataset: Dataset,
+    out: Path | str,
+    *,
+    opener: Callable[[Path], Any] = classifier_of,
+    tta: Tta = "none",
+    cluster: Cluster | str | None = None,
+    reporter: ProgressReporter | None = None,
+) -> Predictions:
+    """Predict every image of a data set, in order, as `predict_dataset` does; the arguments are `predict_parts`'s.
+
+    Raises `DataError` if an image can no longer be read since the scan, and as `predict_parts`.
+    """
+    parts = predict_parts(
+        model, Listing.of_dataset(dataset), out, PartsOptions(tta=tta, max_pixels=dataset.max_pixels),
+        described={"data": dataset.scanned or str(dataset.root)}, opener=opener, cluster=cluster, reporter=reporter,
+    )  # fmt: skip
+    if unreadable := parts.unreadable:
+        path, reason = unreadable[0]
+        raise DataError(f"{path} could be read during the scan, and now cannot: {reason}")
+    classes = _classes(parts.parts[0])
+    index = {name: i for i, name in enumerate(classes)}
+    return Predictions(
+        ids=tuple(sample.path for sample in dataset.samples),
+        labels=np.array([index[sample.label] for sample in dataset.samples], dtype=np.int64),
+        probabilities=np.concatenate([_probabilities(part, classes) for part in parts.parts]),
+        classes=classes,
+        parts=tuple(sample.part or "" for sample in dataset.samples),
+    )
+
+
+def _classes(part: Part) -> tuple[str, ...]:
+    names: Sequence[str] = import_parquet("Parquet files of predictions").read_schema(part.file).names
+    return tuple(name[2:-1] for name in names if name.startswith("p(") and name.endswith(")"))
+
+
+def _probabilities(part: Part, classes: Sequence[str]) -> np.ndarray:
+    """The probabilities of a part's images, float64 (images, classes)."""
+    table = import_parquet("Parquet files of predictions").read_table(part.file, columns=probability_columns(classes))
+    return np.stack([table.column(name).to_numpy() for name in probability_columns(classes)], axis=1)

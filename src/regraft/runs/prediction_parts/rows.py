@@ -1,0 +1,104 @@
+"""Predictions as rows of a CSV, JSONL or Parquet file."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from regraft.atomic_io import atomic_write
+from regraft.data.sources.table import import_parquet
+from regraft.models.inference import Prediction
+from regraft.models.rejection import RejectionPolicy
+
+Format = Literal["parquet", "csv", "jsonl"]
+
+#: Rows of a Parquet file that are in memory at the same time.
+_ROWS = 512
+
+
+def write_rows(
+    file: Path, kind: Format, predictions: Iterable[Prediction], classes: Sequence[str], policy: RejectionPolicy
+) -> None:
+    """Write a file as a whole or not at all: one row per prediction, with the probabilities of all classes.
+
+    Raises `MissingExtraError` for Parquet without pyarrow.
+    """
+    with atomic_write(file) as temporary:
+        if kind == "parquet":
+            _write_parquet(temporary, predictions, classes, policy)
+            return
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+            if kind == "jsonl":
+                for prediction in predictions:
+                    row = {"path": prediction.source, **policy.to_json(prediction, len(classes))}
+                    stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                return
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(csv_header(classes, policy))
+            writer.writerows(csv_row(prediction, policy) for prediction in predictions)
+
+
+def csv_header(classes: Sequence[str], policy: RejectionPolicy) -> list[str]:
+    """Names of the columns of `csv_row`."""
+    return ["path", "label", "confidence", *policy.columns, *probability_columns(classes), "error"]
+
+
+def csv_row(prediction: Prediction, policy: RejectionPolicy) -> list[Any]:
+    """Path, label, confidence, what the policy says, all probabilities and the error; empty where there is none."""
+    rejection = rejection_cells(policy, prediction)
+    if prediction.error is not None:
+        return [prediction.source, "", "", *rejection, *[""] * len(prediction.classes), prediction.error]
+    label = policy.label(prediction) or ""
+    return [prediction.source, label, prediction.confidence, *rejection, *prediction.probabilities.tolist(), ""]
+
+
+def rejection_cells(policy: RejectionPolicy, prediction: Prediction) -> list[str]:
+    """What each active rule of the policy says, as text."""
+    texts = {True: "yes", False: "no"}
+    values = policy.of(prediction).items()
+    cells = {name: texts[v] if isinstance(v, bool) else ", ".join(v) or "none" for name, v in values}
+    return [cells.get(name, "") for name in policy.columns]
+
+
+def probability_columns(classes: Sequence[str]) -> list[str]:
+    """Names of the columns with the probabilities."""
+    return [f"p({name})" for name in classes]
+
+
+def _write_parquet(
+    file: Path, predictions: Iterable[Prediction], classes: Sequence[str], policy: RejectionPolicy
+) -> None:
+    parquet = import_parquet("Parquet files of predictions")
+    import pyarrow
+
+    text, number = pyarrow.string(), pyarrow.float64()
+    kinds = {"out_of_distribution": pyarrow.bool_(), "accepted": pyarrow.bool_(), "prediction_set": pyarrow.list_(text)}
+    columns = {"path": text, "label": text, "confidence": number, "ood_p_value": number}
+    columns |= {name: kinds[name] for name in policy.columns}
+    columns |= dict.fromkeys(probability_columns(classes), number) | {"error": text}
+    schema = pyarrow.schema(list(columns.items()))
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        for chunk in _chunks(predictions):
+            rows = [_plain_row(prediction, classes, policy) for prediction in chunk]
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def _plain_row(prediction: Prediction, classes: Sequence[str], policy: RejectionPolicy) -> dict[str, Any]:
+    path = prediction.source.encode(errors="backslashreplace").decode()  # a file name may be any bytes
+    if prediction.error is not None:
+        return {"path": path, "error": prediction.error}
+    return {
+        "path": path, "label": policy.label(prediction), "confidence": prediction.confidence,
+        "ood_p_value": prediction.ood_p_value, **policy.of(prediction),
+        **dict(zip(probability_columns(classes), prediction.probabilities.tolist(), strict=True)),
+    }  # fmt: skip
+
+
+def _chunks(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:
+    iterator = iter(predictions)
+    while chunk := list(itertools.islice(iterator, _ROWS)):
+        yield chunk
