@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+import tarfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import cluster_tasks
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+import regraft
 from regraft.cluster.executor import Cluster, Task, open_executor
+from regraft.config import load_config
 from regraft.errors import ClusterError, UsageError
+from regraft.runs.prediction_parts.parts import Listing, Parts, PartsOptions, predict_parts
+from regraft.runs.train import train_from
 from regraft.training.callbacks import NullReporter
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads as a task on the cluster: sums in another order differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Sequence[Path]:
+    """Three hundred JPEG files."""
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), np.uint8)
+    files = [tmp_path / "images" / f"{number:03d}.jpg" for number in range(len(pixels))]
+    files[0].parent.mkdir()
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image).save(file)
+    return files
+
+
+def ends(process: int) -> bool:
+    """Whether a process ends within some seconds."""
+    with suppress(ProcessLookupError):
+        for _ in range(100):
+            os.kill(process, 0)
+            time.sleep(0.1)
+        return False
+    return True
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
 
 
 def one_after_another(tasks: list[Task]) -> Callable[[], Task | None]:
@@ -71,15 +116,12 @@ def test_leaving_the_loop_ends_the_tasks_that_run(two_nodes, tmp_path) -> None:
         with pytest.raises(KeyboardInterrupt):
             list(executor.run(one_after_another(tasks)))
         process = int((tmp_path / "pid").read_text())
-        with pytest.raises(ProcessLookupError):
-            for _ in range(100):
-                os.kill(process, 0)
-                time.sleep(0.1)
+        assert ends(process)
 
 
 def test_more_than_a_node_has_is_refused(two_nodes) -> None:
     with (
-        pytest.raises(UsageError, match="A task gets 8 CPUs and 0 GPUs.*The largest node has 1 and 0"),
+        pytest.raises(UsageError, match=r"A task gets 8 CPUs and 0 GPUs.*The largest node has 1 and 0"),
         open_executor(Cluster(two_nodes.address, cpus=8)),
     ):
         pass
@@ -111,3 +153,106 @@ def test_a_dead_node_costs_its_tasks_in_flight_alone(two_nodes, tmp_path) -> Non
     with open_executor(Cluster(two_nodes.address, cpus=1)) as executor:
         results = [future.result()[0] for _, future in executor.run(one_after_another(tasks))]
     assert sorted(results) == [i**2 for i in range(12)]
+
+
+@pytest.fixture
+def cluster(two_nodes: Any) -> Cluster:
+    return Cluster(two_nodes.address, cpus=1)
+
+
+def test_folds_on_a_cluster_give_the_same_numbers(cluster, squares_folder, one_thread) -> None:
+    config = load_config(overrides={"model.image_size": 32})
+    here = regraft.cross_validate(squares_folder, 3, repeats=2, config=config)
+    there = regraft.cross_validate(squares_folder, 3, repeats=2, config=config, cluster=cluster)
+    assert np.array_equal(here.predictions.probabilities, there.predictions.probabilities)
+    assert np.array_equal(here.accuracies, there.accuracies)
+
+
+def test_trials_on_a_cluster_give_the_same_numbers_one_at_a_time(
+    two_nodes, squares_folder, tmp_path, fast_settings, one_thread
+) -> None:
+    config = load_config(overrides=fast_settings)
+    two_nodes.kill_second()  # one trial at a time
+    runs = {}
+    for name, cluster in (("here", None), ("there", Cluster(two_nodes.address, cpus=1))):
+        runs[name] = regraft.tune(
+            squares_folder, trials=3, finalists=0, config=config, out=tmp_path / name, train=False, cluster=cluster
+        )
+    here, there = ([(r.number, r.params, r.state, r.loss) for r in run.trials] for run in runs.values())
+    assert here == there
+    assert runs["here"].best.config == runs["there"].best.config
+
+
+def test_a_search_with_several_trials_at_once_can_be_resumed(cluster, squares_folder, tmp_path, fast_settings) -> None:
+    config = load_config(overrides=fast_settings)
+
+    class Interrupted(NullReporter):
+        def on_message(self, text: str) -> None:
+            if text.startswith("Trial "):
+                raise KeyboardInterrupt
+
+    options = {"finalists": 0, "train": False, "cluster": cluster, "out": tmp_path / "out"}
+    first = regraft.tune(squares_folder, trials=3, config=config, reporter=Interrupted(), **options)
+    assert first.stopped == "interrupted"
+    again = regraft.tune(squares_folder, trials=3, config=config, **options)
+    assert sorted(record.number for record in again.trials) == [0, 1, 2]
+    assert {record.state for record in again.trials} <= {"complete", "pruned"}
+
+
+def test_models_are_compared_on_a_cluster(cluster, squares_folder, tmp_path, monkeypatch) -> None:
+    from regraft.studies.compare import compare as module
+
+    monkeypatch.setattr(module, "_BASELINE_EPOCHS", 1)
+    settings = ["model.image_size=32", "training.finetune_epochs=1", "data.val=0.25", "data.test=0.25"]
+    config = load_config(None, settings)
+    there = regraft.compare(
+        squares_folder, baselines=["ann", "cnn"], config=config, out=tmp_path / "a", cluster=cluster
+    )
+    losses = {model.name: model.test_loss for model in there.models}
+    here = train_from(squares_folder, module._config_for(config, "ann", 0.0), tmp_path / "ann")
+    assert losses.keys() == {"ann", "cnn"}
+    assert losses["ann"] == here.metrics["test"]["loss"]
+
+
+def test_a_dead_node_costs_no_prediction(two_nodes, squares_run, images, tmp_path) -> None:
+    class Killer(NullReporter):
+        def on_progress(self, name: str, done: int, total: int, detail: str = "") -> None:
+            if done and two_nodes.second is not None:
+                two_nodes.kill_second()
+
+    def predict(reporter: NullReporter) -> Parts:
+        return predict_parts(
+            squares_run.path, Listing.of_files(images), tmp_path / "out", PartsOptions("csv", part_size=10),
+            described={}, cluster=Cluster(two_nodes.address, cpus=1), reporter=reporter,
+        )  # fmt: skip
+
+    first = predict(Killer())
+    assert two_nodes.second is None
+    rows = [row for part in first.parts for row in rows_of(part.file)]
+    assert [row["path"] for row in rows] == [str(image) for image in images]
+    labels = [prediction.label for prediction in regraft.predict(squares_run, images[:40])]
+    assert [row["label"] for row in rows[:40]] == labels
+    assert first.computed == len(first.parts) > 7
+
+    first.parts[3].file.unlink()
+    os.utime(images[-1], (1, 1))
+    again = predict(NullReporter())
+    assert again.computed == 2, "the part that is missing, and that of the image that has changed"
+    assert again.images == len(images) == sum(len(rows_of(part.file)) for part in again.parts)
+    assert {file.name for file in (tmp_path / "out").glob("part-*")} == {part.file.name for part in again.parts}
+
+
+def test_an_evaluation_on_a_cluster_is_the_same(cluster, squares_run, squares_folder, tmp_path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for label in ("blue", "green", "red"):  # two WebDataset shards; a task opens those of its images
+        for number, file in enumerate(sorted((squares_folder / label).glob("0*.png"))):
+            with tarfile.open(shards / f"{number % 2}.tar", "a") as archive:
+                archive.add(file, f"{label}{number}.png")
+                content = label.encode()
+                info = tarfile.TarInfo(f"{label}{number}.cls")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    here = regraft.evaluate(squares_run, shards)
+    there = regraft.evaluate(squares_run, shards, out=tmp_path / "out", cluster=cluster)
+    assert there.to_json() == here.to_json()

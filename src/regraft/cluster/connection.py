@@ -57,11 +57,23 @@ def connect(address: str) -> Iterator[Any]:
         options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     if not address.startswith("ray://"):
         options |= {"configure_logging": True, "logging_level": logging.ERROR}
+    _keep_quiet()
     _init(ray, address, {**options, "log_to_driver": False})
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _keep_quiet() -> None:
+    """Send what Ray prints about dead nodes to the log, since standard output is for results; no setting does it."""
+    worker = importlib.import_module("ray._private.worker")
+    if hasattr(worker, "print_to_stdstream"):
+
+        def log(data: dict[str, Any], *_: Any, **__: Any) -> None:
+            logging.getLogger(__name__).info("%s", "\n".join(map(str, data.get("lines", ()))))
+
+        vars(worker)["print_to_stdstream"] = log
 
 
 def _refuse_silent_server(address: str, host: str, port: int) -> None:

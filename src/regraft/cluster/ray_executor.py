@@ -105,6 +105,7 @@ class RayExecutor:
                         assert task is not None
                         deaths[task] += 1
                         if deaths[task] < _MAX_DEATHS:
+                            task.reporter.on_message(f"{task.name}: its process or node died, so it starts again.")
                             lost.append(task)
                             looked = 0.0
                             continue

@@ -271,7 +271,8 @@ class _Trainer:
                 continue
             ended: Future[tuple[Run, Timing]] = Future()
             try:
-                ended.set_result((Run(attempt.out), future.result()))
+                timing = future.result()
+                ended.set_result((Run(attempt.out), timing))
             except Exception as error:
                 ended.set_exception(error)
             yield attempt.name, ended
