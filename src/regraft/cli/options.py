@@ -59,10 +59,10 @@ Settings = Annotated[
     Option("--set", metavar="KEY=VALUE", help="One setting, such as training.seed=1; may be repeated."),
 ]
 ClusterAddress = Annotated[
-    str | None, Option("--cluster", metavar="ADDRESS", help="Use a Ray cluster: ray://HOST:10001, auto or local.")
+    str | None, Option("--cluster", metavar="ADDRESS", help="A Ray cluster: ray://HOST:10001, auto, local.")
 ]
 ClusterCpus = Annotated[
-    int | None, Option("--cluster-cpus", metavar="N", min=1, help="CPUs of a task on the cluster. Default: 4, or less.")
+    int | None, Option("--cluster-cpus", metavar="N", min=1, help="CPUs of a task there. Default: 4, or less.")
 ]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 

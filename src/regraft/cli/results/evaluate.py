@@ -49,9 +49,7 @@ def command(
     label_column: LabelColumn = None,
     remote: Remote = False,
     trust: Trust = False,
-    out: Annotated[
-        Path | None, Option(help="Folder for the predictions of DATA; a later call computes the missing ones.")
-    ] = None,
+    out: Annotated[Path | None, Option(help="Folder for predictions of DATA; a later call adds the missing.")] = None,
     cluster: ClusterAddress = None,
     cluster_cpus: ClusterCpus = None,
     json: Json = False,

@@ -36,9 +36,7 @@ def command(
     top: Annotated[int, Option(metavar="N", min=1, help="Number of classes per image.")] = 3,
     batch_size: Annotated[int, Option(metavar="N", min=1, help="Images per batch.")] = 32,
     csv: Annotated[Path | None, Option(help="Write one row per image, with all probabilities, to this file.")] = None,
-    out: Annotated[
-        Path | None, Option(help="Write files of rows into this folder; a later call computes the missing ones.")
-    ] = None,
+    out: Annotated[Path | None, Option(help="Folder for files of rows; a later call adds the missing.")] = None,
     format: Annotated[Literal["parquet", "csv", "jsonl"], Option(help="Of the files in --out.")] = "parquet",
     part_size: Annotated[int, Option(metavar="N", min=1, help="Images of a file in --out, about.")] = 1000,
     min_accuracy: Annotated[

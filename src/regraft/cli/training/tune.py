@@ -80,8 +80,8 @@ def command(
         result = tune(
             data, trials=trials, finalists=finalists, budget=None if budget is None else parse_seconds(budget),
             metric=metric,  # type: ignore[arg-type]  # checked there
-            config=resolved, fixed=fixed, out=resume or out, train=not no_train, cluster=cluster_of(cluster, cluster_cpus),
-            reporter=reporter, started=started,
+            config=resolved, fixed=fixed, out=resume or out, train=not no_train,
+            cluster=cluster_of(cluster, cluster_cpus), reporter=reporter, started=started,
         )  # fmt: skip
     if json:
         print_json({"folder": str(result.path), **result.to_json()})
