@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 #: The number of threads that the user wants; worker processes inherit it.
@@ -23,18 +25,36 @@ _WAITING = {
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
+#: Set by torchrun: the number of processes on this machine, which share its CPUs.
+_LOCAL_PROCESSES = "LOCAL_WORLD_SIZE"
 
 
 def usable_cpus() -> int:
     """Number of CPUs that this process may use, at least 1.
 
     It is the smallest of the CPUs that the process is bound to, the quota of its control groups (versions 1 and 2,
-    rounded up), SLURM_CPUS_PER_TASK and REGRAFT_THREADS.
+    rounded up), SLURM_CPUS_PER_TASK and REGRAFT_THREADS. The processes that torchrun starts on a machine share them
+    equally, as do SLURM's tasks the CPUs of their node.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     counts = [len(affinity(0)) if affinity else os.cpu_count() or 1, *_quotas()]
     counts += [int(value) for name in ("SLURM_CPUS_PER_TASK", THREADS_VARIABLE) if (value := _digits(name))]
-    return max(1, min(counts))
+    counts += [on_node // tasks for on_node, tasks in _slurm_shares() if not _is_alone]
+    return max(1, min(counts) // (1 if _is_alone else int(_digits(_LOCAL_PROCESSES) or 1)))
+
+
+@contextmanager
+def alone_on_machine() -> Iterator[None]:
+    """Use all CPUs within the block, because the other processes of a distributed training wait for this one."""
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before
+
+
+_is_alone = False
 
 
 def usable_memory() -> int | None:
@@ -56,6 +76,8 @@ def configure_threads() -> None:
     for name, value in _WAITING.items():
         os.environ.setdefault(name, value)
     count = usable_cpus()
+    if _digits(_LOCAL_PROCESSES) and os.environ.get("OMP_NUM_THREADS") == "1":
+        del os.environ["OMP_NUM_THREADS"]  # torchrun's default, whatever the number of CPUs; --threads limits them
     if count < (os.cpu_count() or 1):
         for name in _THREAD_COUNTS:
             os.environ.setdefault(name, str(count))
@@ -74,6 +96,13 @@ def limit_threads(count: int) -> None:
 def _digits(name: str) -> str | None:
     value = os.environ.get(name, "").strip()
     return value if value.isdigit() and int(value) else None
+
+
+def _slurm_shares() -> list[tuple[int, int]]:
+    """CPUs of this node that SLURM gives a job step, and the number of its tasks here; empty without srun."""
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 2(x3),1: here taken to be the first
+    count, cpus = tasks.partition("(")[0].partition(",")[0], _digits("SLURM_CPUS_ON_NODE")
+    return [(int(cpus), int(count))] if cpus and count.isdigit() and int(count) > 1 else []
 
 
 def _quotas() -> list[int]:

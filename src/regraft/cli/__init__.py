@@ -25,7 +25,8 @@ from regraft.cli.output import err, fail
 from regraft.cli.results import evaluate, explain, predict, report, summary
 from regraft.cli.setup import backbones, cache, config
 from regraft.cli.training import compare, crossval, demo, learning_curve, train, tune
-from regraft.errors import AmbiguousNameWarning, RegraftError
+from regraft.distributed import PeerError, launch
+from regraft.errors import AmbiguousNameWarning, RegraftError, UsageError
 from regraft.resources import limit_threads
 
 app = typer.Typer(
@@ -62,6 +63,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
@@ -70,6 +72,11 @@ def _options(
     ),
 ) -> None:
     """Options before the verb."""
+    if context.invoked_subcommand != "train" and (launched := launch()):
+        raise UsageError(
+            f"`regraft {context.invoked_subcommand}` runs in one process, and a launcher has started "
+            f"{launched.world_size}. Only `regraft train` divides its work among them."
+        )
     if threads:
         limit_threads(threads)  # a verb imports PyTorch afterwards
 
@@ -94,6 +101,8 @@ def main() -> None:
                 app()
             finally:
                 sys.stdout.flush()
+    except PeerError as error:  # the process that it comes from prints it
+        sys.exit(error.exit_code)
     except RegraftError as error:
         sys.exit(fail(error))
     except BrokenPipeError:  # `regraft predict ... | head`

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from regraft.distributed import launch
 from regraft.errors import RegraftError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def console(json_wanted: bool) -> Console:
-    """Return the console for people: standard error if standard output carries JSON."""
+    """Return the console for people: standard error if standard output carries JSON.
+
+    Of several processes that a launcher has started, only the first prints.
+    """
+    if (launched := launch()) and launched.rank:
+        return Console(quiet=True)
     # A pipe or a file has no width; tables must not be folded there.
     return err if json_wanted else Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 

@@ -94,39 +94,66 @@ def _uniform(low: float, high: float) -> float:
     return float(torch.empty(1).uniform_(low, high))
 
 
+class Mixture:
+    """How the N images of a batch are mixed: MixUp (arXiv 1710.09412) or CutMix (arXiv 1905.04899).
+
+    Each is mixed with a partner, int64 (N,), so that a process can mix a part of a batch as one process mixes all of
+    it. Use `draw_mixture`.
+    """
+
+    def __init__(self, count: int, name: str, alpha: float, rng: np.random.Generator) -> None:
+        self.name, self.keep = name, float(rng.beta(alpha, alpha))
+        self.partner: np.ndarray = rng.permutation(count)
+        self._rng = rng
+
+    def mix(self, inputs: Sequence[torch.Tensor], partners: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Mix pixels or activations (n, ...) of some images with those of their partners; called once, before targets.
+
+        For CutMix the first inputs must be maps (n, C, H, W); vectors are blended in proportion to the cut area.
+        """
+        box: tuple[Any, ...] | None = None
+        if self.name == "cutmix":
+            shape = tuple(inputs[0].shape)
+            if len(shape) != 4:
+                raise UsageError(f"CutMix needs maps (N, C, H, W), but this backbone gives {shape}. Use mixup.")
+            height, width = shape[-2:]
+            cut_height, cut_width = (round(side * (1 - self.keep) ** 0.5) for side in (height, width))
+            top = int(self._rng.integers(height - cut_height + 1))
+            left = int(self._rng.integers(width - cut_width + 1))
+            box = (..., slice(top, top + cut_height), slice(left, left + cut_width))
+            self.keep = 1 - cut_height * cut_width / (height * width)
+
+        def mixed(values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+            if box is None or values.ndim != 4:
+                return torch.lerp(others.float(), values.float(), self.keep).to(values.dtype)
+            cut = values.clone()
+            cut[box] = others[box]
+            return cut
+
+        return [mixed(values, others) for values, others in zip(inputs, partners, strict=True)]
+
+    def mix_targets(self, targets: torch.Tensor) -> torch.Tensor:
+        """Mix the class probabilities of the whole batch, (N, classes)."""
+        return torch.lerp(targets[torch.from_numpy(self.partner).to(targets.device)], targets, self.keep)
+
+
+def draw_mixture(count: int, augmentation: Augmentation, key: int) -> Mixture | None:
+    """Draw the mixture of a batch of `count` images; None if nothing is mixed. The same key gives the same mixture."""
+    chosen = [name for name, alpha in (("mixup", augmentation.mixup), ("cutmix", augmentation.cutmix)) if alpha > 0]
+    if not chosen or count < 2:
+        return None
+    rng = np.random.default_rng(key)
+    name = chosen[int(rng.integers(len(chosen)))]
+    return Mixture(count, name, augmentation.mixup if name == "mixup" else augmentation.cutmix, rng)
+
+
 def mix(
     inputs: Sequence[torch.Tensor], targets: torch.Tensor, augmentation: Augmentation, key: int
 ) -> tuple[Sequence[torch.Tensor], torch.Tensor]:
-    """Apply MixUp (arXiv 1710.09412) or CutMix (arXiv 1905.04899) to N pixels or activations (N, ...).
-
-    For CutMix the first inputs must be maps (N, C, H, W); vectors are blended in proportion to the cut area. Targets
-    are class probabilities (N, classes). The same key gives the same mixture.
-    """
-    chosen = [name for name, alpha in (("mixup", augmentation.mixup), ("cutmix", augmentation.cutmix)) if alpha > 0]
-    if not chosen or len(targets) < 2:
+    """Apply MixUp or CutMix to N pixels or activations (N, ...) and their class probabilities (N, classes)."""
+    mixture = draw_mixture(len(targets), augmentation, key)
+    if mixture is None:
         return inputs, targets
-    rng = np.random.default_rng(key)
-    name = chosen[int(rng.integers(len(chosen)))]
-    alpha = augmentation.mixup if name == "mixup" else augmentation.cutmix
-    keep = float(rng.beta(alpha, alpha))
-    partner = torch.from_numpy(rng.permutation(len(targets))).to(targets.device)
-    box: tuple[Any, ...] | None = None
-    if name == "cutmix":
-        maps = inputs[0]
-        if maps.ndim != 4:
-            raise UsageError(f"CutMix needs maps (N, C, H, W), but this backbone gives {tuple(maps.shape)}. Use mixup.")
-        height, width = maps.shape[-2:]
-        cut_height, cut_width = (round(side * (1 - keep) ** 0.5) for side in (height, width))
-        top = int(rng.integers(height - cut_height + 1))
-        left = int(rng.integers(width - cut_width + 1))
-        box = (..., slice(top, top + cut_height), slice(left, left + cut_width))
-        keep = 1 - cut_height * cut_width / (height * width)
-
-    def mixed(values: torch.Tensor) -> torch.Tensor:
-        if box is None or values.ndim != 4:
-            return torch.lerp(values[partner].float(), values.float(), keep).to(values.dtype)
-        cut = values.clone()
-        cut[box] = values[partner][box]
-        return cut
-
-    return [mixed(values) for values in inputs], torch.lerp(targets[partner], targets, keep)
+    partner = torch.from_numpy(mixture.partner)
+    mixed = mixture.mix(inputs, [values[partner.to(values.device)] for values in inputs])
+    return mixed, mixture.mix_targets(targets)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import PIL
 
+from regraft import distributed
 from regraft.cache import Cache, Table, cache_key
 from regraft.data.dataset import Dataset
 from regraft.data.decode import DECODER_VERSION
@@ -41,6 +42,7 @@ def load_pixels(
 ) -> Pixels:
     """Decode and resize every sample that is not in the cache, in `workers` threads, by default one for each core.
 
+    Several processes, which share the cache, divide the samples among them.
     `progress` is called with (images done, images to decode). Raises `ImageError` if an image can no longer be read;
     images decoded before it stay in the cache.
     """
@@ -55,8 +57,9 @@ def load_pixels(
     }
     table = cache.table("pixels", key, (preprocessing.size, preprocessing.size, 3), np.uint8)
     keys = [cache_key(sample.sha256) for sample in dataset.samples]
-    numbers = table.find(keys)
-    missing = np.flatnonzero(numbers < 0)
+    numbers = distributed.on_rank_0(lambda: table.find(keys))  # of one time, for all of them
+    absent = np.flatnonzero(numbers < 0)
+    missing = absent[distributed.share(len(absent))]
 
     def prepare(i: int) -> np.ndarray:
         return preprocessing(dataset.source(dataset.samples[i]), max_pixels=dataset.max_pixels)
@@ -80,4 +83,7 @@ def load_pixels(
         except BaseException:  # on Ctrl-C the queued images are not decoded
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if distributed.is_distributed() and len(absent):
+        distributed.barrier()
+        return load_pixels(dataset, preprocessing, cache, workers=workers, progress=progress)
     return Pixels(table, numbers)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
+from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config
 from regraft.data.dataset import Dataset, Split
@@ -57,7 +58,10 @@ def fit_into_budget(
         )
 
     rates = _measure(model, split, config)
-    if budget and at_size and (size := _fitting_size(model, rates, plan_with)) != model.preprocessing.size:
+    size = model.preprocessing.size
+    if budget and at_size:
+        size = distributed.on_rank_0(lambda: _fitting_size(model, rates, plan_with))
+    if at_size and size != model.preprocessing.size:
         reporter.on_message(
             f"The input size is {size} pixels instead of {model.preprocessing.size}, so more training fits."
         )
@@ -66,7 +70,7 @@ def fit_into_budget(
         rates = _measure(model, split, config)
     if rates.reason:
         reporter.on_message(rates.reason)
-    plan = plan_with(rates)
+    plan, deadline = distributed.on_rank_0(lambda: (plan_with(rates), started + budget - time.monotonic()))
     reporter.on_message(" ".join(filter(None, (str(plan), config.describe_preset()))))
     if (memory := usable_memory()) and plan.memory > memory:
         reporter.on_message(
@@ -74,18 +78,19 @@ def fit_into_budget(
             "GB. If it is killed, use a smaller --image-size, --set training.batch_size=8 or --set training.views=1."
         )
     config = config.model_copy(update={"training": plan.options})
-    deadline = started + budget - _EVALUATION_MARGIN * plan.seconds["evaluate"] if budget else None
-    return model, config, deadline, plan.seconds
+    left = deadline - _EVALUATION_MARGIN * plan.seconds["evaluate"]
+    return model, config, time.monotonic() + left if budget else None, plan.seconds
 
 
 def _measure(model: Classifier, split: Split, config: Config) -> Throughput:
-    return measure_throughput(
+    rates = measure_throughput(
         model,
         config.training,
         decode=_decoded_per_second(model, split.train),
         images=len(split.train),
         cache=Cache() if config.training.cache_gb else None,
     )
+    return distributed.broadcast(rates).of_processes(distributed.world_size())
 
 
 def _fitting_size(model: Classifier, rates: Throughput, plan_with: Callable[[Throughput], Plan]) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from regraft import distributed
 from regraft.cache import Cache
 from regraft.cluster.executor import Cluster
 from regraft.data.dataset import Dataset, Part, Split
@@ -159,6 +160,23 @@ def predict_samples(
         if progress:
             progress(len(predictions), len(dataset))
     return predictions
+
+
+def predict_jointly(
+    classifier: Classifier, dataset: Dataset, *, batch_size: int = 32, progress: Callable[[int, int], None]
+) -> list[Prediction]:
+    """As `predict_samples`, by all processes of a training: they take turns at its batches, and all get every one."""
+    processes, samples = distributed.world_size(), dataset.samples
+    if processes == 1:
+        return predict_samples(classifier, dataset, batch_size=batch_size, progress=progress)
+    turns = [slice(start, start + batch_size) for start in range(0, len(samples), batch_size)]
+    own = [sample for turn in turns[distributed.rank() :: processes] for sample in samples[turn]]
+    predicted = predict_samples(
+        classifier, dataset.with_samples(own), batch_size=batch_size,
+        progress=lambda done, total: progress(min(done * processes, len(samples)), len(samples)),
+    ) if own else []  # fmt: skip
+    parts = [iter(part) for part in distributed.all_gather(predicted)]
+    return [next(parts[turn % processes]) for turn, rows in enumerate(turns) for _ in samples[rows]]
 
 
 def as_predictions(predictions: Sequence[Prediction], dataset: Dataset) -> Predictions:

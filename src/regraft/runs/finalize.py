@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from regraft import distributed
 from regraft.atomic_io import write_csv, write_json
 from regraft.data.dataset import Part, Split
 from regraft.data.decode import decode_image
@@ -22,7 +23,8 @@ from regraft.report.plots.confusion import plot_confusion
 from regraft.report.plots.reliability import plot_reliability
 from regraft.report.plots.samples import SampleTile, choose_samples, plot_samples
 from regraft.report.plots.training_curve import plot_history
-from regraft.runs.evaluate import as_predictions, predict_samples
+from regraft.runs.evaluate import as_predictions, predict_jointly
+from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS, PREDICTIONS
 from regraft.runs.training_overlap import overlap_within
 from regraft.training.callbacks import Epoch, HeadFit, ProgressReporter, Training
@@ -46,7 +48,7 @@ def calibrate(model: Classifier, split: Split, reporter: ProgressReporter) -> He
         model.ood = None
         return None
     started = time.perf_counter()
-    predictions = predict_samples(
+    predictions = predict_jointly(
         model, held_out, progress=lambda done, total: reporter.on_progress("evaluate", done, total, "images")
     )
     milliseconds = 1000 * (time.perf_counter() - started) / len(held_out)
@@ -93,6 +95,9 @@ def write_results(path: Path, model: Classifier, split: Split, training: Trainin
         "finetuned_from": training.boundary if training.finetuned else None,
         "trained": "head" if not training.finetuned else "all" if model.boundary == 0 else "upper stages",
     }
+    if distributed.is_distributed():
+        share = communication_share(training)
+        metrics["processes"] = {"count": distributed.world_size(), "communication_share": share}
     metrics["memory"] = {"peak_megabytes": _peak_megabytes()}
     metrics["data"] = {
         "classes": list(split.classes),

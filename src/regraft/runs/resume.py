@@ -12,6 +12,7 @@ from regraft.data.dataset import Split
 from regraft.data.split import split_text
 from regraft.errors import RunError, UsageError, as_path
 from regraft.runs.earlier_run import training_of
+from regraft.runs.processes import jointly
 from regraft.runs.progress import with_progress
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, Run
 from regraft.runs.run_folder import lock_run
@@ -23,6 +24,7 @@ from regraft.training.setup import plan_phases
 
 
 @with_progress
+@jointly
 def resume(
     path: Path | str,
     *,

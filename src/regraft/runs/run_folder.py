@@ -6,11 +6,12 @@ import itertools
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from regraft import distributed
 from regraft.data.sources.folders import find_images
 from regraft.errors import RunError, UsageError
 from regraft.runs.run import CHECKPOINT
@@ -23,7 +24,19 @@ SCRATCH = ".scratch"
 
 @contextmanager
 def lock_run(path: Path, *, resumed: bool = False) -> Iterator[Path]:
-    """Lock a run's folder, and clean up after a killed run; `RunError` if another process trains or finished in it."""
+    """Lock a run's folder, and clean up after a killed run; `RunError` if another training runs or finished in it.
+
+    Of the processes of one training, rank 0 does so, and the others use its folder.
+    """
+    if distributed.rank():
+        yield distributed.on_rank_0(lambda: path)
+        return
+    with ExitStack() as stack:
+        yield distributed.on_rank_0(lambda: stack.enter_context(_locked(path, resumed)))
+
+
+@contextmanager
+def _locked(path: Path, resumed: bool) -> Iterator[Path]:
     path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path / ".lock")
     try:
@@ -61,7 +74,12 @@ def refuse_images(path: Path) -> None:
 
 
 def new_folder(out: Path | str | None, *names: str) -> Path:
-    """The folder for a new run: `out` (`RunError` if it has a run or is a file), or a new one under `runs/`."""
+    """The folder for a new run: `out` (`RunError` if it has a run or is a file), or a new one under `runs/`.
+
+    Of several processes, only rank 0 makes one.
+    """
+    if distributed.rank():
+        return RUNS
     if out is not None:
         path = Path(out)
         refuse_existing_run(path)

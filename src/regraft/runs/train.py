@@ -14,29 +14,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from regraft import distributed
 from regraft.atomic_io import write_json, write_text
-from regraft.cache import Cache
+from regraft.cache import Cache, cache_key
 from regraft.config import Config, DataOptions, load_config, load_run_config
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
 from regraft.data.scan import scan
 from regraft.data.sources.urls import absolute
 from regraft.data.split import split as split_dataset
-from regraft.data.split import write_split
+from regraft.data.split import split_text, write_split
 from regraft.errors import RegraftError, UsageError, refuse_old_names
 from regraft.models.classifier import Classifier, build
 from regraft.models.options import ModelOptions
 from regraft.models.registry import find_backbone
 from regraft.models.serialization import save_classifier
+from regraft.resources import alone_on_machine
 from regraft.runs.budget import fit_into_budget
 from regraft.runs.earlier_run import notes_on_earlier_run, take_head
-from regraft.runs.finalize import calibrate, write_results
+from regraft.runs.finalize import HeldOut, calibrate, write_results
 from regraft.runs.ineffective import describe_ineffective
+from regraft.runs.processes import describe as describe_processes
+from regraft.runs.processes import jointly, logged
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, Run, open_model
 from regraft.runs.run_folder import SCRATCH, lock_run, new_folder, refuse_existing_run
-from regraft.tracking.callback import tracking
+from regraft.tracking.callback import TrackingReporter, tracking
 from regraft.tracking.options import TrackingOptions
 from regraft.tracking.tracker import Status, check_trackers
 from regraft.training.callbacks import Callback, NullReporter, ProgressReporter, Training
@@ -46,6 +50,7 @@ from regraft.training.setup import output_activation
 from regraft.training.trainer import train as train_classifier
 
 
+@jointly
 def train_from(
     data: Path | str,
     config: Config,
@@ -62,7 +67,7 @@ def train_from(
     the data, loading the weights or the training failed.
     """
     reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
-    if out is not None:
+    if out is not None and not distributed.rank():
         refuse_existing_run(Path(out))
     model, split = prepare(data, config, reporter)
     at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
@@ -72,7 +77,8 @@ def train_from(
     with lock_run(new_folder(out, Path(source).stem, config.model.backbone)) as path:
         is_text = source.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in source)  # or bytes of a name
         config = config.model_copy(update={"run": replace(config.run, data=source if is_text else "", out="")})
-        write_json(path / SOURCE, {"data": source})
+        if not distributed.rank():
+            write_json(path / SOURCE, {"data": source})
         reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
         return train_into(model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss)
 
@@ -81,7 +87,7 @@ def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tup
     """Scan and split the data and build the model; settings that cannot work are refused before the scan."""
     find_backbone(config.model.backbone)
     split = scan_and_split(data, config, reporter)
-    model = build_for(config, split.dataset)
+    model = distributed.first_on_rank_0(lambda: build_for(config, split.dataset))
     if model.weights.note:
         reporter.on_message(model.weights.note)
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
@@ -100,7 +106,13 @@ def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter)
     output_activation(config.training)
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
-    split = split_with(scan_with(config, data, Cache() if config.training.cache_gb else None, reporter), config)
+
+    def scanned() -> Dataset:
+        with alone_on_machine():  # the other processes wait for the first, and find in the cache what it has read
+            return scan_with(config, data, Cache() if config.training.cache_gb else None, reporter)
+
+    split = split_with(distributed.first_on_rank_0(scanned), config)
+    distributed.check_equal("images or labels", cache_key(split_text(split)).hex())
     weights_of_classes(config.training.class_weights, split.train.labels, split.classes)
     for note in (*_missing_parts(split, config), describe(split)):
         reporter.on_message(note)
@@ -167,33 +179,48 @@ def train_into(
 
     Its epochs are then those of the folder's model, and more follow.
     """
-    with tracking(config.tracking.to, config.model_dump(mode="json"), path, reporter) as tracked:
-        write_text(path / CONFIG, config.to_toml())
-        write_split(path / SPLIT, split)
+    is_first, trackers = not distributed.rank(), () if distributed.rank() else config.tracking.to
+    settings = config.model_dump(mode="json")
+    with logged(path, reporter) as own, tracking(trackers, settings, path, own) as tracked:
+        if is_first:
+            write_text(path / CONFIG, config.to_toml())
+            write_split(path / SPLIT, split)
         training = train_classifier(
             model, split, augmentation=config.augmentation, scratch=path / SCRATCH, checkpoint=path / CHECKPOINT,
-            reporter=tracked, on_better=lambda better: save_classifier(better, path), deadline=deadline,
+            reporter=tracked, on_better=partial(save_classifier, folder=path) if is_first else None, deadline=deadline,
             planned=planned, earlier=earlier, callbacks=callbacks, loss_function=loss,
             **asdict(config.training),
         )  # fmt: skip
         model.cpu()
         held_out = calibrate(model, split, tracked)
-        save_classifier(model, path)
-        write_results(path, model, split, training, held_out)
-        if not training.interrupted:
-            shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)
-        run = Run(path, model)
-        try:
-            write_report(run, split.dataset)
-        except RegraftError as error:  # the run is complete without a report
-            tracked.on_message(f"The report could not be written: {error} To try again: regraft report {path}")
-        status: Status = "interrupted" if training.interrupted else "failed" if training.error else "finished"
-        tracked.finish(status, run.metrics, sorted((path / "plots").glob("*.png")))
+        return distributed.first_on_rank_0(lambda: _write_run(model, split, path, training, held_out, tracked))
+
+
+def _write_run(
+    model: Classifier, split: Split, path: Path, training: Training, held_out: HeldOut | None, tracked: TrackingReporter
+) -> Run:
+    """Write the results of a training and its report; of several processes, rank 0 does."""
+    if distributed.rank():
+        return Run(path, model)
+    save_classifier(model, path)
+    if note := describe_processes(training):
+        tracked.on_message(note)
+    write_results(path, model, split, training, held_out)
+    if not training.interrupted:
+        shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)
+    run = Run(path, model)
+    try:
+        write_report(run, split.dataset)
+    except RegraftError as error:  # the run is complete without a report
+        tracked.on_message(f"The report could not be written: {error} To try again: regraft report {path}")
+    status: Status = "interrupted" if training.interrupted else "failed" if training.error else "finished"
+    tracked.finish(status, run.metrics, sorted((path / "plots").glob("*.png")))
     return run
 
 
 @refuse_old_names(engine="prefix_backend", averaging="ema_epochs")
 @with_progress
+@jointly
 def train(
     model: Classifier | Run | Path | str,
     split: Split | Dataset | Path | str,
@@ -277,7 +304,7 @@ def train(
         reporter.on_message(note)
     model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter)
     with lock_run(new_folder(out, "run", model.spec.name)) as path:
-        if split.dataset.scanned:
+        if split.dataset.scanned and not distributed.rank():
             write_json(path / SOURCE, {"data": split.dataset.scanned, "resumable": False})
         return train_into(
             model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss_function

@@ -64,6 +64,11 @@ class Throughput:
     prefix_backend: BackendName = "torch"
     reason: str = ""
 
+    def of_processes(self, count: int) -> Throughput:
+        """Estimate for several processes, which divide the images, from the speed of one beside the others."""
+        steps = ("decode", "prefix", "features", "tail", "last", "predict")
+        return replace(self, **{name: getattr(self, name) * count for name in steps})
+
     def at(self, share: float) -> Throughput:
         """Estimate for images with this share of the area."""
         per_pixel = ("prefix", "features", "tail", "last", "predict")

@@ -64,6 +64,8 @@ class Training:
     interrupted: bool = False  # whether Ctrl-C ended the training early
     error: str | None = None  # message of the error that ended the training early
     notes: list[str] = field(default_factory=list)  # messages for the user, in whole sentences
+    #: Seconds of this process in training steps, and of those in communication; empty without epochs.
+    processes: dict[str, float] = field(default_factory=dict)
     cache_too_small: bool = False  # whether pixels and activations went to a temporary folder: the cache has no space
 
 

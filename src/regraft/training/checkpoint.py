@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from regraft import distributed
 from regraft.atomic_io import atomic_write
 from regraft.errors import RunError
 from regraft.models.classifier import Classifier
@@ -100,8 +101,8 @@ def start_or_resume(setup: TrainingSetup, on_better: Callable[[Classifier], None
     state = TrainingState(result=result, best_model=best_model, reporter=setup.reporter)
     if not len(setup.split.val) and (setup.options.early_stopping or setup.options.reduce_on_plateau):
         state.note("There is no val part: the last epoch is kept, and early stopping has no effect.")
-    if setup.checkpoint is not None and setup.checkpoint.exists():
-        _resume(setup, state, _load(setup.checkpoint, setup.identity))
+    if checkpoint := distributed.on_rank_0(lambda: _load(setup.checkpoint, setup.identity)):
+        _resume(setup, state, checkpoint)
     if name := setup.options.custom_loss:
         state.note(f"The training loss is {name}. Validation losses are those of {setup.options.loss}.")
     return state
@@ -138,6 +139,7 @@ def _resume(setup: TrainingSetup, state: TrainingState, checkpoint: Checkpoint) 
     result.notes, result.prefix_backend = list(values["notes"]), values["prefix_backend"]
     result.seconds = dict(values["seconds"])
     state.earlier_seconds, state.finetune_lr = result.seconds.pop("total"), values["finetune_lr"]
+    result.processes = dict(values.get("processes", {}))
     state.finetune_epochs = values.get("finetune_epochs", 0)  # not in checkpoints of version 0.1
     state.earlier_epochs = values.get("earlier_epochs", 0)
     epoch = state.earlier_epochs + values["trainer"]["epoch"] if values["trainer"] else "the last"
@@ -149,8 +151,11 @@ def _resume(setup: TrainingSetup, state: TrainingState, checkpoint: Checkpoint) 
 
 
 def save_checkpoint(setup: TrainingSetup, state: TrainingState, phase: str, trainer: PhaseTrainer | None) -> None:
-    """Replace the checkpoint, if any, after an epoch, or without a trainer after the head was fitted."""
-    if setup.checkpoint is None:
+    """Replace the checkpoint, if any, after an epoch, or without a trainer after the head was fitted.
+
+    It does not depend on the number of processes: rank 0 saves the state, which is the same on all of them.
+    """
+    if setup.checkpoint is None or distributed.rank():
         return
     result, weights = state.result, setup.model.state_dict()
     trainer_tensors, trainer_values = ({}, None) if trainer is None else trainer.state_dict()
@@ -171,13 +176,16 @@ def save_checkpoint(setup: TrainingSetup, state: TrainingState, phase: str, trai
         "head_path": [row.to_row() for row in result.head_path],
         "notes": result.notes,
         "seconds": {**result.seconds, "total": state.total_seconds},
+        "processes": result.processes,
     }
     on_cpu = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_write(setup.checkpoint) as temporary:
         save_file(on_cpu, temporary, metadata={"state": json.dumps(values)})
 
 
-def _load(file: Path, identity: Mapping[str, Any]) -> Checkpoint:
+def _load(file: Path | None, identity: Mapping[str, Any]) -> Checkpoint | None:
+    if file is None or not file.exists():
+        return None
     try:
         with safe_open(file, framework="pt") as opened:
             values = json.loads(opened.metadata()["state"])

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from regraft import distributed
 from regraft.cache import Cache
 from regraft.data.augmentation import augment, random_key
 from regraft.data.augmentation_options import Augmentation
@@ -24,6 +25,9 @@ from regraft.training.feature_cache import Activations, as_batch, row_bytes, run
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix_backend import BackendName, choose_backend, make_backend
 
+_SHARE_CACHE = "Set REGRAFT_CACHE to a folder that all machines see, such as one on a network file system."
+_SHARE_RUN = "Choose an --out that all machines see, such as a folder on a network file system."
+
 
 class Batches(Protocol):
     """Source of a phase's training inputs."""
@@ -35,8 +39,11 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Number of training images."""
 
-    def sample(self, indices: np.ndarray, key: int) -> StageOutput:
-        """Activations at `boundary` of one random view of each of these images."""
+    def sample(self, indices: np.ndarray, key: int, chosen: np.ndarray | slice = slice(None)) -> StageOutput:
+        """Activations at `boundary` of one random view of each of these images, or of those at the places `chosen`.
+
+        What is drawn for an image does not depend on which others are chosen.
+        """
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,9 @@ class OnlineAugmentation:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def sample(self, indices: np.ndarray, key: int) -> StageOutput:
+    def sample(self, indices: np.ndarray, key: int, chosen: np.ndarray | slice = slice(None)) -> StageOutput:
         """One augmented view of each of these images, uint8 (n, 3, S, S)."""
+        indices = indices[chosen]
         keys = [random_key(key, int(i)) for i in indices]
         if isinstance(self.pixels, torch.Tensor):
             batch = self.pixels[torch.from_numpy(indices)].permute(0, 3, 1, 2)
@@ -93,12 +101,12 @@ class FlippedMaps:
     def __len__(self) -> int:
         return len(self.activations)
 
-    def sample(self, indices: np.ndarray, key: int) -> StageOutput:
+    def sample(self, indices: np.ndarray, key: int, chosen: np.ndarray | slice = slice(None)) -> StageOutput:
         """The maps of these images, each flipped or not."""
-        maps, taps = self.activations.batch(0, indices)
+        maps, taps = self.activations.batch(0, indices[chosen])
         rng = np.random.default_rng(random_key(key, 1))
         for probability, axis in ((self.flip, 3), (self.vertical_flip, 2)):
-            flipped = torch.from_numpy(rng.random(len(indices)) < probability).to(maps.device)
+            flipped = torch.from_numpy((rng.random(len(indices)) < probability)[chosen]).to(maps.device)
             maps = torch.where(flipped[:, None, None, None], maps.flip(axis), maps)
         return StageOutput(maps.contiguous(memory_format=torch.channels_last), taps)
 
@@ -142,21 +150,23 @@ class TrainingData:
             self.backend = backend
         else:
             cache = self._cache if self._options.cache_gb else None
-            self.backend, reason = choose_backend(
-                self._options.prefix_backend, model, cut, self._precision, rows=rows, cache=cache
+            self.backend, reason = distributed.broadcast(
+                choose_backend(self._options.prefix_backend, model, cut, self._precision, rows=rows, cache=cache)
             )
             if reason:
                 yield reason
         size = row_bytes(model, cut, self._precision) * rows + 3 * model.preprocessing.size**2 * sum(counts.values())
         if not self._options.cache_gb:
             self._cache = self._scratch
-        elif not self._cache.make_room(size):
+        elif not distributed.on_rank_0(lambda: self._cache.make_room(size)):
             self.cache_too_small = True
             yield (
                 f"This training may need {size / 1e9:.1f} GB of cache, and the limit is {self._cache.limit / 1e9:g} GB "
                 "(training.cache_gb): it uses a temporary folder instead."
             )
             self._cache = self._scratch
+        for folder, advice in ((self._cache.root, _SHARE_CACHE), (self._scratch.root, _SHARE_RUN)):
+            distributed.check_shared(folder, advice)
 
     def pixels(self, part: Part) -> Pixels:
         """Decode the images of a part, or find them in the cache."""

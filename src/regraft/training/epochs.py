@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
+from regraft import distributed
 from regraft.errors import TrainingError
 from regraft.training.callbacks import wants_to_stop
 from regraft.training.checkpoint import TrainingState, save_checkpoint
@@ -27,14 +29,24 @@ def train_phase(
     setup: TrainingSetup, state: TrainingState, phase: Phase, batches: Batches, val: Activations | None
 ) -> None:
     """Train one phase until its last epoch, early stopping or the deadline; keep the best weights."""
-    options, trainer = setup.options, _phase_trainer(setup, phase, batches, val)
+    trainer = _phase_trainer(setup, phase, batches, val)
     if state.checkpoint and state.resumes_in(phase.name):
         state.checkpoint.resume_phase(trainer)
     if not trainer.epoch:
         if state.best_model.weights is not None and state.best_model.metrics is None:  # of an earlier training
             state.best_model.metrics = trainer.validate()
         state.best_model.begin_phase()
-    patience, longest = options.early_stopping if val is not None else 0, 0.0
+    try:
+        with distributed.deferred_interrupt():
+            _train_epochs(setup, state, phase, trainer)
+    finally:
+        for place, seconds in zip(("communication", "steps"), trainer.communication, strict=True):
+            state.result.processes[place] = state.result.processes.get(place, 0.0) + seconds
+
+
+def _train_epochs(setup: TrainingSetup, state: TrainingState, phase: Phase, trainer: PhaseTrainer) -> None:
+    options = setup.options
+    patience, longest = options.early_stopping if trainer.val is not None else 0, 0.0
     while trainer.epoch < phase.epochs:
         if patience and trainer.num_bad_epochs >= patience:
             state.note(
@@ -43,7 +55,7 @@ def train_phase(
             )
             return
         deadline = setup.deadline_at_pace(longest) if phase.name == "finetune" else setup.deadline
-        if deadline is not None and time.monotonic() + longest > deadline:
+        if distributed.broadcast(deadline is not None and time.monotonic() + longest > deadline):
             state.note(f"The time is up: the {phase.name} phase ended after {trainer.epoch} of {phase.epochs} epochs.")
             return
         started = time.monotonic()
@@ -59,7 +71,7 @@ def train_phase(
         with trainer.averaged():
             state.best_model.update(phase.name, len(state.result.history) - 1, metrics)
         save_checkpoint(setup, state, phase.name, trainer)
-        if wants_to_stop(setup.callbacks, row):
+        if distributed.on_rank_0(partial(wants_to_stop, setup.callbacks, row)):
             state.is_stopped = True
             state.note(f"A callback ended the training after epoch {row.epoch} of the {phase.name} phase.")
             return
@@ -79,7 +91,7 @@ def fitting_epochs(setup: TrainingSetup, state: TrainingState, batches: Batches,
     deadline = setup.deadline_at_pace(seconds)
     assert deadline is not None
     searched = 0 if setup.options.finetune_lr else len(LR_CANDIDATES)
-    fitting = int((deadline - time.monotonic()) / seconds) - searched
+    fitting = distributed.broadcast(int((deadline - time.monotonic()) / seconds) - searched)
     if fitting >= wanted:
         return wanted
     must_train = state.best_model.weights is None
@@ -99,7 +111,7 @@ def find_lr(setup: TrainingSetup, state: TrainingState, batches: Batches, val: A
     longest = 0.0
     for lr in LR_CANDIDATES:
         # There must be time for this epoch and for one that uses the result.
-        if setup.deadline is not None and time.monotonic() + 2 * longest > setup.deadline:
+        if distributed.broadcast(setup.deadline is not None and time.monotonic() + 2 * longest > setup.deadline):
             break
         started = time.monotonic()
         trainer = _phase_trainer(setup, Phase.from_options(setup.options, "finetune", epochs=1, lr=lr), batches, val)

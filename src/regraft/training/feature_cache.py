@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from regraft import distributed
 from regraft.cache import Cache, Table, cache_key
 from regraft.data.augmentation import augment, random_key
 from regraft.data.augmentation_options import Augmentation
@@ -109,9 +110,10 @@ class Activations:
             return self
         return Activations(self.boundary, *(rows.loaded(device) for rows in parts))
 
-    def sample(self, indices: np.ndarray, key: int) -> StageOutput:
-        """One random view of each of some images, drawn by the key."""
-        return self.batch(np.random.default_rng(key).integers(self.views, size=len(indices)), indices)
+    def sample(self, indices: np.ndarray, key: int, chosen: np.ndarray | slice = slice(None)) -> StageOutput:
+        """One random view of each of some images, drawn by the key; only those at the places `chosen` are read."""
+        views = np.random.default_rng(key).integers(self.views, size=len(indices))
+        return self.batch(views[chosen], indices[chosen])
 
 
 def as_batch(pixels: np.ndarray) -> torch.Tensor:
@@ -138,22 +140,27 @@ def run_prefix(
 
     The prefix runs in inference mode, `batch_size` images per pass. View 0 is the plain image; `augmentation` and
     `seed` give the others; there are fewer than `views` if one more would end after `deadline`, a value of
-    `time.monotonic()`. `name` is the step in the progress.
+    `time.monotonic()`. `name` is the step in the progress. Several processes, which share the cache, divide the images
+    among them.
     """
     model.eval()
     precision, tables = backend.precision, list(_tables(model, cache, backend))
     view_key = "" if augmentation is None else repr((asdict(augmentation), seed))
     names = [[cache_key(s.sha256, v, view_key if v else "") for s in dataset.samples] for v in range(views)]
-    numbers = [np.stack([table.find(row) for row in names]) for table in tables]
+    # What is missing is the same for all processes: what rank 0 does not find.
+    numbers = distributed.on_rank_0(lambda: [np.stack([table.find(row) for row in names]) for table in tables])
     missing = np.argwhere(np.any([rows < 0 for rows in numbers], axis=0))  # (view, image), view by view
-    done, longest = 0, 0.0
+    done, longest, computed = 0, 0.0, 0
     for view in range(views):
         images, started = missing[missing[:, 0] == view, 1], time.monotonic()
-        if view and len(images) and deadline is not None and started + longest > deadline:
+        is_late = bool(view and len(images)) and deadline is not None and started + longest > deadline
+        if distributed.broadcast(is_late):
             numbers = [rows[:view] for rows in numbers]
             break
-        for start in range(0, len(images), batch_size):
-            chosen = images[start : start + batch_size]
+        computed = view + 1 if len(images) else computed
+        own = images[distributed.share(len(images))]
+        for start in range(0, len(own), batch_size):
+            chosen = own[start : start + batch_size]
             batch = as_batch(pixels[chosen])
             if model.mean.device.type == "cuda":  # augmentation then runs there, too
                 batch = batch.to(model.mean.device)
@@ -166,8 +173,14 @@ def run_prefix(
                 fresh = fresh.view(torch.uint16) if precision == torch.bfloat16 else fresh
                 rows[view, chosen[new]] = table.append([names[view][i] for i in chosen[new]], fresh.numpy())
             done += len(chosen)
-            reporter.on_progress(name, done, len(missing))
+            reporter.on_progress(name, min(done * distributed.world_size(), len(missing)), len(missing))
         longest = max(longest, time.monotonic() - started)
+    if distributed.is_distributed() and computed:  # find what the others have computed
+        distributed.barrier()
+        return run_prefix(
+            model, dataset, pixels, backend, cache, views=len(numbers[0]), augmentation=augmentation, seed=seed,
+            batch_size=batch_size, reporter=reporter, name=name,
+        )  # fmt: skip
     cached = [CachedTensor(table, rows, precision) for table, rows in zip(tables, numbers, strict=True)]
     return Activations(backend.boundary, *cached)
 
@@ -177,20 +190,21 @@ def extract_features(
 ) -> torch.Tensor:
     """Run the tail over the first `views` views, K: the inputs of the head, float32 (K, N, F), in main memory."""
     count = len(activations)
-    features = torch.empty(views, count, model.head.features)
+    features = torch.zeros(views, count, model.head.features)
     for view in range(views):
-        start = 0
-        for batch in _features(model, activations, view, precision):
-            features[view, start : start + len(batch)] = batch
-            start += len(batch)
-            reporter.on_progress("features", view * count + start, views * count, "for the head")
-    return features
+        for rows, batch in _features(model, activations, view, precision):
+            features[view, rows] = batch.cpu().float()
+            reporter.on_progress("features", view * count + rows.stop, views * count, "for the head")
+    return distributed.all_reduce_sum(features)
 
 
 def predict_logits(model: Classifier, activations: Activations, precision: torch.dtype) -> torch.Tensor:
     """Run the tail and the head over the plain view of every image: float32 (N, C), on the CPU."""
+    logits = torch.zeros(len(activations), len(model.classes))
     with torch.inference_mode():
-        return torch.cat([model.head(features).cpu() for features in _features(model, activations, 0, precision)])
+        for rows, features in _features(model, activations, 0, precision):
+            logits[rows] = model.head(features).cpu()
+    return distributed.all_reduce_sum(logits)
 
 
 def predict_with_features(
@@ -202,25 +216,31 @@ def predict_with_features(
     are on the CPU.
     """
     indices = torch.linspace(0, len(activations) - 1, min(len(activations), max_images)).round().long()
-    logits, kept, start = [], [], 0
+    logits = torch.zeros(len(activations), len(model.classes))
+    kept = torch.zeros(len(indices), model.head.features)
     with torch.inference_mode():
-        for features in _features(model, activations, 0, precision):
-            in_batch = indices[(indices >= start) & (indices < start + len(features))] - start
-            kept.append(features.cpu()[in_batch].float())
-            logits.append(model.head(features).cpu())
-            start += len(features)
-    return torch.cat(logits), indices, torch.cat(kept)
+        for rows, features in _features(model, activations, 0, precision):
+            is_kept = (indices >= rows.start) & (indices < rows.stop)
+            kept[is_kept] = features.cpu()[indices[is_kept] - rows.start].float()
+            logits[rows] = model.head(features).cpu()
+    return distributed.all_reduce_sum(logits), indices, distributed.all_reduce_sum(kept)
 
 
-def _features(model: Classifier, activations: Activations, view: int, precision: torch.dtype) -> Iterator[torch.Tensor]:
-    """Output of the tail for one view, batch by batch."""
+def _features(
+    model: Classifier, activations: Activations, view: int, precision: torch.dtype
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Output of the tail for one view: the rows of a batch, and their features.
+
+    Several processes take turns at the batches, which are those of one process, so that the numbers are the same.
+    """
     model.eval()
-    device = model.mean.device
-    for start in range(0, len(activations), 128):
-        batch = activations.batch(view, slice(start, start + 128)).to(device)
+    device, count = model.mean.device, len(activations)
+    for start in range(128 * distributed.rank(), count, 128 * distributed.world_size()):
+        rows = slice(start, min(start + 128, count))
+        batch = activations.batch(view, rows).to(device)
         with torch.inference_mode(), autocast(device, precision):
             features = model.forward_tail(batch, activations.boundary)
-        yield features
+        yield rows, features
 
 
 def row_bytes(model: Classifier, boundary: int, precision: torch.dtype) -> int:

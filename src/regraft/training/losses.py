@@ -63,8 +63,14 @@ class Objective:
         """Weighted mean over the images, a scalar."""
         if self.function is not None:
             return self.function(logits, targets)
-        weights = targets @ self.class_weights.to(device=targets.device, dtype=targets.dtype)
+        weights = self.weights(targets)
         return (self.per_image(logits, targets) * weights).sum() / weights.sum()
+
+    def weights(self, targets: torch.Tensor) -> torch.Tensor:
+        """Weight of each image in the mean, (N,); a function weights all images alike."""
+        if self.function is not None:
+            return targets.new_ones(len(targets))
+        return targets @ self.class_weights.to(device=targets.device, dtype=targets.dtype)
 
 
 def weights_of_classes(option: ClassWeights, labels: np.ndarray, classes: Sequence[str]) -> torch.Tensor:

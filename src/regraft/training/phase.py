@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from regraft.data.augmentation import mix, random_key
+from regraft import distributed
+from regraft.data.augmentation import draw_mixture, random_key
 from regraft.data.augmentation_options import Augmentation
 from regraft.errors import TrainingError
 from regraft.models.classifier import Classifier, StageOutput
@@ -27,6 +28,7 @@ from regraft.training.callbacks import Epoch, ProgressReporter
 from regraft.training.data import Batches
 from regraft.training.device import autocast
 from regraft.training.feature_cache import Activations, predict_logits
+from regraft.training.gradient_sum import GradientSum
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
 from regraft.training.options import Optimizer, TrainingOptions
 
@@ -91,6 +93,8 @@ class Phase:
 class PhaseTrainer:
     """Train one phase epoch by epoch, in place; its state can be saved after each epoch.
 
+    Several processes divide the images of each step, and train as one process does, up to rounding.
+
     `labels` are the classes of the training images, int64 (N,); the validation images are scored after each epoch.
     If `compiled`, steps run through `torch.compile`.
 
@@ -127,6 +131,9 @@ class PhaseTrainer:
         self.tail = _compiled_tail(model) if compiled else model.forward_tail
         self.scaler = torch.amp.GradScaler(model.mean.device.type, enabled=precision == torch.float16)
         self.parameters = list(model.trained_tensors().values())
+        distributed.broadcast_tensors([p.detach() for p in self.parameters])
+        self.sum_gradients = GradientSum([p for p in self.parameters if p.requires_grad])
+        self.communication = [0.0, 0.0]  # seconds of communication, and of all steps
         ema_steps = phase.ema_epochs * self.steps
         self.average = [p.detach().clone() for p in self.parameters] if ema_steps >= 1 else []
         self.ema_weight = 1 / max(1.0, ema_steps)
@@ -166,7 +173,7 @@ class PhaseTrainer:
         activations, labels = self.val
         with self.averaged(), self.fused:
             logits = predict_logits(self.model, activations, self.precision)
-        return compute_metrics(self.objective, logits, labels, calibrate=True)
+        return distributed.on_rank_0(lambda: compute_metrics(self.objective, logits, labels, calibrate=True))
 
     def _reduce_on_plateau(self, value: float) -> None:
         phase = self.phase
@@ -190,43 +197,58 @@ class PhaseTrainer:
         """Train for one pass over the images; returns mean loss, accuracy and the last learning rate."""
         model, phase, steps = self.model, self.phase, self.steps
         device, boundary = model.mean.device, self.batches.boundary
-        started, epoch, overall = time.perf_counter(), self.epoch, phase.earlier_epochs + self.epoch
+        epoch, overall = self.epoch, phase.earlier_epochs + self.epoch
         order = self._order(overall)
         count, done = sum(map(len, order)), 0
         model.train()
-        loss_sum, correct, lr = torch.zeros((), device=device), torch.zeros((), device=device), phase.lr
+        # Loss and accuracy, times the images; processes that were interrupted, and whether the time is up.
+        sums, lr = torch.zeros(4, device=device), phase.lr
         # Reading the loss waits for the device, which is expensive on a GPU.
         report_every = 32 if device.type == "cuda" else 4
+        distributed.barrier()  # rank 0 may have saved, which is no step
+        started, before = time.perf_counter(), distributed.communication_seconds()
         # The compiler brings its own kernels and cannot trace the fused ones.
         with torch.random.fork_rng(), nullcontext() if self.compiled else self.fused:
             for step, indices in enumerate(order[:max_steps]):
-                if deadline is not None and time.monotonic() > deadline:
+                is_late = deadline is not None and time.monotonic() > deadline
+                if is_late and not distributed.is_distributed():
                     raise TimeoutError
                 step_key = random_key(self.seed, _PHASE_KEYS[phase.name], overall, step)
-                torch.manual_seed(step_key)  # for dropout
                 lr = self.lr_scale * phase.lr * lr_factor(phase, (epoch * steps + step) / (phase.epochs * steps))
                 for group in self.optimizer.param_groups:
                     group["lr"] = lr * group["lr_share"]
-                sampled, targets = self.batches.sample(indices, step_key), self.targets[torch.from_numpy(indices)]
-                mixed, targets = mix(sampled, targets, self.augmentation, step_key)
-                inputs, targets = StageOutput(*mixed).to(device), targets.to(device, non_blocking=True)
-                with autocast(device, self.precision), nullcontext() if self.compiled else FastGradients():
-                    if boundary == 0:
-                        inputs = model.activations(inputs.values, 0)
-                    features = self.tail(inputs, boundary)
-                logits = model.head(features)  # outside autocast, in float32
-                loss = self.objective(logits, targets)
                 self.optimizer.zero_grad(set_to_none=True)
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+                values = torch.zeros(4, device=device)
+                own = distributed.share(len(indices))
+                if own.start < own.stop:
+                    inputs, targets, weight = self._own_part(indices, own, step_key)
+                    torch.manual_seed(step_key if not own.start else random_key(step_key, own.start))  # for dropout
+                    with autocast(device, self.precision), nullcontext() if self.compiled else FastGradients():
+                        if boundary == 0:
+                            inputs = model.activations(inputs.values, 0)
+                        features = self.tail(inputs, boundary)
+                    logits = model.head(features)  # outside autocast, in float32
+                    loss = self.objective(logits, targets) * weight
+                    self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+                    values[0] = loss.detach() * len(indices)
+                    values[1] = (logits.detach().argmax(1) == targets.argmax(1)).sum()
+                else:
+                    self.scaler.scale(values)  # sets itself up
+                values[2] = float(distributed.is_interrupted())
+                values[3] = float(is_late and distributed.rank() == 0)
+                sums += self.sum_gradients(values)
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
                 if self.average:
                     torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], self.ema_weight)
-                loss_sum += loss.detach() * len(indices)
-                correct += (logits.detach().argmax(1) == targets.argmax(1)).sum()
                 done += len(indices)
                 if (step + 1) % report_every == 0 or step == steps - 1:
-                    mean, accuracy = float(loss_sum) / done, float(correct) / done
+                    loss_sum, correct, interrupted, late = sums.tolist()
+                    if interrupted:
+                        raise KeyboardInterrupt
+                    if late:
+                        raise TimeoutError
+                    mean, accuracy = loss_sum / done, correct / done
                     if not math.isfinite(mean):
                         raise TrainingError(_diverged(phase, epoch * steps + step + 1, steps * phase.epochs))
                     speed = done / (time.perf_counter() - started)
@@ -236,7 +258,33 @@ class PhaseTrainer:
                     )
                     self.reporter.on_progress(phase.name, epoch * count + done, phase.epochs * count, detail)
         self.images_per_epoch = count
-        return float(loss_sum) / count, float(correct) / count, lr
+        self.communication[0] += distributed.communication_seconds() - before
+        self.communication[1] += time.perf_counter() - started
+        return float(sums[0]) / count, float(sums[1]) / count, lr
+
+    def _own_part(self, indices: np.ndarray, own: slice, key: int) -> tuple[StageOutput, torch.Tensor, float]:
+        """Inputs and targets of this process's part of a step, mixed as one process mixes all of it.
+
+        The weight is that of the part's mean loss in the mean of all.
+        """
+        device, targets = self.model.mean.device, self.targets[torch.from_numpy(indices)]
+        places = np.arange(len(indices))[own]
+        mixture = draw_mixture(len(indices), self.augmentation, key)
+        if mixture is None:
+            inputs = self.batches.sample(indices, key, places).to(device)
+        else:
+            needed, rows = np.unique(np.concatenate([places, mixture.partner[own]]), return_inverse=True)
+            sampled = self.batches.sample(indices, key, needed)
+            both = (torch.from_numpy(half) for half in np.split(rows, 2))
+            parts = [[values[chosen.to(values.device)] for values in sampled] for chosen in both]
+            inputs = StageOutput(*mixture.mix(sampled if len(needed) == len(places) else parts[0], parts[1])).to(device)
+            targets = mixture.mix_targets(targets)
+        mine = targets[own]
+        if len(mine) == len(targets):
+            weight = 1.0
+        else:
+            weight = float(self.objective.weights(mine).sum() / self.objective.weights(targets).sum())
+        return inputs, mine.to(device, non_blocking=True), weight
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """The images of each step; an epoch goes on in the pass over the images in which the one before stopped."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from regraft import distributed
 from regraft.cache import Cache
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Split
@@ -245,6 +246,11 @@ def _check_phases(
         raise UsageError(
             f"CutMix needs feature maps, and {model.spec.name} has tokens before {phases.boundary_name}. Use mixup, or "
             "finetune_from = all."
+        )
+    if phases.from_scratch and model.has_batch_norms and distributed.is_distributed():
+        raise UsageError(
+            f"{model.spec.name} trains from scratch, where BatchNorm takes its statistics from the images of one "
+            "process. Train it in one process, or start from pretrained weights."
         )
     steps = math.ceil(len(split.train) / options.batch_size)
     if phases.from_scratch and model.has_batch_norms and len(split.train) // steps < 2:

@@ -6,13 +6,15 @@ Input: a `Classifier` and a `Split`. Output: the same `Classifier`, trained, and
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from regraft import distributed
 from regraft.cache import Cache
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Part, Split
@@ -34,10 +36,12 @@ from regraft.training.feature_cache import (
     predict_logits,
     predict_with_features,
 )
+from regraft.training.feature_rows import FeatureRows, TensorRows
 from regraft.training.linear_head import LinearHead, fit_head
 from regraft.training.losses import LossFunction, compute_metrics
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
+from regraft.training.row_sums import own_rows, shard_bounds
 from regraft.training.setup import TrainingSetup, set_up
 
 _NO_FURTHER_GAIN = "No further epoch has a lower validation loss: the model from before them is kept."
@@ -95,16 +99,14 @@ def train(
         RunError: The checkpoint is damaged or belongs to another training.
     """
     parsed = TrainingOptions(**options)
-    if scratch is not None:
-        scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="regraft-", dir=scratch) as folder:
+    with _temporary_folder(scratch) as folder:
         setup = set_up(
             model,
             split,
             parsed,
             augmentation=augmentation or Augmentation(),
             cache=cache or Cache(limit=int(parsed.cache_gb * 1e9)),
-            scratch=Cache(Path(folder)),
+            scratch=Cache(folder),
             checkpoint=checkpoint,
             reporter=reporter or NullReporter(),
             deadline=deadline,
@@ -122,8 +124,21 @@ def train(
                 raise
             state.result.interrupted = isinstance(error, KeyboardInterrupt)
             state.result.error = None if state.result.interrupted else str(error)
+        distributed.barrier()  # another process may still read from the folder
     _finish(setup, state)
     return state.result
+
+
+@contextmanager
+def _temporary_folder(parent: Path | None) -> Iterator[Path]:
+    """A folder that all processes use until rank 0 leaves."""
+    if distributed.rank():
+        yield distributed.on_rank_0(Path)
+        return
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="regraft-", dir=parent) as folder:
+        yield distributed.on_rank_0(lambda: Path(folder))
 
 
 def run_phases(setup: TrainingSetup, state: TrainingState) -> None:
@@ -152,11 +167,12 @@ def run_phases(setup: TrainingSetup, state: TrainingState) -> None:
     with state.timed("head"):
         if not is_finetuning:
             train_head(setup, state, cached)
-    if phases.finetunes and not state.is_stopped:
-        with state.timed("finetune"):
-            finetune(setup, state, pixels, cached)
-    state.best_model.restore()
-    measure(setup, state, pixels, cached)
+    with distributed.deferred_interrupt():
+        if phases.finetunes and not state.is_stopped:
+            with state.timed("finetune"):
+                finetune(setup, state, pixels, cached)
+        state.best_model.restore()
+        measure(setup, state, pixels, cached)
 
 
 def _about_random_weights(setup: TrainingSetup) -> str:
@@ -203,10 +219,10 @@ def _fit_linear_head(
         reporter.on_progress("head", done, total + 1, f"L2 {head.l2:.2g}")
 
     best, path = fit_head(
-        features.to(device),
+        _own_rows(features, device),
         setup.labels.to(device),
         setup.objective,
-        val=None if val_features is None else (val_features[0].to(device), setup.val_labels.to(device)),
+        val=None if val_features is None else (_own_rows(val_features, device), setup.val_labels.to(device)),
         groups=inseparable_set_ids(setup.split.train.samples),
         seed=setup.options.seed,
         on_fit=on_fit,
@@ -228,6 +244,14 @@ def _fit_linear_head(
     ]
     state.best_model.keep(None, best.val)
     reporter.on_head_path(state.result.head_path)
+
+
+def _own_rows(features: torch.Tensor, device: torch.device) -> FeatureRows:
+    """The rows (K, N, F) of the shards that belong to this process."""
+    count = features.shape[1]
+    if distributed.is_distributed():
+        features = features[:, torch.from_numpy(own_rows(count))]
+    return TensorRows(features.to(device), shard_bounds(count))
 
 
 def finetune(

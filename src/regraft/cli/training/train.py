@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from regraft.cli.options import (
     TRAINING_FLAGS,
@@ -26,6 +27,8 @@ from regraft.cli.options import (
     with_training_flags,
 )
 from regraft.cli.output import console, parse_seconds, print_json, print_next, print_result
+from regraft.cli.training.processes import run_in_processes, starts_processes
+from regraft.distributed import launch
 from regraft.errors import UsageError
 from regraft.runs.progress import rich_progress
 
@@ -63,6 +66,10 @@ def command(
     resume: Annotated[
         Path | None, Option(help="Continue this interrupted run; or fine-tune it further: --epochs.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        Option(metavar="N", min=1, help="Train in N processes of this machine; torchrun and srun need no N."),
+    ] = None,
     json: Json = False,
     *,
     flags: dict[str, Any],
@@ -90,9 +97,10 @@ def command(
     if resume is not None and typed:
         raise UsageError(
             f"--resume {resume} continues with the run's own settings and folder. Received also {', '.join(typed)}; "
-            "expected only --epochs, --track and --json."
+            "expected only --epochs, --track, --processes and --json."
         )
-    with screen.status("Starting"):
+    several = starts_processes(processes)
+    with screen.status("Starting") if not several else nullcontext():
         # Settings are checked before PyTorch is imported, which takes seconds.
         from regraft.config import load_config
 
@@ -100,6 +108,8 @@ def command(
         refuse_flags_without_effect(resolved, flags)
         if resume is None and not (data := data or resolved.run.data):
             raise UsageError("Expected DATA to train on (or run.data in --config), or --resume RUN to continue a run.")
+        if several:
+            raise Exit(run_in_processes(processes or 1))
         from regraft.runs.resume import resume as resume_run
         from regraft.runs.train import train_from
 
@@ -109,6 +119,8 @@ def command(
         else:
             assert data is not None
             run = train_from(data, resolved, out or resolved.run.out or None, reporter=reporter, started=started)
+    if (launched := launch()) and launched.rank:  # the first process prints the result
+        return
     if json:
         print_json({"run": str(run.path), **run.metrics})
         return
