@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 from regraft import distributed
@@ -31,8 +33,7 @@ def run_in_processes(count: int) -> int:
     A process that fails says why itself, and ends the others. Raises `RegraftError` if one was killed.
     """
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _FINISH_SECONDS)
-    # What the launcher says about a failed process would repeat the process's own message.
-    os.environ.setdefault("TORCHELASTIC_LOG_LEVEL", "CRITICAL")
+    logging.disable()  # the launcher's messages would repeat what a process that fails says itself
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -43,6 +44,7 @@ def run_in_processes(count: int) -> int:
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
             rdzv_endpoint="127.0.0.1:0",
             local_addr="127.0.0.1",
