@@ -211,15 +211,26 @@ class Cache:
 
         `key` has everything that the rows depend on besides the image, as JSON values.
         """
-        description = {"kind": kind, "key": dict(key), "shape": list(shape), "dtype": np.dtype(dtype).str}
-        text = json.dumps(description, sort_keys=True)
-        folder = self.root / f"{kind}-{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"
+        folder, description = self._place(kind, key, shape, dtype)
         if folder not in self._open:
             self._open[folder] = Table(folder, shape, dtype)
             if not (folder / _DESCRIPTION).exists():
                 write_json(folder / _DESCRIPTION, description)
         os.utime(folder / _DESCRIPTION)
         return self._open[folder]
+
+    def existing_table(self, kind: str, key: Mapping[str, Any], shape: Sequence[int], dtype: Any) -> Table | None:
+        """The table that `table` would open, or None if there is none yet."""
+        folder, _ = self._place(kind, key, shape, dtype)
+        return self.table(kind, key, shape, dtype) if (folder / _DESCRIPTION).is_file() else None
+
+    def _place(
+        self, kind: str, key: Mapping[str, Any], shape: Sequence[int], dtype: Any
+    ) -> tuple[Path, dict[str, Any]]:
+        """Folder and description of a table."""
+        description = {"kind": kind, "key": dict(key), "shape": list(shape), "dtype": np.dtype(dtype).str}
+        text = json.dumps(description, sort_keys=True)
+        return self.root / f"{kind}-{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}", description
 
     def get(self, kind: str, key: object) -> Any:
         """The small value that `put_if_absent` stored under a key, or None."""

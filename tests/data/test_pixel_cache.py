@@ -12,7 +12,7 @@ from PIL import Image
 from regraft.cache import Cache, Table
 from regraft.data import pixel_cache as pixels_module
 from regraft.data.dataset import Dataset, Sample
-from regraft.data.pixel_cache import load_pixels
+from regraft.data.pixel_cache import StreamedPixels, load_pixels
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError
 
@@ -147,3 +147,47 @@ def test_an_interrupt_stops_the_pool(dataset, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         load_pixels(slow, Preprocessing(size=16), Cache(tmp_path / "store"), workers=2, progress=interrupt)
     assert len(set(read)) <= 3
+
+
+@pytest.mark.parametrize("workers", [None, 1, 5])
+def test_streamed_pixels_are_the_cached_ones(dataset, tmp_path, workers):
+    prepare, cache = Preprocessing(size=24, resize="crop"), Cache(tmp_path / "store")
+    streamed = StreamedPixels(dataset, prepare, cache, workers=workers)
+    assert cache.entries() == [], "nothing is stored"
+    cached = load_pixels(dataset, prepare, Cache(tmp_path / "other"))
+    assert (streamed.shape, len(streamed), streamed[:].dtype) == (cached.shape, 12, np.uint8)
+    for chosen in (slice(None), slice(3, 7), np.array([5, 1, 1])):
+        np.testing.assert_array_equal(streamed[chosen], cached[chosen])
+    parts = [np.array([4, 2]), np.array([], dtype=np.int64), np.array([11, 0, 7])]
+    for ours, theirs in zip(streamed.batches(parts), cached.batches(parts), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_streaming_reads_what_a_cache_has(dataset, tmp_path, monkeypatch):
+    cached = load_pixels(dataset.with_samples(dataset.samples[:8]), Preprocessing(size=16), Cache(tmp_path / "store"))
+    read = []
+    monkeypatch.setattr(Dataset, "source", lambda self, sample: read.append(sample.path) or self.root / sample.path)
+    streamed = StreamedPixels(dataset, Preprocessing(size=16), Cache(tmp_path / "store"))
+    mixed = np.array([9, 2, 7])
+    np.testing.assert_array_equal(streamed[mixed][1:], cached[mixed[1:]])
+    assert read == [dataset.samples[9].path]
+
+
+def test_only_a_few_batches_are_decoded_ahead(dataset, monkeypatch):
+    read = []
+    monkeypatch.setattr(Dataset, "source", lambda self, sample: read.append(sample.path) or self.root / sample.path)
+    before = threading.active_count()
+    batches = StreamedPixels(dataset, Preprocessing(size=16), workers=1).batches([np.array([i]) for i in range(12)])
+    next(batches)
+    assert len(read) <= 2 + pixels_module._AHEAD
+    batches.close()
+    assert threading.active_count() == before
+    assert len(read) <= 2 + pixels_module._AHEAD
+
+
+def test_streaming_an_image_that_is_gone_is_an_error(dataset, tmp_path):
+    (tmp_path / "07.jpg").unlink()
+    before = threading.active_count()
+    with pytest.raises(ImageError, match=r"07\.jpg: file not found"):
+        StreamedPixels(dataset, Preprocessing(size=16))[:]
+    assert threading.active_count() == before

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from regraft.errors import BudgetError, UsageError
 from regraft.models.classifier import Classifier, build
-from regraft.training.budget import Plan, Throughput, make_plan, measure_throughput
+from regraft.training.budget import Plan, Room, Throughput, make_plan, measure_throughput
 from regraft.training.options import TrainingOptions
 
 COUNTS = {"train": 1000, "val": 100, "test": 200}
@@ -108,3 +109,51 @@ def test_throughput_is_measured_and_the_model_stays_unchanged(weights: str) -> N
     assert all(p.grad is None for p in model.parameters())
     head = measure_throughput(model, replace(TrainingOptions(), finetune_epochs=0), decode=10, images=100)
     assert head.tail == head.last == head.features == float("inf")
+
+
+def test_activations_without_room_on_disk_go_to_memory_or_are_fewer_or_none(model: Classifier) -> None:
+    whole = _plan(model, None)
+    size = whole.disk - 1100 * 3 * 32**2  # of 8 views of 1000 images, and of 100 of validation
+
+    def plan(disk: int, memory: int, rates: Throughput = RATES, **options: Any) -> Plan:
+        return make_plan(model, COUNTS, TrainingOptions(**options), rates, room=Room(disk, memory))
+
+    assert plan(2 * size, 0).options == whole.options
+    assert str(plan(2 * size, 10**9)) == str(whole)
+    in_memory = plan(size // 2, 10**9)
+    assert in_memory.options.feature_cache == "memory"
+    assert in_memory.disk < whole.disk
+    assert in_memory.memory > whole.memory
+    assert "kept in memory (training.feature_cache = memory)." in str(in_memory)
+    fewer = plan(int(0.55 * size), 0)
+    assert (fewer.options.feature_cache, fewer.options.views) == ("disk", 4)
+    assert "There is room for 4 views of each image instead of 8." in str(fewer)
+    none = plan(size // 100, 0)
+    assert (none.options.feature_cache, none.options.views) == ("none", 8)
+    assert none.seconds["prefix"] == 0
+    assert none.seconds["finetune"] == pytest.approx(10 * (1000 / 100 + 1000 / 250 + 100 / 250 + 100 / 1000))
+    assert "Frozen layers run at every step, on new views (training.feature_cache = none)." in str(none)
+    # One epoch passes the prefix less often than five views.
+    assert plan(int(0.7 * size), 0, finetune_epochs=1).options.feature_cache == "none"
+    assert "Pixels have no room: every pass over the images decodes them." in str(none)
+    assert none.seconds["decode"] > whole.seconds["decode"]
+
+
+def test_the_head_alone_needs_no_room_for_pixels_and_may_be_chunked(model: Classifier) -> None:
+    options = TrainingOptions(finetune_epochs=0)
+    counts = {"train": 200_000, "val": 20_000}
+    plenty = make_plan(model, counts, options, RATES, room=Room(10**12, 10**12))
+    little = make_plan(model, counts, options, RATES, room=Room(10**12, 10**9))
+    assert plenty.disk == little.disk < 220_000 * 3000 * 4
+    assert little.memory < 2e9 < plenty.memory
+    kept = make_plan(model, counts, options, RATES, room=Room(10**6, 10**6))
+    assert kept.options.feature_cache == "none"
+    assert "Features are kept until the end" in str(kept)
+
+
+@pytest.mark.parametrize("mode", ["memory", "disk"])
+def test_a_place_that_is_asked_for_and_too_small_is_refused(model: Classifier, mode: Any, tmp_path: Path) -> None:
+    options = TrainingOptions(feature_cache=mode)
+    counts = {"train": 10**10}
+    with pytest.raises(UsageError, match=f"training.feature_cache = {mode} needs"):
+        make_plan(model, counts, options, RATES, room=Room(10**9, 10**9, tmp_path))

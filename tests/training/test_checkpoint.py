@@ -23,6 +23,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "early stopping": ({"finetune_epochs": 6, "early_stopping": 1, "optimizer": "rmsprop", "ema_epochs": 0}, (1,)),
     # Dense kernels, whose optimizer state has another memory format than a file.
     "dense kernels": ({"finetune_from": "all", "finetune_epochs": 3, "keep_finetuned": "always"}, (2,)),
+    "new views at every step": ({"feature_cache": "none", "keep_finetuned": "always"}, (0, 1)),
     "learning rate search": ({"finetune_lr": 0, "keep_finetuned": "always"}, (1,)),
 }
 

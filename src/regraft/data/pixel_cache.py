@@ -1,9 +1,15 @@
-"""Decode and resize each image once and cache the pixels on disk, where they may exceed memory, for all runs."""
+"""Decoded and resized images: cached on disk for all runs, or decoded again whenever they are read.
+
+Both give the same pixels. Whoever reads every image once needs no cache of them (docs/decisions/streaming.md).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import PIL
@@ -16,6 +22,25 @@ from regraft.data.preprocessing import Preprocessing
 from regraft.resources import usable_cpus
 
 _CHUNK = 64
+#: Batches that are decoded ahead of the one that is read.
+_AHEAD = 2
+
+
+class PixelSource(Protocol):
+    """Pixels of N images; indexing works as for an array (N, size, size, 3) of uint8."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, size, size, 3)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        """Pixels of some images, (n, size, size, 3)."""
+
+    def batches(self, parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pixels of one group of images after the other, given by their numbers, int64 (n,)."""
 
 
 class Pixels:
@@ -30,6 +55,78 @@ class Pixels:
 
     def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
         return self.table.read(self.numbers[chosen])
+
+    def batches(self, parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pixels of one group of images after the other."""
+        return (self[part] for part in parts)
+
+
+class StreamedPixels:
+    """Pixels that are decoded when they are read, except those that a cache has already; nothing is stored.
+
+    Reading raises `ImageError` if an image can no longer be read.
+    """
+
+    def __init__(
+        self, dataset: Dataset, preprocessing: Preprocessing, cache: Cache | None = None, *, workers: int | None = None
+    ) -> None:
+        self.dataset, self.preprocessing, self.workers = dataset, preprocessing, workers or usable_cpus()
+        self.shape = (len(dataset), preprocessing.size, preprocessing.size, 3)
+        self.table = None if cache is None else cache.existing_table("pixels", *_rows_of(preprocessing))
+        self.numbers = np.full(len(dataset), -1)
+        if self.table is not None:
+            self.numbers = self.table.find([cache_key(sample.sha256) for sample in dataset.samples])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        return next(self.batches([np.arange(len(self))[chosen]]))
+
+    def batches(self, parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pixels of one group of images after the other; threads decode two groups ahead, and no more."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            submitted = ((part, [pool.submit(self._decode, int(i)) for i in self._missing(part)]) for part in parts)
+            try:
+                waiting = deque(islice(submitted, 1 + _AHEAD))
+                while waiting:
+                    part, futures = waiting.popleft()
+                    rows = self._rows(part, futures)
+                    waiting.extend(islice(submitted, 1))
+                    yield rows
+            except BaseException:  # on Ctrl-C, or when no more is read, the queued images are not decoded
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _missing(self, part: np.ndarray) -> np.ndarray:
+        missing: np.ndarray = part[self.numbers[part] < 0]
+        return missing
+
+    def _rows(self, part: np.ndarray, futures: list[Future[np.ndarray]]) -> np.ndarray:
+        rows = np.empty((len(part), *self.shape[1:]), np.uint8)
+        numbers = self.numbers[part]
+        if self.table is not None and (numbers >= 0).any():
+            rows[numbers >= 0] = self.table.read(numbers[numbers >= 0])
+        for place, future in zip(np.flatnonzero(numbers < 0), futures, strict=True):
+            rows[place] = future.result()
+        return rows
+
+    def _decode(self, i: int) -> np.ndarray:
+        return self.preprocessing(self.dataset.source(self.dataset.samples[i]), max_pixels=self.dataset.max_pixels)
+
+
+def _rows_of(preprocessing: Preprocessing) -> tuple[dict[str, Any], tuple[int, int, int], type]:
+    """Key, shape and type of the rows of the table of pixels."""
+    key = {
+        "decoder": DECODER_VERSION,
+        "pillow": PIL.__version__,
+        "size": preprocessing.size,
+        "resize": preprocessing.resize,
+        "interpolation": preprocessing.interpolation,
+        "white": list(preprocessing.white),
+        "fill": list(preprocessing.mean) if preprocessing.resize == "pad" else None,
+    }
+    return key, (preprocessing.size, preprocessing.size, 3), np.uint8
 
 
 def load_pixels(
@@ -46,16 +143,7 @@ def load_pixels(
     `progress` is called with (images done, images to decode). Raises `ImageError` if an image can no longer be read;
     images decoded before it stay in the cache.
     """
-    key = {
-        "decoder": DECODER_VERSION,
-        "pillow": PIL.__version__,
-        "size": preprocessing.size,
-        "resize": preprocessing.resize,
-        "interpolation": preprocessing.interpolation,
-        "white": list(preprocessing.white),
-        "fill": list(preprocessing.mean) if preprocessing.resize == "pad" else None,
-    }
-    table = cache.table("pixels", key, (preprocessing.size, preprocessing.size, 3), np.uint8)
+    table = cache.table("pixels", *_rows_of(preprocessing))
     keys = [cache_key(sample.sha256) for sample in dataset.samples]
     numbers = distributed.on_rank_0(lambda: table.find(keys))  # of one time, for all of them
     absent = np.flatnonzero(numbers < 0)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from regraft import distributed
 from regraft.cache import Cache
@@ -15,8 +16,9 @@ from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier, smaller_sizes
 from regraft.resources import usable_cpus, usable_memory
 from regraft.timing import time_passes
-from regraft.training.budget import Plan, Throughput, make_plan, measure_throughput
+from regraft.training.budget import Plan, Room, Throughput, make_plan, measure_throughput
 from regraft.training.callbacks import ProgressReporter
+from regraft.training.storage import free_disk, memory_limit
 
 #: Time that is kept for the evaluation, as a multiple of its estimate.
 _EVALUATION_MARGIN = 1.5
@@ -35,8 +37,8 @@ def fit_into_budget(
 
     Returns model, configuration, deadline and planned seconds by step. `started` and the deadline are values of
     `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen.
-    Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time, or
-    torch.compile is wanted, too.
+    Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time,
+    torch.compile is wanted, too, or what is to be kept has no room.
     """
     if not len(split.train):
         raise DataError("The train part has no image.")
@@ -47,6 +49,8 @@ def fit_into_budget(
             "is not known beforehand. Remove one of them."
         )
 
+    room = _room(config)
+
     def plan_with(rates: Throughput) -> Plan:
         return make_plan(
             model,
@@ -55,6 +59,7 @@ def fit_into_budget(
             rates,
             changes_views=config.augmentation.changes_views,
             seconds=started + budget - time.monotonic() if budget else None,
+            room=room,
         )
 
     rates = _measure(model, split, config)
@@ -80,6 +85,18 @@ def fit_into_budget(
     config = config.model_copy(update={"training": plan.options})
     left = deadline - _EVALUATION_MARGIN * plan.seconds["evaluate"]
     return model, config, time.monotonic() + left if budget else None, plan.seconds
+
+
+def _room(config: Config) -> Room:
+    """Room in the cache, or without one on the disk of the runs, and in memory."""
+    cache = Cache(limit=int(config.training.cache_gb * 1e9))
+    folder = cache.root if config.training.cache_gb else Path(config.run.out or "runs")
+    disk = free_disk(folder)
+    return Room(
+        disk=min(disk, cache.limit) if config.training.cache_gb else disk,
+        memory=memory_limit(config.training.memory_gb),
+        folder=folder,
+    )
 
 
 def _measure(model: Classifier, split: Split, config: Config) -> Throughput:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from regraft import distributed
 from regraft.cache import Cache
 from regraft.errors import BudgetError
 from regraft.models.classifier import Classifier, StageOutput
@@ -26,6 +28,7 @@ from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
 from regraft.training.prefix_backend import BackendName, choose_backend, make_backend
 from regraft.training.setup import plan_phases
+from regraft.training.storage import check_disk, check_memory, describe_storage, storage_needs
 
 #: (finetune_from, views, epochs) from which a budget chooses, the most thorough first: never more than the options ask
 #: for; "" keeps their finetune_from.
@@ -39,6 +42,8 @@ _BATCH = 16
 _PREDICTION_BATCH = 32
 #: Seconds above which a pass is measured only once.
 _LONG_PASS = 0.7
+#: Memory of a head that is fitted in chunks: two chunks and their temporary values.
+_CHUNKED_HEAD = 2e8
 #: Safety factor: the machine may be slower during training than during the measurement.
 _MARGIN = 1.25
 
@@ -78,6 +83,15 @@ class Throughput:
 
 
 @dataclass(frozen=True)
+class Room:
+    """Bytes of room for what a training keeps: on the disk of `folder`, by the cache's limit too, and in memory."""
+
+    disk: int
+    memory: int
+    folder: Path = Path()
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a training will do, and its estimated cost.
 
@@ -96,6 +110,7 @@ class Plan:
     rank: int = 0
     dropped: bool = False
     from_scratch: bool = False
+    storage: str = ""  # sentences about what is not on disk
 
     @property
     def is_thorough(self) -> bool:
@@ -125,7 +140,7 @@ class Plan:
             work += " (fine-tuning does not fit into the budget)"
         return (
             f"Plan: {work}. About {self.total:.0f} s with empty caches ({steps}), "
-            f"{self.memory / 1e9:.1f} GB of memory, {self.disk / 1e6:,.0f} MB on disk."
+            f"{self.memory / 1e9:.1f} GB of memory, {self.disk / 1e6:,.0f} MB on disk.{self.storage}"
         )
 
 
@@ -238,29 +253,37 @@ def make_plan(
     *,
     changes_views: bool = True,
     seconds: float | None = None,
+    room: Room | None = None,
 ) -> Plan:
     """Choose the most thorough training that fits.
 
     `counts` are images by part; `seconds` is the time for everything, evaluation included, and None only estimates what
-    the options ask for. Raises `BudgetError` if not even the head, or from scratch one epoch, can be trained in it.
+    the options ask for. Where the activations have no room on disk (`room`; None: there is enough), they are kept in
+    memory, or there are fewer views, or none are kept, whichever is faster. Raises `BudgetError` if not even the head,
+    or from scratch one epoch, can be trained in the time, and `UsageError` if what the options want to keep has no
+    room.
     """
     phases = plan_phases(model, options, changes_views=changes_views)
     asked = replace(options, views=phases.views, prefix_backend=rates.prefix_backend)
-    plan = _estimate(model, counts, asked, rates)
+
+    def estimate(options: TrainingOptions) -> Plan:
+        return _fitting_storage(model, counts, options, rates, room)
+
+    plan = estimate(asked)
     if seconds is None:
         return plan
     candidates = [plan]
     if phases.from_scratch:  # a head on random features is no smaller training of this network
         shorter = dict.fromkeys(max(1, int(asked.finetune_epochs * share)) for share in SCRATCH_LADDER)
-        candidates += [_estimate(model, counts, replace(asked, finetune_epochs=count), rates) for count in shorter]
+        candidates += [estimate(replace(asked, finetune_epochs=count)) for count in shorter]
         return _first_that_fits(candidates, seconds, "one epoch")
     for start, views, epochs in LADDER if phases.finetunes else ():
         rung = replace(asked, views=min(views, asked.views), finetune_epochs=min(epochs, asked.finetune_epochs))
         if not start:
-            candidates.append(_estimate(model, counts, rung, rates))
+            candidates.append(estimate(rung))
         elif model.resolve(start) > phases.boundary:
-            candidates.append(_estimate(model, counts, replace(rung, finetune_from=start), rates))
-    head_only = _estimate(model, counts, replace(asked, views=1, finetune_epochs=0), rates)
+            candidates.append(estimate(replace(rung, finetune_from=start)))
+    head_only = estimate(replace(asked, views=1, finetune_epochs=0))
     candidates.append(replace(head_only, dropped=phases.finetunes))
     return _first_that_fits(candidates, seconds, "only the head")
 
@@ -275,7 +298,42 @@ def _first_that_fits(candidates: Sequence[Plan], seconds: float, least: str) -> 
     )
 
 
-def _estimate(model: Classifier, counts: Mapping[str, int], options: TrainingOptions, rates: Throughput) -> Plan:
+def _fitting_storage(
+    model: Classifier, counts: Mapping[str, int], options: TrainingOptions, rates: Throughput, room: Room | None
+) -> Plan:
+    """The estimate for the options, or for the fastest way to keep less, where `auto` has no room for all of it."""
+    phases = plan_phases(model, options)
+    precision = choose_precision(options.precision, choose_device(options.device))
+    needs = storage_needs(model, counts, phases, precision)
+    asked = _estimate(model, counts, options, rates, room)
+    if room is None:
+        return asked
+    if options.feature_cache == "memory":
+        check_memory(needs, room.memory)
+    if options.feature_cache == "disk":
+        check_disk(needs.activations, room.folder)
+    if options.feature_cache != "auto" or needs.activations <= room.disk:
+        return asked
+    shared = distributed.is_distributed()  # memory is not
+    if needs.activations <= room.memory and not shared:
+        return _estimate(model, counts, replace(options, feature_cache="memory"), rates, room)
+    smaller = [replace(options, feature_cache="none")]
+    a_view = counts.get("train", 0) * row_bytes(model, phases.cut, precision)
+    of_val = counts.get("val", 0) * row_bytes(model, phases.cut, precision)
+    in_memory = room.memory > room.disk and not shared
+    views = ((room.memory if in_memory else room.disk) - of_val) // max(1, a_view)
+    if phases.finetunes and 1 <= views < phases.views:
+        smaller.append(replace(options, views=views, feature_cache="memory" if in_memory else "disk"))
+    best = min((_estimate(model, counts, fewer, rates, room) for fewer in smaller), key=lambda plan: plan.total)
+    if best.options.views < options.views:
+        fewer = f" There is room for {pluralize(best.options.views, 'view')} of each image instead of {options.views}."
+        best = replace(best, storage=best.storage + fewer)
+    return best
+
+
+def _estimate(
+    model: Classifier, counts: Mapping[str, int], options: TrainingOptions, rates: Throughput, room: Room | None
+) -> Plan:
     train, val, test = (counts.get(part, 0) for part in ("train", "val", "test"))
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
@@ -291,23 +349,39 @@ def _estimate(model: Classifier, counts: Mapping[str, int], options: TrainingOpt
     prefix = 1 / rates.prefix if phases.finetunes and not from_last else to_head
     after_cut = 1 / rates.features if phases.cut < len(model.stages) else to_head if phases.boundary == 0 else 0.0
     candidates = len(LR_CANDIDATES) if epochs and not options.finetune_lr else 0
+    step = rates.last if from_last else rates.tail
+    seconds_of_prefix = (rows + val) * prefix if phases.boundary or starts_with_head else 0.0
     per_epoch = options.steps_per_epoch * options.batch_size or train
     # L-BFGS goes over the features a few hundred times; its factor was measured on two cores.
     head = 1 + 2e-7 * head_rows * model.head.features + (head_rows + val) * after_cut
+    needs = storage_needs(model, counts, phases, precision)
+    keeps = options.feature_cache if options.feature_cache != "auto" else "disk"
+    is_live = keeps == "none" and phases.finetunes and phases.boundary > 0
+    on_disk = needs.activations if keeps == "disk" and seconds_of_prefix else 0
+    stores_pixels = not needs.reads_once and (room is None or on_disk + needs.pixels <= room.disk)
+    passes = epochs + candidates
+    # Pixels that are not stored are decoded in every pass over them.
+    decoded = (train + val) if stores_pixels or needs.reads_once else rows + val + passes * (per_epoch + val)
+    live = (1 / rates.prefix if is_live else 0.0) + after_cut
     seconds = {
-        "decode": (train + val) / rates.decode,
-        "prefix": (rows + val) * prefix if phases.boundary or starts_with_head else 0.0,
-        "head": head if starts_with_head else 0.0,
-        "finetune": (epochs + candidates) * (per_epoch / (rates.last if from_last else rates.tail) + val * after_cut),
-        "evaluate": 2 + train * after_cut + (val + test) / min(rates.predict, rates.decode),
+        "decode": decoded / rates.decode,
+        "prefix": 0.0 if is_live else seconds_of_prefix,
+        "head": head + is_live * (head_rows + val) / rates.prefix if starts_with_head else 0.0,
+        "finetune": passes * (per_epoch * (1 / step + is_live / rates.prefix) + val * live),
+        "evaluate": 2 + train * live + (val + test) / min(rates.predict, rates.decode),
     }
-    disk = (rows + val) * bool(seconds["prefix"]) * row_bytes(model, phases.cut, precision)
-    disk += (train + val) * 3 * model.preprocessing.size**2
+    disk = on_disk + needs.pixels * stores_pixels
+    in_memory = room is None or needs.features <= room.memory - (needs.activations if keeps == "memory" else 0)
+    if not in_memory and keeps != "memory" and not needs.reads_once:
+        disk += head_rows * model.head.features * precision.itemsize
     # PyTorch keeps freed memory, so the needs of different steps add up: within a sixth of the peaks of seven runs.
     batches = 2 * _PREDICTION_BATCH * rates.peak_layer_bytes
     batches += options.batch_size * rates.activation_bytes if epochs else 0
     batches *= device.type == "cpu"
-    memory = int(9e8 + 8 * model.megabytes() * 1e6 + 12 * head_rows * model.head.features + batches)
+    # Features that do not fit are read in chunks, beside a few matrices of F x F.
+    of_features = 12 * head_rows * model.head.features if in_memory else _CHUNKED_HEAD + 40 * model.head.features**2
+    memory = int(9e8 + 8 * model.megabytes() * 1e6 + of_features + batches)
+    memory += needs.activations if keeps == "memory" else 0
     head_epochs = options.head_epochs if phases.head == "epochs" else 0
     return Plan(
         options,
@@ -318,4 +392,5 @@ def _estimate(model: Classifier, counts: Mapping[str, int], options: TrainingOpt
         disk,
         head_epochs,
         from_scratch=phases.from_scratch,
+        storage=describe_storage(options, phases, stores_pixels=stores_pixels or needs.reads_once),
     )

@@ -36,7 +36,9 @@ def frozen_features(model: Classifier, dataset: Dataset, cache: Cache, reporter:
     name, _ = choose_backend("auto", model, end, precision, rows=len(dataset), cache=cache)
     backend = make_backend(name, model, end, precision)
     activations = run_prefix(model, dataset, pixels, backend, cache, reporter=reporter, name="backbone")
-    return extract_features(model, activations, 1, precision, reporter)[0]
+    features = extract_features(model, activations, 1, precision, reporter).values
+    assert isinstance(features, torch.Tensor)
+    return features[0]
 
 
 def cross_val_predict(

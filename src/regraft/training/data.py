@@ -1,13 +1,14 @@
-"""The inputs of the phases: decoded pixels, cached activations, and the batches that are drawn from them.
+"""The inputs of the phases: decoded pixels, activations, features, and the batches that are drawn from them.
 
-Input: a classifier and a split. Output: pixels, and activations at a cut, computed by the fastest prefix backend.
+Input: a classifier and a split. Output: pixels, activations at a cut, computed by the fastest prefix backend, and the
+inputs of the head. Each is on disk, in memory, or computed whenever it is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -17,13 +18,26 @@ from regraft.cache import Cache
 from regraft.data.augmentation import augment, random_key
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Part, Split
-from regraft.data.pixel_cache import Pixels, load_pixels
+from regraft.data.pixel_cache import PixelSource, StreamedPixels, load_pixels
 from regraft.models.classifier import Classifier, StageOutput
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import has_room
-from regraft.training.feature_cache import Activations, as_batch, row_bytes, run_prefix
+from regraft.training.feature_cache import (
+    Activations,
+    ActivationSource,
+    as_batch,
+    extract_features,
+    run_prefix,
+    stored_dtype,
+)
+from regraft.training.live_prefix import LiveActivations
+from regraft.training.memory_cache import MemoryCache
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix_backend import BackendName, choose_backend, make_backend
+from regraft.training.storage import StorageNeeds, check_disk, check_memory, free_disk, memory_limit, storage_needs
+
+if TYPE_CHECKING:
+    from regraft.training.setup import PhasePlan
 
 _SHARE_CACHE = "Set REGRAFT_CACHE to a folder that all machines see, such as one on a network file system."
 _SHARE_RUN = "Choose an --out that all machines see, such as a folder on a network file system."
@@ -50,15 +64,15 @@ class Batches(Protocol):
 class OnlineAugmentation:
     """Batches of freshly augmented pixels, for training without a frozen prefix.
 
-    The pixels, uint8 (N, S, S, 3), are on disk, or in the memory of the device that augments them.
+    The pixels, uint8 (N, S, S, 3), are on disk or in files, or in the memory of the device that augments them.
     """
 
-    pixels: Pixels | torch.Tensor
+    pixels: PixelSource | torch.Tensor
     augmentation: Augmentation
     boundary: int = 0
 
     @classmethod
-    def of(cls, pixels: Pixels, augmentation: Augmentation, device: torch.device) -> OnlineAugmentation:
+    def of(cls, pixels: PixelSource, augmentation: Augmentation, device: torch.device) -> OnlineAugmentation:
         """Make batches of these pixels, which are moved to a GPU if they fit there."""
         if not has_room(device, int(np.prod(pixels.shape))):
             return cls(pixels, augmentation)
@@ -112,7 +126,7 @@ class FlippedMaps:
 
 
 class TrainingData:
-    """Pixels and activations of one training; `scratch` is a temporary cache for what `cache` does not keep.
+    """Pixels, activations and features of one training; `scratch` is a temporary cache for what `cache` does not keep.
 
     Attributes:
         backend: Name of the prefix backend, once `prepare` has chosen it.
@@ -138,14 +152,18 @@ class TrainingData:
         model.preprocessing = model.preprocessing.for_white(split.dataset.white)
         self.backend: BackendName = "torch"
         self.cache_too_small = False
+        # `auto` is decided by the plan of a run; without one, activations are kept on disk.
+        self._keeps = "disk" if options.feature_cache == "auto" else options.feature_cache
+        self._memory, self._in_memory, self._stores_pixels = memory_limit(options.memory_gb), MemoryCache(), False
 
-    def prepare(self, cut: int, views: int, *, backend: BackendName | None = None) -> Iterator[str]:
-        """Choose the prefix backend and make room in the cache; yields messages for the user.
+    def prepare(self, phases: PhasePlan, *, backend: BackendName | None = None) -> Iterator[str]:
+        """Choose the prefix backend and make room for what is kept; yields messages for the user.
 
-        A training that resumes gives its `backend`; None chooses one.
+        A training that resumes gives its `backend`; None chooses one. Raises `UsageError` if memory or disk are too
+        small for what the options want to keep there.
         """
-        model, counts = self._model, {part: len(self._split[part]) for part in ("train", "val")}
-        rows = counts["train"] * views + counts["val"]
+        model, counts, cut = self._model, {part: len(self._split[part]) for part in ("train", "val")}, phases.cut
+        rows = counts["train"] * phases.views + counts["val"]
         if backend:
             self.backend = backend
         else:
@@ -155,21 +173,39 @@ class TrainingData:
             )
             if reason:
                 yield reason
-        size = row_bytes(model, cut, self._precision) * rows + 3 * model.preprocessing.size**2 * sum(counts.values())
+        needs = storage_needs(model, counts, phases, self._precision)
+        if self._keeps == "memory":
+            check_memory(needs, self._memory)
+        on_disk = needs.activations if self._keeps == "disk" else 0
         if not self._options.cache_gb:
             self._cache = self._scratch
-        elif not distributed.on_rank_0(lambda: self._cache.make_room(size)):
+        elif on_disk and not distributed.on_rank_0(lambda: self._cache.make_room(on_disk)):
             self.cache_too_small = True
             yield (
-                f"This training may need {size / 1e9:.1f} GB of cache, and the limit is {self._cache.limit / 1e9:g} GB "
-                "(training.cache_gb): it uses a temporary folder instead."
+                f"This training may need {on_disk / 1e9:.1f} GB of cache, and the limit is "
+                f"{self._cache.limit / 1e9:g} GB (training.cache_gb): it uses a temporary folder instead."
             )
             self._cache = self._scratch
         for folder, advice in ((self._cache.root, _SHARE_CACHE), (self._scratch.root, _SHARE_RUN)):
             distributed.check_shared(folder, advice)
+        self._stores_pixels = distributed.on_rank_0(lambda: self._make_room(on_disk, needs))
 
-    def pixels(self, part: Part) -> Pixels:
-        """Decode the images of a part, or find them in the cache."""
+    def _make_room(self, on_disk: int, needs: StorageNeeds) -> bool:
+        """Make room on disk; returns whether there is room for pixels that are read more than once, too.
+
+        Raises `UsageError` if the activations do not fit on the disk.
+        """
+        if on_disk:
+            check_disk(on_disk, self._cache.root)
+        if needs.reads_once:
+            return False
+        wanted = on_disk + needs.pixels
+        return wanted <= free_disk(self._cache.root) and (self._cache is self._scratch or self._cache.make_room(wanted))
+
+    def pixels(self, part: Part) -> PixelSource:
+        """Decode the images of a part, or find them in the cache; or a source that decodes them when they are read."""
+        if not self._stores_pixels:
+            return StreamedPixels(self._split[part], self._model.preprocessing, self._cache)
         return load_pixels(
             self._split[part],
             self._model.preprocessing,
@@ -179,28 +215,36 @@ class TrainingData:
 
     def activations(
         self,
-        pixels: Mapping[Part, Pixels],
+        pixels: Mapping[Part, PixelSource],
         cut: int,
         views: int = 1,
         *,
         reusable: bool = True,
         deadline: float | None = None,
-    ) -> dict[Part, Activations]:
+    ) -> dict[Part, ActivationSource]:
         """Compute the activations of some parts at a cut, or find them in the cache.
 
-        A cut of 0 gives normalized pixels, which are never cached. Only training images have several views. `reusable`:
-        a later training could use the activations, because they do not come from weights that were just trained. No
-        further view is begun that would end after `deadline`.
+        Only training images have several views. `reusable`: a later pass or training could use the activations, because
+        they do not come from weights that were just trained. Those that could not, normalized pixels (a cut of 0), and
+        all below the head if nothing is to be kept, are computed whenever they are read. No further view is begun that
+        would end after `deadline`.
         """
-        reusable = reusable and cut > 0
-        backend = make_backend(self.backend if reusable else "torch", self._model, cut, self._precision)
+        is_live = not reusable or cut == 0 or (self._keeps == "none" and cut < len(self._model.stages))
+        backend = make_backend(self.backend if reusable and cut else "torch", self._model, cut, self._precision)
+        stores: dict[str, Cache | MemoryCache] = {
+            "disk": self._cache,
+            "memory": self._in_memory,
+            "none": self._scratch,
+        }
+        if is_live:
+            return {part: LiveActivations(pixels[part], backend, self._augmentation, self._device) for part in pixels}
         return {
             part: run_prefix(
                 self._model,
                 self._split[part],
                 pixels[part],
                 backend,
-                self._cache if reusable else self._scratch,
+                stores[self._keeps],
                 views=views if part == "train" else 1,
                 deadline=deadline,
                 augmentation=self._augmentation,
@@ -212,8 +256,35 @@ class TrainingData:
             for part in pixels
         }
 
-    def batches(self, activations: Activations) -> Batches:
-        """Batches for fine-tuning: of the cached views, or of flipped maps where only the plain view is cached."""
+    def head_inputs(self, activations: Mapping[Part, ActivationSource], views: int) -> dict[Part, Activations]:
+        """Inputs of the head: of `views` views of the training images and of the plain validation images.
+
+        They are float32 tensors where these fit into memory; else rows in the precision of training: the activations
+        themselves where nothing is above them, or a temporary table.
+        """
+        model, end = self._model, len(self._model.stages)
+        taken = {part: views if part == "train" else 1 for part in activations}
+        sizes = {part: 4 * model.head.features * len(activations[part]) * taken[part] for part in activations}
+        room = self._memory
+        if self._keeps == "memory":
+            room -= sum(rows.nbytes for rows in activations.values() if isinstance(rows, Activations))
+        # L-BFGS standardizes a copy where there are several views.
+        fits = sum(sizes.values()) + (sizes["train"] if views > 1 else 0) <= room
+        inputs: dict[Part, Activations] = {}
+        for part, rows in activations.items():
+            if not fits and isinstance(rows, Activations) and rows.boundary == end:
+                inputs[part] = rows
+                continue
+            dtype = stored_dtype(self._precision)
+            store = None if fits else self._scratch.table("features", {"part": part}, (model.head.features,), dtype)
+            features = extract_features(model, rows, taken[part], self._precision, self._reporter, store=store)
+            inputs[part] = Activations(end, features)
+        return inputs
+
+    def batches(self, activations: ActivationSource) -> Batches:
+        """Batches for fine-tuning: of the cached views, of flipped maps if only the plain view is, or of new views."""
+        if not isinstance(activations, Activations):
+            return activations
         flips = (self._augmentation.flip, self._augmentation.vertical_flip)
         maps = len(self._model.stages[activations.boundary - 1].shape) == 3 and not self._model.channels_last_maps
         return FlippedMaps(activations, *flips) if activations.views == 1 and maps and any(flips) else activations

@@ -14,7 +14,7 @@ from regraft.errors import TrainingError
 from regraft.training.callbacks import wants_to_stop
 from regraft.training.checkpoint import TrainingState, save_checkpoint
 from regraft.training.data import Batches
-from regraft.training.feature_cache import Activations
+from regraft.training.feature_cache import ActivationSource
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase, PhaseTrainer
 from regraft.training.setup import TrainingSetup
@@ -26,7 +26,7 @@ _EPOCH_MARGIN = 1.15
 
 
 def train_phase(
-    setup: TrainingSetup, state: TrainingState, phase: Phase, batches: Batches, val: Activations | None
+    setup: TrainingSetup, state: TrainingState, phase: Phase, batches: Batches, val: ActivationSource | None
 ) -> None:
     """Train one phase until its last epoch, early stopping or the deadline; keep the best weights."""
     trainer = _phase_trainer(setup, phase, batches, val)
@@ -77,7 +77,7 @@ def _train_epochs(setup: TrainingSetup, state: TrainingState, phase: Phase, trai
             return
 
 
-def fitting_epochs(setup: TrainingSetup, state: TrainingState, batches: Batches, val: Activations | None) -> int:
+def fitting_epochs(setup: TrainingSetup, state: TrainingState, batches: Batches, val: ActivationSource | None) -> int:
     """The number of fine-tuning epochs for which there is time at the machine's present speed."""
     wanted = setup.options.finetune_epochs
     if setup.deadline is None:
@@ -103,7 +103,7 @@ def fitting_epochs(setup: TrainingSetup, state: TrainingState, batches: Batches,
     return epochs
 
 
-def find_lr(setup: TrainingSetup, state: TrainingState, batches: Batches, val: Activations | None) -> float:
+def find_lr(setup: TrainingSetup, state: TrainingState, batches: Batches, val: ActivationSource | None) -> float:
     """Train one epoch at each learning rate, and return the one with the lowest validation loss."""
     assert val is not None  # see `set_up`
     losses: dict[float, float] = {}
@@ -131,7 +131,7 @@ def find_lr(setup: TrainingSetup, state: TrainingState, batches: Batches, val: A
     return best
 
 
-def _phase_trainer(setup: TrainingSetup, phase: Phase, batches: Batches, val: Activations | None) -> PhaseTrainer:
+def _phase_trainer(setup: TrainingSetup, phase: Phase, batches: Batches, val: ActivationSource | None) -> PhaseTrainer:
     return PhaseTrainer(
         setup.model,
         phase,

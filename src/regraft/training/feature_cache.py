@@ -1,17 +1,17 @@
-"""Run the frozen prefix once, cache its activations for later trainings, and predict from them.
+"""Run the frozen prefix once, keep its activations for later passes and trainings, and predict from them.
 
 Input: pixels of N images, and the number K of views of each. Output: activations at a boundary, (K, N, ...), in tables
-of the cache. View 0 is the plain image. A row depends on the image, the view, the weights below the boundary and the
-arithmetic, never on the rest of its batch, so a later training finds it.
+of the cache, on disk or in memory. View 0 is the plain image. A row depends on the image, the view, the weights below
+the boundary and the arithmetic, never on the rest of its batch, so a later training finds it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from regraft.cache import Cache, Table, cache_key
 from regraft.data.augmentation import augment, random_key
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset
-from regraft.data.pixel_cache import Pixels
+from regraft.data.pixel_cache import PixelSource
 from regraft.models.classifier import Classifier, StageOutput
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import autocast, has_room
+from regraft.training.memory_cache import MemoryCache, MemoryTable
 from regraft.training.prefix_backend import PrefixBackend
 
 _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
@@ -32,12 +33,12 @@ _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16:
 
 @dataclass(frozen=True)
 class CachedTensor:
-    """A row for each of K views of N images: a tensor (K, N, ...) in memory, or rows of a table of the cache.
+    """A row for each of K views of N images: a tensor (K, N, ...), or rows of a table on disk or in memory.
 
-    `numbers` are the row numbers in the table, int64 (K, N), or None in memory; `dtype` is the type in the table.
+    `numbers` are the row numbers in the table, int64 (K, N), or None for a tensor; `dtype` is the type in the table.
     """
 
-    values: torch.Tensor | Table
+    values: torch.Tensor | Table | MemoryTable
     numbers: np.ndarray | None = None
     dtype: torch.dtype = torch.float32
 
@@ -76,6 +77,33 @@ class CachedTensor:
         return rows.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else rows
 
 
+class ActivationSource(Protocol):
+    """Activations of N images at a boundary, stored or computed when they are read; see `Activations`."""
+
+    @property
+    def boundary(self) -> int:
+        """Index of the first stage that the images have not passed."""
+
+    @property
+    def views(self) -> int:
+        """K, views of each image that can be read."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def batches(self, view: int, parts: Sequence[slice]) -> Iterator[StageOutput]:
+        """One group of images after the other, in one view."""
+
+    def batch(self, view: int, images: slice) -> StageOutput:
+        """Some images in one view."""
+
+    def sample(self, indices: np.ndarray, key: int, chosen: np.ndarray | slice = slice(None)) -> StageOutput:
+        """One random view of each of some images, drawn by the key; only those at the places `chosen` are read."""
+
+    def loaded(self, device: torch.device) -> ActivationSource:
+        """The same, in the memory of a GPU if it fits there."""
+
+
 @dataclass(frozen=True)
 class Activations:
     """Activations of K views of N images at a boundary.
@@ -96,6 +124,11 @@ class Activations:
     def __len__(self) -> int:
         return self.rows.shape[1]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return self.rows.nbytes + (0 if self.taps is None else self.taps.nbytes)
+
     def batch(self, view: int | np.ndarray, images: slice | np.ndarray) -> StageOutput:
         """Some images: all in one view, or each in its own."""
         values = self.rows.take(view, images)
@@ -103,11 +136,15 @@ class Activations:
             values, values.new_empty(len(values), 0) if self.taps is None else self.taps.take(view, images)
         )
 
+    def batches(self, view: int, parts: Sequence[slice]) -> Iterator[StageOutput]:
+        """One group of images after the other, in one view."""
+        return (self.batch(view, part) for part in parts)
+
     def loaded(self, device: torch.device) -> Activations:
         """Copy all rows to a GPU if they fit into half of its free memory; else return self."""
-        parts = [rows for rows in (self.rows, self.taps) if rows is not None]
-        if not has_room(device, sum(rows.nbytes for rows in parts)):
+        if not has_room(device, self.nbytes):
             return self
+        parts = [rows for rows in (self.rows, self.taps) if rows is not None]
         return Activations(self.boundary, *(rows.loaded(device) for rows in parts))
 
     def sample(self, indices: np.ndarray, key: int, chosen: np.ndarray | slice = slice(None)) -> StageOutput:
@@ -124,9 +161,9 @@ def as_batch(pixels: np.ndarray) -> torch.Tensor:
 def run_prefix(
     model: Classifier,
     dataset: Dataset,
-    pixels: Pixels,
+    pixels: PixelSource,
     backend: PrefixBackend,
-    cache: Cache,
+    cache: Cache | MemoryCache,
     *,
     views: int = 1,
     augmentation: Augmentation | None = None,
@@ -159,9 +196,9 @@ def run_prefix(
             break
         computed = view + 1 if len(images) else computed
         own = images[distributed.share(len(images))]
-        for start in range(0, len(own), batch_size):
-            chosen = own[start : start + batch_size]
-            batch = as_batch(pixels[chosen])
+        parts = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+        for chosen, decoded in zip(parts, pixels.batches(parts), strict=True):
+            batch = as_batch(decoded)
             if model.mean.device.type == "cuda":  # augmentation then runs there, too
                 batch = batch.to(model.mean.device)
             if view and augmentation is not None:
@@ -169,9 +206,7 @@ def run_prefix(
                 batch = augment(batch, augmentation, keys)
             for table, rows, values in zip(tables, numbers, backend(batch), strict=True):
                 new = np.flatnonzero(rows[view, chosen] < 0)
-                fresh = values[new].contiguous()
-                fresh = fresh.view(torch.uint16) if precision == torch.bfloat16 else fresh
-                rows[view, chosen[new]] = table.append([names[view][i] for i in chosen[new]], fresh.numpy())
+                rows[view, chosen[new]] = table.append([names[view][i] for i in chosen[new]], _stored(values[new]))
             done += len(chosen)
             reporter.on_progress(name, min(done * distributed.world_size(), len(missing)), len(missing))
         longest = max(longest, time.monotonic() - started)
@@ -186,19 +221,45 @@ def run_prefix(
 
 
 def extract_features(
-    model: Classifier, activations: Activations, views: int, precision: torch.dtype, reporter: ProgressReporter
-) -> torch.Tensor:
-    """Run the tail over the first `views` views, K: the inputs of the head, float32 (K, N, F), in main memory."""
+    model: Classifier,
+    activations: ActivationSource,
+    views: int,
+    precision: torch.dtype,
+    reporter: ProgressReporter,
+    *,
+    store: Table | None = None,
+) -> CachedTensor:
+    """Run the tail over the first `views` views, K: the inputs of the head, (K, N, F).
+
+    They are a tensor, float32, in main memory, or rows in `precision` of the table `store`.
+    """
     count = len(activations)
-    features = torch.zeros(views, count, model.head.features)
+    values = torch.zeros(views if store is None else 0, count, model.head.features)
+    keys = [[cache_key(view, i) for i in range(count if store is not None else 0)] for view in range(views)]
     for view in range(views):
         for rows, batch in _features(model, activations, view, precision):
-            features[view, rows] = batch.cpu().float()
+            if store is None:
+                values[view, rows] = batch.cpu().float()
+            else:
+                store.append(keys[view][rows], _stored(batch.to("cpu", precision)))
             reporter.on_progress("features", view * count + rows.stop, views * count, "for the head")
-    return distributed.all_reduce_sum(features)
+    if store is None:
+        return CachedTensor(distributed.all_reduce_sum(values))
+    distributed.barrier()  # the table then has the rows of all processes
+    return CachedTensor(store, np.stack([store.find(row) for row in keys]), precision)
 
 
-def predict_logits(model: Classifier, activations: Activations, precision: torch.dtype) -> torch.Tensor:
+def stored_dtype(precision: torch.dtype) -> type:
+    """The type of numpy in which a table has rows of a precision; bfloat16 as its bits."""
+    return _STORED[precision]
+
+
+def _stored(rows: torch.Tensor) -> np.ndarray:
+    rows = rows.contiguous()
+    return (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).numpy()
+
+
+def predict_logits(model: Classifier, activations: ActivationSource, precision: torch.dtype) -> torch.Tensor:
     """Run the tail and the head over the plain view of every image: float32 (N, C), on the CPU."""
     logits = torch.zeros(len(activations), len(model.classes))
     with torch.inference_mode():
@@ -207,27 +268,27 @@ def predict_logits(model: Classifier, activations: Activations, precision: torch
     return distributed.all_reduce_sum(logits)
 
 
-def predict_with_features(
-    model: Classifier, activations: Activations, precision: torch.dtype, *, max_images: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def score_with_features(
+    model: Classifier, activations: ActivationSource, labels: torch.Tensor, precision: torch.dtype, *, max_images: int
+) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Run the tail and the head over the plain views, and keep the features of some images, evenly spread.
 
-    Returns logits, float32 (N, C); indices of K <= `max_images` images, int64 (K,); their features, float32 (K, F). All
+    Returns the accuracy, in 0..1; indices of K <= `max_images` images, int64 (K,); their features, float32 (K, F). All
     are on the CPU.
     """
     indices = torch.linspace(0, len(activations) - 1, min(len(activations), max_images)).round().long()
-    logits = torch.zeros(len(activations), len(model.classes))
-    kept = torch.zeros(len(indices), model.head.features)
+    correct, kept = torch.zeros(1, dtype=torch.int64), torch.zeros(len(indices), model.head.features)
     with torch.inference_mode():
         for rows, features in _features(model, activations, 0, precision):
             is_kept = (indices >= rows.start) & (indices < rows.stop)
             kept[is_kept] = features.cpu()[indices[is_kept] - rows.start].float()
-            logits[rows] = model.head(features).cpu()
-    return distributed.all_reduce_sum(logits), indices, distributed.all_reduce_sum(kept)
+            correct += (model.head(features).argmax(dim=1).cpu() == labels[rows]).sum()
+    accuracy = int(distributed.all_reduce_sum(correct)) / len(activations)
+    return accuracy, indices, distributed.all_reduce_sum(kept)
 
 
 def _features(
-    model: Classifier, activations: Activations, view: int, precision: torch.dtype
+    model: Classifier, activations: ActivationSource, view: int, precision: torch.dtype
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Output of the tail for one view: the rows of a batch, and their features.
 
@@ -235,11 +296,11 @@ def _features(
     """
     model.eval()
     device, count = model.mean.device, len(activations)
-    for start in range(128 * distributed.rank(), count, 128 * distributed.world_size()):
-        rows = slice(start, min(start + 128, count))
-        batch = activations.batch(view, rows).to(device)
+    step = 128 * distributed.world_size()
+    parts = [slice(start, min(start + 128, count)) for start in range(128 * distributed.rank(), count, step)]
+    for rows, batch in zip(parts, activations.batches(view, parts), strict=True):
         with torch.inference_mode(), autocast(device, precision):
-            features = model.forward_tail(batch, activations.boundary)
+            features = model.forward_tail(batch.to(device), activations.boundary)
         yield rows, features
 
 
@@ -253,7 +314,7 @@ def _shape(model: Classifier, boundary: int) -> tuple[int, ...]:
     return model.stages[boundary - 1].shape if boundary else (3, size, size)
 
 
-def _tables(model: Classifier, cache: Cache, backend: PrefixBackend) -> Iterator[Table]:
+def _tables(model: Classifier, cache: Cache | MemoryCache, backend: PrefixBackend) -> Iterator[Table | MemoryTable]:
     boundary, precision = backend.boundary, backend.precision
     key: dict[str, Any] = {
         "backbone": model.spec.name,

@@ -21,13 +21,11 @@ _READ_ROWS = 1024
 
 
 class FeatureRows(Protocol):
-    """Features of K views of N images, of which a process holds those in its own shards.
+    """Features of K views of N images, of which a process holds those in its own shards."""
 
-    Attributes:
-        bounds: Bounds of the shards, int64, as by `shard_bounds`.
-    """
-
-    bounds: np.ndarray
+    @property
+    def bounds(self) -> np.ndarray:
+        """Bounds of the shards, int64, as by `shard_bounds`."""
 
     @property
     def views(self) -> int:

@@ -23,6 +23,7 @@ ClassWeights = Literal["none", "balanced"] | dict[str, float]
 Monitor = Literal["val_loss", "val_accuracy", "val_macro_f1"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+FeatureCache = Literal["auto", "memory", "disk", "none"]
 
 #: The losses and precisions of Keras and PyTorch by name.
 _LOSSES = {
@@ -72,6 +73,11 @@ _COMPILE = (
 )
 _BACKEND = "backend of the frozen prefix: torch, openvino (an extra), or auto: the faster by a remembered measurement"
 _BUDGET = "seconds for the whole command, by which views and epochs are chosen; 0: no limit"
+_FEATURE_CACHE = (
+    "where the outputs of the frozen layers are kept: memory, disk, none (they run at every step, on new views), or "
+    "auto (what fits and is fastest)"
+)
+_MEMORY_GB = "memory for features and outputs of frozen layers, in 10^9 bytes; 0: half of what this process may use"
 _CACHE_GB = "largest size of the cache of decoded images and activations of all runs, in 10^9 bytes; 0: no cache"
 
 
@@ -187,6 +193,10 @@ class TrainingOptions:
     ] = "auto"
     budget: Annotated[float, Field(ge=0, description=_BUDGET)] = 0.0
     cache_gb: Annotated[float, Field(ge=0, description=_CACHE_GB)] = 10.0
+    feature_cache: Annotated[
+        FeatureCache, BeforeValidator(spelled_like(FeatureCache)), Field(description=_FEATURE_CACHE)
+    ] = "auto"
+    memory_gb: Annotated[float, Field(ge=0, description=_MEMORY_GB)] = 0.0
     seed: Annotated[
         int,
         Field(ge=0, lt=2**32, description="seed of the split, the initial head, the views and the order of the images"),

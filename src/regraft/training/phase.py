@@ -27,7 +27,7 @@ from regraft.models.cpu.fuse_training import FusedTraining
 from regraft.training.callbacks import Epoch, ProgressReporter
 from regraft.training.data import Batches
 from regraft.training.device import autocast
-from regraft.training.feature_cache import Activations, predict_logits
+from regraft.training.feature_cache import ActivationSource, predict_logits
 from regraft.training.gradient_sum import GradientSum
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
 from regraft.training.options import Optimizer, TrainingOptions
@@ -111,7 +111,7 @@ class PhaseTrainer:
         labels: torch.Tensor,
         objective: Objective,
         *,
-        val: tuple[Activations, torch.Tensor] | None,
+        val: tuple[ActivationSource, torch.Tensor] | None,
         fused: FusedTraining,
         augmentation: Augmentation,
         precision: torch.dtype,

@@ -18,7 +18,7 @@ from regraft import distributed
 from regraft.cache import Cache
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Part, Split
-from regraft.data.pixel_cache import Pixels
+from regraft.data.pixel_cache import PixelSource
 from regraft.data.split import inseparable_set_ids
 from regraft.errors import TrainingError
 from regraft.models.classifier import Classifier
@@ -29,16 +29,10 @@ from regraft.training.callbacks import Callback, HeadFit, NullReporter, Progress
 from regraft.training.checkpoint import TrainingState, continue_training, save_checkpoint, start_or_resume
 from regraft.training.data import Batches, OnlineAugmentation
 from regraft.training.epochs import find_lr, fitting_epochs, train_phase
-from regraft.training.feature_cache import (
-    Activations,
-    CachedTensor,
-    extract_features,
-    predict_logits,
-    predict_with_features,
-)
-from regraft.training.feature_rows import FeatureRows, TensorRows
+from regraft.training.feature_cache import Activations, ActivationSource, predict_logits, score_with_features
+from regraft.training.feature_rows import FeatureRows, StoredRows, TensorRows
 from regraft.training.linear_head import LinearHead, fit_head
-from regraft.training.losses import LossFunction, compute_metrics
+from regraft.training.losses import LossFunction
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
 from regraft.training.row_sums import own_rows, shard_bounds
@@ -147,21 +141,21 @@ def run_phases(setup: TrainingSetup, state: TrainingState) -> None:
     if setup.model.weights.source == "none" and not state.checkpoint:
         state.note(_about_random_weights(setup))
     backend = result.prefix_backend if state.checkpoint else None
-    for message in setup.data.prepare(phases.cut, phases.views, backend=backend):
+    for message in setup.data.prepare(phases, backend=backend):
         state.note(message)
     result.prefix_backend, result.cache_too_small = setup.data.backend, setup.data.cache_too_small
     is_finetuning = state.resumes_in("finetune")
     with state.timed("decode"):
         parts: tuple[Part, ...] = ("train", "val")
         pixels = {part: setup.data.pixels(part) for part in parts if len(setup.split[part])}
-    cached: dict[Part, Activations] = {}
+    cached: dict[Part, ActivationSource] = {}
     if phases.boundary or (phases.head != "none" and not is_finetuning):
         with state.timed("prefix"):
             prefix_deadline = setup.step_deadline("prefix", "head", "finetune")
             cached = setup.data.activations(pixels, phases.cut, phases.views, deadline=prefix_deadline)
-        if cached["train"].views < phases.views:
+        if isinstance(train := cached["train"], Activations) and train.views < phases.views:
             state.note(
-                f"The machine is slower than planned: there are {cached['train'].views} views of each image instead of "
+                f"The machine is slower than planned: there are {train.views} views of each image instead of "
                 f"{phases.views}."
             )
     with state.timed("head"):
@@ -188,41 +182,52 @@ def _about_random_weights(setup: TrainingSetup) -> str:
     )
 
 
-def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part, Activations]) -> None:
+def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part, ActivationSource]) -> None:
     """Fit the head by L-BFGS, or train it in epochs, on features of the frozen network."""
     model, phases = setup.model, setup.phases
     if phases.head == "none" or (phases.head == "lbfgs" and state.checkpoint):
         return
-    end, train, val = len(model.stages), cached["train"], cached.get("val")
-    model.freeze(end)
+    model.freeze(len(model.stages))
     # Before fine-tuning, views beyond the plain images cost time and gain the fitted head nothing
     # (docs/decisions/solved-head.md).
-    views = 1 if phases.finetunes and phases.head == "lbfgs" else train.views
+    views = 1 if phases.finetunes and phases.head == "lbfgs" else cached["train"].views
     with setup.fused:
-        features = extract_features(model, train, views, setup.precision, setup.reporter)
-        val_features = None if val is None else extract_features(model, val, 1, setup.precision, setup.reporter)
+        inputs = setup.data.head_inputs(cached, views)
     if phases.head == "lbfgs":
-        _fit_linear_head(setup, state, features, val_features)
+        _fit_linear_head(setup, state, {part: _as_rows(setup, inputs[part]) for part in inputs})
         save_checkpoint(setup, state, "head", None)
     else:
-        rows = Activations(end, CachedTensor(features))
-        val_rows = None if val_features is None else Activations(end, CachedTensor(val_features))
-        train_phase(setup, state, Phase.from_options(setup.options, "head"), rows, val_rows)
+        train_phase(setup, state, Phase.from_options(setup.options, "head"), inputs["train"], inputs.get("val"))
 
 
-def _fit_linear_head(
-    setup: TrainingSetup, state: TrainingState, features: torch.Tensor, val_features: torch.Tensor | None
-) -> None:
-    device, reporter = setup.device, setup.reporter
+def _as_rows(setup: TrainingSetup, inputs: Activations) -> FeatureRows:
+    """Inputs of the head, of the shards of this process: in the memory of the device, or read in chunks."""
+    model, end, count = setup.model, len(setup.model.stages), len(inputs)
+    bounds, own = shard_bounds(count), own_rows(count) if distributed.is_distributed() else None
+    if isinstance(values := inputs.rows.values, torch.Tensor):
+        values = values if own is None else values[:, torch.from_numpy(own)]
+        return TensorRows(values.to(setup.device), bounds)
+    return StoredRows(
+        lambda view, images: model.forward_tail(inputs.batch(view, images), end),
+        inputs.views,
+        model.head.features,
+        bounds,
+        setup.device,
+        own,
+    )
+
+
+def _fit_linear_head(setup: TrainingSetup, state: TrainingState, features: Mapping[Part, FeatureRows]) -> None:
+    reporter = setup.reporter
 
     def on_fit(head: LinearHead, done: int, total: int) -> None:
         reporter.on_progress("head", done, total + 1, f"L2 {head.l2:.2g}")
 
     best, path = fit_head(
-        _own_rows(features, device),
-        setup.labels.to(device),
+        features["train"],
+        setup.labels.to(setup.device),
         setup.objective,
-        val=None if val_features is None else (_own_rows(val_features, device), setup.val_labels.to(device)),
+        val=(features["val"], setup.val_labels.to(setup.device)) if "val" in features else None,
         groups=inseparable_set_ids(setup.split.train.samples),
         seed=setup.options.seed,
         on_fit=on_fit,
@@ -246,16 +251,11 @@ def _fit_linear_head(
     reporter.on_head_path(state.result.head_path)
 
 
-def _own_rows(features: torch.Tensor, device: torch.device) -> FeatureRows:
-    """The rows (K, N, F) of the shards that belong to this process."""
-    count = features.shape[1]
-    if distributed.is_distributed():
-        features = features[:, torch.from_numpy(own_rows(count))]
-    return TensorRows(features.to(device), shard_bounds(count))
-
-
 def finetune(
-    setup: TrainingSetup, state: TrainingState, pixels: Mapping[Part, Pixels], cached: Mapping[Part, Activations]
+    setup: TrainingSetup,
+    state: TrainingState,
+    pixels: Mapping[Part, PixelSource],
+    cached: Mapping[Part, ActivationSource],
 ) -> None:
     """Train the stages from the freeze boundary on, and the head."""
     batches: Batches
@@ -279,7 +279,10 @@ def finetune(
 
 
 def measure(
-    setup: TrainingSetup, state: TrainingState, pixels: Mapping[Part, Pixels], cached: Mapping[Part, Activations]
+    setup: TrainingSetup,
+    state: TrainingState,
+    pixels: Mapping[Part, PixelSource],
+    cached: Mapping[Part, ActivationSource],
 ) -> None:
     """Predict the plain images with the final weights: validation logits, training accuracy and the OOD detector."""
     model, result = setup.model, state.result
@@ -289,10 +292,9 @@ def measure(
     with setup.fused:
         if "val" in cached:
             result.val_logits = predict_logits(model, cached["val"], setup.precision)
-        logits, indices, features = predict_with_features(
-            model, cached["train"], setup.precision, max_images=MAX_FIT_IMAGES
+        result.train_accuracy, indices, features = score_with_features(
+            model, cached["train"], setup.labels, setup.precision, max_images=MAX_FIT_IMAGES
         )
-    result.train_accuracy = compute_metrics(setup.objective, logits, setup.labels).accuracy
     state.ood = fit_ood(features, setup.labels[indices])
 
 
