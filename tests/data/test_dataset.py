@@ -111,6 +111,7 @@ def test_a_split_has_parts_in_order(dataset):
     assert [s.path for s in split.test.samples] == ["b/1.png"]
     assert split["train"] == split.train
     assert split.classes == split.test.classes == ("a", "b", "c")
+    assert split.counts() == {"train": {"a": 1, "b": 1, "c": 0}, "test": {"a": 0, "b": 1, "c": 0}}
 
 
 def test_a_split_needs_a_part_for_every_sample(dataset):

@@ -73,6 +73,7 @@ def assert_equal_to_scikit_learn(case: tuple[int, int, int, int | None]) -> None
         for value, expected in zip(ours, theirs, strict=False):
             assert value is None or value == close(expected)
     assert macro_f1(result.confusion) == result.macro_f1
+    assert result.confusion_matrix is result.confusion
     if np.isin(predicted, labels).all() and len(set(labels)) > 1:  # otherwise scikit-learn warns
         assert result.balanced_accuracy == close(sklearn_metrics.balanced_accuracy_score(labels, predicted))
     all_classes = np.arange(classes)

@@ -37,6 +37,7 @@ def test_a_summary_is_a_table_with_totals() -> None:
     assert (summary.parameters, summary.megabytes) == (model.parameter_count(), model.megabytes())
     assert summary.trainable_parameters == sum(p.numel() for p in model.head.parameters())
     lines = str(summary).splitlines()
+    assert str(model.summary()) == str(summary)
     assert lines[0] == "mobilenetv2, 2 classes, input 32 x 32 pixels"
     assert lines[-3].startswith("Total parameters")
     assert f"{summary.parameters:,}" in lines[-3]

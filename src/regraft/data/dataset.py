@@ -211,6 +211,10 @@ class Split(NotebookRepr):
         present = {s.part for s in self.dataset.samples}
         return (part for part in PARTS if part in present)
 
+    def counts(self) -> dict[Part, dict[str, int]]:
+        """Number of samples of each class in each part, in class order, including zeros."""
+        return {part: self[part].counts() for part in self}
+
     @property
     def train(self) -> Dataset:
         """Training set."""

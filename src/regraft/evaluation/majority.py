@@ -5,13 +5,18 @@ What a model says about single images, such as likely wrong labels and heat maps
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 from regraft.evaluation.comparison import SIGNIFICANT
 from regraft.text import one_line, pluralize, shorten
+
+#: Images of other classes that a perfect model needs for `SIGNIFICANT`: each is a coin that it wins.
+_LEAST_OTHERS = math.ceil(-math.log2(SIGNIFICANT))
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class MajorityTest:
     class_index: int  # the most frequent class; of equals the first
     majority_accuracy: float  # its share of the images, 0..1
     p: float  # p-value of McNemar's exact test, one-sided
+    others: int = 0  # number of images of other classes, which only the model can predict correctly
+    enough: int = 0  # about the number of images that would show this difference; 0: there is none to be shown
 
     @property
     def is_better(self) -> bool:
@@ -40,8 +47,17 @@ class MajorityTest:
             "The model is not clearly better than always predicting the most frequent class, “",
             shorten(one_line(classes[self.class_index]), 40),
             f"”: {100 * self.accuracy:.1f} % accuracy, beside {100 * self.majority_accuracy:.1f} %, on "
-            f"{pluralize(self.count, 'image')}.",
+            f"{pluralize(self.count, 'image')}.{self._advice()}",
         )
+
+    def _advice(self) -> str:
+        """How many images would tell, where these are too few."""
+        if self.others < _LEAST_OTHERS:
+            return (
+                f" These are too few images to tell: even a perfect model needs at least {_LEAST_OTHERS} of other "
+                f"classes, and here {'is' if self.others == 1 else 'are'} {self.others}."
+            )
+        return f" At these accuracies it takes about {self.enough:,} images to tell." if self.enough else ""
 
 
 def compare_with_majority(confusion: np.ndarray) -> MajorityTest:
@@ -58,4 +74,11 @@ def compare_with_majority(confusion: np.ndarray) -> MajorityTest:
     only_model, only_majority = int(hits.sum() - hits[majority]), int(support[majority] - hits[majority])
     discordant = only_model + only_majority
     p = float(binomtest(only_model, discordant, 0.5, alternative="greater").pvalue) if discordant else 1.0
-    return MajorityTest(count, float(hits.sum() / count), majority, float(support[majority] / count), p)
+    others, enough = int(count - support[majority]), 0
+    if p >= SIGNIFICANT and only_model > only_majority:
+        # Of d discordant images the model wins d (1 + excess) / 2: by the normal approximation with its correction
+        # for continuity, these are enough where d excess - 1 >= z sqrt(d).
+        excess, z = (only_model - only_majority) / discordant, NormalDist().inv_cdf(1 - SIGNIFICANT)
+        needed = ((z + math.sqrt(z**2 + 4 * excess)) / (2 * excess)) ** 2
+        enough = max(math.ceil(count * needed / discordant), count + 1)
+    return MajorityTest(count, float(hits.sum() / count), majority, float(support[majority] / count), p, others, enough)

@@ -77,6 +77,11 @@ class Evaluation(NotebookRepr):
     overlap: TrainingOverlap | None = None
 
     @property
+    def confusion_matrix(self) -> np.ndarray:
+        """The same as `confusion`, by scikit-learn's name."""
+        return self.confusion
+
+    @property
     def untested(self) -> list[str]:
         """Names of the classes without images, about which the metrics say nothing."""
         return [report.name for report in self.per_class if not report.support]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -31,6 +31,9 @@ from regraft.quick_imports import quick_imports
 
 with quick_imports():
     import timm
+
+if TYPE_CHECKING:
+    from regraft.models.summary import Summary
 
 if hasattr(os, "register_at_fork"):
     # A forked process lacks the OpenMP threads of its parent, and PyTorch would wait for them forever (Gunicorn's
@@ -113,6 +116,12 @@ class Classifier(nn.Module):
         self.freeze(len(self.stages))
         self.to(memory_format=torch.channels_last)  # twice as fast as the default on a CPU
         self.eval()
+
+    def summary(self) -> Summary:
+        """List the layers with output shapes and parameters, as `regraft.summary(model)`; `print` shows a table."""
+        from regraft.models.summary import summary_of  # which imports this module
+
+        return summary_of(self)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (N, 3, S, S), uint8 or float in 0..255, to logits (N, classes)."""

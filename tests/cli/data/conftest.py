@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -27,4 +28,14 @@ def cells(tmp_path: Path) -> Path:
     (root / "defective" / "copy.png").write_bytes(first.read_bytes())
     Image.open(second).resize((150, 150)).save(root / "defective" / "small.png")
     (root / "functional" / "broken.png").write_bytes(first.read_bytes()[:2000])
+    return root
+
+
+@pytest.fixture
+def mislabeled(squares_folder: Path, tmp_path: Path) -> Path:
+    """36 squares of three colors, of which two red ones are labeled green."""
+    root = tmp_path / "mislabeled"
+    shutil.copytree(squares_folder, root)
+    for name in ("00.png", "01.png"):
+        (root / "red" / name).rename(root / "green" / f"red-{name}")
     return root

@@ -9,7 +9,7 @@ from terminal import contents, csv_rows, regraft
 from regraft.data.scan import scan
 
 
-def test_a_manifest_and_the_reasons_are_written(cells: Path, tmp_path: Path) -> None:
+def test_a_manifest_and_the_reasons_are_written(cells: Path, mislabeled: Path, tmp_path: Path) -> None:
     before, out = contents(cells), tmp_path / "lists" / "clean.csv"
     done = regraft("clean", cells, "--drop", "duplicates,near_duplicates,truncated", "--out", out)
     assert done.returncode == 0, done.stderr
@@ -22,7 +22,7 @@ def test_a_manifest_and_the_reasons_are_written(cells: Path, tmp_path: Path) -> 
     assert not cleaned.pairs
     assert len(cleaned) + len(dropped) == 63
     assert len({s.sha256 for s in cleaned.samples}) == len(cleaned)
-    done = regraft("clean", cells, "--drop", "label_error", "--out", tmp_path / "labels.csv")
+    done = regraft("clean", mislabeled, "--drop", "label_error", "--out", tmp_path / "labels.csv")
     assert "A test without them is too optimistic" in " ".join(done.stdout.split())
     for arguments, words in (
         (["--drop", "duplicates", "--out", out], "exist already, and nothing is overwritten"),

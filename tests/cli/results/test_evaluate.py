@@ -15,8 +15,9 @@ def test_stored_predictions_and_other_data(run: Path, squares_folder: Path, tmp_
     for words in ("precision", "recall", "F1", "95 % interval", "macro average", "the run's test images"):
         assert words in own.stdout
     other = regraft(
-        "evaluate", run, squares_folder, "--json", "--csv", tmp_path / "p.csv", "--plot", tmp_path / "c.png"
-    )
+        "evaluate", run, squares_folder, "--json", "--csv", tmp_path / "p.csv", "--plot", tmp_path / "c.png",
+        "--out", tmp_path / "evaluated",
+    )  # fmt: skip
     value = json.loads(other.stdout)
     assert value["count"] == 36
     assert (value["overlap"]["identical"], value["overlap"]["count"]) == (27, 9)
@@ -25,6 +26,12 @@ def test_stored_predictions_and_other_data(run: Path, squares_folder: Path, tmp_
     assert value["ignored"] == []
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 37
     assert (tmp_path / "c.png").stat().st_size > 1000
+    out = tmp_path / "evaluated"
+    assert json.loads((out / "evaluation.json").read_text()) == value
+    assert (out / "predictions.csv").read_bytes() == (tmp_path / "p.csv").read_bytes()
+    assert (out / "confusion_matrix.png").stat().st_size > 1000
+    again = regraft("evaluate", run, "--out", out)
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
     metrics = json.loads((run / "metrics.json").read_text())
     assert json.loads(regraft("evaluate", run, "--json").stdout)["accuracy"] == metrics["test"]["accuracy"]
     assert regraft("evaluate", run, "--part", "train").returncode == 2

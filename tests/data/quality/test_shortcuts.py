@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from regraft.data.quality.findings import audit
-from regraft.data.quality.shortcuts import measure_shortcuts
+from regraft.data.quality.shortcuts import _p_value, measure_shortcuts
 from regraft.data.split import inseparable_set_ids
 
 Make = Callable[..., Any]
@@ -71,3 +71,29 @@ def test_copies_do_not_make_a_shortcut(sample: Make) -> None:
                 sample(f"{label}/{i}-{j}.jpg", label, near_duplicates=f"{label}{i}", bytes=size) for j in range(6)
             ]
     assert max(s.strength for s in measure_shortcuts(samples, inseparable_set_ids(samples))) < 0.45
+
+
+def test_few_images_are_no_evidence_of_a_shortcut(plain: Make) -> None:
+    accused = tempting = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        samples = [
+            dataclasses.replace(
+                s, image_stats=dataclasses.replace(s.image_stats, width=int(w), brightness=rng.random())
+            )
+            for s, w in zip(plain("cat", 10) + plain("dog", 10), rng.integers(400, 410, 20), strict=True)
+        ]
+        shortcuts = measure_shortcuts(samples, np.arange(20))
+        tempting += any(s.strength >= 0.3 for s in shortcuts)
+        accused += any(s.p < 0.05 for s in shortcuts)
+    assert accused <= 3 < tempting  # 5 % of the data sets, beside those where the accuracy alone would be an alarm
+
+
+def test_the_probability_of_chance_is_that_of_shuffled_labels() -> None:
+    rng = np.random.default_rng(0)
+    labels, predicted = np.repeat([0, 1, 2], [30, 20, 10]), rng.integers(0, 3, 60)
+    predicted[:18] = labels[:18]
+    hits = (labels == predicted).sum()
+    shuffled = np.array([(rng.permutation(labels) == predicted).sum() for _ in range(4000)])
+    assert _p_value(labels, predicted, 3) == pytest.approx((shuffled >= hits - 0.5).mean(), abs=0.03)
+    assert _p_value(labels, np.zeros_like(labels), 3) == 1.0

@@ -41,6 +41,9 @@ def command(
         str | None, Argument(help="Labeled images. Default: the run's stored predictions of its test images.")
     ] = None,
     part: Annotated[str | None, Option(help="train, val or test. Default: test if DATA has it, else all.")] = None,
+    out: Annotated[
+        Path | None, Option(help="A new folder for evaluation.json, predictions.csv and confusion_matrix.png.")
+    ] = None,
     csv: Annotated[Path | None, Option(help="Write the prediction of every image to this file.")] = None,
     plot: Annotated[Path | None, Option(help="Draw the confusion matrix to this PNG.")] = None,
     tta: Annotated[str, Option(help="Test-time augmentation of DATA, measured: none, flip or crops.")] = "none",
@@ -55,6 +58,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Print accuracy with its interval, the classification report and the confusion matrix."""
+    from regraft.atomic_io import write_json
     from regraft.data.dataset import PARTS
     from regraft.data.scan import OnUnreadable
     from regraft.errors import UsageError
@@ -79,6 +83,8 @@ def command(
     if exported and data is None:
         raise UsageError(f"{run} is an export and has no stored predictions. Give DATA.")
     screen = console(json)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out} exists already. Choose a new folder.")
     gain: dict[str, Any] | None = None
     bad: list[dict[str, str]] = []
     ignored: list[str] = []
@@ -105,16 +111,19 @@ def command(
             screen.print(f"[dim]{escape(note)}[/dim]")
         title = data
     calibration = measure_calibration(predictions)
-    if csv:
-        predictions.write_csv(csv)
-    if plot:
+    extra: dict[str, Any] = {"tta": gain} if gain else {}
+    extra |= {"calibration": calibration.to_json() | {"is_miscalibrated": calibration.is_miscalibrated}}
+    value = {"run": str(run), "data": title, "bad": bad, "ignored": ignored, **evaluation.to_json(), **extra}
+    if out is not None:
+        write_json(out / "evaluation.json", value)
+    for file in filter(None, (csv, out and out / "predictions.csv")):
+        predictions.write_csv(file)
+    for file in filter(None, (plot, out and out / "confusion_matrix.png")):
         from regraft.report.plots.confusion import plot_confusion
 
-        plot_confusion(evaluation.confusion, predictions.classes, plot, title=title)
+        plot_confusion(evaluation.confusion, predictions.classes, file, title=title)
     if json:
-        extra: dict[str, Any] = {"tta": gain} if gain else {}
-        extra |= {"calibration": calibration.to_json() | {"is_miscalibrated": calibration.is_miscalibrated}}
-        print_json({"run": str(run), "data": title, "bad": bad, "ignored": ignored, **evaluation.to_json(), **extra})
+        print_json(value)
         return
     screen.print(escape(f"{evaluation.count} images of {title}\n"))
     print_report(screen, evaluation, "--json lists all")
@@ -130,7 +139,9 @@ def command(
     if data is None:
         advice = f"regraft explain {run} --mistakes 6   (heat maps of its most confident errors)"
     else:
-        advice = f"regraft evaluate {run} {data} --csv predictions.csv   (each prediction with its label)"
+        advice = f"regraft evaluate {run} {data} --out evaluated   (predictions, metrics and confusion matrix as files)"
+    if out is not None:
+        screen.print(escape(f"\n{out}: evaluation.json, predictions.csv, confusion_matrix.png"))
     screen.print(f"\n[bold]Try next[/bold]\n  {escape(advice)}")
 
 

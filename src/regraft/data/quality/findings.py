@@ -39,6 +39,8 @@ _IMBALANCE = 10.0
 CONFIRMED = 0.3
 #: Strength from which on a shortcut is an error, and a warning; visible properties may be legitimate.
 _STRONG, _NOTABLE, _NOTABLE_VISIBLE = 0.8, 0.3, 0.5
+#: Highest probability that a shortcut is chance.
+_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,7 @@ def _file_properties(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 def _shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
     for shortcut in shortcuts:
-        if shortcut.strength < (_NOTABLE_VISIBLE if shortcut.visible else _NOTABLE):
+        if shortcut.p >= _CHANCE or shortcut.strength < (_NOTABLE_VISIBLE if shortcut.visible else _NOTABLE):
             continue
         yield Finding(
             "shortcut", "error" if shortcut.strength >= _STRONG and not shortcut.visible else "warning",

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import NormalDist
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Shortcut:
     chance: float  # accuracy of guessing
     visible: bool  # to the network, so that it may be a legitimate feature and not an accident
     examples: tuple[str, ...]  # most frequent values, each with the class that most of their samples have
+    p: float = 0.0  # probability of as many right predictions by chance, corrected for the number of properties
 
     @property
     def strength(self) -> float:
@@ -58,9 +60,11 @@ def measure_shortcuts(samples: Sequence[Sample], ids: np.ndarray) -> list[Shortc
     for name, visible, values_of in _PROPERTIES:
         bins, descriptions = _assign_bins(values_of(samples, stats))
         if len(descriptions) > 1:
-            accuracy = _cross_validate(bins, labels, fold, len(descriptions), len(names))
-            examples = _examples(bins, descriptions, labels, names)
-            shortcuts.append(Shortcut(name, accuracy, 1 / len(names), visible, examples))
+            predicted = _cross_val_predict(bins, labels, fold, len(descriptions), len(names))
+            recalls = np.bincount(labels[predicted == labels], minlength=len(names)) / np.bincount(labels)
+            examples, p = _examples(bins, descriptions, labels, names), _p_value(labels, predicted, len(names))
+            p = min(1.0, p * len(_PROPERTIES))
+            shortcuts.append(Shortcut(name, float(recalls.mean()), 1 / len(names), visible, examples, p))
     return sorted(shortcuts, key=lambda shortcut: -shortcut.accuracy)
 
 
@@ -80,17 +84,36 @@ def _assign_bins(values: Sequence[str | float]) -> tuple[np.ndarray, list[str]]:
     return bins, words if len(np.unique(bins)) > 1 else words[:1]
 
 
-def _cross_validate(bins: np.ndarray, labels: np.ndarray, fold: np.ndarray, n_bins: int, n_classes: int) -> float:
-    """Balanced accuracy of predicting the class that is most over-represented in a bin in the other folds."""
-    correct = np.zeros(n_classes)
+def _cross_val_predict(
+    bins: np.ndarray, labels: np.ndarray, fold: np.ndarray, n_bins: int, n_classes: int
+) -> np.ndarray:
+    """Predict the class that is most over-represented in a bin in the other folds, int64 (N,)."""
+    predictions = np.empty_like(labels)
     for number in range(_FOLDS):
         train, test = fold != number, fold == number
         cells = np.bincount(bins[train] * n_classes + labels[train], minlength=n_bins * n_classes)
         table = cells.reshape(n_bins, n_classes)
         shares = table / np.maximum(table.sum(axis=0), 1)
-        predicted = shares.argmax(axis=1)[bins[test]]
-        correct += np.bincount(labels[test][predicted == labels[test]], minlength=n_classes)
-    return float((correct / np.bincount(labels, minlength=n_classes)).mean())
+        predictions[test] = shares.argmax(axis=1)[bins[test]]
+    return predictions
+
+
+def _p_value(labels: np.ndarray, predicted: np.ndarray, n_classes: int) -> float:
+    """Probability of as many right predictions if the labels were shuffled: 1 for predictions at chance or below.
+
+    Mean and variance are those of the permutation distribution (Hoeffding 1951, Annals of Mathematical Statistics 22),
+    which is nearly normal.
+    """
+    count = len(labels)
+    share = np.bincount(labels, minlength=n_classes) / count
+    wanted = np.bincount(predicted, minlength=n_classes) / count
+    expected = float(share @ wanted)
+    # The matrix of 1 where a prediction meets a label, centered by rows and columns; all entries of two classes agree.
+    deviations = np.eye(n_classes) - share[:, None] - wanted[None, :] + expected
+    variance = count**2 / (count - 1) * float(wanted @ deviations**2 @ share) if count > 1 else 0.0
+    if variance <= 0:
+        return 1.0
+    return NormalDist().cdf(-(float((labels == predicted).sum()) - count * expected) / variance**0.5)
 
 
 def _examples(

@@ -22,7 +22,7 @@ from regraft.training.callbacks import NullReporter, ProgressReporter
 #: Folds of the out-of-fold predictions.
 _FOLDS = 5
 #: Versions of the cached results; raised whenever the same images and labels would give others.
-_LABELS_VERSION, _PAIRS_VERSION = 4, 1
+_LABELS_VERSION, _PAIRS_VERSION = 5, 1
 
 
 @with_progress
