@@ -30,8 +30,11 @@ def test_stored_predictions_and_other_data(run: Path, squares_folder: Path, tmp_
     assert json.loads((out / "evaluation.json").read_text()) == value
     assert (out / "predictions.csv").read_bytes() == (tmp_path / "p.csv").read_bytes()
     assert (out / "confusion_matrix.png").stat().st_size > 1000
-    again = regraft("evaluate", run, "--out", out)
-    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    stored = regraft("evaluate", run, "--out", tmp_path / "stored")
+    assert stored.returncode == 0
+    assert {file.name for file in (tmp_path / "stored").iterdir()} == {
+        "evaluation.json", "predictions.csv", "confusion_matrix.png"
+    }  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
     assert json.loads(regraft("evaluate", run, "--json").stdout)["accuracy"] == metrics["test"]["accuracy"]
     assert regraft("evaluate", run, "--part", "train").returncode == 2

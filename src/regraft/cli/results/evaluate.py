@@ -41,9 +41,6 @@ def command(
         str | None, Argument(help="Labeled images. Default: the run's stored predictions of its test images.")
     ] = None,
     part: Annotated[str | None, Option(help="train, val or test. Default: test if DATA has it, else all.")] = None,
-    out: Annotated[
-        Path | None, Option(help="A new folder for evaluation.json, predictions.csv and confusion_matrix.png.")
-    ] = None,
     csv: Annotated[Path | None, Option(help="Write the prediction of every image to this file.")] = None,
     plot: Annotated[Path | None, Option(help="Draw the confusion matrix to this PNG.")] = None,
     tta: Annotated[str, Option(help="Test-time augmentation of DATA, measured: none, flip or crops.")] = "none",
@@ -52,7 +49,10 @@ def command(
     label_column: LabelColumn = None,
     remote: Remote = False,
     trust: Trust = False,
-    out: Annotated[Path | None, Option(help="Folder for predictions of DATA; a later call adds the missing.")] = None,
+    out: Annotated[
+        Path | None,
+        Option(help="Folder for metrics, predictions and confusion matrix; it can be continued."),
+    ] = None,
     cluster: ClusterAddress = None,
     cluster_cpus: ClusterCpus = None,
     json: Json = False,
@@ -77,14 +77,12 @@ def command(
     if views != "none" and data is None:
         raise UsageError(f"--tta {views} needs DATA: the run's stored predictions are without augmentation.")
     on_cluster = cluster_of(cluster, cluster_cpus)
-    if (on_cluster and out is None) or (out is not None and data is None):
-        raise UsageError("--cluster needs --out FOLDER, which every node can write, and --out needs DATA.")
+    if on_cluster and (out is None or data is None):
+        raise UsageError("--cluster needs DATA and --out FOLDER, which every node can write.")
     exported = is_export(run)
     if exported and data is None:
         raise UsageError(f"{run} is an export and has no stored predictions. Give DATA.")
     screen = console(json)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out} exists already. Choose a new folder.")
     gain: dict[str, Any] | None = None
     bad: list[dict[str, str]] = []
     ignored: list[str] = []
@@ -116,12 +114,12 @@ def command(
     value = {"run": str(run), "data": title, "bad": bad, "ignored": ignored, **evaluation.to_json(), **extra}
     if out is not None:
         write_json(out / "evaluation.json", value)
-    for file in filter(None, (csv, out and out / "predictions.csv")):
-        predictions.write_csv(file)
-    for file in filter(None, (plot, out and out / "confusion_matrix.png")):
+    for table in filter(None, (csv, out and out / "predictions.csv")):
+        predictions.write_csv(table)
+    for picture in filter(None, (plot, out and out / "confusion_matrix.png")):
         from regraft.report.plots.confusion import plot_confusion
 
-        plot_confusion(evaluation.confusion, predictions.classes, file, title=title)
+        plot_confusion(evaluation.confusion, predictions.classes, picture, title=title)
     if json:
         print_json(value)
         return
