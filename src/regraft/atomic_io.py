@@ -15,8 +15,9 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextmanager
@@ -59,18 +60,23 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file with a header line."""
-    write_text(path, csv_text(columns, rows))
+    """Write a CSV file with a header line, row by row."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        _write_rows(file, columns, rows)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """CSV text with a header line."""
     text = io.StringIO()
-    plain = csv.writer(text, lineterminator="\n")
-    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # csv does not quote a lone \r
-    for row in (columns, *rows):
-        (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
+    _write_rows(text, columns, rows)
     return text.getvalue()
+
+
+def _write_rows(file: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    plain = csv.writer(file, lineterminator="\n")
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)  # csv does not quote a lone \r
+    for row in chain([columns], rows):
+        (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
 
 
 def sha256_of(path: Path) -> str:

@@ -19,11 +19,11 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from platformdirs import user_cache_path
 
 from regraft.atomic_io import write_json
 from regraft.errors import UsageError
+from regraft.key_index import KEY_BYTES, KeyIndex, Keys, keys_array
 from regraft.resources import usable_cpus
 
 #: Size limit of all tables together, in bytes.
@@ -40,13 +41,24 @@ DEFAULT_LIMIT = 10 * 10**9
 _DESCRIPTION, _ROWS, _INDEX, _LOCK = "table.json", "rows.bin", "index.bin", ".lock"
 #: Seconds after its last use in which a table counts as in use.
 _IN_USE = 3600.0
-_LINE = np.dtype([("key", "V16"), ("checksum", "<u4")])
+_LINE = np.dtype([("key", "u1", (KEY_BYTES,)), ("checksum", "<u4")])
+#: Bytes of rows, or number of rows where they are small, that are read at once.
+_READ = 2**20
 
 
 def cache_key(*parts: object) -> bytes:
     """A 16-byte hash that differs whenever the parts differ."""
-    text = "\0".join(f"{len(part)}:{part}" for part in map(str, parts))  # lengths: ("ab", "c") is not ("a", "bc")
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+    return cache_key_of(parts)
+
+
+def cache_key_of(parts: Iterable[object]) -> bytes:
+    """As `cache_key`, of many parts, which need not be in memory together."""
+    digest, separator = hashlib.blake2b(digest_size=KEY_BYTES), ""
+    for part in map(str, parts):
+        # lengths: ("ab", "c") is not ("a", "bc")
+        digest.update(f"{separator}{len(part)}:{part}".encode(errors="surrogatepass"))
+        separator = "\0"
+    return digest.digest()
 
 
 class Table:
@@ -59,39 +71,42 @@ class Table:
         for file in (_ROWS, _INDEX):
             (folder / file).touch()
         self._lock = FileLock(folder / _LOCK)
-        self._row_of_key: dict[bytes, int] = {}
-        self._index = np.empty(0, _LINE)
-        self._verified: set[int] = set()
-        self._refresh()
+        self._rows = KeyIndex()
+        self._count = 0
+        self._checksums, self._verified = np.empty(0, np.uint32), np.empty(0, bool)  # with space for more rows
+        self.refresh()
 
     def __contains__(self, key: bytes) -> bool:
         """Whether the index, as last read, has this key; only `find` verifies the row itself."""
-        return key in self._row_of_key
+        return key in self._rows
 
-    def find(self, keys: Sequence[bytes]) -> np.ndarray:
-        """Row numbers of these keys, int64 (N,); -1 for a miss or a damaged row."""
-        self._refresh()
-        numbers = np.array([self._row_of_key.get(key, -1) for key in keys], dtype=np.int64)
-        unverified = [int(i) for i in np.unique(numbers[numbers >= 0]) if int(i) not in self._verified]
+    def find(self, keys: Keys) -> np.ndarray:
+        """Row numbers of these keys, each 16 bytes or together uint8 (N, 16): int64 (N,); -1: missing or damaged."""
+        self.refresh()
+        keys = keys_array(keys)
+        numbers = self._rows.find(keys)
+        unverified = np.unique(numbers[numbers >= 0])
+        unverified = unverified[~self._verified[unverified]]
         damaged = self._damaged(unverified)
-        self._verified.update(set(unverified) - set(damaged))
-        for number in damaged:
-            self._row_of_key.pop(self._index[number]["key"].tobytes(), None)
-        if damaged:
-            numbers[np.isin(numbers, damaged)] = -1
+        self._verified[unverified] = True
+        self._verified[damaged] = False
+        if len(damaged):
+            is_damaged = np.isin(numbers, damaged)
+            self._rows.remove(keys[is_damaged])
+            numbers[is_damaged] = -1
         return numbers
 
-    def append(self, keys: Sequence[bytes], rows: np.ndarray) -> np.ndarray:
+    def append(self, keys: Keys, rows: np.ndarray) -> np.ndarray:
         """Add rows (n, *shape) under their keys; returns their row numbers, int64 (n,)."""
         if rows.shape != (len(keys), *self.shape) or rows.dtype != self.dtype:
             raise ValueError(f"rows {rows.shape} {rows.dtype}; expected {(len(keys), *self.shape)} {self.dtype}")
         rows = np.ascontiguousarray(rows)
         lines = np.empty(len(keys), _LINE)
-        for i, key in enumerate(keys):
-            lines[i] = (key, zlib.crc32(rows[i].view(np.uint8).data))
+        lines["key"] = keys_array(keys)
+        lines["checksum"] = [zlib.crc32(row.data) for row in rows.view(np.uint8).reshape(len(rows), self.row_bytes)]
         with self._lock:
-            self._refresh()
-            first = len(self._index)
+            self.refresh()
+            first = self._count
             # Truncation removes what a killed writer left behind the last complete row.
             for file, size, data in (
                 (_ROWS, first * self.row_bytes, rows.view(np.uint8).data),
@@ -105,9 +120,9 @@ class Table:
                 except OSError as error:  # a full disk: what was written of it would stay
                     os.truncate(self.folder / file, size)
                     raise OSError(error.errno, error.strerror, str(self.folder / file)) from error
-        self._refresh()
+        self.refresh()
         numbers = np.arange(first, first + len(keys))
-        self._verified.update(numbers.tolist())
+        self._verified[numbers] = True
         return numbers
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
@@ -117,8 +132,7 @@ class Table:
         flat = rows.reshape(-1).view(np.uint8)
         with (self.folder / _ROWS).open("rb") as file:
             # Consecutive rows are read at once. Without rows there is one bound and nothing to read.
-            bounds = sorted({0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), len(numbers)})
-            for start, end in pairwise(bounds):
+            for start, end in _consecutive(numbers, len(numbers)):
                 file.seek(int(numbers[start]) * self.row_bytes)
                 data = flat[start * self.row_bytes : end * self.row_bytes]
                 if file.readinto(data.data) < len(data):
@@ -142,36 +156,64 @@ class Table:
         self.append([cache_key("count"), *(cache_key(i) for i in range(len(rows)))], np.concatenate([head, rows]))
         return rows
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Read the index lines that this or another process has added."""
-        known = len(self._index)
         with (self.folder / _INDEX).open("rb") as file:
-            file.seek(known * _LINE.itemsize)
+            file.seek(self._count * _LINE.itemsize)
             data = file.read()
         complete = (self.folder / _ROWS).stat().st_size // self.row_bytes
-        count = min(len(data) // _LINE.itemsize, max(0, complete - known))
+        count = min(len(data) // _LINE.itemsize, max(0, complete - self._count))
         if count:
-            new = np.frombuffer(data[: count * _LINE.itemsize], _LINE)
-            self._index = np.concatenate([self._index, new])
-            self._row_of_key.update(zip(new["key"].tolist(), range(known, known + count), strict=True))
+            new, start = np.frombuffer(data, _LINE, count), self._count
+            self._checksums, self._verified = (
+                _with_space(array, start + count) for array in (self._checksums, self._verified)
+            )
+            self._checksums[start : start + count] = new["checksum"]
+            self._count += count
+            self._rows.add(np.ascontiguousarray(new["key"]), start)
 
-    def _damaged(self, numbers: Sequence[int]) -> list[int]:
-        if not numbers:
-            return []
-        checksums = self._index["checksum"]
+    def _damaged(self, numbers: np.ndarray) -> np.ndarray:
+        """Those of these rows, sorted int64 (n,), whose checksum is wrong."""
+        if not len(numbers):
+            return numbers
+        at_once = max(1, _READ // self.row_bytes)
 
-        def check(part: Sequence[int]) -> list[int]:
-            damaged = []
+        def check(part: np.ndarray) -> list[int]:
+            damaged, checksums = [], self._checksums[part].tolist()
             with (self.folder / _ROWS).open("rb") as file:
-                for number in part:
-                    file.seek(number * self.row_bytes)
-                    if zlib.crc32(file.read(self.row_bytes)) != checksums[number]:
-                        damaged.append(number)
+                for start, end in _consecutive(part, at_once):
+                    first = int(part[start])
+                    file.seek(first * self.row_bytes)
+                    data = memoryview(file.read((end - start) * self.row_bytes))
+                    for i in range(end - start):
+                        row = data[i * self.row_bytes : (i + 1) * self.row_bytes]
+                        if zlib.crc32(row) != checksums[start + i]:
+                            damaged.append(first + i)
             return damaged
 
         threads = min(len(numbers), usable_cpus())
         with ThreadPoolExecutor(threads) as pool:
-            return sorted(chain.from_iterable(pool.map(check, [numbers[i::threads] for i in range(threads)])))
+            found = pool.map(check, np.array_split(numbers, threads))
+            return np.array([number for part in found for number in part], np.int64)
+
+
+def _consecutive(numbers: np.ndarray, at_once: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each run of consecutive numbers, at most `at_once` of them."""
+    for block in range(0, len(numbers), _READ):  # a list of all ends would take more memory than the numbers
+        part = numbers[block : block + _READ]
+        ends = (np.flatnonzero(np.diff(part) != 1) + 1).tolist()
+        for start, end in pairwise([0, *ends, len(part)]):
+            for first in range(start, end, at_once):
+                yield block + first, block + min(first + at_once, end)
+
+
+def _with_space(array: np.ndarray, length: int) -> np.ndarray:
+    """The array, or a copy of at least this length that is twice as long, filled with zeros."""
+    if len(array) >= length:
+        return array
+    longer = np.zeros(max(length, 2 * len(array)), array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
 @dataclass(frozen=True)

@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8
-from regraft.data.image_stats import ImageStats
 from regraft.data.rgb import white_for
+from regraft.data.samples import PARTS as PARTS
+from regraft.data.samples import Part as Part
+from regraft.data.samples import Sample as Sample
+from regraft.data.samples import SampleTable
 from regraft.data.storage import Folder, Storage, image_error
 from regraft.errors import DataError, ImageError, ImageErrorCode
 from regraft.notebook_repr import NotebookRepr
-
-Part = Literal["train", "val", "test"]
-PARTS: tuple[Part, ...] = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One labeled image.
-
-    Attributes:
-        path: Path relative to the data set's root, with forward slashes; a made-up name for an array.
-        label: Class name.
-        sha256: SHA-256 of the file's bytes, or of an array's pixels; equal values mean exact duplicates.
-        part: `train`, `val` or `test` if the data comes in parts, else None.
-        group: Name of the group, such as a patient; a split keeps the samples of a group in one part. None: no group.
-        size: Width and height of the decoded image in pixels.
-        image_stats: Format, size and brightness of the image; None for an array.
-        near_duplicate_group: Name that samples of nearly the same picture share; a split keeps them in one part. None:
-            the picture is unique.
-    """
-
-    path: str
-    label: str
-    sha256: str
-    part: Part | None = None
-    group: str | None = None
-    size: tuple[int, int] | None = None
-    image_stats: ImageStats | None = field(default=None, repr=False)
-    near_duplicate_group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +53,7 @@ class Dataset(NotebookRepr):
 
     Attributes:
         root: Folder or file that the samples' paths are relative to; for remote data the URL without credentials.
-        samples: The samples, sorted by path.
+        samples: The samples, sorted by path. Those of a scan are in columns (`table`) and become objects on access.
         classes: Class names in the order of the model's outputs, sorted by code point.
         bad: Files that cannot be read.
         ignored: Files in the data that are not used: no images by their extension, hidden, or in no class folder.
@@ -93,7 +66,7 @@ class Dataset(NotebookRepr):
     """
 
     root: Path | str
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     classes: tuple[str, ...]
     bad: tuple[BadFile, ...] = ()
     ignored: tuple[str, ...] = ()
@@ -159,35 +132,49 @@ class Dataset(NotebookRepr):
         except (OSError, ValueError) as error:
             raise image_error(error, sample.path) from error
 
+    @cached_property
+    def table(self) -> SampleTable:
+        """The samples in columns, for work on many of them."""
+        return SampleTable.of(self.samples)
+
     @property
     def labels(self) -> np.ndarray:
         """Class index of each sample, int64 (N,)."""
-        index = {name: i for i, name in enumerate(self.classes)}
-        return np.array([index[s.label] for s in self.samples], dtype=np.int64)
+        labels, index = self.table.labels, {name: i for i, name in enumerate(self.classes)}
+        of_code = np.array([index.get(name, -1) for name in labels.names.tolist()], dtype=np.int64)
+        numbers: np.ndarray = of_code[labels.codes]
+        if len(numbers) and numbers.min() < 0:
+            raise KeyError(labels.names[labels.codes[numbers.argmin()]])
+        return numbers
 
     @property
     def shorter_side(self) -> int:
         """Median of the images' shorter sides in pixels; 0 if no size is known."""
-        sides = [min(s.size) for s in self.samples if s.size]
-        return int(np.median(sides)) if sides else 0
+        sides = self.table.sizes.min(axis=1, initial=2**31 - 1)
+        sides = sides[sides > 0]
+        return int(np.median(sides)) if len(sides) else 0
 
     @property
     def white(self) -> tuple[int, int]:
         """White of integers and of floats in images of more than 8 bits, by the largest value of all; 0: no image."""
-        largest = [0.0, 0.0]
-        for stats in (s.image_stats for s in self.samples if s.image_stats and s.image_stats.largest):
-            largest[stats.mode == "F"] = max(largest[stats.mode == "F"], stats.largest)
-        integers, floats = (white_for(value, floats=bool(kind)) if value else 0 for kind, value in enumerate(largest))
+        stats = self.table.stats
+        largest, are_floats = stats["largest"].astype(float), stats["mode"] == b"F"
+        integers, floats = (
+            white_for(value, floats=bool(kind)) if (value := largest[are_floats == kind].max(initial=0)) else 0
+            for kind in (False, True)
+        )
         return integers, floats
 
     def counts(self) -> dict[str, int]:
         """Number of samples of each class, in class order, including zeros."""
-        counter = Counter(s.label for s in self.samples)
-        return {name: counter[name] for name in self.classes}
+        labels = self.table.labels
+        counts = np.bincount(labels.codes, minlength=len(labels.names)).tolist()
+        counter = dict(zip(labels.names.tolist(), counts, strict=True))
+        return {name: counter.get(name, 0) for name in self.classes}
 
     def with_samples(self, samples: Sequence[Sample]) -> Dataset:
         """The same data set with other samples and the same classes."""
-        return replace(self, samples=tuple(samples))
+        return replace(self, samples=samples if isinstance(samples, SampleTable) else tuple(samples))
 
 
 @dataclass(frozen=True)
@@ -196,8 +183,10 @@ class Split(NotebookRepr):
 
     dataset: Dataset
 
+    _parts: dict[Part, Dataset] = field(default_factory=dict, repr=False, compare=False)
+
     def __post_init__(self) -> None:
-        if any(s.part is None for s in self.dataset.samples):
+        if (self.dataset.table.parts < 0).any():
             raise DataError("A split needs a part for every sample; call regraft.split(dataset) first.")
 
     def __repr__(self) -> str:
@@ -205,10 +194,14 @@ class Split(NotebookRepr):
         return f"Split({str(self.dataset.root)!r}, {parts}, {len(self.classes)} classes)"
 
     def __getitem__(self, part: Part) -> Dataset:
-        return self.dataset.with_samples([s for s in self.dataset.samples if s.part == part])
+        if part not in self._parts:
+            table = self.dataset.table
+            rows = table.parts == PARTS.index(part) if part in PARTS else np.zeros(len(table), bool)
+            self._parts[part] = self.dataset.with_samples(table.take(rows))
+        return self._parts[part]
 
     def __iter__(self) -> Iterator[Part]:
-        present = {s.part for s in self.dataset.samples}
+        present = self.dataset.table.parts_present()
         return (part for part in PARTS if part in present)
 
     def counts(self) -> dict[Part, dict[str, int]]:

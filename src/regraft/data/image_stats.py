@@ -105,7 +105,7 @@ def measure(image: Image.Image) -> tuple[np.ndarray, float, float, float]:
 
 
 def stats_of(rows: np.ndarray) -> Iterator[ImageStats]:
-    """The stats in rows of a table, uint8 (n, itemsize of `STATS_DTYPE`)."""
+    """The stats in rows of a table: `STATS_DTYPE` (n,), or as bytes, uint8 (n, its item size)."""
     records = rows.view(STATS_DTYPE).reshape(-1)
     columns = [records[field.name].tolist() for field in fields(ImageStats)]
     for size, width, height, kind, mode, *numbers in zip(*columns, strict=True):

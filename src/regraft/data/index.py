@@ -6,21 +6,24 @@ SHA-256, and `thumbnails` the thumbnail by the SHA-256. Unreadable files are rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 import PIL
 
 from regraft.cache import Cache, Table, cache_key
-from regraft.data.dataset import BadFile, Sample
+from regraft.data.dataset import BadFile
 from regraft.data.decode import DECODER_VERSION
-from regraft.data.image_stats import RECORD_DTYPE, STATS_DTYPE, STATS_VERSION, THUMBNAIL_SIZE, stats_of
+from regraft.data.entries import EntryTable
+from regraft.data.image_stats import RECORD_DTYPE, STATS_DTYPE, STATS_VERSION, THUMBNAIL_SIZE
 from regraft.data.index_workers import (
     Answer,
     Examiner,
@@ -31,12 +34,18 @@ from regraft.data.index_workers import (
     examine,
     unreadable,
 )
-from regraft.data.sources.manifest import ImageEntry
+from regraft.data.samples import Columns, SampleTable
 from regraft.data.storage import Storage, image_error
+from regraft.data.strings import Names, in_blocks
 from regraft.errors import DataError, ImageErrorCode
+from regraft.key_index import KEY_BYTES, Keys
 
 #: Records that are stored at once, and the largest number of files in a task.
 _CHUNK, _TASK = 256, 16
+#: Tasks in memory for each worker, and rows of a table that are read at once.
+_AHEAD, _READ = 8, 4096
+#: In place of a cache key.
+_UNKNOWN = bytes(KEY_BYTES)
 #: Bytes of files out of archives that a thread keeps in memory at once.
 _MAX_BYTES = 4 * 2**20
 #: Number of files that justifies another process, and the largest number of processes.
@@ -44,6 +53,7 @@ _FILES_PER_PROCESS, _MAX_PROCESSES = 1000, 32
 
 #: Called with (files done, all files).
 Progress = Callable[[int, int], None]
+_Result = TypeVar("_Result")
 
 
 class ImageIndex:
@@ -64,18 +74,20 @@ class ImageIndex:
         return self._cache.table("thumbnails", self._key, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
 
     def read(
-        self, found: Sequence[ImageEntry], workers: int, progress: Progress | None, *, subprocesses: bool = True
-    ) -> tuple[list[Sample], list[BadFile]]:
+        self, found: EntryTable, workers: int, progress: Progress | None, *, subprocesses: bool = True
+    ) -> tuple[SampleTable, list[BadFile]]:
         """Read every file that is not in the cache: samples in the order of `found`, and the unreadable files.
 
         With `subprocesses`, many files are read by other processes, to which the `workers` threads hand them over.
         """
-        stamps = [self._stamp_key(entry.path) for entry in found]
-        digests = self._cached_digests(stamps)
-        rows = np.full(len(found), -1)
-        hashed = [i for i, digest in enumerate(digests) if digest]
-        rows[hashed] = self.image_stats.find([content_key(digests[i]) for i in hashed])
-        missing = np.flatnonzero(rows < 0)
+        paths = found.paths
+        files = _Files(len(found))
+        for i, path in enumerate(in_blocks(paths)):
+            files.stamps[i] = self._stamp_key(path)
+        self._find_digests(files)
+        hashed = np.flatnonzero(files.hashed)
+        files.rows[hashed] = self.image_stats.find(files.content_keys(hashed))
+        missing = np.flatnonzero(files.rows < 0)
         done = len(found) - len(missing)
         if progress and done:
             progress(done, len(found))
@@ -83,20 +95,20 @@ class ImageIndex:
         new: dict[int, bytes] = {}
         # A task has several files: handing over one small file would cost as much as reading it.
         length = max(1, min(_TASK, len(missing) // (64 * workers)))
-        tasks = [missing[start : start + length].tolist() for start in range(0, len(missing), length)]
+        tasks = (missing[start : start + length] for start in range(0, len(missing), length))
         with self._examiners(workers, len(missing) if subprocesses else 0) as free, ThreadPoolExecutor(workers) as pool:
 
-            def run(task: list[int]) -> list[Answer]:
+            def run(task: np.ndarray) -> tuple[list[int], list[Answer]]:
                 examiner = free.get()
                 try:
-                    return self._examine(examiner, [found[i].path for i in task])
+                    return task.tolist(), self._examine(examiner, paths[task].tolist())
                 finally:
                     free.put(examiner)
 
             try:
-                for task, answers in zip(tasks, pool.map(run, tasks), strict=True):
+                for task, answers in _in_order(pool, run, tasks, _AHEAD * workers):
                     for i, (digest, answer) in zip(task, answers, strict=True):
-                        digests[i] = digest
+                        files.set_digest(i, digest)
                         if isinstance(answer, bytes):
                             new[i] = answer
                         elif answer is not None:
@@ -105,28 +117,34 @@ class ImageIndex:
                         if progress:
                             progress(done, len(found))
                     if len(new) >= _CHUNK:
-                        self._store(new, rows, digests, stamps)
+                        self._store(new, files)
             except BaseException:  # on Ctrl-C the queued files are not read
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        self._store(new, rows, digests, stamps)
-        self._find_by_content(found, missing, rows, digests, stamps, reasons)
-        bad = [BadFile(found[i].path, why, ImageErrorCode(code)) for i, (why, code) in sorted(reasons.items())]
-        good = np.flatnonzero(rows >= 0)
-        samples: list[Sample] = []
-        for start in range(0, len(good), 4096):
-            part = good[start : start + 4096]
-            for i, stats in zip(part.tolist(), stats_of(self.image_stats.read(rows[part])), strict=True):
-                entry, size = found[i], (stats.width, stats.height)
-                samples.append(Sample(entry.path, entry.label, digests[i], entry.part, entry.group, size, stats))
-        return samples, bad
+        self._store(new, files)
+        self._find_by_content(paths, missing, files, reasons)
+        bad = [BadFile(paths[i], why, ImageErrorCode(code)) for i, (why, code) in sorted(reasons.items())]
+        return self._samples(found, files), bad
 
-    def find_thumbnails(self, samples: Sequence[Sample]) -> np.ndarray:
+    def _samples(self, found: EntryTable, files: _Files) -> SampleTable:
+        good = np.flatnonzero(files.rows >= 0)
+        stats = np.empty(len(good), STATS_DTYPE)
+        for start in range(0, len(good), _READ):
+            rows = files.rows[good[start : start + _READ]]
+            stats[start : start + _READ] = self.image_stats.read(rows).view(STATS_DTYPE).reshape(-1)
+        found, digests = (found, files.digests) if len(good) == len(found) else (found.take(good), files.digests[good])
+        sizes = np.stack([stats["width"], stats["height"]], axis=1)
+        near_duplicates = Names.none(len(good))
+        return SampleTable(
+            Columns(found.paths, found.labels, digests, found.parts, found.groups, sizes, stats, near_duplicates)
+        )
+
+    def find_thumbnails(self, samples: SampleTable) -> np.ndarray:
         """Row numbers of the samples' thumbnails in the table `thumbnails`, int64 (n,).
 
         Raises `DataError` if a thumbnail is damaged and its file has changed since it was read.
         """
-        rows = self.thumbnails.find([content_key(sample.sha256) for sample in samples])
+        rows = self.thumbnails.find(np.ascontiguousarray(samples.hashes[:, :KEY_BYTES]))
         for i in np.flatnonzero(rows < 0).tolist():
             sample = samples[i]
             ((digest, _),) = self._examine(InProcessWorker(self.image_stats, self.max_pixels), [sample.path])
@@ -175,65 +193,107 @@ class ImageIndex:
         return answers
 
     def _find_by_content(
-        self,
-        found: Sequence[ImageEntry],
-        missing: np.ndarray,
-        rows: np.ndarray,
-        digests: list[str],
-        stamps: Sequence[bytes | None],
-        reasons: dict[int, Unreadable],
+        self, paths: np.ndarray, missing: np.ndarray, files: _Files, reasons: dict[int, Unreadable]
     ) -> None:
         """Find the rows of files whose content is in the cache; examine them again if the row is damaged."""
-        rest = [i for i in missing.tolist() if rows[i] < 0 and i not in reasons]
-        rows[rest] = self.image_stats.find([content_key(digests[i]) for i in rest])
-        self._store_digests([(stamps[i], digests[i]) for i in rest if rows[i] >= 0])
-        for i in rest:
-            if rows[i] < 0:
-                try:
-                    answer = examine(self.storage.read(found[i].path), self.max_pixels)
-                except (OSError, ValueError) as error:
-                    answer = unreadable(image_error(error))
-                if isinstance(answer, bytes):
-                    self._store({i: answer}, rows, digests, stamps)
-                else:
-                    reasons[i] = answer
+        rest = missing[files.rows[missing] < 0]
+        rest = rest[~np.isin(rest, list(reasons))]
+        files.rows[rest] = self.image_stats.find(files.content_keys(rest))
+        self._store_digests(files, rest[files.rows[rest] >= 0])
+        for i in rest[files.rows[rest] < 0].tolist():
+            try:
+                answer = examine(self.storage.read(paths[i]), self.max_pixels)
+            except (OSError, ValueError) as error:
+                answer = unreadable(image_error(error))
+            if isinstance(answer, bytes):
+                self._store({i: answer}, files)
+            else:
+                reasons[i] = answer
 
-    def _stamp_key(self, path: str) -> bytes | None:
-        """Cache key of the file's hash; None if the file may have changed without a trace."""
+    def _stamp_key(self, path: str) -> bytes:
+        """Cache key of the file's hash; `_UNKNOWN` if the file may have changed without a trace."""
         try:
             stamp = self.storage.stamp(path)
         except (OSError, ValueError):  # reading the file will fail and give the reason
-            return None
+            return _UNKNOWN
         if stamp is None:
-            return None
-        return blake2b(f"{path}\0{stamp}".encode(), key=self._root_key, digest_size=16).digest()
+            return _UNKNOWN
+        return blake2b(f"{path}\0{stamp}".encode(), key=self._root_key, digest_size=KEY_BYTES).digest()
 
-    def _cached_digests(self, stamps: Sequence[bytes | None]) -> list[str]:
-        """SHA-256 of each file, or an empty string if it is not cached."""
-        known = [i for i, stamp in enumerate(stamps) if stamp]
-        rows = self.hashes.find([stamp for stamp in stamps if stamp])
-        digests = [""] * len(stamps)
-        hit = rows >= 0
-        for i, value in zip(np.array(known, np.int64)[hit].tolist(), self.hashes.read(rows[hit]), strict=True):
-            digests[i] = value.tobytes().hex()
-        return digests
+    def _find_digests(self, files: _Files) -> None:
+        """Set the SHA-256 of each file for which it is cached."""
+        known = np.flatnonzero(files.stamped)
+        rows = self.hashes.find(files.stamp_keys(known))
+        known, rows = known[rows >= 0], rows[rows >= 0]
+        for start in range(0, len(rows), _READ):
+            files.digests[known[start : start + _READ]] = self.hashes.read(rows[start : start + _READ])
+        files.hashed[known] = True
 
-    def _store_digests(self, pairs: Sequence[tuple[bytes | None, str]]) -> None:
-        if known := [(stamp, digest) for stamp, digest in pairs if stamp]:
-            values = np.stack([np.frombuffer(bytes.fromhex(digest), np.uint8) for _, digest in known])
-            self.hashes.append([stamp for stamp, _ in known], values)
+    def _store_digests(self, files: _Files, numbers: np.ndarray) -> None:
+        known = numbers[files.stamped[numbers]]
+        if len(known):
+            self.hashes.append(files.stamp_keys(known), files.digests[known])
 
-    def _store(
-        self, new: dict[int, bytes], rows: np.ndarray, digests: Sequence[str], stamps: Sequence[bytes | None]
-    ) -> None:
-        """Move records from `new` to the tables and set their numbers in `rows`."""
-        if new:
-            keys, records = [content_key(digests[i]) for i in new], np.frombuffer(b"".join(new.values()), RECORD_DTYPE)
-            self._append_thumbnails(keys, records)  # first, so that after a kill every row of stats has a thumbnail
-            stats = np.ascontiguousarray(records["stats"]).view(np.uint8).reshape(len(new), -1)
-            rows[list(new)] = self.image_stats.append(keys, stats)
-            self._store_digests([(stamps[i], digests[i]) for i in new])
-            new.clear()
+    def _store(self, new: dict[int, bytes], files: _Files) -> None:
+        """Move records from `new` to the tables and set their numbers in `files.rows`."""
+        if not new:
+            return
+        numbers = np.array(list(new))
+        keys = files.content_keys(numbers)
+        _, first, copy_of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        rows = self.image_stats.find(keys[first])  # another process may have examined a copy before
+        if fresh := np.flatnonzero(rows < 0).tolist():
+            contents = list(new.values())
+            records = np.frombuffer(b"".join(contents[first[i]] for i in fresh), RECORD_DTYPE)
+            fresh_keys = keys[first[fresh]]
+            self._append_thumbnails(fresh_keys, records)  # first, so that after a kill every row of stats has one
+            stats = np.ascontiguousarray(records["stats"]).view(np.uint8).reshape(len(fresh), -1)
+            rows[fresh] = self.image_stats.append(fresh_keys, stats)
+        files.rows[numbers] = rows[copy_of.reshape(-1)]
+        self._store_digests(files, numbers)
+        new.clear()
 
-    def _append_thumbnails(self, keys: Sequence[bytes], records: np.ndarray) -> np.ndarray:
+    def _append_thumbnails(self, keys: Keys, records: np.ndarray) -> np.ndarray:
         return self.thumbnails.append(keys, np.ascontiguousarray(records["thumbnail"]))
+
+
+class _Files:
+    """What is known about N files: the cache key of the hash, the SHA-256, and the row in the table of stats or -1."""
+
+    def __init__(self, count: int) -> None:
+        self.stamps = np.zeros(count, f"V{KEY_BYTES}")
+        self.digests = np.zeros((count, 32), np.uint8)
+        self.hashed = np.zeros(count, bool)
+        self.rows = np.full(count, -1)
+
+    @property
+    def stamped(self) -> np.ndarray:
+        """Whether a file has a key, bool (N,)."""
+        return np.asarray(self.stamp_keys(slice(None)).any(axis=1))
+
+    def stamp_keys(self, numbers: np.ndarray | slice) -> np.ndarray:
+        """Keys of hashes, uint8 (n, 16)."""
+        return self.stamps[numbers].view(np.uint8).reshape(-1, KEY_BYTES)
+
+    def content_keys(self, numbers: np.ndarray) -> np.ndarray:
+        """Keys of contents, uint8 (n, 16)."""
+        return np.ascontiguousarray(self.digests[numbers, :KEY_BYTES])
+
+    def set_digest(self, number: int, sha256: str) -> None:
+        """Set a file's SHA-256; an empty string for none."""
+        if sha256:
+            self.digests[number] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
+            self.hashed[number] = True
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, run: Callable[[np.ndarray], _Result], tasks: Iterable[np.ndarray], ahead: int
+) -> Iterator[_Result]:
+    """The results of tasks in order, of which at most `ahead` are in memory."""
+    queue: deque[Future[_Result]] = deque()
+    for task in tasks:
+        queue.append(pool.submit(run, task))
+        if len(queue) >= ahead:
+            yield queue.popleft().result()
+    while queue:
+        yield queue.popleft().result()

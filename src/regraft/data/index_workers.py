@@ -52,6 +52,10 @@ class InProcessWorker:
         with self._lock if self._are_small else nullcontext():
             return [self._answer(file) for file in files]
 
+    def refresh(self) -> None:
+        """Find out which contents other processes have examined."""
+        self._table.refresh()
+
     def _answer(self, file: Path | bytes) -> Answer:
         try:
             if isinstance(file, Path) and is_stream(file):
@@ -121,6 +125,7 @@ def make_handler(settings: dict[str, Any]) -> Handler:
     worker = _in_process_worker(settings)
 
     def handle(request: Message, emit: Callable[[Any], None]) -> Message:
+        worker.refresh()
         contents = iter(request.buffers)
         answers = worker([next(contents) if path is None else Path(path) for path in request.value])
         records = [answer for _, answer in answers if isinstance(answer, bytes)]

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from regraft.cache import Cache, cache_key
-from regraft.data.dataset import PARTS, BadFile, Dataset, Pair, Part, Sample
+from regraft.cache import Cache, cache_key_of
+from regraft.data.dataset import BadFile, Dataset, Pair
 from regraft.data.decode import MAX_PIXELS
 from regraft.data.ignored import describe_ignored
 from regraft.data.image_stats import STATS_VERSION
 from regraft.data.index import ImageIndex, Progress
 from regraft.data.quality.near_duplicates import NEAR_DUPLICATES_VERSION, find_near_duplicates
 from regraft.data.rgb import white_for
+from regraft.data.samples import PARTS, Part, SampleTable
 from regraft.data.sources.folders import FolderLayout, similar_names
 from regraft.data.sources.groups import compile_pattern, group_by_pattern
 from regraft.data.sources.open import open_data
 from regraft.data.sources.table import SUFFIXES
 from regraft.data.sources.urls import absolute, redact, suffix_of
 from regraft.data.storage import Directory, Folder, is_image
-from regraft.data.union_find import UnionFind
+from regraft.data.strings import Names, string_array
+from regraft.data.union_find import connected_sets
 from regraft.errors import DataError, UsageError, as_path, refuse_old_names
 from regraft.resources import usable_cpus
 from regraft.text import join_truncated, pluralize
@@ -121,7 +121,7 @@ def scan(
         label_column=label_column,
     )  # fmt: skip
     name, read = redact(str(path)), source.layout
-    found, notes = sorted(read.found, key=lambda f: f.path), tuple(read.notes)
+    found, notes = read.found.sorted_by_path(), tuple(read.notes)
     if pattern:
         found, more = group_by_pattern(found, pattern)
         notes = (*notes, *more)
@@ -148,7 +148,7 @@ def scan(
         if not lenient:
             raise DataError(f"{error}\n{_unreadable(bad)}") if bad else error from None
         problems = (str(error),)
-        classes = sorted({label for _, label in read.classes} | {s.label for s in samples})
+        classes = sorted({label for _, label in read.classes} | set(samples.labels.used()))
     alike = (" and ".join(map(repr, names)) for names in similar_names(classes))
     spelling = (f"The classes {names} differ only in spelling." for names in alike)
     others = describe_ignored(sorted(read.ignored), source.storage.source)
@@ -157,7 +157,7 @@ def scan(
     is_plain = root is None and layout == "auto" and not image_column and not label_column
     scanned = absolute(path) if is_plain else ""
     return Dataset(
-        source.root, tuple(samples), tuple(classes), bad, ignored, notes, max_pixels, source.storage, pairs, problems,
+        source.root, samples, tuple(classes), bad, ignored, notes, max_pixels, source.storage, pairs, problems,
         scanned,
     )  # fmt: skip
 
@@ -168,42 +168,43 @@ def _unreadable(bad: Sequence[BadFile]) -> str:
 
 
 def _with_near_duplicates(
-    samples: Sequence[Sample], index: ImageIndex, cache: Cache, compare_progress: Progress | None
-) -> tuple[list[Sample], tuple[Pair, ...]]:
-    first_of: dict[str, Sample] = {}
-    for sample in samples:
-        first_of.setdefault(sample.sha256, sample)
-    unique = [first_of[content] for content in sorted(first_of)]
-    images = cache_key(*sorted(first_of)).hex()
+    samples: SampleTable, index: ImageIndex, cache: Cache, compare_progress: Progress | None
+) -> tuple[SampleTable, tuple[Pair, ...]]:
+    _, first = np.unique(samples.contents, return_index=True)  # sorted by the SHA-256
+    unique = samples.take(first)
+    images = cache_key_of(unique.sha256s()).hex()
     key = {"images": images, "stats": STATS_VERSION, "version": NEAR_DUPLICATES_VERSION}
     table = cache.table("near_duplicates", key, (4,), np.float64)
     found = table.read_list()
     if found is None:
         rows = index.find_thumbnails(unique)
-        sides = np.array([min(sample.size or (0, 0)) for sample in unique])
+        sides = unique.sizes.min(axis=1, initial=2**31 - 1)
         rows_found = find_near_duplicates(lambda i: index.thumbnails.read(rows[i]), sides, progress=compare_progress)
         found = table.write_list(rows_found)
-    sets = UnionFind(len(unique))
-    for first, second, *_ in found:
-        sets.union(int(first), int(second))
-    roots = sets.roots()
-    sizes = Counter(roots)
-    group = {sample.sha256: unique[root].sha256 for sample, root in zip(unique, roots, strict=True) if sizes[root] > 1}
+    roots = connected_sets(len(unique), found[:, :2].astype(np.int64))
+    sizes = np.bincount(roots, minlength=len(unique))
+    groups = np.flatnonzero(sizes > 1)  # the roots are the first images of the groups
+    code_of = np.full(len(unique), -1, np.int32)
+    code_of[groups] = np.arange(len(groups))
+    of_unique = code_of[roots]
+    names = string_array(list(unique.take(groups).sha256s()))
+    samples = samples.with_near_duplicates(Names(of_unique[samples.contents], names))
+    paths = unique.paths
     pairs = (
-        Pair(unique[int(first)].path, unique[int(second)].path, similarity, bool(mirrored))
+        Pair(paths[int(first)], paths[int(second)], similarity, bool(mirrored))
         for first, second, similarity, mirrored in found.tolist()
     )
-    return [replace(s, near_duplicate_group=group.get(s.sha256)) for s in samples], tuple(pairs)
+    return samples, tuple(pairs)
 
 
-def _check_classes(path: str, samples: Sequence[Sample], named: set[tuple[Part | None, str]]) -> tuple[str, ...]:
+def _check_classes(path: str, samples: SampleTable, named: set[tuple[Part | None, str]]) -> tuple[str, ...]:
     """The sorted class names; raises `DataError` if a classifier cannot be trained on them.
 
     `named` has part and name of every class, including classes without readable images.
     """
     labels_in: defaultdict[Part | None, set[str]] = defaultdict(set)
-    for sample in samples:
-        labels_in[sample.part].add(sample.label)
+    for index, part in enumerate((*PARTS, None)):
+        labels_in[part] = set(samples.labels[samples.parts == (index if part else -1)].used())
     parts = {part for part, _ in named if part}
     if parts and "train" not in parts:
         raise DataError(
@@ -260,8 +261,8 @@ def _suggest_folder_above(path: Path, inner: str = "") -> str:
     return f" Did you mean {above}? It contains {join_truncated(beside)}."
 
 
-def _check_known(path: str, samples: Sequence[Sample], classes: Sequence[str]) -> None:
-    if unknown := sorted({s.label for s in samples} - set(classes)):
+def _check_known(path: str, samples: SampleTable, classes: Sequence[str]) -> None:
+    if unknown := sorted(set(samples.labels.used()) - set(classes)):
         raise DataError(
             f"{path} has {pluralize(len(unknown), 'class', 'classes')} that the model does not know: "
             f"{join_truncated(unknown)}. Its classes are {join_truncated(classes)}."
@@ -270,33 +271,37 @@ def _check_known(path: str, samples: Sequence[Sample], classes: Sequence[str]) -
         raise DataError(f"{path} has no image of {join_truncated(classes)}. Expected <class>/*.jpg, or a manifest.")
 
 
-def _value_notes(samples: Sequence[Sample], *, is_new: bool) -> Iterator[str]:
-    stats = [s.image_stats for s in samples if s.image_stats]
-    if several := sum(s.frames > 1 for s in stats):
+def _value_notes(samples: SampleTable, *, is_new: bool) -> Iterator[str]:
+    stats = samples.stats
+    if several := int((stats["frames"] > 1).sum()):
         what = pluralize(several, "image has", "images have")
         yield f"{what} several frames or pages; only the first is used."
     for floats, kind in enumerate(("integers", "floats")):
-        if wide := [s.largest for s in stats if s.largest and (s.mode == "F") == floats]:
-            what, white = pluralize(len(wide), "image has", "images have"), white_for(max(wide), floats=bool(floats))
+        values = stats["largest"][(stats["largest"] != 0) & ((stats["mode"] == b"F") == bool(floats))]
+        if len(values):
+            largest = float(values.max())
+            what, white = pluralize(len(values), "image has", "images have"), white_for(largest, floats=bool(floats))
             shown = f"; {white:,} becomes white" if is_new else ""  # of an existing model, it is the model's
-            yield f"{what} more than 8 bits ({kind} in the range 0 to {max(wide):,.6g}){shown}."
+            yield f"{what} more than 8 bits ({kind} in the range 0 to {largest:,.6g}){shown}."
 
 
-def _duplicate_notes(samples: Sequence[Sample]) -> Iterator[str]:
-    if copies := len(samples) - len({s.sha256 for s in samples}):
+def _duplicate_notes(samples: SampleTable) -> Iterator[str]:
+    contents, (_, pictures) = np.unique(samples.contents), np.unique(samples.pictures, return_inverse=True)
+    if copies := len(samples) - len(contents):
         yield f"{pluralize(copies, 'exact duplicate')} of other images."
-    pictures: defaultdict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        pictures[sample.near_duplicate_group or sample.sha256].append(sample)
-    near = sum(len({s.sha256 for s in same}) - 1 for same in pictures.values())
-    if near:
+    count = int(pictures.max(initial=-1)) + 1
+    if near := len(contents) - count:
         yield f"{pluralize(near, 'near duplicate')} of other images; a split keeps them in one part."
-    for attribute, one, many, what in (
-        ("part", "picture is", "pictures are", "in more than one part (a leak)"),
-        ("label", "picture has", "pictures have", "more than one label (copies or near duplicates)"),
+    first = np.full(count, len(samples))
+    np.minimum.at(first, pictures, np.arange(len(samples)))
+    for values, one, many, what in (
+        (samples.parts, "picture is", "pictures are", "in more than one part (a leak)"),
+        (samples.labels.codes, "picture has", "pictures have", "more than one label (copies or near duplicates)"),
     ):
-        value = attrgetter(attribute)
-        if mixed := [same for same in pictures.values() if len(set(map(value, same))) > 1]:
-            first, *others = mixed[0]
-            other = next(s for s in others if value(s) != value(first))
-            yield f"{pluralize(len(mixed), one, many)} {what}, for example {first.path} and {other.path}."
+        differ = np.flatnonzero(values != values[first[pictures]])
+        if len(differ):
+            mixed = np.unique(pictures[differ])
+            example = first[mixed].min()
+            other = differ[pictures[differ] == pictures[example]][0]
+            paths = f"{samples.paths[example]} and {samples.paths[other]}"
+            yield f"{pluralize(len(mixed), one, many)} {what}, for example {paths}."

@@ -9,22 +9,25 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from regraft.atomic_io import csv_text, write_text
-from regraft.data.dataset import PARTS, Dataset, Part, Sample, Split
+from regraft.atomic_io import csv_text, write_csv
+from regraft.data.dataset import Dataset, Split
+from regraft.data.samples import PARTS, Part, Sample, SampleTable
 from regraft.data.sources.manifest import PART_NAMES
-from regraft.data.union_find import UnionFind
+from regraft.data.strings import in_blocks
+from regraft.data.union_find import connected_sets
 from regraft.errors import UsageError, suggest_names
 from regraft.text import join_truncated
 
 #: Names of parts: train, val and test, or fold numbers.
 P = TypeVar("P", bound=str)
+
+_COLUMNS = ("path", "label", "part", "sha256")
 
 #: Fraction of the images for val, and for test.
 _DEFAULT = 0.1
@@ -73,8 +76,9 @@ def split(
         raise UsageError(f"{received}; expected fractions from 0 to 1 that add up to 1.")
     if not isinstance(dataset, Dataset):
         raise UsageError(f"split(dataset) got a {type(dataset).__name__}; expected what regraft.scan returns.")
-    predefined = {s.part for s in dataset.samples if s.part is not None}
-    pool = [s for s in dataset.samples if s.part == ("train" if predefined else None)]
+    table = dataset.table
+    predefined = table.parts_present()
+    pool_rows = np.flatnonzero(table.parts == (PARTS.index("train") if predefined else -1))
     if predefined:
         missing = {part: fractions[part] for part in PARTS if part not in predefined and fractions[part] > 0}
         _refuse_shares(
@@ -83,10 +87,14 @@ def split(
         if not missing:
             return Split(dataset)
         fractions = {"train": 1 - sum(missing.values()), **missing}
-    kept = {} if keep is None else _kept_parts(pool, keep)
-    kept = {path: part for path, part in kept.items() if part not in predefined - {"train"}}
-    assigned = dict(_assign(pool, fractions, seed, kept))
-    return Split(dataset.with_samples([replace(s, part=assigned.get(s.path, s.part)) for s in dataset.samples]))
+    pool = table.take(pool_rows)
+    kept = np.full(len(pool), -1) if keep is None else _kept_parts(pool, keep)
+    names = [*fractions, *(part for part in PARTS if part not in fractions and part not in predefined)]
+    kept = np.array([names.index(part) if part in names else -1 for part in (*PARTS, "")])[kept]
+    parts = table.parts.copy()
+    assigned = _assign(pool, fractions, seed, kept)
+    parts[pool_rows] = np.array([PARTS.index(part) for part in names])[assigned]
+    return Split(dataset.with_samples(table.with_parts(parts)))
 
 
 def _refuse_shares(wanted: Mapping[Part, float | None], given: Set[Part]) -> None:
@@ -125,8 +133,8 @@ def folds(dataset: Dataset, k: int = 5, *, repeats: int = 1, seed: int = 0) -> I
     for repeat in range(repeats):
         numbers = fold_numbers(dataset, k, seed=f"{seed}/{repeat}" if repeat else seed)
         for number in range(k):
-            parts: list[Part] = ["test" if n == number else "train" for n in numbers]
-            yield Split(dataset.with_samples([replace(s, part=p) for s, p in zip(dataset.samples, parts, strict=True)]))
+            parts = np.where(numbers == number, PARTS.index("test"), PARTS.index("train"))
+            yield Split(dataset.with_samples(dataset.table.with_parts(parts)))
 
 
 def fold_numbers(dataset: Dataset, k: int = 5, *, seed: int | str = 0) -> np.ndarray:
@@ -138,8 +146,8 @@ def fold_numbers(dataset: Dataset, k: int = 5, *, seed: int | str = 0) -> np.nda
     separable = len(np.unique(ids))
     if not 2 <= k <= separable:
         raise UsageError(f"k={k}; expected 2 to {separable} folds: the number of images that may be separated.")
-    fold_of = dict(_assign(dataset.samples, {str(number): 1 / k for number in range(k)}, seed, {}, all_in_first=False))
-    numbers = np.array([int(fold_of[s.path]) for s in dataset.samples], dtype=np.int64)
+    fractions, kept = {str(number): 1 / k for number in range(k)}, np.full(len(dataset), -1)
+    numbers = _assign(dataset.table, fractions, seed, kept, all_in_first=False)
     for empty in sorted(set(range(k)) - set(numbers.tolist())):  # few inseparable sets of very different sizes
         ids_in_fold = [np.unique(ids[numbers == number]) for number in range(k)]
         numbers[ids == max(ids_in_fold, key=len)[-1]] = empty
@@ -148,108 +156,181 @@ def fold_numbers(dataset: Dataset, k: int = 5, *, seed: int | str = 0) -> np.nda
 
 def write_split(path: Path, split: Split) -> None:
     """Write `path,label,part,sha256`; `scan(path, root=split.dataset.root)` reads the same split back."""
-    write_text(path, split_text(split))
+    write_csv(path, _COLUMNS, _split_rows(split))
 
 
 def split_text(split: Split) -> str:
     """The CSV text that `write_split` writes."""
-    rows = ((s.path, s.label, s.part, s.sha256) for s in split.dataset.samples)
-    return csv_text(("path", "label", "part", "sha256"), rows)
+    return csv_text(_COLUMNS, _split_rows(split))
 
 
-def _kept_parts(pool: Sequence[Sample], keep: Split | Path | str) -> dict[str, Part]:
-    """The part of every sample that is in an earlier split, by path."""
+def _split_rows(split: Split) -> Iterator[tuple[str, str | None, Part, str]]:
+    table = split.dataset.table
+    labels, names = table.labels, table.labels.names.tolist()
+    columns = (in_blocks(table.paths), (names[code] for code in labels.codes), table.parts, table.sha256s())
+    for name, label, part, sha256 in zip(*columns, strict=True):
+        yield name, label, PARTS[part], sha256
+
+
+def _kept_parts(pool: SampleTable, keep: Split | Path | str) -> np.ndarray:
+    """The part of each sample in an earlier split, an index in `PARTS` or -1, int64 (N,)."""
+    rows: Iterable[tuple[str, str, str]]
     if isinstance(keep, Split):
-        rows = [(s.path, s.sha256, str(s.part)) for s in keep.dataset.samples]
+        earlier = keep.dataset.table
+        rows = zip(in_blocks(earlier.paths), earlier.sha256s(), (PARTS[part] for part in earlier.parts), strict=True)
     else:
         rows = _read_split(Path(keep))
-    by_content = {sha256: part for _, sha256, part in rows if sha256}
-    by_path = {path: part for path, _, part in rows}
-    part_of = {s.path: by_content.get(s.sha256, by_path.get(s.path)) for s in pool}
-    return {path: PART_NAMES[part] for path, part in part_of.items() if part}
+    by_content, by_path = dict[bytes | str, int](), dict[str, int]()
+    for path, sha256, part in rows:
+        number = PARTS.index(PART_NAMES[part])
+        by_path[path] = number
+        if sha256:
+            by_content[_short(sha256)] = number
+    found = (
+        by_content.get(_short(sha256), by_path.get(path, -1))
+        for path, sha256 in zip(in_blocks(pool.paths), pool.sha256s(), strict=True)
+    )
+    return np.fromiter(found, np.int64, len(pool))
 
 
-def _read_split(path: Path) -> list[tuple[str, str, str]]:
+def _read_split(path: Path) -> Iterator[tuple[str, str, str]]:
     """Path, SHA-256 (or an empty string) and part of each row of a `split.csv`."""
-    path = path / "split.csv" if path.is_dir() else path
+    path, is_empty = path / "split.csv" if path.is_dir() else path, True
+    wrong = UsageError(f"{path} is not a split: expected the columns path and part (train, val, test), and sha256.")
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            for row in csv.DictReader(file):
+                is_empty, part = False, (row.get("part") or row.get("split") or "").lower()
+                if not row.get("path") or part not in PART_NAMES:
+                    raise wrong
+                yield row["path"], row.get("sha256") or "", part
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read: {error}. Expected a split.csv, or a folder with one.") from error
-    parts = [(row.get("part") or row.get("split") or "").lower() for row in rows]
-    if not rows or not all(row.get("path") for row in rows) or set(parts) - set(PART_NAMES):
-        raise UsageError(f"{path} is not a split: expected the columns path and part (train, val, test), and sha256.")
-    return [(row["path"], row.get("sha256") or "", PART_NAMES[part]) for row, part in zip(rows, parts, strict=True)]
+    if is_empty:
+        raise wrong
+
+
+def _short(sha256: str) -> bytes | str:
+    """The hash in half the memory."""
+    try:
+        return bytes.fromhex(sha256)
+    except ValueError:  # a sample made by hand
+        return sha256
 
 
 def _assign(
-    pool: Sequence[Sample],
+    pool: SampleTable,
     fractions: Mapping[P, float],
     seed: int | str,
-    kept: Mapping[str, P],
+    kept: np.ndarray,
     *,
     all_in_first: bool = True,
-) -> Iterator[tuple[str, P]]:
-    """Assign each inseparable set of samples to a part; yields (path, part).
+) -> np.ndarray:
+    """Assign each inseparable set of samples to a part: indices in `fractions`, int64 (N,).
 
     Sets of several images come first, the large ones first, in an order drawn by the seed. Each goes to the part that
     brings the classes nearest to their quotas, by least squares. Then single images, in an order drawn by the seed,
     fill the last part, then the one before it and so on. So an added image moves the boundary between two parts by at
     most one image, and a class of single images meets its quotas exactly. When a class has no more sets left than parts
     without it, these parts get them, from the first part on. The first part also takes the remainder and, with
-    `all_in_first`, needs an image of every class. `kept` has the parts of samples, by path, that must not change.
+    `all_in_first`, needs an image of every class. `kept` has the parts that must not change, or -1, (N,); they may be
+    others than those of `fractions`.
     """
-    parts = list(fractions)
-    quota = _quotas(Counter(s.label for s in pool), fractions, all_in_first=all_in_first)
-    counts: dict[str, Counter[P]] = defaultdict(Counter)
-    free: list[list[Sample]] = []
-    inseparable: dict[int, list[Sample]] = defaultdict(list)
-    for root, sample in zip(_connected(pool), pool, strict=True):
-        inseparable[root].append(sample)
-    for samples in inseparable.values():
-        part_of = {s.path: kept[s.path] for s in samples if s.path in kept}
-        if not part_of:
-            free.append(samples)
-            continue
-        first_part = next(iter(part_of.values()))
-        part_of_group = {s.group: kept[s.path] for s in samples if s.path in kept and s.group is not None}
-        for sample in samples:  # new samples may connect kept ones that are in different parts
-            part = part_of.get(sample.path, part_of_group.get(sample.group or "", first_part))
-            counts[sample.label][part] += 1
-            yield sample.path, part
-    remaining = Counter(label for samples in free for label in {s.label for s in samples})
+    parts, assigned = list(fractions), kept.copy()
+    codes, names = pool.labels.codes, pool.labels.names.tolist()
+    images = {names[code]: count for code, count in enumerate(np.bincount(codes).tolist()) if count}
+    quota = _quotas(images, fractions, all_in_first=all_in_first)
+    counts: defaultdict[str, Counter[P]] = defaultdict(Counter)
+    sets = _Sets(pool)
+    is_kept = np.logical_or.reduceat(kept[sets.rows] >= 0, sets.starts) if len(pool) else np.zeros(0, bool)
+    for number in np.flatnonzero(is_kept).tolist():
+        rows = sets[number]
+        _join_kept(rows, assigned, pool.groups.codes)
+        for label, part in zip(codes[rows].tolist(), assigned[rows].tolist(), strict=True):
+            if part < len(parts):
+                counts[names[label]][parts[part]] += 1
+    order = sets.drawn(np.flatnonzero(~is_kept), pool, seed)
+    of_free = ~np.repeat(is_kept, sets.sizes)
+    contained = np.unique(np.stack([sets.number_of_row[of_free], codes[sets.rows[of_free]]]), axis=1)[1]
+    remaining = Counter({names[code]: n for code, n in enumerate(np.bincount(contained).tolist()) if n})
 
-    def order(samples: Sequence[Sample]) -> tuple[int, bytes]:
-        key = f"{seed}:{min(s.sha256 for s in samples)}"  # not the path: data that moves keeps its split
-        return -len(samples), hashlib.sha256(key.encode()).digest()
+    def parts_without(label: str) -> set[P]:
+        """The parts that must get a set with this class now, because no more sets are left than such parts."""
+        if remaining[label] > len(parts):
+            return set()
+        without = {part for part in parts if quota[label][part] and not counts[label][part]}
+        return without if len(without) >= remaining[label] else set()
 
-    def gain(part: P, labels: Counter[str], target: Mapping[str, Mapping[P, int]]) -> int:
-        # Adding c images where d are missing changes the squared error by c**2 - 2*c*d; only d differs between parts.
-        return sum(count * (target[label][part] - counts[label][part]) for label, count in labels.items())
-
-    rest: dict[str, dict[P, int]] = {}
-    for samples in sorted(free, key=order):
-        labels = Counter(s.label for s in samples)
-        parts_without_class: set[P] = set()
-        for label in labels:
-            without = {part for part in parts if quota[label][part] and not counts[label][part]}
-            if len(without) >= remaining[label]:
-                parts_without_class |= without
-        if parts_without_class:
-            part = min(parts_without_class, key=parts.index)
-        elif len(samples) > 1:
-            gains = [gain(part, labels, quota) for part in parts]
-            part = parts[gains.index(max(gains))]
+    single = np.searchsorted(-sets.sizes[order], -1)  # the first set of one image
+    for number in order[:single].tolist():
+        rows = sets[number]
+        labels = Counter(names[code] for code in codes[rows].tolist())
+        if without := set().union(*map(parts_without, labels)):
+            part = min(without, key=parts.index)
         else:
-            if not rest:
-                rest = {label: _fit(count, quota[label], counts[label]) for label, count in remaining.items()}
-            part = next((part for part in reversed(parts) if gain(part, labels, rest) > 0), parts[0])
+            # Adding c images where d are missing changes the squared error by c**2 - 2*c*d; only d differs.
+            gains = [
+                sum(n * (quota[label][part] - counts[label][part]) for label, n in labels.items()) for part in parts
+            ]
+            part = parts[gains.index(max(gains))]
+        assigned[rows] = parts.index(part)
         for label, count in labels.items():
             counts[label][part] += count
             remaining[label] -= 1
-        for sample in samples:
-            yield sample.path, part
+    rows = sets.rows[sets.starts[order[single:]]]
+    rest: dict[str, dict[P, int]] = {}
+    for row, code in zip(rows.tolist(), codes[rows].tolist(), strict=True):
+        label = names[code]
+        if without := parts_without(label):
+            part = min(without, key=parts.index)
+        else:
+            if not rest:
+                rest = {label: _fit(count, quota[label], counts[label]) for label, count in remaining.items()}
+            missing = rest[label]
+            part = next((part for part in reversed(parts) if missing[part] > counts[label][part]), parts[0])
+        assigned[row] = parts.index(part)
+        counts[label][part] += 1
+        remaining[label] -= 1
+    return assigned
+
+
+class _Sets:
+    """The inseparable sets of a pool: `rows` has those of one set after the other, from `starts` on.
+
+    `number_of_row` is the number of the set of each of these rows.
+    """
+
+    def __init__(self, pool: SampleTable) -> None:
+        self._number_of = inseparable_set_ids(pool)
+        self.rows = np.argsort(self._number_of, kind="stable")
+        self.number_of_row = self._number_of[self.rows]
+        self.starts = np.flatnonzero(np.diff(self.number_of_row, prepend=-1))
+        self.sizes = np.diff(self.starts, append=len(pool))
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """The rows of a set, in their order."""
+        start = self.starts[number]
+        return self.rows[start : start + self.sizes[number]]
+
+    def drawn(self, numbers: np.ndarray, pool: SampleTable, seed: int | str) -> np.ndarray:
+        """These sets in the order in which they are assigned: the larger ones first, else drawn by the seed."""
+        first = np.lexsort((pool.contents, self._number_of))[self.starts[numbers]]
+        # By the smallest SHA-256 and not the path: data that moves keeps its split.
+        digests = np.empty((len(numbers), 32), np.uint8)
+        for i, sha256 in enumerate(pool.take(first).sha256s()):
+            digests[i] = np.frombuffer(hashlib.sha256(f"{seed}:{sha256}".encode()).digest(), np.uint8)
+        return numbers[np.lexsort((*digests.view(">u8").T[::-1], -self.sizes[numbers]))]
+
+
+def _join_kept(rows: np.ndarray, assigned: np.ndarray, groups: np.ndarray) -> None:
+    """Assign the rows of a set without a part to that of their group, else of the first row with one."""
+    if len(rows) == 1:
+        return
+    old = rows[assigned[rows] >= 0].tolist()  # new samples may connect kept ones that are in different parts
+    part_of_group = {group: assigned[row] for row in old if (group := int(groups[row])) >= 0}
+    first_part = assigned[old[0]]
+    for row in rows[assigned[rows] < 0].tolist():
+        assigned[row] = part_of_group.get(int(groups[row]), first_part)
 
 
 def _quotas(counts: Mapping[str, int], fractions: Mapping[P, float], *, all_in_first: bool) -> dict[str, dict[P, int]]:
@@ -300,22 +381,24 @@ def _fit(count: int, quota: Mapping[P, int], counts: Mapping[P, int]) -> dict[P,
 
 def inseparable_set_counts(samples: Sequence[Sample]) -> Counter[str]:
     """Number of inseparable sets that contain each class."""
-    pairs = {(s.label, int(b)) for s, b in zip(samples, inseparable_set_ids(samples), strict=True)}
-    return Counter(label for label, _ in pairs)
+    labels = SampleTable.of(samples).labels
+    pairs = np.unique(np.stack([inseparable_set_ids(samples), labels.codes]), axis=1)
+    counts = np.bincount(pairs[1], minlength=len(labels.names)).tolist()
+    return Counter({name: count for name, count in zip(labels.names.tolist(), counts, strict=True) if count})
 
 
 def inseparable_set_ids(samples: Sequence[Sample]) -> np.ndarray:
     """Number of the inseparable set of each sample, int64 (N,); a set has one group or nearly the same picture."""
-    _, numbers = np.unique(_connected(samples), return_inverse=True)
+    _, numbers = np.unique(_connected(SampleTable.of(samples)), return_inverse=True)
     return numbers.astype(np.int64)
 
 
-def _connected(pool: Sequence[Sample]) -> list[int]:
-    """For each sample, return the first one that group, bytes or near duplicates connect it to, directly or not."""
-    sets = UnionFind(len(pool))
-    for values in ([s.sha256 for s in pool], [s.group for s in pool], [s.near_duplicate_group for s in pool]):
-        first: dict[str, int] = {}
-        for i, value in enumerate(values):
-            if value is not None and (before := first.setdefault(value, i)) != i:
-                sets.union(i, before)
-    return sets.roots()
+def _connected(pool: SampleTable) -> np.ndarray:
+    """For each sample, the first one that group, bytes or near duplicates connect it to, also by others, int64 (N,)."""
+    pairs = []
+    for codes in (pool.contents, pool.groups.codes, pool.near_duplicates.codes):
+        _, first, number_of = np.unique(codes, return_index=True, return_inverse=True)
+        before = first[number_of]
+        joined = np.flatnonzero((codes >= 0) & (before != np.arange(len(pool))))
+        pairs.append(np.stack([joined, before[joined]], axis=1))
+    return connected_sets(len(pool), np.concatenate(pairs))

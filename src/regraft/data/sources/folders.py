@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from regraft.data.dataset import PARTS, BadFile, Part
+import numpy as np
+
+from regraft.data.dataset import BadFile
+from regraft.data.entries import EntryTable, ImageEntry
+from regraft.data.samples import PARTS, Part
 from regraft.data.sources.foreign import CONVERT, describe_foreign, names_with_labels
 from regraft.data.sources.label_tables import is_table, read_label_table
-from regraft.data.sources.manifest import PART_NAMES, ImageEntry
+from regraft.data.sources.manifest import PART_NAMES
 from regraft.data.sources.part_names import holds_masks, is_container, part_of, parts_among
 from regraft.data.storage import Directory, Folder, Storage, is_image
 from regraft.errors import DataError
@@ -29,7 +33,7 @@ class Layout:
     is read.
     """
 
-    found: list[ImageEntry]
+    found: EntryTable
     classes: set[tuple[Part | None, str]]
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -56,11 +60,13 @@ class _ClassFolder:
         self.name, self.part = folder.name, part
         self.images, self.others = _separate(folder)
         self.hidden = folder.hidden_below
-        inner = {image: image.split("/")[depth + 1 : -1] for image in self.images if image.count("/") > depth + 1}
-        self.nested = [image for image, names in inner.items() if not _WRAPPERS.issuperset(map(str.lower, names))]
+        parents = {image.rpartition("/")[0] for image in self.images}
+        inner = {parent: parent.split("/")[depth + 1 :] for parent in parents if parent.count("/") > depth}
+        inside = {parent for parent, names in inner.items() if not _WRAPPERS.issuperset(map(str.lower, names))}
+        self.nested = [image for image in self.images if image.rpartition("/")[0] in inside] if inside else []
         self.inner = {next((n for n in names if n.lower() not in _WRAPPERS), names[0]) for names in inner.values()}
         self.has_folders_in_folders = any(len(names) > 1 for names in inner.values())
-        self.has_own_images = len(inner) < len(self.images)
+        self.has_own_images = len(inner) < len(parents)
 
 
 def read_layout(
@@ -83,7 +89,7 @@ def read_layout(
              if child.name in parts and not (child.name in known and _has_images(child))}  # fmt: skip
     if layout == "parts" and not parts:
         raise DataError(f"{name} has no folder of a part. Expected train/<class>/*.jpg, as layout=parts says.")
-    result = Layout([], set(), list(top.files))
+    result = Layout(EntryTable(), set(), list(top.files))
     if parts:
         folders = _read_parts(storage, top, name, depth, parts, result)
     else:
@@ -248,9 +254,11 @@ def _refuse_unclear(name: str, folders: Sequence[_ClassFolder], top: Directory) 
 _MIXED = "some rows have a split and some have none. Fill the column for all or for none."
 
 
-def layout_of(found: list[ImageEntry], name: str, mixed: str = _MIXED) -> Layout:
+def layout_of(found: EntryTable, name: str, mixed: str = _MIXED) -> Layout:
     """The layout of a table; raises `DataError` with `mixed` if some rows have a part and some have none."""
-    classes = {(f.part, f.label) for f in found}
+    parts, labels = found.parts, found.labels
+    pairs = np.unique(np.stack([parts.astype(np.int32), labels.codes], axis=1), axis=0).tolist()
+    classes = {(None if part < 0 else PARTS[part], labels.names[code]) for part, code in pairs}
     if len({part is None for part, _ in classes}) > 1:
         raise DataError(f"{name}: {mixed}")
     return Layout(found, classes)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
 
-from regraft.data.dataset import Part
-from regraft.data.sources.manifest import ImageEntry
+import numpy as np
+
+from regraft.data.entries import EntryTable
+from regraft.data.strings import Names, in_blocks
 from regraft.errors import DataError, UsageError
 from regraft.text import pluralize
 
@@ -23,33 +22,33 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         raise UsageError(f"group_by={pattern!r} is not a regular expression: {error}. {_EXPECTED}") from error
 
 
-def group_by_pattern(found: Sequence[ImageEntry], pattern: re.Pattern[str]) -> tuple[list[ImageEntry], list[str]]:
+def group_by_pattern(found: EntryTable, pattern: re.Pattern[str]) -> tuple[EntryTable, list[str]]:
     """Assign each image the group in its path; returns the images, and notes on missing and divided groups.
 
     The group is the text of the pattern's named group `group`, else of all its groups joined by `-`, else of the whole
     match. An image without a match, or with an empty one, has no group. Raises `UsageError` if an image has a group
     already, and `DataError` if no path matches.
     """
-    if any(f.group for f in found):
+    if any(found.groups.used()):
         raise UsageError("The data has groups of its own. Remove group_by or the column `group`.")
-    grouped = [replace(f, group=_group(f.path, pattern)) for f in found]
-    single = [f for f in grouped if f.group is None]
+    groups = Names.of(_group(path, pattern) for path in in_blocks(found.paths))
+    single = np.flatnonzero(groups.codes < 0)
     if len(single) == len(found):
         example = f", such as {found[0].path}" if found else ""
         raise DataError(f"group_by={pattern.pattern!r} does not match the path of any image{example}. {_EXPECTED}")
     notes = []
-    if single:
+    if len(single):
+        example = found.paths[single[0]]
         notes.append(
-            f"group_by does not match {pluralize(len(single), 'image')}, which have no group, such as {single[0].path}."
+            f"group_by does not match {pluralize(len(single), 'image')}, which have no group, such as {example}."
         )
-    parts_of: defaultdict[str, set[Part | None]] = defaultdict(set)
-    for f in grouped:
-        if f.group is not None:
-            parts_of[f.group].add(f.part)
-    if several := sorted(group for group, parts in parts_of.items() if len(parts) > 1):
+    grouped = np.flatnonzero(groups.codes >= 0)
+    pairs = np.unique(np.stack([groups.codes[grouped], found.parts[grouped].astype(np.int32)], axis=1), axis=0)
+    codes, parts = np.unique(pairs[:, 0], return_counts=True)
+    if several := sorted(groups.names[codes[parts > 1]].tolist()):
         count = pluralize(len(several), "group is", "groups are")
         notes.append(f"{count} in more than one part (a leak), for example {several[0]}.")
-    return grouped, notes
+    return found.with_groups(groups), notes
 
 
 def _group(path: str, pattern: re.Pattern[str]) -> str | None:

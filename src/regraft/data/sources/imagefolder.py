@@ -6,14 +6,15 @@ the labels, and optionally `split` and `group`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 from regraft.data.dataset import Part
+from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.sources.columns import ColumnFinder
 from regraft.data.sources.folders import Layout, layout_of
-from regraft.data.sources.manifest import PART_NAMES, ImageEntry, check_rows
+from regraft.data.sources.manifest import PART_NAMES, check_rows
 from regraft.data.sources.part_names import part_of
 from regraft.data.sources.table import Cells, read_cells
 from regraft.data.storage import Directory, Storage, is_image
@@ -37,7 +38,7 @@ def read_metadata(storage: Storage, top: Directory, name: str) -> Layout | None:
     if not tables:
         return None
     files = set(top.files_below)
-    found, notes = list[ImageEntry](), list[str]()
+    found, notes = EntryTable(), list[str]()
     for file, cells, part in tables:
         prefix = file[: file.rfind("/") + 1]
         where = f"{name}: {file}"
@@ -52,7 +53,7 @@ def read_metadata(storage: Storage, top: Directory, name: str) -> Layout | None:
     layout = layout_of(found, name)
     layout.notes.extend(notes)
     table_files = {file for file, _, _ in tables}
-    others = sorted(files - {f.path for f in found} - table_files)
+    others = sorted(files.difference(found.paths.tolist()) - table_files)
     layout.ignored.extend(file for file in others if not is_image(file))
     layout.ignore([file for file in others if is_image(file)], f"not in {' and '.join(sorted(table_files))}")
     return layout
@@ -79,7 +80,7 @@ def _tables(
     yield from tables
 
 
-def _with_parts(rows: list[ImageEntry]) -> list[ImageEntry]:
+def _with_parts(rows: Sequence[ImageEntry]) -> Sequence[ImageEntry]:
     """The rows; if no row has a part but all files are in folders for parts, with these parts."""
     folders = [part_of(row.path.partition("/")[0]) if "/" in row.path else None for row in rows]
     if any(row.part for row in rows) or "train" not in folders or None in folders:

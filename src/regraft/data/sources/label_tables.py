@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from regraft.data.dataset import Part
+from regraft.data.entries import ImageEntry
+from regraft.data.samples import Part
 from regraft.data.sources.columns import ColumnFinder
-from regraft.data.sources.manifest import PART_NAMES, ImageEntry, check_rows
+from regraft.data.sources.manifest import PART_NAMES, check_rows
 from regraft.data.sources.table import Cells, read_cells
 from regraft.data.storage import Storage
 from regraft.text import pluralize
@@ -67,10 +68,10 @@ def _read(storage: Storage, name: str, table: str, by_name: dict[str, str]) -> C
         cells = read_cells(f"{name}: {table}", data)
         # Kaggle's ImageNet has "n01751748 111 108 230 396", a class and its box.
         boxes = [i for i, column in enumerate(cells.columns) if column.strip().lower() == "predictionstring"]
-        for row in cells.rows:
-            for i in boxes if row else ():
-                row[i] = row[i].split(" ")[0]
-        return cells
+        if not boxes:
+            return cells
+        rows = [[cell.split(" ")[0] if i in boxes else cell for i, cell in enumerate(row)] for row in cells.rows]
+        return replace(cells, rows=rows)
     rows = [line.split("\t") for line in data.decode("utf-8", "replace").splitlines()]
     has_labels = rows and len(rows[0]) > 1 and _name(rows[0], 0) in by_name
     return Cells(["file", "label"], [row[:2] for row in rows]) if has_labels else Cells([], [])

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from regraft.data.dataset import Part
+import numpy as np
+
+from regraft.data.entries import EntryTable, ImageEntry
+from regraft.data.samples import Part
 from regraft.data.sources.columns import FLAGS, ColumnFinder, Columns
 from regraft.data.sources.table import MAX_ERRORS, Cells, read_cells
 from regraft.data.sources.urls import is_url, redact
@@ -34,20 +38,10 @@ _QUOTES = " ;|'\"`\u2018\u2019\u201c\u201d"
 
 
 @dataclass(frozen=True)
-class ImageEntry:
-    """An image that is not read yet: its name in the storage, and what the data says about it."""
-
-    path: str
-    label: str
-    part: Part | None = None
-    group: str | None = None
-
-
-@dataclass(frozen=True)
 class Manifest:
     """The rows of a manifest, and sentences on what was recognized."""
 
-    rows: list[ImageEntry]
+    rows: EntryTable
     notes: list[str]
 
 
@@ -78,9 +72,7 @@ def parse_manifest(
     return Manifest(table.read(), [*cells.notes, *columns.notes, *table.notes])
 
 
-def check_rows(
-    name: str, cells: Cells, exists: Callable[[str], bool], columns: Columns | None = None
-) -> list[ImageEntry]:
+def check_rows(name: str, cells: Cells, exists: Callable[[str], bool], columns: Columns | None = None) -> EntryTable:
     """Validate rows with the given columns, or `path`, `label`, and optionally `split` (or `part`) and `group`.
 
     Other columns and spaces around cells are ignored. `exists` knows the files; a path may also be a URL. Raises
@@ -98,7 +90,7 @@ class _Rows:
         self, name: str, cells: Cells, columns: Columns, exists: Callable[[str], bool], top: Directory
     ) -> None:
         self._name, self._cells, self._columns, self._exists, self._top = name, cells, columns, exists, top
-        self._errors = list[str]()
+        self._errors = list[tuple[int, str]]()
         self._moved = dict[str, str]()
         self._repeated = 0
 
@@ -114,38 +106,44 @@ class _Rows:
             notes.append(f"{self._name}: {pluralize(self._repeated, 'row')} repeated and ignored.")
         return notes
 
-    def read(self) -> list[ImageEntry]:
+    def read(self) -> EntryTable:
         """Read all rows; raises `DataError` with all errors at once."""
-        places: dict[str, tuple[str, ImageEntry]] = {}
+        entries, numbers = EntryTable(), array("q")
         parts_of: dict[str, Part] = {}
         for number, row in enumerate(self._cells.rows):
             if not row:
                 continue
-            place = self._cells.place(number)
             try:
                 entry = self._entry(row)
                 if entry.group and entry.part and parts_of.setdefault(entry.group, entry.part) != entry.part:
                     before = parts_of[entry.group]
                     raise ValueError(f"group {entry.group!r} in {entry.part}, before in {before}; expected one part")
-                first, other = places.setdefault(entry.path, (place, entry))
-                if entry.label != other.label:
-                    path = redact(entry.path)
-                    raise ValueError(f"{path} is {entry.label!r}, but {other.label!r} in {first}; expected one label")
-                if entry != other:
-                    raise ValueError(f"{redact(entry.path)} again, with another split or group than in {first}")
-                self._repeated += first != place
             except ValueError as error:
-                self._errors.append(f"{place}: {error}")
-        first_places = dict[str, str]()
-        for place, entry in places.values():
-            first_places.setdefault(entry.label, place)
-        self._check_labels(first_places)
-        if self._errors:
-            lines = join_truncated(self._errors, "\n  ", shown=MAX_ERRORS)
-            raise DataError(f"{self._name} has {pluralize(len(self._errors), 'error')}:\n  {lines}")
-        if not places:
+                self._errors.append((number, str(error)))
+                continue
+            entries.append(entry)
+            numbers.append(number)
+        first_rows = entries.first_rows()
+        is_first = first_rows == np.arange(len(entries))
+        for i in np.flatnonzero(~is_first).tolist():
+            first = int(first_rows[i])
+            if problem := _contradiction(entries[i], entries[first], self._cells.place(numbers[first])):
+                self._errors.append((numbers[i], problem))
+            else:
+                self._repeated += 1
+        errors = [f"{self._cells.place(number)}: {error}" for number, error in sorted(self._errors)]
+        firsts = entries if is_first.all() else entries.take(np.flatnonzero(is_first))
+        codes, rows = np.unique(entries.labels.codes[is_first], return_index=True)
+        order = np.argsort(rows)
+        labels = entries.labels.names[codes[order]].tolist()
+        places = (self._cells.place(numbers[i]) for i in np.flatnonzero(is_first)[rows[order]].tolist())
+        errors += self._label_errors(dict(zip(labels, places, strict=True)))
+        if errors:
+            lines = join_truncated(errors, "\n  ", shown=MAX_ERRORS)
+            raise DataError(f"{self._name} has {pluralize(len(errors), 'error')}:\n  {lines}")
+        if not len(firsts):
             raise DataError(f"{self._name} has no rows. Expected one for each image: path,label[,split][,group].")
-        return [entry for _, entry in places.values()]
+        return firsts
 
     def _entry(self, row: list[str]) -> ImageEntry:
         columns, file = self._columns, row[self._columns.image]
@@ -215,7 +213,7 @@ class _Rows:
                 found[name.rpartition(".")[0]].append(file)
         return found
 
-    def _check_labels(self, places: Mapping[str, str]) -> None:
+    def _label_errors(self, places: Mapping[str, str]) -> Iterator[str]:
         """Find labels that differ in quotes or are one number, and cells with several; `places` are the first."""
         numbers = dict[str, str]()
         for label, place in places.items():
@@ -224,11 +222,19 @@ class _Rows:
             other = bare if bare != label and bare in places else other
             if other != label:
                 before = f"{other!r} in {places[other]}"
-                self._errors.append(f"{place}: label {label!r}, and {before}; expected one spelling")
+                yield f"{place}: label {label!r}, and {before}; expected one spelling"
             marks = (r"\|", ";", ",", r"\s+")
             several = [[one.strip() for one in parts] for mark in marks if len(parts := re.split(mark, label)) > 1]
             if any(all(one in places for one in parts) for parts in several) or re.fullmatch(r"\[['\"\d].*\]", label):
-                self._errors.append(f"{place}: several labels: {label}; expected one class for an image")
+                yield f"{place}: several labels: {label}; expected one class for an image"
+
+
+def _contradiction(entry: ImageEntry, other: ImageEntry, place: str) -> str:
+    """What a second row for an image says that the first one at `place` does not."""
+    path = redact(entry.path)
+    if entry.label != other.label:
+        return f"{path} is {entry.label!r}, but {other.label!r} in {place}; expected one label"
+    return f"{path} again, with another split or group than in {place}" if entry != other else ""
 
 
 def class_of(label: str, classes: Sequence[str], where: str) -> str:

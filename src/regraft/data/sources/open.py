@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from regraft.data.entries import EntryTable
 from regraft.data.sources.archive import TAR_SUFFIXES, Archive, is_archive, is_tar
 from regraft.data.sources.folders import FolderLayout, Layout, layout_of, read_layout, shards_in
 from regraft.data.sources.http import WebFolder
@@ -20,6 +21,7 @@ from regraft.data.sources.table import SUFFIXES
 from regraft.data.sources.urls import is_url, is_web, origin_of, parent_of, redact, suffix_of
 from regraft.data.sources.webdataset import CLASS_FILES, class_names, is_webdataset, read_webdataset
 from regraft.data.storage import CombinedStorage, Directory, Folder, Storage, is_image, is_output
+from regraft.data.strings import in_blocks
 from regraft.errors import DataError, UsageError
 from regraft.text import pluralize
 
@@ -177,7 +179,7 @@ def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, colu
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error}. Expected a readable file.") from None
     rows = manifest.rows
-    links = [row.path for row in rows if is_url(row.path)]
+    links = [path for path in in_blocks(rows.paths) if is_url(path)]
     own = origin_of(path) if isinstance(path, str) else None
     others = [url for url in links if origin_of(url) != own]
     if others and not remote:
@@ -190,7 +192,7 @@ def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, colu
         if len(urls) < len(links):
             raise DataError(f"{name} has URLs that differ only in their credentials. Keep one URL for each image.")
         storage = UrlStorage(storage, urls)
-        rows = [replace(row, path=redact(row.path)) if is_url(row.path) else row for row in rows]
+        rows = EntryTable(replace(row, path=redact(row.path)) if is_url(row.path) else row for row in rows)
     layout = layout_of(rows, name)
     layout.notes.extend(manifest.notes)
     return DataSource(storage, location, layout, bool(links) or isinstance(location, str))

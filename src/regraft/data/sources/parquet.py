@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from regraft.data.entries import EntryTable
 from regraft.data.sources.columns import ColumnFinder
 from regraft.data.sources.folders import Layout, layout_of, part_of_shard
-from regraft.data.sources.manifest import PART_NAMES, ImageEntry, check_rows, class_of
+from regraft.data.sources.manifest import PART_NAMES, check_rows, class_of
 from regraft.data.sources.spool import Spool
 from regraft.data.sources.table import Cells, import_parquet, text_of
 from regraft.data.storage import FILE_LIMIT, Directory, Listing, missing, stamp_of
@@ -196,7 +197,7 @@ def read_tables(tables: Mapping[str, ParquetImages], name: str) -> Layout:
 
     Raises `DataError` if a row is wrong, no row has a label, or some rows have a part and some have none.
     """
-    rows, unlabeled = list[ImageEntry](), list[str]()
+    rows, unlabeled = EntryTable(), list[str]()
     for file, table in tables.items():
         prefix, part = (f"{file}/", part_of_shard(file)) if file else ("", None)
         splits = table.splits or [part] * len(table.names)
@@ -208,7 +209,7 @@ def read_tables(tables: Mapping[str, ParquetImages], name: str) -> Layout:
             cells.append([prefix + image, label, _text(split), _text(group)] if label else [])
         if any(cells):
             columns = ["path", "label", "split", "group"]
-            rows += check_rows(str(table.path), Cells(columns, cells, first=0), lambda _: True)
+            rows.extend(check_rows(str(table.path), Cells(columns, cells, first=0), lambda _: True))
     if not rows:
         raise DataError(f"{name} has no row with a label. Expected images with a column `label`.")
     layout = layout_of(rows, name, "some rows or files say train, val or test, and some do not. Expected all, or none.")

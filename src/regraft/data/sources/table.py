@@ -9,12 +9,15 @@ import importlib
 import io
 import json
 import re
+from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from regraft.data.sources.packed_rows import RowBuilder
 from regraft.data.sources.urls import suffix_of
+from regraft.data.strings import BLOCK
 from regraft.errors import DataError, MissingExtraError
 from regraft.text import join_truncated, pluralize
 
@@ -110,7 +113,7 @@ class _Records:
 
     def __init__(self, lines: list[str], start: int, separator: str) -> None:
         self.separator = separator
-        self.rows, self.numbers, self.errors = list[list[str]](), list[int](), list[str]()
+        self.numbers, self.errors, rows = array("q"), list[str](), RowBuilder()
         quoted, plain = rf' *"([^"]*(?:""[^"]*)*)" *(?={re.escape(separator)}|$)', rf'([^"{re.escape(separator)}]*)'
         self._cell = re.compile(rf"{quoted}|{plain}(?={re.escape(separator)}|$)")
         self._lines, self._next = lines, start
@@ -129,10 +132,12 @@ class _Records:
             elif len(cells) != len(self.columns):
                 counts = f"{pluralize(len(cells), 'cell')}, but {len(self.columns)} in the header"
                 self.errors.append(f"line {number}: {counts}: {lines[number - 1][:_EXCERPT]}")
+                cells = []
             elif cells == self.columns:
                 self.errors.append(f"line {number}: the header again")
-            self.rows.append(cells)
+            rows.append(cells)
             self.numbers.append(number)
+        self.rows = rows.rows()
 
     def _read_record(self, width: int) -> list[str] | None:
         """The cells of the next record; after an error None, and the next line is the next record."""
@@ -199,11 +204,14 @@ def _separator(name: str, header: str, number: int) -> str:
 def _read_parquet(name: str, data: bytes) -> Cells:
     parquet = import_parquet("Reading a Parquet manifest")
     try:
-        table = parquet.read_table(io.BytesIO(data))
+        file, rows = parquet.ParquetFile(io.BytesIO(data)), RowBuilder()
+        for batch in file.iter_batches(BLOCK):
+            columns = [[text_of(cell) for cell in column.to_pylist()] for column in batch.columns]
+            for row in zip(*columns, strict=True):
+                rows.append(list(row))
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise DataError(f"{name} cannot be read as Parquet: {error}") from error
-    columns = [[text_of(cell) for cell in column.to_pylist()] for column in table.columns]
-    return Cells(list(table.column_names), [list(row) for row in zip(*columns, strict=True)])
+    return Cells(list(file.schema_arrow.names), rows.rows())
 
 
 def _read_json_lines(name: str, data: bytes) -> Cells:

@@ -9,9 +9,10 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.sources.archive import Archive
 from regraft.data.sources.folders import Layout, layout_of, part_of_shard
-from regraft.data.sources.manifest import ImageEntry, class_of
+from regraft.data.sources.manifest import class_of
 from regraft.data.sources.table import text_of
 from regraft.data.storage import is_image
 from regraft.errors import DataError
@@ -39,7 +40,7 @@ def read_webdataset(shards: Mapping[str, Archive], classes: Sequence[str], name:
     several images, a label number has no name, no sample has a label, or only some shards name their part; `OSError` if
     a label cannot be read.
     """
-    found: list[ImageEntry] = []
+    found = EntryTable()
     ignored, unlabeled = list[str](), list[str]()
     for shard, archive in shards.items():
         prefix, part = (f"{shard}/", part_of_shard(shard)) if shard else ("", None)
