@@ -24,7 +24,8 @@ _JUNK_FOLDERS = frozenset({
 #: Files that together show that this package wrote a folder: a run, a study, an export, pictures, a table of the cache.
 _OUTPUTS = (
     ("config.toml", "source.json"), ("config.toml", "split.csv", ".lock"), ("model.json", "class_names.json"),
-    ("predictions.csv", "label_errors.csv"), ("evaluation.json", "predictions.csv"), ("trials.log", "trials.csv"),
+    ("predictions.csv", "label_errors.csv"), ("predictions.parquet", "label_errors.csv"),
+    ("evaluation.json", "predictions.csv"), ("evaluation.json", "predictions.parquet"), ("trials.log", "trials.csv"),
     ("comparison.csv", "comparison.md"),
     ("learning_curve.csv", "learning_curve.json"), ("evidence.json", "evidence.csv"), ("explanations.json",),
     ("export.json", "predict.py"), ("table.json", "rows.bin"),

@@ -18,7 +18,8 @@ from regraft.notebook_repr import NotebookRepr
 #: Largest deviation from 1 of the sum of an image's probabilities; wide enough for half precision.
 SUM_TOLERANCE = 1e-3
 
-_COLUMNS = ["id", "label", "predicted", "part"]
+#: The columns before those of the probabilities.
+COLUMNS = ["id", "label", "predicted", "part"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class Predictions(NotebookRepr):
             [self.ids[i], names[self.labels[i]], names[predicted], self.parts[i], *self.probabilities[i].tolist()]
             for i, predicted in enumerate(self.predicted)
         )
-        write_csv(path, [*_COLUMNS, *(f"p({name})" for name in names)], rows)
+        write_csv(path, [*COLUMNS, *(f"p({name})" for name in names)], rows)
 
     @classmethod
     def read_csv(cls, path: Path) -> Predictions:
@@ -115,18 +116,12 @@ class Predictions(NotebookRepr):
                 header, *rows = csv.reader(file)
         except (OSError, ValueError, csv.Error) as error:  # ValueError: the file is empty or not UTF-8
             raise DataError(f"{path} cannot be read as predictions: {error}") from error
-        columns = header[len(_COLUMNS) :]
-        if header[: len(_COLUMNS)] != _COLUMNS or not all(c.startswith("p(") and c.endswith(")") for c in columns):
-            raise DataError(
-                f"{path} has the columns {', '.join(header)}; "
-                f"expected {', '.join(_COLUMNS)}, then p(<class>) for each class"
-            )
-        classes = tuple(column[2:-1] for column in columns)
+        classes = classes_of(header, path)
         index = {name: i for i, name in enumerate(classes)}
         labels, probabilities = [], []
         for number, row in enumerate(rows, start=2):
             try:
-                probabilities.append([float(cell) for cell in row[len(_COLUMNS) :]])
+                probabilities.append([float(cell) for cell in row[len(COLUMNS) :]])
                 labels.append(index[row[1]])
                 if len(row) != len(header):
                     raise ValueError(f"{len(row)} cells, expected {len(header)}")
@@ -141,6 +136,16 @@ class Predictions(NotebookRepr):
             classes,
             tuple(row[3] for row in rows),
         )
+
+
+def classes_of(header: Sequence[str], path: Path) -> tuple[str, ...]:
+    """The classes in the header of a table of predictions; `DataError` if it is another table."""
+    columns = header[len(COLUMNS) :]
+    if list(header[: len(COLUMNS)]) != COLUMNS or not all(c.startswith("p(") and c.endswith(")") for c in columns):
+        raise DataError(
+            f"{path} has the columns {', '.join(header)}; expected {', '.join(COLUMNS)}, then p(<class>) for each class"
+        )
+    return tuple(column[2:-1] for column in columns)
 
 
 def _check(

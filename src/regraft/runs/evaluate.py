@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from regraft import distributed
 from regraft.cache import Cache
 from regraft.cluster.executor import Cluster
-from regraft.data.dataset import Dataset, Part, Split
+from regraft.data.dataset import Dataset, Split
+from regraft.data.samples import PARTS, Part
 from regraft.data.scan import OnUnreadable, scan
 from regraft.errors import DataError, UsageError, suggest_names
 from regraft.evaluation.metrics import Evaluation
@@ -19,7 +20,7 @@ from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, Predictor, Tta, predict_images
+from regraft.models.inference import Predictor, Tta, predict_images
 from regraft.runs.run import Run, classifier_of, open_model
 from regraft.runs.training_overlap import overlap_with_run
 
@@ -115,10 +116,10 @@ def select_labeled(
         )  # fmt: skip
     if isinstance(data, Split):
         data = data.dataset
-    present = {s.part for s in data.samples}
-    wanted = part or ("test" if "test" in present else None)
-    chosen = data.with_samples([s for s in data.samples if wanted is None or s.part == wanted])
-    unknown = sorted({s.label for s in chosen.samples} - set(classifier.classes))
+    table = data.table
+    wanted = part or ("test" if "test" in table.parts_present() else None)
+    chosen = data if wanted is None else data.with_samples(table.take(table.parts == PARTS.index(wanted)))
+    unknown = sorted(set(chosen.table.labels.used()) - set(classifier.classes))
     if unknown:
         raise DataError(
             f"The model does not know these labels of the data: {', '.join(unknown)}. "
@@ -138,8 +139,15 @@ def predict_dataset(
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Predict every image of a data set, in order; `tta` as in `predict`. Raises as `predict_samples` does."""
-    predictions = predict_samples(classifier, dataset, batch_size=batch_size, tta=tta, progress=progress)
-    return as_predictions(predictions, dataset)
+    return predict_samples(classifier, dataset, batch_size=batch_size, tta=tta, progress=progress).predictions
+
+
+@dataclass(frozen=True, eq=False)
+class SamplePredictions:
+    """Predictions of a data set, and the distance of each image from the nearest class, float64 (N,), or None."""
+
+    predictions: Predictions
+    ood_distances: np.ndarray | None
 
 
 def predict_samples(
@@ -149,43 +157,58 @@ def predict_samples(
     batch_size: int = 32,
     tta: Tta = "none",
     progress: Callable[[int, int], None] | None = None,
-) -> list[Prediction]:
-    """A `Prediction` per image, as `predict_dataset`; `DataError` if one can no longer be read since the scan."""
-    sources, predictions = (dataset.source(sample) for sample in dataset.samples), list[Prediction]()
+) -> SamplePredictions:
+    """Predict every image, as `predict_dataset`; `DataError` if one can no longer be read since the scan."""
+    sources = (dataset.source(sample) for sample in dataset.samples)
+    probabilities = np.empty((len(dataset), len(classifier.classes)))
+    distances = np.full(len(dataset), np.nan)
     stream = predict_images(classifier, sources, batch_size=batch_size, max_pixels=dataset.max_pixels, tta=tta)
-    for prediction, sample in zip(stream, dataset.samples, strict=True):
+    for number, prediction in enumerate(stream):
         if prediction.error is not None:
-            raise DataError(f"{sample.path} could be read during the scan, and now cannot: {prediction.error}")
-        predictions.append(prediction)
+            path = dataset.samples[number].path
+            raise DataError(f"{path} could be read during the scan, and now cannot: {prediction.error}")
+        probabilities[number] = prediction.probabilities
+        if prediction.ood_distance is not None:
+            distances[number] = prediction.ood_distance
         if progress:
-            progress(len(predictions), len(dataset))
-    return predictions
+            progress(number + 1, len(dataset))
+    return _as_predictions(dataset, classifier, probabilities, distances)
 
 
 def predict_jointly(
     classifier: Classifier, dataset: Dataset, *, batch_size: int = 32, progress: Callable[[int, int], None]
-) -> list[Prediction]:
+) -> SamplePredictions:
     """As `predict_samples`, by all processes of a training: they take turns at its batches, and all get every one."""
-    processes, samples = distributed.world_size(), dataset.samples
+    processes, count = distributed.world_size(), len(dataset)
     if processes == 1:
         return predict_samples(classifier, dataset, batch_size=batch_size, progress=progress)
-    turns = [slice(start, start + batch_size) for start in range(0, len(samples), batch_size)]
-    own = [sample for turn in turns[distributed.rank() :: processes] for sample in samples[turn]]
-    predicted = predict_samples(
-        classifier, dataset.with_samples(own), batch_size=batch_size,
-        progress=lambda done, total: progress(min(done * processes, len(samples)), len(samples)),
-    ) if own else []  # fmt: skip
-    parts = [iter(part) for part in distributed.all_gather(predicted)]
-    return [next(parts[turn % processes]) for turn, rows in enumerate(turns) for _ in samples[rows]]
+    process_of = np.arange(count) // batch_size % processes
+    own = np.flatnonzero(process_of == distributed.rank())
+    values = np.empty((0, len(classifier.classes) + 1))
+    if len(own):
+        predicted = predict_samples(
+            classifier, dataset.with_samples(dataset.table.take(own)), batch_size=batch_size,
+            progress=lambda done, total: progress(min(done * processes, count), count),
+        )  # fmt: skip
+        distances = np.full(len(own), np.nan) if predicted.ood_distances is None else predicted.ood_distances
+        values = np.column_stack([predicted.predictions.probabilities, distances])
+    whole = np.empty((count, values.shape[1]))
+    for process, part in enumerate(distributed.all_gather(values)):
+        whole[process_of == process] = part
+    return _as_predictions(dataset, classifier, whole[:, :-1], whole[:, -1])
 
 
-def as_predictions(predictions: Sequence[Prediction], dataset: Dataset) -> Predictions:
-    """Combine predictions of the images of a data set with their labels."""
-    index = {name: i for i, name in enumerate(predictions[0].classes)}
-    return Predictions(
-        ids=tuple(s.path for s in dataset.samples),
-        labels=np.array([index[s.label] for s in dataset.samples], dtype=np.int64),
-        probabilities=np.stack([prediction.probabilities for prediction in predictions]),
-        classes=predictions[0].classes,
-        parts=tuple(s.part or "" for s in dataset.samples),
+def _as_predictions(
+    dataset: Dataset, classifier: Classifier | Predictor, probabilities: np.ndarray, distances: np.ndarray
+) -> SamplePredictions:
+    """Combine probabilities of the images of a data set with their labels; a missing distance is NaN."""
+    table, classes = dataset.table, classifier.classes
+    names = ("", *PARTS)
+    predictions = Predictions(
+        ids=tuple(table.paths.tolist()),
+        labels=replace(dataset, classes=classes).labels,
+        probabilities=probabilities,
+        classes=classes,
+        parts=tuple(names[part + 1] for part in table.parts.tolist()),
     )
+    return SamplePredictions(predictions, None if np.isnan(distances).any() else distances)

@@ -13,19 +13,21 @@ import torch
 
 from regraft import distributed
 from regraft.atomic_io import write_csv, write_json
-from regraft.data.dataset import Part, Split
+from regraft.data.dataset import Split
 from regraft.data.decode import decode_image
+from regraft.data.samples import PARTS, Part
 from regraft.evaluation.calibration import apply_temperature, fit_temperature, measure_calibration
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.stored_predictions import write_predictions
 from regraft.models.classifier import Classifier
 from regraft.report.plots.confusion import plot_confusion
 from regraft.report.plots.reliability import plot_reliability
 from regraft.report.plots.samples import SampleTile, choose_samples, plot_samples
 from regraft.report.plots.training_curve import plot_history
-from regraft.runs.evaluate import as_predictions, predict_jointly
+from regraft.runs.evaluate import predict_jointly
 from regraft.runs.processes import communication_share
-from regraft.runs.run import HEAD_PATH, HISTORY, METRICS, PREDICTIONS
+from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
 from regraft.runs.training_overlap import overlap_within
 from regraft.training.callbacks import Epoch, HeadFit, ProgressReporter, Training
 
@@ -43,20 +45,21 @@ class HeldOut:
 
 def calibrate(model: Classifier, split: Split, reporter: ProgressReporter) -> HeldOut | None:
     """Predict the val and test images, and fit temperature and out-of-distribution statistics on the val images."""
-    held_out = split.dataset.with_samples([s for s in split.dataset.samples if s.part in ("val", "test")])
+    table = split.dataset.table
+    held_out = split.dataset.with_samples(table.take(table.parts != PARTS.index("train")))
     if not len(held_out):
         model.ood = None
         return None
     started = time.perf_counter()
-    predictions = predict_jointly(
+    predicted = predict_jointly(
         model, held_out, progress=lambda done, total: reporter.on_progress("evaluate", done, total, "images")
     )
     seconds = distributed.world_size() * (time.perf_counter() - started)  # each predicts its share
     milliseconds = 1000 * seconds / len(held_out)
-    before = as_predictions(predictions, held_out)
-    distances = [p.ood_distance for p, part in zip(predictions, before.parts, strict=True) if part == "val"]
-    if model.ood is not None and distances:
-        model.ood.calibrate(torch.tensor(distances, dtype=torch.float64))
+    before, distances = predicted.predictions, predicted.ood_distances
+    is_val = held_out.table.parts == PARTS.index("val")
+    if model.ood is not None and distances is not None and is_val.any():
+        model.ood.calibrate(torch.from_numpy(distances[is_val]))
     else:
         model.ood = None
     model.head.temperature = fit_temperature(before.part("val"))
@@ -64,8 +67,11 @@ def calibrate(model: Classifier, split: Split, reporter: ProgressReporter) -> He
     return HeldOut(before, after, milliseconds)
 
 
-def write_results(path: Path, model: Classifier, split: Split, training: Training, held_out: HeldOut | None) -> None:
-    """Write history, predictions, metrics and plots into the run's folder."""
+def write_results(
+    path: Path, model: Classifier, split: Split, training: Training, held_out: HeldOut | None
+) -> list[str]:
+    """Write history, predictions, metrics and plots into the run's folder; returns notes for the user."""
+    notes: list[str] = []
     history, head_path = ([row.to_row() for row in rows] for rows in (training.history, training.head_path))
     _write_rows(path / HISTORY, Epoch, history)
     if head_path:
@@ -73,7 +79,7 @@ def write_results(path: Path, model: Classifier, split: Split, training: Trainin
     plot_history(history, path / "plots" / "training_history.png", head_path=head_path)
     metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": len(split.train)}}
     if held_out:
-        held_out.after.write_csv(path / PREDICTIONS)
+        notes += filter(None, [write_predictions(held_out.after, path)])
         parts: list[Part] = [part for part in ("val", "test") if len(split[part])]
         for part in parts:
             predictions = held_out.after.part(part)
@@ -115,6 +121,7 @@ def write_results(path: Path, model: Classifier, split: Split, training: Trainin
         "notes": training.notes,
     }
     write_json(path / METRICS, metrics)
+    return notes
 
 
 def _calibration(held_out: HeldOut, temperature: float, parts: list[Part], plots: Path) -> dict[str, Any]:
@@ -127,7 +134,7 @@ def _calibration(held_out: HeldOut, temperature: float, parts: list[Part], plots
     return section
 
 
-def _plot_predictions(folder: Path, predictions: Predictions, split: Split, part: str) -> None:
+def _plot_predictions(folder: Path, predictions: Predictions, split: Split, part: Part) -> None:
     evaluation = evaluate_predictions(predictions)
     plot_confusion(
         evaluation.confusion,
@@ -135,13 +142,11 @@ def _plot_predictions(folder: Path, predictions: Predictions, split: Split, part
         folder / "confusion_matrix.png",
         title=f"{_PART_TITLES[part]} images",
     )
-    sample_of = {sample.path: sample for sample in split.dataset.samples}
-    white = split.dataset.white
+    dataset, white = split[part], split.dataset.white
     tiles = [
         SampleTile(
-            image=decode_image(
-                split.dataset.source(sample_of[predictions.ids[i]]), max_pixels=split.dataset.max_pixels, white=white
-            ),
+            # The predictions of a part are in its order.
+            image=decode_image(dataset.source(dataset.samples[i]), max_pixels=dataset.max_pixels, white=white),
             label=predictions.classes[predictions.labels[i]],
             predicted=predictions.classes[predictions.predicted[i]],
             confidence=float(predictions.confidence[i]),

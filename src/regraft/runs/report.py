@@ -20,13 +20,14 @@ from regraft.evaluation.label_errors import find_label_errors
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.stored_predictions import find_predictions
 from regraft.report.model_card import model_card
 from regraft.report.plots.attribution_plots import overlay
 from regraft.report.record import RunRecord, Suspect
 from regraft.report.run_page import run_page
 from regraft.report.thumbnails import THUMBNAIL_SIZE, data_uri, read_thumbnails
 from regraft.runs.explain import stream
-from regraft.runs.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SPLIT, Run
+from regraft.runs.run import CONFIG, HISTORY, METRICS, SPLIT, Run
 from regraft.runs.run_images import SourceOf, data_of, images_of, read_json, split_rows
 
 REPORT, CARD, SUSPECTS, COMPARISON = "report.html", "MODEL_CARD.md", "label_errors.csv", "comparison.json"
@@ -94,11 +95,12 @@ def _attribution_maps(
 
 def record_of(run: Run) -> RunRecord:
     """Read everything that is reported about a run. Raises `RunError` if a file of the run is damaged."""
-    has = {name: (run.path / name).is_file() for name in (METRICS, HISTORY, PREDICTIONS, CONFIG)}
+    has = {name: (run.path / name).is_file() for name in (METRICS, HISTORY, CONFIG)}
     metrics = run.metrics if has[METRICS] else {}
-    predictions = run.predictions if has[PREDICTIONS] else None
+    stored = find_predictions(run.path)
+    predictions = run.predictions if stored else None
     if predictions is not None and predictions.classes != run.classes:
-        raise RunError(f"{run.path / PREDICTIONS} has other classes than model.json. Copy the run again.")
+        raise RunError(f"{stored} has other classes than model.json. Copy the run again.")
     record = RunRecord(
         name=run.path.resolve().name,
         description=run.description,

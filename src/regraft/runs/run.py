@@ -20,6 +20,7 @@ from regraft.evaluation.abstention import Selection, conformal_threshold, thresh
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.stored_predictions import CSV, find_predictions, read_predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.inference import Prediction, Tta, iter_sources, predict_images
@@ -28,7 +29,7 @@ from regraft.models.summary import Summary, summary_of
 from regraft.notebook_repr import NotebookRepr, ResultList
 
 CONFIG, SOURCE, SPLIT, CHECKPOINT = "config.toml", "source.json", "split.csv", "checkpoints/last.safetensors"
-HISTORY, HEAD_PATH, METRICS, PREDICTIONS = "history.csv", "head_path.csv", "metrics.json", "predictions.csv"
+HISTORY, HEAD_PATH, METRICS = "history.csv", "head_path.csv", "metrics.json"
 
 
 class Run(NotebookRepr):
@@ -88,8 +89,14 @@ class Run(NotebookRepr):
     @cached_property
     def predictions(self) -> Predictions:
         """Predictions of the validation and test images at the end of the training."""
-        self._text(PREDICTIONS)
-        return Predictions.read_csv(self.path / PREDICTIONS)
+        if file := find_predictions(self.path):
+            return read_predictions(file)
+        if (self.path / METRICS).is_file():
+            raise RunError(
+                f"{self.path} has no validation or test images, so its model was not evaluated and no predictions "
+                "are stored. Give labeled images, or train with data.val and data.test above 0."
+            )
+        raise RunError(f"{self.path} has no {CSV}: the training was stopped before the evaluation.")
 
     def predict(self, sources: Any, *, batch_size: int = 32, tta: Tta = "none") -> list[Prediction]:
         """Predict one image or many; see `regraft.predict`."""
@@ -173,11 +180,6 @@ class Run(NotebookRepr):
     def _text(self, name: str) -> str:
         file = self.path / name
         if not file.is_file():
-            if name == PREDICTIONS and (self.path / METRICS).is_file():
-                raise RunError(
-                    f"{self.path} has no validation or test images, so its model was not evaluated and no predictions "
-                    "are stored. Give labeled images, or train with data.val and data.test above 0."
-                )
             raise RunError(f"{self.path} has no {name}: the training was stopped before the evaluation.")
         return file.read_text(encoding="utf-8")
 

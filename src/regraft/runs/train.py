@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from regraft import distributed
 from regraft.atomic_io import write_json, write_text
 from regraft.cache import Cache, cache_key
@@ -135,7 +137,7 @@ def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: P
     )
     for note in dataset.notes:
         reporter.on_message(note)
-    if len({sample.near_duplicate_group or sample.sha256 for sample in dataset.samples}) < len(dataset):
+    if len(np.unique(dataset.table.pictures)) < len(dataset):
         reporter.on_message("`regraft inspect` shows them.")
     return dataset
 
@@ -146,7 +148,7 @@ def split_with(dataset: Dataset, config: Config) -> Split:
     Data that is divided already refuses shares, but not those that nobody asked for: defaults, and those of a run that
     this one starts from.
     """
-    data, earlier, present = config.data, config.run.from_run, {sample.part for sample in dataset.samples}
+    data, earlier, present = config.data, config.run.from_run, dataset.table.parts_present()
     unasked = load_run_config(Path(earlier) / CONFIG).data if earlier else DataOptions()
     val = None if "val" in present and data.val == unasked.val else data.val
     test = None if "test" in present and data.test == unasked.test else data.test
@@ -205,7 +207,8 @@ def _write_run(
     save_classifier(model, path)
     if note := describe_processes(training):
         tracked.on_message(note)
-    write_results(path, model, split, training, held_out)
+    for note in write_results(path, model, split, training, held_out):
+        tracked.on_message(note)
     if not training.interrupted:
         shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)
     run = Run(path, model)

@@ -20,6 +20,7 @@ from regraft.evaluation.intervals import wilson_interval
 from regraft.evaluation.label_errors import find_label_errors
 from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.stored_predictions import write_predictions
 from regraft.report.plots.confusion import plot_confusion
 from regraft.runs.progress import with_progress
 from regraft.runs.train import build_for, scan_with
@@ -80,13 +81,17 @@ class CrossValidation:
             "seconds": self.seconds,
         }
 
-    def write(self, folder: Path) -> None:
-        """Write `predictions.csv`, `label_errors.csv`, `confusion_matrix.png` and `crossval.json` into a folder."""
-        self.predictions.write_csv(folder / "predictions.csv")
+    def write(self, folder: Path) -> str:
+        """Write `predictions.csv`, `label_errors.csv`, `confusion_matrix.png` and `crossval.json` into a folder.
+
+        Many predictions are `predictions.parquet`. Returns a sentence if they should be and cannot, else "".
+        """
+        note = write_predictions(self.predictions, folder)
         write_csv(folder / "label_errors.csv", _LABEL_ERRORS, self.suspects)
         title, file = f"Held out, {self.k} folds", folder / "confusion_matrix.png"
         plot_confusion(self.evaluation.confusion, self.predictions.classes, file, title=title)
         write_json(folder / "crossval.json", self.to_json())  # last: where it is, all is
+        return note
 
 
 @with_progress
@@ -151,7 +156,7 @@ def cross_validate(
             for fold in folds
         ]
     clock.append(time.perf_counter())
-    paths = np.array([sample.path for sample in dataset.samples], dtype=object)
+    paths = dataset.table.paths
 
     def predictions(probability: np.ndarray, rows: Any = slice(None)) -> Predictions:
         return Predictions.from_arrays(labels[rows], probability[rows], dataset.classes, paths[rows].tolist())
@@ -177,8 +182,8 @@ def cross_validate(
         suspects,
         seconds | {"total": time.perf_counter() - clock[0]},
     )
-    if out is not None:
-        result.write(new_output_folder(out))
+    if out is not None and (note := result.write(new_output_folder(out))):
+        reporter.on_message(note)
     return result
 
 

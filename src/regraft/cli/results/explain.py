@@ -92,9 +92,9 @@ def command(
 
 def _warn_at_chance(run: Run) -> None:
     """Heat maps that were asked for are drawn, with the reason why they may mean nothing."""
-    from regraft.runs.run import PREDICTIONS
+    from regraft.evaluation.stored_predictions import find_predictions
 
-    if (run.path / PREDICTIONS).is_file() and (at_chance := run.evaluate().at_chance):
+    if find_predictions(run.path) and (at_chance := run.evaluate().at_chance):
         err.print(f"[yellow]{escape(at_chance)} Read nothing into heat maps of such a model.[/yellow]")
 
 

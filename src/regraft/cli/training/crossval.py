@@ -57,6 +57,7 @@ def command(
         from regraft.config import load_config
 
         resolved = load_config(config, settings or [], overrides)
+        from regraft.evaluation.stored_predictions import find_predictions
         from regraft.studies.cross_validation import cross_validate
     with rich_progress(screen) as reporter:
         result = cross_validate(
@@ -88,4 +89,6 @@ def command(
         f"{result.k * len(result.accuracies)} heads {seconds['heads']:.1f}."
     )
     if out:
-        screen.print(escape(f"{out}: predictions.csv, label_errors.csv, confusion_matrix.png, crossval.json"))
+        predictions = find_predictions(out)
+        names = (predictions.name if predictions else "", "label_errors.csv", "confusion_matrix.png", "crossval.json")
+        screen.print(escape(f"{out}: {', '.join(names)}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from regraft.cluster.executor import Cluster
 from regraft.data.dataset import Dataset
+from regraft.data.samples import PARTS
 from regraft.data.sources.table import import_parquet
 from regraft.errors import DataError
 from regraft.evaluation.predictions import Predictions
@@ -42,13 +44,12 @@ def predict_dataset_parts(
         path, reason = unreadable[0]
         raise DataError(f"{path} could be read during the scan, and now cannot: {reason}")
     classes = _classes(parts.parts[0])
-    index = {name: i for i, name in enumerate(classes)}
     return Predictions(
-        ids=tuple(sample.path for sample in dataset.samples),
-        labels=np.array([index[sample.label] for sample in dataset.samples], dtype=np.int64),
+        ids=tuple(dataset.table.paths.tolist()),
+        labels=replace(dataset, classes=classes).labels,
         probabilities=np.concatenate([_probabilities(part, classes) for part in parts.parts]),
         classes=classes,
-        parts=tuple(sample.part or "" for sample in dataset.samples),
+        parts=tuple(("", *PARTS)[part + 1] for part in dataset.table.parts.tolist()),
     )
 
 

@@ -121,7 +121,7 @@ class Listing:
     @classmethod
     def of_dataset(cls, dataset: Dataset) -> Listing:
         """The images of a data set, in its order."""
-        hashes = {sample.path: sample.sha256 for sample in dataset.samples}
+        hashes = dict(zip(dataset.table.paths.tolist(), dataset.table.sha256s(), strict=True))
         storage = dataset.storage or Folder(Path(dataset.root))
         return cls(list(hashes), hashes.__getitem__, lambda names: piece_of(storage, names))
 
