@@ -24,16 +24,16 @@ def test_a_cluster_that_is_not_there_is_one_clear_error() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with (
-        pytest.raises(ClusterError, match=rf"ray://127.0.0.1:{port} cannot be reached"),
+        pytest.raises(ClusterError, match=rf"ray://127.0.0.1:{port} cannot be used"),
         connect(f"ray://127.0.0.1:{port}"),
     ):
         pass
 
 
 def test_a_server_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_INIT_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "_HEALTH_SECONDS", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"ray://127.0.0.1:{silent.getsockname()[1]}"
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match="did not answer in"), connect(address):
             pass
 

@@ -176,7 +176,7 @@ def test_trials_on_a_cluster_give_the_same_numbers_one_at_a_time(
     runs = {}
     for name, cluster in (("here", None), ("there", Cluster(two_nodes.address, cpus=1))):
         runs[name] = regraft.tune(
-            squares_folder, trials=3, finalists=0, config=config, out=tmp_path / name, train=False, cluster=cluster
+            squares_folder, trials=2, finalists=0, config=config, out=tmp_path / name, train=False, cluster=cluster
         )
     here, there = ([(r.number, r.params, r.state, r.loss) for r in run.trials] for run in runs.values())
     assert here == there
@@ -192,10 +192,10 @@ def test_a_search_with_several_trials_at_once_can_be_resumed(cluster, squares_fo
                 raise KeyboardInterrupt
 
     options = {"finalists": 0, "train": False, "cluster": cluster, "out": tmp_path / "out"}
-    first = regraft.tune(squares_folder, trials=3, config=config, reporter=Interrupted(), **options)
+    first = regraft.tune(squares_folder, trials=2, config=config, reporter=Interrupted(), **options)
     assert first.stopped == "interrupted"
-    again = regraft.tune(squares_folder, trials=3, config=config, **options)
-    assert sorted(record.number for record in again.trials) == [0, 1, 2]
+    again = regraft.tune(squares_folder, trials=2, config=config, **options)
+    assert sorted(record.number for record in again.trials) == [0, 1]
     assert {record.state for record in again.trials} <= {"complete", "pruned"}
 
 

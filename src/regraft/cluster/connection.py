@@ -7,18 +7,18 @@ import logging
 import os
 import re
 import socket
-import threading
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
 from regraft.errors import ClusterError, MissingExtraError, UsageError
 from regraft.resources import usable_cpus
 
-#: Seconds in which a server must accept a connection, and in which Ray must have connected.
-_CONNECT_SECONDS, _INIT_SECONDS = 10.0, 50.0
+#: Seconds in which a server must accept a connection, and in which a cluster's head must answer.
+_CONNECT_SECONDS, _HEALTH_SECONDS = 10.0, 40.0
 _ADDRESS = re.compile(r"(?:ray://)?(?P<host>[\w.-]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})")
 #: Bytes for arguments and results of tasks in a cluster of this machine; Ray would take a third of the memory.
 _OBJECT_STORE = 512 * 2**20
@@ -52,17 +52,44 @@ def connect(address: str) -> Iterator[Any]:
         return
     if found:
         _refuse_silent_server(address, found["host"].strip("[]"), int(found["port"]))
-    options: dict[str, Any] = {"address": address}
+    options: dict[str, Any] = {"address": address, "log_to_driver": False}
     if address == "local":
         options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    elif not address.startswith("ray://"):  # which gives up by itself; elsewhere Ray would end this process
+        _check_health(address)
     if not address.startswith("ray://"):
         options |= {"configure_logging": True, "logging_level": logging.ERROR}
     _keep_quiet()
-    _init(ray, address, {**options, "log_to_driver": False})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # In this thread, since the system ends a local cluster's processes with the thread that has started them.
+            ray.init(**options)
+    except Exception as error:  # Ray has many, also for other versions of Python or of Ray
+        raise _unusable(address, str(error).strip() or type(error).__name__) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_health(address: str) -> None:
+    """Raise `ClusterError` if a cluster's head does not answer."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_HEALTH_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise _unusable(address, f"It did not answer in {_HEALTH_SECONDS:.0f} s.") from None
+    if done.returncode == 1:  # not 2, if another version has no such command
+        raise _unusable(address, done.stderr.strip().rpartition("\n")[2])
+
+
+def _unusable(address: str, reason: str) -> ClusterError:
+    advice = "`ray status` on its head shows a cluster's state, and `--cluster local` needs none."
+    return ClusterError(
+        f"The cluster {address} cannot be used: {' '.join(reason.split())} Expected a running cluster with the Python "
+        f"and Ray versions of this process; {advice}"
+    )
 
 
 def _keep_quiet() -> None:
@@ -80,36 +107,4 @@ def _refuse_silent_server(address: str, host: str, port: int) -> None:
     try:
         socket.create_connection((host, port), _CONNECT_SECONDS).close()
     except OSError as error:
-        raise ClusterError(f"The cluster {address} cannot be reached: {error}. {_ADVICE}") from error
-
-
-def _init(ray: Any, address: str, options: dict[str, Any]) -> None:
-    """Call `ray.init`, in a thread where it only connects, since some of its waits have no end."""
-    started: Future[None] = Future()
-
-    def init() -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                ray.init(**options)
-            started.set_result(None)
-        except BaseException as error:
-            started.set_exception(error)
-
-    if address == "local":  # here, since the system ends a cluster's processes with the thread that has started them
-        init()
-    else:
-        threading.Thread(target=init, daemon=True, name="regraft-ray-init").start()
-    try:
-        started.result(_INIT_SECONDS)
-    except TimeoutError:
-        raise ClusterError(f"The cluster {address} did not answer in {_INIT_SECONDS:.0f} s. {_ADVICE}") from None
-    except Exception as error:  # Ray has many, also for other versions of Python or of Ray
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ClusterError(f"The cluster {address} cannot be used: {' '.join(reason)} {_ADVICE}") from error
-
-
-_ADVICE = (
-    "Expected a running cluster (`ray status` on its head shows it) with the Python and Ray versions of this process; "
-    "`--cluster local` needs none."
-)
+        raise _unusable(address, f"{error}.") from error
