@@ -62,7 +62,7 @@ def fit_into_budget(
             room=room,
         )
 
-    rates = _measure(model, split, config)
+    rates = measure(model, split, config)
     size = model.preprocessing.size
     if budget and at_size:
         size = distributed.on_rank_0(lambda: _fitting_size(model, rates, plan_with))
@@ -72,7 +72,7 @@ def fit_into_budget(
         )
         model = at_size(size)
         config = config.model_copy(update={"model": replace(config.model, image_size=size)})
-        rates = _measure(model, split, config)
+        rates = measure(model, split, config)
     if rates.reason:
         reporter.on_message(rates.reason)
     plan, deadline = distributed.on_rank_0(lambda: (plan_with(rates), started + budget - time.monotonic()))
@@ -99,7 +99,8 @@ def _room(config: Config) -> Room:
     )
 
 
-def _measure(model: Classifier, split: Split, config: Config) -> Throughput:
+def measure(model: Classifier, split: Split, config: Config) -> Throughput:
+    """Measure the speed of each step on this machine."""
     rates = measure_throughput(
         model,
         config.training,

@@ -1,0 +1,39 @@
+"""`regraft plan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from terminal import regraft
+
+
+def test_speeds_are_measured_saved_and_used_again(squares_folder: Path, tmp_path: Path) -> None:
+    rates = tmp_path / "rates.json"
+    tiny = ("--set", "model.weights=none", "--image-size", "32", "--finetune-from", "last")
+    first = regraft("plan", squares_folder, *tiny, "--save-rates", rates, "--json")
+    assert first.returncode == 0, first.stderr
+    measured = json.loads(first.stdout)
+    assert measured["rates"] == json.loads(rates.read_text())
+    assert sum(measured["images"].values()) == 36
+    done = regraft("plan", squares_folder, *tiny, "--rates", rates, "--images", "1000000", "--processes", "4", "--json")
+    plan = json.loads(done.stdout)
+    assert plan["rates"] == measured["rates"]
+    assert abs(sum(plan["images"].values()) - 1_000_000) < 3
+    assert plan["bottleneck"] == max(plan["seconds"], key=plan["seconds"].get)
+    assert plan["step_bytes"] > 0
+
+
+def test_the_table_names_the_bottleneck_and_what_is_not_known(squares_folder: Path, tmp_path: Path) -> None:
+    rates = tmp_path / "rates.json"
+    values = {"device": "cuda", "cpus": 8, "decode": 500, "prefix": 4000, "features": 9000, "tail": 1000,
+              "predict": 3000, "head": 1e11, "image_bytes": 1e5}  # fmt: skip
+    rates.write_text(json.dumps(values))
+    words = ("plan", squares_folder, "--set", "model.weights=none", "--rates", rates, "--images", "100000000")
+    done = regraft(*words, "--processes", "64", "--finetune-from", "last", "--disk-gb", "10")
+    assert done.returncode == 0, done.stderr
+    assert "64 processes, 512 CPUs, 64 GPUs." in done.stdout
+    assert "<- bottleneck" in done.stdout
+    assert "no rate is known: reading from storage and sending between processes" in done.stdout
+    assert "the frozen layers run in every step" in done.stdout
+    assert regraft(*words, "--gpus", "3").returncode == 2

@@ -1,0 +1,101 @@
+"""The plan for many images, processes and GPUs: plain arithmetic, checked against other ways to count."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from regraft.errors import UsageError
+from regraft.models.classifier import Classifier, build
+from regraft.training.options import TrainingOptions
+from regraft.training.scaling import Cluster, Rates, plan_scale
+
+CPU = Rates(
+    device="cpu", cpus=2, decode=500, prefix=200, features=400, tail=50, predict=150, head=1e9, image_bytes=2e5,
+    activation_bytes=4e6,
+)  # fmt: skip
+GPU = replace(CPU, device="cuda", prefix=4000, features=8000, tail=1500, predict=3000, head=2e11, read_bytes=2e9,
+              network_bytes=1e10)  # fmt: skip
+IMAGES = {"train": 80_000, "val": 10_000, "test": 10_000}
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    built = build("test_efficientnet", classes=tuple("abcd"), image_size=64, weights="none")
+    built.weights = replace(built.weights, source="wheel")  # as if pretrained: parts of it stay frozen
+    return built
+
+
+def test_the_steps_of_a_head_alone(model: Classifier) -> None:
+    plan = plan_scale(model, IMAGES, TrainingOptions(finetune_epochs=0), CPU, Cluster(cpus=2))
+    assert plan.seconds["decode"] == pytest.approx(90_000 / 1000)
+    assert plan.seconds["prefix"] == pytest.approx(90_000 / 200)
+    assert plan.disk == 90_000 * model.head.features * 2 or plan.disk == 90_000 * model.head.features * 4
+    assert (plan.step_bytes, plan.steps, plan.views, plan.boundary) == (0, 0, 1, "head")
+    assert "finetune" not in plan.seconds
+    assert "network" not in plan.seconds
+    assert plan.bottleneck == "prefix"
+    assert plan.total == pytest.approx(sum(plan.seconds.values()))
+    assert plan.unmeasured == ("read_bytes",)
+
+
+def test_twice_the_processes_take_half_the_time_and_send_the_gradients(model: Classifier) -> None:
+    options = TrainingOptions(finetune_epochs=3, batch_size=64)
+    one, two = (plan_scale(model, IMAGES, options, CPU, Cluster(n, cpus=2 * n), disk=1e12) for n in (1, 2))
+    for step in ("decode", "prefix", "head", "finetune"):
+        assert two.seconds[step] == pytest.approx(one.seconds[step] / 2), step
+    trained = [p for stage in model.stages[model.resolve(options.finetune_from) :] for p in stage.parameters()]
+    count = sum(p.numel() for p in [*trained, *model.head.parameters()])
+    assert (one.step_bytes, two.step_bytes) == (0, 4 * count)  # a ring of two sends everything once
+    assert one.steps == two.steps == 3 * 80_000 // 64
+    assert two.unmeasured == ("read_bytes", "network_bytes")
+
+
+def test_gpus_overlap_with_reading_and_decoding_which_become_the_bottleneck(model: Classifier) -> None:
+    plan = plan_scale(model, IMAGES, TrainingOptions(finetune_epochs=0), GPU, Cluster(8, 8, cpus=16))
+    assert plan.bottleneck == "decode"
+    assert plan.total == pytest.approx(
+        plan.seconds["decode"] + plan.seconds["head"] + plan.seconds["evaluate"] + plan.seconds["network"]
+    )
+    assert plan.unmeasured == ()
+    assert plan.gpu_memory > 0
+
+
+def test_where_the_disk_is_too_small_the_frozen_layers_run_in_every_step(model: Classifier) -> None:
+    options = TrainingOptions(finetune_epochs=2)
+    cached, live = (plan_scale(model, IMAGES, options, CPU, Cluster(), disk=disk) for disk in (1e13, 1e6))
+    forced = plan_scale(model, IMAGES, replace(options, feature_cache="none"), CPU, Cluster(), disk=1e13)
+    assert (cached.live_prefix, live.live_prefix) == (False, True)
+    assert forced == live
+    assert live.disk < cached.disk
+    assert live.seconds["finetune"] - cached.seconds["finetune"] == pytest.approx(2 * 80_000 / 100)
+
+
+def test_impossible_clusters_and_rates_of_other_devices_are_refused(model: Classifier) -> None:
+    for arguments in ((0, 0, 1), (1, -1, 1), (8, 4, 8)):
+        with pytest.raises(UsageError, match="expected"):
+            Cluster(*arguments)
+    with pytest.raises(UsageError, match="measured on cpu"):
+        plan_scale(model, IMAGES, TrainingOptions(), CPU, Cluster(8, 8, 64))
+
+
+def test_rates_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "rates.json"
+    file.write_text(json.dumps(GPU.to_json()))
+    assert Rates.load(file) == GPU
+    for change, words in (
+        ({"device": "tpu"}, "expected cpu or cuda"), ({"prefix": 0}, "prefix is 0"), ({"tail": True}, "tail is True"),
+        ({"speed": 1.0}, "--save-rates"), ({"decode": "fast"}, "decode is 'fast'"),
+    ):  # fmt: skip
+        file.write_text(json.dumps(GPU.to_json() | change))
+        with pytest.raises(UsageError, match=words):
+            Rates.load(file)
+    for text in ("[]", "{}", "no JSON"):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=r"rates\.json"):
+            Rates.load(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        Rates.load(tmp_path / "missing.json")
