@@ -19,7 +19,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
     monkeypatch.setattr(resources, "_CGROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(resources, "_OWN_CGROUPS", tmp_path / "own")
-    for name in ("SLURM_CPUS_PER_TASK", "REGRAFT_THREADS"):
+    for name in ("SLURM_CPUS_PER_TASK", "REGRAFT_THREADS", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -91,3 +91,27 @@ def test_libraries_that_are_loaded_later_spin_briefly_with_the_threads_asked_for
     assert _import_with({"REGRAFT_THREADS": "1"}) == ["['10000', '1', '1']", "1"]
     # What the user has set stays.
     assert _import_with({"GOMP_SPINCOUNT": "7", "OMP_NUM_THREADS": "1"}) == ["['7', '1', '1']", "1"]
+
+
+def test_the_processes_of_a_machine_share_its_cpus(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert resources.usable_cpus() == 8
+    with resources.alone_on_machine():
+        assert resources.usable_cpus() == 64
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "100")
+    assert resources.usable_cpus() == 1
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "32")
+    assert resources.usable_cpus() == 64  # without srun there is one process
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2),1")
+    assert resources.usable_cpus() == 8
+
+
+def test_torchruns_one_thread_is_not_the_users(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        monkeypatch.setenv(name, "1")
+    resources.configure_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "1"  # the user's, without torchrun
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    resources.configure_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "8"
