@@ -71,6 +71,8 @@ def _read_parquet(path: Path) -> Predictions:
         probabilities = [table[name].to_numpy() for name in table.column_names[len(COLUMNS) :]]
     except (OSError, ValueError, arrow.ArrowException) as error:
         raise DataError(f"{path} cannot be read as predictions: {error}") from error
+    if empty := [name for name in table.column_names if table[name].null_count]:
+        raise DataError(f"{path} has a row without a {empty[0]}. Copy the file again.")
     index = {name: i for i, name in enumerate(classes)}
     names = labels.dictionary.to_pylist()
     if unknown := [name for name in names if name not in index]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from regraft.config import Config
 from regraft.data.dataset import Split
+from regraft.data.samples import Part
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier
 from regraft.runs.run import Run
@@ -70,11 +71,13 @@ def _classes(model: Classifier, run: Path, config: Config) -> str:
 def _moved_images(split: Split, run: Path) -> Iterator[str]:
     part_of = {row["sha256"]: row["part"] for row in split_rows(run) if row.get("sha256")}
 
-    def count(part: str, *earlier: str) -> int:
-        return sum(s.part == part and part_of.get(s.sha256) in earlier for s in split.dataset.samples)
+    def count(part: Part, *earlier: str) -> int:
+        known = split[part].table.sha256s() if part in split else iter(())
+        return sum(part_of.get(sha256) in earlier for sha256 in known)
 
     advice = f"`--keep-split {run}` (in Python: split(..., keep={str(run)!r})) keeps the parts of data that has none."
-    for part in ("val", "test"):
+    later: tuple[Part, ...] = ("val", "test")
+    for part in later:
         if seen := count(part, "train"):
             yield (
                 f"{pluralize(seen, 'image', 'images')} of the {part} part trained {run}, from which this model starts: "

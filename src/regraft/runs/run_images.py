@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from regraft.config import DataOptions, load_run_config
 from regraft.data.dataset import Dataset
 from regraft.data.decode import ImageSource
 from regraft.data.scan import scan
 from regraft.data.sources.open import open_data
+from regraft.data.strings import in_blocks
 from regraft.errors import DataError, ImageError, RegraftError, RunError, UsageError
 from regraft.runs.run import CONFIG, SOURCE, SPLIT, Run
 
@@ -52,20 +53,25 @@ def held_out(run: Run) -> Dataset:
     predictions = run.predictions_of()
     wanted = set(predictions.ids)
     dataset = scan(source, on_unreadable="skip", near_duplicates=False, classes=predictions.classes)
-    hashes = {row.get("path"): row.get("sha256") for row in split_rows(run.path)}
-    found = [s for s in dataset.samples if s.path in wanted and hashes.get(s.path, s.sha256) == s.sha256]
+    hashes = {row.get("path"): row.get("sha256") for row in split_rows(run.path) if row.get("path") in wanted}
+    table = dataset.table
+    pairs = zip(in_blocks(table.paths), table.sha256s(), strict=True)
+    found = table.take(
+        np.array([path in wanted and hashes.get(path, sha256) == sha256 for path, sha256 in pairs], bool)
+    )
     if len(found) < len(wanted):
         raise DataError(
             f"{len(wanted) - len(found)} of the {len(wanted)} images in {source} are missing or have changed."
         )
-    return dataset.with_samples([replace(sample, part=None) for sample in found])
+    return dataset.with_samples(found.with_parts(np.full(len(found), -1)))
 
 
-def split_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of `split.csv` in a run's folder; an empty list if there is no such file."""
+def split_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of `split.csv` in a run's folder; none if there is no such file."""
     file = path / SPLIT
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    if file.is_file():
+        with file.open(encoding="utf-8", newline="") as text:
+            yield from csv.DictReader(text)
 
 
 def read_json(file: Path) -> Any:
@@ -77,12 +83,12 @@ def read_json(file: Path) -> Any:
 
 
 def _of_dataset(dataset: Dataset) -> SourceOf:
-    samples = {sample.path: sample for sample in dataset.samples}
+    rows = {path: row for row, path in enumerate(in_blocks(dataset.table.paths))}
 
     def source(name: str) -> ImageSource:
-        if name not in samples:
+        if name not in rows:
             raise ImageError("not in the data", name)
-        return dataset.source(samples[name])
+        return dataset.source(dataset.samples[rows[name]])
 
     return source
 
@@ -102,7 +108,7 @@ def _of_path(run: Run, data: Path | str | None) -> SourceOf | None:
         if data is not None:
             raise
         return None
-    there = {found.path for found in opened.layout.found}
+    there = set(in_blocks(opened.layout.found.paths))
     hashes = {row.get("path"): row.get("sha256") for row in split_rows(run.path)}
 
     def source(name: str) -> ImageSource:

@@ -20,7 +20,9 @@ from regraft.data.image_stats import examine_image, measure, stats_of
 from regraft.data.index import ImageIndex, Progress
 from regraft.data.index_workers import content_key
 from regraft.data.quality.near_duplicates import find_near_duplicates
+from regraft.data.samples import PARTS
 from regraft.data.storage import Folder
+from regraft.data.strings import in_blocks
 from regraft.data.union_find import UnionFind
 from regraft.errors import RegraftError
 from regraft.evaluation.metrics import evaluate
@@ -38,9 +40,10 @@ def overlap_with_run(
     run: Run, dataset: Dataset, predictions: Predictions, *, progress: Progress | None = None
 ) -> TrainingOverlap:
     """Compare images, and the run's predictions of them in the same order, with the run's training and val images."""
-    rows = [row for path in _lineage(run.path) for row in split_rows(path) if row.get("part") in ("train", "val")]
-    known = {row["sha256"]: row.get("path", "") for row in reversed(rows) if row.get("sha256")}
-    identical = np.array([sample.sha256 in known for sample in dataset.samples])
+    rows = (row for path in _lineage(run.path) for row in split_rows(path) if row.get("part") in ("train", "val"))
+    pairs = [(row["sha256"], row.get("path", "")) for row in rows if row.get("sha256")]
+    known = dict(reversed(pairs))
+    identical = np.array([sha256 in known for sha256 in dataset.table.sha256s()], dtype=bool)
     none = np.zeros(len(identical), dtype=bool)
     if not known:
         text = (
@@ -73,13 +76,15 @@ def overlap_within(split: Split, predictions: Predictions) -> TrainingOverlap | 
 
     Only parts that the data brought along overlap; a split never divides copies and near duplicates.
     """
-    predicted = set(predictions.ids)
-    others = [s for s in split.dataset.samples if s.part in ("train", "val") and s.path not in predicted]
-    contents, pictures = {s.sha256 for s in others}, {s.near_duplicate_group for s in others} - {None}
-    sample_of = {sample.path: sample for sample in split.dataset.samples}
-    samples = [sample_of[name] for name in predictions.ids]
-    identical = np.array([s.sha256 in contents for s in samples])
-    near = ~identical & np.array([s.near_duplicate_group in pictures for s in samples])
+    table, number_of = split.dataset.table, {name: number for number, name in enumerate(predictions.ids)}
+    numbers = np.fromiter((number_of.get(path, -1) for path in in_blocks(table.paths)), np.int64, len(table))
+    others = table.take((numbers < 0) & (table.parts != PARTS.index("test")))
+    rows = np.empty(len(number_of), np.int64)
+    rows[numbers[numbers >= 0]] = np.flatnonzero(numbers >= 0)
+    same = table.take(rows)
+    identical = np.isin(same.contents, others.contents)
+    groups = others.near_duplicates.codes
+    near = ~identical & np.isin(same.near_duplicates.codes, groups[groups >= 0])
     return _overlap(predictions, identical, near, "") if (identical | near).any() else None
 
 

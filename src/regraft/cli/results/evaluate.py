@@ -63,6 +63,7 @@ def command(
     from regraft.data.scan import OnUnreadable
     from regraft.errors import UsageError
     from regraft.evaluation.calibration import measure_calibration
+    from regraft.evaluation.stored_predictions import find_predictions, write_predictions
     from regraft.exporting.exported_model import ExportedModel, is_export
     from regraft.models.inference import check_tta
     from regraft.runs.evaluate import evaluate_images, select_labeled
@@ -114,8 +115,10 @@ def command(
     value = {"run": str(run), "data": title, "bad": bad, "ignored": ignored, **evaluation.to_json(), **extra}
     if out is not None:
         write_json(out / "evaluation.json", value)
-    for table in filter(None, (csv, out and out / "predictions.csv")):
-        predictions.write_csv(table)
+        if note := write_predictions(predictions, out):
+            screen.print(f"[yellow]{escape(note)}[/yellow]")
+    if csv is not None:
+        predictions.write_csv(csv)
     for picture in filter(None, (plot, out and out / "confusion_matrix.png")):
         from regraft.report.plots.confusion import plot_confusion
 
@@ -139,7 +142,8 @@ def command(
     else:
         advice = f"regraft evaluate {run} {data} --out evaluated   (predictions, metrics and confusion matrix as files)"
     if out is not None:
-        screen.print(escape(f"\n{out}: evaluation.json, predictions.csv, confusion_matrix.png"))
+        table = find_predictions(out)
+        screen.print(escape(f"\n{out}: evaluation.json, {table.name if table else ''}, confusion_matrix.png"))
     screen.print(f"\n[bold]Try next[/bold]\n  {escape(advice)}")
 
 
