@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -59,6 +59,7 @@ class _State:
 
     store: Any = None  # of a group that this module started
     communication_seconds: float = 0.0
+    gpu_events: list[tuple[Any, Any]] = field(default_factory=list)  # before and after each communication of the GPU
     defers_interrupts: bool = False
     is_interrupted: bool = False
 
@@ -143,12 +144,14 @@ def _start(launched: Launch) -> None:
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
-        if launched.local_rank >= gpus:
+        # SLURM may show each task its own GPU alone.
+        number = 0 if gpus == 1 and "RANK" not in os.environ else launched.local_rank
+        if number >= gpus:
             raise UsageError(
                 f"Process {launched.local_rank + 1} of this machine has no GPU of its own: there are {gpus}. Start "
                 f"{gpus} processes for each machine, or hide the GPUs (CUDA_VISIBLE_DEVICES='')."
             )
-        torch.cuda.set_device(launched.local_rank)
+        torch.cuda.set_device(number)
     try:
         # The launcher keeps the store, so that it outlives rank 0; else it belongs to rank 0.
         is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -314,30 +317,36 @@ def check_shared(folder: Path, advice: str) -> None:
 
 def communication_seconds() -> float:
     """Seconds that this process has spent in communication, waiting for the others included."""
+    for before, after in _state.gpu_events:
+        after.synchronize()
+        _state.communication_seconds += before.elapsed_time(after) / 1000
+    _state.gpu_events.clear()
     return _state.communication_seconds
 
 
 @contextmanager
 def _communication(tensor: torch.Tensor | None = None) -> Iterator[None]:
     """Measure a collective operation; `PeerError` if another process is gone."""
-    on_gpu = tensor is not None and tensor.is_cuda
-    if on_gpu:
-        _synchronize()
-    started = time.perf_counter()
+    on_gpu = tensor is not None and tensor.is_cuda  # which works on while this process goes on
+    started, events = time.perf_counter(), _gpu_events() if on_gpu else None
     try:
+        if events:
+            events[0].record()
         yield
-        if on_gpu:
-            _synchronize()
+        if events:
+            events[1].record()
+            _state.gpu_events.append(events)
     except RuntimeError as error:
         raise PeerError("Another process of this training has ended or does not answer.") from error
     finally:
-        _state.communication_seconds += time.perf_counter() - started
+        _state.communication_seconds += 0.0 if on_gpu else time.perf_counter() - started
 
 
-def _synchronize() -> None:
+def _gpu_events() -> tuple[Any, Any]:
     import torch
 
-    torch.cuda.synchronize()
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    return before, after
 
 
 @contextmanager

@@ -34,7 +34,8 @@ def jointly(verb: Callable[P, R]) -> Callable[P, R]:
     @wraps(verb)
     def in_group(*args: P.args, **kwargs: P.kwargs) -> R:
         with distributed.process_group():
-            distributed.check_equal("versions", versions())
+            for name, version in versions().items():
+                distributed.check_equal(f"versions of {name}", version)
             if distributed.rank():
                 kwargs["reporter"] = NullReporter()
             return verb(*args, **kwargs)

@@ -69,8 +69,8 @@ def train_from(
     the data, loading the weights or the training failed.
     """
     reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
-    if out is not None and not distributed.rank():
-        refuse_existing_run(Path(out))
+    if out is not None:
+        distributed.on_rank_0(partial(refuse_existing_run, Path(out)))
     model, split = prepare(data, config, reporter)
     at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
     model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter, at_size=at_size)

@@ -208,7 +208,10 @@ class PhaseTrainer:
         distributed.barrier()  # rank 0 may have saved, which is no step
         started, before = time.perf_counter(), distributed.communication_seconds()
         # The compiler brings its own kernels and cannot trace the fused ones.
-        with torch.random.fork_rng(), nullcontext() if self.compiled else self.fused:
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            nullcontext() if self.compiled else self.fused,
+        ):
             for step, indices in enumerate(order[:max_steps]):
                 is_late = deadline is not None and time.monotonic() > deadline
                 if is_late and not distributed.is_distributed():
