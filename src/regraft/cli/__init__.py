@@ -73,7 +73,7 @@ def _options(
 ) -> None:
     """Options before the verb."""
     if context.invoked_subcommand != "train" and (launched := launch()):
-        raise UsageError(
+        raise (PeerError if launched.rank else UsageError)(
             f"`regraft {context.invoked_subcommand}` runs in one process, and a launcher has started "
             f"{launched.world_size}. Only `regraft train` divides its work among them."
         )

@@ -28,12 +28,13 @@ from regraft.cli.options import (
 )
 from regraft.cli.output import console, parse_seconds, print_json, print_next, print_result
 from regraft.cli.training.processes import run_in_processes, starts_processes
-from regraft.distributed import launch
+from regraft.distributed import launch, process_group
 from regraft.errors import UsageError
 from regraft.runs.progress import rich_progress
 
 
 @with_training_flags
+@process_group()
 def command(
     data: Annotated[
         str | None, Argument(help="Labeled images: a folder with one folder per class, an archive, a manifest...")
