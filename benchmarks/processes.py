@@ -62,12 +62,19 @@ def is_right(facts: dict[str, float]) -> bool:
     return losses and facts["equal_answers"] >= ANSWERS and facts["same_images"] == 1.0
 
 
+def run_quietly(command: list[str], environment: dict[str, str]) -> None:
+    """Run a command; raise `RuntimeError` with what it printed if it fails."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{command}: {done.stdout}{done.stderr}")
+
+
 def train(data: Path, out: Path, options: list[str], processes: int, *, threads: int | None = None) -> None:
     """Train with an empty cache; `threads` are those of all processes together."""
     with tempfile.TemporaryDirectory() as cache:
         limit = ["--threads", str(threads)] if threads else []
         command = [*REGRAFT, *limit, "train", str(data), *options, "--out", str(out), "--processes", str(processes)]
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "REGRAFT_CACHE": cache})
+        run_quietly(command, {**os.environ, "REGRAFT_CACHE": cache})
 
 
 def speeds(run: Path) -> dict[str, float]:
@@ -118,7 +125,7 @@ def kill_one(data: Path, out: Path, options: list[str], draw: random.Random, dur
         has_started = (out / "source.json").exists() and (out / "config.toml").exists()
         count = str(draw.choice((1, 2)))
         again = [*REGRAFT, "train", "--resume", str(out), "--processes"] if has_started else command
-        subprocess.run([*again, count], check=True, capture_output=True, env=environment)
+        run_quietly([*again, count], environment)
         return f"{outcome}; {count} to finish"
 
 
