@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from regraft.models.classifier import Classifier
 
@@ -33,8 +34,8 @@ class InferenceModule(nn.Module):
         head = self.model.head
         if head.activation == "softmax":
             return (logits / head.temperature).softmax(dim=1)
-        scores = logits.sigmoid() ** (1 / head.temperature)
-        return scores / scores.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        # Normalized powers of sigmoids, which are a softmax of their logarithms: log sigmoid(x) = -softplus(-x).
+        return (-functional.softplus(-logits) / head.temperature).softmax(dim=1)
 
     def example_input(self) -> torch.Tensor:
         """Return two black images."""

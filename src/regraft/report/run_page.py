@@ -114,7 +114,7 @@ def key_numbers(record: RunRecord) -> list[tuple[str, str]]:
     numbers += [
         (text, name)
         for name, text in (
-            ("peak memory", _format_or_empty((metrics.get("memory") or {}).get("peak_megabytes"), "{:,.0f} MB")),
+            ("peak memory", _format_or_empty(_gigabytes(metrics), "{:.1f} GB")),
             ("training time", _format_or_empty(time.get("train_seconds"), "{:,.0f} s")),
             ("prediction of an image file", _format_or_empty(time.get("predict_ms_per_image"), "{:.1f} ms")),
         )
@@ -228,6 +228,11 @@ def _environment(record: RunRecord) -> list[tuple[str, Markup]]:
 
 def _join_known(values: Mapping[str, Any], *keys: str) -> str:
     return ", ".join(str(values[key]) for key in keys if values.get(key))
+
+
+def _gigabytes(metrics: Mapping[str, Any]) -> float | None:
+    size = (metrics.get("memory") or {}).get("peak_megabytes")
+    return None if size is None else size / 1000
 
 
 def _format_or_empty(value: Any, pattern: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from regraft.errors import ExportError
 
-_ACTIVATIONS = ("relu", "relu6", "sigmoid", "tanh", "hard_silu", "hard_sigmoid", "exponential")
+_ACTIVATIONS = ("relu", "relu6", "sigmoid", "tanh", "hard_silu", "hard_sigmoid", "exponential", "softplus")
 
 
 class LayerOps:
@@ -40,6 +40,10 @@ class LayerOps:
         """Multiply two tensors, or a tensor by numbers."""
         a, b = (b, a) if _is_constant(a) else (a, b)
         return self._rescaled(a, b, 0.0) if _is_constant(b) else self._layers.Multiply()([a, b])
+
+    def negative(self, tensor: Any) -> Any:
+        """Multiply a tensor by -1."""
+        return self._rescaled(tensor, -1.0, 0.0)
 
     def divide(self, a: Any, b: Any) -> Any:
         """Divide a tensor by numbers."""

@@ -21,7 +21,7 @@ from regraft.exporting.formats.keras_layers import LayerOps, check_layers
 _NOT_DECOMPOSED = (
     "linear.default", "conv2d.default", "layer_norm.default", "gelu.default", "silu.default", "hardswish.default",
     "hardsigmoid.default", "hardtanh.default", "scaled_dot_product_attention.default", "adaptive_avg_pool2d.default",
-    "max_pool2d.default", "avg_pool2d.default", "matmul.default", "softmax.int", "unbind.int",
+    "max_pool2d.default", "avg_pool2d.default", "matmul.default", "softmax.int", "unbind.int", "softplus.default",
 )  # fmt: skip
 CHANNELS_LAST = (0, 2, 3, 1)
 
@@ -150,6 +150,15 @@ OPERATIONS |= {
 @_operation("_to_copy.default")
 def _cast(t: Translator, x: Any, dtype: torch.dtype = torch.float32, **_: Any) -> Value:
     return Value(t.ops.cast(x.tensor, str(dtype).removeprefix("torch.")), x.axes)
+
+
+@_operation("softplus.default")
+def _softplus(t: Translator, x: Any) -> Value:
+    if isinstance(t.ops, LayerOps):
+        return Value(t.ops.softplus(x.tensor), x.axes)
+    # log(1 + exp(x)), which LiteRT has no operation for, and without an overflow.
+    rest = t.ops.log1p(t.ops.exp(t.ops.negative(t.ops.absolute(x.tensor))))
+    return Value(t.ops.add(t.ops.relu(x.tensor), rest), x.axes)
 
 
 @_operation("gelu.default")

@@ -94,6 +94,7 @@ def compare(
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     folders = list({path.resolve(): path for path in paths}.values())
     names = _check_names(data, backbones, baselines, folders)
+    _check_budget(budget, len(names))
     path = _prepare_folder(out, data, names, config)
     models: dict[str, ComparedModel] = {}
     failed: dict[str, str] = {}
@@ -154,6 +155,16 @@ def _check_names(
         if not len(Run(run).predictions.part("test")):
             raise NoTestError(f"{run} has no test images to compare models by.")
     return names
+
+
+def _check_budget(budget: float, models: int) -> None:
+    """Refuse a budget that the processes of the trainings use up before any training."""
+    if budget and budget < (least := models * (_OVERHEAD + _REPORT)):
+        raise BudgetError(
+            f"A budget of {budget:g} s is too short for {pluralize(models, 'model')}: to start a process for each, to "
+            f"time its predictions and to write its report takes about {least:.0f} s, without any training. Give at "
+            f"least {3 * least:.0f} s, or compare fewer models."
+        )
 
 
 def _prepare_folder(out: Path | str | None, data: Path | str | None, names: Sequence[str], config: Config) -> Path:
