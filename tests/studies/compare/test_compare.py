@@ -167,7 +167,7 @@ def test_settings_that_baselines_do_not_follow_are_known() -> None:
 
 
 def test_an_exhausted_budget_is_named(squares_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match="5 s is too short for 2 models: .* about 23 s, .* at least 69 s"):
+    with pytest.raises(BudgetError, match=r"5 s is too short for 2 models: .* about 23 s, .* at least 69 s"):
         regraft.compare(squares_folder, ["efficientnet_lite0", "mobilenetv2"], budget=5, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
