@@ -63,6 +63,11 @@ def test_export_predicts_as_the_run_does(
     assert parity["accuracy"] == parity["model_accuracy"]
     assert min(parity["milliseconds"].values()) > 0
 
+    text = (exports[name] / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{file}`" in text for file in FORMATS[name].files)
+    assert f"uint8 | (N, {efficientnet_run.description['preprocessing']['size']}, " in text
+    guide = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    assert "## Load an export in your own program" in guide  # which the text names
     copy = tmp_path / "elsewhere"
     shutil.copytree(exports[name], copy)
     trust = FORMATS[name].runs_code

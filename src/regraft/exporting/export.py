@@ -24,12 +24,13 @@ import torch
 from regraft.atomic_io import sha256_of, write_json, write_text
 from regraft.errors import ExportError, RegraftError, UnknownNameError, UsageError
 from regraft.exporting.calibration_data import ParityImages, QuantizationSearch, evenly_spaced, parity_images
-from regraft.exporting.exported_model import DESCRIPTION, GOLDEN, PARITY, SCRIPT, VERSION, ExportedModel
+from regraft.exporting.exported_model import DESCRIPTION, GOLDEN, PARITY, README, SCRIPT, VERSION, ExportedModel
 from regraft.exporting.formats import FORMATS, canonical_format, canonical_precision
 from regraft.exporting.formats.base import PRECISIONS, ExportJob, Format, Precision, QuantizationSpec, first_line
 from regraft.exporting.inference_module import InferenceModule
 from regraft.exporting.parity import Parity, compare_predictions
 from regraft.exporting.predict_script import predict_script
+from regraft.exporting.readme import readme
 from regraft.exporting.verify import write_golden_images
 from regraft.models.inference import predict_batch
 from regraft.models.serialization import versions
@@ -220,7 +221,8 @@ def _write(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise ExportError(f"{target.name} cannot be written: {first_line(error)[:500]}") from error
     write_text(target / SCRIPT, predict_script(export_format, preprocessing))
-    size = preprocessing.size
+    size, backbone = preprocessing.size, str(run.description["backbone"]["name"])
+    write_text(target / README, readme(export_format, backbone=backbone, classes=len(run.classes), size=size))
     write_json(target / DESCRIPTION, {
         "version": VERSION,
         "format": export_format.name,

@@ -17,7 +17,7 @@ from regraft.exporting.validation import check_file
 from regraft.models.torch_defaults import torch_defaults
 
 #: Names of the files and folders of an export beside those of its format.
-DESCRIPTION, PARITY, SCRIPT, GOLDEN = "export.json", "parity.json", "predict.py", "golden"
+DESCRIPTION, PARITY, SCRIPT, GOLDEN, README = "export.json", "parity.json", "predict.py", "golden", "README.md"
 #: Version of `export.json`.
 VERSION = 1
 

@@ -69,8 +69,15 @@ def command(
     screen = console(json)
     folder = out or run / "explanations"
     with screen.status("Starting"):
+        from regraft.exporting.exported_model import is_export
         from regraft.runs.run import load
         from regraft.runs.run_folder import refuse_images
+
+        if is_export(run):
+            raise UsageError(
+                f"{run} is an export, which gives probabilities and no activations of inner layers, from which heat "
+                "maps are made. Pass the run that it was exported from."
+            )
 
         loaded = load(run)
     is_picture = out is not None and out.suffix.lower() in _PICTURES and not out.is_dir()
