@@ -89,7 +89,8 @@ def scan(
         lenient: Whether to list problems with the classes in `Dataset.class_problems` instead of raising an error.
         workers: Number of threads or, for many files, processes; default: one for each core, more for a network.
         progress: Called with (files done, all files).
-        compare_progress: Called with (candidates compared, all candidates) during the search for near duplicates.
+        compare_progress: Called with (candidates compared, all candidates) during the search for near duplicates; for
+            more than 65,536 images before that with (images searched, all images).
 
     Raises:
         UsageError: `path` does not exist or is none of these; `root` is given without a manifest; a manifest names

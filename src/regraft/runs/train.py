@@ -133,7 +133,7 @@ def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: P
         label_column=config.data.label_column,
         cache=cache,
         progress=partial(reporter.on_progress, "scan", detail="images"),
-        compare_progress=partial(reporter.on_progress, "near duplicates", detail="pairs"),
+        compare_progress=partial(reporter.on_progress, "near duplicates"),
     )
     for note in dataset.notes:
         reporter.on_message(note)

@@ -138,3 +138,28 @@ def test_pairs_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("regraft.data.scan.find_near_duplicates", None)
     assert scan(tmp_path / "data", cache=Cache(tmp_path / "store")) == first
     assert scan(tmp_path / "data", near_duplicates=False).pairs == ()
+
+
+def test_blocks_find_what_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many images, only the spectra of a block are in memory; the same pairs are found."""
+    images = cells(120)
+    images += [image.resize((200, 200)) for image in images[::5]]
+    images += [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images[3:120:20]]
+    pictures = np.stack([measure(image)[0] for image in images])
+    sides, shown = np.array([min(image.size) for image in images]), list[tuple[int, int]]()
+
+    def find() -> np.ndarray:
+        shown.clear()
+        return find_near_duplicates(
+            lambda i: pictures[i].copy(), sides, progress=lambda done, count: shown.append((done, count))
+        )
+
+    at_once = find()
+    count = len(images)
+    assert len(at_once) >= 28
+    assert (count, count) not in shown
+    monkeypatch.setattr("regraft.data.quality.near_duplicates._IN_MEMORY", 64)
+    np.testing.assert_allclose(find(), at_once, atol=1e-3)
+    assert shown[:3] == [(64, count), (128, count), (count, count)]
+    monkeypatch.setattr("regraft.data.quality.near_duplicates._MANY", 10)  # only the most similar ones stay
+    np.testing.assert_allclose(find(), at_once, atol=1e-3)

@@ -9,7 +9,7 @@ duplicates. Unlikely candidates are rejected early, by finer frequencies and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
@@ -50,6 +50,10 @@ _CROPS = np.array(
 #: Up to this number of images all pairs are compared; for more, only images in the nearest cells.
 _EXHAUSTIVE = 4096
 _PROBES = 16
+#: Images whose spectra are in memory at once; those of more images are computed again where they are needed.
+_IN_MEMORY = 65_536
+#: Candidates above which only the most similar ones of each image stay, and their number, while others are found.
+_MANY, _KEPT = 10_000_000, 64
 #: Pairs that are aligned at once, and batches between two looks at which images are connected already.
 _BATCH, _BATCHES = 64, 4
 
@@ -62,7 +66,8 @@ def find_near_duplicates(pictures: Pictures, sides: np.ndarray, *, progress: Pro
     """Find pairs of near duplicates, enough of them to connect each group of near duplicates.
 
     `pictures` is called for all images in turn, then for the candidates; `sides` has the shorter side of each image in
-    pixels, (N,), since finer details are not compared; `progress` is called with (candidates done, all candidates).
+    pixels, (N,), since finer details are not compared; `progress` is called with (candidates done, all candidates), and
+    for very many images before that with (images searched, all images).
 
     Returns float64 (n, 4), sorted: the two image numbers, the smaller one first; the correlation after alignment, at
     most 1; and whether one is the mirror image of the other, 0 or 1.
@@ -70,9 +75,9 @@ def find_near_duplicates(pictures: Pictures, sides: np.ndarray, *, progress: Pro
     count = len(sides)
     if count < 2:
         return np.empty((0, 4))
-    spectra = _spectra(pictures, count)
-    queue = _most_similar(_similar_in_detail(spectra, _candidates(spectra)), count)
-    shared = _SharedContent(pictures, spectra[0].copy())
+    spectra = _Spectra(pictures, count)
+    queue = _most_similar(_similar_in_detail(spectra, _candidates(spectra, progress)), count)
+    shared = _SharedContent(pictures, spectra.low)
     del spectra
     pairs: list[tuple[int, int, float, int]] = []
     connected = UnionFind(count)
@@ -137,13 +142,13 @@ def _concatenate(pieces: Iterable[_Candidates]) -> _Candidates:
 
 
 class _SharedContent:
-    def __init__(self, pictures: Pictures, spectra: np.ndarray) -> None:
-        count = len(spectra)
+    def __init__(self, pictures: Pictures, low: np.ndarray) -> None:
+        count = len(low)
         drawn = np.arange(count if count >= _MIN_IMAGES else 0)
         if count > _MAX_IMAGES:
             drawn = np.sort(np.random.default_rng(0).choice(count, _MAX_IMAGES, replace=False))
-        self._spectra, self._drawn = spectra, drawn
-        self._descriptors = _normalize(_low(spectra[drawn]))
+        self._low, self._drawn = low, drawn
+        self._descriptors = _normalize(low[drawn])
         self._standardized = standardize(pictures(drawn).astype(np.float32))
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
@@ -151,7 +156,7 @@ class _SharedContent:
         means = np.zeros((len(numbers), *self._standardized.shape[1:]), np.float32)
         if not len(self._drawn):
             return means
-        similarity = _normalize(_low(self._spectra[numbers])) @ self._descriptors.T
+        similarity = _normalize(self._low[numbers]) @ self._descriptors.T
         nearest = np.argpartition(-similarity, _SHARED_RANKS.stop, axis=1)[:, : _SHARED_RANKS.stop]
         order = np.argsort(-np.take_along_axis(similarity, nearest, axis=1), axis=1, kind="stable")
         for mean, ranked in zip(means, np.take_along_axis(nearest, order, axis=1)[:, _SHARED_RANKS], strict=True):
@@ -177,9 +182,9 @@ def _compare(
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def _most_similar(candidates: _Candidates, count: int) -> _Candidates:
+def _most_similar(candidates: _Candidates, count: int, limit: int = 0) -> _Candidates:
     """The candidates that are among the most similar ones of either of their images, the most similar first."""
-    limit = int(np.clip(_TRIED_IN_ALL // count, *_TRIED))
+    limit = limit or int(np.clip(_TRIED_IN_ALL // count, *_TRIED))
     candidates = candidates[np.lexsort((candidates.second, candidates.first, -candidates.cosine))]
     tried = [0] * count
     chosen = []
@@ -191,32 +196,40 @@ def _most_similar(candidates: _Candidates, count: int) -> _Candidates:
     return candidates[chosen]
 
 
-def _candidates(spectra: np.ndarray) -> _Candidates:
+def _candidates(spectra: _Spectra, progress: Progress | None) -> _Candidates:
     """Pairs of an image, or a crop of it, and another image with similar descriptors; each pair once, the best."""
-    descriptors = _normalize(_low(spectra[0]))
-    whiten = _whitening(descriptors)
-    index = _IvfIndex(whiten(descriptors))
-    count, pieces = len(descriptors), []
-    for crop, mirrored in [*((crop, False) for crop in range(len(_CROPS))), (0, True)]:
-        queries = _normalize(_low(_mirror(spectra[0]) if mirrored else spectra[crop]))
-        whole, part, cosine = index.search(whiten(queries))
-        # Whole images and mirror images match in both directions; one is enough.
-        kept = whole != part if crop else whole < part
-        whole, part, cosine = whole[kept], part[kept], cosine[kept]
-        number = np.full(len(whole), crop)
-        pieces.append(_Candidates(whole, part, cosine, number, np.full(len(whole), mirrored), _CROPS[number]))
-    candidates = _concatenate(pieces)
-    order = np.lexsort((-candidates.cosine, candidates.first * count + candidates.second))
-    candidates = candidates[order]
-    _, first = np.unique(candidates.first * count + candidates.second, return_index=True)
-    return candidates[first]
+    whiten, count = _whitening(spectra.low), len(spectra.low)
+    index = _IvfIndex(_in_blocks(spectra.low, lambda low: whiten(_normalize(low))))
+    candidates: _Candidates | None = None
+    for start, block in spectra.blocks():
+        pieces = [] if candidates is None else [candidates]
+        for crop, mirrored in [*((crop, False) for crop in range(len(_CROPS))), (0, True)]:
+            queries = _normalize(_low(_mirror(block[0]) if mirrored else block[crop]))
+            whole, part, cosine = index.search(whiten(queries))
+            whole += start
+            # Whole images and mirror images match in both directions; one is enough.
+            kept = whole != part if crop else whole < part
+            whole, part, cosine = whole[kept], part[kept], cosine[kept]
+            number = np.full(len(whole), crop)
+            pieces.append(_Candidates(whole, part, cosine, number, np.full(len(whole), mirrored), _CROPS[number]))
+        candidates = _concatenate(pieces)
+        order = np.lexsort((-candidates.cosine, candidates.first * count + candidates.second))
+        candidates = candidates[order]
+        _, first = np.unique(candidates.first * count + candidates.second, return_index=True)
+        candidates = candidates[first]
+        if len(candidates) > _MANY:
+            candidates = _most_similar(candidates, count, _KEPT)
+        if progress and count > _IN_MEMORY:
+            progress(min(start + _IN_MEMORY, count), count)
+    assert candidates is not None
+    return candidates
 
 
-def _similar_in_detail(spectra: np.ndarray, candidates: _Candidates) -> _Candidates:
+def _similar_in_detail(spectra: _Spectra, candidates: _Candidates) -> _Candidates:
     kept = []
     for start in range(0, len(candidates), 8192):
         chunk = candidates[start : start + 8192]
-        first, second = spectra[chunk.crop, chunk.whole], spectra[0, chunk.part]
+        first, second = spectra.of(chunk.crop, chunk.whole), spectra.of(np.zeros_like(chunk.crop), chunk.part)
         second[chunk.mirrored] = _mirror(second[chunk.mirrored])
         for frequencies in (first, second):
             frequencies[:, :_COARSE, :_COARSE] = 0
@@ -225,21 +238,56 @@ def _similar_in_detail(spectra: np.ndarray, candidates: _Candidates) -> _Candida
     return candidates[np.concatenate([[], *kept]).astype(int)]
 
 
-def _spectra(pictures: Pictures, count: int) -> np.ndarray:
-    """DCT low frequencies of each crop of each image, norm 1, mean 0 (flat: 0): float16 (crops, N, rows, columns)."""
-    spectra = np.empty((len(_CROPS), count, _COMPUTED, _COMPUTED), np.float16)
-    for start in range(0, count, 1024):
-        chunk = pictures(np.arange(start, min(start + 1024, count))).astype(np.float32)
-        size = chunk.shape[1]
-        rows, columns = _transforms(size)
-        partial_spectra = chunk.reshape(-1, size) @ columns.reshape(-1, size).T
-        partial_spectra = partial_spectra.reshape(len(chunk), size, len(_CROPS), _COMPUTED)
-        for crop in range(len(_CROPS)):
-            spectrum = np.asarray(rows[crop] @ partial_spectra[:, :, crop])
-            spectrum[:, 0, 0] = 0
-            norm = np.linalg.norm(spectrum, axis=(1, 2), keepdims=True)
-            spectra[crop, start : start + 1024] = spectrum / np.maximum(norm, 1e-3)
-    return spectra
+class _Spectra:
+    """DCT low frequencies of each crop of each image, norm 1, mean 0 (flat: 0), float16; `low` are the lowest ones.
+
+    `low` has those of whole images, float16 (N, _LOW, _LOW).
+    """
+
+    def __init__(self, pictures: Pictures, count: int) -> None:
+        self._pictures, self._count = pictures, count
+        self._all = self._compute(np.arange(count)) if count <= _IN_MEMORY else None
+        self.low = np.empty((count, _LOW, _LOW), np.float16)
+        for start, block in self.blocks():
+            self.low[start : start + _IN_MEMORY] = _low(block[0])
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The first image of each block, and the spectra, (crops, n, rows, columns)."""
+        if self._all is not None:
+            yield 0, self._all
+            return
+        for start in range(0, self._count, _IN_MEMORY):
+            yield start, self._compute(np.arange(start, min(start + _IN_MEMORY, self._count)))
+
+    def of(self, crops: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """A copy of the spectra of crops of images, (n, rows, columns)."""
+        if self._all is not None:
+            return np.asarray(self._all[crops, numbers])
+        unique, places = np.unique(numbers, return_inverse=True)
+        return np.asarray(self._compute(unique)[crops, places])
+
+    def _compute(self, numbers: np.ndarray) -> np.ndarray:
+        spectra = np.empty((len(_CROPS), len(numbers), _COMPUTED, _COMPUTED), np.float16)
+        for start in range(0, len(numbers), 1024):
+            chunk = self._pictures(numbers[start : start + 1024]).astype(np.float32)
+            size = chunk.shape[1]
+            rows, columns = _transforms(size)
+            partial_spectra = chunk.reshape(-1, size) @ columns.reshape(-1, size).T
+            partial_spectra = partial_spectra.reshape(len(chunk), size, len(_CROPS), _COMPUTED)
+            for crop in range(len(_CROPS)):
+                spectrum = np.asarray(rows[crop] @ partial_spectra[:, :, crop])
+                spectrum[:, 0, 0] = 0
+                norm = np.linalg.norm(spectrum, axis=(1, 2), keepdims=True)
+                spectra[crop, start : start + 1024] = spectrum / np.maximum(norm, 1e-3)
+        return spectra
+
+
+def _in_blocks(low: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A function of the lowest frequencies of each image, computed in blocks: float32 (N, _LOW**2)."""
+    values = np.empty((len(low), _LOW**2), np.float32)
+    for start in range(0, len(low), _IN_MEMORY):
+        values[start : start + _IN_MEMORY] = function(low[start : start + _IN_MEMORY])
+    return values
 
 
 def _low(spectra: np.ndarray) -> np.ndarray:
@@ -267,13 +315,14 @@ def _transforms(size: int) -> tuple[np.ndarray, np.ndarray]:
     return waves @ rows, waves @ columns
 
 
-def _whitening(descriptors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that whitens descriptors, shrunk toward the identity for few images."""
-    count, size = descriptors.shape
+def _whitening(low: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that whitens descriptors like those of `low`, shrunk toward the identity for few images."""
+    count, size = len(low), _LOW**2
     weight = count / (count + 4.0 * size)
-    mean = weight * descriptors.mean(axis=0)
-    moments = descriptors - mean
-    covariance = moments.T @ moments / count
+    blocks = [low[start : start + _IN_MEMORY] for start in range(0, count, _IN_MEMORY)]
+    mean = weight * sum(_normalize(block).mean(axis=0) * np.float32(len(block) / count) for block in blocks)
+    moments = ((_normalize(block) - mean) for block in blocks)
+    covariance = sum(moment.T @ moment for moment in moments) / count
     level = max(float(np.trace(covariance)) / size, 1e-12)
     values, vectors = np.linalg.eigh(weight * covariance + (1 - weight) * level * np.eye(size, dtype=np.float32))
     scale = vectors / np.sqrt(np.maximum(values, 0) + 0.05 * level)

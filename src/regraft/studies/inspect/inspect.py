@@ -83,7 +83,7 @@ def inspect(
             label_column=label_column,
             cache=cache,
             progress=partial(reporter.on_progress, "scan", detail="images"),
-            compare_progress=partial(reporter.on_progress, "near duplicates", detail="pairs"),
+            compare_progress=partial(reporter.on_progress, "near duplicates"),
         )
     findings, notes = audit(dataset), []
     if not labels:
