@@ -6,7 +6,7 @@ It trains in 1, 2 and 4 processes and compares the head's losses, the fine-tuned
 test images and the images that the metrics are of. Then it compares images per second of the prefix and of fine-tuning
 steps of two processes with one thread each with those of one process with two threads, and the time of a step whose
 gradients travel in one buffer after the backward pass with one of `DistributedDataParallel`. At last it kills a random
-process of two at a random moment, again and again, and resumes the run in one or two processes.
+process of two at a random moment, again and again, and resumes the run in one or two processes; once it presses Ctrl-C.
 """
 
 from __future__ import annotations
@@ -129,6 +129,21 @@ def kill_one(data: Path, out: Path, options: list[str], draw: random.Random, dur
         return f"{outcome}; {count} to finish"
 
 
+def interrupt_one(data: Path, out: Path, options: list[str]) -> str:
+    """Press Ctrl-C while two processes fine-tune, check that the best model is kept, and resume in one process."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "REGRAFT_CACHE": cache}
+        command = [*REGRAFT, "train", str(data), *options, "--out", str(out), "--processes", "2"]
+        launcher = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while launcher.poll() is None and not (out / "checkpoints" / "last.safetensors").exists():
+            time.sleep(0.01)
+        launcher.send_signal(signal.SIGINT)
+        code = launcher.wait()
+        stopped = json.loads((out / "metrics.json").read_text())["training"]["stopped"]
+        run_quietly([*REGRAFT, "train", "--resume", str(out), "--processes", "1"], environment)
+        return f"Ctrl-C: exit code {code}, stopped: {stopped}"
+
+
 def step_seconds(way: str, steps: int = 20) -> float:
     """Seconds of a training step of the tail in this group: `flat`, or `ddp`."""
     import regraft
@@ -227,8 +242,11 @@ def main() -> int:
         steps = compare_steps()
         print(f"ms of a step: {steps}", flush=True)
         measured |= {f"{way} / flat": [a / b for a, b in zip(steps[way], steps["flat"], strict=True)] for way in steps}
-        finished = 0
-        started = time.monotonic()
+        interrupted = Path(folder) / "interrupted"
+        happened = interrupt_one(arguments.data, interrupted, options)
+        right = right and is_right(differences(interrupted, Path(folder) / "of-1"))
+        print(f"{happened}, then {'right' if right else 'DIFFERENT'}", flush=True)
+        finished, started = 0, time.monotonic()
         train(arguments.data, Path(folder) / "whole", options, 2)
         duration = time.monotonic() - started
         for number in range(1, arguments.kills + 1):

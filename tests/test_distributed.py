@@ -42,6 +42,8 @@ def test_two_processes_add_up() -> None:
 
 
 TOGETHER = """
+import sys
+from pathlib import Path
 import torch
 from regraft import distributed
 from regraft.errors import RegraftError
@@ -66,6 +68,7 @@ with distributed.process_group():
     elsewhere.grad = torch.ones(2) if rank else None
     print(GradientSum([used, unused, elsewhere])(torch.tensor([1.0])).tolist())
     print(used.grad.tolist(), unused.grad, elsewhere.grad.tolist())
+    print(attempt(lambda: distributed.check_shared(Path(sys.argv[1], str(rank)), "Share it.")))
     print(distributed.share(3), distributed.communication_seconds() > 0)
 print(distributed.is_distributed())
 """
@@ -75,7 +78,11 @@ def test_what_processes_tell_each_other(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     logs = ["--log-dir", str(tmp_path), "--redirects", "3"]
     result = subprocess.run(
-        [*command, *logs, sys.executable, "-c", TOGETHER], capture_output=True, text=True, timeout=120, check=False
+        [*command, *logs, sys.executable, "-c", TOGETHER, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     first, second = ((file.read_text().splitlines()) for file in sorted(tmp_path.rglob("stdout.log")))
@@ -90,8 +97,10 @@ def test_what_processes_tell_each_other(tmp_path: Path) -> None:
     assert second[:3] == [first[0], "('PeerError', 'Process 0 has failed: the disk is full')", first[2]]
     # A parameter that no process used has no gradient, one that a single process used has its gradient everywhere.
     assert first[3:5] == second[3:5] == ["[2.0]", "[3.0, 3.0] None [1.0, 1.0]"]
-    assert first[5:] == ["slice(0, 1, None) True", "False"]
-    assert second[5:] == ["slice(1, 3, None) True", "False"]
+    unseen = f"('RegraftError', 'Process 1 does not see the folder {tmp_path / '0'} of process 0. Share it.')"
+    assert first[5] == second[5] == unseen
+    assert first[6:] == ["slice(0, 1, None) True", "False"]
+    assert second[6:] == ["slice(1, 3, None) True", "False"]
 
 
 def test_a_launch_is_read_from_the_variables_of_torchrun_or_slurm() -> None:

@@ -308,11 +308,11 @@ def check_shared(folder: Path, advice: str) -> None:
         token.touch()
 
     on_rank_0(write)
-    unseen = [number for number, sees in enumerate(all_gather(token.exists())) if not sees]
+    unseen, first = [number for number, sees in enumerate(all_gather(token.exists())) if not sees], broadcast(folder)
     if rank() == 0:
         token.unlink(missing_ok=True)
     if unseen:
-        raise RegraftError(f"Process {unseen[0]} does not see the folder {folder} of process 0. {advice}")
+        raise RegraftError(f"Process {unseen[0]} does not see the folder {first} of process 0. {advice}")
 
 
 def communication_seconds() -> float:
