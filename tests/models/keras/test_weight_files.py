@@ -132,6 +132,7 @@ def test_a_rescaling_to_one_keeps_red_green_blue(
     theirs = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Rescaling(1 / 255), base])
     theirs.save(tmp_path / "m.keras")
     model = _build("vgg16", tmp_path / "m.keras")
+    assert "minus (0, 0, 0), divided by (1, 1, 1)" in model.weights.note
     _assert_close(_features(model, pixels), _keras_features(keras, base, pixels / 255))
 
 

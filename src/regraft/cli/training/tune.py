@@ -27,7 +27,7 @@ from regraft.cli.options import (
 from regraft.cli.output import console, parse_seconds, print_json
 from regraft.errors import UsageError
 from regraft.runs.progress import rich_progress
-from regraft.text import join_truncated
+from regraft.text import join_truncated, pluralize
 
 if TYPE_CHECKING:
     from regraft.studies.tune.result import TuneResult
@@ -96,7 +96,7 @@ def _print(screen: Console, result: TuneResult) -> None:
     others = "".join(f", {states.count(state)} {state}" for state in ("pruned", "failed") if state in states)
     first, later = result.frozen_seconds
     screen.print(
-        f"\n{len(states)} trials{others}; {result.trials_per_minute:.1f} per minute. Decoding and frozen layers took "
+        f"\n{pluralize(len(states), 'trial')}{others}; {result.trials_per_minute:.1f} per minute. Decoding and frozen layers took "
         f"{first:.1f} s in the first trial and {later:.1f} s in later ones (median), which read them from the cache."
     )
     if result.stopped:
@@ -122,10 +122,11 @@ def _print(screen: Console, result: TuneResult) -> None:
             f"{100 * high:.1f}) on {test['count']} images, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, log loss "
             f"{test['loss']:.4f}."
         )
-    screen.print(
-        f"The validation score of the best of {len(states)} trials is optimistic, because it was selected. "
-        "The test set took no part in the selection."
-    )
+    if len(states) > 1:
+        screen.print(
+            f"The validation score of the best of {len(states)} trials is optimistic, because it was selected. "
+            "The test set took no part in the selection."
+        )
 
 
 def _print_best(screen: Console, result: TuneResult) -> None:

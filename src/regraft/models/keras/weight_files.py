@@ -231,7 +231,7 @@ def _rescaling(config: Any) -> Normalization | None:
         if isinstance(value, dict) and value.get("class_name") == "Rescaling":
             scale, offset = (value["config"].get(key, 0.0) for key in ("scale", "offset"))
             if isinstance(scale, float) and scale > 0 and isinstance(offset, (int, float)):
-                found.append(((-offset / scale / 255,) * 3, (1 / scale / 255,) * 3))
+                found.append((((0.0 - offset) / scale / 255,) * 3, (1 / scale / 255,) * 3))  # never -0.0
         for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
             visit(child)
 
