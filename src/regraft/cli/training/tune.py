@@ -96,8 +96,9 @@ def _print(screen: Console, result: TuneResult) -> None:
     others = "".join(f", {states.count(state)} {state}" for state in ("pruned", "failed") if state in states)
     first, later = result.frozen_seconds
     screen.print(
-        f"\n{pluralize(len(states), 'trial')}{others}; {result.trials_per_minute:.1f} per minute. Decoding and frozen layers took "
-        f"{first:.1f} s in the first trial and {later:.1f} s in later ones (median), which read them from the cache."
+        f"\n{pluralize(len(states), 'trial')}{others}; {result.trials_per_minute:.1f} per minute. Decoding and frozen "
+        f"layers took {first:.1f} s in the first trial and {later:.1f} s in later ones (median), which read them from "
+        "the cache."
     )
     if result.stopped:
         reason = {"time": "The budget is used up", "interrupted": "Interrupted"}[result.stopped]
