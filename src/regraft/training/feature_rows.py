@@ -71,10 +71,10 @@ def _held(images: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _pieces(bounds: np.ndarray, shard: int, views: int) -> Iterator[tuple[int, int, int]]:
-    """View, and first and last image but one of the shard, of each chunk of a shard of several views or chunks."""
+    """View, and first and last image but one of the shard, of each chunk of a shard; one without rows if it is empty."""
     count = int(bounds[shard + 1] - bounds[shard])
     for view in range(views):
-        for start in range(0, count, CHUNK_ROWS):
+        for start in range(0, max(count, 1), CHUNK_ROWS):
             yield view, start, min(start + CHUNK_ROWS, count)
 
 
@@ -147,7 +147,7 @@ class StoredRows:
     def chunks(self, shard: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The rows of a shard, read and standardized."""
         first, end, offset = int(self.bounds[shard]), int(self.bounds[shard + 1]), _offsets(self.bounds)[shard]
-        if self.views * (end - first) <= CHUNK_ROWS:
+        if self.views > 1 and self.views * (end - first) <= CHUNK_ROWS:
             images = torch.arange(first, end, device=self.device).repeat(self.views)
             yield images, torch.cat([self._rows(view, offset, offset + end - first) for view in range(self.views)])
             return
