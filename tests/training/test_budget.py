@@ -129,7 +129,8 @@ def test_activations_without_room_on_disk_go_to_memory_or_are_fewer_or_none(mode
     assert (fewer.options.feature_cache, fewer.options.views) == ("disk", 4)
     assert "There is room for 4 views of each image instead of 8." in str(fewer)
     none = plan(size // 100, 0)
-    assert (none.options.feature_cache, none.options.views) == ("none", 8)
+    assert (none.options.feature_cache, none.options.views) == ("none", 0)
+    assert "1000 images in new views at every step, " in str(none)
     assert none.seconds["prefix"] == 0
     assert none.seconds["finetune"] == pytest.approx(10 * (1000 / 100 + 1000 / 250 + 100 / 250 + 100 / 1000))
     assert "Frozen layers run at every step, on new views (training.feature_cache = none)." in str(none)

@@ -55,6 +55,9 @@ def describe_ineffective(model: Classifier, split: Split, config: Config) -> Ite
     if not phases.boundary:
         reason = "nothing is frozen, and each epoch has new views (training.finetune_from)"
         yield from without_effect("training", training & {"views"}, reason)
+    elif phases.finetunes and options.feature_cache == "none":
+        reason = "each step has new views (training.feature_cache)"
+        yield from without_effect("training", training & {"views"}, reason)
     elif not phases.finetunes and phases.views == 1:
         changed = {k for k, v in asdict(config.augmentation).items() if v != getattr(Augmentation(), k)}
         reason = "the head trains on the plain images (training.views adds others)"

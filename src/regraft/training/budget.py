@@ -110,6 +110,7 @@ class Plan:
     rank: int = 0
     dropped: bool = False
     from_scratch: bool = False
+    is_live: bool = False  # whether the frozen layers run at every step
     storage: str = ""  # sentences about what is not on disk
 
     @property
@@ -126,7 +127,8 @@ class Plan:
         """One line for people."""
         steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.seconds.items() if seconds >= 0.5)
         epochs = pluralize(self.options.finetune_epochs, "epoch")
-        work = f"{self.images} images in {pluralize(self.options.views, 'view')}, "
+        views = "new views at every step" if self.is_live else pluralize(self.options.views, "view")
+        work = f"{self.images} images in {views}, "
         if self.from_scratch:
             work += f"{epochs} of the whole network from scratch"
         else:
@@ -264,7 +266,9 @@ def make_plan(
     room.
     """
     phases = plan_phases(model, options, changes_views=changes_views)
-    asked = replace(options, views=phases.views, prefix_backend=rates.prefix_backend)
+    is_live = options.feature_cache == "none" and phases.finetunes and phases.boundary > 0
+    views = options.views if is_live else phases.views
+    asked = replace(options, views=views, prefix_backend=rates.prefix_backend)
 
     def estimate(options: TrainingOptions) -> Plan:
         return _fitting_storage(model, counts, options, rates, room)
@@ -317,7 +321,7 @@ def _fitting_storage(
     shared = distributed.is_distributed()  # memory is not
     if needs.activations <= room.memory and not shared:
         return _estimate(model, counts, replace(options, feature_cache="memory"), rates, room)
-    smaller = [replace(options, feature_cache="none")]
+    smaller = [replace(options, feature_cache="none", views=0 if phases.finetunes else options.views)]
     a_view = counts.get("train", 0) * row_bytes(model, phases.cut, precision)
     of_val = counts.get("val", 0) * row_bytes(model, phases.cut, precision)
     in_memory = room.memory > room.disk and not shared
@@ -325,7 +329,7 @@ def _fitting_storage(
     if phases.finetunes and 1 <= views < phases.views:
         smaller.append(replace(options, views=views, feature_cache="memory" if in_memory else "disk"))
     best = min((_estimate(model, counts, fewer, rates, room) for fewer in smaller), key=lambda plan: plan.total)
-    if best.options.views < options.views:
+    if not best.is_live and best.options.views < options.views:
         fewer = f" There is room for {pluralize(best.options.views, 'view')} of each image instead of {options.views}."
         best = replace(best, storage=best.storage + fewer)
     return best
@@ -361,7 +365,8 @@ def _estimate(
     stores_pixels = not needs.reads_once and (room is None or on_disk + needs.pixels <= room.disk)
     passes = epochs + candidates
     # Pixels that are not stored are decoded in every pass over them.
-    decoded = (train + val) if stores_pixels or needs.reads_once else rows + val + passes * (per_epoch + val)
+    streamed = (head_rows + train + 2 * val if is_live else rows + val) + passes * (per_epoch + val)
+    decoded = train + val if stores_pixels or needs.reads_once else streamed
     live = (1 / rates.prefix if is_live else 0.0) + after_cut
     seconds = {
         "decode": decoded / rates.decode,
@@ -392,5 +397,6 @@ def _estimate(
         disk,
         head_epochs,
         from_scratch=phases.from_scratch,
+        is_live=is_live,
         storage=describe_storage(options, phases, stores_pixels=stores_pixels or needs.reads_once),
     )

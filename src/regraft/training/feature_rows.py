@@ -71,7 +71,7 @@ def _held(images: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _pieces(bounds: np.ndarray, shard: int, views: int) -> Iterator[tuple[int, int, int]]:
-    """View, and first and last image but one of the shard, of each chunk of a shard; one without rows if it is empty."""
+    """View, first image and end of each chunk of a shard, counted in it; an empty shard has a chunk without rows."""
     count = int(bounds[shard + 1] - bounds[shard])
     for view in range(views):
         for start in range(0, max(count, 1), CHUNK_ROWS):
