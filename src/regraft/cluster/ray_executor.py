@@ -41,24 +41,14 @@ class RayExecutor:
     def __init__(self, ray: Any, cluster: Cluster) -> None:
         """Decide what a task gets; raises `UsageError` if no node has that much."""
         self._ray = ray
-        nodes = self._nodes()
-        gpus = int(max(node.get("GPU", 0) for node in nodes))
-        largest = int(max(node.get("CPU", 0) for node in nodes))
-        self._gpus = min(1, gpus) if cluster.gpus is None else cluster.gpus
-        shared = largest // gpus if self._gpus and gpus else min(_CPUS, largest)
-        self._cpus = max(1, shared) if cluster.cpus is None else cluster.cpus
-        if self._cpus < 1 or self._gpus < 0 or not self._capacity(nodes):
-            raise UsageError(
-                f"A task gets {self._cpus} CPUs and {self._gpus} GPUs; expected at least 1 and 0, and a node that has "
-                f"as many. The largest node has {largest} and {gpus}."
-            )
+        self._cpus, self._gpus = resources_of_task(ray, cluster)
         self._actor_class = ray.remote(_Worker)
         self._slots: list[_Slot] = []
 
     @property
     def slots(self) -> int:
         """Number of tasks for which the cluster has CPUs and GPUs now."""
-        return max(1, self._capacity(self._nodes()))
+        return max(1, _capacity(_nodes(self._ray), self._cpus, self._gpus))
 
     def share(self, value: Any) -> Any:
         """A reference to the value in the cluster's object store."""
@@ -78,7 +68,7 @@ class RayExecutor:
         try:
             while True:
                 if time.monotonic() - looked > _LOOK_SECONDS:
-                    looked, capacity = time.monotonic(), max(1, self._capacity(self._nodes()))
+                    looked, capacity = time.monotonic(), self.slots
                 while (slot := self._idle()) is not None or len(self._slots) < capacity:
                     if (task := lost.pop() if lost else next_task()) is None:
                         break
@@ -202,14 +192,34 @@ class RayExecutor:
         with suppress(Exception):  # it is dead, or the cluster is
             self._ray.kill(slot.actor, no_restart=True)
 
-    def _nodes(self) -> list[dict[str, float]]:
-        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]] or [{}]
 
-    def _capacity(self, nodes: list[dict[str, float]]) -> int:
-        fitting = [int(node.get("CPU", 0) // self._cpus) if self._cpus else 0 for node in nodes]
-        if self._gpus:
-            fitting = [min(n, int(node.get("GPU", 0) // self._gpus)) for n, node in zip(fitting, nodes, strict=True)]
-        return sum(fitting)
+def resources_of_task(ray: Any, cluster: Cluster) -> tuple[int, int]:
+    """CPUs and GPUs that a task gets; raises `UsageError` if no node has as many."""
+    nodes = _nodes(ray)
+    gpus = int(max(node.get("GPU", 0) for node in nodes))
+    largest = int(max(node.get("CPU", 0) for node in nodes))
+    of_task = min(1, gpus) if cluster.gpus is None else cluster.gpus
+    shared = largest // gpus if of_task and gpus else min(_CPUS, largest)
+    cpus = max(1, shared) if cluster.cpus is None else cluster.cpus
+    if cpus < 1 or of_task < 0 or not _capacity(nodes, cpus, of_task):
+        raise UsageError(
+            f"A task gets {cpus} CPUs and {of_task} GPUs; expected at least 1 and 0, and a node that has as many. The "
+            f"largest node has {largest} and {gpus}."
+        )
+    return cpus, of_task
+
+
+def _nodes(ray: Any) -> list[dict[str, float]]:
+    """What each node has of each resource."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]] or [{}]
+
+
+def _capacity(nodes: list[dict[str, float]], cpus: int, gpus: int) -> int:
+    """Number of tasks that fit on the nodes at once."""
+    fitting = [int(node.get("CPU", 0) // cpus) for node in nodes]
+    if gpus:
+        fitting = [min(count, int(node.get("GPU", 0) // gpus)) for count, node in zip(fitting, nodes, strict=True)]
+    return sum(fitting)
 
 
 @dataclass(eq=False)

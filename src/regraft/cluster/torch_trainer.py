@@ -1,0 +1,96 @@
+"""Run one function in several processes of a cluster that form a process group of PyTorch, through Ray Train."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from regraft.cluster.executor import Cluster
+from regraft.cluster.ray_executor import resources_of_task
+from regraft.errors import ClusterError, MissingExtraError, RegraftError
+from regraft.resources import limit_threads
+
+#: Times that all processes start again after one has died.
+MAX_FAILURES = 3
+
+
+def run_group(
+    ray: Any,
+    function: Callable[[Mapping[str, Any]], None],
+    job: Mapping[str, Any],
+    *,
+    processes: int,
+    cluster: Cluster,
+    storage: Path,
+) -> None:
+    """Call `function(job)` in each process; after the death of one, call it again in all, at most `MAX_FAILURES` times.
+
+    The function is one of an importable module. Ray writes its own files into `storage`, which all nodes can write.
+    Raises the `RegraftError` that the function has raised first, and `ClusterError` if Ray gives up.
+    """
+    if find_spec("pandas") is None or find_spec("fsspec") is None:
+        raise MissingExtraError("Training on a cluster", "ray")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ray import train
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        cpus, gpus = resources_of_task(ray, cluster)
+        outcome = ray.remote(_Outcome).options(num_cpus=0).remote()
+        trainer = TorchTrainer(
+            _rank,
+            train_loop_config={"function": function, "job": dict(job), "outcome": outcome, "cpus": cpus},
+            torch_config=TorchConfig(backend=None if gpus else "gloo"),
+            scaling_config=train.ScalingConfig(
+                num_workers=processes, use_gpu=bool(gpus), resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpus else {})}
+            ),
+            run_config=train.RunConfig(
+                storage_path=str(storage.resolve()), failure_config=train.FailureConfig(max_failures=MAX_FAILURES)
+            ),
+        )
+        try:
+            result = trainer.fit()
+            failure = result.error
+        except Exception as error:  # Ray Train's own, which differ between its versions
+            failure = error
+    if (cause := ray.get(outcome.get.remote())) is not None:
+        raise cause
+    if failure is not None:
+        raise ClusterError(f"Ray gave up training on the cluster: {failure}") from failure
+
+
+class _Outcome:
+    """An actor that keeps the first error of a process."""
+
+    def __init__(self) -> None:
+        self._error: RegraftError | None = None
+
+    def put(self, error: RegraftError) -> None:
+        """Keep it, unless there is one."""
+        self._error = self._error or error
+
+    def get(self) -> RegraftError | None:
+        """The first error, or None."""
+        return self._error
+
+
+def _rank(settings: dict[str, Any]) -> None:
+    """What each process runs: an error of regraft's is kept, and ends this and every later try."""
+    import ray
+
+    limit_threads(settings["cpus"])
+    outcome = settings["outcome"]
+    if (error := ray.get(outcome.get.remote())) is not None:
+        raise error
+    try:
+        settings["function"](settings["job"])
+    except RegraftError as error:
+        ray.get(outcome.put.remote(RegraftError(str(error))))
+        raise
