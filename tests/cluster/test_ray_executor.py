@@ -23,6 +23,7 @@ import regraft
 from regraft.cluster.executor import Cluster, Task, open_executor
 from regraft.config import load_config
 from regraft.errors import ClusterError, UsageError
+from regraft.runs.cluster_train import train_on_cluster
 from regraft.runs.prediction_parts.parts import Listing, Parts, PartsOptions, predict_parts
 from regraft.runs.train import train_from
 from regraft.training.callbacks import NullReporter
@@ -256,3 +257,38 @@ def test_an_evaluation_on_a_cluster_is_the_same(cluster, squares_run, squares_fo
     here = regraft.evaluate(squares_run, shards)
     there = regraft.evaluate(squares_run, shards, out=tmp_path / "out", cluster=cluster)
     assert there.to_json() == here.to_json()
+
+
+def test_a_training_whose_process_is_killed_gives_the_same_numbers(two_nodes, squares_folder, tmp_path) -> None:
+    settings = ["model.image_size=32", "training.finetune_epochs=4", "training.keep_finetuned=always", "data.val=0.25"]
+    config = load_config(None, [*settings, "training.batch_size=8", "training.views=2"])
+    killed, over = threading.Event(), threading.Event()
+
+    def kill_after_the_first_epoch() -> None:
+        log = tmp_path / "killed" / "logs" / "rank-0.log"
+        while not over.wait(0.1):
+            if not killed.is_set() and log.is_file() and "finetune: epoch 1" in log.read_text(encoding="utf-8"):
+                killed.set()
+                two_nodes.kill_second()
+                two_nodes.start_second()  # which ends with this thread
+
+    def train(name: str) -> dict[str, Any]:
+        run = train_on_cluster(
+            squares_folder, config, tmp_path / name, processes=2, cluster=Cluster(two_nodes.address, cpus=1)
+        )
+        return {"test": run.metrics["test"], "losses": [row["train_loss"] for row in run.history]}
+
+    whole = train("whole")
+    watcher = threading.Thread(target=kill_after_the_first_epoch)
+    watcher.start()
+    try:
+        again = train("killed")
+        assert killed.is_set()
+    finally:
+        over.set()
+        watcher.join()
+        two_nodes.kill_second()
+    starts = (tmp_path / "killed" / "logs" / "rank-0.log").read_text(encoding="utf-8").count("Process 0 of 2 starts")
+    assert starts == 2
+    assert len(whole["losses"]) == 4
+    assert again == whole

@@ -48,7 +48,7 @@ class RayExecutor:
     @property
     def slots(self) -> int:
         """Number of tasks for which the cluster has CPUs and GPUs now."""
-        return max(1, _capacity(_nodes(self._ray), self._cpus, self._gpus))
+        return room_for(self._ray, self._cpus, self._gpus)
 
     def share(self, value: Any) -> Any:
         """A reference to the value in the cluster's object store."""
@@ -207,6 +207,11 @@ def resources_of_task(ray: Any, cluster: Cluster) -> tuple[int, int]:
             f"largest node has {largest} and {gpus}."
         )
     return cpus, of_task
+
+
+def room_for(ray: Any, cpus: int, gpus: int) -> int:
+    """Number of tasks with these CPUs and GPUs that the cluster's nodes can run at once, at least 1."""
+    return max(1, _capacity(_nodes(ray), cpus, gpus))
 
 
 def _nodes(ray: Any) -> list[dict[str, float]]:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from regraft.cluster.executor import Cluster
-from regraft.cluster.ray_executor import resources_of_task
+from regraft.cluster.ray_executor import resources_of_task, room_for
 from regraft.errors import ClusterError, MissingExtraError, RegraftError
 from regraft.resources import limit_threads
 
 #: Times that all processes start again after one has died.
 MAX_FAILURES = 3
+#: Times that Ray Train waits a minute for the nodes that all processes need.
+_WAITS = 10
 
 
 def run_group(
@@ -24,11 +26,13 @@ def run_group(
     function: Callable[[Mapping[str, Any]], None],
     job: Mapping[str, Any],
     *,
-    processes: int,
+    processes: int | None,
     cluster: Cluster,
     storage: Path,
 ) -> None:
-    """Call `function(job)` in each process; after the death of one, call it again in all, at most `MAX_FAILURES` times.
+    """Call `function(job)` in each process (None: as many as there is room for).
+
+    After the death of one it is called again in all, at most `MAX_FAILURES` times.
 
     The function is one of an importable module. Ray writes its own files into `storage`, which all nodes can write.
     Raises the `RegraftError` that the function has raised first, and `ClusterError` if Ray gives up.
@@ -49,11 +53,11 @@ def run_group(
             train_loop_config={"function": function, "job": dict(job), "outcome": outcome, "cpus": cpus},
             torch_config=TorchConfig(backend=None if gpus else "gloo"),
             scaling_config=train.ScalingConfig(
-                num_workers=processes, use_gpu=bool(gpus), resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpus else {})}
+                num_workers=processes or room_for(ray, cpus, gpus),
+                use_gpu=bool(gpus),
+                resources_per_worker={"CPU": cpus, **({"GPU": gpus} if gpus else {})},
             ),
-            run_config=train.RunConfig(
-                storage_path=str(storage.resolve()), failure_config=train.FailureConfig(max_failures=MAX_FAILURES)
-            ),
+            run_config=train.RunConfig(storage_path=str(storage.resolve()), failure_config=_failure_config(train)),
         )
         try:
             result = trainer.fit()
@@ -64,6 +68,14 @@ def run_group(
         raise cause
     if failure is not None:
         raise ClusterError(f"Ray gave up training on the cluster: {failure}") from failure
+
+
+def _failure_config(train: Any) -> Any:
+    """Start again after deaths, and wait for nodes in the place of dead ones for some minutes instead of for ever."""
+    try:
+        return train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=_WAITS)
+    except TypeError:  # an earlier version, which does not wait
+        return train.FailureConfig(max_failures=MAX_FAILURES)
 
 
 class _Outcome:

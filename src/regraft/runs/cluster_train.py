@@ -24,7 +24,7 @@ def train_on_cluster(
     config: Config | None,
     path: Path,
     *,
-    processes: int,
+    processes: int | None,
     cluster: Cluster | str,
     reporter: ProgressReporter | None = None,
 ) -> Run:
@@ -36,7 +36,7 @@ def train_on_cluster(
         data: Data that `scan` takes, at a path that all nodes see; None: that of the unfinished run in `path`.
         config: The configuration; None: that of the unfinished run.
         path: The run's folder, which all nodes see.
-        processes: Number of processes; each gets a GPU where there are any.
+        processes: Number of processes, each with a GPU where there are any; None: as many as there is room for.
         cluster: The cluster, or its address; a client's address (`ray://`) cannot start Ray Train.
         reporter: Receives a message with the file of the progress.
 
@@ -50,12 +50,14 @@ def train_on_cluster(
     cluster = Cluster(cluster) if isinstance(cluster, str) else cluster
     if cluster.address.startswith("ray://"):
         raise UsageError(
-            f"A training on {cluster.address} starts on the cluster itself: run this command there with --cluster auto, "
-            "for example by `ray job submit`."
+            f"A training on {cluster.address} is started on the cluster itself: run this command there with --cluster "
+            "auto, for example by `ray job submit`."
         )
     reporter = reporter or NullReporter()
     if data is not None:
         refuse_existing_run(path)
+        if (path / SOURCE).is_file():
+            raise RunError(f"{path} contains a training that has begun. Continue it with --resume {path}.")
     elif not (path / SOURCE).is_file():
         raise RunError(f"{path} has no training to resume.")
     place = str(data) if data is None or is_url(data) else str(Path(data).resolve())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
@@ -13,6 +13,8 @@ from regraft.cli.options import (
     TRAINING_FLAGS,
     Backbone,
     Budget,
+    ClusterAddress,
+    ClusterCpus,
     ConfigFile,
     FolderLayout,
     GroupBy,
@@ -23,6 +25,7 @@ from regraft.cli.options import (
     Remote,
     Settings,
     Weights,
+    cluster_of,
     refuse_flags_without_effect,
     with_training_flags,
 )
@@ -31,6 +34,12 @@ from regraft.cli.training.processes import run_in_processes, starts_processes
 from regraft.distributed import launch, process_group
 from regraft.errors import UsageError
 from regraft.runs.progress import rich_progress
+
+if TYPE_CHECKING:
+    from regraft.cluster.executor import Cluster
+    from regraft.config import Config
+    from regraft.runs.run import Run
+    from regraft.training.callbacks import ProgressReporter
 
 
 @with_training_flags
@@ -71,6 +80,8 @@ def command(
         int | None,
         Option(metavar="N", min=1, help="Train in N processes of this machine; torchrun and srun need no N."),
     ] = None,
+    cluster: ClusterAddress = None,
+    cluster_cpus: ClusterCpus = None,
     json: Json = False,
     *,
     flags: dict[str, Any],
@@ -100,7 +111,8 @@ def command(
             f"--resume {resume} continues with the run's own settings and folder. Received also {', '.join(typed)}; "
             "expected only --epochs, --track, --processes and --json."
         )
-    several = starts_processes(processes)
+    on_cluster = cluster_of(cluster, cluster_cpus)
+    several = not on_cluster and starts_processes(processes)
     with screen.status("Starting") if not several else nullcontext():
         # Settings are checked before PyTorch is imported, which takes seconds.
         from regraft.config import load_config
@@ -115,7 +127,9 @@ def command(
         from regraft.runs.train import train_from
 
     with rich_progress(screen) as reporter:
-        if resume is not None:
+        if on_cluster is not None:
+            run = _train_on_cluster(on_cluster, processes, data, resolved, out, resume, flags, track, reporter)
+        elif resume is not None:
             run = resume_run(resume, finetune_epochs=flags["training.finetune_epochs"], track=track, reporter=reporter)
         else:
             assert data is not None
@@ -127,3 +141,25 @@ def command(
         return
     print_result(screen, run, time.monotonic() - started)
     print_next(screen, run)
+
+
+def _train_on_cluster(
+    cluster: Cluster,
+    processes: int | None,
+    data: str | None,
+    config: Config,
+    out: Path | None,
+    resume: Path | None,
+    flags: dict[str, Any],
+    track: list[str] | None,
+    reporter: ProgressReporter,
+) -> Run:
+    from regraft.runs.cluster_train import train_on_cluster
+    from regraft.runs.run_folder import new_folder
+
+    if resume is not None:
+        if flags["training.finetune_epochs"] is not None or track is not None:
+            raise UsageError("--resume with --cluster finishes a training as it was started; leave out other options.")
+        return train_on_cluster(None, None, resume, processes=processes, cluster=cluster, reporter=reporter)
+    path = new_folder(out or config.run.out or None, Path(data or "data").stem, config.model.backbone)
+    return train_on_cluster(data, config, path, processes=processes, cluster=cluster, reporter=reporter)
