@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from regraft.errors import ClusterError, MissingExtraError, UsageError
@@ -53,12 +54,14 @@ def connect(address: str) -> Iterator[Any]:
     if found:
         _refuse_silent_server(address, found["host"].strip("[]"), int(found["port"]))
     options: dict[str, Any] = {"address": address, "log_to_driver": False}
-    if address == "local":
-        options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-    elif not address.startswith("ray://"):  # which gives up by itself; elsewhere Ray would end this process
-        _check_health(address)
-    if not address.startswith("ray://"):
+    if address.startswith("ray://"):
+        _use_token()
+    else:
         options |= {"configure_logging": True, "logging_level": logging.ERROR}
+        if address == "local":
+            options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+        else:  # if no head answers, Ray would end this process
+            _check_health(address)
     _keep_quiet()
     try:
         with warnings.catch_warnings():
@@ -73,6 +76,13 @@ def connect(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
+def _use_token() -> None:
+    """Send the token of the cluster if there is one; a client does so only if it is told to."""
+    variables = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    if any(map(os.environ.get, variables)) or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def _check_health(address: str) -> None:
     """Raise `ClusterError` if a cluster's head does not answer."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
@@ -85,10 +95,11 @@ def _check_health(address: str) -> None:
 
 
 def _unusable(address: str, reason: str) -> ClusterError:
-    advice = "`ray status` on its head shows a cluster's state, and `--cluster local` needs none."
+    reason = " ".join(reason.split()).removesuffix(".")
     return ClusterError(
-        f"The cluster {address} cannot be used: {' '.join(reason.split())} Expected a running cluster with the Python "
-        f"and Ray versions of this process; {advice}"
+        f"The cluster {address} cannot be used: {reason}. Expected a running cluster with the Python and Ray versions "
+        "of this process, and its token here if it asks for one (RAY_AUTH_TOKEN). `ray status` on its head shows its "
+        "state; `--cluster local` needs none."
     )
 
 

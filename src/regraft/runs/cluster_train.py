@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def train_on_cluster(
     place = str(data) if data is None or is_url(data) else str(Path(data).resolve())
     log = path.resolve() / LOGS / "rank-0.log"
     reporter.on_message(f"Run: {path}. Progress: {log}")
-    job = {"data": place, "config": None if config is None else config.to_toml(), "path": str(path.resolve())}
+    job = {"data": place, "config": None if config is None else config.to_toml(), "path": str(path.resolve()),
+           "cache": os.environ.get("REGRAFT_CACHE")}  # fmt: skip
     with connect(cluster.address) as ray:
         run_group(ray, train_rank, job, processes=processes, cluster=cluster, storage=path / LOGS / "ray")
     if not (path / METRICS).is_file():
@@ -76,6 +78,8 @@ def train_rank(job: Mapping[str, Any]) -> None:
     from regraft import distributed
 
     path = Path(job["path"])
+    if job["cache"]:  # which all processes must share
+        os.environ["REGRAFT_CACHE"] = job["cache"]
     reporter = NullReporter() if distributed.rank() else LogReporter(path / LOGS / "rank-0.log")
     begun = distributed.broadcast((path / SOURCE).is_file() and (path / CONFIG).is_file())
     is_finished = distributed.broadcast((path / METRICS).is_file() and not (path / CHECKPOINT).is_file())
