@@ -12,6 +12,7 @@ from typing import Any
 
 from regraft.cluster.executor import Cluster
 from regraft.cluster.ray_executor import resources_of_task, room_for
+from regraft.distributed import PeerError
 from regraft.errors import ClusterError, MissingExtraError, RegraftError
 from regraft.resources import limit_threads
 
@@ -103,6 +104,8 @@ def _rank(settings: dict[str, Any]) -> None:
         raise error
     try:
         settings["function"](settings["job"])
+    except PeerError:  # another process has died, or says why it failed
+        raise
     except RegraftError as error:
         ray.get(outcome.put.remote(RegraftError(str(error))))
         raise
