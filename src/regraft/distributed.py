@@ -122,20 +122,25 @@ def process_group() -> Iterator[None]:
     _start(launched)
     import torch.distributed as dist
 
+    has_failed = True
     try:
         yield
+        has_failed = False
     except (Exception, KeyboardInterrupt) as error:
-        if not isinstance(error, PeerError) and not _is_first_error():
+        if isinstance(error, PeerError):
+            raise
+        if not _is_first_error():
             raise PeerError(f"Another process of this training has failed, too: {error}") from error
-        if not isinstance(error, PeerError):
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-            get_error_handler().record_exception(error)  # for torchrun's summary
+        get_error_handler().record_exception(error)  # for torchrun's summary
         raise
     finally:
         _state.store = None
-        with suppress(RuntimeError):
-            dist.destroy_process_group()
+        # After a failure NCCL would wait for what the others will never send.
+        if not has_failed or "nccl" not in dist.get_backend_config():
+            with suppress(RuntimeError):
+                dist.destroy_process_group()
 
 
 def _start(launched: Launch) -> None:
