@@ -190,7 +190,7 @@ def test_a_model_as_in_keras_trains_and_is_saved_whole(squares_folder: Path, tmp
     run = train_from(squares_folder, load_config(overrides=settings), tmp_path / "run", reporter=Messages())
     plan = next(text for text in said if text.startswith("Plan: "))
     assert "the head trained for 2 epochs by rmsprop, 1 epoch of fine-tuning" in plan
-    assert "Preset keras: model.head_stages = last, augmentation.flip = 0.0" in plan
+    assert "Preset keras: head_stages last; flip, random_crop, color_jitter" in plan
     assert "Given instead of the preset's: training.head_optimizer = rmsprop." in plan
     assert [row["phase"] for row in run.history] == ["head", "head", "finetune"]
     assert not run.head_path

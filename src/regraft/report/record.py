@@ -26,7 +26,7 @@ SHOWN, FEWER = 16, 8
 RANDOM_WEIGHTS = (
     "The network started from random weights, not from pretrained ones: all that it knows comes from these images."
 )
-WITHHELD = "Likely label errors and heat maps are withheld: those of such a model mean nothing."
+WITHHELD = "Likely label errors and heat maps are withheld: they mean something only where it is."
 
 
 @dataclass(frozen=True)
