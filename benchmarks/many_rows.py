@@ -111,12 +111,10 @@ def work(manifest: Path, cache: Path, *, train: bool) -> None:
         regraft.train(model, split, out=cache / "run", finetune_epochs=0)
 
 
-def measure(command: list[str], environment: dict[str, str]) -> dict[str, tuple[float, float]]:
-    """Run a command: seconds and peak memory in 10^9 bytes of each step."""
+def measure(command: list[str], environment: dict[str, str], what: str) -> dict[str, tuple[float, float]]:
+    """Run a command: seconds and peak memory in 10^9 bytes of each step, which are printed as it ends."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    tree, steps = psutil.Process(process.pid), {"start": [time.perf_counter(), 0.0, 0.0]}
-    current = steps["start"]
-    ended = threading.Event()
+    tree, peak, ended = psutil.Process(process.pid), [0.0], threading.Event()
 
     def watch() -> None:
         while not ended.wait(_INTERVAL):
@@ -126,24 +124,30 @@ def measure(command: list[str], environment: dict[str, str]) -> dict[str, tuple[
                     total += one.memory_info().rss
                 except psutil.Error:
                     continue
-            current[1] = max(current[1], total / 1e9)
+            peak[0] = max(peak[0], total / 1e9)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    steps: dict[str, tuple[float, float]] = {}
+    name, began = "start", time.perf_counter()
+
+    def end(following: str) -> None:
+        nonlocal name, began
+        steps[name] = (time.perf_counter() - began, peak[0])
+        print(f"{f'{what}: {name}':45} {steps[name][0]:8.1f} s {steps[name][1]:6.2f} GB", flush=True)
+        name, began, peak[0] = following, time.perf_counter(), 0.0
+
     assert process.stdout is not None
     for line in process.stdout:
-        if not line.startswith("{"):
-            continue
-        now = time.perf_counter()
-        current[2] = now
-        current = steps[json.loads(line)["step"]] = [now, 0.0, now]
+        if line.startswith("{"):
+            end(json.loads(line)["step"])
     code = process.wait()
-    current[2] = time.perf_counter()
+    end("")
     ended.set()
     watcher.join()
     if code:
         raise SystemExit(f"{' '.join(command)} failed: {code}")
-    return {name: (end - start, peak) for name, (start, peak, end) in steps.items()}
+    return steps
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -181,13 +185,12 @@ def main() -> None:
         command = [sys.executable, str(Path(__file__)), "--work", str(manifest), str(cache)]
         command += ["--train"] if arguments.train and what.endswith("files") else []
         try:
-            steps = measure(command, {**os.environ, "REGRAFT_CACHE": str(cache)})
+            steps = measure(command, {**os.environ, "REGRAFT_CACHE": str(cache)}, what)
         finally:
             shutil.rmtree(cache, ignore_errors=True)
         for step, (duration, peak) in steps.items():
             label = f"{what}: {step}"
             seconds[label], facts[label] = [duration], {"peak_gb": round(peak, 3)}
-            print(f"{label:45} {duration:8.1f} s {peak:6.2f} GB", flush=True)
     if record:
         save("many_rows", seconds, unit="s", title="Many rows", facts=facts)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regraft import key_index
-from regraft.key_index import KeyIndex, keys_array
+from regraft.key_index import KeyIndex, collect_keys, keys_array
 
 #: Few keys, some of which have the same first half.
 KEYS = [bytes([i % 3] * 8 + [i] * 8) for i in range(9)]
@@ -43,6 +43,7 @@ def test_many_random_keys() -> None:
 
 
 def test_a_key_of_another_length_is_refused() -> None:
+    assert (collect_keys(iter(KEYS), len(KEYS)) == keys_array(KEYS)).all()
     assert keys_array([]).shape == (0, 16)
     with pytest.raises(ValueError, match="a key of 3 bytes; expected 16"):
         keys_array([bytes(16), b"abc"])

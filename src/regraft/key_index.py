@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,14 @@ def keys_array(keys: Keys) -> np.ndarray:
             raise ValueError(f"a key of {len(wrong)} bytes; expected {KEY_BYTES}")
         keys = np.frombuffer(b"".join(keys), np.uint8)
     return np.ascontiguousarray(keys).view(np.uint8).reshape(-1, KEY_BYTES)
+
+
+def collect_keys(keys: Iterable[bytes], count: int) -> np.ndarray:
+    """`count` keys as uint8 (count, 16); no list of them is made."""
+    collected = np.empty(count, f"V{KEY_BYTES}")
+    for number, key in enumerate(keys):
+        collected[number] = key
+    return collected.view(np.uint8).reshape(-1, KEY_BYTES)
 
 
 class _Sorted(NamedTuple):

@@ -19,6 +19,7 @@ from regraft.cache import Cache, Table, cache_key
 from regraft.data.dataset import Dataset
 from regraft.data.decode import DECODER_VERSION
 from regraft.data.preprocessing import Preprocessing
+from regraft.key_index import collect_keys
 from regraft.resources import usable_cpus
 
 _CHUNK = 64
@@ -75,7 +76,7 @@ class StreamedPixels:
         self.table = None if cache is None else cache.existing_table("pixels", *_rows_of(preprocessing))
         self.numbers = np.full(len(dataset), -1)
         if self.table is not None:
-            self.numbers = self.table.find([cache_key(sample.sha256) for sample in dataset.samples])
+            self.numbers = self.table.find(_keys_of(dataset))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -115,6 +116,11 @@ class StreamedPixels:
         return self.preprocessing(self.dataset.source(self.dataset.samples[i]), max_pixels=self.dataset.max_pixels)
 
 
+def _keys_of(dataset: Dataset) -> np.ndarray:
+    """Cache key of each image, uint8 (N, 16)."""
+    return collect_keys(map(cache_key, dataset.table.sha256s()), len(dataset))
+
+
 def _rows_of(preprocessing: Preprocessing) -> tuple[dict[str, Any], tuple[int, int, int], type]:
     """Key, shape and type of the rows of the table of pixels."""
     key = {
@@ -144,7 +150,7 @@ def load_pixels(
     images decoded before it stay in the cache.
     """
     table = cache.table("pixels", *_rows_of(preprocessing))
-    keys = [cache_key(sample.sha256) for sample in dataset.samples]
+    keys = _keys_of(dataset)
     numbers = distributed.on_rank_0(lambda: table.find(keys))  # of one time, for all of them
     absent = np.flatnonzero(numbers < 0)
     missing = absent[distributed.share(len(absent))]
@@ -167,7 +173,7 @@ def load_pixels(
                     done += 1
                     if progress:
                         progress(done, len(missing))
-                numbers[chunk] = table.append([keys[i] for i in chunk], rows)
+                numbers[chunk] = table.append(keys[chunk], rows)
         except BaseException:  # on Ctrl-C the queued images are not decoded
             pool.shutdown(wait=False, cancel_futures=True)
             raise

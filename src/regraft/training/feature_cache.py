@@ -22,6 +22,7 @@ from regraft.data.augmentation import augment, random_key
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset
 from regraft.data.pixel_cache import PixelSource
+from regraft.key_index import collect_keys
 from regraft.models.classifier import Classifier, StageOutput
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import autocast, has_room
@@ -183,7 +184,10 @@ def run_prefix(
     model.eval()
     precision, tables = backend.precision, list(_tables(model, cache, backend))
     view_key = "" if augmentation is None else repr((asdict(augmentation), seed))
-    names = [[cache_key(s.sha256, v, view_key if v else "") for s in dataset.samples] for v in range(views)]
+    names = [
+        collect_keys((cache_key(sha256, v, view_key if v else "") for sha256 in dataset.table.sha256s()), len(dataset))
+        for v in range(views)
+    ]
     # What is missing is the same for all processes: what rank 0 does not find.
     numbers = distributed.on_rank_0(lambda: [np.stack([table.find(row) for row in names]) for table in tables])
     missing = np.argwhere(np.any([rows < 0 for rows in numbers], axis=0))  # (view, image), view by view
@@ -206,7 +210,7 @@ def run_prefix(
                 batch = augment(batch, augmentation, keys)
             for table, rows, values in zip(tables, numbers, backend(batch), strict=True):
                 new = np.flatnonzero(rows[view, chosen] < 0)
-                rows[view, chosen[new]] = table.append([names[view][i] for i in chosen[new]], _stored(values[new]))
+                rows[view, chosen[new]] = table.append(names[view][chosen[new]], _stored(values[new]))
             done += len(chosen)
             reporter.on_progress(name, min(done * distributed.world_size(), len(missing)), len(missing))
         longest = max(longest, time.monotonic() - started)
@@ -235,7 +239,8 @@ def extract_features(
     """
     count = len(activations)
     values = torch.zeros(views if store is None else 0, count, model.head.features)
-    keys = [[cache_key(view, i) for i in range(count if store is not None else 0)] for view in range(views)]
+    numbers = range(count if store is not None else 0)
+    keys = [collect_keys((cache_key(view, i) for i in numbers), len(numbers)) for view in range(views)]
     for view in range(views):
         for rows, batch in _features(model, activations, view, precision):
             if store is None:

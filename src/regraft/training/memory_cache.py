@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from regraft.key_index import KeyIndex, Keys, keys_array
+
 #: Rows of a block; blocks are added as rows come, so that nothing is ever copied to grow.
 _BLOCK_ROWS = 1024
 
@@ -18,14 +20,14 @@ class MemoryTable:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
         self._blocks: list[np.ndarray] = []
-        self._row_of_key: dict[bytes, int] = {}
+        self._rows = KeyIndex()
         self._count = 0
 
-    def find(self, keys: Sequence[bytes]) -> np.ndarray:
+    def find(self, keys: Keys) -> np.ndarray:
         """Row numbers of these keys, int64 (N,); -1 for a miss."""
-        return np.array([self._row_of_key.get(key, -1) for key in keys], dtype=np.int64)
+        return self._rows.find(keys_array(keys))
 
-    def append(self, keys: Sequence[bytes], rows: np.ndarray) -> np.ndarray:
+    def append(self, keys: Keys, rows: np.ndarray) -> np.ndarray:
         """Add rows (n, *shape) under their keys; returns their row numbers, int64 (n,)."""
         numbers = np.arange(self._count, self._count + len(keys))
         while len(self._blocks) * _BLOCK_ROWS < self._count + len(keys):
@@ -33,7 +35,7 @@ class MemoryTable:
         for block in np.unique(numbers // _BLOCK_ROWS):
             inside = numbers // _BLOCK_ROWS == block
             self._blocks[block][numbers[inside] % _BLOCK_ROWS] = rows[inside]
-        self._row_of_key.update(zip(keys, numbers.tolist(), strict=True))
+        self._rows.add(keys_array(keys), self._count)
         self._count += len(keys)
         return numbers
 
