@@ -34,7 +34,18 @@ def picture(label: str, rng: np.random.Generator, size: int = 40) -> np.ndarray:
 
 
 #: Where the longest tests are, the longest first. The others are short enough to fill the gaps.
-LONG = ("docs/", "test_readme", "exporting/", "studies/", "test_notebook", "tracking/", "training/", "runs/", "cli/")
+LONG = (
+    "docs/",
+    "cluster/",
+    "test_readme",
+    "exporting/",
+    "studies/",
+    "test_notebook",
+    "tracking/",
+    "training/",
+    "runs/",
+    "cli/",
+)
 
 
 class ByFile(LoadScopeScheduling):
@@ -57,7 +68,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if item not in deselected]
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: next((i for i, start in enumerate(LONG) if _file(item).startswith(start)), 9))
+        items.sort(
+            key=lambda item: next((i for i, start in enumerate(LONG) if _file(item).startswith(start)), len(LONG))
+        )
 
 
 def _file(item: pytest.Item) -> str:

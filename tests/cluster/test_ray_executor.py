@@ -9,6 +9,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -262,15 +263,6 @@ def test_an_evaluation_on_a_cluster_is_the_same(cluster, squares_run, squares_fo
 def test_a_training_whose_process_is_killed_gives_the_same_numbers(two_nodes, squares_folder, tmp_path) -> None:
     settings = ["model.image_size=32", "training.finetune_epochs=4", "training.keep_finetuned=always", "data.val=0.25"]
     config = load_config(None, [*settings, "training.batch_size=8", "training.views=2"])
-    killed, over = threading.Event(), threading.Event()
-
-    def kill_after_the_first_epoch() -> None:
-        log = tmp_path / "killed" / "logs" / "rank-0.log"
-        while not over.wait(0.1):
-            if not killed.is_set() and log.is_file() and "finetune: epoch 1" in log.read_text(encoding="utf-8"):
-                killed.set()
-                two_nodes.kill_second()
-                two_nodes.start_second()  # which ends with this thread
 
     def train(name: str) -> dict[str, Any]:
         run = train_on_cluster(
@@ -279,15 +271,15 @@ def test_a_training_whose_process_is_killed_gives_the_same_numbers(two_nodes, sq
         return {"test": run.metrics["test"], "losses": [row["train_loss"] for row in run.history]}
 
     whole = train("whole")
-    watcher = threading.Thread(target=kill_after_the_first_epoch)
-    watcher.start()
-    try:
-        again = train("killed")
-        assert killed.is_set()
-    finally:
-        over.set()
-        watcher.join()
+    log = tmp_path / "killed" / "logs" / "rank-0.log"
+    with ThreadPoolExecutor(1) as thread:  # nodes are started here, since they end with the thread that starts them
+        training = thread.submit(train, "killed")
+        while not (log.is_file() and "finetune: epoch 1" in log.read_text(encoding="utf-8")):
+            assert not training.done(), training.exception()
+            time.sleep(0.1)
         two_nodes.kill_second()
+        two_nodes.start_second()
+        again = training.result()
     starts = (tmp_path / "killed" / "logs" / "rank-0.log").read_text(encoding="utf-8").count("Process 0 of 2 starts")
     assert starts == 2
     assert len(whole["losses"]) == 4

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from regraft.atomic_io import write_text
 from regraft.cluster.executor import Cluster
 from regraft.cluster.ray_executor import resources_of_task, room_for
 from regraft.distributed import PeerError
@@ -20,6 +21,8 @@ from regraft.resources import limit_threads
 MAX_FAILURES = 3
 #: Times that Ray Train waits a minute for the nodes that all processes need.
 _WAITS = 10
+#: File with the error that has ended a training.
+_FAILED = "error.txt"
 
 
 def run_group(
@@ -48,10 +51,12 @@ def run_group(
 
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         cpus, gpus = resources_of_task(ray, cluster)
-        outcome = ray.remote(_Outcome).options(num_cpus=0).remote()
+        failed = storage.resolve() / _FAILED
+        failed.parent.mkdir(parents=True, exist_ok=True)
+        failed.unlink(missing_ok=True)
         trainer = TorchTrainer(
             _rank,
-            train_loop_config={"function": function, "job": dict(job), "outcome": outcome, "cpus": cpus},
+            train_loop_config={"function": function, "job": dict(job), "failed": failed, "cpus": cpus},
             torch_config=TorchConfig(backend=None if gpus else "gloo"),
             scaling_config=train.ScalingConfig(
                 num_workers=processes or room_for(ray, cpus, gpus),
@@ -65,8 +70,7 @@ def run_group(
             failure = result.error
         except Exception as error:  # Ray Train's own, which differ between its versions
             failure = error
-    if (cause := ray.get(outcome.get.remote())) is not None:
-        raise cause
+    _raise_stored(failed)
     if failure is not None:
         raise ClusterError(f"Ray gave up training on the cluster: {failure}") from failure
 
@@ -79,33 +83,19 @@ def _failure_config(train: Any) -> Any:
         return train.FailureConfig(max_failures=MAX_FAILURES)
 
 
-class _Outcome:
-    """An actor that keeps the first error of a process."""
-
-    def __init__(self) -> None:
-        self._error: RegraftError | None = None
-
-    def put(self, error: RegraftError) -> None:
-        """Keep it, unless there is one."""
-        self._error = self._error or error
-
-    def get(self) -> RegraftError | None:
-        """The first error, or None."""
-        return self._error
-
-
 def _rank(settings: dict[str, Any]) -> None:
-    """What each process runs: an error of regraft's is kept, and ends this and every later try."""
-    import ray
-
+    """What each process runs: an error of regraft's is stored, and ends this and every later try."""
     limit_threads(settings["cpus"])
-    outcome = settings["outcome"]
-    if (error := ray.get(outcome.get.remote())) is not None:
-        raise error
+    _raise_stored(settings["failed"])
     try:
         settings["function"](settings["job"])
     except PeerError:  # another process has died, or says why it failed
         raise
     except RegraftError as error:
-        ray.get(outcome.put.remote(RegraftError(str(error))))
+        write_text(settings["failed"], str(error))
         raise
+
+
+def _raise_stored(failed: Path) -> None:
+    if failed.is_file():
+        raise RegraftError(failed.read_text(encoding="utf-8"))
