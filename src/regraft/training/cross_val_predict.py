@@ -10,7 +10,7 @@ import torch
 from regraft.cache import Cache
 from regraft.cluster.executor import Executor, InProcess, Task
 from regraft.data.dataset import Dataset
-from regraft.data.pixel_cache import load_pixels
+from regraft.data.pixel_cache import StreamedPixels
 from regraft.models.classifier import Classifier
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.device import choose_device, choose_precision
@@ -26,12 +26,8 @@ def frozen_features(model: Classifier, dataset: Dataset, cache: Cache, reporter:
     device = choose_device("auto")
     precision = choose_precision("auto", device)
     model.to(device).eval()
-    pixels = load_pixels(
-        dataset,
-        model.preprocessing.for_white(dataset.white),
-        cache,
-        progress=lambda done, total: reporter.on_progress("decode", done, total, "images"),
-    )
+    # Every image is read once, so its pixels need not be stored.
+    pixels = StreamedPixels(dataset, model.preprocessing.for_white(dataset.white), cache)
     end = len(model.stages)
     name, _ = choose_backend("auto", model, end, precision, rows=len(dataset), cache=cache)
     backend = make_backend(name, model, end, precision)
