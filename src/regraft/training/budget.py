@@ -365,15 +365,15 @@ def _estimate(
     stores_pixels = not needs.reads_once and (room is None or on_disk + needs.pixels <= room.disk)
     passes = epochs + candidates
     # Pixels that are not stored are decoded in every pass over them.
-    streamed = (head_rows + train + 2 * val if is_live else rows + val) + passes * (per_epoch + val)
-    decoded = train + val if stores_pixels or needs.reads_once else streamed
-    live = (1 / rates.prefix if is_live else 0.0) + after_cut
+    is_decoded_once = stores_pixels or needs.reads_once
+    decode = 0.0 if is_decoded_once else 1 / rates.decode
+    live = decode + 1 / rates.prefix if is_live else decode if phases.boundary == 0 else 0.0
     seconds = {
-        "decode": decoded / rates.decode,
-        "prefix": 0.0 if is_live else seconds_of_prefix,
-        "head": head + is_live * (head_rows + val) / rates.prefix if starts_with_head else 0.0,
-        "finetune": passes * (per_epoch * (1 / step + is_live / rates.prefix) + val * live),
-        "evaluate": 2 + train * live + (val + test) / min(rates.predict, rates.decode),
+        "decode": (train + val) / rates.decode if is_decoded_once else 0.0,
+        "prefix": 0.0 if is_live else seconds_of_prefix + (rows + val) * decode * bool(seconds_of_prefix),
+        "head": head + is_live * (head_rows + val) * live if starts_with_head else 0.0,
+        "finetune": passes * (per_epoch * (1 / step + live) + val * (live + after_cut)),
+        "evaluate": 2 + train * (live + after_cut) + (val + test) / min(rates.predict, rates.decode),
     }
     disk = on_disk + needs.pixels * stores_pixels
     in_memory = room is None or needs.features <= room.memory - (needs.activations if keeps == "memory" else 0)
