@@ -121,6 +121,15 @@ def test_many_samples_take_less_than_half_of_what_objects_take() -> None:
     assert used / count < 400  # bytes; a `Sample` with its strings and its `ImageStats` takes about 1,000
 
 
+def test_a_pickled_selection_has_its_rows_alone() -> None:
+    table = _table(5000, np.random.default_rng(0).integers(0, 256, (5000, 32), dtype=np.uint8))
+    few = pickle.loads(pickle.dumps(table.take(np.array([3, 4000]))))
+    assert (few, len(few._all.paths)) == (table.take(np.array([3, 4000])), 2)
+    split = regraft.split(Dataset(Path(), table, ("0", "1")))
+    assert pickle.loads(pickle.dumps(split)) == split
+    assert pickle.loads(pickle.dumps(split)).test == split.test
+
+
 def _table(count: int, hashes: np.ndarray) -> SampleTable:
     codes: Any = np.arange(count, dtype=np.int32) % 2
     return SampleTable(

@@ -189,6 +189,10 @@ class Split(NotebookRepr):
         if (self.dataset.table.parts < 0).any():
             raise DataError("A split needs a part for every sample; call regraft.split(dataset) first.")
 
+    def __reduce__(self) -> tuple[type[Split], tuple[Dataset]]:
+        """Pickle without the parts, which are selected again."""
+        return Split, (self.dataset,)
+
     def __repr__(self) -> str:
         parts = ", ".join(f"{len(self[part])} {part}" for part in self)
         return f"Split({str(self.dataset.root)!r}, {parts}, {len(self.classes)} classes)"

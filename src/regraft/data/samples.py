@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, cast, overload
 
@@ -164,6 +164,13 @@ class SampleTable(Sequence[Sample]):
 
     def __repr__(self) -> str:
         return f"SampleTable({len(self)} samples)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the selected rows alone: another process has no use for the others."""
+        if self._given is not None:
+            return SampleTable, (None, None, self._given)
+        columns = Columns(*(self._column(column.name) for column in fields(Columns)))
+        return SampleTable, (columns,)
 
     def take(self, rows: np.ndarray) -> SampleTable:
         """The samples with these numbers, int (n,), or for which this is true, bool (N,)."""

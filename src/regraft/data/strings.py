@@ -91,8 +91,11 @@ class Names:
 
     def to_list(self) -> list[str | None]:
         """The name of each row."""
-        names = [*self.names.tolist(), None]
-        return [names[code] for code in self.codes.tolist()]
+        codes, names = self.codes.tolist(), self.names
+        if len(codes) < len(names):  # a few of many names
+            return [None if code < 0 else names[code] for code in codes]
+        every = [*names.tolist(), None]
+        return [every[code] for code in codes]
 
     def used(self) -> list[str]:
         """The names that a row has, in the order of their numbers."""

@@ -107,8 +107,9 @@ class _FeatureChecks:
 
     def __init__(self, dataset: Dataset, backbone: str, weights: str, cache: Cache, reporter: ProgressReporter) -> None:
         # Sorted, so that cached results do not depend on the order of the files.
-        order = sorted(range(len(dataset)), key=lambda i: (dataset.samples[i].sha256, dataset.samples[i].path))
-        self.dataset = dataset.with_samples([dataset.samples[i] for i in order])
+        by_path = np.argsort(dataset.table.paths, kind="stable")
+        order = by_path[np.argsort(dataset.table.contents[by_path], kind="stable")]  # by SHA-256, then by path
+        self.dataset = dataset.with_samples(dataset.table.take(order))
         self.backbone, self.weights = backbone, weights
         self.cache, self.reporter = cache, reporter
         self.notes: list[str] = []
@@ -139,7 +140,7 @@ class _FeatureChecks:
         samples = self.dataset.samples
         counts = inseparable_set_counts(samples)
         checked = np.array([i for i, s in enumerate(samples) if counts[s.label] >= _FOLDS], np.int64)
-        classes = sorted({samples[i].label for i in checked})
+        classes = sorted(self.dataset.table.take(checked).labels.used())
         if len(classes) < 2:
             self.notes.append(
                 f"Labels were not checked: that needs two classes with at least {_FOLDS} images that can be divided."
@@ -181,7 +182,7 @@ class _FeatureChecks:
         from regraft.evaluation.metrics import confusion_matrix
         from regraft.training.cross_val_predict import cross_val_predict
 
-        dataset = self.dataset.with_samples([self.dataset.samples[i] for i in checked])
+        dataset = self.dataset.with_samples(self.dataset.table.take(checked))
         labels = np.array([classes.index(s.label) for s in dataset.samples])
         folds = fold_numbers(dataset, _FOLDS)
         features = torch.from_numpy(self.features[checked])
