@@ -133,3 +133,31 @@ def test_one_missing_file_is_reported_once(run: Path, tmp_path: Path) -> None:
     done = regraft("predict", run, tmp_path / "missing.png", tmp_path / "gone.png")
     assert (done.stdout + done.stderr).count("missing.png") == 1
     assert "2 of 2 images could not be read" in done.stderr
+
+
+def test_a_folder_of_parts_is_completed(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("predict", run, squares_folder / "blue", squares_folder / "green", "--out", out, "--format", "csv")
+    done = regraft(*words, "--part-size", 3)
+    assert done.returncode == 0, done.stderr
+    files = sorted(out.glob("part-*.csv"))
+    assert f"24 rows in {len(files)} files in {out}, {len(files)} of them computed now." in done.stdout
+    rows = [row for file in files for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines())]
+    assert len({row["path"] for row in rows}) == len(rows) == 24
+    files[0].unlink()
+    value = json.loads(regraft(*words, "--part-size", 3, "--json").stdout)
+    assert (value["images"], value["computed"], value["unreadable"]) == (24, 1, [])
+    done = regraft("predict", run, squares_folder / "red", "--out", out, "--format", "csv", "--part-size", 3)
+    assert done.returncode == 2
+    assert "contains predictions that differ in images" in done.stderr
+
+
+def test_a_cluster_needs_a_folder_that_all_nodes_see(run: Path, squares_folder: Path) -> None:
+    for words, problem in (
+        (("--cluster", "auto"), "--cluster needs --out FOLDER"),
+        (("--cluster-cpus", 2), "--cluster-cpus 2 has no effect without --cluster"),
+        (("--csv", "a.csv", "--out", "parts"), "Received --csv and --out"),
+    ):
+        done = regraft("predict", run, squares_folder, *words)
+        assert done.returncode == 2
+        assert problem in done.stderr

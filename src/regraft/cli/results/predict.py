@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv as csv_module
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from regraft.models.rejection import RejectionPolicy
     from regraft.runs.prediction_parts.parts import PartsOptions
 
+#: Number of paths, as they are typed, that the settings of a folder of parts list.
+_PATHS = 100
 #: Number of unreadable images of a folder of parts that the terminal lists.
 _UNREADABLE = 20
 
@@ -138,7 +141,10 @@ def _write_parts(
     from regraft.runs.prediction_parts.parts import Listing, predict_parts
     from regraft.runs.run import classifier_of
 
-    described = {"paths": sorted(str(path.resolve()) for path in images)}
+    paths = sorted(str(path.resolve()) for path in images)
+    described: dict[str, Any] = {"paths": paths}
+    if len(paths) > _PATHS:
+        described = {"sha256": hashlib.sha256("\n".join(paths).encode(errors="surrogateescape")).hexdigest()}
     with rich_progress(err) as reporter:
         parts = predict_parts(
             model, Listing.of_files(files), out, options, described=described, opener=opener or classifier_of,
