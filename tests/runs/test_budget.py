@@ -25,7 +25,7 @@ def test_size_views_and_epochs_of_a_budget_are_stored(
     squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = Throughput(decode=1000, prefix=100, features=400, tail=10, last=100, predict=60)
-    monkeypatch.setattr("regraft.runs.budget._measure", lambda *_: rates)
+    monkeypatch.setattr("regraft.runs.budget.measure", lambda *_: rates)
     monkeypatch.setattr("regraft.runs.budget._fitting_size", lambda *_: 64)
     config = load_config(overrides={"training.finetune_epochs": 10000, "training.budget": 30})
     run = train_from(squares_folder, config, tmp_path / "run")
