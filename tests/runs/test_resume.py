@@ -64,7 +64,7 @@ def test_a_finished_run_stays_as_it_is(squares_run: library.Run) -> None:
 
 def test_resume_needs_a_run_and_no_other_option(squares_run: library.Run, tmp_path: Path) -> None:
     for arguments, code, words in (
-        (["--resume", squares_run.path, "--seed", 3], 2, "expected only --epochs, --track and --json"),
+        (["--resume", squares_run.path, "--seed", 3], 2, "expected only --epochs, --track, --processes and --json"),
         ([], 2, "--resume RUN"),
         (["--resume", tmp_path], 1, "no training to resume"),
     ):
