@@ -14,12 +14,13 @@ from regraft.distributed import Launch, first_node, launch_of
 from regraft.errors import UsageError
 
 SCRIPT = """
+import sys
 import torch
 from regraft import distributed
 torch.distributed.init_process_group("gloo")
 total = distributed.all_reduce_sum(torch.tensor([1.0 + distributed.rank()], dtype=torch.float64))
 distributed.barrier()
-print(distributed.is_distributed(), distributed.world_size(), float(total), flush=True)
+sys.stdout.write(f"{distributed.is_distributed()} {distributed.world_size()} {float(total)}\\n")  # in one piece
 torch.distributed.destroy_process_group()
 """
 

@@ -6,6 +6,7 @@ run: what its processes reported, and the traceback of one that failed.
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +81,7 @@ def logged(path: Path, reporter: ProgressReporter) -> Iterator[ProgressReporter]
         yield reporter
         return
     log = LogReporter(path / LOGS / f"rank-{distributed.rank()}.log")
-    log.write(f"Process {distributed.rank()} of {distributed.world_size()} starts.")
+    log.write(f"Process {distributed.rank()} of {distributed.world_size()} starts, with the number {os.getpid()} here.")
     try:
         yield log if distributed.rank() else reporter
     except BaseException:

@@ -21,7 +21,8 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
-        value |= {key: item for key, item in vars(record).items() if key not in _STANDARD_FIELDS}
+        fields = vars(record).items()  # other libraries add private ones
+        value |= {key: item for key, item in fields if key not in _STANDARD_FIELDS and not key.startswith("_")}
         if record.exc_info:
             value["exception"] = self.formatException(record.exc_info)
         # JSON does not escape this control character.

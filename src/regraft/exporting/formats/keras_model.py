@@ -153,7 +153,9 @@ def _cast(t: Translator, x: Any, dtype: torch.dtype = torch.float32, **_: Any) -
 
 
 @_operation("softplus.default")
-def _softplus(t: Translator, x: Any) -> Value:
+def _softplus(t: Translator, x: Any, beta: float = 1, threshold: float = 20) -> Value:
+    if (beta, threshold) != (1, 20):
+        raise unsupported("softplus with another slope or threshold")
     if isinstance(t.ops, LayerOps):
         return Value(t.ops.softplus(x.tensor), x.axes)
     # log(1 + exp(x)), which LiteRT has no operation for, and without an overflow.
