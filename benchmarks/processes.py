@@ -6,7 +6,9 @@ It trains in 1, 2 and 4 processes and compares the head's losses, the fine-tuned
 test images and the images that the metrics are of. Then it compares images per second of the prefix and of fine-tuning
 steps of two processes with one thread each with those of one process with two threads, and the time of a step whose
 gradients travel in one buffer after the backward pass with one of `DistributedDataParallel`. At last it kills a random
-process of two at a random moment, again and again, and resumes the run in one or two processes; once it presses Ctrl-C.
+process of two at a random moment, again and again, and resumes the run, which must give exactly what it gives
+undisturbed; once it presses Ctrl-C. Beside the numbers of processes it shows what one thread instead of two changes in
+one process: sums in another order, which fine-tuning amplifies.
 """
 
 from __future__ import annotations
@@ -60,6 +62,11 @@ def is_right(facts: dict[str, float]) -> bool:
     """Whether a run is another one up to rounding."""
     losses = facts["head"] <= HEAD and facts["finetuned"] <= FINETUNED
     return losses and facts["equal_answers"] >= ANSWERS and facts["same_images"] == 1.0
+
+
+def is_equal(facts: dict[str, float]) -> bool:
+    """Whether a run has the same numbers as another one."""
+    return facts["head"] == facts["finetuned"] == 0.0 and facts["equal_answers"] == facts["same_images"] == 1.0
 
 
 def run_quietly(command: list[str], environment: dict[str, str]) -> None:
@@ -123,14 +130,13 @@ def kill_one(data: Path, out: Path, options: list[str], draw: random.Random, dur
             if launcher.returncode and "was killed by SIGKILL" not in error:
                 raise RuntimeError(f"unexpected end: {error}") from None
         has_started = (out / "source.json").exists() and (out / "config.toml").exists()
-        count = str(draw.choice((1, 2)))
         again = [*REGRAFT, "train", "--resume", str(out), "--processes"] if has_started else command
-        run_quietly([*again, count], environment)
-        return f"{outcome}; {count} to finish"
+        run_quietly([*again, "2"], environment)
+        return outcome
 
 
 def interrupt_one(data: Path, out: Path, options: list[str]) -> str:
-    """Press Ctrl-C while two processes fine-tune, check that the best model is kept, and resume in one process."""
+    """Press Ctrl-C while two processes fine-tune, check that the best model is kept, and resume."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "REGRAFT_CACHE": cache}
         command = [*REGRAFT, "train", str(data), *options, "--out", str(out), "--processes", "2"]
@@ -140,7 +146,7 @@ def interrupt_one(data: Path, out: Path, options: list[str]) -> str:
         launcher.send_signal(signal.SIGINT)
         code = launcher.wait()
         stopped = json.loads((out / "metrics.json").read_text())["training"]["stopped"]
-        run_quietly([*REGRAFT, "train", "--resume", str(out), "--processes", "1"], environment)
+        run_quietly([*REGRAFT, "train", "--resume", str(out), "--processes", "2"], environment)
         return f"Ctrl-C: exit code {code}, stopped: {stopped}"
 
 
@@ -228,6 +234,9 @@ def main() -> int:
             facts[str(count)] = differences(run, Path(folder) / "of-1")
             right = right and is_right(facts[str(count)])
             print(f"{count} processes, {duration:.0f} s: {facts[str(count)]}", flush=True)
+        train(arguments.data, Path(folder) / "one-thread", options, 1, threads=1)
+        one_thread = differences(Path(folder) / "one-thread", Path(folder) / "of-1")
+        print(f"1 process with 1 thread: {one_thread}", flush=True)
         ratios: dict[str, list[float]] = {"prefix": [], "tail": []}
         for number in range(3):
             by_count = {}
@@ -242,23 +251,24 @@ def main() -> int:
         steps = compare_steps()
         print(f"ms of a step: {steps}", flush=True)
         measured |= {f"{way} / flat": [a / b for a, b in zip(steps[way], steps["flat"], strict=True)] for way in steps}
-        interrupted = Path(folder) / "interrupted"
-        happened = interrupt_one(arguments.data, interrupted, options)
-        right = right and is_right(differences(interrupted, Path(folder) / "of-1"))
-        print(f"{happened}, then {'right' if right else 'DIFFERENT'}", flush=True)
-        finished, started = 0, time.monotonic()
-        train(arguments.data, Path(folder) / "whole", options, 2)
+        whole, interrupted, started = Path(folder) / "whole", Path(folder) / "interrupted", time.monotonic()
+        train(arguments.data, whole, options, 2)
         duration = time.monotonic() - started
+        happened = interrupt_one(arguments.data, interrupted, options)
+        right = right and is_equal(differences(interrupted, whole))
+        print(f"{happened}, then {'right' if right else 'DIFFERENT'}", flush=True)
+        finished = 0
         for number in range(1, arguments.kills + 1):
             run = Path(folder) / f"kill-{number}"
             happened = kill_one(arguments.data, run, options, draw, duration)
-            result = differences(run, Path(folder) / "of-1")
-            finished += is_right(result)
-            print(f"{number:3} {happened}: {'right' if is_right(result) else f'DIFFERENT: {result}'}", flush=True)
+            result = differences(run, whole)
+            finished += is_equal(result)
+            print(f"{number:3} {happened}: {'right' if is_equal(result) else f'DIFFERENT: {result}'}", flush=True)
         print(f"{finished} of {arguments.kills} finish right")
         measured["right finishes after a kill"] = [finished / max(1, arguments.kills)]
     if record:
         named = {f"{count} processes": values for count, values in facts.items()}
+        named["1 process with 1 thread"] = one_thread
         save(
             "processes", measured | {label: [values["equal_answers"]] for label, values in named.items()}, unit="ratio",
             title="Several processes", facts=named, data=arguments.data,
