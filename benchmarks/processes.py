@@ -255,8 +255,9 @@ def main() -> int:
         train(arguments.data, whole, options, 2)
         duration = time.monotonic() - started
         happened = interrupt_one(arguments.data, interrupted, options)
-        right = right and is_equal(differences(interrupted, whole))
-        print(f"{happened}, then {'right' if right else 'DIFFERENT'}", flush=True)
+        is_same = is_equal(differences(interrupted, whole))
+        right = right and is_same
+        print(f"{happened}, then {'right' if is_same else 'DIFFERENT'}", flush=True)
         finished = 0
         for number in range(1, arguments.kills + 1):
             run = Path(folder) / f"kill-{number}"
