@@ -99,7 +99,7 @@ def command(
             if len(files) > batch_size:
                 reporter.on_progress("predict", done, len(files), "images")
     if len(files) == len(failed) == 1:  # said once
-        raise RegraftError(f"{failed[0].source}: {failed[0].error}")
+        raise RegraftError(f"{failed[0].source} cannot be read: {failed[0].error}")
     if table:
         screen.print(table)
     if table and selection:
