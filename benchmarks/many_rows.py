@@ -84,7 +84,7 @@ def work(manifest: Path, cache: Path, *, train: bool) -> None:
     """What the measured process does; each line that it prints names the step that begins."""
     import regraft
     from regraft.cache import Cache
-    from regraft.data.split import write_split
+    from regraft.data.split_file import write_split
 
     def step(name: str) -> None:
         print(json.dumps({"step": name}), flush=True)

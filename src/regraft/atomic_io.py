@@ -17,7 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 @contextmanager
@@ -72,7 +75,19 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _write_rows(file: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def csv_sha256(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The SHA-256 of the file that `write_csv` writes, in hexadecimal, without the text in memory."""
+    digest = hashlib.sha256()
+
+    class Digest:
+        def write(self, text: str) -> None:
+            digest.update(text.encode(errors="surrogateescape"))
+
+    _write_rows(Digest(), columns, rows)
+    return digest.hexdigest()
+
+
+def _write_rows(file: SupportsWrite[str], columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     plain = csv.writer(file, lineterminator="\n")
     quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)  # csv does not quote a lone \r
     for row in chain([columns], rows):

@@ -1,18 +1,14 @@
-import csv
 import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from regraft.data.dataset import PARTS, Dataset, Part, Sample, Split
-from regraft.data.scan import scan
-from regraft.data.split import fold_numbers, folds, inseparable_set_ids, split, write_split
+from regraft.data.split import fold_numbers, folds, inseparable_set_ids, split
 from regraft.errors import UsageError
 
 
@@ -241,49 +237,6 @@ def test_everything_may_be_train():
     assert sizes(split(dataset_of(images("cat", 9)), train=1, val=0, test=0)) == (9, 0, 0)
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    names = [
-        "plain",
-        "a, b",
-        'the "best"',
-        " blanks ",
-        "tab\tand\nline",
-        "ünïcødé",
-        "back\\slash",
-        "-1",
-        "=2",
-    ]
-    for label in ("cat", "big, dog", "'eel'"):
-        for number, name in enumerate([*names, *map(str, range(11))]):
-            seed = int.from_bytes(f"{label}{number}".encode(), "big")
-            pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            file = tmp_path / "data" / label / f"{name}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(file)
-    return tmp_path / "data"
-
-
-def test_a_written_split_is_a_manifest_of_the_same_split(folder, tmp_path):
-    parts = split(scan(folder), seed=3)
-    assert list(parts) == ["train", "val", "test"]
-    for file, root in ((folder / "split.csv", None), (tmp_path / "runs/one/split.csv", folder)):
-        write_split(file, parts)
-        again = split(scan(file, root=root, on_unreadable="error"), seed=8)
-        assert again.dataset.samples == parts.dataset.samples
-        assert again.classes == parts.classes
-    assert not [p for p in tmp_path.rglob("*") if p.suffix == ".partial"]
-
-
-def test_the_columns_of_a_written_split(tmp_path):
-    write_split(tmp_path / "split.csv", split(dataset_of(images("cat", 2)), train=0.5, val=0.5, test=0))
-    with (tmp_path / "split.csv").open(newline="") as file:
-        header, *rows = csv.reader(file)
-    assert header == ["path", "label", "part", "sha256"]
-    assert sorted(row[2] for row in rows) == ["train", "val"]
-    assert all(row[1] == "cat" and len(row[3]) == 64 for row in rows)
-
-
 @pytest.mark.parametrize(
     ("each", "expected"), [(2, (80, 10, 10)), (3, (50, 50, 50)), (5, (150, 50, 50)), (14, (560, 70, 70))]
 )
@@ -360,19 +313,6 @@ def test_without_an_earlier_split_one_more_image_moves_three_at_most(count, shar
     assert sum(part_of.get(s.path, s.part) != s.part for s in after.dataset.samples) <= 3
 
 
-def test_a_kept_split_is_read_from_its_file_by_content_or_path(tmp_path):
-    data = dataset_of(images("cat", 50))
-    before = split(data)
-    write_split(tmp_path / "split.csv", before)
-    moved = dataset_of([dataclasses.replace(s, path=f"elsewhere/{s.path}") for s in data.samples])
-    edited = dataset_of([dataclasses.replace(s, sha256=s.sha256[::-1]) for s in data.samples])
-    for changed in (moved, edited):
-        for keep in (tmp_path, tmp_path / "split.csv", str(tmp_path)):
-            after = split(changed, seed=7, keep=keep)
-            assert [s.part for s in after.dataset.samples] == [s.part for s in before.dataset.samples]
-    assert [s.part for s in split(data, seed=7).dataset.samples] != [s.part for s in before.dataset.samples]
-
-
 def test_given_parts_are_stronger_than_kept_ones():
     old = split(dataset_of(images("cat", 20)))
     data = dataset_of(
@@ -380,15 +320,6 @@ def test_given_parts_are_stronger_than_kept_ones():
     )
     after = split(data, keep=old)
     assert [s.part == "test" for s in after.dataset.samples] == [i < 4 for i in range(20)]
-
-
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "path,part\nx.png,neither\n", "path,part\n,train\n"])
-def test_what_is_no_split_is_refused(tmp_path, text):
-    (tmp_path / "split.csv").write_text(text)
-    with pytest.raises(UsageError, match="is not a split: expected the columns path and part"):
-        split(dataset_of(images("cat", 5)), keep=tmp_path)
-    with pytest.raises(UsageError, match=r"nowhere.csv cannot be read"):
-        split(dataset_of(images("cat", 5)), keep=tmp_path / "nowhere.csv")
 
 
 @given(datasets(), st.integers(2, 6), st.integers(0, 1000))

@@ -16,9 +16,10 @@ from regraft.errors import UsageError
 from regraft.models.classifier import build, smaller_sizes
 from regraft.runs.budget import _fitting_size
 from regraft.runs.train import train_from
-from regraft.training.budget import Plan, Throughput, make_plan
+from regraft.training.budget import Plan, make_plan
 from regraft.training.callbacks import NullReporter
 from regraft.training.options import TrainingOptions
+from regraft.training.throughput import Throughput
 
 
 def test_size_views_and_epochs_of_a_budget_are_stored(

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from regraft.errors import BudgetError, UsageError
 from regraft.models.classifier import Classifier, build
-from regraft.training.budget import Plan, Room, Throughput, make_plan, measure_throughput
+from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.options import TrainingOptions
+from regraft.training.throughput import Throughput
 
 COUNTS = {"train": 1000, "val": 100, "test": 200}
 RATES = Throughput(decode=1000, prefix=250, features=1000, tail=100, last=200, predict=100)
@@ -84,31 +84,6 @@ def test_from_scratch_a_short_budget_has_fewer_epochs_and_never_a_head_alone() -
     assert "10 epochs of the whole network from scratch" in str(plans[1])
     with pytest.raises(BudgetError, match=r"training one epoch takes about \d+ s"):
         make_plan(network, COUNTS, TrainingOptions(), RATES, seconds=5)
-
-
-@pytest.mark.parametrize("weights", ["auto", "none"])
-def test_throughput_is_measured_and_the_model_stays_unchanged(weights: str) -> None:
-    model = build(classes=("a", "b"), image_size=32, weights=weights)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trainable = [name for name, _ in model.trainable_parameters()]
-    state = torch.get_rng_state()
-    rates = measure_throughput(model, TrainingOptions(), decode=10, images=100)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert rates.decode == 10
-    assert 0 < rates.tail < 1e6
-    assert 0 < rates.last < 1e6
-    assert 0 < rates.prefix < 1e6
-    assert rates.features > 0
-    assert rates.predict > 0
-    assert rates.prefix_backend == "torch"
-    assert rates.peak_layer_bytes >= 4 * 16 * 16 * (16 + 96), "blocks.1.0 widens the maps of 16 channels to 96"
-    assert rates.activation_bytes > 2 * 1152, "the last maps alone"
-    assert not model.training
-    assert trainable == [name for name, _ in model.trainable_parameters()]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters())
-    head = measure_throughput(model, replace(TrainingOptions(), finetune_epochs=0), decode=10, images=100)
-    assert head.tail == head.last == head.features == float("inf")
 
 
 def test_activations_without_room_on_disk_go_to_memory_or_are_fewer_or_none(model: Classifier) -> None:

@@ -77,7 +77,7 @@ def connect(address: str) -> Iterator[Any]:
 
 
 def _use_token() -> None:
-    """Send the token of the cluster if there is one; a client does so only if it is told to."""
+    """Send the cluster's token if there is one, which Ray's client does only in this mode."""
     variables = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     if any(map(os.environ.get, variables)) or (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

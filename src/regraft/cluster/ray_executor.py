@@ -318,6 +318,6 @@ def _picklable(error: Exception) -> Exception:
         error.add_note("".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # another library's exception may fail in any way when it is pickled
         return RegraftError(str(error) if isinstance(error, RegraftError) else f"{type(error).__name__}: {error}")
     return error

@@ -6,28 +6,23 @@ part. Classes keep their proportions. The same data, fractions and seed give the
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from regraft.atomic_io import csv_text, write_csv
 from regraft.data.dataset import Dataset, Split
 from regraft.data.samples import PARTS, Part, Sample, SampleTable
-from regraft.data.sources.manifest import PART_NAMES
-from regraft.data.strings import in_blocks
+from regraft.data.split_file import kept_parts
 from regraft.data.union_find import connected_sets
 from regraft.errors import UsageError, suggest_names
 from regraft.text import join_truncated
 
 #: Names of parts: train, val and test, or fold numbers.
 P = TypeVar("P", bound=str)
-
-_COLUMNS = ("path", "label", "part", "sha256")
 
 #: Fraction of the images for val, and for test.
 _DEFAULT = 0.1
@@ -88,7 +83,7 @@ def split(
             return Split(dataset)
         fractions = {"train": 1 - sum(missing.values()), **missing}
     pool = table.take(pool_rows)
-    kept = np.full(len(pool), -1) if keep is None else _kept_parts(pool, keep)
+    kept = np.full(len(pool), -1) if keep is None else kept_parts(pool, keep)
     names = [*fractions, *(part for part in PARTS if part not in fractions and part not in predefined)]
     kept = np.array([names.index(part) if part in names else -1 for part in (*PARTS, "")])[kept]
     parts = table.parts.copy()
@@ -152,70 +147,6 @@ def fold_numbers(dataset: Dataset, k: int = 5, *, seed: int | str = 0) -> np.nda
         ids_in_fold = [np.unique(ids[numbers == number]) for number in range(k)]
         numbers[ids == max(ids_in_fold, key=len)[-1]] = empty
     return numbers
-
-
-def write_split(path: Path, split: Split) -> None:
-    """Write `path,label,part,sha256`; `scan(path, root=split.dataset.root)` reads the same split back."""
-    write_csv(path, _COLUMNS, _split_rows(split))
-
-
-def split_text(split: Split) -> str:
-    """The CSV text that `write_split` writes."""
-    return csv_text(_COLUMNS, _split_rows(split))
-
-
-def _split_rows(split: Split) -> Iterator[tuple[str, str | None, Part, str]]:
-    table = split.dataset.table
-    labels, names = table.labels, table.labels.names.tolist()
-    columns = (in_blocks(table.paths), (names[code] for code in labels.codes), table.parts, table.sha256s())
-    for name, label, part, sha256 in zip(*columns, strict=True):
-        yield name, label, PARTS[part], sha256
-
-
-def _kept_parts(pool: SampleTable, keep: Split | Path | str) -> np.ndarray:
-    """The part of each sample in an earlier split, an index in `PARTS` or -1, int64 (N,)."""
-    rows: Iterable[tuple[str, str, str]]
-    if isinstance(keep, Split):
-        earlier = keep.dataset.table
-        rows = zip(in_blocks(earlier.paths), earlier.sha256s(), (PARTS[part] for part in earlier.parts), strict=True)
-    else:
-        rows = _read_split(Path(keep))
-    by_content, by_path = dict[bytes | str, int](), dict[str, int]()
-    for path, sha256, part in rows:
-        number = PARTS.index(PART_NAMES[part])
-        by_path[path] = number
-        if sha256:
-            by_content[_short(sha256)] = number
-    found = (
-        by_content.get(_short(sha256), by_path.get(path, -1))
-        for path, sha256 in zip(in_blocks(pool.paths), pool.sha256s(), strict=True)
-    )
-    return np.fromiter(found, np.int64, len(pool))
-
-
-def _read_split(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Path, SHA-256 (or an empty string) and part of each row of a `split.csv`."""
-    path, is_empty = path / "split.csv" if path.is_dir() else path, True
-    wrong = UsageError(f"{path} is not a split: expected the columns path and part (train, val, test), and sha256.")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                is_empty, part = False, (row.get("part") or row.get("split") or "").lower()
-                if not row.get("path") or part not in PART_NAMES:
-                    raise wrong
-                yield row["path"], row.get("sha256") or "", part
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} cannot be read: {error}. Expected a split.csv, or a folder with one.") from error
-    if is_empty:
-        raise wrong
-
-
-def _short(sha256: str) -> bytes | str:
-    """The hash in half the memory."""
-    try:
-        return bytes.fromhex(sha256)
-    except ValueError:  # a sample made by hand
-        return sha256
 
 
 def _assign(

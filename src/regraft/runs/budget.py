@@ -16,9 +16,10 @@ from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier, smaller_sizes
 from regraft.resources import usable_cpus, usable_memory
 from regraft.timing import time_passes
-from regraft.training.budget import Plan, Room, Throughput, make_plan, measure_throughput
+from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.storage import free_disk, memory_limit
+from regraft.training.throughput import Throughput, measure_throughput
 
 #: Time that is kept for the evaluation, as a multiple of its estimate.
 _EVALUATION_MARGIN = 1.5

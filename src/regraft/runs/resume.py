@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from regraft.atomic_io import sha256_of
 from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
-from regraft.data.split import split_text
+from regraft.data.split_file import split_sha256
 from regraft.errors import RunError, UsageError, as_path
 from regraft.runs.earlier_run import training_of
 from regraft.runs.processes import jointly
@@ -110,5 +111,5 @@ def _train_further(
 
 
 def _check_unchanged(path: Path, split: Split, data: str) -> None:
-    if (path / SPLIT).is_file() and split_text(split) != (path / SPLIT).read_text(encoding="utf-8"):
+    if (path / SPLIT).is_file() and split_sha256(split) != sha256_of(path / SPLIT):
         raise RunError(f"{data} has changed since {path} was started. Start a new run with another --out.")

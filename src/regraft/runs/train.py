@@ -18,14 +18,14 @@ import numpy as np
 
 from regraft import distributed
 from regraft.atomic_io import write_json, write_text
-from regraft.cache import Cache, cache_key
+from regraft.cache import Cache
 from regraft.config import Config, DataOptions, load_config, load_run_config
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
 from regraft.data.scan import scan
 from regraft.data.sources.urls import absolute
 from regraft.data.split import split as split_dataset
-from regraft.data.split import split_text, write_split
+from regraft.data.split_file import split_sha256, write_split
 from regraft.errors import RegraftError, UsageError, refuse_old_names
 from regraft.models.classifier import Classifier, build
 from regraft.models.options import ModelOptions
@@ -114,7 +114,7 @@ def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter)
             return scan_with(config, data, Cache() if config.training.cache_gb else None, reporter)
 
     split = split_with(distributed.first_on_rank_0(scanned), config)
-    distributed.check_equal("images or labels", cache_key(split_text(split)).hex())
+    distributed.check_equal("images or labels", split_sha256(split))
     weights_of_classes(config.training.class_weights, split.train.labels, split.classes)
     for note in (*_missing_parts(split, config), describe(split)):
         reporter.on_message(note)

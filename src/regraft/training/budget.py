@@ -1,34 +1,27 @@
 """Estimate the cost of a training on this machine, and choose what fits into a budget of time.
 
-Input: a model, the numbers of images and the options. Output: a `Plan` with the seconds of each step, from throughputs
-that are measured on noise in about a second, and options that keep the budget.
+Input: a model, the numbers of images, the options, and a `Throughput`. Output: a `Plan` with the seconds of each step,
+and options that keep the budget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from regraft import distributed
-from regraft.cache import Cache
 from regraft.errors import BudgetError
-from regraft.models.classifier import Classifier, StageOutput
-from regraft.models.cpu.conv_backward import FastGradients
-from regraft.models.cpu.fuse_training import FusedTraining
+from regraft.models.classifier import Classifier
 from regraft.text import pluralize
-from regraft.timing import time_passes
-from regraft.training.device import autocast, choose_device, choose_precision
+from regraft.training.device import choose_device, choose_precision
 from regraft.training.epochs import LR_CANDIDATES
 from regraft.training.feature_cache import row_bytes
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
-from regraft.training.prefix_backend import BackendName, choose_backend, make_backend
 from regraft.training.setup import plan_phases
 from regraft.training.storage import check_disk, check_memory, describe_storage, storage_needs
+from regraft.training.throughput import Throughput
 
 #: (finetune_from, views, epochs) from which a budget chooses, the most thorough first: never more than the options ask
 #: for; "" keeps their finetune_from.
@@ -37,49 +30,12 @@ LADDER = (("", 8, 10), ("", 8, 5), ("", 4, 5), ("", 4, 3), ("", 2, 2), ("last", 
 SCRATCH_LADDER = (0.75, 0.5, 0.35, 0.25, 0.15, 0.0)
 #: Smaller images are tried before the rungs from this one on.
 _THOROUGH_RUNGS = 5
-_BATCH = 16
 #: Images per pass when a part is predicted.
 _PREDICTION_BATCH = 32
-#: Seconds above which a pass is measured only once.
-_LONG_PASS = 0.7
 #: Memory of a head that is fitted in chunks: two chunks and their temporary values.
 _CHUNKED_HEAD = 2e8
 #: Safety factor: the machine may be slower during training than during the measurement.
 _MARGIN = 1.25
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Measured speed of each step in images per second, and memory in bytes per image.
-
-    `prefix` runs up to the freeze boundary in the precision of training, `features` from there to the head, `tail` and
-    `last` are training steps from the boundary and of the last resolution alone, and `predict` runs in float32. A
-    training step keeps `activation_bytes` for the backward pass; `peak_layer_bytes` are input and output of the largest
-    layer. `reason` says in a sentence why the backend was chosen.
-    """
-
-    decode: float
-    prefix: float
-    features: float
-    tail: float
-    last: float
-    predict: float
-    activation_bytes: float = 0.0
-    peak_layer_bytes: float = 0.0
-    prefix_backend: BackendName = "torch"
-    reason: str = ""
-
-    def of_processes(self, count: int) -> Throughput:
-        """Estimate for several processes, which divide the images, from the speed of one beside the others."""
-        steps = ("decode", "prefix", "features", "tail", "last", "predict")
-        return replace(self, **{name: getattr(self, name) * count for name in steps})
-
-    def at(self, share: float) -> Throughput:
-        """Estimate for images with this share of the area."""
-        per_pixel = ("prefix", "features", "tail", "last", "predict")
-        faster = {name: getattr(self, name) / share for name in per_pixel}
-        smaller = {name: getattr(self, name) * share for name in ("activation_bytes", "peak_layer_bytes")}
-        return replace(self, **faster, **smaller)
 
 
 @dataclass(frozen=True)
@@ -144,107 +100,6 @@ class Plan:
             f"Plan: {work}. About {self.total:.0f} s with empty caches ({steps}), "
             f"{self.memory / 1e9:.1f} GB of memory, {self.disk / 1e6:,.0f} MB on disk.{self.storage}"
         )
-
-
-def measure_throughput(
-    model: Classifier, options: TrainingOptions, *, decode: float, images: int, cache: Cache | None = None
-) -> Throughput:
-    """Measure the speed of each step on a batch of noise; the model stays as it was.
-
-    `decode` are decoded images per second, measured before; `images` is the number of training images; `cache` has the
-    measurements of prefix backends. Raises `MissingExtraError` if the prefix backend is not installed, and `UsageError`
-    if it does not fit the device.
-    """
-    device = choose_device(options.device)
-    precision = choose_precision(options.precision, device)
-    size, boundary_before, device_before = model.preprocessing.size, model.boundary, model.mean.device
-    model.to(device).eval()
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (_BATCH, 3, size, size), dtype=torch.uint8, generator=generator).to(device)
-    phases = plan_phases(model, options)
-    name, reason = choose_backend(
-        options.prefix_backend, model, phases.cut, precision, rows=images * phases.views, cache=cache
-    )
-
-    def predict() -> None:
-        with torch.inference_mode():
-            model(pixels)
-
-    backend = make_backend(name, model, phases.cut, precision)
-    backend(pixels[:1])  # sets itself up
-    rates = {
-        "prefix": _images_per_second(lambda: backend(pixels), device),
-        "predict": _images_per_second(predict, device),
-    }
-    rates |= dict.fromkeys(("features", "tail", "last"), float("inf"))
-    rates["peak_layer_bytes"] = _peak_layer_bytes(model, pixels[:2]) / 2
-    if phases.finetunes:
-        with torch.inference_mode(), autocast(device, precision):
-            activations = model.activations(pixels, phases.cut)
-            rates["features"] = _images_per_second(lambda: model.forward_tail(activations, phases.cut), device)
-        rates["tail"], rates["activation_bytes"] = _measure_steps(model, pixels, phases.boundary, precision)
-        last = model.resolve("last")
-        higher = last > phases.boundary
-        rates["last"] = _measure_steps(model, pixels, last, precision)[0] if higher else rates["tail"]
-        model.freeze(boundary_before)
-    model.to(device_before).eval()
-    return Throughput(decode=decode, prefix_backend=name, reason=reason, **rates)
-
-
-def _measure_steps(
-    model: Classifier, pixels: torch.Tensor, boundary: int, precision: torch.dtype
-) -> tuple[float, float]:
-    """Training steps in images per second, and the bytes per image that they keep for the backward pass."""
-    device = model.mean.device
-    model.freeze(boundary)
-    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}  # from scratch a step changes them
-    model.train()
-    with torch.no_grad(), autocast(device, precision):
-        activations = StageOutput(*(part.clone() for part in model.activations(pixels, boundary)))
-    fused = FusedTraining(model, boundary, precision)
-    weights = {parameter.data_ptr() for parameter in model.parameters()}
-    saved_bytes: dict[int, int] = {}
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.data_ptr() not in weights:
-            saved_bytes[tensor.data_ptr()] = tensor.nbytes
-        return tensor
-
-    def step() -> None:
-        with autocast(device, precision), FastGradients(), fused:
-            features = model.forward_tail(activations, boundary)
-        torch.autograd.grad(model.head(features).sum(), [p for _, p in model.trainable_parameters()])
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        step()
-    speed = _images_per_second(step, device)
-    model.load_state_dict(statistics, strict=False)
-    return speed, sum(saved_bytes.values()) / len(pixels)
-
-
-def _peak_layer_bytes(model: Classifier, pixels: torch.Tensor) -> float:
-    sizes = [0]
-
-    def record(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        sizes.append(sum(part.nbytes for part in (*inputs, output) if isinstance(part, torch.Tensor)))
-
-    handles = [part.register_forward_hook(record) for part in model.backbone.modules() if not list(part.children())]
-    try:
-        with torch.inference_mode():
-            model(pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return max(sizes)
-
-
-def _images_per_second(work: Callable[[], object], device: torch.device) -> float:
-    def pass_over_batch() -> None:
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    return _BATCH / min(time_passes(pass_over_batch, passes=2, long_pass=_LONG_PASS))
 
 
 def make_plan(

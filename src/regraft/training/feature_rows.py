@@ -177,3 +177,10 @@ class StoredRows:
     def standardized(self, mean: torch.Tensor, deviation: torch.Tensor, *, consume: bool) -> StoredRows:
         """Rows that are standardized when they are read."""
         return replace(self, mean=mean, deviation=deviation)
+
+
+def as_rows(features: torch.Tensor | FeatureRows) -> FeatureRows:
+    """Features (N, F) or (K, N, F) as rows."""
+    if isinstance(features, torch.Tensor):
+        return TensorRows(features if features.ndim == 3 else features[None])
+    return features

@@ -9,7 +9,7 @@ direction, so a dozen steps suffice, and fewer images than features mean as few 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,9 +19,10 @@ import torch
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
-from regraft.training.feature_rows import FeatureRows, TensorRows
+from regraft.training.feature_rows import FeatureRows, TensorRows, as_rows
+from regraft.training.head_loss import HeadLoss, covariance, logits_of, moments, row_count
 from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, compute_metrics
-from regraft.training.row_sums import gather_rows, own_shards, sum_over_shards
+from regraft.training.row_sums import sum_over_shards
 
 #: L2 strengths from strong to weak: the penalty is l2 / 2 * |W|^2 on standardized features, added to the mean loss.
 L2_VALUES: tuple[float, ...] = tuple(float(10.0**exponent) for exponent in np.arange(1.0, -4.01, -0.5))
@@ -71,12 +72,12 @@ def fit_path(
     `coarse` is for comparing strengths: the fits stop earlier, and validation has no calibrated losses.
     """
     rows, device = as_rows(features), features.device
-    mean, deviation = _moments(rows)
+    mean, deviation = moments(rows)
     rows = rows.standardized(mean, deviation, consume=consume)
     rows, axes = _principal_axes(rows)
-    loss = _Loss(rows, labels, objective)
-    covariance = _covariance(rows)
-    classes, size = len(objective.class_weights), len(covariance)
+    loss = HeadLoss(rows, labels, objective)
+    second_moments = covariance(rows)
+    classes, size = len(objective.class_weights), len(second_moments)
     identity = torch.eye(size, device=device)
     # Second derivative of the loss with respect to a logit, at equal probabilities.
     curvature = 0.25 if objective.loss == "binary_cross_entropy" else (classes - 1) / classes**2
@@ -88,7 +89,7 @@ def fit_path(
     for l2 in l2_values:
         started = time.perf_counter()
         with _threads_for(loss.count * size * classes):
-            root = torch.linalg.cholesky(curvature * covariance + l2 * identity)
+            root = torch.linalg.cholesky(curvature * second_moments + l2 * identity)
             inverse = torch.linalg.solve_triangular(root, identity, upper=False)
             weight, bias = _minimize(loss, l2, inverse, weight @ root, bias, _COARSE if coarse else _FINE)
         plain_weight = (weight if axes is None else weight @ axes) / deviation
@@ -96,8 +97,8 @@ def fit_path(
         train_loss, train_accuracy = loss.evaluate(weight, bias)
         val_metrics = None
         if val is not None:
-            logits = _logits(as_rows(val[0]), plain_weight, plain_bias)
-            val_metrics = compute_metrics(objective, logits, val[1], calibrate=not coarse)
+            val_logits = logits_of(as_rows(val[0]), plain_weight, plain_bias)
+            val_metrics = compute_metrics(objective, val_logits, val[1], calibrate=not coarse)
         yield LinearHead(
             l2=l2,
             weight=plain_weight,
@@ -107,64 +108,6 @@ def fit_path(
             val=val_metrics,
             seconds=time.perf_counter() - started,
         )
-
-
-def as_rows(features: torch.Tensor | FeatureRows) -> FeatureRows:
-    """Features (N, F) or (K, N, F) as rows."""
-    if isinstance(features, torch.Tensor):
-        return TensorRows(features if features.ndim == 3 else features[None])
-    return features
-
-
-def _row_count(rows: FeatureRows) -> int:
-    """The number of rows of all processes."""
-    return int(rows.bounds[-1]) * rows.views
-
-
-def _moments(rows: FeatureRows) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (F,) and deviation (F,) of the features."""
-    count, size = _row_count(rows), rows.features
-
-    def partial(shard: int) -> torch.Tensor:
-        sums = torch.zeros(2, size, dtype=torch.float64)
-        for _, values in rows.chunks(shard):
-            if not len(values):  # no image of a subset is in this shard
-                continue
-            mean = values.mean(dim=0).cpu().double()
-            # Before the squares are added, a chunk's mean is taken off: they would lose its deviation.
-            square = values.std(dim=0, correction=0).cpu().double().square() + mean.square()
-            sums += len(values) * torch.stack([mean, square])
-        return sums.flatten()
-
-    mean, square = (sum_over_shards(partial, len(rows.bounds) - 1, 2 * size) / count).view(2, size)
-    variance = (square - mean.square()).clamp_min(0)
-    overall = (variance + (mean - mean.mean()).square()).sum() * count / max(1, count * size - 1)
-    # The lower bound keeps nearly constant features from being blown up.
-    deviation = variance.sqrt().float().clamp_min(1e-3 * float(overall.sqrt()) + 1e-12)
-    return mean.float().to(rows.device), deviation.to(rows.device)
-
-
-def _covariance(rows: FeatureRows) -> torch.Tensor:
-    """Second moments (F, F) of standardized rows."""
-    size = rows.features
-
-    def partial(shard: int) -> torch.Tensor:
-        total = torch.zeros(size, size, dtype=torch.float64)
-        for _, values in rows.chunks(shard):
-            total += (values.T @ values).cpu()
-        return total.flatten()
-
-    total = sum_over_shards(partial, len(rows.bounds) - 1, size * size)
-    return (total / _row_count(rows)).float().view(size, size).to(rows.device)
-
-
-def _logits(rows: FeatureRows, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Logits of all images, float32 (N, C)."""
-
-    def logits(shard: int) -> torch.Tensor:
-        return torch.cat([values @ weight.T + bias for _, values in rows.chunks(shard)])
-
-    return gather_rows(logits, rows.bounds, len(bias), rows.device)
 
 
 @contextmanager
@@ -178,67 +121,6 @@ def _threads_for(products: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class _Loss:
-    """The mean loss of standardized rows, as a function of weight (C, F) and bias (C,), summed chunk by chunk."""
-
-    def __init__(self, rows: FeatureRows, labels: torch.Tensor, objective: Objective) -> None:
-        self.rows, self.objective = rows, objective
-        self.labels = labels.to(rows.device)
-        self.shards, self.count = len(rows.bounds) - 1, _row_count(rows)
-        self.class_weights = objective.class_weights.to(rows.device, torch.float32)
-        # What is in memory is divided into chunks only once.
-        self._kept = {s: list(self._chunks(s)) for s in own_shards(self.shards)} if isinstance(rows, TensorRows) else {}
-        views = rows.views
-
-        def weights(shard: int) -> torch.Tensor:
-            images = slice(int(rows.bounds[shard]), int(rows.bounds[shard + 1]))
-            return self.class_weights[self.labels[images].repeat(views)].sum().view(1)
-
-        self.total_weight = float(sum_over_shards(weights, self.shards, 1))
-
-    def _chunks(self, shard: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Rows, targets and weights of each chunk of a shard."""
-        for images, values in self.rows.chunks(shard):
-            targets = self.objective.targets(self.labels[images])
-            yield values, targets, targets @ self.class_weights
-
-    def chunks(self, shard: int) -> Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Rows, targets and weights of each chunk of a shard, which are kept if the rows are in memory."""
-        return self._kept[shard] if self._kept else self._chunks(shard)
-
-    def _of_chunk(self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return (self.objective.per_image(logits, targets) * weights).sum() / self.total_weight
-
-    def gradient(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """The loss, and its derivatives by all weights and biases, float64 (1 + C F + C,) on the CPU."""
-        inputs = [weight.detach().requires_grad_(), bias.detach().requires_grad_()]
-        size = 1 + weight.numel() + bias.numel()
-
-        def partial(shard: int) -> torch.Tensor:
-            total = torch.zeros(size, dtype=torch.float64)
-            for values, targets, weights in self.chunks(shard):
-                value = self._of_chunk(values @ inputs[0].T + inputs[1], targets, weights)
-                gradients = torch.autograd.grad(value, inputs)
-                total += torch.cat([value.detach().view(1), *(g.flatten() for g in gradients)]).cpu()
-            return total
-
-        return sum_over_shards(partial, self.shards, size)
-
-    def evaluate(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[float, float]:
-        """Mean loss, and accuracy in 0..1."""
-
-        def partial(shard: int) -> torch.Tensor:
-            total = torch.zeros(2, dtype=torch.float64)
-            for values, targets, weights in self.chunks(shard):
-                logits = values @ weight.T + bias
-                correct = (logits.argmax(1) == targets.argmax(1)).double().sum()
-                total += torch.stack([self._of_chunk(logits, targets, weights).double(), correct]).cpu()
-            return total
-
-        value, correct = sum_over_shards(partial, self.shards, 2).tolist()
-        return value, correct / self.count
-
-
 @cache
 def _blas() -> ThreadpoolController:
     """The libraries of this process; finding them took a third of the time of a small fit."""
@@ -246,7 +128,7 @@ def _blas() -> ThreadpoolController:
 
 
 def _minimize(
-    loss: _Loss, l2: float, inverse: torch.Tensor, scaled: torch.Tensor, bias: torch.Tensor, tolerance: float
+    loss: HeadLoss, l2: float, inverse: torch.Tensor, scaled: torch.Tensor, bias: torch.Tensor, tolerance: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weight (C, R) and bias (C,) with the lowest penalized loss, starting from these.
 
@@ -287,7 +169,7 @@ def _principal_axes(rows: FeatureRows) -> tuple[FeatureRows, torch.Tensor | None
 
     Rows of several shards stay as they are, too, because the axes need all rows at once.
     """
-    count, features = _row_count(rows), rows.features
+    count, features = row_count(rows), rows.features
     if count >= features or len(rows.bounds) > 2:
         return rows, None
 

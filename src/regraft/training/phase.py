@@ -30,6 +30,7 @@ from regraft.training.device import autocast
 from regraft.training.feature_cache import ActivationSource, predict_logits
 from regraft.training.gradient_sum import GradientSum
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
+from regraft.training.optimizer import lr_factor, make_optimizer
 from regraft.training.options import Optimizer, TrainingOptions
 
 PhaseName = Literal["head", "finetune"]
@@ -370,44 +371,6 @@ def _compiled_tail(model: Classifier) -> Callable[[StageOutput, int], torch.Tens
             raise failed(error) from error
 
     return run
-
-
-def lr_factor(phase: Phase, progress: float) -> float:
-    """Learning rate at `progress` (0..1) through the phase, as a share of its highest value.
-
-    Linear warm-up, then half a cosine to zero (arXiv 1608.03983) or constant.
-    """
-    if progress < phase.warmup:
-        return max(progress / phase.warmup, 0.01)
-    if phase.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (progress - phase.warmup) / (1 - phase.warmup)))
-
-
-def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
-    """An optimizer of the trainable parameters, without weight decay on vectors (biases, norms).
-
-    Lower stages have lower learning rates (arXiv 1801.06146).
-    """
-    parts = [list(model.head.parameters()), *(list(stage.parameters()) for stage in reversed(model.stages))]
-    groups = [
-        {"params": chosen, "weight_decay": decay, "lr_share": phase.layer_decay**depth}
-        for depth, part in enumerate(parts)
-        for decay, chosen in (
-            (phase.weight_decay, [p for p in part if p.requires_grad and p.ndim > 1]),
-            (0.0, [p for p in part if p.requires_grad and p.ndim <= 1]),
-        )
-        if chosen
-    ]
-    # A fused optimizer passes over the weights once instead of a dozen times.
-    fused = model.mean.device.type in ("cpu", "cuda")
-    if phase.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=phase.lr, fused=fused)
-    if phase.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=phase.lr, fused=fused)
-    if phase.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=phase.lr)
-    return torch.optim.SGD(groups, lr=phase.lr, momentum=phase.momentum, nesterov=phase.momentum > 0, fused=fused)
 
 
 def _diverged(phase: Phase, step: int, steps: int) -> str:

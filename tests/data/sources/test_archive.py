@@ -26,7 +26,8 @@ from regraft.data.scan import scan
 from regraft.data.sources import archive as archive_module
 from regraft.data.sources import spool as spool_module
 from regraft.data.sources.archive import SUFFIXES, Archive
-from regraft.data.split import split, write_split
+from regraft.data.split import split
+from regraft.data.split_file import write_split
 from regraft.errors import DataError, ImageError, UsageError
 
 Encoded = Callable[[str], bytes]

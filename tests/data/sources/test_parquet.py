@@ -18,7 +18,8 @@ from regraft.data.decode import decode_image
 from regraft.data.scan import scan
 from regraft.data.sources import parquet as parquet_module
 from regraft.data.sources.parquet import ParquetImages, RowGroupCache
-from regraft.data.split import split, write_split
+from regraft.data.split import split
+from regraft.data.split_file import write_split
 from regraft.errors import DataError, ImageError, MissingExtraError
 
 Encoded = Callable[[str], bytes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import tomllib
 from collections.abc import Collection
@@ -15,7 +14,7 @@ from typing import Any
 from regraft.cluster.executor import Cluster, open_executor
 from regraft.config import Config
 from regraft.data.sources.urls import absolute
-from regraft.data.split import split_text
+from regraft.data.split_file import split_sha256
 from regraft.errors import DataError, MissingExtraError, RunError, UsageError
 from regraft.models.serialization import versions
 from regraft.runs.progress import with_progress
@@ -103,7 +102,7 @@ def tune(
     model, split = prepare(data, config, reporter)
     if not len(split.val):
         raise DataError("There is no val part to judge settings by. Give data.val a share, or the data a val folder.")
-    settings["split"] = hashlib.sha256(split_text(split).encode()).hexdigest()
+    settings["split"] = split_sha256(split)
     if stored is not None:
         _refuse_other_settings(stored, settings, Path(str(out)))
     space = SearchSpace(config, fixed, model)

@@ -1,0 +1,37 @@
+"""Speeds are measured, and measuring changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from regraft.models.classifier import build
+from regraft.training.options import TrainingOptions
+from regraft.training.throughput import measure_throughput
+
+
+@pytest.mark.parametrize("weights", ["auto", "none"])
+def test_throughput_is_measured_and_the_model_stays_unchanged(weights: str) -> None:
+    model = build(classes=("a", "b"), image_size=32, weights=weights)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainable = [name for name, _ in model.trainable_parameters()]
+    state = torch.get_rng_state()
+    rates = measure_throughput(model, TrainingOptions(), decode=10, images=100)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert rates.decode == 10
+    assert 0 < rates.tail < 1e6
+    assert 0 < rates.last < 1e6
+    assert 0 < rates.prefix < 1e6
+    assert rates.features > 0
+    assert rates.predict > 0
+    assert rates.prefix_backend == "torch"
+    assert rates.peak_layer_bytes >= 4 * 16 * 16 * (16 + 96), "blocks.1.0 widens the maps of 16 channels to 96"
+    assert rates.activation_bytes > 2 * 1152, "the last maps alone"
+    assert not model.training
+    assert trainable == [name for name, _ in model.trainable_parameters()]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    head = measure_throughput(model, replace(TrainingOptions(), finetune_epochs=0), decode=10, images=100)
+    assert head.tail == head.last == head.features == float("inf")
