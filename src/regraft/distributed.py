@@ -216,14 +216,11 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     dist = _process_group()
     if dist is None:
         return tensor
-    with _communication(tensor):
-        if tensor.device.type == "cpu" and "cpu:" not in dist.get_backend_config():  # a group for GPUs only
-            on_device = tensor.cuda()
-            dist.all_reduce(on_device)
-            tensor.copy_(on_device)
-        else:
-            dist.all_reduce(tensor)
-    return tensor
+    is_for_gpus = tensor.device.type == "cpu" and "cpu:" not in dist.get_backend_config()  # this group
+    sent = tensor.cuda() if is_for_gpus else tensor
+    with _communication(sent):
+        dist.all_reduce(sent)
+    return tensor.copy_(sent) if is_for_gpus else tensor
 
 
 def broadcast(value: T) -> T:
@@ -342,6 +339,8 @@ def _communication(tensor: torch.Tensor | None = None) -> Iterator[None]:
             events[1].record()
             _state.gpu_events.append(events)
     except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of this process
+            raise
         raise PeerError("Another process of this training has ended or does not answer.") from error
     finally:
         _state.communication_seconds += 0.0 if on_gpu else time.perf_counter() - started
@@ -375,7 +374,8 @@ def deferred_interrupt() -> Iterator[None]:
     _state.defers_interrupts, _state.is_interrupted = True, False
     try:
         yield
-        if any(all_gather(_state.is_interrupted)):
+        _state.is_interrupted = any(all_gather(_state.is_interrupted))
+        if _state.is_interrupted:
             raise KeyboardInterrupt
     finally:
         _state.defers_interrupts = False
@@ -383,7 +383,7 @@ def deferred_interrupt() -> Iterator[None]:
 
 
 def is_interrupted() -> bool:
-    """Whether Ctrl-C was pressed in a block of `deferred_interrupt`."""
+    """Whether Ctrl-C was pressed in a block of `deferred_interrupt`; after it, on any process."""
     return _state.is_interrupted
 
 

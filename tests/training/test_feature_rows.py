@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from regraft.training import feature_rows, linear_head, row_sums
-from regraft.training.feature_rows import FeatureRows, StoredRows, TensorRows
+from regraft.training.feature_rows import FeatureRows, StoredRows, TensorRows, as_rows
 from regraft.training.linear_head import fit_head, fit_path, stratified_part
 from regraft.training.losses import Objective
 from regraft.training.row_sums import shard_bounds
@@ -86,10 +88,19 @@ def test_chunks_find_the_same_solution(monkeypatch: pytest.MonkeyPatch, precisio
 def test_the_strength_is_chosen_on_a_part_of_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     values, labels = _data(3000)
     objective, val = Objective("cross_entropy", 0.0, torch.ones(4)), _data(200)
-    whole, path = fit_head(values.clone(), labels, objective, val=(val[0][0], val[1]))
+    whole, _ = fit_head(values.clone(), labels, objective, val=(val[0][0], val[1]))
+    sizes = []
+    fit_path = linear_head.fit_path
+
+    def counting(features: Any, *others: Any, **options: Any) -> Any:
+        sizes.append(int(as_rows(features).bounds[-1]))
+        return fit_path(features, *others, **options)
+
+    monkeypatch.setattr(linear_head, "fit_path", counting)
     monkeypatch.setattr(linear_head, "MAX_SEARCH_IMAGES", 1000)
-    part, longer = fit_head(values.clone(), labels, objective, val=(val[0][0], val[1]))
-    assert len(longer) > len(path) - 3
+    part, fits = fit_head(values.clone(), labels, objective, val=(val[0][0], val[1]))
+    assert sizes == [1000, 3000], "the path on the part, and its end on all"
+    assert sum(fit.l2 == part.l2 for fit in fits) == 2
     assert abs(np.log10(part.l2) - np.log10(whole.l2)) <= 1
     assert part.train_loss == pytest.approx(whole.train_loss, abs=0.02)
 

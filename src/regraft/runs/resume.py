@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from regraft import distributed
 from regraft.atomic_io import sha256_of
 from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
@@ -65,7 +66,7 @@ def resume(
             f"Start one: regraft train DATA --out {path}"
         )
     with lock_run(path, resumed=True):
-        is_finished = (path / METRICS).is_file() and not (path / CHECKPOINT).is_file()
+        is_finished = distributed.broadcast((path / METRICS).is_file() and not (path / CHECKPOINT).is_file())
         if is_finished and finetune_epochs is None:
             reporter.on_message(f"{path} is finished; there is nothing left to do. Its result:")
             return Run(path)

@@ -16,7 +16,7 @@ from regraft.training.checkpoint import TrainingState, save_checkpoint
 from regraft.training.data import Batches
 from regraft.training.feature_cache import ActivationSource
 from regraft.training.options import TrainingOptions
-from regraft.training.phase import Phase, PhaseTrainer
+from regraft.training.phase import OutOfTime, Phase, PhaseTrainer
 from regraft.training.setup import TrainingSetup
 
 #: Learning rates that `finetune_lr = 0` compares.
@@ -62,7 +62,7 @@ def _train_epochs(setup: TrainingSetup, state: TrainingState, phase: Phase, trai
         try:
             # Without a model to keep there must be one epoch.
             row, metrics = trainer.run_epoch(deadline=deadline if state.best_model.weights is not None else None)
-        except TimeoutError:
+        except OutOfTime:
             state.note(f"The time is up: the {phase.name} phase ended in epoch {trainer.epoch + 1} of {phase.epochs}.")
             return
         longest = max(longest, time.monotonic() - started)

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
+from regraft import distributed
 from regraft.training.feature_rows import FeatureRows, TensorRows, as_rows
 from regraft.training.head_loss import HeadLoss, covariance, logits_of, moments, row_count
 from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, compute_metrics
@@ -94,11 +95,14 @@ def fit_path(
             weight, bias = _minimize(loss, l2, inverse, weight @ root, bias, _COARSE if coarse else _FINE)
         plain_weight = (weight if axes is None else weight @ axes) / deviation
         plain_bias = bias - plain_weight @ mean
+        distributed.broadcast_tensors([plain_weight, plain_bias])
         train_loss, train_accuracy = loss.evaluate(weight, bias)
         val_metrics = None
         if val is not None:
             val_logits = logits_of(as_rows(val[0]), plain_weight, plain_bias)
-            val_metrics = compute_metrics(objective, val_logits, val[1], calibrate=not coarse)
+            val_metrics = distributed.on_rank_0(
+                partial(compute_metrics, objective, val_logits, val[1], calibrate=not coarse)
+            )
         yield LinearHead(
             l2=l2,
             weight=plain_weight,
@@ -145,23 +149,35 @@ def _minimize(
     def value_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
         scaled, bias = split(values)
         weight = scaled @ inverse
+        distributed.broadcast((weight.cpu(), bias.cpu()))
         sums = loss.gradient(weight, bias)
         by_weight, by_bias = split(sums[1:])
         penalized = sums[0].float() + (l2 / 2 * weight.square().sum()).cpu()
         by_scaled = (by_weight + l2 * weight) @ inverse.T
         return float(penalized), torch.cat([by_scaled.flatten(), by_bias]).double().cpu().numpy()
 
-    # SciPy's threads and torch's would wait for each other: five times slower on two cores.
-    with _blas().limit(limits=1, user_api="blas"):
-        result = minimize(
-            value_and_gradient,
-            torch.cat([scaled.flatten(), bias]).double().cpu().numpy(),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": _ITERATIONS, "maxcor": 20, "ftol": tolerance, "gtol": 1e-5},
-        )
+    if distributed.rank():  # only rank 0 searches: another processor may round otherwise, and take another step
+        while (point := distributed.broadcast(None)) is not None:
+            loss.gradient(*(part.to(bias.device) for part in point))
+        weight, bias = torch.empty_like(scaled), torch.empty_like(bias)
+        distributed.broadcast_tensors([weight, bias])
+        return weight, bias
+    try:
+        # SciPy's threads and torch's would wait for each other: five times slower on two cores.
+        with _blas().limit(limits=1, user_api="blas"):
+            result = minimize(
+                value_and_gradient,
+                torch.cat([scaled.flatten(), bias]).double().cpu().numpy(),
+                jac=True,
+                method="L-BFGS-B",
+                options={"maxiter": _ITERATIONS, "maxcor": 20, "ftol": tolerance, "gtol": 1e-5},
+            )
+    finally:
+        distributed.broadcast(None)
     scaled, bias = split(result.x)
-    return scaled @ inverse, bias
+    weight = scaled @ inverse
+    distributed.broadcast_tensors([weight, bias])
+    return weight, bias
 
 
 def _principal_axes(rows: FeatureRows) -> tuple[FeatureRows, torch.Tensor | None]:

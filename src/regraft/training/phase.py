@@ -39,6 +39,10 @@ _TIMED_STEPS = 3
 _PHASE_KEYS: dict[PhaseName, int] = {"head": 1, "finetune": 2}
 
 
+class OutOfTime(Exception):
+    """The deadline has passed; not `TimeoutError`, which a network file system may raise."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """Settings of one phase; see `TrainingOptions`.
@@ -144,7 +148,7 @@ class PhaseTrainer:
     def run_epoch(self, *, deadline: float | None = None) -> tuple[Epoch, EpochMetrics | None]:
         """Train for one more epoch and compute the validation metrics.
 
-        Raises `TrainingError`, which names the step, if the loss is NaN or infinite, and `TimeoutError` when
+        Raises `TrainingError`, which names the step, if the loss is NaN or infinite, and `OutOfTime` when
         `time.monotonic()` has passed `deadline`.
         """
         phase, started = self.phase, time.perf_counter()
@@ -216,7 +220,7 @@ class PhaseTrainer:
             for step, indices in enumerate(order[:max_steps]):
                 is_late = deadline is not None and time.monotonic() > deadline
                 if is_late and not distributed.is_distributed():
-                    raise TimeoutError
+                    raise OutOfTime
                 step_key = random_key(self.seed, _PHASE_KEYS[phase.name], overall, step)
                 lr = self.lr_scale * phase.lr * lr_factor(phase, (epoch * steps + step) / (phase.epochs * steps))
                 for group in self.optimizer.param_groups:
@@ -251,7 +255,7 @@ class PhaseTrainer:
                     if interrupted:
                         raise KeyboardInterrupt
                     if late:
-                        raise TimeoutError
+                        raise OutOfTime
                     mean, accuracy = loss_sum / done, correct / done
                     if not math.isfinite(mean):
                         raise TrainingError(_diverged(phase, epoch * steps + step + 1, steps * phase.epochs))

@@ -17,7 +17,7 @@ from regraft.distributed import all_reduce_sum, rank, world_size
 
 #: Images of a shard, where that gives no more than so many shards.
 IMAGES_PER_SHARD, MAX_SHARDS = 4096, 16
-#: Values that a buffer may have before its shards are added one round after the other.
+#: Values of the partial sums that a process has in memory, and sends at once, or those of one shard.
 _BUFFER_VALUES = 4_000_000
 
 
@@ -48,16 +48,18 @@ def sum_over_shards(partial: Callable[[int], torch.Tensor], shards: int, size: i
     if shards == world_size() == 1:
         return partial(0).to("cpu", torch.float64)
     total = torch.zeros(size, dtype=torch.float64)
-    # A round has a few shards of every process, so that all compute at once.
-    step = world_size() * max(1, min(-(-shards // world_size()), _BUFFER_VALUES // (size * world_size())))
-    for first in range(0, shards, step):
-        end = min(first + step, shards)
-        buffer = torch.zeros(end - first, size, dtype=torch.float64)
-        for shard in own_shards(shards):
-            if first <= shard < end:
-                buffer[shard - first] = partial(shard)
-        for row in all_reduce_sum(buffer):
-            total += row
+    at_once = max(1, _BUFFER_VALUES // size)
+    # In a round every process adds up a few of its shards, so that all compute at once.
+    for first in range(0, shards, at_once * world_size()):
+        end = min(first + at_once * world_size(), shards)
+        own = {shard: partial(shard) for shard in own_shards(shards) if first <= shard < end}
+        for start in range(first, end, at_once):
+            buffer = torch.zeros(min(at_once, end - start), size, dtype=torch.float64)
+            for row in range(len(buffer)):
+                if (part := own.pop(start + row, None)) is not None:
+                    buffer[row] = part
+            for part in all_reduce_sum(buffer):
+                total += part
     return total
 
 

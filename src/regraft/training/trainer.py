@@ -114,7 +114,9 @@ def train(
         try:
             run_phases(setup, state)
         except (KeyboardInterrupt, TrainingError) as error:
-            if state.best_model.weights is None:
+            # Outside of a step that all processes end together, one that stops would leave the others waiting.
+            is_alone = isinstance(error, KeyboardInterrupt) and distributed.is_distributed()
+            if state.best_model.weights is None or (is_alone and not distributed.is_interrupted()):
                 raise
             state.result.interrupted = isinstance(error, KeyboardInterrupt)
             state.result.error = None if state.result.interrupted else str(error)
