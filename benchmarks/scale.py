@@ -5,7 +5,7 @@
 RATES.json has the speeds of one GPU with its CPUs, as `regraft plan DATA --save-rates RATES.json` writes them there.
 `rates-assumed.json`, beside this file, has round numbers for a GPU with eight CPUs that nobody measured. The training
 is the default one: EfficientNet-Lite0 at 224 pixels for 1,000 classes, 80 % of the images in the train part. There are
-20 TB of disk for the outputs of frozen layers. Nothing is trained.
+20 TB of disk for the cache, and 64 GB of memory. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from evidence import save, take_flag
 
 from regraft.models.classifier import build
+from regraft.training.budget import Room
 from regraft.training.options import TrainingOptions
 from regraft.training.scaling import Cluster, Rates, plan_scale
 
@@ -39,7 +40,14 @@ def main() -> None:
         parts = {"train": int(0.8 * images), "val": int(0.1 * images), "test": int(0.1 * images)}
         for gpus in GPUS:
             options = TrainingOptions(finetune_epochs=EPOCHS[images], batch_size=max(32, 64 * gpus))
-            plan = plan_scale(model, parts, options, rates, Cluster(gpus, gpus, gpus * rates.cpus), disk=_DISK)
+            plan = plan_scale(
+                model,
+                parts,
+                options,
+                rates,
+                Cluster(gpus, gpus, gpus * rates.cpus),
+                room=Room(int(_DISK), 64 * 10**9 // gpus),
+            )
             name = f"{images:,} images, {gpus} GPU{'s' if gpus > 1 else ''}"
             hours[name] = [plan.total / 3600]
             facts[name] = {

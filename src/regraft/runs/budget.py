@@ -50,7 +50,7 @@ def fit_into_budget(
             "is not known beforehand. Remove one of them."
         )
 
-    room = _room(config)
+    room = room_for(config)
 
     def plan_with(rates: Throughput) -> Plan:
         return make_plan(
@@ -88,7 +88,7 @@ def fit_into_budget(
     return model, config, time.monotonic() + left if budget else None, plan.seconds
 
 
-def _room(config: Config) -> Room:
+def room_for(config: Config) -> Room:
     """Room in the cache, or without one on the disk of the runs, and in memory."""
     cache = Cache(limit=int(config.training.cache_gb * 1e9))
     folder = cache.root if config.training.cache_gb else Path(config.run.out or "runs")

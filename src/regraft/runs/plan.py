@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from regraft.cache import Cache
 from regraft.config import Config
 from regraft.data.dataset import Part, Split
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
-from regraft.resources import usable_cpus
-from regraft.runs.budget import measure
+from regraft.resources import usable_cpus, usable_memory
+from regraft.runs.budget import measure, room_for
 from regraft.runs.train import prepare
 from regraft.timing import time_passes
+from regraft.training.budget import Room
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device
 from regraft.training.losses import Objective
 from regraft.training.scaling import Cluster, Rates, ScalePlan, plan_scale
-from regraft.training.storage import free_disk
 
 #: Images of which the head's speed is measured.
 _HEAD_IMAGES = 4096
@@ -51,15 +51,20 @@ def plan_from(
         gpus: Number of GPUs, one for each process. Default: one for each process where the rates are of a GPU.
         cpus: CPUs of all machines together. Default: those of the rates, for each GPU where there are GPUs.
         rates: A file of speeds. Default: they are measured here, in seconds.
-        disk_gb: Disk for the outputs of frozen layers, in 10^9 bytes. Default: what is free here.
+        disk_gb: Disk for the cache, in 10^9 bytes. Default: `training.cache_gb`, or what is free here if that is less.
 
     Returns:
         The plan, and the speeds that it used.
 
     Raises:
-        UsageError: The file of rates is wrong, or of another device.
+        UsageError: The file of rates is wrong, or of another device; or the settings have a budget.
         DataError: The data has no image to train on.
     """
+    if config.training.budget:
+        raise UsageError(
+            f"training.budget = {config.training.budget:g} has no effect on a plan, which says what the whole training "
+            "takes. Remove it."
+        )
     model, split = prepare(data, config, reporter)
     if not len(split.train):
         raise DataError("The train part has no image.")
@@ -73,6 +78,7 @@ def plan_from(
     if images is not None:
         total = sum(counts.values())
         counts = {part: round(count * images / total) for part, count in counts.items()}
+    memory = int(config.training.memory_gb * 1e9 or (usable_memory() or 4e9) / 2) // processes
     plan = plan_scale(
         model,
         counts,
@@ -80,13 +86,23 @@ def plan_from(
         speeds,
         cluster,
         changes_views=config.augmentation.changes_views,
-        disk=free_disk(Cache().root) if disk_gb is None else disk_gb * 1e9,
+        room=Room(room_for(config).disk if disk_gb is None else int(disk_gb * 1e9), memory),
     )
     return plan, speeds
 
 
 def measure_rates(model: Classifier, split: Split, config: Config) -> Rates:
-    """Measure the speeds of this machine, on noise and a few of the images, in seconds."""
+    """Measure the speeds of this machine, on noise and a few of the images, in seconds.
+
+    Those of fine-tuning are measured also where the configuration has none, because a file of rates is for other plans.
+    """
+    training = config.training
+    training = replace(
+        training,
+        finetune_epochs=max(1, training.finetune_epochs),
+        finetune_from="auto" if training.finetune_from == "none" else training.finetune_from,
+    )
+    config = config.model_copy(update={"training": training})
     speeds, cpus = measure(model, split, config), usable_cpus()
     device = choose_device(config.training.device)
     if device.type not in ("cpu", "cuda"):

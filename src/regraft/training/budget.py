@@ -164,7 +164,7 @@ def _fitting_storage(
     phases = plan_phases(model, options)
     precision = choose_precision(options.precision, choose_device(options.device))
     needs = storage_needs(model, counts, phases, precision)
-    asked = _estimate(model, counts, options, rates, room)
+    asked = estimate_plan(model, counts, options, rates, room)
     if room is None:
         return asked
     if options.feature_cache == "memory":
@@ -175,7 +175,7 @@ def _fitting_storage(
         return asked
     shared = distributed.is_distributed()  # memory is not
     if needs.activations <= room.memory and not shared:
-        return _estimate(model, counts, replace(options, feature_cache="memory"), rates, room)
+        return estimate_plan(model, counts, replace(options, feature_cache="memory"), rates, room)
     smaller = [replace(options, feature_cache="none", views=0 if phases.finetunes else options.views)]
     a_view = counts.get("train", 0) * row_bytes(model, phases.cut, precision)
     of_val = counts.get("val", 0) * row_bytes(model, phases.cut, precision)
@@ -183,16 +183,17 @@ def _fitting_storage(
     views = ((room.memory if in_memory else room.disk) - of_val) // max(1, a_view)
     if phases.finetunes and 1 <= views < phases.views:
         smaller.append(replace(options, views=views, feature_cache="memory" if in_memory else "disk"))
-    best = min((_estimate(model, counts, fewer, rates, room) for fewer in smaller), key=lambda plan: plan.total)
+    best = min((estimate_plan(model, counts, fewer, rates, room) for fewer in smaller), key=lambda plan: plan.total)
     if not best.is_live and best.options.views < options.views:
         fewer = f" There is room for {pluralize(best.options.views, 'view')} of each image instead of {options.views}."
         best = replace(best, storage=best.storage + fewer)
     return best
 
 
-def _estimate(
+def estimate_plan(
     model: Classifier, counts: Mapping[str, int], options: TrainingOptions, rates: Throughput, room: Room | None
 ) -> Plan:
+    """What a training with exactly these options takes; arguments as for `make_plan`."""
     train, val, test = (counts.get(part, 0) for part in ("train", "val", "test"))
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
@@ -211,8 +212,7 @@ def _estimate(
     step = rates.last if from_last else rates.tail
     seconds_of_prefix = (rows + val) * prefix if phases.boundary or starts_with_head else 0.0
     per_epoch = options.steps_per_epoch * options.batch_size or train
-    # L-BFGS goes over the features a few hundred times; its factor was measured on two cores.
-    head = 1 + 2e-7 * head_rows * model.head.features + (head_rows + val) * after_cut
+    head = 1 + head_rows * model.head.features / rates.head + (head_rows + val) * after_cut
     needs = storage_needs(model, counts, phases, precision)
     keeps = options.feature_cache if options.feature_cache != "auto" else "disk"
     is_live = keeps == "none" and phases.finetunes and phases.boundary > 0

@@ -9,30 +9,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
-from regraft.training.device import choose_precision
-from regraft.training.feature_cache import row_bytes
-from regraft.training.linear_head import MAX_SEARCH_IMAGES
+from regraft.training.budget import Room, estimate_plan, make_plan
 from regraft.training.options import TrainingOptions
 from regraft.training.row_sums import shard_bounds
 from regraft.training.setup import PhasePlan, plan_phases
-from regraft.training.storage import memory_limit
+from regraft.training.throughput import Throughput
 
 Step = Literal["storage", "decode", "prefix", "head", "finetune", "network", "evaluate"]
 
 #: Evaluations of loss and gradient by L-BFGS over the path of L2 strengths.
 _EVALUATIONS = 250
-#: Share of the evaluations that the last fit needs, where the strength was chosen on a part.
-_FIT_SHARE = 0.2
-#: Memory of a process before any image, in bytes: Python, PyTorch and the libraries.
-_BASE_MEMORY = 6e8
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ class Rates:
         features: Images per second of a device from the boundary to the head, forward only.
         tail: Images per second of a device in training steps from the boundary.
         predict: Images per second of a device in prediction.
-        head: Feature values per second of a device in the loss and gradient of the head: images times features.
+        head: Feature values (images times features) per second of a device in one loss and gradient of the head.
         image_bytes: Mean size of a file in bytes.
         activation_bytes: Bytes that a training step keeps for each image.
         read_bytes: Bytes per second that the storage gives to all processes together; 0: not measured.
@@ -90,6 +82,23 @@ class Rates:
                 raise UsageError(f"{file}: {name} is {value!r}; expected a positive number.")
         return cls(**values)
 
+    def on(self, cluster: Cluster) -> Throughput:
+        """The speed of all devices of a cluster together."""
+        devices = cluster.gpus or cluster.cpus / self.cpus
+        prefix, features, tail, predict = (
+            rate * devices for rate in (self.prefix, self.features, self.tail, self.predict)
+        )
+        return Throughput(
+            decode=self.decode * cluster.cpus,
+            prefix=prefix,
+            features=features,
+            tail=tail,
+            last=tail,
+            predict=predict,
+            head=self.head * devices / _EVALUATIONS,
+            activation_bytes=self.activation_bytes / cluster.processes,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The values of a file that `load` reads."""
         return {name: value if isinstance(value, str) else round(value, 3) for name, value in asdict(self).items()}
@@ -126,7 +135,7 @@ class ScalePlan:
         seconds: Seconds by step, as if each ran alone.
         memory: Bytes of main memory of one process.
         gpu_memory: Bytes of memory of one GPU, 0 without GPUs.
-        disk: Bytes of the cached outputs of frozen layers for all images.
+        disk: Bytes of the cache for all images: outputs of frozen layers, and pixels that are read again.
         step_bytes: Bytes that a process sends in one step of fine-tuning; 0 without fine-tuning or for one process.
         steps: Steps of fine-tuning.
         views: Cached views of each training image.
@@ -152,11 +161,10 @@ class ScalePlan:
     def total(self) -> float:
         """Seconds of everything. Reading overlaps with the rest, and so does decoding where GPUs compute."""
         of = {step: self.seconds.get(step, 0.0) for step in get_args(Step)}
-        compute, rest = of["prefix"] + of["finetune"] * self.live_prefix, of["head"] + of["evaluate"] + of["network"]
-        rest += of["finetune"] * (not self.live_prefix)
-        if self.cluster.gpus:
-            return max(of["storage"], of["decode"], compute) + rest
-        return max(of["storage"], of["decode"] + compute) + rest
+        computing = of["prefix"] + of["evaluate"] + of["finetune"] * self.live_prefix  # steps that decode, too
+        others = of["head"] + of["network"] + of["finetune"] * (not self.live_prefix)
+        decoding = max(of["decode"], computing) if self.cluster.gpus else of["decode"] + computing
+        return max(of["storage"], decoding) + others
 
     @property
     def bottleneck(self) -> Step:
@@ -177,72 +185,63 @@ def plan_scale(
     cluster: Cluster,
     *,
     changes_views: bool = True,
-    disk: float = math.inf,
+    room: Room | None = None,
 ) -> ScalePlan:
-    """Estimate a training of a model on images by part, of which up to `disk` bytes of activations may be cached.
+    """Estimate a training of a model on images by part, as `make_plan` does for this machine.
 
-    Raises `UsageError` if the rates are of another device than the cluster has.
+    `room` is that on the disk for the cache and in the memory of a process; None: enough. Raises `UsageError` if the
+    rates are of another device than the cluster has.
     """
     if bool(cluster.gpus) != (rates.device == "cuda"):
         raise UsageError(
             f"The plan is for {cluster.gpus} GPUs, and the rates were measured on {rates.device}. Give the rates of "
             "such a machine: `regraft plan DATA --save-rates FILE` there, then --rates FILE here."
         )
-    phases = plan_phases(model, options, changes_views=changes_views)
-    train, val, test = (images.get(part, 0) for part in ("train", "val", "test"))
-    processes, devices = cluster.processes, cluster.gpus or cluster.cpus / rates.cpus
-    decode = rates.decode * cluster.cpus
-    prefix, to_head, tail, predict = (
-        rate * devices for rate in (rates.prefix, rates.features, rates.tail, rates.predict)
-    )
-    epochs = options.finetune_epochs if phases.finetunes else 0
-    per_epoch = options.steps_per_epoch * options.batch_size or train
-    steps = epochs * math.ceil(per_epoch / options.batch_size)
-    features, classes = model.head.features, len(model.classes)
-    precision = choose_precision(options.precision, torch.device(rates.device))
-    views = phases.views
-    stored = (train * views + val) * row_bytes(model, phases.cut, precision)
-    is_live = bool(epochs) and (not phases.boundary or options.feature_cache == "none" or stored > disk)
-    if is_live:  # the frozen layers run in every step, and only the features for the head are stored
-        views, stored = 1, (train + val) * features * precision.itemsize * (phases.head != "none")
-
-    rows = (train * views + val) * bool(stored)
-    a_step = 1 / tail + (1 / prefix if is_live and phases.boundary else 0.0)
-    fits_head = phases.head == "lbfgs"
+    if options.feature_cache != "auto":
+        room = None  # what is asked for is planned
+    speed = rates.on(cluster)
+    plan = make_plan(model, images, options, speed, changes_views=changes_views, room=room)
+    phases = plan_phases(model, plan.options, changes_views=changes_views)
+    # What decoding takes is the difference from files that need none.
+    decoded = estimate_plan(model, images, plan.options, replace(speed, decode=math.inf), room)
     seconds: dict[Step, float] = {
-        "decode": (train + val + is_live * epochs * per_epoch) / decode,
-        "prefix": rows / prefix,
-        "head": fits_head * _head_seconds(train, features, rates.head * devices) + (train + val) / to_head,
-        "finetune": epochs * (per_epoch * a_step + val / to_head),
-        "evaluate": (val + test) / min(predict, decode) + train / to_head,
+        "decode": plan.total - decoded.total,
+        "prefix": decoded.seconds["prefix"],
+        "head": decoded.seconds["head"],
+        "finetune": decoded.seconds["finetune"],
+        "evaluate": decoded.seconds["evaluate"],
     }
+    total, train, processes = sum(images.values()), images.get("train", 0), cluster.processes
+    epochs = options.finetune_epochs if phases.finetunes else 0
+    steps = epochs * math.ceil((options.steps_per_epoch * options.batch_size or train) / options.batch_size)
     step_bytes = _ring_bytes(4 * _trained(model, phases), processes) if steps else 0
     unmeasured = []
     if rates.read_bytes:
-        read = train + val + test + is_live * epochs * per_epoch
-        seconds["storage"] = read * rates.image_bytes / rates.read_bytes
+        passes = 1 if plan.seconds["decode"] else 1 + epochs  # pixels without room are read in every pass
+        seconds["storage"] = passes * total * rates.image_bytes / rates.read_bytes
     else:
         unmeasured.append("read_bytes")
     if processes > 1 and rates.network_bytes:
-        head_bytes = _ring_bytes(8 * (len(shard_bounds(train)) - 1) * (features + 1) * classes, processes)
-        seconds["network"] = (steps * step_bytes + fits_head * _EVALUATIONS * head_bytes) / rates.network_bytes
+        weights = (model.head.features + 1) * len(model.classes)
+        head_bytes = _ring_bytes(8 * (len(shard_bounds(train)) - 1) * weights, processes)
+        sent = steps * step_bytes + (phases.head == "lbfgs") * _EVALUATIONS * head_bytes
+        seconds["network"] = sent / rates.network_bytes
     elif processes > 1:
         unmeasured.append("network_bytes")
     batch = math.ceil(options.batch_size / processes) * rates.activation_bytes * bool(epochs)
-    weights = 1e6 * model.megabytes() * (4 if epochs else 1)  # gradients and two moments of the optimizer
-    in_memory = min(4.0 * train * features / processes, memory_limit(options.memory_gb))
+    on_gpu = 1e6 * model.megabytes() * (4 if epochs else 1) + batch  # gradients and two moments of the optimizer
     return ScalePlan(
-        images={part: count for part, count in (("train", train), ("val", val), ("test", test)) if count},
+        images={part: count for part, count in images.items() if count},
         cluster=cluster,
-        seconds={step: value for step, value in seconds.items() if value},
-        memory=int(_BASE_MEMORY + in_memory + (0 if cluster.gpus else weights + batch)),
-        gpu_memory=int(weights + batch) if cluster.gpus else 0,
-        disk=int(stored),
+        seconds={step: value for step, value in seconds.items() if value > 0},
+        memory=plan.memory,
+        gpu_memory=int(on_gpu) if cluster.gpus else 0,
+        disk=plan.disk,
         step_bytes=step_bytes,
         steps=steps,
-        views=views,
-        live_prefix=is_live and bool(phases.boundary),
-        boundary=phases.boundary_name,
+        views=1 if plan.is_live else max(1, plan.options.views),
+        live_prefix=plan.is_live,
+        boundary=plan.boundary,
         unmeasured=tuple(unmeasured),
     )
 
@@ -251,12 +250,6 @@ def _trained(model: Classifier, phases: PhasePlan) -> int:
     """Number of parameters that fine-tuning changes."""
     stages = (parameter for stage in model.stages[phases.boundary :] for parameter in stage.parameters())
     return sum(parameter.numel() for parameter in (*stages, *model.head.parameters()))
-
-
-def _head_seconds(train: int, features: int, values_per_second: float) -> float:
-    """Fitting the head: the path of strengths over all images, or their choice on a part and one fit over all."""
-    part = min(train, MAX_SEARCH_IMAGES)
-    return _EVALUATIONS * (part + (train - part) * _FIT_SHARE) * features / values_per_second
 
 
 def _ring_bytes(size: float, processes: int) -> int:

@@ -31,7 +31,8 @@ class Throughput:
     """Measured speed of each step in images per second, and memory in bytes per image.
 
     `prefix` runs up to the freeze boundary in the precision of training, `features` from there to the head, `tail` and
-    `last` are training steps from the boundary and of the last resolution alone, and `predict` runs in float32. A
+    `last` are training steps from the boundary and of the last resolution alone, and `predict` runs in float32. `head`
+    are the feature values per second of the whole fit by L-BFGS, which was measured once, on two cores. A
     training step keeps `activation_bytes` for the backward pass; `peak_layer_bytes` are input and output of the largest
     layer. `reason` says in a sentence why the backend was chosen.
     """
@@ -42,6 +43,7 @@ class Throughput:
     tail: float
     last: float
     predict: float
+    head: float = 5e6
     activation_bytes: float = 0.0
     peak_layer_bytes: float = 0.0
     prefix_backend: BackendName = "torch"

@@ -22,6 +22,9 @@ def test_speeds_are_measured_saved_and_used_again(squares_folder: Path, tmp_path
     assert abs(sum(plan["images"].values()) - 1_000_000) < 3
     assert plan["bottleneck"] == max(plan["seconds"], key=plan["seconds"].get)
     assert plan["step_bytes"] > 0
+    alone = regraft("plan", squares_folder, *tiny, "--epochs", "0", "--save-rates", rates)
+    assert alone.returncode == 0, alone.stderr
+    assert json.loads(rates.read_text())["tail"] > 0, "rates of a head alone are for other plans, too"
 
 
 def test_the_table_names_the_bottleneck_and_what_is_not_known(squares_folder: Path, tmp_path: Path) -> None:
@@ -35,5 +38,8 @@ def test_the_table_names_the_bottleneck_and_what_is_not_known(squares_folder: Pa
     assert "64 processes, 512 CPUs, 64 GPUs." in done.stdout
     assert "<- bottleneck" in done.stdout
     assert "no rate is known: reading from storage and sending between processes" in done.stdout
-    assert "the frozen layers run in every step" in done.stdout
+    assert "so these layers run in every step" in done.stdout
     assert regraft(*words, "--gpus", "3").returncode == 2
+    assert regraft(*words, "--set", "training.memory_gb=100000").returncode == 0, "the plan is for other machines"
+    refused = regraft(*words, "--set", "training.budget=30")
+    assert (refused.returncode, "has no effect on a plan" in refused.stderr) == (2, True)

@@ -104,10 +104,10 @@ def _lines(plan: ScalePlan) -> list[str]:
         "",
         f"Memory of a process: {_bytes(plan.memory)}."
         + (f" Memory of a GPU: {_bytes(plan.gpu_memory)}." if cluster.gpus else "")
-        + f" Disk for the outputs of frozen layers: {_bytes(plan.disk)}.",
+        + f" Disk for the cache: {_bytes(plan.disk)}.",
     ]
     if plan.live_prefix:
-        lines.append("Views of all images do not fit on the disk, so the frozen layers run in every step.")
+        lines.append("The outputs of frozen layers are not kept, so these layers run in every step.")
     if cluster.gpus:
         lines.append("The total counts reading, decoding and the frozen layers once, because they overlap.")
     if plan.step_bytes:
