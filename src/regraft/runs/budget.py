@@ -50,7 +50,7 @@ def fit_into_budget(
             "is not known beforehand. Remove one of them."
         )
 
-    room = room_for(config)
+    room = _room(config)
 
     def plan_with(rates: Throughput) -> Plan:
         return make_plan(
@@ -88,16 +88,17 @@ def fit_into_budget(
     return model, config, time.monotonic() + left if budget else None, plan.seconds
 
 
-def room_for(config: Config) -> Room:
-    """Room in the cache, or without one on the disk of the runs, and in memory."""
+def disk_for(config: Config) -> tuple[int, Path]:
+    """Bytes of room in the cache, or without one on the disk of the runs, and the folder."""
     cache = Cache(limit=int(config.training.cache_gb * 1e9))
     folder = cache.root if config.training.cache_gb else Path(config.run.out or "runs")
-    disk = free_disk(folder)
-    return Room(
-        disk=min(disk, cache.limit) if config.training.cache_gb else disk,
-        memory=memory_limit(config.training.memory_gb),
-        folder=folder,
-    )
+    free = free_disk(folder)
+    return (min(free, cache.limit) if config.training.cache_gb else free), folder
+
+
+def _room(config: Config) -> Room:
+    disk, folder = disk_for(config)
+    return Room(disk=disk, memory=memory_limit(config.training.memory_gb), folder=folder)
 
 
 def measure(model: Classifier, split: Split, config: Config) -> Throughput:

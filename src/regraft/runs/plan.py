@@ -13,7 +13,7 @@ from regraft.data.dataset import Part, Split
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.resources import usable_cpus, usable_memory
-from regraft.runs.budget import measure, room_for
+from regraft.runs.budget import disk_for, measure
 from regraft.runs.train import prepare
 from regraft.timing import time_passes
 from regraft.training.budget import Room
@@ -86,7 +86,7 @@ def plan_from(
         speeds,
         cluster,
         changes_views=config.augmentation.changes_views,
-        room=Room(room_for(config).disk if disk_gb is None else int(disk_gb * 1e9), memory),
+        room=Room(disk_for(config)[0] if disk_gb is None else int(disk_gb * 1e9), memory),
     )
     return plan, speeds
 
