@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,3 +49,19 @@ def test_a_key_of_another_length_is_refused() -> None:
     assert keys_array([]).shape == (0, 16)
     with pytest.raises(ValueError, match="a key of 3 bytes; expected 16"):
         keys_array([bytes(16), b"abc"])
+    with pytest.raises(ValueError, match="a key of 0 bytes; expected 16"):
+        keys_array([bytes(16), b""])
+
+
+def test_keys_are_found_while_another_thread_adds_some() -> None:
+    keys = np.random.default_rng(0).integers(0, 256, (60_000, 16), dtype=np.uint8)
+    index = KeyIndex()
+    index.add(keys[:1000], 0)
+    adding = threading.Thread(
+        target=lambda: [index.add(keys[start : start + 100], start) for start in range(1000, len(keys), 100)]
+    )
+    adding.start()
+    while adding.is_alive():
+        assert (index.find(keys[:1000]) == np.arange(1000)).all()
+    adding.join()
+    assert (index.find(keys) == np.arange(len(keys))).all()

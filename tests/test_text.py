@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regraft.text import display_width, one_line, shorten
+from regraft.text import display_width, encodable, one_line, shorten
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,7 @@ def test_shorten_keeps_to_the_width(text: str, width: int) -> None:
 def test_shorten_keeps_both_ends() -> None:
     assert shorten("species number 17", 10) == "specie…17"
     assert shorten("species", 7) == "species"
+
+
+def test_encodable_escapes_what_stands_for_invalid_bytes() -> None:
+    assert encodable("a\udcff日") == "a\\udcff日"

@@ -19,7 +19,7 @@ Keys = Sequence[bytes] | np.ndarray
 def keys_array(keys: Keys) -> np.ndarray:
     """The keys as uint8 (n, 16); raises `ValueError` if they have another length."""
     if not isinstance(keys, np.ndarray):
-        if wrong := next((key for key in keys if len(key) != KEY_BYTES), None):
+        if (wrong := next((key for key in keys if len(key) != KEY_BYTES), None)) is not None:
             raise ValueError(f"a key of {len(wrong)} bytes; expected {KEY_BYTES}")
         keys = np.frombuffer(b"".join(keys), np.uint8)
     return np.ascontiguousarray(keys).view(np.uint8).reshape(-1, KEY_BYTES)
@@ -70,10 +70,11 @@ class KeyIndex:
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """Rows of keys, uint8 (n, 16): int64 (n,), -1 for a miss."""
-        recent = self._recent  # before the sorted ones: `add` moves keys from here to there
+        # `add` in another thread moves keys from the recent to the sorted ones, and replaces both.
+        recent, in_order = self._recent, self._sorted
         words = keys.view(np.uint64)
-        found, places = np.full(len(keys), -1), self._sorted.find(words[:, 0], words[:, 1])
-        found[places >= 0] = self._sorted.rows[places[places >= 0]]
+        found, places = np.full(len(keys), -1), in_order.find(words[:, 0], words[:, 1])
+        found[places >= 0] = in_order.rows[places[places >= 0]]
         if recent:
             for i, key in enumerate(_as_bytes(keys)):
                 if (row := recent.get(key)) is not None:

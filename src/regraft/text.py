@@ -17,6 +17,11 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
 
 
+def encodable(text: str) -> str:
+    """The text with lone surrogates, which stand for invalid bytes in file names, as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def one_line(text: str) -> str:
     """Normalize to NFC, replace control characters and line ends by spaces, drop format characters.
 

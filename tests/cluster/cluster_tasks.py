@@ -25,6 +25,11 @@ def fail(*, reporter: Any) -> None:
     raise ImageError("too dark", "night.png")
 
 
+def unreadable() -> None:
+    """Stand for the reading of a pickle that fails."""
+    raise ValueError("it cannot be read")
+
+
 def die(file: Path, *, reporter: Any) -> None:
     """Write a line, and end the process."""
     with file.open("a") as stream:

@@ -52,6 +52,13 @@ def images(tmp_path: Path) -> Sequence[Path]:
     return files
 
 
+class Unreadable:
+    """A value that the other side cannot read."""
+
+    def __reduce__(self) -> Any:
+        return cluster_tasks.unreadable, ()
+
+
 def ends(process: int) -> bool:
     """Whether a process ends within some seconds."""
     with suppress(ProcessLookupError):
@@ -108,6 +115,16 @@ def test_a_task_that_kills_its_process_fails_after_some_tries(two_nodes, tmp_pat
     with pytest.raises(ClusterError, match="deadly: its process died 3 times"):
         future.result()
     assert (tmp_path / "deaths").read_text().splitlines() == ["died"] * 3
+
+
+def test_an_argument_that_cannot_be_sent_fails_its_task_alone(two_nodes) -> None:
+    tasks = [
+        Task(name, cluster_tasks.square, (value,), Recorder()) for name, value in (("no", Unreadable()), ("yes", 3))
+    ]
+    with open_executor(Cluster(two_nodes.address, cpus=1)) as executor:
+        ended = {task.name: future for task, future in executor.run(one_after_another(tasks))}
+    assert "cannot be read" in str(ended["no"].exception())
+    assert ended["yes"].result()[0] == 9
 
 
 def test_leaving_the_loop_ends_the_tasks_that_run(two_nodes, tmp_path) -> None:

@@ -70,7 +70,10 @@ class RayExecutor:
                 if time.monotonic() - looked > _LOOK_SECONDS:
                     looked, capacity = time.monotonic(), self.slots
                 while (slot := self._idle()) is not None or len(self._slots) < capacity:
-                    if (task := lost.pop() if lost else next_task()) is None:
+                    task = lost.pop() if lost else next_task()
+                    if task is None and slot is not None:
+                        task = self._take_back()
+                    if task is None:
                         break
                     slot = slot or self._new_slot()
                     slot.task = task
@@ -115,6 +118,15 @@ class RayExecutor:
             for slot in [slot for slot in self._slots if slot.task]:
                 self._slots.remove(slot)
                 self._kill(slot)
+
+    def _take_back(self) -> Task | None:
+        """The task of a process that has not started, perhaps because others use its CPUs, and now ends."""
+        late = next((slot for slot in self._slots if slot.task and not slot.is_ready), None)
+        if late is None:
+            return None
+        self._slots.remove(late)
+        self._kill(late)
+        return late.task
 
     def _idle(self) -> _Slot | None:
         return next((slot for slot in self._slots if slot.task is None), None)
@@ -175,15 +187,20 @@ class RayExecutor:
 
     def _finish(self, slot: _Slot) -> Future[Any] | None:
         """The result of a task; None if something that it has reported comes first."""
-        if slot.poll is not None:
-            if self._is_done(slot.pending):  # its last event comes at once
-                self._report(slot)
+        if not self._is_done(slot.pending):
             return None
         future: Future[Any] = Future()
         try:
             is_error, value = self._ray.get(slot.pending)
         except self._ray.exceptions.RayTaskError as error:  # arguments or a result that cannot be pickled
+            if slot.poll is not None:  # it may not have begun, and then no last event comes
+                self._slots.remove(slot)
+                self._kill(slot)
             is_error, value = True, error
+        else:
+            if slot.poll is not None:  # its last event comes at once
+                self._report(slot)
+                return None
         slot.pending = None
         (future.set_exception if is_error else future.set_result)(value)
         return future
@@ -313,11 +330,13 @@ class _RemoteReporter:
 
 
 def _picklable(error: Exception) -> Exception:
-    """The exception with its traceback as a note; one that cannot be sent becomes a `RegraftError`."""
+    """The exception with its traceback as a note; one that cannot be sent becomes a similar one that can."""
     if not isinstance(error, RegraftError):
         error.add_note("".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # another library's exception may fail in any way when it is pickled
-        return RegraftError(str(error) if isinstance(error, RegraftError) else f"{type(error).__name__}: {error}")
+        if isinstance(error, RegraftError):
+            return RegraftError(str(error))
+        return RuntimeError("\n".join([f"{type(error).__name__}: {error}", *error.__notes__]))
     return error

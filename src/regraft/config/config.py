@@ -95,6 +95,13 @@ class Config(BaseModel):
         """Return the settings as TOML without comments; `load_config` of this text gives an equal `Config`."""
         return tomli_w.dumps({section: _plain(getattr(self, section)) for section in type(self).model_fields})
 
+    def with_absolute_weights(self) -> Config:
+        """The configuration for a process that runs in another folder: weights in a file have their whole path."""
+        weights = Path(self.model.weights)
+        if not weights.exists():
+            return self
+        return self.model_copy(update={"model": dataclasses.replace(self.model, weights=str(weights.resolve()))})
+
     def describe_preset(self) -> str:
         """Say what the preset of `run.preset` sets; "" for none."""
         sections = {section: _plain(getattr(self, section)) for section in type(self).model_fields}

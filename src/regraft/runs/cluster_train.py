@@ -64,13 +64,17 @@ def train_on_cluster(
     place = str(data) if data is None or is_url(data) else str(Path(data).resolve())
     log = path.resolve() / LOGS / "rank-0.log"
     reporter.on_message(f"Run: {path}. Progress: {log}")
-    job = {"data": place, "config": None if config is None else config.to_toml(), "path": str(path.resolve()),
-           "cache": os.environ.get("REGRAFT_CACHE")}  # fmt: skip
+    job = {"data": place, "config": None if config is None else config.with_absolute_weights().to_toml(),
+           "path": str(path.resolve()), "cache": _absolute(os.environ.get("REGRAFT_CACHE"))}  # fmt: skip
     with connect(cluster.address) as ray:
         run_group(ray, train_rank, job, processes=processes, cluster=cluster, storage=path / LOGS / "ray")
     if not (path / METRICS).is_file():
         raise RunError(f"{path} has no result, although its training has ended. Its log is {log}.")
     return Run(path)
+
+
+def _absolute(folder: str | None) -> str | None:
+    return None if folder is None else str(Path(folder).expanduser().resolve())
 
 
 def train_rank(job: Mapping[str, Any]) -> None:

@@ -35,6 +35,13 @@ def lock_run(path: Path, *, resumed: bool = False) -> Iterator[Path]:
         yield distributed.on_rank_0(lambda: stack.enter_context(_locked(path, resumed)))
 
 
+def release(lock: FileLock) -> None:
+    """Release a lock and remove its file."""
+    with suppress(OSError):  # Windows removes no open file
+        Path(lock.lock_file).unlink(missing_ok=True)  # first: after the release somebody else may have locked it
+    lock.release()
+
+
 @contextmanager
 def _locked(path: Path, resumed: bool) -> Iterator[Path]:
     path.mkdir(parents=True, exist_ok=True)
@@ -52,9 +59,8 @@ def _locked(path: Path, resumed: bool) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path / SCRATCH, ignore_errors=True)
-        lock.release()
+        release(lock)
         with suppress(OSError):
-            (path / ".lock").unlink(missing_ok=True)
             path.rmdir()  # only succeeds if it is empty
 
 

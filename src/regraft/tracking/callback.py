@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from regraft.atomic_io import write_json
-from regraft.tracking.scalars import epoch_scalars, final_scalars, flat_settings, head_scalars, printable, tag
+from regraft.text import encodable
+from regraft.tracking.scalars import epoch_scalars, final_scalars, flat_settings, head_scalars, tag
 from regraft.tracking.tracker import Status, Tracker, make_tracker
 from regraft.training.callbacks import Epoch, HeadFit, ProgressReporter
 
@@ -83,7 +84,7 @@ class _Link:
         except Exception as error:
             if not self.has_failed:
                 reason = " ".join(str(error).split())[:300] or type(error).__name__
-                self.reporter.on_message(printable(f"{self.tracker.title} failed; training continues: {reason}"))
+                self.reporter.on_message(encodable(f"{self.tracker.title} failed; training continues: {reason}"))
             self.has_failed = True
 
     def send(self) -> None:
@@ -97,7 +98,7 @@ class _Link:
             finally:
                 self._save()
             self.started = True
-            self.reporter.on_message(printable(f"{self.tracker.title}: {location}"))
+            self.reporter.on_message(encodable(f"{self.tracker.title}: {location}"))
         while self.sent < len(self.rows):
             self.tracker.epoch(*self.rows[self.sent])
             self.sent += 1

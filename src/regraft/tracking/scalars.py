@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from regraft.text import encodable
 from regraft.training.callbacks import Epoch, HeadFit
 
 #: Largest number of classes with their own scalars.
@@ -37,17 +38,12 @@ def distinct_tags(names: list[str]) -> list[str]:
     return tags
 
 
-def printable(text: str) -> str:
-    """Return the text with surrogates, which stand for invalid bytes in file names, as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def flat_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, bool | int | float | str]:
     """Return values by `section.key`; lists as JSON."""
     return {
         f"{section}.{key}": value
         if isinstance(value, (bool, int, float))
-        else printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        else encodable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for section, options in settings.items()
         for key, value in options.items()
     }

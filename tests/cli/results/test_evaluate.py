@@ -52,3 +52,14 @@ def test_test_time_augmentation_is_measured(run: Path, squares_folder: Path) -> 
     assert gain["milliseconds"] > 0
     for wrong in (["--tta", "flip"], [squares_folder, "--tta", "turn"]):
         assert regraft("evaluate", run, *wrong).returncode == 2
+
+
+def test_a_folder_with_other_files_is_not_overwritten(run: Path, tmp_path: Path) -> None:
+    before = {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    done = regraft("evaluate", run, "--out", run)
+    assert done.returncode == 2
+    assert f"{run} is not an empty folder, and nothing is overwritten" in " ".join(done.stderr.split())
+    assert {file: file.read_bytes() for file in run.iterdir() if file.is_file()} == before
+    (tmp_path / "file").write_text("mine")
+    assert regraft("evaluate", run, "--out", tmp_path / "file").returncode == 2
+    assert (tmp_path / "file").read_text() == "mine"

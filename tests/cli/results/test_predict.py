@@ -141,7 +141,7 @@ def test_a_folder_of_parts_is_completed(run: Path, squares_folder: Path, tmp_pat
     done = regraft(*words, "--part-size", 3)
     assert done.returncode == 0, done.stderr
     files = sorted(out.glob("part-*.csv"))
-    assert f"24 rows in {len(files)} files in {out}, {len(files)} of them computed now." in done.stdout
+    assert f"24 rows in {len(files)} files in {out}; {len(files)} files computed now." in done.stdout
     rows = [row for file in files for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines())]
     assert len({row["path"] for row in rows}) == len(rows) == 24
     files[0].unlink()
@@ -152,11 +152,13 @@ def test_a_folder_of_parts_is_completed(run: Path, squares_folder: Path, tmp_pat
     assert "contains predictions that differ in images" in done.stderr
 
 
-def test_a_cluster_needs_a_folder_that_all_nodes_see(run: Path, squares_folder: Path) -> None:
+def test_options_that_do_not_go_together_are_refused(run: Path, squares_folder: Path) -> None:
     for words, problem in (
         (("--cluster", "auto"), "--cluster needs --out FOLDER"),
         (("--cluster-cpus", 2), "--cluster-cpus 2 has no effect without --cluster"),
         (("--csv", "a.csv", "--out", "parts"), "Received --csv and --out"),
+        (("--format", "csv", "--part-size", 5), "--format and --part-size have no effect without --out FOLDER"),
+        (("--out", "parts", "--top", 2), "--top has no effect with --out, whose files have all classes"),
     ):
         done = regraft("predict", run, squares_folder, *words)
         assert done.returncode == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,29 @@ def test_an_evaluation_from_parts_is_the_same(squares_run, squares_folder, tmp_p
     assert regraft.evaluate(squares_run, squares_folder, out=tmp_path / "out").to_json() == here.to_json()
     with pytest.raises(UsageError, match="cluster= needs out="):
         regraft.evaluate(squares_run, squares_folder, cluster="local")
+
+
+def test_a_call_that_wrote_nothing_leaves_the_folder_for_other_settings(
+    squares_run, images, tmp_path, monkeypatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RunError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("regraft.runs.prediction_parts.parts.predict_part", fail)
+        with pytest.raises(RunError):
+            predict(squares_run, images, tmp_path / "out")
+    assert predict(squares_run, images, tmp_path / "out", format="csv").images == 31
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names of any bytes")
+def test_a_name_of_any_bytes_is_written_with_escapes(squares_run, images, tmp_path) -> None:
+    copies = [tmp_path / "images" / f"caf\udce9{number}.png" for number in range(2)]
+    copies[0].parent.mkdir()
+    shutil.copy(images[0], copies[0])
+    copies[1].write_bytes(b"nothing")
+    parts = predict(squares_run, copies, tmp_path / "out", format="csv")
+    assert [row["path"] for row in rows_of(parts)] == [str(copy).replace("\udce9", "\\udce9") for copy in copies]
+    assert [name for name, _ in predict(squares_run, copies, tmp_path / "out", format="csv").unreadable] == [
+        str(copies[1]).replace("\udce9", "\\udce9")
+    ]

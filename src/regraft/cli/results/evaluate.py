@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from regraft.models.inference import Predictor, Tta
     from regraft.training.callbacks import ProgressReporter
 
+#: What an evaluation in a folder is, as in `--json`.
+_EVALUATION = "evaluation.json"
+
 
 def command(
     run: RunOrExport,
@@ -81,6 +84,10 @@ def command(
     if on_cluster and (out is None or data is None):
         raise UsageError("--cluster needs DATA and --out FOLDER, which every node can write.")
     exported = is_export(run)
+    # With DATA the folder of parts checks it.
+    is_foreign = out is not None and data is None and out.exists() and not (out / _EVALUATION).is_file()
+    if out is not None and is_foreign and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not an empty folder, and nothing is overwritten. Choose another --out.")
     if exported and data is None:
         raise UsageError(f"{run} is an export and has no stored predictions. Give DATA.")
     screen = console(json)
@@ -114,7 +121,7 @@ def command(
     extra |= {"calibration": calibration.to_json() | {"is_miscalibrated": calibration.is_miscalibrated}}
     value = {"run": str(run), "data": title, "bad": bad, "ignored": ignored, **evaluation.to_json(), **extra}
     if out is not None:
-        write_json(out / "evaluation.json", value)
+        write_json(out / _EVALUATION, value)
         if note := write_predictions(predictions, out):
             screen.print(f"[yellow]{escape(note)}[/yellow]")
     if csv is not None:
@@ -139,8 +146,10 @@ def command(
         screen.print(f"[yellow]left out[/yellow] {escape(file['path'])}: {escape(file['reason'])}")
     if data is None:
         advice = f"regraft explain {run} --mistakes 6   (heat maps of its most confident errors)"
-    else:
+    elif out is None:
         advice = f"regraft evaluate {run} {data} --out evaluated   (predictions, metrics and confusion matrix as files)"
+    else:
+        advice = f"regraft evaluate {run} {data} --tta flip   (is the mean over an image and its mirror image better?)"
     if out is not None:
         table = find_predictions(out)
         screen.print(escape(f"\n{out}: evaluation.json, {table.name if table else ''}, confusion_matrix.png"))
@@ -188,13 +197,10 @@ def _predict(
     if views == "none":
         return plain, None
     predictions, milliseconds = timed(views)
-    return predictions, {
-        "tta": views,
-        "plain_accuracy": evaluate(plain).accuracy,
-        **paired_difference(predictions, plain).to_json(),
-        "milliseconds": milliseconds,
-        "plain_milliseconds": plain_milliseconds,
-    }
+    gain = {"tta": views, "plain_accuracy": evaluate(plain).accuracy, **paired_difference(predictions, plain).to_json()}
+    if place is None:  # else parts of an earlier call may have been found
+        gain |= {"milliseconds": milliseconds, "plain_milliseconds": plain_milliseconds}
+    return predictions, gain
 
 
 def _print_gain(screen: Console, gain: dict[str, Any]) -> None:
@@ -203,7 +209,13 @@ def _print_gain(screen: Console, gain: dict[str, Any]) -> None:
     low, high = gain["interval"]
     screen.print(
         f"{gain['tta']}: {100 * gain['accuracy']:+.1f} points of accuracy (95 % interval {100 * low:+.1f} to "
-        f"{100 * high:+.1f}; {gain['only_first']} images better, {gain['only_second']} worse, p = {gain['p']:.2g}) "
-        f"for {gain['milliseconds']:.1f} ms per image instead of {gain['plain_milliseconds']:.1f}."
+        f"{100 * high:+.1f}; {gain['only_first']} images better, {gain['only_second']} worse, p = {gain['p']:.2g})"
+        + _describe_time(gain)
         + ("" if gain["p"] < SIGNIFICANT else " The difference is not significant.")
     )
+
+
+def _describe_time(gain: dict[str, Any]) -> str:
+    if "milliseconds" not in gain:
+        return "."
+    return f" for {gain['milliseconds']:.1f} ms per image instead of {gain['plain_milliseconds']:.1f}."

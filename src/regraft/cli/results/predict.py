@@ -17,7 +17,7 @@ from typer import Argument, Option
 from regraft.cli.options import ClusterAddress, ClusterCpus, RunOrExport, Trust, cluster_of, probability
 from regraft.cli.output import console, err, print_json
 from regraft.runs.progress import rich_progress
-from regraft.text import pluralize
+from regraft.text import encodable, pluralize
 
 if TYPE_CHECKING:
     from regraft.cluster.executor import Cluster
@@ -36,12 +36,18 @@ _UNREADABLE = 20
 def command(
     run: RunOrExport,
     images: Annotated[list[Path], Argument(help="Image files, or folders of them.")],
-    top: Annotated[int, Option(metavar="N", min=1, help="Number of classes per image.")] = 3,
+    top: Annotated[
+        int | None, Option(metavar="N", min=1, show_default="3", help="Number of classes per image.")
+    ] = None,
     batch_size: Annotated[int, Option(metavar="N", min=1, help="Images per batch.")] = 32,
     csv: Annotated[Path | None, Option(help="Write one row per image, with all probabilities, to this file.")] = None,
     out: Annotated[Path | None, Option(help="Folder for files of rows; a later call adds the missing.")] = None,
-    format: Annotated[Literal["parquet", "csv", "jsonl"], Option(help="Of the files in --out.")] = "parquet",
-    part_size: Annotated[int, Option(metavar="N", min=1, help="Images of a file in --out, about.")] = 1000,
+    format: Annotated[
+        Literal["parquet", "csv", "jsonl"] | None, Option(show_default="parquet", help="Of the files in --out.")
+    ] = None,
+    part_size: Annotated[
+        int | None, Option(metavar="N", min=1, show_default="1000", help="Images of a file in --out, about.")
+    ] = None,
     min_accuracy: Annotated[
         float | None, probability("Accept answers that are right this often on validation.")
     ] = None,
@@ -66,6 +72,7 @@ def command(
         raise UsageError("--cluster needs --out FOLDER, which every node can write; the images must be there, too.")
     if out is not None and csv is not None:
         raise UsageError("Received --csv and --out. For parts in CSV: --out FOLDER --format csv.")
+    _refuse_without_effect({"--format": format, "--part-size": part_size}, {"--top": top}, has_out=out is not None)
     ignored: list[str] = []
     files = list(iter_sources(images, ignored.extend))
     screen = console(json)
@@ -73,11 +80,11 @@ def command(
     if out is not None:
         from regraft.runs.prediction_parts.parts import PartsOptions
 
-        options = PartsOptions(format, part_size, batch_size, views, policy)
+        options = PartsOptions(format or "parquet", part_size or 1000, batch_size, views, policy)
         opener = functools.partial(_open_export, trust=trust) if _is_export(run) else None
         _write_parts(run, images, files, out, options, opener, on_cluster, json, ignored)
         return
-    count = min(top, len(model.classes))
+    count = min(top or 3, len(model.classes))
     failed: list[Prediction] = []
     table = None
     with ExitStack() as stack:
@@ -124,6 +131,16 @@ def command(
         raise RegraftError(f"{len(failed)} of {len(files)} images could not be read.")
 
 
+def _refuse_without_effect(of_parts: dict[str, Any], of_table: dict[str, Any], *, has_out: bool) -> None:
+    """Raise `UsageError` for an option of the files in --out without it, or of the table with it."""
+    given = [flag for flag, value in (of_table if has_out else of_parts).items() if value is not None]
+    if given:
+        from regraft.errors import UsageError
+
+        has = "with --out, whose files have all classes" if has_out else "without --out FOLDER"
+        raise UsageError(f"{' and '.join(given)} {'has' if len(given) == 1 else 'have'} no effect {has}.")
+
+
 def _write_parts(
     model: Path,
     images: Sequence[Path],
@@ -141,10 +158,10 @@ def _write_parts(
     from regraft.runs.prediction_parts.parts import Listing, predict_parts
     from regraft.runs.run import classifier_of
 
-    paths = sorted(str(path.resolve()) for path in images)
+    paths = sorted(encodable(str(path.resolve())) for path in images)
     described: dict[str, Any] = {"paths": paths}
     if len(paths) > _PATHS:
-        described = {"sha256": hashlib.sha256("\n".join(paths).encode(errors="surrogateescape")).hexdigest()}
+        described = {"sha256": hashlib.sha256("\n".join(paths).encode()).hexdigest()}
     with rich_progress(err) as reporter:
         parts = predict_parts(
             model, Listing.of_files(files), out, options, described=described, opener=opener or classifier_of,
@@ -158,8 +175,8 @@ def _write_parts(
         })  # fmt: skip
     else:
         console(json).print(
-            escape(f"{pluralize(parts.images, 'row')} in {pluralize(len(parts.parts), 'file')} in {out}, ")
-            + f"{parts.computed} of them computed now."
+            escape(f"{pluralize(parts.images, 'row')} in {pluralize(len(parts.parts), 'file')} in {out}; ")
+            + f"{pluralize(parts.computed, 'file')} computed now."
         )
     for line in describe_ignored(list(ignored), Path):
         err.print(f"[yellow]not used:[/yellow] {escape(line)}")

@@ -26,6 +26,7 @@ from regraft.data.dataset import BadFile
 from regraft.data.sources.spool import Spool
 from regraft.data.storage import FILE_LIMIT, Directory, Listing, TruncatedFileError, is_junk, missing, stamp_of
 from regraft.errors import DataError
+from regraft.text import encodable
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 SUFFIXES = (".zip", *TAR_SUFFIXES)
@@ -95,7 +96,7 @@ class Archive:
                 if entry is None:
                     self._folders.add(name)
                 elif fault or isinstance(entry, str):
-                    bad[_printable(raw)] = fault or str(entry)
+                    bad[encodable(raw)] = fault or str(entry)
                 else:
                     self._members[name] = entry
         except (*_FAULTS, tarfile.TarError, zipfile.BadZipFile) as error:
@@ -214,7 +215,7 @@ class _Header(tarfile.TarInfo):
             or (info.type in _EXTENDED_HEADERS and info.size > _CHUNK)
             or info.type == tarfile.GNUTYPE_SPARSE
         ):
-            raise tarfile.ReadError(f"the header of {_printable(info.name)!r} is damaged, or that of a sparse file")
+            raise tarfile.ReadError(f"the header of {encodable(info.name)!r} is damaged, or that of a sparse file")
         return info
 
 
@@ -264,11 +265,7 @@ def _unsafe(name: str) -> str:
         return "an absolute path; expected a path inside the archive"
     if ".." in name.split("/"):
         return "its path leads out of the archive (..)"
-    return "" if name == _printable(name) else "its name is not UTF-8"
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
+    return "" if name == encodable(name) else "its name is not UTF-8"
 
 
 def _is_junk(name: str) -> bool:

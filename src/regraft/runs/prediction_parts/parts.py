@@ -33,7 +33,8 @@ from regraft.models.rejection import RejectionPolicy
 from regraft.models.serialization import versions
 from regraft.runs.prediction_parts.rows import Format, write_rows
 from regraft.runs.run import classifier_of
-from regraft.text import pluralize
+from regraft.runs.run_folder import release
+from regraft.text import encodable, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
 
 SETTINGS, SUMMARY, _LOCK = "settings.json", "predictions.json", ".lock"
@@ -239,7 +240,7 @@ def predict_part(job: _Job, names: Sequence[str], piece: Storage | None, file: P
                 unreadable.append((name, prediction.error))
             yield replace(prediction, source=name)
         if unreadable:
-            write_json(_unreadable_file(file), unreadable)
+            write_json(_unreadable_file(file), [[encodable(name), reason] for name, reason in unreadable])
         else:
             _unreadable_file(file).unlink(missing_ok=True)
 
@@ -322,6 +323,7 @@ def _locked(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     file = out / SETTINGS
     if out.exists() and (not out.is_dir() or (not file.is_file() and {p.name for p in out.iterdir()} - {_LOCK})):
         raise UsageError(f"{out} exists and contains no predictions; nothing is overwritten. Choose another --out.")
+    is_new = not file.is_file()
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / _LOCK)
     try:
@@ -340,17 +342,19 @@ def _locked(out: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     finally:
         for left in out.glob(".*.partial"):  # of processes that were killed
             left.unlink(missing_ok=True)
-        lock.release()
-        (out / _LOCK).unlink(missing_ok=True)
+        if is_new and not any(out.glob("part-*")):  # nothing came of it, so the folder is for any predictions
+            file.unlink(missing_ok=True)
+        release(lock)
 
 
 def _remove_others(out: Path, parts: Sequence[Part], reporter: ProgressReporter) -> None:
-    """Remove parts with images that have changed or are gone since an earlier call."""
+    """Remove parts of an earlier call whose images are others now."""
     wanted = {file.name for part in parts for file in (part.file, _unreadable_file(part.file))}
     others = [file for file in out.glob("part-*") if file.name not in wanted]
     for file in others:
         file.unlink()
     if count := sum(not file.name.endswith(".unreadable.json") for file in others):
         reporter.on_message(
-            f"{pluralize(count, 'part')} of {out} had images that have changed or are gone, and was replaced."
+            f"{pluralize(count, 'file')} in {out} had images of an earlier call that have changed or have other "
+            "neighbors now; new files replace them."
         )

@@ -13,6 +13,7 @@ from regraft.atomic_io import atomic_write
 from regraft.data.sources.table import import_parquet
 from regraft.models.inference import Prediction
 from regraft.models.rejection import RejectionPolicy
+from regraft.text import encodable
 
 Format = Literal["parquet", "csv", "jsonl"]
 
@@ -88,7 +89,7 @@ def _write_parquet(
 
 
 def _plain_row(prediction: Prediction, classes: Sequence[str], policy: RejectionPolicy) -> dict[str, Any]:
-    path = prediction.source.encode(errors="backslashreplace").decode()  # a file name may be any bytes
+    path = encodable(prediction.source)  # a file name may be any bytes
     if prediction.error is not None:
         return {"path": path, "error": prediction.error}
     return {

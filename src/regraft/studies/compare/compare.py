@@ -268,7 +268,7 @@ class _Trainer:
                     out_of_time.append(attempt)
                     continue
                 settings = self.path / f"{attempt.name}.toml"
-                write_text(settings, attempt.config.to_toml())
+                write_text(settings, attempt.config.with_absolute_weights().to_toml())
                 places = (path.resolve() for path in (settings, attempt.out, self.path / _CACHE))
                 task = Task(attempt.name, train_in_subprocess, (self.data, *places), self.reporter)
                 running[task] = attempt
