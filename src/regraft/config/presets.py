@@ -10,11 +10,17 @@ from typing import Any, Literal
 
 from regraft.text import join_truncated
 
-Preset = Literal["none", "keras"]
+Preset = Literal["fast", "balanced", "best", "keras"]
+#: The defaults of all settings.
+DEFAULT_PRESET: Preset = "balanced"
 
 #: Preset -> section -> setting -> value.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "none": {},
+    # The head, and a few epochs of the stages with the lowest resolution (docs/performance.md).
+    "fast": {"training": {"finetune_epochs": 3, "finetune_from": "last", "views": 1}},
+    "balanced": {},
+    # Chosen by cross-validation and validation from whatever the machine has, in the time of `default_budget`.
+    "best": {"model": {"backbone": "auto"}, "run": {"max_backbones": 4}},
     # `compile(Adam(...))` and `fit` on GlobalAveragePooling2D, Dropout and Dense, with ModelCheckpoint(save_best_only).
     "keras": {
         "model": {"head_stages": "last"},
@@ -39,13 +45,27 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 
 
+#: Seconds that `best` takes for an image on two cores, and at least, unless a budget is given.
+_SECONDS_PER_IMAGE, _LEAST_SECONDS = 0.18, 60.0
+
+
+def default_budget(preset: str, images: int, cpus: int) -> float:
+    """Seconds that a preset takes for so many training images on so many cores, where no budget is given; 0: no limit.
+
+    `best` has three minutes for 1,000 images on two cores.
+    """
+    if preset != "best":
+        return 0.0
+    return max(_LEAST_SECONDS, _SECONDS_PER_IMAGE * images * 2 / max(1, cpus))
+
+
 def preset_settings(preset: str) -> dict[str, Any]:
     """The settings of a preset as `section.key` -> value."""
     return {f"{section}.{key}": value for section, table in PRESETS[preset].items() for key, value in table.items()}
 
 
 def describe_preset(preset: str, values: Mapping[str, Any]) -> str:
-    """Say what a preset sets, and which of its settings have other `values`, by `section.key`; "" for none."""
+    """Say what a preset sets, and which of its settings have other `values`, by `section.key`; "" for no settings."""
     settings = preset_settings(preset)
     if not settings:
         return ""
@@ -54,6 +74,7 @@ def describe_preset(preset: str, values: Mapping[str, Any]) -> str:
         if values[key] == value:
             kept.setdefault(f"{value:g}" if isinstance(value, float) else str(value), []).append(key.partition(".")[2])
     listed = "; ".join(f"{join_truncated(names, shown=len(names))} {value}" for value, names in kept.items())
-    others = [f"{key} = {values[key]}" for key, value in settings.items() if values[key] != value]
+    # What was chosen in place of `auto` is said where it is chosen.
+    others = [f"{key} = {values[key]}" for key, value in settings.items() if values[key] != value != "auto"]
     given = f" Given instead of the preset's: {', '.join(others)}." if others else ""
     return f"Preset {preset}: {listed or 'nothing'}.{given}"

@@ -14,6 +14,10 @@ from regraft.models.registry import DEFAULT_BACKBONE, canonical_backbone
 from regraft.option_errors import usage_errors
 from regraft.synonyms import spelled_like
 
+_BACKBONE = (
+    "a name of `regraft backbones` or keras.applications, any timm name, the folder of a run, or auto: the best here "
+    "by cross-validation of its head"
+)
 Pooling = Literal["avg", "max", "flatten"]
 HeadKind = Literal["linear", "mlp"]
 HiddenActivation = Literal["relu", "gelu", "tanh", "sigmoid", "elu", "selu", "silu", "leaky_relu"]
@@ -47,7 +51,7 @@ class ModelOptions:
     backbone: Annotated[
         str,
         AfterValidator(canonical_backbone),
-        Field(description="a name of `regraft backbones` or keras.applications, any timm name, or the folder of a run"),
+        Field(description=_BACKBONE),
     ] = DEFAULT_BACKBONE
     weights: Annotated[
         str,

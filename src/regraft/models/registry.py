@@ -53,6 +53,8 @@ def _lite(number: int, sha256: str) -> WeightWheel:
 
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
+#: In place of a name: a training chooses among the backbones whose weights are on this machine.
+AUTO = "auto"
 
 #: Backbones in the order of `regraft backbones`. The contract tests check every figure.
 BACKBONES: dict[str, BackboneSpec] = {
@@ -140,7 +142,7 @@ def canonical_backbone(name: str) -> str:
 
     Warns with `AmbiguousNameWarning` where the name of a family stands for one of its members.
     """
-    chosen: str = canonical(name, BACKBONES, _KERAS_NAMES | _FAMILIES)
+    chosen: str = canonical(name, (*BACKBONES, AUTO), _KERAS_NAMES | _FAMILIES)
     if plain(name) in _FAMILIES:
         warnings.warn(
             f"The backbone {name!r} is taken for {chosen}. `regraft backbones` lists others.",
@@ -153,11 +155,17 @@ def canonical_backbone(name: str) -> str:
 def find_backbone(name: str) -> BackboneSpec:
     """Look up a backbone by its friendly name, its name in Keras or any timm name, in any case.
 
-    Raises `UnknownNameError` with the nearest names, and `UsageError` for a path.
+    Raises `UnknownNameError` with the nearest names, and `UsageError` for a path, or for `auto`, which only a training
+    replaces by a name.
     """
     if "/" in name or "\\" in name:
         raise UsageError(f"{name} does not exist. Expected the folder of a run, or the name of a backbone.")
     name = canonical_backbone(name)
+    if name == AUTO:
+        raise UsageError(
+            "The backbone auto is chosen by a training: `regraft train DATA --backbone auto`, or regraft.train("
+            '"auto", split), whose result names it. Here, expected that name.'
+        )
     if spec := (BACKBONES | BASELINES | KERAS_BACKBONES).get(name):
         return spec
     with quick_imports():

@@ -33,6 +33,7 @@ from regraft.models.registry import (
     keras_backbone,
 )
 from regraft.models.run_description import read_run_description
+from regraft.models.weights_here import torch_hub_file
 from regraft.quick_imports import quick_imports
 from regraft.text import join_truncated
 
@@ -190,8 +191,10 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in value.items()}
 
 
-def _create(spec: BackboneSpec, image_size: int, *, pretrained: bool = False) -> nn.Module:
+def _create(spec: BackboneSpec, image_size: int, *, pretrained: bool = False, file: Path | None = None) -> nn.Module:
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    if file is not None:
+        options["pretrained_cfg_overlay"] = {"file": str(file)}
     cfg = timm.models.get_pretrained_cfg(spec.timm_name)
     if cfg is not None and cfg.fixed_input_size:
         options["img_size"] = image_size
@@ -205,16 +208,17 @@ def _from_hub(spec: BackboneSpec, image_size: int) -> tuple[nn.Module, WeightsRe
     cfg = timm.models.get_pretrained_cfg(spec.timm_name)
     if cfg is None or not (cfg.hf_hub_id or cfg.url or cfg.file):
         raise WeightsError(f"timm has no pretrained weights for {spec.timm_name}. {_offline_options(spec)}")
+    file = None if hub_file_on_disk(spec) else torch_hub_file(spec)
     try:
-        if not hub_file_on_disk(spec):
+        if file is None and not hub_file_on_disk(spec):
             _check_hub()
-        model = _create(spec, image_size, pretrained=True)
+        model = _create(spec, image_size, pretrained=True, file=file)
     except Exception as error:  # timm and the hub's client raise many types without a network
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"The weights of {spec.name} could not be downloaded from the hub: {first_line}\n{_offline_options(spec)}"
         ) from error
-    name = cfg.hf_hub_id or cfg.url or cfg.file
+    name = cfg.url if file else cfg.hf_hub_id or cfg.url or cfg.file
     return model, WeightsRecord("hub", str(name), license=spec.license or cfg.license or "")
 
 

@@ -76,6 +76,12 @@ class RunRecord:
         return str(self.description["backbone"]["name"])
 
     @property
+    def backbone_search(self) -> Mapping[str, Any] | None:
+        """How the backbone was chosen; None where it was given."""
+        search: Mapping[str, Any] | None = self.metrics.get("backbone_search")
+        return search
+
+    @property
     def part(self) -> Part | None:
         """The part whose results are reported: test, else val, else None."""
         parts: tuple[Part, ...] = ("test", "val")

@@ -39,7 +39,9 @@ def run_page(record: RunRecord, thumbnails: Mapping[str, str], maps: Mapping[str
     """
     evaluation = record.evaluations[record.part] if record.part else None
     sections = {
-        "summary": "Summary", "data": "Data", "training": "Training curves", "confusion": "Confusion matrix",
+        "summary": "Summary", "data": "Data",
+        **({"backbones": "Choice of the backbone"} if record.backbone_search else {}),
+        "training": "Training curves", "confusion": "Confusion matrix",
         "classes": "Per-class metrics", "calibration": "Calibration", "predictions": "Top losses",
         "label_errors": "Label errors", **({"comparison": "Comparison"} if record.comparison else {}),
         "reproduce": "Reproduce this run",
@@ -64,6 +66,7 @@ def run_page(record: RunRecord, thumbnails: Mapping[str, str], maps: Mapping[str
         notes=data.get("notes", ())[:_MAX_NAMES],
         unreadable=data.get("bad", ()),
         max_names=_MAX_NAMES,
+        search=_search_view(record),
         training=training_view(record),
         confusion=confusion_view(evaluation) if evaluation else None,
         per_class_rows=record.weakest_first(),
@@ -144,6 +147,25 @@ def training_view(record: RunRecord) -> dict[str, Any]:
             for row in path
         ],
     }  # fmt: skip
+
+
+def _search_view(record: RunRecord) -> dict[str, Any]:
+    """Return what the search for a backbone found, with a row for each candidate; {} where there was none."""
+    if not (search := record.backbone_search):
+        return {}
+    rows = [
+        (
+            row["name"].replace(",", ", "),
+            str(row["image_size"] or ""),
+            f"{row['images']:,}" if row["images"] else "",
+            "" if row["accuracy"] is None else percent(row["accuracy"]),
+            _format_or_empty(row["loss"], "{:.4f}"),
+            "" if row["loss"] is None else f"{row['seconds']:.1f}",
+            "" if row["outcome"] == "beaten" else row["outcome"],
+        )
+        for row in (*search["candidates"], *search["combinations"])
+    ]
+    return {"folds": search["folds"], "seconds": search["seconds"], "rows": rows}
 
 
 def confusion_view(evaluation: Evaluation) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from pathlib import Path
 from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config
+from regraft.config.presets import default_budget
 from regraft.data.dataset import Dataset, Split
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier, smaller_sizes
 from regraft.resources import usable_cpus, usable_memory
+from regraft.text import pluralize
 from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.callbacks import ProgressReporter
@@ -86,6 +88,19 @@ def fit_into_budget(
     config = config.model_copy(update={"training": plan.options})
     left = deadline - _EVALUATION_MARGIN * plan.seconds["evaluate"]
     return model, config, time.monotonic() + left if budget else None, plan.seconds
+
+
+def with_default_budget(config: Config, split: Split, reporter: ProgressReporter) -> Config:
+    """Give the budget of a preset that has one, where none is given, and say so."""
+    images, cpus = len(split.train), usable_cpus()
+    seconds = distributed.broadcast(default_budget(config.run.preset, images, cpus))
+    if config.training.budget or not seconds:
+        return config
+    reporter.on_message(
+        f"Preset {config.run.preset}: at most {seconds:.0f} s for {pluralize(images, 'training image')} on "
+        f"{pluralize(cpus, 'core')}; --budget changes it."
+    )
+    return config.model_copy(update={"training": replace(config.training, budget=seconds)})
 
 
 def disk_for(config: Config) -> tuple[int, Path]:

@@ -25,6 +25,7 @@ from regraft.report.plots.confusion import plot_confusion
 from regraft.report.plots.reliability import plot_reliability
 from regraft.report.plots.samples import SampleTile, choose_samples, plot_samples
 from regraft.report.plots.training_curve import plot_history
+from regraft.runs.backbone_search import read_search
 from regraft.runs.evaluate import predict_jointly
 from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
@@ -120,6 +121,8 @@ def write_results(
         "stopped": "interrupted" if training.interrupted else training.error,
         "notes": training.notes,
     }
+    if search := read_search(path):
+        metrics["backbone_search"] = search
     write_json(path / METRICS, metrics)
     return notes
 

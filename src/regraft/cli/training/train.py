@@ -11,7 +11,7 @@ from typer import Argument, Exit, Option
 
 from regraft.cli.options import (
     TRAINING_FLAGS,
-    Backbone,
+    BackboneOrAuto,
     Budget,
     ClusterAddress,
     ClusterCpus,
@@ -48,7 +48,7 @@ def command(
     data: Annotated[
         str | None, Argument(help="Labeled images: a folder with one folder per class, an archive, a manifest...")
     ] = None,
-    backbone: Backbone = None,
+    backbone: BackboneOrAuto = None,
     weights: Weights = None,
     image_size: ImageSize = None,
     finetune_from: Annotated[

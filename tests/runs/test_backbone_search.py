@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import regraft
+from regraft.config import Config, load_config, load_run_config
+from regraft.data.dataset import Split
+from regraft.data.pixel_cache import StreamedPixels
+from regraft.errors import UsageError, WeightsError
+from regraft.models.registry import BACKBONES, find_backbone
+from regraft.runs import backbone_search
+from regraft.runs.backbone_search import SEARCH, Candidate, choose_backbone
+from regraft.runs.plan import plan_from
+from regraft.runs.resume import resume
+from regraft.runs.train import train_from
+from regraft.training.callbacks import NullReporter
+
+NAMES = ("efficientnet_lite0", "mobilenetv2")
+
+
+class Messages(NullReporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def on_message(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def two_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {name: (BACKBONES[name], "wheel") for name in NAMES}
+    monkeypatch.setattr(backbone_search, "backbones_here", lambda: here)
+
+
+def _auto(**overrides: Any) -> Config:
+    settings = {"model.backbone": "Auto", "model.image_size": 32, "training.precision": "off", **overrides}
+    return load_config(overrides=settings)
+
+
+@pytest.mark.usefixtures("two_here")
+def test_the_lowest_log_loss_is_chosen_by_training_images_alone(
+    squares_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: set[str] = set()
+    decode = StreamedPixels._decode
+
+    def noted(self: StreamedPixels, i: int) -> Any:
+        read.add(self.dataset.samples[i].path)
+        return decode(self, i)
+
+    monkeypatch.setattr(StreamedPixels, "_decode", noted)
+    reporter = Messages()
+    config, search = choose_backbone(squares_split, _auto(), reporter)
+    assert search is not None
+    assert read == {sample.path for sample in squares_split.train.samples}
+    first, second = search.candidates
+    assert config.model.backbone == search.chosen == first.name
+    assert {first.name, second.name} == set(NAMES)
+    assert (first.outcome, second.outcome) == ("chosen", "beaten")
+    assert first.loss is not None
+    assert second.loss is not None
+    assert first.loss <= second.loss
+    assert first.images == second.images == len(squares_split.train)
+    assert f"Backbone: {first.name}, of 2" in reporter.said[-1]
+    assert f"{second.loss:.4f}" in reporter.said[-1]
+    again = choose_backbone(squares_split, _auto(), NullReporter())[1]
+    assert again is not None
+    assert [replace(candidate, seconds=0) for candidate in again.candidates] == [
+        replace(candidate, seconds=0) for candidate in search.candidates
+    ]
+
+
+@pytest.mark.usefixtures("two_here")
+def test_several_are_combined_only_where_that_lowers_the_loss(
+    squares_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone_search, "_WORTH_IT", -10.0)  # any combination is worth it
+    config, search = choose_backbone(squares_split, _auto(**{"run.max_backbones": 2}), NullReporter())
+    assert search is not None
+    (pair,) = search.combinations
+    assert config.model.backbone == search.chosen == pair.name
+    assert set(pair.name.split(",")) == set(NAMES)
+    assert pair.outcome == "chosen"
+    assert [candidate.outcome for candidate in search.candidates] == ["beaten", "beaten"]
+    monkeypatch.setattr(backbone_search, "_WORTH_IT", 1.0)  # none is
+    config, search = choose_backbone(squares_split, _auto(**{"run.max_backbones": 2}), NullReporter())
+    assert search is not None
+    assert config.model.backbone == search.candidates[0].name
+    assert len(search.combinations) == 1
+
+
+def test_halving_doubles_the_images_for_half_of_the_candidates(squares_split: Split) -> None:
+    def rounds(candidates: int, images: int, last: int = 2) -> list[int]:
+        search = backbone_search._Search(squares_split, _auto(), {}, 0.0, None, NullReporter())  # type: ignore[arg-type]
+        search.order = list(range(images))  # type: ignore[assignment]
+        return search._rounds(candidates, last)
+
+    assert rounds(2, 900) == [900]
+    assert rounds(4, 900) == [450, 900]
+    assert rounds(13, 100_000) == [250, 500, 1000, 2000]
+    assert rounds(4, 900, last=5) == [900]
+    assert rounds(4, 60) == [60, 60]
+
+
+@pytest.mark.usefixtures("two_here")
+def test_what_cannot_be_loaded_or_has_no_time_is_said(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {**{name: (BACKBONES[name], "wheel") for name in NAMES}, "vgg16": (BACKBONES["vgg16"], "hub cache")}
+    monkeypatch.setattr(backbone_search, "backbones_here", lambda: here)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    reporter = Messages()
+    _, search = choose_backbone(squares_split, _auto(), reporter)
+    assert search is not None
+    (left_out,) = (candidate for candidate in search.candidates if candidate.name == "vgg16")
+    assert "could not be downloaded" in left_out.outcome
+    assert left_out.loss is None
+    assert any(text.startswith("vgg16 is left out") for text in reporter.said)
+    # A budget of which the search's share is over once the first candidate was tried.
+    _, search = choose_backbone(squares_split, _auto(**{"training.budget": 1e-3}), NullReporter())
+    assert search is not None
+    assert [candidate.outcome for candidate in search.candidates] == ["chosen", "no time", "no time"]
+
+
+def test_one_is_no_choice_and_none_is_the_usual_error(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone_search, "backbones_here", lambda: {"mobilenetv2": (BACKBONES["mobilenetv2"], "wheel")})
+    reporter = Messages()
+    config, search = choose_backbone(squares_split, _auto(), reporter)
+    assert (config.model.backbone, search) == ("mobilenetv2", None)
+    assert "Only the weights of mobilenetv2 are on this machine" in reporter.said[0]
+    monkeypatch.setattr(backbone_search, "backbones_here", dict)
+    config, _ = choose_backbone(squares_split, _auto(), reporter)
+    assert config.model.backbone == "efficientnet_lite0"
+    assert "No weights are on this machine" in reporter.said[-1]
+    monkeypatch.setattr("regraft.models.registry.WeightWheel.path", lambda self: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="Without the hub, use one of"):
+        regraft.train("auto", squares_split)
+
+
+def test_other_commands_and_weights_refuse_it(squares_split: Split, squares_folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"chooses by pretrained weights, and model\.weights is 'none'"):
+        choose_backbone(squares_split, _auto(**{"model.weights": "none"}), NullReporter())
+    with pytest.raises(UsageError, match="is chosen by a training"):
+        find_backbone("auto")
+    with pytest.raises(UsageError, match="is chosen by a training"):
+        regraft.build("auto", classes=("a", "b"))
+    with pytest.raises(UsageError, match="is chosen by a training"):
+        regraft.cross_validate(squares_folder, config=_auto())
+    with pytest.raises(UsageError, match="is chosen by a training"):
+        plan_from(squares_folder, _auto(), NullReporter())
+    with pytest.raises(UsageError, match="is chosen by a training"):
+        regraft.compare(squares_folder, ["auto", "mobilenetv2"])
+
+
+@pytest.mark.usefixtures("two_here")
+def test_a_run_has_the_chosen_name_and_never_searches_again(
+    squares_folder: Path, fast_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(overrides={**fast_settings, "model.backbone": "auto", "training.finetune_epochs": 0})
+    run = train_from(squares_folder, config, tmp_path / "run")
+    search = run.metrics["backbone_search"]
+    assert search == json.loads((run.path / SEARCH).read_text())
+    assert load_run_config(run.path / "config.toml").model.backbone == search["chosen"] == run.classifier.spec.name
+    assert [Candidate(**row).outcome for row in search["candidates"]] == ["chosen", "beaten"]
+    page = (run.path / "report.html").read_text()
+    assert "Choice of the backbone" in page
+    assert all(name in page for name in NAMES)
+    monkeypatch.setattr(backbone_search, "_Search", lambda *_: pytest.fail("searched again"))
+    (run.path / "metrics.json").unlink()
+    again = resume(run.path)
+    assert again.metrics["backbone_search"] == search
+    assert again.metrics["test"] == run.metrics["test"]
+
+
+@pytest.mark.usefixtures("two_here")
+def test_auto_from_python(squares_split: Split, tmp_path: Path) -> None:
+    run = regraft.train("auto", squares_split, out=tmp_path / "run", finetune_epochs=0)
+    assert run.metrics["backbone_search"]["chosen"] == run.classifier.spec.name
+    model = regraft.build("efficientnet_lite0", classes=squares_split.classes, image_size=32)
+    with pytest.raises(UsageError, match=r"Give \"auto\" in its place"):
+        regraft.train(model, squares_split, preset="best")
