@@ -26,7 +26,8 @@ from pathlib import Path
 
 from measured import listing, parser_of, peak_megabytes, report
 
-requirements = ["autogluon.multimodal>=1.6", "safetensors>=0.4.3"]
+# torch below 2.13, since torchvision must be of the same channel and 2.13 has processor-only wheels on some machines.
+requirements = ["autogluon.multimodal>=1.6", "torch>=2.10,<2.13", "safetensors>=0.4.3"]
 
 
 def hub_cache(weights: Path, folder: Path, architecture: str) -> str:
