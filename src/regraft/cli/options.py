@@ -29,7 +29,7 @@ RENAMED_FLAGS = {
 }
 
 #: Other names of flags, which the help does not list.
-ALIASES = {"--finetune-epochs": "--epochs"}
+ALIASES = {"--finetune-epochs": "--epochs", "--unlabeled": "--unlabelled"}
 
 LabeledData = Annotated[str, Argument(help="Labeled images, as for `regraft train`.")]
 RunFolder = Annotated[Path, Argument(help="The run's folder.")]
@@ -53,6 +53,9 @@ LabelColumn = Annotated[
     str | None, Option(metavar="NAME", help="The column with the labels; or one for each class: cat,dog.")
 ]
 Remote = Annotated[bool, Option("--remote", help="Fetch the images that a manifest names by URL.")]
+Unlabelled = Annotated[
+    str | None, Option("--unlabelled", metavar="FOLDER", help="Images without labels, from which the head may learn.")
+]
 Trust = Annotated[bool, Option("--trust", help="Load an export whose format can run code.")]
 Budget = Annotated[str | None, Option(help="Time limit for the whole command: 90s, 10m or 2h.")]
 StudyFolder = Annotated[Path | None, Option(help="The folder; an unfinished one is continued. Default: under runs/.")]

@@ -178,10 +178,59 @@ class Dataset(NotebookRepr):
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """Images without labels, for training, and how many were left out of what was found.
+
+    Attributes:
+        images: The images to use; their labels are empty, and there are no classes.
+        path: Path or URL where they were found.
+        found: Number of readable images.
+        held_out_copies: Images left out because they are validation or test images.
+        held_out_near_duplicates: Others left out because they show nearly the same picture as one of those.
+        held_out_groups: Others left out because a validation or test image is of the same group.
+        training_copies: Images left out because they are labeled training images.
+        training_near_duplicates: Others left out because they show nearly the same picture as one of those.
+        repeated: Copies of other images without labels, of which one is used.
+    """
+
+    images: Dataset
+    path: str
+    found: int
+    held_out_copies: int = 0
+    held_out_near_duplicates: int = 0
+    held_out_groups: int = 0
+    training_copies: int = 0
+    training_near_duplicates: int = 0
+    repeated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def left_out(self) -> dict[str, int]:
+        """Number of images left out, by reason."""
+        return {
+            "validation or test images": self.held_out_copies,
+            "near duplicates of validation or test images": self.held_out_near_duplicates,
+            "images of a group with validation or test images": self.held_out_groups,
+            "labeled training images": self.training_copies,
+            "near duplicates of training images": self.training_near_duplicates,
+            "copies of one another": self.repeated,
+            "unreadable": len(self.images.bad),
+        }
+
+    def describe(self) -> str:
+        """A sentence about what was found and left out."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out().items() if count)
+        text = f"{self.found + len(self.images.bad):,} unlabelled images, of which {len(self):,} can be used"
+        return f"{text}; left out: {reasons}." if reasons else f"{text}."
+
+
+@dataclass(frozen=True)
 class Split(NotebookRepr):
-    """A data set in which every sample is assigned to train, val or test."""
+    """A data set in which every sample is assigned to train, val or test; and images without labels, if any."""
 
     dataset: Dataset
+    unlabelled: Unlabelled | None = field(default=None, repr=False, compare=False)
 
     _parts: dict[Part, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
@@ -189,9 +238,9 @@ class Split(NotebookRepr):
         if (self.dataset.table.parts < 0).any():
             raise DataError("A split needs a part for every sample; call regraft.split(dataset) first.")
 
-    def __reduce__(self) -> tuple[type[Split], tuple[Dataset]]:
+    def __reduce__(self) -> tuple[type[Split], tuple[Dataset, Unlabelled | None]]:
         """Pickle without the parts, which are selected again."""
-        return Split, (self.dataset,)
+        return Split, (self.dataset, self.unlabelled)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{len(self[part])} {part}" for part in self)

@@ -114,6 +114,8 @@ def write_results(
         "ignored": list(split.dataset.ignored),
         "notes": list(split.dataset.notes),
     }
+    if training.unlabelled:
+        metrics["unlabelled"] = training.unlabelled
     metrics["training"] = {
         "device": training.device,
         "precision": training.precision,

@@ -15,6 +15,7 @@ from regraft.models.classifier import Classifier
 from regraft.resources import usable_cpus, usable_memory
 from regraft.runs.budget import disk_for, measure
 from regraft.runs.train import prepare
+from regraft.runs.unlabelled import refuse_unlabelled
 from regraft.timing import time_passes
 from regraft.training.budget import Room
 from regraft.training.callbacks import ProgressReporter
@@ -65,6 +66,7 @@ def plan_from(
             f"training.budget = {config.training.budget:g} has no effect on a plan, which says what the whole training "
             "takes. Remove it."
         )
+    refuse_unlabelled(config, "regraft plan")
     model, split = prepare(data, config, reporter)
     if not len(split.train):
         raise DataError("The train part has no image.")

@@ -27,6 +27,7 @@ from regraft.data.scan import scan
 from regraft.data.sources.urls import absolute
 from regraft.data.split import split as split_dataset
 from regraft.data.split_file import split_sha256, write_split
+from regraft.data.unlabelled import write_unlabelled
 from regraft.errors import RegraftError, UsageError, refuse_old_names
 from regraft.models.classifier import Classifier, build
 from regraft.models.options import ModelOptions
@@ -42,8 +43,9 @@ from regraft.runs.processes import describe as describe_processes
 from regraft.runs.processes import jointly, logged
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
-from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, Run, open_model
+from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELLED, Run, open_model
 from regraft.runs.run_folder import SCRATCH, lock_run, new_folder, refuse_existing_run
+from regraft.runs.unlabelled import with_unlabelled
 from regraft.tracking.callback import TrackingReporter, tracking
 from regraft.tracking.options import TrackingOptions
 from regraft.tracking.tracker import Status, check_trackers
@@ -79,6 +81,7 @@ def train_from(
     config = with_default_budget(config, split, reporter)
     config, search = choose_backbone(split, config, reporter)
     model = build_described(split, config, reporter)
+    config, split = with_unlabelled(config, split, model, reporter)
     at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
     model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter, at_size=at_size)
     source = absolute(data)
@@ -200,6 +203,8 @@ def train_into(
         if is_first:
             write_text(path / CONFIG, config.to_toml())
             write_split(path / SPLIT, split)
+            if split.unlabelled is not None:
+                write_unlabelled(path / UNLABELLED, split.unlabelled)
         training = train_classifier(
             model, split, augmentation=config.augmentation, scratch=path / SCRATCH, checkpoint=path / CHECKPOINT,
             reporter=tracked, on_better=partial(save_classifier, folder=path) if is_first else None, deadline=deadline,
@@ -247,6 +252,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     loss: str | LossFunction | None = None,
     preset: str = DEFAULT_PRESET,
+    unlabelled: Path | str | None = None,
     reporter: ProgressReporter | None = None,
     **options: Any,
 ) -> Run:
@@ -271,6 +277,8 @@ def train(
         preset: A name as in `run.preset`, such as `fast`: its augmentation and options of the training, where none are
             given. What it says about the model is an option of `build`, such as `head_stages="last"` for `keras`; with
             `best`, the model is `auto`.
+        unlabelled: A folder, archive or table of images without labels. The head learns from them, too, if
+            cross-validation on the labeled training images says that it helps; none is an image of val or test.
         reporter: Receives progress, epochs and messages. Default: progress bars in a notebook or terminal;
             `regraft.training.callbacks.NullReporter()` shows nothing.
         **options: Fields of `TrainingOptions`, such as `finetune_epochs=5`.
@@ -304,6 +312,7 @@ def train(
             "start from and data."
         )
     given = {"run.preset": preset, **{f"training.{name}": value for name, value in options.items()}}
+    given["data.unlabelled"] = None if unlabelled is None else str(unlabelled)
     if isinstance(model, Classifier):
         config = load_config(overrides=given)
         if config.model.backbone == AUTO:
@@ -330,6 +339,7 @@ def train(
     model = model if isinstance(model, Classifier) else build_for(config, split.dataset)
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
         reporter.on_message(note)
+    config, split = with_unlabelled(config, split, model, reporter)
     model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter)
     with lock_run(new_folder(out, "run", model.spec.name)) as path:
         if split.dataset.scanned and not distributed.rank():

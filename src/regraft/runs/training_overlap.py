@@ -6,24 +6,18 @@ cache, else they are made from the images if these are still where they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from regraft.cache import Cache
 from regraft.data.dataset import Dataset, Split
-from regraft.data.decode import ImageSource, decode_image
-from regraft.data.image_stats import examine_image, measure, stats_of
-from regraft.data.index import ImageIndex, Progress
-from regraft.data.index_workers import content_key
-from regraft.data.quality.near_duplicates import find_near_duplicates
+from regraft.data.decode import ImageSource
+from regraft.data.index import Progress
+from regraft.data.quality.same_pictures import picture_numbers
 from regraft.data.samples import PARTS
-from regraft.data.storage import Folder
 from regraft.data.strings import in_blocks
-from regraft.data.union_find import UnionFind
 from regraft.errors import RegraftError
 from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.predictions import Predictions
@@ -111,35 +105,12 @@ def _near_duplicates(
         return source(name)
 
     samples = [dataset.samples[i] for i in numbers.tolist()]
-    contents: list[tuple[str, Callable[[], ImageSource]]] = [(h, partial(of_run, name)) for h, name in known.items()]
-    contents += [(sample.sha256, partial(dataset.source, sample)) for sample in samples]
-    index = ImageIndex(Folder(Path()), Path(), dataset.max_pixels, Cache())
-    thumbnails, sides = _thumbnails(index, contents)
-    sets = UnionFind(len(contents))
-    for first, second, *_ in find_near_duplicates(lambda i: thumbnails[i].copy(), sides, progress=progress):
-        sets.union(int(first), int(second))
-    roots = np.array(sets.roots())
+    names, hashes = list(known.values()), [*known, *(sample.sha256 for sample in samples)]
+
+    def content(number: int) -> ImageSource:
+        return of_run(names[number]) if number < len(names) else dataset.source(samples[number - len(names)])
+
+    pictures = picture_numbers(hashes, content, max_pixels=dataset.max_pixels, cache=Cache(), progress=progress)
     near = np.zeros(len(wanted), dtype=bool)
-    near[numbers] = np.isin(roots[len(known) :], roots[: len(known)])
+    near[numbers] = np.isin(pictures[len(known) :], pictures[: len(known)])
     return near
-
-
-def _thumbnails(
-    index: ImageIndex, contents: Sequence[tuple[str, Callable[[], ImageSource]]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Thumbnails, uint8 (n, S, S), and shorter sides in pixels, (n,), by SHA-256; images not in the cache are read."""
-    keys = [content_key(sha256) for sha256, _ in contents]
-    rows, stats = index.thumbnails.find(keys), index.image_stats.find(keys)
-    thumbnails, sides = np.empty((len(keys), *index.thumbnails.shape), np.uint8), np.zeros(len(keys))
-    found = np.flatnonzero((rows >= 0) & (stats >= 0))
-    thumbnails[found] = index.thumbnails.read(rows[found])
-    sides[found] = [min(row.width, row.height) for row in stats_of(index.image_stats.read(stats[found]))]
-    for i in np.flatnonzero((rows < 0) | (stats < 0)).tolist():
-        content = contents[i][1]()
-        if isinstance(content, (str, Path, bytes)):
-            record = examine_image(content, max_pixels=index.max_pixels)
-            thumbnails[i], sides[i] = record["thumbnail"], min(record["stats"]["width"], record["stats"]["height"])
-        else:  # pixels
-            pixels = decode_image(content, max_pixels=index.max_pixels)
-            thumbnails[i], sides[i] = measure(Image.fromarray(pixels))[0], min(pixels.shape[:2])
-    return thumbnails, sides

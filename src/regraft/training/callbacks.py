@@ -66,6 +66,8 @@ class Training:
     notes: list[str] = field(default_factory=list)  # messages for the user, in whole sentences
     #: Seconds of this process in training steps, and of those in communication; empty without epochs.
     processes: dict[str, float] = field(default_factory=dict)
+    #: How many images without labels there were, and what cross-validation said of them; empty without any.
+    unlabelled: dict[str, Any] = field(default_factory=dict)
     cache_too_small: bool = False  # whether pixels and activations went to a temporary folder: the cache has no space
 
 

@@ -140,6 +140,7 @@ def _resume(setup: TrainingSetup, state: TrainingState, checkpoint: Checkpoint) 
     result.seconds = dict(values["seconds"])
     state.earlier_seconds, state.finetune_lr = result.seconds.pop("total"), values["finetune_lr"]
     result.processes = dict(values.get("processes", {}))
+    result.unlabelled = dict(values.get("unlabelled", {}))
     state.finetune_epochs = values.get("finetune_epochs", 0)  # not in checkpoints of version 0.1
     state.earlier_epochs = values.get("earlier_epochs", 0)
     epoch = state.earlier_epochs + values["trainer"]["epoch"] if values["trainer"] else "the last"
@@ -177,6 +178,7 @@ def save_checkpoint(setup: TrainingSetup, state: TrainingState, phase: str, trai
         "notes": result.notes,
         "seconds": {**result.seconds, "total": state.total_seconds},
         "processes": result.processes,
+        "unlabelled": result.unlabelled,
     }
     on_cpu = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_write(setup.checkpoint) as temporary:

@@ -140,13 +140,15 @@ class TrainingSetup:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """JSON values that must be equal for a training to resume."""
-        identity = {
+        identity: dict[str, Any] = {
             "options": asdict(self.options),
             "augmentation": asdict(self.augmentation),
             "model": {name: value for name, value in self.model.get_config().items() if name != "boundary"},
             "images": [len(self.split.train), len(self.split.val)],
             "versions": versions() | {"openvino": openvino_version()},
         }
+        if self.split.unlabelled is not None:
+            identity["unlabelled"] = len(self.split.unlabelled)
         return dict(json.loads(json.dumps(identity)))
 
 
@@ -176,6 +178,8 @@ def set_up(
         )
     if not len(split.train):
         raise DataError("The train part has no image.")
+    if split.unlabelled is not None:
+        check_unlabelled(model, options)
     _check_loss(options, loss_function, len(split.classes))
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
@@ -216,6 +220,23 @@ def set_up(
         planned=planned,
         callbacks=callbacks,
     )
+
+
+def check_unlabelled(model: Classifier, options: TrainingOptions) -> None:
+    """Raise `UsageError` where images without labels would have no effect: only a head that is fitted can use them."""
+    head = plan_phases(model, options).head
+    if head != "lbfgs":
+        why = {
+            "none": "there is no phase of the head (training.head_epochs = 0, or a network that trains from scratch)",
+            "epochs": "the head is trained in epochs (training.head_optimizer, a loss function, or a head with hidden "
+            "layers or dropout)",
+        }[head]
+        raise UsageError(
+            f"data.unlabelled has no effect: {why}, and only a linear head that is fitted (head_optimizer = lbfgs) "
+            "learns from images without labels. Remove one of them."
+        )
+    if distributed.is_distributed():
+        raise UsageError("data.unlabelled works in one process, not in several. Leave out --processes, or it.")
 
 
 def _check_loss(options: TrainingOptions, function: LossFunction | None, classes: int) -> None:

@@ -37,6 +37,7 @@ from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
 from regraft.training.row_sums import own_rows, shard_bounds
 from regraft.training.setup import TrainingSetup, set_up
+from regraft.training.unlabelled import HeadTargets, with_unlabelled
 
 _NO_FURTHER_GAIN = "No further epoch has a lower validation loss: the model from before them is kept."
 
@@ -196,7 +197,7 @@ def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part,
     with setup.fused:
         inputs = setup.data.head_inputs(cached, views)
     if phases.head == "lbfgs":
-        _fit_linear_head(setup, state, {part: _as_rows(setup, inputs[part]) for part in inputs})
+        _fit_linear_head(setup, state, with_unlabelled(setup, state, inputs["train"]), inputs.get("val"))
         save_checkpoint(setup, state, "head", None)
     else:
         train_phase(setup, state, Phase.from_options(setup.options, "head"), inputs["train"], inputs.get("val"))
@@ -219,18 +220,22 @@ def _as_rows(setup: TrainingSetup, inputs: Activations) -> FeatureRows:
     )
 
 
-def _fit_linear_head(setup: TrainingSetup, state: TrainingState, features: Mapping[Part, FeatureRows]) -> None:
+def _fit_linear_head(
+    setup: TrainingSetup, state: TrainingState, train: HeadTargets, val: Activations | None
+) -> None:
     reporter = setup.reporter
 
     def on_fit(head: LinearHead, done: int, total: int) -> None:
         reporter.on_progress("head", done, total + 1, f"L2 {head.l2:.2g}")
 
     best, path = fit_head(
-        features["train"],
-        setup.labels.to(setup.device),
+        _as_rows(setup, train.inputs),
+        train.targets.to(setup.device),
         setup.objective,
-        val=(features["val"], setup.val_labels.to(setup.device)) if "val" in features else None,
-        groups=inseparable_set_ids(setup.split.train.samples),
+        weights=train.weights,
+        val=None if val is None else (_as_rows(setup, val), setup.val_labels.to(setup.device)),
+        groups=inseparable_set_ids(setup.split.train.samples) if train.l2 is None else None,
+        l2=train.l2,
         seed=setup.options.seed,
         on_fit=on_fit,
     )

@@ -19,6 +19,7 @@ from regraft.cli.options import (
     Json,
     LabeledData,
     Settings,
+    Unlabelled,
     Weights,
     cluster_of,
 )
@@ -40,6 +41,7 @@ def command(
     class_weights: ClassWeights = None,
     group_by: GroupBy = None,
     layout: FolderLayout = None,
+    unlabelled: Unlabelled = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, Option(help="A new folder for the predictions and suspected labels.")] = None,
@@ -51,7 +53,7 @@ def command(
     screen = console(json)
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
-        "data.layout": layout, "training.class_weights": class_weights,
+        "data.layout": layout, "data.unlabelled": unlabelled, "training.class_weights": class_weights,
     }  # fmt: skip
     with screen.status("Starting"):
         from regraft.config import load_config
