@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -185,9 +186,9 @@ class Unlabelled:
         images: The images to use; their labels are empty, and there are no classes.
         path: Path or URL where they were found.
         found: Number of readable images.
-        held_out_copies: Images left out because they are validation or test images.
+        held_out_copies: Images left out because they are validation or test images, or those of a fold.
         held_out_near_duplicates: Others left out because they show nearly the same picture as one of those.
-        held_out_groups: Others left out because a validation or test image is of the same group.
+        held_out_groups: Others left out because one of those is of the same group.
         training_copies: Images left out because they are labeled training images.
         training_near_duplicates: Others left out because they show nearly the same picture as one of those.
         repeated: Copies of other images without labels, of which one is used.
@@ -209,14 +210,18 @@ class Unlabelled:
     def left_out(self) -> dict[str, int]:
         """Number of images left out, by reason."""
         return {
-            "validation or test images": self.held_out_copies,
-            "near duplicates of validation or test images": self.held_out_near_duplicates,
-            "images of a group with validation or test images": self.held_out_groups,
-            "labeled training images": self.training_copies,
+            "copies of held-out images": self.held_out_copies,
+            "near duplicates of held-out images": self.held_out_near_duplicates,
+            "of a group with held-out images": self.held_out_groups,
+            "copies of training images": self.training_copies,
             "near duplicates of training images": self.training_near_duplicates,
             "copies of one another": self.repeated,
             "unreadable": len(self.images.bad),
         }
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers as plain JSON values."""
+        return {"found": self.found, "usable": len(self), "left_out": self.left_out()}
 
     def describe(self) -> str:
         """A sentence about what was found and left out."""

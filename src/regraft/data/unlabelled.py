@@ -47,10 +47,10 @@ def find_unlabelled(
 ) -> Unlabelled:
     """Find the images without labels that a training on labeled images may use.
 
-    Labeled images in val or test are held out; without parts, all are training images. Left out are copies and near
-    duplicates of held-out images, also by way of others, since the training must not see them; images of the same
-    group, where `group_by` says so; and copies and near duplicates of training images, which bring nothing new and
-    would let a graph answer for them.
+    Labeled images in val or test are held out; images without a part, too, since they are held out in turn. Left out
+    are copies and near duplicates of held-out images, also by way of others, since the training must not see them;
+    images of the same group, where `group_by` says so; and copies and near duplicates of training images, which bring
+    nothing new, and by which a graph would know the images that its cross-validation holds out.
 
     Args:
         path: A folder with image files, in folders of any names; an archive of one; or anything else that `scan` takes,
@@ -103,7 +103,7 @@ def _without_known(
 
     pictures = picture_numbers(hashes, source, max_pixels=everything.max_pixels, cache=cache, progress=progress)
     # Near duplicates of the labeled data are known by its own scan, too, which knows more pairs.
-    held_out = labeled.table.parts > PARTS.index("train")
+    held_out = labeled.table.parts != PARTS.index("train")
     every_hash = np.array(hashes)
     left = np.ones(len(samples), bool)
     counts = {}

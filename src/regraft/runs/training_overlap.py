@@ -23,8 +23,8 @@ from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.serialization import WEIGHTS, read_model_json
-from regraft.runs.run import SPLIT, Run
-from regraft.runs.run_images import images_of, split_rows
+from regraft.runs.run import SPLIT, UNLABELLED, Run
+from regraft.runs.run_images import images_of, read_rows, split_rows
 
 #: Number of images above which near duplicates are not looked for: that would take longer than the evaluation.
 _MAX_IMAGES = 30_000
@@ -33,11 +33,17 @@ _MAX_IMAGES = 30_000
 def overlap_with_run(
     run: Run, dataset: Dataset, predictions: Predictions, *, progress: Progress | None = None
 ) -> TrainingOverlap:
-    """Compare images, and the run's predictions of them in the same order, with the run's training and val images."""
-    rows = (row for path in _lineage(run.path) for row in split_rows(path) if row.get("part") in ("train", "val"))
+    """Compare images, and the run's predictions of them in the same order, with the run's training and val images.
+
+    Images without labels that the run had are among them, but their near duplicates are not looked for.
+    """
+    folders = _lineage(run.path)
+    rows = (row for path in folders for row in split_rows(path) if row.get("part") in ("train", "val"))
     pairs = [(row["sha256"], row.get("path", "")) for row in rows if row.get("sha256")]
     known = dict(reversed(pairs))
-    identical = np.array([sha256 in known for sha256 in dataset.table.sha256s()], dtype=bool)
+    without_label = {row["sha256"] for path in folders for row in read_rows(path / UNLABELLED) if row.get("sha256")}
+    seen = without_label | known.keys()
+    identical = np.array([sha256 in seen for sha256 in dataset.table.sha256s()], dtype=bool)
     none = np.zeros(len(identical), dtype=bool)
     if not known:
         text = (

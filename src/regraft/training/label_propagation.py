@@ -26,7 +26,7 @@ class Neighbors:
     """The nearest images of each of N images, the most similar first, without the image itself.
 
     Attributes:
-        images: Their numbers, int64 (N, K).
+        images: Their numbers, int64 (N, K), or -1 where an image has fewer.
         similarities: Cosine similarities, float32 (N, K).
     """
 
@@ -40,7 +40,8 @@ class Neighbors:
         """
         number_of = np.full(len(self.images), -1, np.int64)
         number_of[images] = np.arange(len(images))
-        numbers, similarities = number_of[self.images[images]], self.similarities[images]
+        chosen, similarities = self.images[images], self.similarities[images]
+        numbers = np.where(chosen < 0, -1, number_of[chosen])
         order = np.argsort(numbers < 0, axis=1, kind="stable")[:, :k]
         return Neighbors(np.take_along_axis(numbers, order, 1), np.take_along_axis(similarities, order, 1))
 

@@ -220,9 +220,7 @@ def _as_rows(setup: TrainingSetup, inputs: Activations) -> FeatureRows:
     )
 
 
-def _fit_linear_head(
-    setup: TrainingSetup, state: TrainingState, train: HeadTargets, val: Activations | None
-) -> None:
+def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTargets, val: Activations | None) -> None:
     reporter = setup.reporter
 
     def on_fit(head: LinearHead, done: int, total: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from regraft.data.split import inseparable_set_ids
@@ -61,7 +62,8 @@ def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activatio
     _record(setup, state, decision)
     if not decision.used:
         return plain
-    soft = soft_labels(neighbors, labels, len(setup.model.classes), decision.propagation)
+    graph = neighbors.among(np.arange(len(features)), decision.propagation.neighbors)
+    soft = soft_labels(graph, labels, len(setup.model.classes), decision.propagation)
     targets, weights = soft.after(setup.labels)
     both = torch.cat([values, extra.expand(train.views, -1, -1)], dim=1)
     return HeadTargets(Activations(train.boundary, CachedTensor(both)), targets, weights, decision.l2)
@@ -71,9 +73,7 @@ def _record(setup: TrainingSetup, state: TrainingState, decision: Decision | Non
     unlabelled = setup.split.unlabelled
     assert unlabelled is not None
     result: dict[str, Any] = {
-        "found": unlabelled.found,
-        "usable": len(unlabelled),
-        "left_out": unlabelled.left_out(),
+        **unlabelled.to_json(),
         "used": bool(decision and decision.used),
         "reason": reason or None,
         "cross_validation": decision and decision.to_json(),
