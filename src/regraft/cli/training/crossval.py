@@ -79,10 +79,10 @@ def command(
         f"{100 * high:.1f}) on {pluralize(len(result.predictions), 'image')}; standard deviation between folds "
         f"{100 * result.accuracies.std(ddof=1):.1f} points. Head only, without augmentation or fine-tuning."
     )
-    if unlabelled := result.unlabelled:
+    if use := result.unlabelled:
         screen.print(
-            f"Unlabelled images: {unlabelled['usable']:,} helped in {unlabelled['folds_used']} of "
-            f"{unlabelled['folds']} folds; accuracy {100 * unlabelled['accuracy_without']:.1f} % without them."
+            f"Unlabelled images: {use['usable']:,} helped in {use['folds_used']} of "
+            f"{use['folds']} folds; accuracy {100 * use['accuracy_without']:.1f} % without them."
         )
     if at_chance := result.evaluation.at_chance:
         screen.print(f"[yellow]{escape(at_chance)} Likely label errors are withheld.[/yellow]")
