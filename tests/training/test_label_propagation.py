@@ -1,4 +1,4 @@
-"""Labels spread over the graph of nearest neighbours as the closed form says."""
+"""Labels spread over the graph of nearest neighbors as the closed form says."""
 
 from __future__ import annotations
 

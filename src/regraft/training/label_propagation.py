@@ -1,4 +1,4 @@
-"""Spread the labels of some images to similar images without labels, over a graph of nearest neighbours.
+"""Spread the labels of some images to similar images without labels, over a graph of nearest neighbors.
 
 Input: features of all images, (N, F), and the labels of the first of them. Output: class probabilities of the others,
 and how certain each of them is. The graph is sparse: it has k edges for each image, and memory is bounded by N k.
@@ -34,9 +34,9 @@ class Neighbors:
     similarities: np.ndarray
 
     def among(self, images: np.ndarray, k: int) -> Neighbors:
-        """The first k neighbours of these images, int64 (n,) and rising, among themselves, numbered from 0.
+        """The first k neighbors of these images, int64 (n,) and rising, among themselves, numbered from 0.
 
-        An image of whose K neighbours fewer than k are among them has fewer: they have the number -1.
+        An image of whose K neighbors fewer than k are among them has fewer: they have the number -1.
         """
         number_of = np.full(len(self.images), -1, np.int64)
         number_of[images] = np.arange(len(images))
@@ -60,7 +60,7 @@ def nearest_neighbors(features: torch.Tensor, count: int) -> Neighbors:
     rows = max(1, _BLOCK_BYTES // (4 * total))
     for start in range(0, total, rows):
         block = units[start : start + rows] @ units.T
-        block.view(-1)[start :: total + 1][: len(block)] = -torch.inf  # an image is no neighbour of itself
+        block.view(-1)[start :: total + 1][: len(block)] = -torch.inf  # an image is no neighbor of itself
         values, numbers = block.topk(count, dim=1)
         images[start : start + rows] = numbers.cpu().numpy()
         similarities[start : start + rows] = values.cpu().numpy()
