@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import picture
 
-from conftest import picture
 from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.data.split import split

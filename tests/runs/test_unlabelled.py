@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import picture
 
 import regraft
-from conftest import picture
 from regraft.config import load_config
 from regraft.errors import RunError, UsageError
 from regraft.runs.plan import plan_from
@@ -25,7 +25,7 @@ from regraft.training.soft_labels import CANDIDATES, Decision
 
 #: The head alone, fitted; no test here is about fine-tuning.
 HEAD = {"training.finetune_epochs": 0, "model.image_size": 32, "data.val": 0.25, "data.test": 0.25}
-USED = Decision(True, CANDIDATES[0], 0.1, 0.652, 0.671, 0.05, 0.02)
+USED = Decision(True, CANDIDATES[0], 0.1, 0.1, 1.0, 0.652, 0.671, 0.05, 0.02)
 
 
 @pytest.fixture(scope="module")

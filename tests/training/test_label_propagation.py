@@ -12,6 +12,13 @@ from sklearn.preprocessing import StandardScaler
 from regraft.training import label_propagation
 from regraft.training.label_propagation import Neighbors, certainty, nearest_neighbors, propagate
 
+def start(labels: np.ndarray, total: int, classes: int) -> np.ndarray:
+    """One-hot rows of labeled images, and zeros."""
+    rows = np.zeros((total, classes))
+    rows[np.arange(len(labels)), labels] = 1
+    return rows
+
+
 FEATURES = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7) + 5
 
 
@@ -50,12 +57,13 @@ def test_scores_are_the_closed_form() -> None:
         weights[i, neighbors.images[i]] = np.maximum(neighbors.similarities[i], 0).astype(float) ** 3
     weights += weights.T
     scale = np.diag(weights.sum(axis=1) ** -0.5)
-    targets = np.zeros((200, 3))
-    targets[np.arange(8), labels] = 1
-    scores = np.linalg.solve(np.eye(200) - 0.9 * scale @ weights @ scale, targets)[8:]
-    scores *= np.bincount(labels) / 8 / scores.sum(axis=0)  # class mass
-    expected = scores / scores.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(propagate(neighbors, labels, 3, alpha=0.9), expected, atol=1e-3)
+    known = start(labels, 200, 3)
+    known[8:] = np.random.default_rng(0).dirichlet(np.ones(3), 192)
+    for rows in (start(labels, 200, 3), known):
+        scores = np.linalg.solve(np.eye(200) - 0.9 * scale @ weights @ scale, rows)[8:]
+        scores *= np.bincount(labels) / 8 / scores.sum(axis=0)  # class mass
+        expected = scores / scores.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(propagate(neighbors, rows, 8, alpha=0.9), expected, atol=1e-3)
 
 
 def test_labels_follow_the_shape_of_the_data() -> None:
@@ -65,16 +73,17 @@ def test_labels_follow_the_shape_of_the_data() -> None:
     # The cosine of these features falls with the distance of the points.
     waves = np.random.default_rng(0).normal(0, 4, (2, 300))
     features = torch.from_numpy(np.cos(points[order] @ waves + np.linspace(0, 6.28, 300))).float()
-    found = propagate(nearest_neighbors(features, 8), classes[order][:4], 2, alpha=0.99)
+    found = propagate(nearest_neighbors(features, 8), start(classes[order][:4], 400, 2), 4, alpha=0.99)
     assert (found.argmax(axis=1) == classes[order][4:]).mean() > 0.97
 
 
 def test_an_image_that_no_label_reaches_has_the_shares_of_the_labels() -> None:
     alone = Neighbors(np.array([[1], [0], [3], [2]]), np.ones((4, 1), np.float32))
-    found = propagate(alone, np.array([0, 0]), 3, alpha=0.9)
+    found = propagate(alone, start(np.array([0, 0]), 4, 3), 2, alpha=0.9)
     np.testing.assert_array_equal(found, [[1, 0, 0], [1, 0, 0]])
     two = Neighbors(np.array([[2], [-1], [0], [-1]]), np.array([[1], [0], [1], [0]], np.float32))
-    np.testing.assert_allclose(propagate(two, np.array([0, 1]), 2, alpha=0.9), [[1, 0], [0.5, 0.5]])
+    spread = propagate(two, start(np.array([0, 1]), 4, 2), 2, alpha=0.9)
+    np.testing.assert_allclose(spread, [[1, 0], [0.5, 0.5]])
 
 
 def test_certainty_is_1_for_one_class_and_0_for_all_alike() -> None:

@@ -52,11 +52,11 @@ def test_no_held_out_image_is_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> Non
     features, classes = clusters(40, 100)
     graphs: list[int] = []
 
-    def spy(neighbors: Neighbors, labels: np.ndarray, *rest: object) -> module.SoftLabels:
+    def spy(neighbors: Neighbors, features: torch.Tensor, labels: np.ndarray, *rest: object) -> module.SoftLabels:
         graphs.append(len(neighbors.images) - len(labels))
-        assert neighbors.images.max() < len(neighbors.images)
+        assert neighbors.images.max() < len(neighbors.images) == len(features)
         assert len(labels) == 32  # of 40, a fold has 8
-        return soft_labels(neighbors, labels, *rest)  # type: ignore[arg-type]
+        return soft_labels(neighbors, features, labels, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "soft_labels", spy)
     compare(features, classes[:40])
@@ -71,11 +71,11 @@ def test_of_many_images_a_part_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_weights_follow_certainty_and_have_the_wanted_mean() -> None:
     features, classes = clusters(40, 100)
-    soft = soft_labels(nearest_neighbors(features, 10), classes[:40], CLASSES, CANDIDATES[0])
+    soft = soft_labels(nearest_neighbors(features, 10), features, classes[:40], OBJECTIVE, CANDIDATES[0], 0.1, 1.0)
     assert np.isclose(soft.weights.mean(), CANDIDATES[0].weight, atol=1e-5)
     largest = soft.probabilities.max(axis=1)
     assert soft.weights[largest.argmax()] > soft.weights[largest.argmin()]
-    targets, weights = soft.after(torch.from_numpy(classes[:40]))
+    targets, weights = soft.after(classes[:40])
     assert (targets.shape, weights.shape) == ((140, CLASSES), (140,))
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(140))
     assert weights[:40].tolist() == [1.0] * 40

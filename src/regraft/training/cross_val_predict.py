@@ -123,8 +123,10 @@ def cross_val_predict_with_unlabelled(
             continue
         used += 1
         chosen = graph.among(np.arange(len(rows)), decision.propagation.neighbors)
-        soft = soft_labels(chosen, labels[inside], classes, decision.propagation)
-        targets, importance = soft.after(torch.from_numpy(labels[inside]))
+        soft = soft_labels(
+            chosen, inputs, labels[inside], objective, decision.propagation, decision.start_l2, decision.temperature
+        )
+        targets, importance = soft.after(labels[inside])
         values = L2_VALUES[: L2_VALUES.index(decision.l2) + 1]
         *_, head = fit_path(inputs, targets, objective, weights=importance, l2_values=values, consume=True)
         logits = features[outside] @ head.weight.T + head.bias

@@ -1,7 +1,8 @@
-"""Spread the labels of some images to similar images without labels, over a graph of nearest neighbors.
+"""Spread what is known of some images to similar images, over a graph of nearest neighbors.
 
-Input: features of all images, (N, F), and the labels of the first of them. Output: class probabilities of the others,
-and how certain each of them is. The graph is sparse: it has k edges for each image, and memory is bounded by N k.
+Input: features of all images, (N, F), the labels of the first of them, and what a model says of the others. Output:
+class probabilities of the others, and how certain each of them is. The graph is sparse: it has k edges for each image,
+so its memory is bounded by N k.
 """
 
 from __future__ import annotations
@@ -67,15 +68,16 @@ def nearest_neighbors(features: torch.Tensor, count: int) -> Neighbors:
     return Neighbors(images, similarities)
 
 
-def propagate(neighbors: Neighbors, labels: np.ndarray, classes: int, *, alpha: float) -> np.ndarray:
-    """Class probabilities of the images after the first len(labels), float32 (N - n, C).
+def propagate(neighbors: Neighbors, start: np.ndarray, labeled: int, *, alpha: float) -> np.ndarray:
+    """Class probabilities of the images after the first `labeled` ones, float32 (N - labeled, C).
 
-    They are the rows of (I - alpha S)^-1 Y, divided by their sums, where S is the symmetrically normalized matrix of
-    the edges and Y has the labels, int64 (n,), as one-hot rows (Zhou et al. 2004, "Learning with local and global
-    consistency"). Columns are first scaled so that the classes have together the shares that they have among the
-    labels (class mass normalization, Zhu et al. 2003). An image that no label reaches has the shares of the labels.
+    `start` has a row of probabilities for each image, float (N, C): its label, or what a model says of it; zeros where
+    nothing is known. The result has the rows of (I - alpha S)^-1 Y, divided by their sums, where Y is the start and S
+    the symmetrically normalized matrix of the edges (Zhou et al. 2004, "Learning with local and global consistency").
+    Before, columns are scaled so that the classes have together the shares that they have among the labels (class mass
+    normalization, Zhu et al. 2003). An image that nothing reaches has these shares.
     """
-    total = len(neighbors.images)
+    total, classes = start.shape
     rows = np.repeat(np.arange(total), neighbors.images.shape[1])
     columns, similarities = neighbors.images.ravel(), neighbors.similarities.ravel().astype(np.float64)
     kept = (columns >= 0) & (similarities > 0)
@@ -85,13 +87,11 @@ def propagate(neighbors: Neighbors, labels: np.ndarray, classes: int, *, alpha: 
     degrees = np.asarray(edges.sum(axis=1)).ravel()
     scale = diags_array(1 / np.sqrt(np.maximum(degrees, 1e-12)))
     system = (eye_array(total) - alpha * (scale @ edges @ scale)).tocsr()
-    shares = np.bincount(labels, minlength=classes) / len(labels)
-    scores = np.zeros((total - len(labels), classes))
+    shares = start[:labeled].mean(axis=0)
+    scores = np.zeros((total - labeled, classes))
     for index in np.flatnonzero(shares):
-        one_hot = np.zeros(total)
-        one_hot[: len(labels)] = labels == index
-        solution, _ = cg(system, one_hot, rtol=_TOLERANCE)
-        scores[:, index] = np.maximum(solution[len(labels) :], 0)
+        solution, _ = cg(system, start[:, index].astype(np.float64), rtol=_TOLERANCE)
+        scores[:, index] = np.maximum(solution[labeled:], 0)
     mass = scores.sum(axis=0)
     scores *= shares / np.maximum(mass, 1e-12)
     sums = scores.sum(axis=1, keepdims=True)

@@ -217,7 +217,7 @@ def fit_head(
     """Find the best L2 strength on the plain images, then fit again on all views; return the best head, and all heads.
 
     Features are rows, or float32 (K, N, F), the plain view first, and are overwritten; labels and `weights` are as in
-    `HeadLoss`. Where `val` is None or small, the strength is `l2`, one of `L2_VALUES`, or by default cross-validation
+    `HeadLoss`. A given `l2`, one of `L2_VALUES`, is the strength; else, where `val` is None or small, cross-validation
     inside the training images chooses it. It is chosen on a part of more than `MAX_SEARCH_IMAGES` images, with the same
     shares of the classes. `on_fit` is called with each head, the number of heads fitted so far, and an upper bound of
     their number.
@@ -232,7 +232,7 @@ def fit_head(
         searched, search_weights = labels[numbers], None if weights is None else weights[numbers]
         groups = None if groups is None else groups[chosen]
     l2_values: Sequence[float] = L2_VALUES
-    by_validation = val is not None and len(val[1]) >= SMALL_VALIDATION
+    by_validation = l2 is None and val is not None and len(val[1]) >= SMALL_VALIDATION
     if not by_validation:
         if l2 is None:
             l2 = l2_by_cross_validation(rows, searched, objective, groups=groups, seed=seed)

@@ -166,12 +166,18 @@ def compute_metrics(
         accuracy=float((predicted == labels).double().mean()),
         macro_f1=macro_f1(confusion_matrix(labels.numpy(), predicted.numpy(), logits.shape[1])),
         count=len(labels),
-        calibrated_losses=tuple(_calibrated_losses(plain, logits, targets).tolist()) if calibrate else (),
+        calibrated_losses=tuple(_calibrated_losses(plain, logits, targets)[0].tolist()) if calibrate else (),
     )
 
 
-def _calibrated_losses(objective: Objective, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    """Losses after temperature scaling on the same images (arXiv 1706.04599).
+def best_temperature(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The temperature at which logits (N, C) have the least mean loss for class indices (N,)."""
+    plain = Objective(objective.loss, 0.0, torch.ones_like(objective.class_weights), objective.activation)
+    return _calibrated_losses(plain, logits.float().cpu(), plain.targets(labels.cpu()))[1]
+
+
+def _calibrated_losses(objective: Objective, logits: torch.Tensor, targets: torch.Tensor) -> tuple[np.ndarray, float]:
+    """Losses after temperature scaling on the same images, and the temperature (arXiv 1706.04599).
 
     Unlike `evaluation.calibration.fit_temperature` it has no prior, because it compares models and must not favor a
     scale of the logits, and it minimizes the training loss, which may be the binary cross-entropy.
@@ -181,4 +187,4 @@ def _calibrated_losses(objective: Objective, logits: torch.Tensor, targets: torc
         return objective.per_image(logits / math.exp(log_temperature), targets).double().numpy()
 
     result = minimize_scalar(lambda value: losses(value).mean(), bounds=(-3, 3), method="bounded")
-    return losses(float(result.x))
+    return losses(float(result.x)), math.exp(float(result.x))

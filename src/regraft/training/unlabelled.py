@@ -63,8 +63,10 @@ def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activatio
     if not decision.used:
         return plain
     graph = neighbors.among(np.arange(len(features)), decision.propagation.neighbors)
-    soft = soft_labels(graph, labels, len(setup.model.classes), decision.propagation)
-    targets, weights = soft.after(setup.labels)
+    soft = soft_labels(
+        graph, features, labels, setup.objective, decision.propagation, decision.start_l2, decision.temperature
+    )
+    targets, weights = soft.after(labels)
     both = torch.cat([values, extra.expand(train.views, -1, -1)], dim=1)
     return HeadTargets(Activations(train.boundary, CachedTensor(both)), targets, weights, decision.l2)
 
