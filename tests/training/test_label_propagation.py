@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from regraft.training import label_propagation
 from regraft.training.label_propagation import Neighbors, certainty, nearest_neighbors, propagate
 
+
 def start(labels: np.ndarray, total: int, classes: int) -> np.ndarray:
     """One-hot rows of labeled images, and zeros."""
     rows = np.zeros((total, classes))
