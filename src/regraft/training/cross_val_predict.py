@@ -129,7 +129,7 @@ def cross_val_predict_with_unlabelled(
         targets, importance = soft.after(labels[inside])
         values = L2_VALUES[: L2_VALUES.index(decision.l2) + 1]
         *_, head = fit_path(inputs, targets, objective, weights=importance, l2_values=values, consume=True)
-        logits = features[outside] @ head.weight.T + head.bias
+        logits = features[:count][outside] @ head.weight.T + head.bias
         probabilities[outside.numpy()] = logits.double().softmax(dim=1).cpu().numpy()
     return probabilities, used
 
