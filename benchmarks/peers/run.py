@@ -3,12 +3,15 @@
     python benchmarks/peers/run.py --data FOLDER                      every recipe of RECIPES once
     python benchmarks/peers/run.py --data FOLDER --only loop --repeats 3
     python benchmarks/peers/run.py --data FOLDER --recipe "loop --recipe full --epochs 30" --recipe "sklearn_features"
+    python benchmarks/peers/run.py --data FOLDER FOLDER --images all 200 50 --repeats 3 --recipes presets
 
-FOLDER contains train/CLASS and test/CLASS. The first run creates the environments (several gigabytes each, because each
-has its own PyTorch) and exports the weights with regraft, which must be importable unless `--weights` is given. Rounds
-are interleaved: every recipe once with seed 0, then every recipe with seed 1. Each result is one line of JSON in
-`results.jsonl` of the work folder, or in `--results`. If a recipe fails, its error is recorded and the others continue.
-`--record NAME` writes the results of the call to `benchmarks/results/peers-NAME.json`.
+FOLDER contains train/CLASS and test/CLASS (`benchmarks/datasets.py` makes some). `--images` draws so many training
+images (`benchmarks/draw.py`), another draw in every round; the test images are the same. The first run creates the
+environments (several gigabytes each, because each has its own PyTorch) and exports the weights with regraft, which must
+be importable unless `--weights` is given. Rounds are interleaved: every set and recipe once with seed 0, then with seed
+1. Each result is one line of JSON in `results.jsonl` of the work folder, or in `--results`. If a recipe fails, its
+error is recorded and the others continue. `--record` writes `benchmarks/results/peers-SET.json`, or peers-SET-N.json
+for N images; `--record NAME` has NAME for SET, where there is one set.
 
 On Linux these variables give the peers the effect of regraft's `keep_freed_memory`:
 
@@ -28,12 +31,17 @@ import time
 import venv
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from draw import draw
+from evidence import save
 
 HERE = Path(__file__).resolve().parent
 OURS = "regraft_train"
-PEERS = (OURS, "loop", "fastai_learner", "hf_trainer", "sklearn_features")
+PEERS = (OURS, "loop", "fastai_learner", "hf_trainer", "autogluon_multimodal", "sklearn_features")
 
 #: Default recipes: a peer and its options.
 RECIPES = (
@@ -56,6 +64,20 @@ RECIPES = (
     "hf_trainer --epochs 3 --lr 5e-5 --schedule linear",
     "hf_trainer --epochs 10 --lr 5e-4",
     "hf_trainer --epochs 10 --lr 5e-4 --fixed-norm",
+)
+
+#: regraft's presets and the peers that choose for their users, each with its most accurate recipe of RECIPES.
+PRESETS = (
+    "regraft_train --preset fast",
+    "regraft_train --preset balanced",
+    "regraft_train --preset best",
+    "autogluon_multimodal --preset medium_quality",
+    "autogluon_multimodal --preset best_quality",
+    "autogluon_multimodal --preset best_quality --batch-size 8",
+    "fastai_learner --epochs 5 --bf16",
+    "fastai_learner --epochs 20 --bf16",
+    "hf_trainer --epochs 10 --lr 5e-4 --fixed-norm",
+    "hf_trainer --epochs 20 --lr 5e-4 --fixed-norm",
 )
 
 
@@ -114,9 +136,9 @@ def environments(recipes: list[str], work: Path) -> dict[str, Path | PeerError]:
 
 
 def run_one(
-    recipe: str, seed: int, python: Path | PeerError, weights: Path, arguments: argparse.Namespace
+    recipe: str, seed: int, data: Path, python: Path | PeerError, weights: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Run a recipe once and return its result.
+    """Run a recipe once on the folder `data` and return its result.
 
     Raises:
         PeerError: It failed; the message is the end of its output.
@@ -124,8 +146,9 @@ def run_one(
     if isinstance(python, PeerError):
         raise python
     peer, *options = shlex.split(recipe)
-    out = arguments.work / "runs" / "_".join([peer, *(o.strip("-") for o in options), str(arguments.size), str(seed)])
-    common = {"--data": arguments.data.resolve(), "--weights": weights, "--out": out, "--size": arguments.size}
+    words = [data.name, peer, *(o.strip("-") for o in options), str(arguments.size), str(seed)]
+    out = arguments.work / "runs" / "_".join(words)
+    common = {"--data": data, "--weights": weights, "--out": out, "--size": arguments.size}
     common |= {"--seed": seed} | ({"--threads": arguments.threads} if arguments.threads else {})
     command = [str(python), str(HERE / f"{peer}.py")]
     command += [str(word) for pair in common.items() for word in pair] + options
@@ -158,13 +181,15 @@ def tail(text: str, lines: int = 6) -> str:
 def main() -> int:
     """Run all recipes; return 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS and test/CLASS")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with train/CLASS and test/CLASS")
+    parser.add_argument("--images", nargs="+", default=["all"], metavar="N", help="training images: numbers, or all")
     parser.add_argument("--weights", type=Path, help="backbone weights under timm's names; default: regraft's export")
     parser.add_argument("--work", type=Path, default=HERE.parents[1] / ".bench", help="environments, runs and results")
     parser.add_argument("--results", type=Path, help="default: results.jsonl in the work folder; lines are appended")
     parser.add_argument("--recipe", action="append", help="a peer and its options, instead of RECIPES; repeatable")
+    parser.add_argument("--recipes", choices=("all", "presets"), default="all", help="RECIPES or PRESETS of this file")
     parser.add_argument("--only", action="append", choices=PEERS, help="only the recipes of this peer; repeatable")
-    parser.add_argument("--record", metavar="NAME", help="write benchmarks/results/peers-NAME.json")
+    parser.add_argument("--record", nargs="?", const="", metavar="NAME", help="write benchmarks/results/peers-*.json")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     parser.add_argument("--threads", type=int, help="default: every core")
@@ -176,46 +201,56 @@ def main() -> int:
     arguments.work = arguments.work.resolve()
     arguments.work.mkdir(parents=True, exist_ok=True)
     (arguments.work / ".gitignore").write_text("*\n", encoding="utf-8")
+    if arguments.record and len(arguments.data) > 1:
+        parser.error("--record NAME names one set; with several, give --record alone")
     weights = weights_file(arguments.weights, arguments.work)
     recipes = [
         recipe
-        for recipe in arguments.recipe or RECIPES
+        for recipe in arguments.recipe or (PRESETS if arguments.recipes == "presets" else RECIPES)
         if not arguments.only or recipe.partition(" ")[0] in arguments.only
     ]
     interpreters = environments(recipes, arguments.work)
-    results = arguments.results or arguments.work / "results.jsonl"
-    failed, rows = False, []
+    rows = []
     for seed in range(arguments.repeats):
-        for recipe in recipes:
-            row: dict[str, Any] = {"command": recipe, "round": seed, "data": arguments.data.name}
-            row["started"] = datetime.now(UTC).isoformat(timespec="seconds")
-            if arguments.environment:
-                row["environment"] = arguments.environment
-            row["load_before"] = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-            try:
-                row |= run_one(recipe, seed, interpreters[recipe.split()[0]], weights, arguments)
-                print(
-                    f"{recipe:<52} {row['accuracy']:.4f} ({row['correct']}/{row['count']}) {row['seconds']:8.1f} s"
-                    f" {row['peak_megabytes']:7.0f} MB",
-                    flush=True,
-                )
-            except PeerError as error:
-                failed = True
-                row["error"] = str(error)
-                print(f"{recipe:<52} failed: {error}", flush=True)
-            with results.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
-            rows.append(row)
-    if arguments.record:
-        record(arguments.record, [row for row in rows if "error" not in row], arguments.data)
-    return int(failed)
+        for source in arguments.data:
+            for images in arguments.images:
+                data = source.resolve()
+                if images != "all":
+                    data = draw(data, arguments.work / "draws" / f"{data.name}-{images}-{seed}", int(images), seed)
+                for recipe in recipes:
+                    rows.append(measured_row(recipe, seed, data, interpreters[recipe.split()[0]], weights, arguments))
+                    rows[-1] |= {"data": source.name, "images": images}
+                    with (arguments.results or arguments.work / "results.jsonl").open("a", encoding="utf-8") as stream:
+                        stream.write(json.dumps(rows[-1]) + "\n")
+    if arguments.record is not None:
+        for source in arguments.data:
+            for images in arguments.images:
+                chosen = [r for r in rows if (r["data"], r["images"]) == (source.name, images) and "error" not in r]
+                record((arguments.record or source.name) + (f"-{images}" if images != "all" else ""), chosen, source)
+    return int(any("error" in row for row in rows))
+
+
+def measured_row(
+    recipe: str, seed: int, data: Path, python: Path | PeerError, weights: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Run a recipe once, print its result or error, and return it with its circumstances."""
+    row: dict[str, Any] = {"command": recipe, "round": seed}
+    row["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+    if arguments.environment:
+        row["environment"] = arguments.environment
+    row["load_before"] = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    try:
+        row |= run_one(recipe, seed, data, python, weights, arguments)
+        figures = f"{row['accuracy']:.4f} ({row['correct']}/{row['count']}) {row['seconds']:8.1f} s"
+        print(f"{data.name:<20} {recipe:<52} {figures} {row['peak_megabytes']:7.0f} MB", flush=True)
+    except PeerError as error:
+        row["error"] = str(error)
+        print(f"{data.name:<20} {recipe:<52} failed: {error}", flush=True)
+    return row
 
 
 def record(name: str, rows: list[dict[str, Any]], data: Path) -> None:
     """Write seconds, accuracies with 95 % Wilson intervals of the median run, and peak memory as a result."""
-    sys.path.insert(0, str(HERE.parent))
-    from evidence import save
-
     from regraft.evaluation.intervals import wilson_interval
 
     seconds: dict[str, list[float]] = {}
@@ -227,6 +262,7 @@ def record(name: str, rows: list[dict[str, Any]], data: Path) -> None:
         seconds[recipe] = [run["seconds"] for run in runs]
         facts[recipe] = {
             "accuracy": f"{correct / count:.3f} ({low:.3f} to {high:.3f})",
+            "mean_accuracy": round(mean(run["accuracy"] for run in runs), 4),
             "accuracies": [round(run["accuracy"], 4) for run in runs],
             "peak_MB": round(median(run["peak_megabytes"] for run in runs)),
         }

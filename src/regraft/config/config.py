@@ -57,6 +57,9 @@ class DataOptions:
     remote: Annotated[
         bool, Field(description="fetch the images that a manifest names by URL, each time that they are read")
     ] = False
+    unlabelled: Annotated[
+        str, Field(description="a folder, archive or table of images without labels, which the head may learn from")
+    ] = ""
 
 
 @usage_errors
@@ -113,7 +116,7 @@ class Config(BaseModel):
 
 
 #: Settings that are paths from the folder of their file, and those that may be something else, such as a name.
-_PATHS = ("run.data", "run.out", "run.from_run")
+_PATHS = ("run.data", "run.out", "run.from_run", "data.unlabelled")
 _NAMES_OR_PATHS = ("data.keep_split", "model.weights", "model.backbone")
 #: Settings of the version before -> settings of this one.
 RENAMED_SETTINGS = {

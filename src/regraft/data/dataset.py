@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -178,10 +179,63 @@ class Dataset(NotebookRepr):
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """Images without labels, for training, and how many were left out of what was found.
+
+    Attributes:
+        images: The images to use; their labels are empty, and there are no classes.
+        path: Path or URL where they were found.
+        found: Number of readable images.
+        held_out_copies: Images left out because they are validation or test images, or those of a fold.
+        held_out_near_duplicates: Others left out because they show nearly the same picture as one of those.
+        held_out_groups: Others left out because one of those is of the same group.
+        training_copies: Images left out because they are labeled training images.
+        training_near_duplicates: Others left out because they show nearly the same picture as one of those.
+        repeated: Copies of other images without labels, of which one is used.
+    """
+
+    images: Dataset
+    path: str
+    found: int
+    held_out_copies: int = 0
+    held_out_near_duplicates: int = 0
+    held_out_groups: int = 0
+    training_copies: int = 0
+    training_near_duplicates: int = 0
+    repeated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def left_out(self) -> dict[str, int]:
+        """Number of images left out, by reason."""
+        return {
+            "copies of held-out images": self.held_out_copies,
+            "near duplicates of held-out images": self.held_out_near_duplicates,
+            "of a group with held-out images": self.held_out_groups,
+            "copies of training images": self.training_copies,
+            "near duplicates of training images": self.training_near_duplicates,
+            "copies of one another": self.repeated,
+            "unreadable": len(self.images.bad),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers as plain JSON values."""
+        return {"found": self.found, "usable": len(self), "left_out": self.left_out()}
+
+    def describe(self) -> str:
+        """A sentence about what was found and left out."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out().items() if count)
+        text = f"{self.found + len(self.images.bad):,} unlabelled images, of which {len(self):,} can be used"
+        return f"{text}; left out: {reasons}." if reasons else f"{text}."
+
+
+@dataclass(frozen=True)
 class Split(NotebookRepr):
-    """A data set in which every sample is assigned to train, val or test."""
+    """A data set in which every sample is assigned to train, val or test; and images without labels, if any."""
 
     dataset: Dataset
+    unlabelled: Unlabelled | None = field(default=None, repr=False, compare=False)
 
     _parts: dict[Part, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
@@ -189,9 +243,9 @@ class Split(NotebookRepr):
         if (self.dataset.table.parts < 0).any():
             raise DataError("A split needs a part for every sample; call regraft.split(dataset) first.")
 
-    def __reduce__(self) -> tuple[type[Split], tuple[Dataset]]:
+    def __reduce__(self) -> tuple[type[Split], tuple[Dataset, Unlabelled | None]]:
         """Pickle without the parts, which are selected again."""
-        return Split, (self.dataset,)
+        return Split, (self.dataset, self.unlabelled)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{len(self[part])} {part}" for part in self)

@@ -137,7 +137,7 @@ def scan(
         if near_duplicates:
             samples, pairs = _with_near_duplicates(samples, index, cache, compare_progress)
     if bad and on_unreadable == "error":
-        raise DataError(_unreadable(bad))
+        raise DataError(describe_unreadable(bad))
     problems: tuple[str, ...] = ()
     is_new = classes is None
     try:
@@ -147,7 +147,7 @@ def scan(
             _check_known(name, samples, classes)
     except DataError as error:
         if not lenient:
-            raise DataError(f"{error}\n{_unreadable(bad)}") if bad else error from None
+            raise DataError(f"{error}\n{describe_unreadable(bad)}") if bad else error from None
         problems = (str(error),)
         classes = sorted({label for _, label in read.classes} | set(samples.labels.used()))
     alike = (" and ".join(map(repr, names)) for names in similar_names(classes))
@@ -163,7 +163,8 @@ def scan(
     )  # fmt: skip
 
 
-def _unreadable(bad: Sequence[BadFile]) -> str:
+def describe_unreadable(bad: Sequence[BadFile]) -> str:
+    """List files that cannot be read, with their reasons."""
     reasons = join_truncated((f"{b.path}: {b.reason}" for b in bad), "\n  ")
     return f"{pluralize(len(bad), 'image')} cannot be read:\n  {reasons}"
 

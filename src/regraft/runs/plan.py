@@ -15,13 +15,13 @@ from regraft.models.classifier import Classifier
 from regraft.resources import usable_cpus, usable_memory
 from regraft.runs.budget import disk_for, measure
 from regraft.runs.train import prepare
+from regraft.runs.unlabelled import refuse_unlabelled
 from regraft.timing import time_passes
 from regraft.training.budget import Room
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device
 from regraft.training.losses import Objective
 from regraft.training.scaling import Cluster, Rates, ScalePlan, plan_scale
-from regraft.training.setup import finetunes_members
 
 #: Images of which the head's speed is measured.
 _HEAD_IMAGES = 4096
@@ -66,14 +66,10 @@ def plan_from(
             f"training.budget = {config.training.budget:g} has no effect on a plan, which says what the whole training "
             "takes. Remove it."
         )
+    refuse_unlabelled(config, "regraft plan")
     model, split = prepare(data, config, reporter)
     if not len(split.train):
         raise DataError("The train part has no image.")
-    if finetunes_members(model, config.training):
-        raise UsageError(
-            f"{model.spec.name} are fine-tuned one after the other, and a plan is of one training. Plan each backbone, "
-            "and the head over all with --epochs 0."
-        )
     if images is not None and images < 1:
         raise UsageError(f"--images {images}: expected at least 1.")
     speeds = Rates.load(rates) if rates else measure_rates(model, split, config)

@@ -12,13 +12,15 @@ from regraft.atomic_io import sha256_of
 from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
 from regraft.data.split_file import split_sha256
+from regraft.data.unlabelled import unlabelled_sha256
 from regraft.errors import RunError, UsageError, as_path
 from regraft.runs.earlier_run import training_of
 from regraft.runs.processes import jointly
 from regraft.runs.progress import with_progress
-from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, Run
+from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELLED, Run
 from regraft.runs.run_folder import lock_run
 from regraft.runs.train import prepare, scan_and_split, tracking_options, train_into
+from regraft.runs.unlabelled import with_unlabelled
 from regraft.text import pluralize
 from regraft.training.callbacks import Callback, NullReporter, ProgressReporter
 from regraft.training.losses import LossFunction
@@ -86,6 +88,8 @@ def resume(
             )
         model, split = prepare(source["data"], config, reporter)
         _check_unchanged(path, split, source["data"])
+        config, split = with_unlabelled(config, split, model, reporter)
+        _check_same_unlabelled(path, split)
         return train_into(model, split, path, config, reporter, callbacks=callbacks, loss=loss)
 
 
@@ -104,16 +108,19 @@ def _train_further(
     if epochs <= done:
         raise UsageError(f"{path} has {pluralize(done, 'epoch')} of fine-tuning; {epochs} in all leaves none to train.")
     config = config.model_copy(update={"training": replace(config.training, finetune_epochs=epochs)})
-    if run.classifier.members:
-        raise UsageError(
-            f"{path} has several backbones, each of which was fine-tuned alone. Start a run from it instead: "
-            f"regraft train DATA --from {path}"
-        )
     if not plan_phases(run.classifier, config.training).finetunes:
         raise UsageError(f"{path} trains no stage of its backbone (training.finetune_from = 'none').")
     split = scan_and_split(data, config, reporter)
     _check_unchanged(path, split, data)
     return train_into(run.classifier, split, path, config, reporter, earlier=earlier, callbacks=callbacks, loss=loss)
+
+
+def _check_same_unlabelled(path: Path, split: Split) -> None:
+    file = path / UNLABELLED
+    if file.is_file() and split.unlabelled and unlabelled_sha256(split.unlabelled) != sha256_of(file):
+        raise RunError(
+            f"{split.unlabelled.path} has changed since {path} was started. Start a new run with another --out."
+        )
 
 
 def _check_unchanged(path: Path, split: Split, data: str) -> None:

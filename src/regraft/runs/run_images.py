@@ -68,7 +68,11 @@ def held_out(run: Run) -> Dataset:
 
 def split_rows(path: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of `split.csv` in a run's folder; none if there is no such file."""
-    file = path / SPLIT
+    return read_rows(path / SPLIT)
+
+
+def read_rows(file: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table of a run; none if there is no such file."""
     if file.is_file():
         with file.open(encoding="utf-8", newline="") as text:
             yield from csv.DictReader(text)

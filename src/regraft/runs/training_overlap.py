@@ -6,31 +6,25 @@ cache, else they are made from the images if these are still where they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from regraft.cache import Cache
 from regraft.data.dataset import Dataset, Split
-from regraft.data.decode import ImageSource, decode_image
-from regraft.data.image_stats import examine_image, measure, stats_of
-from regraft.data.index import ImageIndex, Progress
-from regraft.data.index_workers import content_key
-from regraft.data.quality.near_duplicates import find_near_duplicates
+from regraft.data.decode import ImageSource
+from regraft.data.index import Progress
+from regraft.data.quality.same_pictures import picture_numbers
 from regraft.data.samples import PARTS
-from regraft.data.storage import Folder
 from regraft.data.strings import in_blocks
-from regraft.data.union_find import UnionFind
 from regraft.errors import RegraftError
 from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.serialization import WEIGHTS, read_model_json
-from regraft.runs.run import SPLIT, Run
-from regraft.runs.run_images import images_of, split_rows
+from regraft.runs.run import SPLIT, UNLABELLED, Run
+from regraft.runs.run_images import images_of, read_rows, split_rows
 
 #: Number of images above which near duplicates are not looked for: that would take longer than the evaluation.
 _MAX_IMAGES = 30_000
@@ -39,11 +33,17 @@ _MAX_IMAGES = 30_000
 def overlap_with_run(
     run: Run, dataset: Dataset, predictions: Predictions, *, progress: Progress | None = None
 ) -> TrainingOverlap:
-    """Compare images, and the run's predictions of them in the same order, with the run's training and val images."""
-    rows = (row for path in _lineage(run.path) for row in split_rows(path) if row.get("part") in ("train", "val"))
+    """Compare images, and the run's predictions of them in the same order, with the run's training and val images.
+
+    Images without labels that the run had are among them, but their near duplicates are not looked for.
+    """
+    folders = _lineage(run.path)
+    rows = (row for path in folders for row in split_rows(path) if row.get("part") in ("train", "val"))
     pairs = [(row["sha256"], row.get("path", "")) for row in rows if row.get("sha256")]
     known = dict(reversed(pairs))
-    identical = np.array([sha256 in known for sha256 in dataset.table.sha256s()], dtype=bool)
+    without_label = {row["sha256"] for path in folders for row in read_rows(path / UNLABELLED) if row.get("sha256")}
+    seen = without_label | known.keys()
+    identical = np.array([sha256 in seen for sha256 in dataset.table.sha256s()], dtype=bool)
     none = np.zeros(len(identical), dtype=bool)
     if not known:
         text = (
@@ -111,35 +111,12 @@ def _near_duplicates(
         return source(name)
 
     samples = [dataset.samples[i] for i in numbers.tolist()]
-    contents: list[tuple[str, Callable[[], ImageSource]]] = [(h, partial(of_run, name)) for h, name in known.items()]
-    contents += [(sample.sha256, partial(dataset.source, sample)) for sample in samples]
-    index = ImageIndex(Folder(Path()), Path(), dataset.max_pixels, Cache())
-    thumbnails, sides = _thumbnails(index, contents)
-    sets = UnionFind(len(contents))
-    for first, second, *_ in find_near_duplicates(lambda i: thumbnails[i].copy(), sides, progress=progress):
-        sets.union(int(first), int(second))
-    roots = np.array(sets.roots())
+    names, hashes = list(known.values()), [*known, *(sample.sha256 for sample in samples)]
+
+    def content(number: int) -> ImageSource:
+        return of_run(names[number]) if number < len(names) else dataset.source(samples[number - len(names)])
+
+    pictures = picture_numbers(hashes, content, max_pixels=dataset.max_pixels, cache=Cache(), progress=progress)
     near = np.zeros(len(wanted), dtype=bool)
-    near[numbers] = np.isin(roots[len(known) :], roots[: len(known)])
+    near[numbers] = np.isin(pictures[len(known) :], pictures[: len(known)])
     return near
-
-
-def _thumbnails(
-    index: ImageIndex, contents: Sequence[tuple[str, Callable[[], ImageSource]]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Thumbnails, uint8 (n, S, S), and shorter sides in pixels, (n,), by SHA-256; images not in the cache are read."""
-    keys = [content_key(sha256) for sha256, _ in contents]
-    rows, stats = index.thumbnails.find(keys), index.image_stats.find(keys)
-    thumbnails, sides = np.empty((len(keys), *index.thumbnails.shape), np.uint8), np.zeros(len(keys))
-    found = np.flatnonzero((rows >= 0) & (stats >= 0))
-    thumbnails[found] = index.thumbnails.read(rows[found])
-    sides[found] = [min(row.width, row.height) for row in stats_of(index.image_stats.read(stats[found]))]
-    for i in np.flatnonzero((rows < 0) | (stats < 0)).tolist():
-        content = contents[i][1]()
-        if isinstance(content, (str, Path, bytes)):
-            record = examine_image(content, max_pixels=index.max_pixels)
-            thumbnails[i], sides[i] = record["thumbnail"], min(record["stats"]["width"], record["stats"]["height"])
-        else:  # pixels
-            pixels = decode_image(content, max_pixels=index.max_pixels)
-            thumbnails[i], sides[i] = measure(Image.fromarray(pixels))[0], min(pixels.shape[:2])
-    return thumbnails, sides

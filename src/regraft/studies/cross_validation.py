@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from regraft.cache import Cache
 from regraft.cluster.executor import Cluster, open_executor
 from regraft.config import Config
 from regraft.data.dataset import Dataset
-from regraft.data.split import fold_numbers, inseparable_set_counts
+from regraft.data.split import fold_numbers, inseparable_set_counts, inseparable_set_ids
 from regraft.errors import DataError, RunError, UsageError
 from regraft.evaluation.intervals import wilson_interval
 from regraft.evaluation.label_errors import find_label_errors
@@ -24,9 +24,10 @@ from regraft.evaluation.stored_predictions import write_predictions
 from regraft.report.plots.confusion import plot_confusion
 from regraft.runs.progress import with_progress
 from regraft.runs.train import build_for, scan_with
+from regraft.runs.unlabelled import find_unlabelled_for
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
-from regraft.training.cross_val_predict import cross_val_predict, frozen_features
+from regraft.training.cross_val_predict import cross_val_predict, cross_val_predict_with_unlabelled, frozen_features
 from regraft.training.losses import weights_of_classes
 
 _LABEL_ERRORS = ("path", "label", "looks_like", "probability")
@@ -46,6 +47,8 @@ class CrossValidation:
         suspects: Path, label, suggested class and its probability of each label that is likely wrong, the likeliest
             first; by the mean of the repeats' probabilities. None where `evaluation.at_chance` says why.
         seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
+        unlabelled: With images without labels: how many were found, can be used and were left out, the number of
+            folds in which they help, of how many, and the accuracy without them. Else None.
     """
 
     k: int
@@ -56,6 +59,7 @@ class CrossValidation:
     evaluation: Evaluation
     suspects: tuple[tuple[str, str, str, float], ...]
     seconds: dict[str, float]
+    unlabelled: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"CrossValidation({self.k} folds, {len(self.predictions)} images, accuracy {self.accuracy:.3f})"
@@ -79,6 +83,7 @@ class CrossValidation:
             "label_errors_withheld": self.evaluation.at_chance or None,
             "label_errors": [dict(zip(_LABEL_ERRORS, suspect, strict=True)) for suspect in self.suspects],
             "seconds": self.seconds,
+            **({} if self.unlabelled is None else {"unlabelled": self.unlabelled}),
         }
 
     def write(self, folder: Path) -> str:
@@ -100,6 +105,7 @@ def cross_validate(
     k: int = 5,
     *,
     repeats: int = 1,
+    unlabelled: Path | str | None = None,
     config: Config | None = None,
     out: Path | str | None = None,
     cluster: Cluster | str | None = None,
@@ -111,6 +117,8 @@ def cross_validate(
         data: A data set, or a path that `scan` takes; its parts are merged.
         k: Number of folds, at least 2; each class needs as many images that can be divided.
         repeats: Number of divisions into folds, at least 1.
+        unlabelled: Images without labels as in `train`, which each fold uses if cross-validation on its own labeled
+            images says that they help. Default: those of the configuration.
         config: Configuration, of which the settings of data and model, the class weights and the seed count.
         out: New folder for `crossval.json`, `predictions.csv`, `label_errors.csv` and the confusion matrix. Default:
             nothing is written.
@@ -118,7 +126,7 @@ def cross_validate(
         reporter: Reporter that gets the progress; default: that of the notebook or terminal.
 
     Raises:
-        UsageError: `k` or `repeats` is too small, or the folder exists.
+        UsageError: `k` or `repeats` is too small, the folder exists, or a cluster is given with images without labels.
         DataError: As `scan`, or a class has too few images.
         ClusterError: The cluster cannot be reached or used.
 
@@ -130,6 +138,10 @@ def cross_validate(
     config, reporter = config or Config(), reporter or NullReporter()
     if k < 2 or repeats < 1:
         raise UsageError(f"{k} folds, {repeats} repeats; expected at least 2 folds and 1 repeat.")
+    if unlabelled is not None:
+        config = config.model_copy(update={"data": replace(config.data, unlabelled=str(unlabelled))})
+    if cluster is not None and config.data.unlabelled:
+        raise UsageError("Images without labels (data.unlabelled) work on this machine only. Leave out the cluster.")
     refuse_existing(out)
     clock, cache, seed = [time.perf_counter()], Cache(), config.training.seed
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
@@ -141,7 +153,12 @@ def cross_validate(
         )
     folds = [fold_numbers(dataset, k, seed=f"{seed}/{repeat}" if repeat else seed) for repeat in range(repeats)]
     clock.append(time.perf_counter())
-    features = frozen_features(build_for(config, dataset), dataset, cache, reporter)
+    model, others = build_for(config, dataset), None
+    if config.data.unlabelled:
+        every = dataset.with_samples(dataset.table.with_parts(np.full(len(dataset), -1)))  # all are held out in turn
+        others = find_unlabelled_for(every, config, reporter)
+        extra = frozen_features(model, others.images, cache, reporter)
+    features = frozen_features(model, dataset, cache, reporter)
     clock.append(time.perf_counter())
     labels, classes = dataset.labels, len(dataset.classes)
     weights = config.training.class_weights
@@ -155,6 +172,21 @@ def cross_validate(
             )
             for fold in folds
         ]
+    use_of_unlabelled = None
+    if others is not None:
+        plain, groups = probabilities, inseparable_set_ids(dataset.samples)
+        both = [
+            cross_val_predict_with_unlabelled(
+                features, extra, labels, fold, of_repeat, reporter, class_weights=weights, groups=groups, seed=seed
+            )
+            for of_repeat, fold in zip(plain, folds, strict=True)
+        ]
+        probabilities = [predicted for predicted, _ in both]
+        use_of_unlabelled = others.to_json() | {
+            "folds_used": sum(used for _, used in both),
+            "folds": k * repeats,
+            "accuracy_without": float(np.mean([(p.argmax(axis=1) == labels).mean() for p in plain])),
+        }
     clock.append(time.perf_counter())
     paths = dataset.table.paths
 
@@ -181,6 +213,7 @@ def cross_validate(
         whole[0],
         suspects,
         seconds | {"total": time.perf_counter() - clock[0]},
+        use_of_unlabelled,
     )
     if out is not None and (note := result.write(new_output_folder(out))):
         reporter.on_message(note)

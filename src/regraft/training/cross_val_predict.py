@@ -15,10 +15,12 @@ from regraft.models.classifier import Classifier
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.device import choose_device, choose_precision
 from regraft.training.feature_cache import extract_features, run_prefix
+from regraft.training.label_propagation import nearest_neighbors
 from regraft.training.linear_head import L2_VALUES, fit_path
 from regraft.training.losses import Objective, weights_of_classes
 from regraft.training.options import ClassWeights
 from regraft.training.prefix_backend import choose_backend, make_backend
+from regraft.training.soft_labels import decide, neighbors_needed, soft_labels
 
 
 def frozen_features(model: Classifier, dataset: Dataset, cache: Cache, reporter: ProgressReporter) -> torch.Tensor:
@@ -79,6 +81,57 @@ def cross_val_predict(
         best = int(torch.where(losses[row].isfinite(), losses[others].sum(dim=0), torch.inf).argmin())
         probabilities[outside] = logits[best, outside].double().softmax(dim=1)
     return probabilities.numpy()
+
+
+def cross_val_predict_with_unlabelled(
+    features: torch.Tensor,
+    unlabelled: torch.Tensor,
+    labels: np.ndarray,
+    fold: np.ndarray,
+    plain: np.ndarray,
+    reporter: ProgressReporter,
+    *,
+    class_weights: ClassWeights = "none",
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, int]:
+    """Predict each image as a training would that has images without labels, too: whether they help is decided anew.
+
+    Inside each fold the decision rests on the images of the others; a held-out image is in no graph. Inputs: features
+    (N, F) and (M, F), labels and fold as in `cross_val_predict`, and `plain`, its result, (N, C), which remains where
+    the images without labels do not help. Returns probabilities, float64 (N, C), and the number of folds in which they
+    do.
+    """
+    count, classes = plain.shape
+    features = torch.cat([features, unlabelled.to(features.device)])
+    neighbors = nearest_neighbors(features, neighbors_needed())
+    others, probabilities, used = np.arange(count, len(features)), plain.copy(), 0
+    numbers = np.unique(fold)
+    for step, number in enumerate(numbers):
+        inside, outside = np.flatnonzero(fold != number), torch.from_numpy(fold == number)
+        rows = np.concatenate([inside, others])
+        weights = weights_of_classes(class_weights, labels[inside], [str(i) for i in range(classes)])
+        objective = Objective("cross_entropy", 0.0, weights)
+        graph, inputs = neighbors.among(rows, neighbors_needed()), features[torch.from_numpy(rows)]
+
+        def on_fit(done: int, total: int, step: int = step) -> None:
+            reporter.on_progress("unlabelled", step * total + done, len(numbers) * total, f"fold {step + 1}")
+
+        own = None if groups is None else groups[inside]
+        decision = decide(graph, inputs, labels[inside], objective, groups=own, seed=seed, on_fit=on_fit)
+        if not decision.used:
+            continue
+        used += 1
+        chosen = graph.among(np.arange(len(rows)), decision.propagation.neighbors)
+        soft = soft_labels(
+            chosen, inputs, labels[inside], objective, decision.propagation, decision.start_l2, decision.temperature
+        )
+        targets, importance = soft.after(labels[inside])
+        values = L2_VALUES[: L2_VALUES.index(decision.l2) + 1]
+        *_, head = fit_path(inputs, targets, objective, weights=importance, l2_values=values, consume=True)
+        logits = features[:count][outside] @ head.weight.T + head.bias
+        probabilities[outside.numpy()] = logits.double().softmax(dim=1).cpu().numpy()
+    return probabilities, used
 
 
 def fit_fold(

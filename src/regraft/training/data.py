@@ -17,10 +17,9 @@ from regraft import distributed
 from regraft.cache import Cache
 from regraft.data.augmentation import augment, random_key
 from regraft.data.augmentation_options import Augmentation
-from regraft.data.dataset import Part, Split
+from regraft.data.dataset import Dataset, Part, Split
 from regraft.data.pixel_cache import PixelSource, StreamedPixels, load_pixels
-from regraft.models.classifier import Classifier
-from regraft.models.staged import StageOutput
+from regraft.models.classifier import Classifier, StageOutput
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import has_room
 from regraft.training.feature_cache import (
@@ -203,6 +202,13 @@ class TrainingData:
         wanted = on_disk + needs.pixels
         return wanted <= free_disk(self._cache.root) and (self._cache is self._scratch or self._cache.make_room(wanted))
 
+    @property
+    def _store(self) -> Cache | MemoryCache:
+        """Where activations are kept, or for the time of the training."""
+        if self._keeps == "memory":
+            return self._in_memory
+        return self._cache if self._keeps == "disk" else self._scratch
+
     def pixels(self, part: Part) -> PixelSource:
         """Decode the images of a part, or find them in the cache; or a source that decodes them when they are read."""
         if not self._stores_pixels:
@@ -232,11 +238,6 @@ class TrainingData:
         """
         is_live = not reusable or cut == 0 or (self._keeps == "none" and cut < len(self._model.stages))
         backend = make_backend(self.backend if reusable and cut else "torch", self._model, cut, self._precision)
-        stores: dict[str, Cache | MemoryCache] = {
-            "disk": self._cache,
-            "memory": self._in_memory,
-            "none": self._scratch,
-        }
         if is_live:
             return {part: LiveActivations(pixels[part], backend, self._augmentation, self._device) for part in pixels}
         return {
@@ -245,7 +246,7 @@ class TrainingData:
                 self._split[part],
                 pixels[part],
                 backend,
-                stores[self._keeps],
+                self._store,
                 views=views if part == "train" else 1,
                 deadline=deadline,
                 augmentation=self._augmentation,
@@ -281,6 +282,27 @@ class TrainingData:
             features = extract_features(model, rows, taken[part], self._precision, self._reporter, store=store)
             inputs[part] = Activations(end, features)
         return inputs
+
+    def unlabelled_features(self, images: Dataset) -> torch.Tensor:
+        """Inputs of the head for the plain images without labels, float32 (M, F), kept as the other activations are."""
+        model, end = self._model, len(self._model.stages)
+        activations = run_prefix(
+            model,
+            images,
+            StreamedPixels(images, model.preprocessing, self._cache),
+            make_backend(self.backend, model, end, self._precision),
+            self._store,
+            batch_size=64 if self._device.type == "cpu" else 256,
+            reporter=self._reporter,
+            name="backbone, unlabelled images",
+        )
+        features = extract_features(model, activations, 1, self._precision, self._reporter).values
+        assert isinstance(features, torch.Tensor)
+        return features[0]
+
+    def has_memory_for(self, size: int) -> bool:
+        """Whether so many bytes fit into the memory for features."""
+        return size <= self._memory
 
     def batches(self, activations: ActivationSource) -> Batches:
         """Batches for fine-tuning: of the cached views, of flipped maps if only the plain view is, or of new views."""

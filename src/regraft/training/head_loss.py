@@ -67,28 +67,42 @@ def logits_of(rows: FeatureRows, weight: torch.Tensor, bias: torch.Tensor) -> to
 
 
 class HeadLoss:
-    """The mean loss of standardized rows, as a function of weight (C, F) and bias (C,), summed chunk by chunk."""
+    """The mean loss of standardized rows, as a function of weight (C, F) and bias (C,), summed chunk by chunk.
 
-    def __init__(self, rows: FeatureRows, labels: torch.Tensor, objective: Objective) -> None:
+    `labels` are class indices, int64 (N,), or class probabilities, float32 (N, C), and `weights` those of the images in
+    the mean beside the weights of their classes, float32 (N,); None: all have the same.
+    """
+
+    def __init__(
+        self, rows: FeatureRows, labels: torch.Tensor, objective: Objective, weights: torch.Tensor | None = None
+    ) -> None:
         self.rows, self.objective = rows, objective
         self.labels = labels.to(rows.device)
+        self.weights = None if weights is None else weights.to(rows.device)
         self.shards, self.count = len(rows.bounds) - 1, row_count(rows)
         self.class_weights = objective.class_weights.to(rows.device, torch.float32)
         # What is in memory is divided into chunks only once.
         self._kept = {s: list(self._chunks(s)) for s in own_shards(self.shards)} if isinstance(rows, TensorRows) else {}
         views = rows.views
 
-        def weights(shard: int) -> torch.Tensor:
+        def sum_of_weights(shard: int) -> torch.Tensor:
             images = slice(int(rows.bounds[shard]), int(rows.bounds[shard + 1]))
-            return self.class_weights[self.labels[images].repeat(views)].sum().view(1)
+            if self.labels.ndim == 1 and self.weights is None:
+                return self.class_weights[self.labels[images].repeat(views)].sum().view(1)
+            return views * self._targets(images)[1].sum().view(1)
 
-        self.total_weight = float(sum_over_shards(weights, self.shards, 1))
+        self.total_weight = float(sum_over_shards(sum_of_weights, self.shards, 1))
+
+    def _targets(self, images: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Target probabilities (n, C) and weights (n,) of some images."""
+        targets = self.labels[images] if self.labels.ndim == 2 else self.objective.targets(self.labels[images])
+        weights = targets @ self.class_weights
+        return targets, weights if self.weights is None else weights * self.weights[images]
 
     def _chunks(self, shard: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Rows, targets and weights of each chunk of a shard."""
         for images, values in self.rows.chunks(shard):
-            targets = self.objective.targets(self.labels[images])
-            yield values, targets, targets @ self.class_weights
+            yield values, *self._targets(images)
 
     def chunks(self, shard: int) -> Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Rows, targets and weights of each chunk of a shard, which are kept if the rows are in memory."""

@@ -57,6 +57,7 @@ def fit_path(
     labels: torch.Tensor,
     objective: Objective,
     *,
+    weights: torch.Tensor | None = None,
     val: tuple[torch.Tensor | FeatureRows, torch.Tensor] | None = None,
     l2_values: Sequence[float] = L2_VALUES,
     start: LinearHead | None = None,
@@ -68,15 +69,16 @@ def fit_path(
     The method is L-BFGS (Liu and Nocedal 1989) as implemented by scipy.optimize. The principal axes are exact, not an
     approximation: the solution of a penalized linear model lies in the span of its rows.
 
-    Features are float32 (N, F), or rows that are read in chunks, labels int64 (N,); `val` has those of the validation
-    images. The first fit starts from `start`, or zero. `consume` standardizes a tensor in place, which saves a copy.
+    Features are float32 (N, F), or rows that are read in chunks; labels and `weights` are as in `HeadLoss`; `val` has
+    features and labels, int64, of the validation images. The first fit starts from `start`, or zero. `consume`
+    standardizes a tensor in place, which saves a copy.
     `coarse` is for comparing strengths: the fits stop earlier, and validation has no calibrated losses.
     """
     rows, device = as_rows(features), features.device
     mean, deviation = moments(rows)
     rows = rows.standardized(mean, deviation, consume=consume)
     rows, axes = _principal_axes(rows)
-    loss = HeadLoss(rows, labels, objective)
+    loss = HeadLoss(rows, labels, objective, weights)
     second_moments = covariance(rows)
     classes, size = len(objective.class_weights), len(second_moments)
     identity = torch.eye(size, device=device)
@@ -205,45 +207,53 @@ def fit_head(
     labels: torch.Tensor,
     objective: Objective,
     *,
+    weights: torch.Tensor | None = None,
     val: tuple[torch.Tensor | FeatureRows, torch.Tensor] | None = None,
     groups: np.ndarray | None = None,
+    l2: float | None = None,
     seed: int = 0,
     on_fit: Callable[[LinearHead, int, int], None] = lambda head, done, total: None,
 ) -> tuple[LinearHead, list[LinearHead]]:
     """Find the best L2 strength on the plain images, then fit again on all views; return the best head, and all heads.
 
-    Features are rows, or float32 (K, N, F), the plain view first, and are overwritten; labels are int64 (N,). Where
-    `val` is None or small, cross-validation inside the training images chooses the strength, and of more than
-    `MAX_SEARCH_IMAGES` images a part with the same shares of the classes. `on_fit` is called with each head, the number
-    of heads fitted so far, and an upper bound of their number.
+    Features are rows, or float32 (K, N, F), the plain view first, and are overwritten; labels and `weights` are as in
+    `HeadLoss`. A given `l2`, one of `L2_VALUES`, is the strength; else, where `val` is None or small, cross-validation
+    inside the training images chooses it. It is chosen on a part of more than `MAX_SEARCH_IMAGES` images, with the same
+    shares of the classes. `on_fit` is called with each head, the number of heads fitted so far, and an upper bound of
+    their number.
     """
     every = as_rows(features)
-    rows, searched = every.plain(), labels
+    rows, searched, search_weights = every.plain(), labels, weights
     is_part = len(labels) > MAX_SEARCH_IMAGES
     if is_part:
-        chosen = stratified_part(labels.cpu().numpy(), MAX_SEARCH_IMAGES, seed=seed)
-        rows, searched = rows.subset(chosen), labels[torch.from_numpy(chosen).to(labels.device)]
+        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        chosen = stratified_part(hard.cpu().numpy(), MAX_SEARCH_IMAGES, seed=seed)
+        rows, numbers = rows.subset(chosen), torch.from_numpy(chosen).to(labels.device)
+        searched, search_weights = labels[numbers], None if weights is None else weights[numbers]
         groups = None if groups is None else groups[chosen]
     l2_values: Sequence[float] = L2_VALUES
-    by_validation = val is not None and len(val[1]) >= SMALL_VALIDATION
+    by_validation = l2 is None and val is not None and len(val[1]) >= SMALL_VALIDATION
     if not by_validation:
-        l2 = l2_by_cross_validation(rows, searched, objective, groups=groups, seed=seed)
+        if l2 is None:
+            l2 = l2_by_cross_validation(rows, searched, objective, groups=groups, seed=seed)
         l2_values = L2_VALUES[: L2_VALUES.index(l2) + 1]
     path: list[LinearHead] = []
     consume = every.views == 1  # the subset is a copy, and else the rows are not needed again
-    for head in fit_path(rows, searched, objective, val=val, l2_values=l2_values, consume=consume):
+    for head in fit_path(
+        rows, searched, objective, weights=search_weights, val=val, l2_values=l2_values, consume=consume
+    ):
         path.append(head)
         on_fit(head, len(path), len(l2_values))
-        if by_validation and _past_minimum([fitted.val.loss for fitted in path if fitted.val]):
+        if by_validation and past_minimum([fitted.val.loss for fitted in path if fitted.val]):
             break
     # Without validation the path ends at the strength that cross-validation chose.
     best = best_by_validation(path) if by_validation else path[-1]
     if every.views == 1 and not is_part:
         return best, path
     # More rows need at most as strong a penalty.
-    weaker = [l2 for l2 in L2_VALUES if l2 <= best.l2] if by_validation else [best.l2]
+    weaker = [value for value in L2_VALUES if value <= best.l2] if by_validation else [best.l2]
     on_all: list[LinearHead] = []
-    for head in fit_path(every, labels, objective, val=val, l2_values=weaker, start=best):
+    for head in fit_path(every, labels, objective, weights=weights, val=val, l2_values=weaker, start=best):
         on_all.append(head)
         on_fit(head, len(l2_values), len(l2_values))
         if len(on_all) > 1 and best_by_validation(on_all[-2:]) is not head:
@@ -267,9 +277,10 @@ def l2_by_cross_validation(
     seed: int = 0,
 ) -> float:
     """The L2 strength with the lowest loss over at most `folds` folds, which divide no group, int64 (N,)."""
-    rows, fold = as_rows(features), fold_numbers(labels, groups, folds=folds, seed=seed)
+    rows = as_rows(features)
+    fold = stratified_folds(labels.cpu().numpy(), folds, groups=groups, seed=seed)
     losses: list[list[float]] = []  # by fold
-    for number in range(max(2, int(fold.max()) + 1)):
+    for number in range(max(2, int(fold.max(initial=0)) + 1)):
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         if not len(inside) or not len(outside):  # a single group leaves nothing to compare
             return L2_VALUES[len(L2_VALUES) // 2]
@@ -287,28 +298,24 @@ def l2_by_cross_validation(
         ):
             assert head.val is not None
             fold_losses.append(head.val.loss)
-            if not losses and len(outside) >= _ENOUGH_IMAGES and _past_minimum(fold_losses):
+            if not losses and len(outside) >= _ENOUGH_IMAGES and past_minimum(fold_losses):
                 break
         losses.append(fold_losses)
     return L2_VALUES[int(np.mean(losses, axis=0).argmin())]
 
 
-def fold_numbers(
-    labels: torch.Tensor, groups: np.ndarray | None = None, *, folds: int = 5, seed: int = 0
-) -> np.ndarray:
+def stratified_folds(labels: np.ndarray, folds: int, *, groups: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """The fold of each image, int64 (N,), of at most `folds`, which keep the classes' shares and divide no group."""
-    count = len(labels)
-    _, first, group = np.unique(np.arange(count) if groups is None else groups, return_index=True, return_inverse=True)
-    folds = max(2, min(folds, len(first)))
+    every = np.arange(len(labels)) if groups is None else groups
+    _, first, group = np.unique(every, return_index=True, return_inverse=True)
     fold_of_group = np.empty(len(first), dtype=np.int64)
     # Class by class, so that folds keep the proportions.
-    order = np.lexsort((np.random.default_rng(seed).permutation(len(first)), labels.cpu().numpy()[first]))
-    fold_of_group[order] = np.arange(len(first)) % folds
-    numbers: np.ndarray = fold_of_group[group]
-    return numbers
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(first)), labels[first]))
+    fold_of_group[order] = np.arange(len(first)) % max(2, min(folds, len(first)))
+    return fold_of_group[group]
 
 
-def _past_minimum(losses: Sequence[float]) -> bool:
+def past_minimum(losses: Sequence[float]) -> bool:
     """Whether weaker penalties cannot help: along a path the loss falls, and rises from some strength on."""
     return len(losses) - 1 - int(np.argmin(losses)) > 1
 

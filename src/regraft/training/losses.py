@@ -166,30 +166,25 @@ def compute_metrics(
         accuracy=float((predicted == labels).double().mean()),
         macro_f1=macro_f1(confusion_matrix(labels.numpy(), predicted.numpy(), logits.shape[1])),
         count=len(labels),
-        calibrated_losses=tuple(_calibrated_losses(plain, logits, targets).tolist()) if calibrate else (),
+        calibrated_losses=tuple(_calibrated_losses(plain, logits, targets)[0].tolist()) if calibrate else (),
     )
 
 
-def fit_temperature(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The temperature of logits (N, C) with the lowest mean loss for class indices (N,), without smoothing."""
+def best_temperature(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The temperature at which logits (N, C) have the least mean loss for class indices (N,)."""
     plain = Objective(objective.loss, 0.0, torch.ones_like(objective.class_weights), objective.activation)
-    return _best_temperature(plain, logits, plain.targets(labels))
+    return _calibrated_losses(plain, logits.float().cpu(), plain.targets(labels.cpu()))[1]
 
 
-def _best_temperature(objective: Objective, logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """The temperature of the lowest mean loss (arXiv 1706.04599).
+def _calibrated_losses(objective: Objective, logits: torch.Tensor, targets: torch.Tensor) -> tuple[np.ndarray, float]:
+    """Losses after temperature scaling on the same images, and the temperature (arXiv 1706.04599).
 
     Unlike `evaluation.calibration.fit_temperature` it has no prior, because it compares models and must not favor a
     scale of the logits, and it minimizes the training loss, which may be the binary cross-entropy.
     """
 
-    def mean_loss(log_temperature: float) -> float:
-        return float(objective.per_image(logits / math.exp(log_temperature), targets).double().numpy().mean())
+    def losses(log_temperature: float) -> np.ndarray:
+        return objective.per_image(logits / math.exp(log_temperature), targets).double().numpy()
 
-    return math.exp(float(minimize_scalar(mean_loss, bounds=(-3, 3), method="bounded").x))
-
-
-def _calibrated_losses(objective: Objective, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    """Losses after temperature scaling on the same images."""
-    temperature = _best_temperature(objective, logits, targets)
-    return objective.per_image(logits / temperature, targets).double().numpy()
+    result = minimize_scalar(lambda value: losses(value).mean(), bounds=(-3, 3), method="bounded")
+    return losses(float(result.x)), math.exp(float(result.x))

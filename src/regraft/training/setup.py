@@ -31,7 +31,6 @@ from regraft.training.device import choose_device, choose_precision
 from regraft.training.losses import LossFunction, Objective, check_loss, weights_of_classes
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix_backend import openvino_version
-from regraft.training.several_heads import LinearWeights
 
 #: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
 _VIEWS = 8
@@ -59,13 +58,11 @@ class PhasePlan:
 def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: bool = True) -> PhasePlan:
     """Decide the phases and the freeze boundary of a training; `auto` trains all of a network with random weights.
 
-    Of several backbones only the head trains: each is fine-tuned alone, before.
-
     Without an augmentation that `changes_views`, one view is enough. Raises `UsageError` if `finetune_from` names no
     stage or layer.
     """
     end = len(model.stages)
-    is_random = model.weights.source == "none" and not model.members
+    is_random = model.weights.source == "none"
     boundary = 0 if is_random and options.finetune_from == "auto" else model.resolve(options.finetune_from)
     finetunes = boundary < end and options.finetune_epochs > 0
     boundary = boundary if finetunes else end
@@ -82,11 +79,6 @@ def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: b
         views=(options.views or (_VIEWS if finetunes else 1)) if boundary and changes_views else 1,
         from_scratch=from_scratch,
     )
-
-
-def finetunes_members(model: Classifier, options: TrainingOptions) -> bool:
-    """Whether the options ask to fine-tune the backbones of a model that has several."""
-    return bool(model.members and options.finetune_epochs and options.finetune_from != "none")
 
 
 def output_activation(options: TrainingOptions) -> Activation:
@@ -128,7 +120,6 @@ class TrainingSetup:
     deadline: float | None
     planned: Mapping[str, float]
     callbacks: Sequence[Callback] = ()
-    trained_heads: Sequence[LinearWeights] = ()
 
     def step_deadline(self, step: str, *later: str) -> float | None:
         """The end of a step if the remaining time is divided as planned between it and the steps after it."""
@@ -149,13 +140,15 @@ class TrainingSetup:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """JSON values that must be equal for a training to resume."""
-        identity = {
+        identity: dict[str, Any] = {
             "options": asdict(self.options),
             "augmentation": asdict(self.augmentation),
             "model": {name: value for name, value in self.model.get_config().items() if name != "boundary"},
             "images": [len(self.split.train), len(self.split.val)],
             "versions": versions() | {"openvino": openvino_version()},
         }
+        if self.split.unlabelled is not None:
+            identity["unlabelled"] = len(self.split.unlabelled)
         return dict(json.loads(json.dumps(identity)))
 
 
@@ -173,7 +166,6 @@ def set_up(
     planned: Mapping[str, float],
     callbacks: Sequence[Callback] = (),
     loss_function: LossFunction | None = None,
-    trained_heads: Sequence[LinearWeights] = (),
 ) -> TrainingSetup:
     """Check the arguments, decide phases, device and precision, and prepare the model.
 
@@ -186,6 +178,8 @@ def set_up(
         )
     if not len(split.train):
         raise DataError("The train part has no image.")
+    if split.unlabelled is not None:
+        check_unlabelled(model, options)
     _check_loss(options, loss_function, len(split.classes))
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
@@ -225,8 +219,24 @@ def set_up(
         deadline=deadline,
         planned=planned,
         callbacks=callbacks,
-        trained_heads=trained_heads,
     )
+
+
+def check_unlabelled(model: Classifier, options: TrainingOptions) -> None:
+    """Raise `UsageError` where images without labels would have no effect: only a head that is fitted can use them."""
+    head = plan_phases(model, options).head
+    if head != "lbfgs":
+        why = {
+            "none": "there is no phase of the head (training.head_epochs = 0, or a network that trains from scratch)",
+            "epochs": "the head is trained in epochs (training.head_optimizer, a loss function, or a head with hidden "
+            "layers or dropout)",
+        }[head]
+        raise UsageError(
+            f"data.unlabelled has no effect: {why}, and only a linear head that is fitted (head_optimizer = lbfgs) "
+            "learns from images without labels. Remove one of them."
+        )
+    if distributed.is_distributed():
+        raise UsageError("data.unlabelled works in one process, not in several. Leave out --processes, or it.")
 
 
 def _check_loss(options: TrainingOptions, function: LossFunction | None, classes: int) -> None:

@@ -122,6 +122,11 @@ class ColumnFinder:
         self._names = [name.lower() for name in split]
         self._known = [name.strip() for name in cells.columns]
 
+    def find_images(self, image_column: str = "") -> Columns:
+        """Find the column of the images alone, unless it is given: what the others say does not count."""
+        image = self._given("image_column", image_column) if image_column else self._image()
+        return Columns(image, [], None, None, [])
+
     def find(self, image_column: str = "", label_column: str = "") -> Columns:
         """Find all columns; those that are given need not be found."""
         image = self._given("image_column", image_column) if image_column else self._image()

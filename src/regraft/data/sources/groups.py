@@ -31,7 +31,7 @@ def group_by_pattern(found: EntryTable, pattern: re.Pattern[str]) -> tuple[Entry
     """
     if any(found.groups.used()):
         raise UsageError("The data has groups of its own. Remove group_by or the column `group`.")
-    groups = Names.of(_group(path, pattern) for path in in_blocks(found.paths))
+    groups = Names.of(group_of(path, pattern) for path in in_blocks(found.paths))
     single = np.flatnonzero(groups.codes < 0)
     if len(single) == len(found):
         example = f", such as {found[0].path}" if found else ""
@@ -51,7 +51,8 @@ def group_by_pattern(found: EntryTable, pattern: re.Pattern[str]) -> tuple[Entry
     return found.with_groups(groups), notes
 
 
-def _group(path: str, pattern: re.Pattern[str]) -> str | None:
+def group_of(path: str, pattern: re.Pattern[str]) -> str | None:
+    """The group in a path; None if the pattern does not match, or matches an empty text."""
     match = pattern.search(path)
     if match is None:
         return None

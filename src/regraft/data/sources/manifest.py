@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,29 +46,31 @@ class Manifest:
     notes: list[str]
 
 
-def read_manifest(path: Path, storage: Storage | None = None, **columns: str) -> Manifest:
+def read_manifest(path: Path, storage: Storage | None = None, **options: Any) -> Manifest:
     """Read the manifest at `path` as `parse_manifest` does; images are by default in the manifest's own folder."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Expected a readable file.") from error
-    return parse_manifest(str(path), data, storage or Folder(path.parent), **columns)
+    return parse_manifest(str(path), data, storage or Folder(path.parent), **options)
 
 
 def parse_manifest(
-    name: str, data: bytes, storage: Storage, *, image_column: str = "", label_column: str = ""
+    name: str, data: bytes, storage: Storage, *, image_column: str = "", label_column: str = "", labeled: bool = True
 ) -> Manifest:
     """Read a manifest whose relative paths are names in `storage`; `name` is for messages.
 
     `image_column` and `label_column` name columns that their names and contents do not reveal; several names with
     commas between them are those of columns with 0 and 1. Files that are not where a path leads are searched for by
-    the end of the path, with or without extension. Raises `DataError` as `check_rows` does, and if it is unclear which
-    column or which file is meant.
+    the end of the path, with or without extension. Without `labeled`, labels, parts and groups do not count, and the
+    label of every image is empty. Raises `DataError` as `check_rows` does, and if it is unclear which column or which
+    file is meant.
     """
     cells = read_cells(name, data)
     # A web server does not know which files it has, and says yes to all.
     exists = (lambda _: False) if storage.exists("no such file") else storage.exists
-    columns = ColumnFinder(name, cells, PART_NAMES, exists).find(image_column, label_column)
+    finder = ColumnFinder(name, cells, PART_NAMES, exists)
+    columns = finder.find(image_column, label_column) if labeled else finder.find_images(image_column)
     table = _Rows(name, cells, columns, storage.exists, storage.top)
     return Manifest(table.read(), [*cells.notes, *columns.notes, *table.notes])
 
@@ -150,8 +153,8 @@ class _Rows:
         raw, group = ("" if i is None else row[i].strip() for i in (columns.split, columns.group))
         if not file.strip():
             raise ValueError("no path")
-        label = self._label(row)
-        if not label:
+        label = self._label(row) if columns.labels else ""
+        if not label and columns.labels:
             raise ValueError(f"no label for {redact(file)}")
         if ("\n" in file and not self._exists(file)) or ("\n" in label and label not in file):
             raise ValueError(f"a line break in {f'{file},{label}'[:80]!r}; is a quote missing?")

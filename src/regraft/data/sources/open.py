@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from regraft.data.entries import EntryTable
+from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.sources.archive import TAR_SUFFIXES, Archive, is_archive, is_tar
 from regraft.data.sources.folders import FolderLayout, Layout, layout_of, read_layout, shards_in
 from regraft.data.sources.http import WebFolder
@@ -70,6 +71,30 @@ def open_data(
     except OSError as error:
         reason = str(error.strerror or error).lower()
         raise DataError(f"{error.filename or name}: {reason}. Expected a readable folder.") from error
+
+
+def open_images(path: Path | str, *, remote: bool = False, image_column: str = "") -> DataSource:
+    """Open images whose labels do not count: all of a folder or archive, or those that a table of paths lists.
+
+    The names of folders mean nothing here, and every label is empty. Raises as `open_data`.
+    """
+    path = _resolve(path)
+    if _is_manifest(path):
+        return _open_manifest(path, None, remote, {"image_column": image_column, "labeled": False})
+    name = redact(str(path))
+    try:
+        storage, _ = _open_storage(path)
+        names = storage.top.files_below
+    except OSError as error:
+        reason = str(error.strerror or error).lower()
+        raise DataError(f"{error.filename or name}: {reason}. Expected a readable folder.") from error
+    images = names if isinstance(storage, ParquetImages) else [file for file in names if is_image(file)]
+    if not images:
+        raise DataError(f"{name} has no images. Expected image files, in folders of any names.")
+    layout = Layout(EntryTable(ImageEntry(image, "") for image in images), set())
+    if isinstance(storage, Archive):
+        layout = _with_bad(layout, {"": storage})
+    return DataSource(storage, path if isinstance(path, Path) else name, layout, isinstance(path, str))
 
 
 def _resolve(path: Path | str) -> Path | str:
@@ -168,7 +193,7 @@ def _class_names(storages: Iterable[Storage]) -> list[str]:
     return []
 
 
-def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, columns: Mapping[str, str]) -> DataSource:
+def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, columns: Mapping[str, Any]) -> DataSource:
     name = redact(str(path))
     storage, location = _open_root(path, root)
     if isinstance(path, Path):

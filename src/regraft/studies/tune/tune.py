@@ -20,10 +20,10 @@ from regraft.models.serialization import versions
 from regraft.runs.progress import with_progress
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.train import prepare
+from regraft.runs.unlabelled import refuse_unlabelled
 from regraft.studies.tune.result import METRICS, Metric, TuneResult
 from regraft.studies.tune.search_space import SearchSpace
 from regraft.training.callbacks import NullReporter, ProgressReporter
-from regraft.training.setup import finetunes_members
 
 
 @with_progress
@@ -100,12 +100,8 @@ def tune(
                 "versions": versions()}  # fmt: skip
     if stored is not None:
         _refuse_other_settings(stored, settings, Path(str(out)))
+    refuse_unlabelled(config, "regraft tune")
     model, split = prepare(data, config, reporter)
-    if finetunes_members(model, config.training):
-        raise UsageError(
-            f"{model.spec.name} are fine-tuned one after the other, and a search tries one training. Search each "
-            "backbone, or the head over all: --set training.finetune_epochs=0."
-        )
     if not len(split.val):
         raise DataError("There is no val part to judge settings by. Give data.val a share, or the data a val folder.")
     settings["split"] = split_sha256(split)

@@ -1,0 +1,150 @@
+"""Find images without labels for a training, none of which is, or nearly shows, an image that it is evaluated on.
+
+Input: a folder, archive or table of paths, and the labeled data. Output: the images that may be used, and how many were
+left out for which reason.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from regraft.atomic_io import csv_sha256, write_csv
+from regraft.cache import Cache
+from regraft.data.dataset import Dataset, Unlabelled
+from regraft.data.decode import ImageSource
+from regraft.data.index import ImageIndex, Progress
+from regraft.data.quality.same_pictures import picture_numbers
+from regraft.data.samples import PARTS, SampleTable
+from regraft.data.scan import OnUnreadable, describe_unreadable
+from regraft.data.sources.groups import compile_pattern, group_of
+from regraft.data.sources.open import open_images
+from regraft.data.sources.urls import absolute
+from regraft.data.strings import in_blocks
+from regraft.errors import DataError
+from regraft.resources import usable_cpus
+
+#: Smallest number of threads that read from a network.
+_CONNECTIONS = 16
+
+
+def find_unlabelled(
+    path: Path | str,
+    labeled: Dataset,
+    *,
+    on_unreadable: OnUnreadable = "skip",
+    group_by: str = "",
+    remote: bool = False,
+    image_column: str = "",
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+    compare_progress: Progress | None = None,
+) -> Unlabelled:
+    """Find the images without labels that a training on labeled images may use.
+
+    Labeled images in val or test are held out; images without a part, too, since they are held out in turn. Left out
+    are copies and near duplicates of held-out images, also by way of others, since the training must not see them;
+    images of the same group, where `group_by` says so; and copies and near duplicates of training images, which bring
+    nothing new, and by which a graph would know the images that its cross-validation holds out.
+
+    Args:
+        path: A folder with image files, in folders of any names; an archive of one; or anything else that `scan` takes,
+            whose labels and parts do not count, such as a table with a column of paths.
+        labeled: The labeled images.
+        on_unreadable: As in `scan`.
+        group_by: As in `scan`; a path without a match has no group.
+        remote: As in `scan`.
+        image_column: As in `scan`.
+        cache: As in `scan`.
+        progress: As in `scan`.
+        compare_progress: As in `scan`.
+
+    Raises:
+        UsageError: `path` does not exist, or has no known format.
+        DataError: It cannot be read, or no image is left.
+    """
+    source = open_images(path, remote=remote, image_column=image_column)
+    found = source.layout.found.sorted_by_path()
+    with ExitStack() as stack:
+        if cache is None:
+            cache = Cache(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regraft-"))))
+        index = ImageIndex(source.storage, source.root, labeled.max_pixels, cache)
+        threads = max(_CONNECTIONS if source.is_remote else 1, usable_cpus())
+        samples, unreadable = index.read(found, threads, progress, subprocesses=not source.is_remote)
+        bad = tuple(sorted([*source.layout.bad, *unreadable], key=lambda file: file.path))
+        if bad and on_unreadable == "error":
+            raise DataError(describe_unreadable(bad))
+        everything = Dataset(
+            source.root, samples, (), bad, max_pixels=labeled.max_pixels, storage=source.storage,
+            scanned=absolute(path),
+        )  # fmt: skip
+        unlabelled = _without_known(everything, labeled, group_by, cache, compare_progress)
+    if not len(unlabelled):
+        raise DataError(f"{unlabelled.path} has no image to learn from. {unlabelled.describe()}")
+    return unlabelled
+
+
+def _without_known(
+    everything: Dataset, labeled: Dataset, group_by: str, cache: Cache, progress: Progress | None
+) -> Unlabelled:
+    """Leave out what shows the same picture as a labeled image, or is of the same group as a held-out one."""
+    samples, count = everything.table, len(labeled)
+    hashes = [*labeled.table.sha256s(), *samples.sha256s()]
+
+    def source(number: int) -> ImageSource:
+        if number < count:
+            return labeled.source(labeled.samples[number])
+        return everything.source(everything.samples[number - count])
+
+    pictures = picture_numbers(hashes, source, max_pixels=everything.max_pixels, cache=cache, progress=progress)
+    # Near duplicates of the labeled data are known by its own scan, too, which knows more pairs.
+    held_out = labeled.table.parts != PARTS.index("train")
+    every_hash = np.array(hashes)
+    left = np.ones(len(samples), bool)
+    counts = {}
+    for name, known in (("held_out", held_out), ("training", ~held_out)):
+        copies = np.isin(every_hash[count:], every_hash[:count][known])
+        near = np.isin(pictures[count:], pictures[:count][known])
+        counts[f"{name}_copies"] = int((left & copies).sum())
+        left &= ~copies
+        counts[f"{name}_near_duplicates"] = int((left & near).sum())
+        left &= ~near
+        if name == "held_out" and group_by:
+            same = _of_groups(samples, group_by, set(labeled.table.take(held_out).groups.used()))
+            counts["held_out_groups"] = int((left & same).sum())
+            left &= ~same
+    _, first = np.unique(samples.contents[left], return_index=True)
+    rows = np.flatnonzero(left)[np.sort(first)]
+    return Unlabelled(
+        replace(everything, samples=samples.take(rows)), everything.scanned, len(samples),
+        repeated=int(left.sum()) - len(rows), **counts,
+    )  # fmt: skip
+
+
+def _of_groups(samples: SampleTable, group_by: str, groups: set[str]) -> np.ndarray:
+    """Which paths match the pattern with one of these texts, bool (N,)."""
+    pattern = compile_pattern(group_by)
+    return np.array([group_of(path, pattern) in groups for path in in_blocks(samples.paths)], bool)
+
+
+_COLUMNS = ("path", "sha256")
+
+
+def write_unlabelled(path: Path, unlabelled: Unlabelled) -> None:
+    """Write the images that are used as `path,sha256`, which `find_unlabelled` reads as a table of paths."""
+    write_csv(path, _COLUMNS, _rows(unlabelled))
+
+
+def unlabelled_sha256(unlabelled: Unlabelled) -> str:
+    """The SHA-256 of the file that `write_unlabelled` writes, in hexadecimal."""
+    return csv_sha256(_COLUMNS, _rows(unlabelled))
+
+
+def _rows(unlabelled: Unlabelled) -> Iterator[tuple[str, str]]:
+    table = unlabelled.images.table
+    return zip(in_blocks(table.paths), table.sha256s(), strict=True)

@@ -1,0 +1,222 @@
+"""Give images without labels soft labels for the fit of the head, if cross-validation says that this helps.
+
+Input: features of labeled images and of images without labels, (n + m, F). Output: a `Decision` with what
+cross-validation measured, and soft labels with weights for the m images. A head that is fitted on the labels answers
+for the others; its answers are smoothed over the graph of the most similar images, where they agree better with one
+another than a head does, and then teach the head that is kept. Each image that cross-validation holds out is answered
+by a head that was fitted without it; it is in no graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from regraft.training.label_propagation import Neighbors, certainty, propagate
+from regraft.training.linear_head import L2_VALUES, fit_path, past_minimum, stratified_folds
+from regraft.training.losses import EpochMetrics, Objective, best_temperature, compute_metrics
+
+#: Images without labels on which the decision rests, at most; all of them get labels.
+MAX_SEARCH_IMAGES = 4000
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """How soft labels are made.
+
+    What the head says spreads to the `neighbors` most similar images, a share `alpha` of it along each edge, 0..1. The
+    probabilities are then raised to the power `sharpness`. An image without a label has on average `weight` times the
+    weight of a labeled one, and more if its label is certain.
+    """
+
+    neighbors: int = 10
+    alpha: float = 0.5
+    sharpness: float = 3.0
+    weight: float = 0.5
+
+
+#: What cross-validation compares (docs/decisions/unlabelled-images.md).
+CANDIDATES = (Propagation(alpha=0.5), Propagation(alpha=0.8))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What cross-validation on the labeled images measured.
+
+    Attributes:
+        used: Whether the soft labels are used: the loss falls by more than its standard error, and the accuracy does
+            not.
+        propagation: The best candidate.
+        l2: The L2 strength that is best for it.
+        start_l2: The L2 strength of the head on the labels alone.
+        temperature: That at which this head's probabilities have the lowest loss.
+        accuracy_without: Accuracy of the head on the labels alone, 0..1.
+        accuracy_with: Accuracy with the best candidate, 0..1.
+        loss_decrease: Mean decrease of the calibrated loss of an image.
+        loss_error: Standard error of it.
+    """
+
+    used: bool
+    propagation: Propagation
+    l2: float
+    start_l2: float
+    temperature: float
+    accuracy_without: float
+    accuracy_with: float
+    loss_decrease: float
+    loss_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """Class probabilities, float32 (m, C), and weights, float32 (m,), of images without labels."""
+
+    probabilities: np.ndarray
+    weights: np.ndarray
+
+    def after(self, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Targets (n + m, C) and weights (n + m,) of labeled images, int64 (n,), which have weight 1, and of these."""
+        one_hot = np.eye(self.probabilities.shape[1], dtype=np.float32)[labels]
+        targets = np.concatenate([one_hot, self.probabilities])
+        weights = np.concatenate([np.ones(len(labels), np.float32), self.weights])
+        return torch.from_numpy(targets), torch.from_numpy(weights)
+
+
+def neighbors_needed() -> int:
+    """Neighbors of each image from which every graph can be made, although a fold takes labeled images away."""
+    return 2 * max(candidate.neighbors for candidate in CANDIDATES) + 8
+
+
+def decide(
+    neighbors: Neighbors,
+    features: torch.Tensor,
+    labels: np.ndarray,
+    objective: Objective,
+    *,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+    on_fit: Callable[[int, int], None] = lambda done, total: None,
+) -> Decision:
+    """Compare heads without and with soft labels by cross-validation on the labeled images.
+
+    Args:
+        neighbors: The nearest images of each of the n + m images, as many as `neighbors_needed` says.
+        features: Features of the labeled images, then of the others, float32 (n + m, F).
+        labels: Classes of the first n images, int64 (n,).
+        objective: The loss of the fit.
+        groups: Numbers of sets that no fold divides, int64 (n,).
+        seed: Seed of the folds, and of the images that are compared where there are many.
+        on_fit: Called with the number of steps done, and of all.
+    """
+    count, classes = len(labels), len(objective.class_weights)
+    others = np.arange(count, len(features))
+    if len(others) > MAX_SEARCH_IMAGES:
+        others = np.sort(np.random.default_rng(seed).choice(others, MAX_SEARCH_IMAGES, replace=False))
+    fold, true = stratified_folds(labels, _FOLDS, groups=groups, seed=seed), torch.from_numpy(labels)
+    numbers = np.unique(fold).tolist()
+    steps, done = len(numbers) * (1 + len(CANDIDATES)), 0
+
+    def out_of_fold(fit: Callable[[np.ndarray, int | None, np.ndarray], list[torch.Tensor]]) -> list[torch.Tensor]:
+        """Logits of every labeled image, (n, C), at each L2 strength, by heads that were fitted without its fold."""
+        nonlocal done
+        path: list[torch.Tensor] = []
+        for number in numbers:
+            inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+            fitted = fit(inside, len(path) or None, outside)  # the first fold decides how weak the penalties become
+            path = path or [torch.zeros(count, classes) for _ in fitted]
+            for logits, part in zip(path, fitted, strict=True):
+                logits[outside] = part
+            done += 1
+            on_fit(done, steps)
+        return path
+
+    def plainly(inside: np.ndarray, length: int | None, outside: np.ndarray) -> list[torch.Tensor]:
+        rows = features[torch.from_numpy(inside)]
+        return _logits_along_path(rows, true[inside], None, objective, features, true, outside, length)
+
+    plain = out_of_fold(plainly)
+    best = int(np.argmin([compute_metrics(objective, logits, true).loss for logits in plain]))
+    start_l2, temperature = L2_VALUES[best], best_temperature(objective, plain[best], true)
+    without = compute_metrics(objective, plain[best], true, calibrate=True)
+    results: list[tuple[float, EpochMetrics, float, Propagation]] = []
+    for candidate in CANDIDATES:
+
+        def softly(
+            inside: np.ndarray, length: int | None, outside: np.ndarray, candidate: Propagation = candidate
+        ) -> list[torch.Tensor]:
+            rows = np.concatenate([inside, others])
+            own, graph = features[torch.from_numpy(rows)], neighbors.among(rows, candidate.neighbors)
+            soft = soft_labels(graph, own, labels[inside], objective, candidate, start_l2, temperature)
+            targets, weights = soft.after(labels[inside])
+            return _logits_along_path(own, targets, weights, objective, features, true, outside, length)
+
+        for logits, l2 in zip(out_of_fold(softly), L2_VALUES, strict=False):
+            metrics = compute_metrics(objective, logits, true, calibrate=True)
+            results.append((float(np.mean(metrics.calibrated_losses)), metrics, l2, candidate))
+    _, metrics, l2, candidate = min(results, key=lambda result: result[0])
+    gain, error = metrics.gain_over(without)
+    used = gain > error and metrics.accuracy >= without.accuracy
+    return Decision(used, candidate, l2, start_l2, temperature, without.accuracy, metrics.accuracy, gain, error)
+
+
+def soft_labels(
+    neighbors: Neighbors,
+    features: torch.Tensor,
+    labels: np.ndarray,
+    objective: Objective,
+    propagation: Propagation,
+    start_l2: float,
+    temperature: float,
+) -> SoftLabels:
+    """Fit a head on the labeled images, int64 (n,), and smooth what it says of the others over a graph.
+
+    Features are those of all images in the graph, float32 (n + m, F), the labeled ones first.
+    """
+    count, classes = len(labels), len(objective.class_weights)
+    path = fit_path(features[:count].clone(), torch.from_numpy(labels), objective, l2_values=[start_l2], consume=True)
+    head = next(iter(path))
+    logits = (features[count:] @ head.weight.T + head.bias).cpu().double() / temperature
+    said = logits.sigmoid() if objective.activation == "sigmoid" else logits.softmax(dim=1)
+    start = np.concatenate([np.eye(classes)[labels], (said / said.sum(dim=1, keepdim=True)).numpy()])
+    spread = propagate(neighbors, start, count, alpha=propagation.alpha)
+    certain, sharp = certainty(spread), spread**propagation.sharpness
+    weights = propagation.weight * certain / max(1e-6, float(certain.mean()))
+    return SoftLabels(sharp / sharp.sum(axis=1, keepdims=True), weights)
+
+
+def _logits_along_path(
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+    objective: Objective,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    outside: np.ndarray,
+    length: int | None,
+) -> list[torch.Tensor]:
+    """Logits of held-out images by a head at each L2 strength, (k, C) on the CPU, from strong to weak.
+
+    The path has `length` strengths, or ends where weaker ones make the loss worse.
+    """
+    held_out, true = features[torch.from_numpy(outside)], labels[outside]
+    logits: list[torch.Tensor] = []
+    losses: list[float] = []
+    for head in fit_path(
+        rows, targets, objective, weights=weights, val=(held_out, true), l2_values=L2_VALUES[:length], consume=True,
+        coarse=True,
+    ):  # fmt: skip
+        assert head.val is not None
+        logits.append((held_out @ head.weight.T + head.bias).cpu())
+        losses.append(head.val.loss)
+        if length is None and past_minimum(losses):
+            break
+    return logits

@@ -1,0 +1,93 @@
+"""Let the head learn from images without labels, where cross-validation on the labeled images says that it helps.
+
+Input: the inputs of the head for the labeled training images. Output: the rows that the head is fitted on, with their
+targets and weights; those of the labeled images alone where the others do not help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from regraft.data.split import inseparable_set_ids
+from regraft.training.checkpoint import TrainingState
+from regraft.training.feature_cache import Activations, CachedTensor
+from regraft.training.label_propagation import nearest_neighbors
+from regraft.training.setup import TrainingSetup
+from regraft.training.soft_labels import Decision, decide, neighbors_needed, soft_labels
+
+#: Copies of all features that the work needs at once: themselves, standardized, and those of a fold on other axes.
+_COPIES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class HeadTargets:
+    """Rows that the head is fitted on, with targets and weights as in `HeadLoss`; `l2` is None if not chosen yet."""
+
+    inputs: Activations
+    targets: torch.Tensor
+    weights: torch.Tensor | None = None
+    l2: float | None = None
+
+
+def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activations) -> HeadTargets:
+    """Add the images without labels to the inputs of the labeled training images (K, n, F), if they help.
+
+    The decision and its figures are noted in the state.
+    """
+    plain = HeadTargets(train, setup.labels)
+    if (unlabelled := setup.split.unlabelled) is None:
+        return plain
+    values, size = train.rows.values, 4 * (len(train) + len(unlabelled)) * setup.model.head.features
+    if not isinstance(values, torch.Tensor) or not setup.data.has_memory_for(size * (_COPIES + train.views)):
+        needed = size * (_COPIES + train.views) / 1e9
+        _record(setup, state, None, f"they need {needed:.1f} GB of memory for features (training.memory_gb)")
+        return plain
+    extra = setup.data.unlabelled_features(unlabelled.images)
+    features = torch.cat([values[0], extra]).to(setup.device)
+    labels = setup.labels.numpy()
+    neighbors = nearest_neighbors(features, neighbors_needed())
+    decision = decide(
+        neighbors,
+        features,
+        labels,
+        setup.objective,
+        groups=inseparable_set_ids(setup.split.train.samples),
+        seed=setup.options.seed,
+        on_fit=lambda done, total: setup.reporter.on_progress("unlabelled", done, total, "heads compared"),
+    )
+    _record(setup, state, decision)
+    if not decision.used:
+        return plain
+    graph = neighbors.among(np.arange(len(features)), decision.propagation.neighbors)
+    soft = soft_labels(
+        graph, features, labels, setup.objective, decision.propagation, decision.start_l2, decision.temperature
+    )
+    targets, weights = soft.after(labels)
+    both = torch.cat([values, extra.expand(train.views, -1, -1)], dim=1)
+    return HeadTargets(Activations(train.boundary, CachedTensor(both)), targets, weights, decision.l2)
+
+
+def _record(setup: TrainingSetup, state: TrainingState, decision: Decision | None, reason: str = "") -> None:
+    unlabelled = setup.split.unlabelled
+    assert unlabelled is not None
+    result: dict[str, Any] = {
+        **unlabelled.to_json(),
+        "used": bool(decision and decision.used),
+        "reason": reason or None,
+        "cross_validation": decision and decision.to_json(),
+    }
+    state.result.unlabelled = result
+    if decision is None:
+        state.note(f"Unlabelled images: not used: {reason}.")
+        return
+    accuracies = f"{decision.accuracy_without:.3f} -> {decision.accuracy_with:.3f}"
+    verb = "fell" if decision.loss_decrease >= 0 else "rose"
+    state.note(
+        f"Unlabelled images: {f'{len(unlabelled):,} used' if decision.used else 'not used'}; cross-validation accuracy "
+        f"{accuracies}, the loss per image {verb} by {abs(decision.loss_decrease):.3f} (standard error "
+        f"{decision.loss_error:.3f})."
+    )
