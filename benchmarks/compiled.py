@@ -16,9 +16,10 @@ from statistics import median
 import torch
 
 import regraft
-from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.classifier import Classifier
 from regraft.models.cpu.conv_backward import FastGradients
 from regraft.models.cpu.fuse_training import FusedTraining
+from regraft.models.staged import StageOutput
 from regraft.training.device import choose_precision
 
 BATCH, STEPS, ROUNDS = 32, 8, 7

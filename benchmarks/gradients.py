@@ -18,9 +18,10 @@ import torch
 from evidence import save, take_flag
 
 import regraft
-from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.classifier import Classifier
 from regraft.models.cpu.conv_backward import FastGradients
 from regraft.models.cpu.fuse_training import FusedTraining
+from regraft.models.staged import StageOutput
 
 BATCH, STEPS, ROUNDS = 32, 8, 7
 

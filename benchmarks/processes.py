@@ -153,7 +153,7 @@ def interrupt_one(data: Path, out: Path, options: list[str]) -> str:
 def step_seconds(way: str, steps: int = 20) -> float:
     """Seconds of a training step of the tail in this group: `flat`, or `ddp`."""
     import regraft
-    from regraft.models.classifier import StageOutput
+    from regraft.models.staged import StageOutput
     from regraft.training.gradient_sum import GradientSum
 
     model = regraft.build("efficientnet_lite0", classes=list("abcdefghij"), image_size=160, weights="none")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from regraft.errors import UsageError
-from regraft.models.classifier import Classifier, ModelOptions, build, size_for
+from regraft.models.classifier import Classifier, ModelOptions, build
+from regraft.models.pretrained import size_for
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import pytest
 
 from regraft.config import load_config
 from regraft.errors import UsageError
-from regraft.models.classifier import build, smaller_sizes
+from regraft.models.classifier import build
+from regraft.models.pretrained import smaller_sizes
 from regraft.runs.budget import _fitting_size
 from regraft.runs.train import train_from
 from regraft.training.budget import Plan, make_plan

@@ -84,7 +84,7 @@ def test_saving_it_again_writes_the_present_format(run: Run, tmp_path: Path) -> 
     save_classifier(model, tmp_path / "new")
     new = Run(tmp_path / "new")
     assert new.description["format"] == FORMAT
-    later = {"weights": {"normalization": None, "note": ""}}  # fields since then, and their defaults
+    later = {"weights": {"normalization": None, "note": "", "members": []}}  # fields since then, and their defaults
     assert {name: new.description[name] for name in ("ood", "weights", "head")} == {
         name: {**run.description[name], **later.get(name, {})} for name in ("ood", "weights", "head")
     }

@@ -6,6 +6,7 @@ Stages replace hooks: those up to the explained stage run without gradients, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -20,7 +21,7 @@ from regraft.models.torch_defaults import torch_defaults
 #: Number of steps of integrated gradients, and of masks of Score-CAM.
 _STEPS, _MASKS = 64, 64
 #: Number of images per pass with gradients.
-_BATCH = 16
+BATCH = 16
 
 
 @torch_defaults()
@@ -32,18 +33,26 @@ def explain_pixels(
     Pixels (N, 3, S, S), uint8 or float in 0..255, and class indices, int64 (N,), give float32 (N, S, S) on the CPU, in
     [0, 1]: the largest value of each map is 1, or all are 0 if nothing supports the class. `stage` is the index of the
     stage whose output is explained, `default_stage` if None. Raises UsageError if that output has no spatial axes.
+
+    Of several backbones the map is the sum of those of each (`regraft.attribution.members`), at stages of their own.
     """
     if method not in METHODS:
         raise UnknownNameError("method", method, list(METHODS))
+    if model.members and method != "integrated-gradients":
+        from regraft.attribution.members import explain_members  # which imports this module
+
+        return explain_members(model, pixels, targets, method=method).total
     pixels, targets = pixels.clone(), targets.clone()  # tensors of the caller's inference mode have no gradients
     was_training = model.training
     model.eval()
     try:
         if stage is None:
             stage = default_stage(model, method)
-        batches = (torch.split(values.to(model.mean.device), _BATCH) for values in (pixels, targets))
+        batches = (torch.split(values.to(model.mean.device), BATCH) for values in (pixels, targets))
         maps = [
-            _normalize(_upsample(_compute(model, batch, batch_targets, method, stage), model.preprocessing.size))
+            normalize(
+                upsample(compute(model, batch, batch_targets, method, stage).clamp_min(0), model.preprocessing.size)
+            )
             for batch, batch_targets in zip(*batches, strict=True)
         ]
         return torch.cat(maps).cpu() if maps else torch.zeros(0, *pixels.shape[2:])
@@ -61,6 +70,8 @@ def smooth(maps: torch.Tensor, radius: int) -> torch.Tensor:
 
 def find_stage(model: Classifier, name: str) -> int:
     """Find a stage by its name, an alias, or a layer's name; UsageError if its output has no spatial axes."""
+    if model.members:
+        raise UsageError(f"The stage {name} of one backbone, and the model has several: each is explained at its last.")
     if not name or name in ("none", "all", "auto", "last") or name.lstrip("-").isdigit():
         raise UnknownNameError("stage", name, [stage.name for stage in model.stages])
     index = model.resolve(name)
@@ -97,10 +108,16 @@ def default_stage(model: Classifier, method: Method) -> int:
 
     If the head of a transformer reads only the class token, that is the stage before the last block, because the other
     outputs of the last block are not used. Integrated gradients explain the pixels: 0. Raises UsageError if the
-    backbone has no spatial stage.
+    backbone has no spatial stage. Several backbones have stages of their own, and are 0.
     """
     if method == "integrated-gradients":
         return 0
+    if model.members:
+        for index in range(len(model.members)):
+            with suppress(UsageError):
+                default_stage(model.member(index), method)
+                return 0
+        raise UsageError(f"No backbone has a stage with spatial axes, which {method} needs. Use integrated-gradients.")
     side = model.preprocessing.size
     pixels = torch.full((1, 3, side, side), 128.0, device=model.mean.device)
     for index in reversed(range(len(model.stages))):
@@ -116,9 +133,16 @@ def default_stage(model: Classifier, method: Method) -> int:
 
 
 def _stage_gradient(
-    model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, stage: int
+    model: Classifier,
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    stage: int,
+    others: torch.Tensor | float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The stage's output and the gradient of the log-odds of each image's class, both (N, C, H, W)."""
+    """The stage's output and the gradient of the log-odds of each image's class, both (N, C, H, W).
+
+    `others`, (N, classes), is added to the logits: what other backbones contribute.
+    """
     to_maps = _to_maps(model, stage)
     with torch.no_grad():
         below = model.activations(pixels, stage)
@@ -126,7 +150,7 @@ def _stage_gradient(
     with torch.enable_grad():
         values = values.detach().requires_grad_()
         logits = model.forward_from(model.append_taps(stage, values, below.taps), stage + 1)
-        (gradient,) = torch.autograd.grad(_log_odds(model, logits, targets).sum(), values)
+        (gradient,) = torch.autograd.grad(_log_odds(model, logits + others, targets).sum(), values)
     return to_maps(values.detach()), to_maps(gradient)
 
 
@@ -156,15 +180,14 @@ def _tokens_to_maps(values: torch.Tensor, prefix_tokens: int, side: int) -> torc
     return patches.reshape(*patches.shape[:2], side, side)
 
 
-def _upsample(maps: torch.Tensor, side: int) -> torch.Tensor:
-    """Positive part of maps (N, H, W), interpolated to (N, S, S)."""
-    maps = maps.clamp_min(0)
+def upsample(maps: torch.Tensor, side: int) -> torch.Tensor:
+    """Maps (N, H, W), interpolated to (N, S, S)."""
     if maps.shape[1:] == (side, side):
         return maps
     return functional.interpolate(maps[:, None], size=(side, side), mode="bicubic", align_corners=False)[:, 0]
 
 
-def _normalize(maps: torch.Tensor) -> torch.Tensor:
+def normalize(maps: torch.Tensor) -> torch.Tensor:
     """Positive part, divided by its maximum."""
     maps = maps.clamp_min(0)
     largest = maps.amax(dim=(1, 2), keepdim=True)
@@ -215,12 +238,15 @@ def _eigencam(maps: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     return signed
 
 
-def _scorecam(model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, stage: int) -> torch.Tensor:
+def _scorecam(
+    model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, stage: int, others: torch.Tensor | float
+) -> torch.Tensor:
     """Sum of maps weighted by the score of the image under them; only the strongest. Wang et al. 2020."""
     to_maps, side = _to_maps(model, stage), model.preprocessing.size
     results = []
     with torch.no_grad():
-        for image, target in zip(pixels.float(), targets, strict=True):
+        for index, (image, target) in enumerate(zip(pixels.float(), targets, strict=True)):
+            constant = others[index] if isinstance(others, torch.Tensor) else others
             maps = to_maps(model.activations(image[None], stage + 1).values)[0]
             strongest = maps[maps.flatten(1).std(dim=1).topk(min(_MASKS, len(maps))).indices]
             masks = functional.interpolate(strongest[None], size=(side, side), mode="bilinear")[0]
@@ -229,7 +255,8 @@ def _scorecam(model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, st
             base = model.mean.expand(1, 3, side, side)
             masked = torch.cat([base, base + masks[:, None] * (image - base)])
             scores = torch.cat([
-                _log_odds(model, model(batch), target.expand(len(batch))) for batch in torch.split(masked, _BATCH)
+                _log_odds(model, model(batch) + constant, target.expand(len(batch)))
+                for batch in torch.split(masked, BATCH)
             ])  # fmt: skip
             weight = (scores[1:] - scores[0]).softmax(dim=0)
             results.append((weight[:, None, None] * strongest).sum(dim=0))
@@ -238,14 +265,16 @@ def _scorecam(model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, st
 
 def _pixel_contributions(model: Classifier, pixels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Integrated gradients from the mean color to the image, (N, S, S). Sundararajan et al. 2017."""
+    # The mean color of several backbones is that of each on average.
+    mean = torch.stack([member.mean for member in model.members or (model,)]).mean(dim=0)
     results = []
     for image, target in zip(pixels.float(), targets, strict=True):
-        difference = image - model.mean[0]
+        difference = image - mean[0]
         steps = (torch.arange(_STEPS, device=image.device) + 0.5) / _STEPS
         total = torch.zeros_like(image)
-        for batch in torch.split(steps, _BATCH):
+        for batch in torch.split(steps, BATCH):
             with torch.enable_grad():
-                points = (model.mean + batch[:, None, None, None] * difference).requires_grad_()
+                points = (mean + batch[:, None, None, None] * difference).requires_grad_()
                 scores = _log_odds(model, model(points), target.expand(len(batch)))
                 (gradient,) = torch.autograd.grad(scores.sum(), points)
             total += gradient.sum(dim=0)
@@ -259,12 +288,18 @@ _FROM_GRADIENT: Mapping[Method, Callable[[torch.Tensor, torch.Tensor], torch.Ten
 }  # fmt: skip
 
 
-def _compute(
-    model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, method: Method, stage: int
+def compute(
+    model: Classifier,
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    method: Method,
+    stage: int,
+    others: torch.Tensor | float = 0.0,
 ) -> torch.Tensor:
+    """Signed maps (n, H, W) of a batch by one method, with `others` added to the logits."""
     if method == "scorecam":
-        return _scorecam(model, pixels, targets, stage)
+        return _scorecam(model, pixels, targets, stage, others)
     if method == "integrated-gradients":
         # Neighboring pixels have opposite signs; their smoothed sum shows the contribution of a region.
         return smooth(_pixel_contributions(model, pixels, targets), pixels.shape[-1] // 16)
-    return _FROM_GRADIENT[method](*_stage_gradient(model, pixels, targets, stage))
+    return _FROM_GRADIENT[method](*_stage_gradient(model, pixels, targets, stage, others))

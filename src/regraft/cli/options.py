@@ -35,9 +35,9 @@ LabeledData = Annotated[str, Argument(help="Labeled images, as for `regraft trai
 RunFolder = Annotated[Path, Argument(help="The run's folder.")]
 RunOrExport = Annotated[Path, Argument(help="The folder of a run, or of an export.")]
 RunImages = Annotated[str | None, Option("--data", help="The run's images. Default: their path in the run.")]
-Backbone = Annotated[str | None, Option(help="A name from `regraft backbones`, or any timm name.")]
+Backbone = Annotated[str | None, Option(help="A name from `regraft backbones`, any timm name, or several: a,b.")]
 BackboneOrAuto = Annotated[
-    str | None, Option("--backbone", help="A name from `regraft backbones`, any timm name, or auto.")
+    str | None, Option("--backbone", help="A name from `regraft backbones`, any timm name, several (a,b), or auto.")
 ]
 Weights = Annotated[str | None, Option(help="auto, wheel, hub, none, or a path.")]
 ImageSize = Annotated[str | None, Option(metavar="PIXELS", help="Side of the input, such as 224 or 224x224.")]

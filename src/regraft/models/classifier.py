@@ -1,17 +1,16 @@
-"""The model: a backbone that is split into stages, and a head.
+"""The model: a backbone that is split into stages, or several backbones side by side, and a head.
 
-Input: uint8 pixels (N, 3, S, S). Output: logits (N, classes). Normalization is part of the model. `activations` runs
-the stages below the freeze boundary, `forward_from` the stages above it and the head; one after the other they equal
-`forward`. The head may read several stages: the pooled outputs of lower stages (the taps) are passed on beside the
-activations.
+Input: uint8 pixels (N, 3, S, S). Output: logits (N, classes). `activations` runs the stages below the freeze boundary,
+`forward_from` the stages above it and the head; one after the other they equal `forward`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,15 +21,14 @@ from regraft.models.head import Activation, Head
 from regraft.models.malloc import keep_freed_memory
 from regraft.models.ood import MahalanobisOod
 from regraft.models.options import HiddenActivation, ModelOptions, Pooling
+from regraft.models.pretrained import build_network, check_image_sizes
 from regraft.models.registry import DEFAULT_BACKBONE, BackboneSpec, find_backbone
 from regraft.models.run_description import options_of_run
-from regraft.models.stages import Stage, resolve_boundary, split_stages, upper_stages
+from regraft.models.several_backbones import SeveralBackbones, several_from_config
+from regraft.models.staged import HeadStages, StagedNetwork, StageOutput
+from regraft.models.stages import Stage, resolve_boundary
 from regraft.models.torch_defaults import torch_defaults
 from regraft.models.weights import WeightsRecord, architecture_of, build_backbone
-from regraft.quick_imports import quick_imports
-
-with quick_imports():
-    import timm
 
 if TYPE_CHECKING:
     from regraft.models.summary import Summary
@@ -42,22 +40,9 @@ if hasattr(os, "register_at_fork"):
 
 #: Dropout of an mlp head for `dropout = "auto"`.
 _MLP_DROPOUT = 0.2
-#: Smallest image size in pixels; with less, the last maps of the backbones vanish.
-MIN_IMAGE_SIZE = 16
 
 
-class StageOutput(NamedTuple):
-    """Activations at a boundary: the last stage's output (N, ...), and taps (N, L), pooled outputs of lower stages."""
-
-    values: torch.Tensor
-    taps: torch.Tensor
-
-    def to(self, device: torch.device) -> StageOutput:
-        """Copy both tensors to a device."""
-        return StageOutput(self.values.to(device, non_blocking=True), self.taps.to(device, non_blocking=True))
-
-
-class Classifier(nn.Module):
+class Classifier(StagedNetwork):
     """A backbone and a head for named classes.
 
     Attributes:
@@ -72,9 +57,6 @@ class Classifier(nn.Module):
         channels_last_maps: Whether the maps of the backbone are (N, H, W, C).
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(
         self,
         spec: BackboneSpec,
@@ -83,27 +65,23 @@ class Classifier(nn.Module):
         preprocessing: Preprocessing,
         *,
         pooling: Pooling = "avg",
-        head_stages: Literal["upper", "last"] = "last",
+        head_stages: HeadStages = "last",
         widths: Sequence[int] = (),
         dropout: float = 0.0,
         activation: Activation = "softmax",
         hidden_activation: HiddenActivation = "relu",
         weights: WeightsRecord | None = None,
+        stages: Sequence[Stage] = (),
     ) -> None:
-        """Split the backbone into stages and draw a new head from torch's random state."""
-        super().__init__()
+        """Split the backbone into stages, unless they are given, and draw a new head from torch's random state."""
+        super().__init__(
+            spec, backbone, preprocessing, pooling=pooling, head_stages=head_stages, weights=weights,
+            stages=stages or (backbone.stages() if isinstance(backbone, SeveralBackbones) else ()),
+        )  # fmt: skip
         keep_freed_memory()  # or each layer of each batch would wait for the system to clear pages
-        self.spec, self.classes, self.preprocessing = spec, tuple(classes), preprocessing
-        self.pooling: Pooling = pooling
-        self.weights = weights or WeightsRecord("none")
-        self.backbone = backbone
-        self.stages: list[Stage] = split_stages(backbone, preprocessing.size, pooling=pooling)
-        self.head_stages: Literal["upper", "last"] = head_stages
-        self.taps = upper_stages(self.stages) if head_stages == "upper" else ()
-        self.channels_last_maps = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
-        features = self.stages[-1].shape[0] + self.taps_below(len(self.stages))
+        self.classes = tuple(classes)
         self.head = Head(
-            features,
+            self.features,
             len(self.classes),
             widths=widths,
             dropout=dropout,
@@ -111,11 +89,43 @@ class Classifier(nn.Module):
             hidden_activation=hidden_activation,
         )
         self.ood: MahalanobisOod | None = None
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1) * 255, persistent=False)
         self.freeze(len(self.stages))
         self.to(memory_format=torch.channels_last)  # twice as fast as the default on a CPU
         self.eval()
+
+    @property
+    def members(self) -> tuple[StagedNetwork, ...]:
+        """The backbones if there are several, else ()."""
+        return self.backbone.networks() if isinstance(self.backbone, SeveralBackbones) else ()
+
+    @property
+    def blocks(self) -> list[slice]:
+        """Which of the head's inputs are those of each backbone."""
+        return self.backbone.blocks() if isinstance(self.backbone, SeveralBackbones) else [slice(0, self.features)]
+
+    def member(self, index: int) -> Classifier:
+        """One of several backbones as a classifier of its own, which shares the backbone's modules.
+
+        Its head is a copy of the part of the head that reads this backbone, so the logits of all members add up to
+        those of the model. Raises `UsageError` if the head is an mlp, whose layers have no such parts.
+        """
+        if self.head.widths:
+            raise UsageError(
+                "The head is an mlp, which cannot be divided among the backbones. Use model.head = linear."
+            )
+        network, block = self.members[index], self.blocks[index]
+        one = replace(network.preprocessing, resize=self.preprocessing.resize, white=self.preprocessing.white)
+        with torch.random.fork_rng(devices=[]):
+            model = Classifier(
+                network.spec, network.backbone, self.classes, one, pooling=self.pooling, stages=network.stages,
+                head_stages=network.head_stages, dropout=self.head.dropout, activation=self.head.activation,
+                weights=network.weights,
+            )  # fmt: skip
+        model.to(self.mean.device)
+        with torch.no_grad():
+            model.head.classifier.weight.copy_(self.head.classifier.weight[:, block])
+            model.head.classifier.bias.copy_(self.head.classifier.bias / len(self.members))
+        return model
 
     def summary(self) -> Summary:
         """List the layers with output shapes and parameters, as `regraft.summary(model)`; `print` shows a table."""
@@ -127,44 +137,18 @@ class Classifier(nn.Module):
         """Pixels (N, 3, S, S), uint8 or float in 0..255, to logits (N, classes)."""
         return self.forward_from(self.activations(pixels, len(self.stages)), len(self.stages))
 
-    def activations(self, pixels: torch.Tensor, boundary: int) -> StageOutput:
-        """Normalize the pixels and run the stages below `boundary`."""
-        values = ((pixels.float() - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.run_stages(StageOutput(values, values.new_empty(values.shape[0], 0)), 0, boundary)
-
-    def run_stages(self, inputs: StageOutput, first: int, last: int) -> StageOutput:
-        """Run the stages `first` to `last` - 1 on the activations at `first`."""
-        for index in range(first, last):
-            inputs = self.append_taps(index, self.stages[index].forward(inputs.values), inputs.taps)
-        return inputs
-
-    def append_taps(self, index: int, values: torch.Tensor, taps: torch.Tensor) -> StageOutput:
-        """Combine the output of stage `index` with the taps, to which it is added if the head reads this stage."""
-        return StageOutput(values, torch.cat([taps, self._pooled(values)], dim=1) if index in self.taps else taps)
-
     def forward_from(self, inputs: StageOutput, boundary: int) -> torch.Tensor:
         """Run the stages from `boundary` on and the head on `activations(pixels, boundary)`; logits (N, classes)."""
         logits: torch.Tensor = self.head(self.forward_tail(inputs, boundary))
         return logits
 
-    def forward_tail(self, inputs: StageOutput, boundary: int) -> torch.Tensor:
-        """Run the stages from `boundary` on without the head: features (N, F), those of the last stage first."""
-        values, taps = self.run_stages(inputs, boundary, len(self.stages))
-        return torch.cat([values, taps], dim=1) if self.taps else values
-
-    def taps_below(self, boundary: int) -> int:
-        """Number L of features that the head reads from the stages below a boundary, except the last stage."""
-        axis = -1 if self.channels_last_maps else 0
-        shapes = [self.stages[index].shape for index in self.taps if index < boundary]
-        return sum(2 * (shape[axis] if len(shape) == 3 else shape[-1]) for shape in shapes)
-
-    def _pooled(self, values: torch.Tensor) -> torch.Tensor:
-        """Mean and maximum over the positions of a map or over tokens, (N, 2 C)."""
-        axes = (2, 3) if values.ndim == 4 and not self.channels_last_maps else tuple(range(1, values.ndim - 1))
-        return torch.cat([values.mean(axes), values.amax(axes)], dim=1)
-
     def resolve(self, finetune_from: str | int) -> int:
-        """Find the freeze boundary for a name or number, as `regraft.models.stages.resolve_boundary` does."""
+        """Find the freeze boundary for a name or number, as `regraft.models.stages.resolve_boundary` does.
+
+        Of several backbones nothing trains together: the boundary is the head.
+        """
+        if self.members:
+            return len(self.stages)
         return resolve_boundary(self.stages, finetune_from, preferred=self.spec.finetune_from)
 
     def freeze(self, boundary: int) -> None:
@@ -230,8 +214,13 @@ class Classifier(nn.Module):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values from which `Classifier.from_config` builds the same model, without the weights."""
+        several = self.backbone if isinstance(self.backbone, SeveralBackbones) else None
         return {
-            "backbone": {"name": self.spec.name, "timm_name": self.spec.timm_name},
+            "backbone": {
+                "name": self.spec.name,
+                "timm_name": self.spec.timm_name,
+                **({"members": several.get_config()} if several else {}),
+            },
             "pooling": self.pooling,
             "head": {
                 "stages": [self.stages[index].name for index in self.taps],
@@ -252,7 +241,11 @@ class Classifier(nn.Module):
         """Build the model of `get_config` with random weights."""
         spec = find_backbone(config["backbone"]["name"])
         preprocessing = Preprocessing.from_json(config["preprocessing"])
-        backbone, _ = build_backbone(spec, "none", preprocessing.size)
+        backbone: nn.Module
+        if several := config["backbone"].get("members"):
+            backbone = several_from_config(spec, several, config["pooling"], weights)
+        else:
+            backbone, _ = build_backbone(spec, "none", preprocessing.size)
         options: dict[str, Any] = {"pooling": config["pooling"], "weights": weights, **config["head"]}
         options["head_stages"] = "upper" if options.pop("stages") else "last"
         model = cls(spec, backbone, config["classes"], preprocessing, **options)
@@ -296,34 +289,18 @@ def build(
     if isinstance(options.get("weights"), os.PathLike):
         options["weights"] = os.fspath(options["weights"])
     chosen = ModelOptions(**{"backbone": backbone, **options_of_run(backbone), **options})
-    if 0 < chosen.image_size < MIN_IMAGE_SIZE:
-        raise UsageError(
-            f"image_size = {chosen.image_size}; expected 0 (automatic) or {MIN_IMAGE_SIZE} to 2048 pixels."
-        )
     if isinstance(classes, (int, str)):
         raise UsageError(f"classes = {classes!r}; expected the names of the classes, such as split.classes.")
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise UsageError(f"classes = {list(classes)}; expected at least two different names.")
     spec = architecture_of(find_backbone(chosen.backbone), chosen.weights)
-    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
-    native = cfg.input_size[-1] if cfg else 224
-    size = chosen.image_size or native
-    if not chosen.image_size and not (cfg and cfg.fixed_input_size):
-        size = size_for(native, shorter_side)
+    check_image_sizes(spec, chosen.image_size)
     head_stages = chosen.head_stages
     if head_stages == "auto":
         head_stages = "upper" if chosen.head == "linear" and chosen.pooling == "avg" else "last"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network, record = build_backbone(spec, chosen.weights, size)
-        mean, std = record.normalization or ((cfg.mean, cfg.std) if cfg else (Preprocessing.mean, Preprocessing.std))
-        preprocessing = Preprocessing(
-            size=size,
-            resize=chosen.resize,
-            interpolation=cfg.interpolation if cfg else "bicubic",
-            mean=_rgb(mean),
-            std=_rgb(std),
-        )
+        network, record, preprocessing = build_network(spec, chosen, head_stages, shorter_side)
         head: dict[str, Any] = {"pooling": chosen.pooling, "head_stages": head_stages}
         if chosen.head == "mlp":
             head |= {"widths": chosen.head_widths, "hidden_activation": chosen.head_activation}
@@ -332,30 +309,6 @@ def build(
             return Classifier(spec, network, classes, preprocessing, weights=record, **head)
         except RuntimeError as error:  # torch's, from the first pass
             raise UsageError(
-                f"{spec.name} cannot process images of {size} pixels: {error}. Choose a larger image_size."
+                f"{spec.name} cannot process images of {preprocessing.size} pixels: {error}. "
+                "Choose a larger image_size."
             ) from error
-
-
-def size_for(native: int, shorter_side: int) -> int:
-    """Image size for a backbone of this native size that accepts any size, given the images' shorter side.
-
-    Images less than half as large as the native size have no detail that full upsampling would show: on CIFAR-10,
-    160 pixels instead of 224 cost no accuracy and half the time (docs/decisions/small-images.md).
-    """
-    if not 0 < shorter_side < native / 2:
-        return native
-    return max(32, round(native * 5 / 7 / 32) * 32)
-
-
-def smaller_sizes(spec: BackboneSpec, size: int) -> list[int]:
-    """Image sizes below `size` at which the backbone still works well, largest first; [] if its size is fixed."""
-    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
-    if cfg and cfg.fixed_input_size:
-        return []
-    native = cfg.input_size[-1] if cfg else 224
-    return [side for side in (max(32, round(native * share / 32) * 32) for share in (5 / 7, 4 / 7)) if side < size]
-
-
-def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue

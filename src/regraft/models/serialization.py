@@ -64,7 +64,7 @@ def load_classifier(folder: Path, *, device: str | torch.device = "cpu") -> Clas
     try:
         description, tensors = upgrade(original, load_file(file))
         with torch.random.fork_rng(devices=[]):  # the initial weights are random
-            model = Classifier.from_config(description, WeightsRecord(**description["weights"]))
+            model = Classifier.from_config(description, WeightsRecord.from_json(description["weights"]))
         model.load_state_dict(tensors, strict=True)
         model.head.temperature = float((description["calibration"] or {"temperature": 1.0})["temperature"])
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:

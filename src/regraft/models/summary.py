@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from regraft.models.classifier import Classifier
+from regraft.models.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,17 @@ class Summary:
     __repr__ = __str__
 
 
+def stages_of(model: Classifier) -> list[tuple[str, str, Stage]]:
+    """The stages of the backbone, or of each of several: the name to show, the prefix of its layers, and the stage."""
+    if not model.members:
+        return [(stage.name, "", stage) for stage in model.stages]
+    return [
+        (f"{member.spec.name} {stage.name}", f"members.{index}.backbone.", stage)
+        for index, member in enumerate(model.members)
+        for stage in member.stages
+    ]
+
+
 def summary_of(model: Classifier) -> Summary:
     """Summarize a model; it runs once and does not change."""
     size = model.preprocessing.size
@@ -75,7 +87,9 @@ def summary_of(model: Classifier) -> Summary:
 
 def summarize(model: Classifier) -> list[Layer]:
     """List the layers with output shapes and parameters; the model runs once and does not change."""
-    backbone = [(stage.name, name, module) for stage in model.stages for name, module in stage.layers()]
+    backbone = [
+        (shown, prefix + name, module) for shown, prefix, stage in stages_of(model) for name, module in stage.layers()
+    ]
     leaves = [(name, module) for name, module in model.head.named_modules() if not list(module.children())]
     head = [("head", f"head.{name}", module) for name, module in leaves]
     size, shapes = model.preprocessing.size, dict[int, tuple[int, ...]]()
@@ -92,8 +106,8 @@ def summarize(model: Classifier) -> list[Layer]:
         for handle in handles:
             handle.remove()
     rows = [
-        Layer(None, stage.name, name, "Parameter", tuple(p.shape), p.numel(), p.requires_grad)
-        for stage in model.stages
+        Layer(None, shown, prefix + name, "Parameter", tuple(p.shape), p.numel(), p.requires_grad)
+        for shown, prefix, stage in stages_of(model)
         for name, p in stage.parameters_outside_modules
     ]
     for i, (stage_name, name, module) in enumerate(backbone + head):

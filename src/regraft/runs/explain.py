@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,6 +15,7 @@ from PIL import Image
 
 from regraft.atomic_io import atomic_write
 from regraft.attribution.cam import default_stage, explain_pixels, find_stage, finer_stage, grid_of
+from regraft.attribution.members import explain_members
 from regraft.attribution.methods import Method
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
 from regraft.errors import ImageError, UnknownNameError, UsageError, as_path, suggest_names
@@ -39,6 +40,7 @@ class Explanation(NotebookRepr):
         stage: Name of the explained stage; "" for integrated gradients, which explain the pixels.
         grid: Rows and columns of the stage's output, which are the cells of the map; None without a stage.
         error: Reason why the image could not be read, or None.
+        members: Of several backbones, the maps of each by its name, as `heat` and on one scale; `heat` is their sum.
     """
 
     source: str
@@ -50,6 +52,7 @@ class Explanation(NotebookRepr):
     error: str | None = None
     stage: str = ""
     grid: tuple[int, int] | None = None
+    members: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def empty(self) -> tuple[str, ...]:
@@ -152,30 +155,44 @@ def stream(
         while batch := list(islice(remaining, batch_size)):
             decoded = list(pool.map(lambda source: _decode(classifier, source, max_pixels, side), batch))
             inputs = [pair[1] for pair in decoded if not isinstance(pair, str)]
-            results: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]] = iter(())
+            results: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]] = iter(())
             if inputs:
                 pixels = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
                 probabilities, _ = predict_batch(classifier, pixels)
                 order = np.argsort(-probabilities, axis=1, kind="stable")[:, :likeliest]
                 if label is not None:
                     order = np.full((len(inputs), 1), classifier.classes.index(label))
-                maps = np.stack([
-                    explain_pixels(
-                        classifier, pixels, torch.from_numpy(targets.copy()), method=method, stage=index
-                    ).numpy()
-                    for targets in order.T
-                ], axis=1)  # fmt: skip
-                results = zip(probabilities, order, maps, strict=True)
+                maps, of_members = _explain_targets(classifier, pixels, order, method, index)
+                each = ({name: own[i] for name, own in of_members.items()} for i in range(len(inputs)))
+                results = zip(probabilities, order, maps, each, strict=True)
             for source, pair in zip(batch, decoded, strict=True):
                 name = str(source) if isinstance(source, (str, Path)) else ""
                 if isinstance(pair, str):
                     yield Explanation(name, classifier.classes, np.empty(0), error=pair)
                     continue
-                row, targets, squares = next(results)
+                row, targets, squares, parts = next(results)
                 yield Explanation(
                     name, classifier.classes, row, tuple(classifier.classes[i] for i in targets),
-                    _at_own_size(classifier, squares, pair[0]), pair[0], **where,
+                    _at_own_size(classifier, squares, pair[0]), pair[0],
+                    members={key: _at_own_size(classifier, own, pair[0]) for key, own in parts.items()}, **where,
                 )  # fmt: skip
+
+
+def _explain_targets(
+    model: Classifier, pixels: torch.Tensor, order: np.ndarray, method: Method, stage: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Maps (N, targets, S, S) of the classes `order`, (N, targets), and those of each of several backbones."""
+    maps: list[np.ndarray] = []
+    members: dict[str, list[np.ndarray]] = {}
+    for targets in map(torch.from_numpy, order.T.copy()):
+        if not model.members or method == "integrated-gradients":
+            maps.append(explain_pixels(model, pixels, targets, method=method, stage=stage).numpy())
+            continue
+        explained = explain_members(model, pixels, targets, method=method)
+        maps.append(explained.total.numpy())
+        for name, own in explained.members.items():
+            members.setdefault(name, []).append(own.numpy())
+    return np.stack(maps, axis=1), {name: np.stack(own, axis=1) for name, own in members.items()}
 
 
 def finer_maps(model: Run | Classifier, stage: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from regraft.report.plots.samples import SampleTile, choose_samples, plot_sample
 from regraft.report.plots.training_curve import plot_history
 from regraft.runs.backbone_search import read_search
 from regraft.runs.evaluate import predict_jointly
+from regraft.runs.members import TrainedMember
 from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
 from regraft.runs.training_overlap import overlap_within
@@ -69,7 +71,12 @@ def calibrate(model: Classifier, split: Split, reporter: ProgressReporter) -> He
 
 
 def write_results(
-    path: Path, model: Classifier, split: Split, training: Training, held_out: HeldOut | None
+    path: Path,
+    model: Classifier,
+    split: Split,
+    training: Training,
+    held_out: HeldOut | None,
+    members: Sequence[TrainedMember] = (),
 ) -> list[str]:
     """Write history, predictions, metrics and plots into the run's folder; returns notes for the user."""
     notes: list[str] = []
@@ -88,10 +95,11 @@ def write_results(
             metrics[part] = replace(evaluate_predictions(predictions), overlap=overlap).to_json()
         metrics["calibration"] = _calibration(held_out, model.head.temperature, parts, path / "plots")
         _plot_predictions(path / "plots", held_out.after.part(parts[-1]), split, parts[-1])
+    earlier = {"members": sum(member.seconds for member in members)} if members else {}
     metrics["time"] = {
-        "train_seconds": training.seconds["total"],
+        "train_seconds": training.seconds["total"] + sum(earlier.values()),
         "predict_ms_per_image": held_out.milliseconds if held_out else None,
-        "steps": {name: seconds for name, seconds in training.seconds.items() if name != "total"},
+        "steps": earlier | {name: seconds for name, seconds in training.seconds.items() if name != "total"},
     }
     metrics["model"] = {
         "backbone": model.spec.name,
@@ -103,6 +111,11 @@ def write_results(
         "finetuned_from": training.boundary if training.finetuned else None,
         "trained": "head" if not training.finetuned else "all" if model.boundary == 0 else "upper stages",
     }
+    if members:
+        metrics["model"] |= _model_of_members(model, members)
+        metrics["members"] = {member.name: member.metrics for member in members}
+    if training.head_choice is not None:
+        metrics["head"] = asdict(training.head_choice)
     if distributed.is_distributed():
         share = communication_share(training)
         metrics["processes"] = {"count": distributed.world_size(), "communication_share": share}
@@ -121,12 +134,26 @@ def write_results(
         "precision": training.precision,
         "prefix_backend": training.prefix_backend,
         "stopped": "interrupted" if training.interrupted else training.error,
-        "notes": training.notes,
+        "notes": [*map(str, members), *training.notes],
     }
     if search := read_search(path):
         metrics["backbone_search"] = search
     write_json(path / METRICS, metrics)
     return notes
+
+
+def _model_of_members(model: Classifier, members: Sequence[TrainedMember]) -> dict[str, Any]:
+    """What of each backbone was trained."""
+    tuned = {member.name: member.metrics["model"] for member in members if member.metrics["model"]["finetuned_from"]}
+    trained = sum(p.numel() for p in model.head.parameters())
+    for network in model.members:  # whose own heads are no part of the model
+        if one := tuned.get(network.spec.name):
+            trained += one["trainable_parameters"] - len(model.classes) * (network.features + 1)
+    return {
+        "trainable_parameters": trained,
+        "finetuned_from": ", ".join(f"{one['finetuned_from']} of {name}" for name, one in tuned.items()) or None,
+        "trained": "upper stages" if tuned else "head",
+    }
 
 
 def _calibration(held_out: HeldOut, temperature: float, parts: list[Part], plots: Path) -> dict[str, Any]:

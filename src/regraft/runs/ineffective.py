@@ -11,7 +11,7 @@ from regraft.data.dataset import Split
 from regraft.models.classifier import Classifier
 from regraft.models.options import ModelOptions
 from regraft.training.options import TrainingOptions
-from regraft.training.setup import plan_phases
+from regraft.training.setup import finetunes_members, plan_phases
 
 _OF_FINETUNING = ("finetune_lr", "optimizer", "layer_decay", "ema_epochs", "keep_finetuned", "compile")
 _OF_HEAD = ("head_epochs", "head_lr", "head_optimizer")
@@ -23,7 +23,10 @@ _OF_EPOCHS = (
 
 def describe_ineffective(model: Classifier, split: Split, config: Config) -> Iterator[str]:
     """Yield a sentence for each group of settings without effect, with the reason."""
-    options, phases = config.training, plan_phases(model, config.training)
+    options = config.training
+    if finetunes_members(model, options):  # what holds for one holds for all
+        model = model.member(0)
+    phases = plan_phases(model, options)
     training = {k for k, v in asdict(options).items() if v != getattr(TrainingOptions(), k)}
 
     def without_effect(section: str, names: set[str], reason: str) -> Iterator[str]:

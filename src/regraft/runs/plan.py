@@ -22,6 +22,7 @@ from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device
 from regraft.training.losses import Objective
 from regraft.training.scaling import Cluster, Rates, ScalePlan, plan_scale
+from regraft.training.setup import finetunes_members
 
 #: Images of which the head's speed is measured.
 _HEAD_IMAGES = 4096
@@ -70,6 +71,11 @@ def plan_from(
     model, split = prepare(data, config, reporter)
     if not len(split.train):
         raise DataError("The train part has no image.")
+    if finetunes_members(model, config.training):
+        raise UsageError(
+            f"{model.spec.name} are fine-tuned one after the other, and a plan is of one training. Plan each backbone, "
+            "and the head over all with --epochs 0."
+        )
     if images is not None and images < 1:
         raise UsageError(f"--images {images}: expected at least 1.")
     speeds = Rates.load(rates) if rates else measure_rates(model, split, config)

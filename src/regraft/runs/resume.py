@@ -108,6 +108,11 @@ def _train_further(
     if epochs <= done:
         raise UsageError(f"{path} has {pluralize(done, 'epoch')} of fine-tuning; {epochs} in all leaves none to train.")
     config = config.model_copy(update={"training": replace(config.training, finetune_epochs=epochs)})
+    if run.classifier.members:
+        raise UsageError(
+            f"{path} has several backbones, each of which was fine-tuned alone. Start a run from it instead: "
+            f"regraft train DATA --from {path}"
+        )
     if not plan_phases(run.classifier, config.training).finetunes:
         raise UsageError(f"{path} trains no stage of its backbone (training.finetune_from = 'none').")
     split = scan_and_split(data, config, reporter)

@@ -14,7 +14,7 @@ from regraft.models.weights import WeightsRecord
 from regraft.runs.run import Run, classifier_of
 from regraft.runs.train import build_for, scan_with
 from regraft.training.callbacks import ProgressReporter
-from regraft.training.setup import plan_phases
+from regraft.training.setup import finetunes_members, plan_phases
 
 
 @suggest_names
@@ -51,5 +51,7 @@ def model_before_training(data: Path | str, config: Config, reporter: ProgressRe
         "epochs": f"The head trains for {training.head_epochs} epochs.",
         "none": "The head is not trained alone.",
     }[phases.head]
+    if finetunes_members(model, training):
+        return model, f"Each backbone is fine-tuned alone, for {training.finetune_epochs} epochs. {head}"
     finetuning = f" Fine-tuning trains from {phases.boundary_name} on, for {training.finetune_epochs} epochs."
     return model, head + (finetuning if phases.finetunes else " There is no fine-tuning.")

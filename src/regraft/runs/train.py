@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from regraft.runs.budget import fit_into_budget, with_default_budget
 from regraft.runs.earlier_run import notes_on_earlier_run, take_head
 from regraft.runs.finalize import HeldOut, calibrate, write_results
 from regraft.runs.ineffective import describe_ineffective
+from regraft.runs.members import TrainedMember, remove_weights, train_members
 from regraft.runs.processes import describe as describe_processes
 from regraft.runs.processes import jointly, logged
 from regraft.runs.progress import with_progress
@@ -52,7 +53,7 @@ from regraft.tracking.tracker import Status, check_trackers
 from regraft.training.callbacks import Callback, NullReporter, ProgressReporter, Training
 from regraft.training.device import choose_device, choose_precision
 from regraft.training.losses import LossFunction, weights_of_classes
-from regraft.training.setup import output_activation
+from regraft.training.setup import finetunes_members, output_activation
 from regraft.training.trainer import train as train_classifier
 
 
@@ -83,7 +84,7 @@ def train_from(
     model = build_described(split, config, reporter)
     config, split = with_unlabelled(config, split, model, reporter)
     at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
-    model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter, at_size=at_size)
+    model, config, deadline, planned = _plan(model, split, config, started, reporter, at_size)
     source = absolute(data)
     # The folder is created after the scan, which must not take it for a class if it is inside the data.
     with lock_run(new_folder(out, Path(source).stem, config.model.backbone)) as path:
@@ -94,6 +95,20 @@ def train_from(
         write_search(path, search)
         reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
         return train_into(model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss)
+
+
+def _plan(
+    model: Classifier,
+    split: Split,
+    config: Config,
+    started: float,
+    reporter: ProgressReporter,
+    at_size: Callable[[int], Classifier] | None = None,
+) -> tuple[Classifier, Config, float | None, Mapping[str, float]]:
+    """Fit a training into the budget, as `fit_into_budget` does; of several backbones, each has a plan of its own."""
+    if not finetunes_members(model, config.training):
+        return fit_into_budget(model, split, config, started, reporter, at_size=at_size)
+    return model, config, started + config.training.budget if config.training.budget else None, {}
 
 
 def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tuple[Classifier, Split]:
@@ -110,7 +125,8 @@ def build_described(split: Split, config: Config, reporter: ProgressReporter) ->
         reporter.on_message(model.weights.note)
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
         reporter.on_message(note)
-    if (size := model.preprocessing.size) < model.spec.image_size and not config.model.image_size:
+    is_given = config.model.image_size or any(member.size for member in model.spec.members)
+    if (size := model.preprocessing.size) < model.spec.image_size and not is_given:
         reporter.on_message(
             f"The images have {split.dataset.shorter_side} pixels, so the input size is {size} (model.image_size)."
         )
@@ -192,10 +208,13 @@ def train_into(
     earlier: Training | None = None,
     callbacks: Sequence[Callback] = (),
     loss: LossFunction | None = None,
+    *,
+    with_report: bool = True,
 ) -> Run:
     """Train, evaluate and report in a locked folder; continues from the checkpoint in it, or from an earlier training.
 
-    Its epochs are then those of the folder's model, and more follow.
+    Its epochs are then those of the folder's model, and more follow. Several backbones are fine-tuned before, each as a
+    run of its own, `with_report` off.
     """
     is_first, trackers = not distributed.rank(), () if distributed.rank() else config.tracking.to
     settings = config.model_dump(mode="json")
@@ -205,19 +224,37 @@ def train_into(
             write_split(path / SPLIT, split)
             if split.unlabelled is not None:
                 write_unlabelled(path / UNLABELLED, split.unlabelled)
+        members: list[TrainedMember] = []
+        if finetunes_members(model, config.training):
+            members = train_members(
+                model, split, path, config, own, train_into, deadline=deadline, callbacks=callbacks, loss=loss
+            )
         training = train_classifier(
             model, split, augmentation=config.augmentation, scratch=path / SCRATCH, checkpoint=path / CHECKPOINT,
             reporter=tracked, on_better=partial(save_classifier, folder=path) if is_first else None, deadline=deadline,
             planned=planned, earlier=earlier, callbacks=callbacks, loss_function=loss,
-            **asdict(config.training),
+            trained_heads=[member.head for member in members], **asdict(config.training),
         )  # fmt: skip
         model.cpu()
         held_out = calibrate(model, split, tracked)
-        return distributed.first_on_rank_0(lambda: _write_run(model, split, path, training, held_out, tracked))
+        run = distributed.first_on_rank_0(
+            lambda: _write_run(model, split, path, training, held_out, members, tracked, with_report=with_report)
+        )
+        if members and is_first and not training.interrupted:
+            remove_weights(path)
+        return run
 
 
 def _write_run(
-    model: Classifier, split: Split, path: Path, training: Training, held_out: HeldOut | None, tracked: TrackingReporter
+    model: Classifier,
+    split: Split,
+    path: Path,
+    training: Training,
+    held_out: HeldOut | None,
+    members: Sequence[TrainedMember],
+    tracked: TrackingReporter,
+    *,
+    with_report: bool,
 ) -> Run:
     """Write the results of a training and its report; of several processes, rank 0 does."""
     if distributed.rank():
@@ -225,13 +262,14 @@ def _write_run(
     save_classifier(model, path)
     if note := describe_processes(training):
         tracked.on_message(note)
-    for note in write_results(path, model, split, training, held_out):
+    for note in write_results(path, model, split, training, held_out, members):
         tracked.on_message(note)
     if not training.interrupted:
         shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)
     run = Run(path, model)
     try:
-        write_report(run, split.dataset)
+        if with_report:
+            write_report(run, split.dataset)
     except RegraftError as error:  # the run is complete without a report
         tracked.on_message(f"The report could not be written: {error} To try again: regraft report {path}")
     status: Status = "interrupted" if training.interrupted else "failed" if training.error else "finished"
@@ -340,7 +378,7 @@ def train(
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
         reporter.on_message(note)
     config, split = with_unlabelled(config, split, model, reporter)
-    model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter)
+    model, config, deadline, planned = _plan(model, split, config, started, reporter)
     with lock_run(new_folder(out, "run", model.spec.name)) as path:
         if split.dataset.scanned and not distributed.rank():
             write_json(path / SOURCE, {"data": split.dataset.scanned, "resumable": False})
@@ -383,9 +421,13 @@ def _missing_parts(split: Split, config: Config) -> Iterator[str]:
 def _resolved_config(model: Classifier, config: Config) -> Config:
     """Describe a model that was built from Python in a configuration, so that the run can be reproduced."""
     head, image, weights, default = model.head, model.preprocessing, model.weights, ModelOptions()
+    name, size = model.spec.name, image.size
+    if model.members:  # each has a size of its own
+        name, size = ",".join(f"{one.spec.name}@{one.preprocessing.size}" for one in model.members), 0
     model_options = ModelOptions(
-        backbone=model.spec.name, image_size=image.size, resize=image.resize, pooling=model.pooling,
-        head_stages=model.head_stages, head="mlp" if head.widths else "linear",
+        backbone=name, image_size=size, resize=image.resize, pooling=model.pooling,
+        head_stages=model.members[0].head_stages if model.members else model.head_stages,
+        head="mlp" if head.widths else "linear",
         head_widths=head.widths or default.head_widths, head_activation=head.hidden_activation, dropout=head.dropout,
         weights=weights.name if weights.source in ("file", "run") else weights.source,
     )  # fmt: skip

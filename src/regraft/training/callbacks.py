@@ -47,12 +47,64 @@ class HeadFit:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class HeadScore:
+    """Loss per image at the best temperature, and accuracy, 0..1."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """Which head several backbones have, and why.
+
+    `scores` are those of the head on all features (`joint`), of the averaged heads (`averaged`) and of each backbone's
+    alone, by its name, on `images` images: the validation images, or the training images, predicted by heads that were
+    fitted without them. Without scores nothing could be compared.
+    """
+
+    chosen: Literal["joint", "averaged"]
+    by: Literal["validation", "cross-validation", "none"]
+    images: int
+    scores: Mapping[str, HeadScore]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> HeadChoice:
+        """Read the values that `dataclasses.asdict` returned."""
+        scores = {name: HeadScore(**score) for name, score in value["scores"].items()}
+        return cls(value["chosen"], value["by"], value["images"], scores)
+
+    def __str__(self) -> str:
+        """One sentence for people."""
+        if not self.scores:
+            why = "there are too few validation images for a new head on features that have seen the training images"
+            if self.chosen == "joint":
+                return "One head reads all backbones; nothing could be compared."
+            return f"The averaged heads of the backbones are taken: {why}."
+        joint, averaged = (
+            f"{self.scores[name].loss:.3f} (accuracy {100 * self.scores[name].accuracy:.1f} %)"
+            for name in ("joint", "averaged")
+        )
+        taken = "One head on all features is" if self.chosen == "joint" else "The averaged heads of the backbones are"
+        alone = ", ".join(
+            f"{name} {100 * score.accuracy:.1f} %"
+            for name, score in self.scores.items()
+            if name not in ("joint", "averaged")
+        )
+        return (
+            f"{taken} taken: loss {joint} with one head, {averaged} with averaged heads, by {self.by} on {self.images} "
+            f"images. Alone: {alone}."
+        )
+
+
 @dataclass
 class Training:
     """How a training went."""
 
     history: list[Epoch] = field(default_factory=list)
     head_path: list[HeadFit] = field(default_factory=list)  # in order; empty for a head trained in epochs
+    head_choice: HeadChoice | None = None  # of several backbones
     seconds: dict[str, float] = field(default_factory=dict)  # by step: `decode`, `prefix`, `head`, `finetune`, `total`
     boundary: str = "head"  # name of the first stage that was fine-tuned, or `head`
     finetuned: bool = False  # whether the final model is the fine-tuned one

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from regraft.errors import RunError
 from regraft.models.classifier import Classifier
 from regraft.models.ood import MahalanobisOod
 from regraft.text import pluralize
-from regraft.training.callbacks import Epoch, HeadFit, ProgressReporter, Training
+from regraft.training.callbacks import Epoch, HeadChoice, HeadFit, ProgressReporter, Training
 from regraft.training.model_selection import BestModel
 from regraft.training.phase import PhaseTrainer
 from regraft.training.setup import TrainingSetup
@@ -136,6 +136,8 @@ def _resume(setup: TrainingSetup, state: TrainingState, checkpoint: Checkpoint) 
     model.load_state_dict(model.state_dict() | _strip_prefix("model.", checkpoint.tensors))
     result.history = [Epoch(**row) for row in values["history"]]
     result.head_path = [HeadFit(**row) for row in values["head_path"]]
+    if choice := values.get("head_choice"):
+        result.head_choice = HeadChoice.from_json(choice)
     result.notes, result.prefix_backend = list(values["notes"]), values["prefix_backend"]
     result.seconds = dict(values["seconds"])
     state.earlier_seconds, state.finetune_lr = result.seconds.pop("total"), values["finetune_lr"]
@@ -175,6 +177,7 @@ def save_checkpoint(setup: TrainingSetup, state: TrainingState, phase: str, trai
         "best_model": best_values,
         "history": [row.to_row() for row in result.history],
         "head_path": [row.to_row() for row in result.head_path],
+        "head_choice": asdict(result.head_choice) if result.head_choice else None,
         "notes": result.notes,
         "seconds": {**result.seconds, "total": state.total_seconds},
         "processes": result.processes,

@@ -19,7 +19,8 @@ from regraft.data.augmentation import augment, random_key
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Part, Split
 from regraft.data.pixel_cache import PixelSource, StreamedPixels, load_pixels
-from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.classifier import Classifier
+from regraft.models.staged import StageOutput
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import has_room
 from regraft.training.feature_cache import (

@@ -23,7 +23,9 @@ from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset
 from regraft.data.pixel_cache import PixelSource
 from regraft.key_index import collect_keys
-from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.classifier import Classifier
+from regraft.models.several_backbones import SeveralBackbones
+from regraft.models.staged import StageOutput
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import autocast, has_room
 from regraft.training.memory_cache import MemoryCache, MemoryTable
@@ -330,6 +332,8 @@ def _tables(model: Classifier, cache: Cache | MemoryCache, backend: PrefixBacken
         "precision": str(precision).removeprefix("torch."),
         "backend": backend.version,
     }
+    if isinstance(model.backbone, SeveralBackbones):  # each has its own size and normalization, and reads its own taps
+        key["members"] = model.backbone.get_config()
     yield cache.table("activations", key, _shape(model, boundary), _STORED[precision])
     if length := model.taps_below(boundary):
         stages = [model.stages[index].name for index in model.taps if index < boundary]

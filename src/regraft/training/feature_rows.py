@@ -48,6 +48,9 @@ class FeatureRows(Protocol):
     def subset(self, images: np.ndarray) -> FeatureRows:
         """The rows of these images, int64 and rising, which are then numbered from 0; each stays in its shard."""
 
+    def columns(self, block: slice) -> FeatureRows:
+        """Some of the features of all rows, in a copy if they are in memory; before the rows are standardized."""
+
     def standardized(self, mean: torch.Tensor, deviation: torch.Tensor, *, consume: bool) -> FeatureRows:
         """Rows minus the mean (F,), divided by the deviation (F,); `consume` overwrites a tensor."""
 
@@ -121,6 +124,10 @@ class TensorRows:
         held, bounds = _held(images, self.bounds)
         return TensorRows(self.values[:, torch.from_numpy(held).to(self.device)], bounds)
 
+    def columns(self, block: slice) -> TensorRows:
+        """A copy of some of the features."""
+        return TensorRows(self.values[:, :, block].clone(memory_format=torch.contiguous_format), self.bounds)
+
     def standardized(self, mean: torch.Tensor, deviation: torch.Tensor, *, consume: bool) -> TensorRows:
         """Rows minus the mean, divided by the deviation, in a copy unless `consume`."""
         centered = self.values.sub_(mean) if consume else self.values - mean
@@ -174,9 +181,23 @@ class StoredRows:
         held, bounds = _held(images, self.bounds)
         return replace(self, bounds=bounds, images=held if self.images is None else self.images[held])
 
+    def columns(self, block: slice) -> StoredRows:
+        """Some of the features, read from the same rows."""
+        first, end, _ = block.indices(self.features)
+        return replace(self, read=_Columns(self.read, slice(first, end)), features=end - first)
+
     def standardized(self, mean: torch.Tensor, deviation: torch.Tensor, *, consume: bool) -> StoredRows:
         """Rows that are standardized when they are read."""
         return replace(self, mean=mean, deviation=deviation)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    read: Callable[[int, slice | np.ndarray], torch.Tensor]
+    block: slice
+
+    def __call__(self, view: int, images: slice | np.ndarray) -> torch.Tensor:
+        return self.read(view, images)[:, self.block]
 
 
 def as_rows(features: torch.Tensor | FeatureRows) -> FeatureRows:

@@ -14,7 +14,7 @@ import torch
 from regraft.data.augmentation import augment, random_key
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.pixel_cache import PixelSource
-from regraft.models.classifier import StageOutput
+from regraft.models.staged import StageOutput
 from regraft.training.feature_cache import as_batch
 from regraft.training.prefix_backend import PrefixBackend
 

@@ -21,9 +21,10 @@ from regraft import distributed
 from regraft.data.augmentation import draw_mixture, random_key
 from regraft.data.augmentation_options import Augmentation
 from regraft.errors import TrainingError
-from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.classifier import Classifier
 from regraft.models.cpu.conv_backward import FastGradients
 from regraft.models.cpu.fuse_training import FusedTraining
+from regraft.models.staged import StageOutput
 from regraft.training.callbacks import Epoch, ProgressReporter
 from regraft.training.data import Batches
 from regraft.training.device import autocast

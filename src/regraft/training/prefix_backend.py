@@ -137,6 +137,7 @@ def choose_backend(
         return "torch", ""
     backends: list[PrefixBackend] = [kind(model, boundary, precision) for kind in (TorchBackend, OpenVinoBackend)]
     key = [model.spec.name, model.preprocessing.size, boundary, list(model.taps), str(precision)]
+    key += [[member.spec.name, member.preprocessing.size, list(member.taps)] for member in model.members]
     key += [backend.version for backend in backends]
     measurement = None if cache is None else cache.get("backends", key)
     if measurement is None:

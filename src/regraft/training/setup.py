@@ -31,6 +31,7 @@ from regraft.training.device import choose_device, choose_precision
 from regraft.training.losses import LossFunction, Objective, check_loss, weights_of_classes
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix_backend import openvino_version
+from regraft.training.several_heads import LinearWeights
 
 #: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
 _VIEWS = 8
@@ -58,11 +59,13 @@ class PhasePlan:
 def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: bool = True) -> PhasePlan:
     """Decide the phases and the freeze boundary of a training; `auto` trains all of a network with random weights.
 
+    Of several backbones only the head trains: each is fine-tuned alone, before.
+
     Without an augmentation that `changes_views`, one view is enough. Raises `UsageError` if `finetune_from` names no
     stage or layer.
     """
     end = len(model.stages)
-    is_random = model.weights.source == "none"
+    is_random = model.weights.source == "none" and not model.members
     boundary = 0 if is_random and options.finetune_from == "auto" else model.resolve(options.finetune_from)
     finetunes = boundary < end and options.finetune_epochs > 0
     boundary = boundary if finetunes else end
@@ -79,6 +82,11 @@ def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: b
         views=(options.views or (_VIEWS if finetunes else 1)) if boundary and changes_views else 1,
         from_scratch=from_scratch,
     )
+
+
+def finetunes_members(model: Classifier, options: TrainingOptions) -> bool:
+    """Whether the options ask to fine-tune the backbones of a model that has several."""
+    return bool(model.members and options.finetune_epochs and options.finetune_from != "none")
 
 
 def output_activation(options: TrainingOptions) -> Activation:
@@ -120,6 +128,7 @@ class TrainingSetup:
     deadline: float | None
     planned: Mapping[str, float]
     callbacks: Sequence[Callback] = ()
+    trained_heads: Sequence[LinearWeights] = ()
 
     def step_deadline(self, step: str, *later: str) -> float | None:
         """The end of a step if the remaining time is divided as planned between it and the steps after it."""
@@ -166,6 +175,7 @@ def set_up(
     planned: Mapping[str, float],
     callbacks: Sequence[Callback] = (),
     loss_function: LossFunction | None = None,
+    trained_heads: Sequence[LinearWeights] = (),
 ) -> TrainingSetup:
     """Check the arguments, decide phases, device and precision, and prepare the model.
 
@@ -219,6 +229,7 @@ def set_up(
         deadline=deadline,
         planned=planned,
         callbacks=callbacks,
+        trained_heads=trained_heads,
     )
 
 

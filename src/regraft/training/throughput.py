@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from regraft.cache import Cache
-from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.classifier import Classifier
 from regraft.models.cpu.conv_backward import FastGradients
 from regraft.models.cpu.fuse_training import FusedTraining
+from regraft.models.staged import StageOutput
 from regraft.timing import time_passes
 from regraft.training.device import autocast, choose_device, choose_precision
 from regraft.training.options import TrainingOptions

@@ -37,6 +37,7 @@ from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
 from regraft.training.row_sums import own_rows, shard_bounds
 from regraft.training.setup import TrainingSetup, set_up
+from regraft.training.several_heads import LinearWeights, fit_head_of_several
 from regraft.training.unlabelled import HeadTargets, with_unlabelled
 
 _NO_FURTHER_GAIN = "No further epoch has a lower validation loss: the model from before them is kept."
@@ -58,6 +59,7 @@ def train(
     earlier: Training | None = None,
     callbacks: Sequence[Callback] = (),
     loss_function: LossFunction | None = None,
+    trained_heads: Sequence[LinearWeights] = (),
     **options: Any,
 ) -> Training:
     """Train the head on features that are computed once, then fine-tune from the freeze boundary.
@@ -81,6 +83,8 @@ def train(
         earlier: The finished training of the model, which is fine-tuned further, to `finetune_epochs` in all.
         callbacks: Called after each epoch; one that returns True ends the training.
         loss_function: Training loss of logits and targets, both float32 (N, classes), whose name `custom_loss` has.
+        trained_heads: Of several backbones that were fine-tuned alone, the head of each; their average is taken unless
+            a new head on all features is better on validation.
         **options: Fields of `TrainingOptions`.
 
     Returns:
@@ -108,6 +112,7 @@ def train(
             planned=planned or {},
             callbacks=callbacks,
             loss_function=loss_function,
+            trained_heads=trained_heads,
         )
         state = start_or_resume(setup, on_better)
         if earlier is not None and state.checkpoint is None:
@@ -141,7 +146,7 @@ def _temporary_folder(parent: Path | None) -> Iterator[Path]:
 def run_phases(setup: TrainingSetup, state: TrainingState) -> None:
     """Cache the prefix, train the head, fine-tune from it, and evaluate the best model on the training images."""
     phases, result = setup.phases, state.result
-    if setup.model.weights.source == "none" and not state.checkpoint:
+    if setup.model.weights.source == "none" and not state.checkpoint and not setup.trained_heads:
         state.note(_about_random_weights(setup))
     backend = result.prefix_backend if state.checkpoint else None
     for message in setup.data.prepare(phases, backend=backend):
@@ -226,21 +231,30 @@ def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTarg
     def on_fit(head: LinearHead, done: int, total: int) -> None:
         reporter.on_progress("head", done, total + 1, f"L2 {head.l2:.2g}")
 
-    best, path = fit_head(
-        _as_rows(setup, train.inputs),
-        train.targets.to(setup.device),
-        setup.objective,
-        weights=train.weights,
-        val=None if val is None else (_as_rows(setup, val), setup.val_labels.to(setup.device)),
-        groups=inseparable_set_ids(setup.split.train.samples) if train.l2 is None else None,
-        l2=train.l2,
-        seed=setup.options.seed,
-        on_fit=on_fit,
-    )
+    options: dict[str, Any] = {
+        "weights": train.weights,
+        "val": None if val is None else (_as_rows(setup, val), setup.val_labels.to(setup.device)),
+        "groups": inseparable_set_ids(setup.split.train.samples) if train.l2 is None else None,
+        "l2": train.l2,
+        "seed": setup.options.seed,
+        "on_fit": on_fit,
+    }
+    rows, targets = _as_rows(setup, train.inputs), train.targets.to(setup.device)
+    best: LinearHead | None
+    if setup.model.members:
+        blocks = {one.spec.name: block for one, block in zip(setup.model.members, setup.model.blocks, strict=True)}
+        trained = [head.to(setup.device) for head in setup.trained_heads]
+        fitted = fit_head_of_several(rows, targets, setup.objective, blocks, trained=trained, **options)
+        best, path, weight, bias, metrics = fitted.best, fitted.path, fitted.weight, fitted.bias, fitted.val
+        state.result.head_choice = fitted.choice
+        state.note(str(fitted.choice))
+    else:
+        best, path = fit_head(rows, targets, setup.objective, **options)
+        weight, bias, metrics = best.weight, best.bias, best.val
     reporter.on_progress("head", 1, 1)
     with torch.no_grad():
-        setup.model.head.classifier.weight.copy_(best.weight)
-        setup.model.head.classifier.bias.copy_(best.bias)
+        setup.model.head.classifier.weight.copy_(weight)
+        setup.model.head.classifier.bias.copy_(bias)
     state.result.head_path = [
         HeadFit(
             l2=head.l2,
@@ -252,7 +266,7 @@ def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTarg
         )
         for head in path
     ]
-    state.best_model.keep(None, best.val)
+    state.best_model.keep(None, metrics)
     reporter.on_head_path(state.result.head_path)
 
 

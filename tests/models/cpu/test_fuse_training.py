@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.classifier import Classifier
 from regraft.models.cpu import fuse_training
 from regraft.models.cpu.fuse_training import FusedTraining
+from regraft.models.staged import StageOutput
 from regraft.training.device import autocast
 
 Maker = Callable[..., Classifier]

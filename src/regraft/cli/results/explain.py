@@ -225,6 +225,7 @@ class _Pictures:
             Panel(heat, f"{target}, {100 * explanation.probability(target):.1f} %")
             for heat, target in zip(explanation.heat, explanation.targets, strict=True)
         ]
+        panels += [Panel(maps[0], f"{explanation.targets[0]}: {name}") for name, maps in explanation.members.items()]
         truth = "" if label is None else f", true: {label}"
         grid = explanation.grid
         caption = f"map of {grid[0]} x {grid[1]} cells ({explanation.stage})" if grid else ""

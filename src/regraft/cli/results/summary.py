@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """List the layers with shapes and parameters, trainable or frozen."""
     from regraft.models.classifier import build
-    from regraft.models.summary import summarize
+    from regraft.models.summary import stages_of, summarize
     from regraft.runs.run import load
 
     trains = ""
@@ -61,11 +61,11 @@ def command(
     for name in ("#", "stage", "layer", "kind", "output", "parameters", ""):
         table.add_column(name, justify="right" if name in ("#", "parameters") else "left", no_wrap=True)
     if stages:
-        for index, stage in enumerate(classifier.stages):
+        for index, (name, _, stage) in enumerate(stages_of(classifier)):
             count = sum(p.numel() for p in stage.parameters())
-            state = "trainable" if index >= classifier.boundary else "frozen"
-            aliases = ", ".join(stage.aliases)
-            table.add_row(str(index), stage.name, aliases, "stage", _shape(stage.shape), f"{count:,}", state)
+            is_trainable = index >= classifier.boundary and not classifier.members
+            state, aliases = "trainable" if is_trainable else "frozen", ", ".join(stage.aliases)
+            table.add_row(str(index), name, aliases, "stage", _shape(stage.shape), f"{count:,}", state)
     else:
         for row in rows:
             state = "" if not row.parameters else "trainable" if row.trainable else "[dim]frozen[/dim]"

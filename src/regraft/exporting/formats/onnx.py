@@ -86,19 +86,26 @@ def onnx_proto(job: ExportJob) -> Any:
 
 
 def float_nodes(proto: Any, float_layers: Sequence[str]) -> list[str]:
-    """Return the names of nodes that stay in float: those outside the backbone, and those of `float_layers`."""
+    """Return the names of nodes that stay in float: those outside the backbones, and those of `float_layers`."""
     names = []
-    for node in proto.graph.node:
-        scopes = {entry.key: entry.value for entry in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
-        path = [scope.removeprefix("model.") for scope in re.findall(r"'(model\.[\w.]+)'", scopes)]
+    paths = [_scopes(node) for node in proto.graph.node]
+    # Between several backbones and the pixels are products that resize, which 8 bits would spoil.
+    inside = "backbone.members." if any(s.startswith("backbone.members.") for p in paths for s in p) else "backbone"
+    for node, path in zip(proto.graph.node, paths, strict=True):
         layers = {
             name.removeprefix("model.").removesuffix(".weight") for name in node.input if name.endswith(".weight")
         }
-        if not any(scope.startswith("backbone") for scope in path) or (
+        if not any(scope.startswith(inside) for scope in path) or (
             node.op_type in _WEIGHTED_OPS and (layers | set(path)) & set(float_layers)
         ):
             names.append(node.name)
     return names
+
+
+def _scopes(node: Any) -> list[str]:
+    """The modules of PyTorch that a node comes from, from the outermost on."""
+    scopes = {entry.key: entry.value for entry in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
+    return [scope.removeprefix("model.") for scope in re.findall(r"'(model\.[\w.]+)'", scopes)]
 
 
 def _quantize(proto: Any, quantization: QuantizationSpec) -> Any:

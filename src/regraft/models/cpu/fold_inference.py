@@ -7,26 +7,33 @@ oneDNN's convolutions apply an activation before their output leaves the cache (
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from regraft.models.classifier import Classifier, StageOutput
 from regraft.models.cpu import patterns
+from regraft.models.several_backbones import SeveralBackbones
+from regraft.models.staged import StagedNetwork, StageOutput
 
 #: Largest difference from the original model, as a share of the largest activation.
 _TOLERANCE = 1e-3
 
 
-def fold_inference(model: Classifier, boundary: int, *, fuse: bool = True) -> Classifier:
+_Network = TypeVar("_Network", bound=StagedNetwork)
+
+
+def fold_inference(model: _Network, boundary: int, *, fuse: bool = True) -> _Network:
     """Copy a model with norms and, on a CPU, activations below a boundary folded into the convolutions before them.
 
     One forward pass shows which convolution feeds which norm and activation. If the result changes the activations at
     the boundary by more than rounding (because another module reads a convolution's output too), only the norms are
-    folded (as without `fuse`); if that changes them too, or there is nothing to fold, the model itself is returned.
+    folded (as without `fuse`); if that changes them too, or there is nothing to fold, the model itself is returned. Of
+    several backbones each is folded, and checked, for itself.
     """
+    if isinstance(model.backbone, SeveralBackbones):
+        return _fold_each(model, fuse=fuse) if boundary else model
     pixels = patterns.sample_pixels(model)
     was_training = model.training
     model.eval()
@@ -47,7 +54,15 @@ def fold_inference(model: Classifier, boundary: int, *, fuse: bool = True) -> Cl
     return model
 
 
-def _activations(model: Classifier, pixels: torch.Tensor, boundary: int) -> StageOutput:
+def _fold_each(model: _Network, *, fuse: bool) -> _Network:
+    folded = copy.deepcopy(model)
+    assert isinstance(folded.backbone, SeveralBackbones)
+    for index, member in enumerate(folded.backbone.networks()):
+        folded.backbone.members[index] = fold_inference(member, len(member.stages), fuse=fuse)
+    return folded
+
+
+def _activations(model: StagedNetwork, pixels: torch.Tensor, boundary: int) -> StageOutput:
     with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
         return model.activations(pixels, boundary)
 
@@ -56,7 +71,7 @@ def _is_close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
     return not expected.numel() or bool((actual - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
-def _fold(model: Classifier, chains: list[patterns.Chain], *, fuse: bool) -> Classifier | None:
+def _fold(model: _Network, chains: list[patterns.Chain], *, fuse: bool) -> _Network | None:
     """A copy with folded norms and, if `fuse`, activations inside convolutions; None if there is nothing to fold."""
     folded, changed = copy.deepcopy(model), False
     modules: dict[str, Any] = dict(folded.backbone.named_modules())

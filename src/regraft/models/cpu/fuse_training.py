@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.classifier import Classifier
 from regraft.models.cpu import patterns
 from regraft.models.cpu.conv_backward import gradients_of_convolution
+from regraft.models.staged import StageOutput
 
 #: Largest relative differences, in the norm of all values, of outputs and of gradients from the unfused modules. The
 #: gradients' is larger, because rounding changes whether a clamp passes a gradient.

@@ -1,4 +1,4 @@
-"""Find the convolutions, norms and activations of a `Classifier` that oneDNN can compute in one kernel."""
+"""Find the convolutions, norms and activations of a network that oneDNN can compute in one kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from regraft.models.classifier import Classifier
+from regraft.models.staged import StagedNetwork
 from regraft.quick_imports import quick_imports
 
 with quick_imports():
@@ -37,7 +37,7 @@ _FUSIBLE: dict[type[nn.Module], Callable[[Any], tuple[str, list[float]]]] = {
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # timm's contains an activation
 
 
-def sample_pixels(model: Classifier) -> torch.Tensor:
+def sample_pixels(model: StagedNetwork) -> torch.Tensor:
     """Two images of noise, (2, 3, S, S), always the same, on which transformed networks are compared."""
     size = model.preprocessing.size
     noise = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0))
@@ -63,7 +63,7 @@ def kernel_activation(activation: nn.Module | None) -> tuple[str, list[float]]:
     return ("none", []) if activation is None else _FUSIBLE[type(activation)](activation)
 
 
-def find_chains(model: Classifier, pixels: torch.Tensor, boundary: int) -> list[Chain]:
+def find_chains(model: StagedNetwork, pixels: torch.Tensor, boundary: int) -> list[Chain]:
     """The chains below a boundary whose convolution and norm run once; an activation that runs again is left out."""
     ran: list[str] = []
     chain_of: dict[str, Chain] = {}

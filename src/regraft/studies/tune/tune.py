@@ -24,6 +24,7 @@ from regraft.runs.unlabelled import refuse_unlabelled
 from regraft.studies.tune.result import METRICS, Metric, TuneResult
 from regraft.studies.tune.search_space import SearchSpace
 from regraft.training.callbacks import NullReporter, ProgressReporter
+from regraft.training.setup import finetunes_members
 
 
 @with_progress
@@ -102,6 +103,11 @@ def tune(
         _refuse_other_settings(stored, settings, Path(str(out)))
     refuse_unlabelled(config, "regraft tune")
     model, split = prepare(data, config, reporter)
+    if finetunes_members(model, config.training):
+        raise UsageError(
+            f"{model.spec.name} are fine-tuned one after the other, and a search tries one training. Search each "
+            "backbone, or the head over all: --set training.finetune_epochs=0."
+        )
     if not len(split.val):
         raise DataError("There is no val part to judge settings by. Give data.val a share, or the data a val folder.")
     settings["split"] = split_sha256(split)

@@ -1,0 +1,137 @@
+"""Build the network that the options of a model ask for: one pretrained backbone, or several side by side.
+
+Input: options and the shorter side of the images. Output: the network, the sources of its weights, and its
+preprocessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from regraft.data.preprocessing import Preprocessing
+from regraft.errors import UsageError, WeightsError
+from regraft.models.options import ModelOptions
+from regraft.models.registry import BackboneSpec
+from regraft.models.run_description import read_run_description
+from regraft.models.several_backbones import SeveralBackbones, preprocessing_of, several_from_config
+from regraft.models.staged import HeadStages, StagedNetwork
+from regraft.models.weights import WeightsRecord, build_backbone, load_from_run, record_of_several
+from regraft.quick_imports import quick_imports
+
+with quick_imports():
+    import timm
+
+#: Smallest image size in pixels; with less, the last maps of the backbones vanish.
+MIN_IMAGE_SIZE = 16
+
+
+class Pretrained(NamedTuple):
+    """A network with its weights, their sources, and its preprocessing."""
+
+    network: nn.Module
+    weights: WeightsRecord
+    preprocessing: Preprocessing
+
+
+def build_network(spec: BackboneSpec, options: ModelOptions, head_stages: HeadStages, shorter_side: int) -> Pretrained:
+    """Build a backbone, or several; raises `WeightsError` and `UsageError` as `build` does."""
+    if spec.members:
+        return _build_several(spec, options, head_stages, shorter_side)
+    return _build_one(spec, options, shorter_side)
+
+
+def _build_one(spec: BackboneSpec, options: ModelOptions, shorter_side: int) -> Pretrained:
+    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
+    native = cfg.input_size[-1] if cfg else 224
+    size = options.image_size or native
+    if not options.image_size and not (cfg and cfg.fixed_input_size):
+        size = size_for(native, shorter_side)
+    network, record = build_backbone(spec, options.weights, size)
+    mean, std = record.normalization or ((cfg.mean, cfg.std) if cfg else (Preprocessing.mean, Preprocessing.std))
+    preprocessing = Preprocessing(
+        size=size,
+        resize=options.resize,
+        interpolation=cfg.interpolation if cfg else "bicubic",
+        mean=_rgb(mean),
+        std=_rgb(std),
+    )
+    return Pretrained(network, record, preprocessing)
+
+
+def _build_several(spec: BackboneSpec, options: ModelOptions, head_stages: HeadStages, shorter_side: int) -> Pretrained:
+    if run := read_run_description(options.weights):
+        return _several_of_run(spec, Path(options.weights), run, options)
+    if Path(options.weights).is_file():
+        raise WeightsError(
+            f"--weights {options.weights} is one file, and {spec.name} is {len(spec.members)} backbones. Pass a folder "
+            "with a file for each, named as the backbone, or auto, wheel, hub or none."
+        )
+    members = []
+    for member in spec.members:
+        own = replace(options, backbone=member.name, image_size=member.size or options.image_size)
+        network, record, preprocessing = _build_one(member, own, shorter_side)
+        members.append(
+            StagedNetwork(
+                member, network, preprocessing, pooling=options.pooling, head_stages=head_stages, weights=record
+            )
+        )  # fmt: skip
+    backbone = SeveralBackbones(members)
+    return Pretrained(backbone, record_of_several([m.weights for m in members]), preprocessing_of(backbone))
+
+
+def _several_of_run(spec: BackboneSpec, folder: Path, run: dict[str, Any], options: ModelOptions) -> Pretrained:
+    config = run["backbone"].get("members") or []
+    if [one["timm_name"] for one in config] != [member.timm_name for member in spec.members]:
+        raise WeightsError(
+            f"{folder} is a run of {run['backbone']['name']}, whose weights do not fit {spec.name}. Use its backbone, "
+            f"too: --backbone {folder}"
+        )
+    backbone = several_from_config(spec, config, options.pooling, WeightsRecord("none"))
+    record = load_from_run(backbone, folder, run)
+    for member in backbone.networks():
+        own = member.preprocessing
+        member.weights = replace(record, normalization=(own.mean, own.std))
+    return Pretrained(backbone, record, replace(preprocessing_of(backbone), resize=options.resize))
+
+
+def size_for(native: int, shorter_side: int) -> int:
+    """Image size for a backbone of this native size that accepts any size, given the images' shorter side.
+
+    Images less than half as large as the native size have no detail that full upsampling would show: on CIFAR-10,
+    160 pixels instead of 224 cost no accuracy and half the time (docs/decisions/small-images.md).
+    """
+    if not 0 < shorter_side < native / 2:
+        return native
+    return max(32, round(native * 5 / 7 / 32) * 32)
+
+
+def smaller_sizes(spec: BackboneSpec, size: int) -> list[int]:
+    """Image sizes below `size` at which the backbone still works well, largest first; [] if its size is fixed.
+
+    Several backbones have several sizes, which stay.
+    """
+    if spec.members:
+        return []
+    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
+    if cfg and cfg.fixed_input_size:
+        return []
+    native = cfg.input_size[-1] if cfg else 224
+    return [side for side in (max(32, round(native * share / 32) * 32) for share in (5 / 7, 4 / 7)) if side < size]
+
+
+def check_image_sizes(spec: BackboneSpec, image_size: int) -> None:
+    """Raise `UsageError` if a size is given that is too small."""
+    sizes = {"image_size": image_size, **{f"backbone {one.name}@": one.size for one in spec.members}}
+    for name, size in sizes.items():
+        if 0 < size < MIN_IMAGE_SIZE or size > 2048:
+            raise UsageError(f"{name} = {size}; expected 0 (automatic) or {MIN_IMAGE_SIZE} to 2048 pixels.")
+
+
+def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue

@@ -1,0 +1,196 @@
+"""Fine-tune the backbones of a run of several, each alone, before the head over all is fitted.
+
+Input: a classifier of several backbones, and the split and folder of its run. Output: each backbone with its best
+weights, and its head. A backbone trains as an ordinary run in `members/NAME/`, with the same split; one that has
+finished is not trained again when the run is resumed. Of its files, a finished run keeps what describes the training.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from regraft import distributed
+from regraft.config import Config, load_run_config
+from regraft.data.dataset import Split
+from regraft.errors import TrainingError
+from regraft.models.classifier import Classifier
+from regraft.models.serialization import load_classifier
+from regraft.runs.budget import fit_into_budget, seconds_of_head
+from regraft.runs.run import CHECKPOINT, CONFIG, HEAD_PATH, HISTORY, METRICS, Run
+from regraft.text import pluralize
+from regraft.training.callbacks import Callback, Epoch, HeadFit, ProgressReporter
+from regraft.training.losses import LossFunction
+from regraft.training.several_heads import LinearWeights
+
+#: Subfolder of a run for the runs of its backbones, and the files of these that stay once the run has finished.
+MEMBERS = "members"
+_KEPT = (CONFIG, METRICS, HISTORY, HEAD_PATH)
+
+
+class TrainOne(Protocol):
+    """Trains a classifier into a folder, as `runs.train.train_into` does."""
+
+    def __call__(
+        self,
+        model: Classifier,
+        split: Split,
+        path: Path,
+        config: Config,
+        reporter: ProgressReporter,
+        deadline: float | None = None,
+        planned: Any = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+        loss: LossFunction | None = None,
+        with_report: bool = True,
+    ) -> Run:
+        """Train; a folder with a checkpoint continues from it."""
+
+
+@dataclass(frozen=True)
+class TrainedMember:
+    """One backbone after its training: its name, its head at its temperature, and the metrics of its run."""
+
+    name: str
+    head: LinearWeights
+    metrics: dict[str, Any]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of its training."""
+        return float(self.metrics["time"]["train_seconds"])
+
+    def __str__(self) -> str:
+        """One sentence on how good it is alone."""
+        trained, part = self.metrics["model"], next((p for p in ("test", "val") if p in self.metrics), None)
+        how = f"fine-tuned from {trained['finetuned_from']}" if trained["finetuned_from"] else "its head alone"
+        score = f"{part} accuracy {100 * self.metrics[part]['accuracy']:.1f} %" if part else "no images to test it on"
+        return f"{self.name} alone: {score} ({how}, {self.seconds:.0f} s)."
+
+
+def train_members(
+    model: Classifier,
+    split: Split,
+    path: Path,
+    config: Config,
+    reporter: ProgressReporter,
+    train_one: TrainOne,
+    *,
+    deadline: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    loss: LossFunction | None = None,
+) -> list[TrainedMember]:
+    """Fine-tune each backbone in the run's folder `path`, and leave its best weights in the model.
+
+    The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left,
+    after that of the head over all. Raises `KeyboardInterrupt` and `TrainingError` where a training was ended early.
+    """
+    count = len(model.members)
+    reporter.on_message(
+        f"Each of {pluralize(count, 'backbone')} is fine-tuned alone, in {path / MEMBERS}; then the head over all is "
+        "fitted."
+    )
+    reserved = 0.0 if deadline is None else seconds_of_head(model, split, config)
+    trained = []
+    for index, network in enumerate(model.members):
+        name = network.spec.name
+        folder, one = path / MEMBERS / name, model.member(index)
+        own = _MemberReporter(reporter, f"{name} ({index + 1} of {count})")
+        if not distributed.on_rank_0(lambda folder=folder: _is_finished(folder)):  # type: ignore[misc]  # bound now
+            share = None if deadline is None else (deadline - reserved - time.monotonic()) / (count - index)
+            own.on_message("its training begins.")
+            _train(one, split, folder, config, share, own, train_one, callbacks, loss)
+        distributed.barrier()
+        trained.append(_take(one, folder, name))
+        reporter.on_message(str(trained[-1]))
+    model.freeze(len(model.stages))
+    model.eval()
+    return trained
+
+
+def _train(
+    one: Classifier,
+    split: Split,
+    folder: Path,
+    config: Config,
+    seconds: float | None,
+    reporter: ProgressReporter,
+    train_one: TrainOne,
+    callbacks: Sequence[Callback],
+    loss: LossFunction | None,
+) -> None:
+    deadline, planned = None, None
+    if distributed.on_rank_0(lambda: (folder / CHECKPOINT).is_file() and (folder / CONFIG).is_file()):
+        own = load_run_config(folder / CONFIG)  # as far as it was planned
+    else:
+        distributed.on_rank_0(lambda: shutil.rmtree(folder, ignore_errors=True))
+        own = _config_of(config, one, seconds or 0.0)
+        one, own, deadline, planned = fit_into_budget(one, split, own, time.monotonic(), reporter)
+    run = train_one(
+        one, split, folder, own, reporter, deadline, planned, callbacks=callbacks, loss=loss, with_report=False
+    )  # fmt: skip
+    stopped = distributed.on_rank_0(lambda: run.metrics["training"]["stopped"])
+    if stopped == "interrupted":
+        raise KeyboardInterrupt
+    if stopped:
+        raise TrainingError(f"{one.spec.name}: {stopped}")
+
+
+def _config_of(config: Config, one: Classifier, seconds: float) -> Config:
+    """The configuration of one backbone's run: trackers and reports are those of the whole run."""
+    image = one.preprocessing
+    model = replace(config.model, backbone=one.spec.name, image_size=image.size)
+    return config.model_copy(
+        update={
+            "run": replace(config.run, out="", from_run=""),
+            "model": model,
+            "training": replace(config.training, budget=seconds),
+            "tracking": replace(config.tracking, to=()),
+        }
+    )
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / METRICS).is_file() and not (folder / CHECKPOINT).is_file()
+
+
+def _take(one: Classifier, folder: Path, name: str) -> TrainedMember:
+    """Load the weights of a finished run into the classifier, whose backbone is the model's."""
+    best = load_classifier(folder)
+    one.backbone.load_state_dict(best.backbone.state_dict())
+    head, temperature = best.head.classifier, best.head.temperature
+    weights = LinearWeights(head.weight.detach() / temperature, head.bias.detach() / temperature)
+    return TrainedMember(name, weights, Run(folder, best).metrics)
+
+
+def remove_weights(path: Path) -> None:
+    """Leave only what describes the trainings of the backbones, whose weights the run's model has."""
+    for folder in (path / MEMBERS).glob("*"):
+        for file in folder.glob("*"):
+            if file.name in _KEPT:
+                continue
+            shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
+
+
+class _MemberReporter:
+    """Reports the training of one backbone with its name."""
+
+    def __init__(self, reporter: ProgressReporter, name: str) -> None:
+        self._reporter, self._name = reporter, name
+
+    def on_progress(self, name: str, done: int, total: int, detail: str = "") -> None:
+        self._reporter.on_progress(name, done, total, f"{self._name} {detail}".rstrip())
+
+    def on_head_path(self, path: Sequence[HeadFit]) -> None:
+        self._reporter.on_head_path(path)
+
+    def on_epoch_end(self, row: Epoch) -> None:
+        self._reporter.on_epoch_end(row)
+
+    def on_message(self, text: str) -> None:
+        self._reporter.on_message(f"{self._name}: {text}")

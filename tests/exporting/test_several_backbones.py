@@ -1,0 +1,31 @@
+"""Several backbones are one graph in every format that takes pixels, with the resizing of each in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from terminal import regraft
+
+from regraft.exporting.export import export
+from regraft.runs.run import Run, load
+
+
+@pytest.fixture(scope="module")
+def run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("several") / "run"
+    done = regraft(
+        "train", squares_folder, "--out", out, "--backbone", "test_efficientnet@48,mobilenetv2@32", "--weights", "none",
+        "--finetune-epochs", 0, "--set", "data.val=0.25", "--set", "data.test=0.25", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["head"]["chosen"] in ("joint", "averaged")
+    return load(out)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "exported-program", "litert"])
+def test_an_export_predicts_as_the_run(run: Run, name: str, tmp_path: Path) -> None:
+    (result,) = export(run, name, out=tmp_path)  # the parity gate raises otherwise
+    assert result.parity.images
+    assert not result.parity.exceeded_limits

@@ -1,0 +1,146 @@
+"""Several backbones: each is fine-tuned alone, then the head over all is fitted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from regraft.config import load_config
+from regraft.errors import UsageError
+from regraft.models.classifier import Classifier
+from regraft.runs.members import MEMBERS
+from regraft.runs.report import write_report
+from regraft.runs.resume import resume
+from regraft.runs.run import Run
+from regraft.runs.train import train_from
+from regraft.training.callbacks import NullReporter
+
+BACKBONES = "efficientnet_lite0@32,mobilenetv2@32"
+
+
+class Messages(NullReporter):
+    """Keeps the messages."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.details: set[str] = set()
+
+    def on_message(self, text: str) -> None:
+        """Keep it."""
+        self.texts.append(text)
+
+    def on_progress(self, name: str, done: int, total: int, detail: str = "") -> None:
+        """Keep whose progress it is."""
+        self.details.add(detail.partition(")")[0])
+
+
+@pytest.fixture(scope="module")
+def settings(fast_settings: dict[str, Any]) -> dict[str, Any]:
+    return {**fast_settings, "model.backbone": BACKBONES, "model.image_size": 0}
+
+
+@pytest.fixture(scope="module")
+def run(squares_folder: Path, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("several") / "run"
+    reporter = Messages()
+    run = train_from(squares_folder, load_config(overrides=settings), out, reporter=reporter)
+    assert any("mobilenetv2 (2 of 2): Plan:" in text for text in reporter.texts)
+    assert {"efficientnet_lite0 (1 of 2", "mobilenetv2 (2 of 2"} <= reporter.details
+    return run
+
+
+def test_each_backbone_is_fine_tuned_alone(run: Run) -> None:
+    metrics = run.metrics
+    assert list(metrics["members"]) == ["efficientnet_lite0", "mobilenetv2"]
+    for member in metrics["members"].values():
+        assert member["model"]["finetuned_from"]
+        assert member["data"]["counts"] == metrics["data"]["counts"]
+    assert metrics["model"]["trained"] == "upper stages"
+    assert "of mobilenetv2" in metrics["model"]["finetuned_from"]
+    assert metrics["model"]["trainable_parameters"] < metrics["model"]["parameters"]
+    assert metrics["time"]["train_seconds"] >= metrics["time"]["steps"]["members"] > 0
+    assert metrics["head"]["chosen"] in ("joint", "averaged")
+    notes = " ".join(metrics["training"]["notes"])
+    assert "mobilenetv2 alone: test accuracy" in notes
+    assert "averaged heads of the backbones" in notes
+
+
+def test_the_backbones_are_those_that_were_trained(run: Run) -> None:
+    fresh = load_config(overrides={"model.backbone": BACKBONES}).model.backbone
+    original = Classifier.from_config(run.classifier.get_config(), run.classifier.weights)
+    assert run.classifier.spec.name == fresh
+    for one, other in zip(run.classifier.members, original.members, strict=True):
+        assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_of_a_backbones_run_only_its_description_stays(run: Run) -> None:
+    kept = {file.name for folder in (run.path / MEMBERS).iterdir() for file in folder.iterdir()}
+    assert kept == {"config.toml", "metrics.json", "history.csv", "head_path.csv"}
+    assert not (run.path / "checkpoints").exists()
+
+
+def test_the_run_is_like_any_other(run: Run, squares_folder: Path) -> None:
+    again = Run(run.path)
+    image = next((squares_folder / "red").glob("0*.png"))
+    (prediction,) = again.predict(image)
+    assert prediction.probabilities.sum() == pytest.approx(1)
+    assert prediction.ood_p_value is not None
+    page = write_report(again).read_text(encoding="utf-8")
+    assert "mobilenetv2 alone: test accuracy" in page
+    predictions = again.predictions.part("test")
+    assert np.isclose(again.metrics["test"]["accuracy"], (predictions.predicted == predictions.labels).mean())
+
+
+def _results(run: Path) -> tuple[bytes, Mapping[str, Any]]:
+    metrics = json.loads((run / "metrics.json").read_text())
+    return (run / "model.safetensors").read_bytes(), metrics["head"]
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_killed_run_resumes_to_the_same_result(
+    run: Run, squares_folder: Path, settings: dict[str, Any], tmp_path: Path, at: int
+) -> None:
+    epochs = 0
+
+    def kill(epoch: int, metrics: Mapping[str, Any]) -> None:
+        nonlocal epochs
+        epochs += 1
+        if epochs == at:  # at 2 the first backbone is done
+            raise Killed
+
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        train_from(squares_folder, load_config(overrides=settings), out, callbacks=[kill])
+    assert (out / MEMBERS / "efficientnet_lite0" / "metrics.json").is_file() == (at == 2)
+    resumed = resume(out)
+    assert _results(resumed.path) == _results(run.path)
+
+
+def test_a_budget_is_divided(squares_folder: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    reporter = Messages()
+    config = load_config(overrides={**settings, "training.budget": 300.0, "training.finetune_epochs": 1})
+    run = train_from(squares_folder, config, tmp_path / "run", reporter=reporter)
+    shares = [load_config(run.path / MEMBERS / name / "config.toml").training.budget for name in run.metrics["members"]]
+    assert 0 < shares[0] <= 150
+    assert shares[0] < shares[1] < 300  # what the first left
+
+
+def test_the_head_alone(squares_folder: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    run = train_from(
+        squares_folder, load_config(overrides={**settings, "training.finetune_epochs": 0}), tmp_path / "run"
+    )
+    assert "members" not in run.metrics
+    assert not (run.path / MEMBERS).exists()
+    assert run.metrics["model"]["trained"] == "head"
+    with pytest.raises(UsageError, match="several backbones, each of which was fine-tuned alone"):
+        resume(run.path, finetune_epochs=3)
