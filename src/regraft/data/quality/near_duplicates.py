@@ -21,7 +21,7 @@ from regraft.data.union_find import UnionFind
 from regraft.resources import usable_cpus
 
 #: Part of the cache key; changes whenever the same thumbnails would give other pairs.
-NEAR_DUPLICATES_VERSION = 2
+NEAR_DUPLICATES_VERSION = 3
 
 #: Smallest correlation of near duplicates, for shorter sides of 32 pixels and of 64 or more.
 _MIN_SIMILARITY = ((32.0, 64.0), (0.93, 0.98))
@@ -52,8 +52,10 @@ _EXHAUSTIVE = 4096
 _PROBES = 16
 #: Images whose spectra are in memory at once; those of more images are computed again where they are needed.
 _IN_MEMORY = 65_536
+#: Images of an index cell that a query finds at most, the most similar ones, and queries that search at once.
+_FOUND, _QUERIES = 32, 16_384
 #: Candidates above which only the most similar ones of each image stay, and their number, while others are found.
-_MANY, _KEPT = 10_000_000, 64
+_MANY, _KEPT = 5_000_000, 64
 #: Pairs that are aligned at once, and batches between two looks at which images are connected already.
 _BATCH, _BATCHES = 64, 4
 
@@ -113,13 +115,18 @@ class _Candidates:
     cosine: np.ndarray  # similarity of their descriptors
     crop: np.ndarray
     mirrored: np.ndarray
-    boxes: np.ndarray  # the box of `whole` that matches `part`, float32 (n, 4)
+    aligned: np.ndarray | None = None  # the box of `whole` that matches `part`, float32 (n, 4); None: the crop
 
     def __len__(self) -> int:
         return len(self.whole)
 
     def __getitem__(self, chosen: slice | np.ndarray | list[int]) -> _Candidates:
-        return _Candidates(*(getattr(self, f.name)[chosen] for f in fields(self)))
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _Candidates(**{name: column[chosen] for name, column in columns.items() if column is not None})
+
+    @property
+    def boxes(self) -> np.ndarray:
+        return np.asarray(_CROPS[self.crop]) if self.aligned is None else self.aligned
 
     @property
     def first(self) -> np.ndarray:
@@ -138,7 +145,8 @@ class _Candidates:
 
 def _concatenate(pieces: Iterable[_Candidates]) -> _Candidates:
     pieces = list(pieces)
-    return _Candidates(*(np.concatenate([getattr(piece, f.name) for piece in pieces]) for f in fields(_Candidates)))
+    columns = {f.name: [getattr(piece, f.name) for piece in pieces] for f in fields(_Candidates)}
+    return _Candidates(**{name: np.concatenate(column) for name, column in columns.items() if column[0] is not None})
 
 
 class _SharedContent:
@@ -166,7 +174,7 @@ class _SharedContent:
 
 def _filter(pictures: Pictures, steps: int, threshold: float, candidates: _Candidates) -> _Candidates:
     boxes, similarity = coarse_align(*candidates.load(pictures), candidates.boxes, steps=steps)
-    return replace(candidates, boxes=boxes)[similarity >= threshold]
+    return replace(candidates, aligned=boxes)[similarity >= threshold]
 
 
 def _compare(
@@ -182,9 +190,9 @@ def _compare(
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def _most_similar(candidates: _Candidates, count: int, limit: int = 0) -> _Candidates:
+def _most_similar(candidates: _Candidates, count: int) -> _Candidates:
     """The candidates that are among the most similar ones of either of their images, the most similar first."""
-    limit = limit or int(np.clip(_TRIED_IN_ALL // count, *_TRIED))
+    limit = int(np.clip(_TRIED_IN_ALL // count, *_TRIED))
     candidates = candidates[np.lexsort((candidates.second, candidates.first, -candidates.cosine))]
     tried = [0] * count
     chosen = []
@@ -200,29 +208,45 @@ def _candidates(spectra: _Spectra, progress: Progress | None) -> _Candidates:
     """Pairs of an image, or a crop of it, and another image with similar descriptors; each pair once, the best."""
     whiten, count = _whitening(spectra.low), len(spectra.low)
     index = _IvfIndex(_in_blocks(spectra.low, lambda low: whiten(_normalize(low))))
-    candidates: _Candidates | None = None
+    candidates = _Candidates(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float32, np.int64, bool)))
     for start, block in spectra.blocks():
-        pieces = [] if candidates is None else [candidates]
+        pieces = [candidates]
         for crop, mirrored in [*((crop, False) for crop in range(len(_CROPS))), (0, True)]:
-            queries = _normalize(_low(_mirror(block[0]) if mirrored else block[crop]))
-            whole, part, cosine = index.search(whiten(queries))
-            whole += start
-            # Whole images and mirror images match in both directions; one is enough.
-            kept = whole != part if crop else whole < part
-            whole, part, cosine = whole[kept], part[kept], cosine[kept]
-            number = np.full(len(whole), crop)
-            pieces.append(_Candidates(whole, part, cosine, number, np.full(len(whole), mirrored), _CROPS[number]))
-        candidates = _concatenate(pieces)
-        order = np.lexsort((-candidates.cosine, candidates.first * count + candidates.second))
-        candidates = candidates[order]
-        _, first = np.unique(candidates.first * count + candidates.second, return_index=True)
-        candidates = candidates[first]
-        if len(candidates) > _MANY:
-            candidates = _most_similar(candidates, count, _KEPT)
+            queries = whiten(_normalize(_low(_mirror(block[0]) if mirrored else block[crop])))
+            for row in range(0, len(queries), _QUERIES):
+                whole, part, cosine = index.search(queries[row : row + _QUERIES])
+                whole += start + row
+                # Whole images and mirror images match in both directions; one is enough.
+                kept = whole != part if crop else whole < part
+                whole, part, cosine = whole[kept], part[kept], cosine[kept]
+                pieces.append(
+                    _Candidates(whole, part, cosine, np.full(len(whole), crop), np.full(len(whole), mirrored))
+                )
+                if sum(map(len, pieces)) > _MANY:
+                    pieces = [_best_of_each(_best_of_pairs(_concatenate(pieces), count), _KEPT)]
+        candidates = _best_of_pairs(_concatenate(pieces), count)
         if progress and count > _IN_MEMORY:
             progress(min(start + _IN_MEMORY, count), count)
-    assert candidates is not None
     return candidates
+
+
+def _best_of_pairs(candidates: _Candidates, count: int) -> _Candidates:
+    """The most similar candidate of each pair of images, sorted by pair."""
+    pair = candidates.first * count + candidates.second
+    order = np.lexsort((-candidates.cosine, pair))
+    _, first = np.unique(pair[order], return_index=True)
+    return candidates[order[first]]
+
+
+def _best_of_each(candidates: _Candidates, limit: int) -> _Candidates:
+    """The candidates that are among the `limit` most similar ones of either of their images."""
+    is_best = np.zeros(len(candidates), bool)
+    for ends in (candidates.first, candidates.second):
+        order = np.lexsort((-candidates.cosine, ends))
+        starts = np.flatnonzero(np.diff(ends[order], prepend=-1))
+        rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+        is_best[order[rank < limit]] = True
+    return candidates[is_best]
 
 
 def _similar_in_detail(spectra: _Spectra, candidates: _Candidates) -> _Candidates:
@@ -370,7 +394,19 @@ class _IvfIndex:
             for start in range(0, len(numbers), 1024):
                 chunk = numbers[start : start + 1024]
                 similarity = queries[chunk] @ descriptors
+                if len(self.members) > 1:
+                    _keep_largest(similarity, _FOUND)
                 i, j = np.divmod(np.flatnonzero(similarity >= _MIN_COSINE), max(1, len(members)))
                 found.append((chunk[i], members[j], similarity[i, j]))
         first, second, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
         return first, second, cosine
+
+
+def _keep_largest(similarity: np.ndarray, count: int) -> None:
+    """Set all but the `count` largest values of each row that has more candidates to -1."""
+    many = np.flatnonzero((similarity >= _MIN_COSINE).sum(axis=1) > count)
+    if len(many):
+        rows = similarity[many]
+        others = np.argpartition(rows, -count, axis=1)[:, :-count]
+        np.put_along_axis(rows, others, -1, axis=1)
+        similarity[many] = rows
