@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from types import SimpleNamespace
 
@@ -76,3 +77,29 @@ def test_a_notebook_has_one_output_that_is_updated(monkeypatch: pytest.MonkeyPat
     assert "<progress" not in pages[-1]
     assert "finetune 1" in pages[-1]
     assert "Head: 2 fits, L2 strength 0.1 chosen, validation loss 0.4000." in pages[-1]
+
+
+@pytest.mark.parametrize(("width", "shown", "dropped"), [
+    (60, ("epoch 2/3", "loss 0.123"), ("images/s", "lr", "━")),
+    (80, ("epoch 2/3", "loss 0.123", "accuracy 0.912", "━", "images/s"), ()),
+    (140, ("epoch 2/3", "loss 0.123", "accuracy 0.912", "143 images/s", "0:00:0"), ()),
+])  # fmt: skip
+def test_a_narrow_terminal_shows_less_and_cuts_nothing(
+    width: int, shown: tuple[str, ...], dropped: tuple[str, ...]
+) -> None:
+    stream = io.StringIO()
+    with rich_progress(Console(file=stream, force_terminal=True, width=width, highlight=False)) as reporter:
+        reporter.on_head_path(HEAD_PATH)
+        reporter.on_epoch_end(FINETUNE)
+        reporter.on_progress("decode", 1000, 1000, "train images")
+        detail = "epoch 2/3  loss 0.123  accuracy 0.912  143 images/s"
+        reporter.on_progress("finetune", 1234, 2100, detail)
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "1234/2100" in text
+    assert "train images" in text
+    for words in shown:
+        assert words in text
+    for words in ("…", *dropped):
+        assert words not in text

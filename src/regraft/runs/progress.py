@@ -22,6 +22,8 @@ R = TypeVar("R")
 
 #: Seconds between two updates in a notebook, each of which is sent to the browser.
 _UPDATE_SECONDS = 0.2
+#: Columns of a terminal from which on the table of the epochs is complete.
+_TABLE_WIDTH = 79
 #: Whether a reporter is active, so that the functions that it covers show nothing of their own.
 _is_active: ContextVar[bool] = ContextVar("is_active", default=False)
 
@@ -31,20 +33,10 @@ class RichReporter:
 
     def __init__(self, console: Console) -> None:
         """Write to `console`; bars only if it is a terminal."""
-        from rich import progress
+        from regraft.runs.progress_rows import ProgressRows
 
         self.console = console
-        self.progress = progress.Progress(
-            progress.TextColumn("[bold]{task.description:<24}"),
-            progress.BarColumn(bar_width=24),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[detail]}", style="dim"),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.progress = ProgressRows(console)
         self.tasks: dict[str, Any] = {}
         self.phase = ""
 
@@ -58,23 +50,26 @@ class RichReporter:
     def on_head_path(self, path: Sequence[HeadFit]) -> None:
         """Print the validation loss of the head at each L2 strength."""
         self.phase = ""
-        self.console.print("[bold]head             L2  train loss              val loss  accuracy[/bold]")
+        gap = "" if self._is_narrow() else f" {'':9}"  # below it stands the training accuracy of the epochs
+        self.console.print(f"[bold]{'head':<9} {'L2':>9}  train loss{gap}   val loss  accuracy[/bold]")
         for fit in path:
             chosen = "  chosen" if fit.chosen else ""
             val = _validation(fit)
-            self.console.print(f"{'':<9} {fit.l2:9.2e}  {fit.train_loss:10.4f} {'':9}  {val}{chosen}")
+            self.console.print(f"{'':<9} {fit.l2:9.2e}  {fit.train_loss:10.4f}{gap}  {val}{chosen}")
 
     def on_epoch_end(self, row: Epoch) -> None:
         """Print a row of the history."""
+        narrow = self._is_narrow()
         if row.phase != self.phase:
             self.phase = row.phase
-            self.console.print(
-                f"[bold]{row.phase:<9} epoch  train loss  accuracy   val loss  accuracy  {'lr':>9}  images/s[/bold]"
-            )
-        self.console.print(
-            f"{'':<9} {row.epoch:5d}  {row.train_loss:10.4f} {row.train_accuracy:9.4f}  "
-            f"{_validation(row)}  {row.lr:9.2e}  {row.images_per_second:8.0f}"
-        )
+            rest = "" if narrow else f"  {'lr':>9}  images/s"
+            self.console.print(f"[bold]{row.phase:<9} epoch  train loss  accuracy   val loss  accuracy{rest}[/bold]")
+        rest = "" if narrow else f"  {row.lr:9.2e}  {row.images_per_second:8.0f}"
+        losses = f"{row.train_loss:10.4f} {row.train_accuracy:9.4f}  {_validation(row)}"
+        self.console.print(f"{'':<9} {row.epoch:5d}  {losses}{rest}")
+
+    def _is_narrow(self) -> bool:
+        return self.console.is_terminal and self.console.width < _TABLE_WIDTH
 
     def on_message(self, text: str) -> None:
         """Print a message."""

@@ -31,7 +31,7 @@ from regraft.training.data import Batches, OnlineAugmentation
 from regraft.training.epochs import find_lr, fitting_epochs, train_phase
 from regraft.training.feature_cache import Activations, ActivationSource, predict_logits, score_with_features
 from regraft.training.feature_rows import FeatureRows, StoredRows, TensorRows
-from regraft.training.linear_head import LinearHead, fit_head
+from regraft.training.linear_head import L2_VALUES, LinearHead, fit_head
 from regraft.training.losses import LossFunction
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
@@ -226,10 +226,12 @@ def _as_rows(setup: TrainingSetup, inputs: Activations) -> FeatureRows:
 
 
 def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTargets, val: Activations | None) -> None:
-    reporter = setup.reporter
+    reporter, steps = setup.reporter, len(L2_VALUES) + 1
 
     def on_fit(head: LinearHead, done: int, total: int) -> None:
-        reporter.on_progress("head", done, total + 1, f"L2 {head.l2:.2g}")
+        nonlocal steps
+        steps = total + 1  # the last is the head on all rows
+        reporter.on_progress("head", done, steps, f"L2 {head.l2:.2g}")
 
     options: dict[str, Any] = {
         "weights": train.weights,
@@ -251,7 +253,7 @@ def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTarg
     else:
         best, path = fit_head(rows, targets, setup.objective, **options)
         weight, bias, metrics = best.weight, best.bias, best.val
-    reporter.on_progress("head", 1, 1)
+    reporter.on_progress("head", steps, steps)
     with torch.no_grad():
         setup.model.head.classifier.weight.copy_(weight)
         setup.model.head.classifier.bias.copy_(bias)
