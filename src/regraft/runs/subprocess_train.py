@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,10 +33,14 @@ _MIN_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Timing:
-    """Median CPU milliseconds of the network per image, without decoding: one image at a time, and in batches of 32."""
+    """Median CPU milliseconds of the network per image, without decoding: one image at a time, and in batches of 32.
+
+    `training` are the seconds of the training with all that its budget covers, 0 for a run that was finished before.
+    """
 
     one: float
     batch: float
+    training: float = 0.0
 
 
 def train_in_subprocess(data: str, config: Path, out: Path, cache: Path, reporter: ProgressReporter) -> Timing:
@@ -117,7 +121,7 @@ def make_handler(settings: None) -> Handler:
 
 
 def _train(job: dict[str, str], reporter: ProgressReporter) -> Timing:
-    out = Path(job["out"])
+    out, started = Path(job["out"]), time.monotonic()
     if "data" not in job:
         run = Run(out)
     elif (out / SOURCE).is_file() and (out / CONFIG).is_file():
@@ -126,7 +130,8 @@ def _train(job: dict[str, str], reporter: ProgressReporter) -> Timing:
         run = train_from(job["data"], load_config(Path(job["config"])), out, reporter=reporter)
     if run.metrics["training"]["stopped"] == "interrupted":
         raise KeyboardInterrupt
-    return measure_timing(run)
+    seconds = time.monotonic() - started if "data" in job else 0.0
+    return replace(measure_timing(run), training=seconds)
 
 
 def measure_timing(run: Run) -> Timing:

@@ -15,6 +15,7 @@ import regraft
 from regraft.cluster.executor import InProcess
 from regraft.config import Config, load_config
 from regraft.errors import BudgetError, RunError, UsageError, WeightsError
+from regraft.runs.subprocess_train import Timing
 from regraft.studies.compare import compare as module
 from regraft.training.callbacks import NullReporter
 
@@ -129,13 +130,14 @@ def test_a_budget_is_used_up_by_the_most_promising(tmp_path: Path, monkeypatch: 
     left, least = [360.0], {"mobilenetv2": 90.0, "resnet50": 400.0, "cnn": 1.0}
     calls: list[tuple[str, float, int]] = []
 
-    def train(_: str, settings: Path, out: Path, cache: Path, *, reporter: Any) -> None:
+    def train(_: str, settings: Path, out: Path, cache: Path, *, reporter: Any) -> Timing:
         name, training = settings.stem, load_config(settings).training
         calls.append((name, training.budget, training.finetune_epochs))
         if training.budget < least[name]:
             raise BudgetError("too short")
         out.mkdir()
         left[0] -= 100 if name == "mobilenetv2" else 20
+        return Timing(1.0, 1.0)
 
     monkeypatch.setattr(module, "_OVERHEAD", 0.0)
     monkeypatch.setattr(module, "Run", lambda path: path)
@@ -157,6 +159,31 @@ def test_a_budget_is_used_up_by_the_most_promising(tmp_path: Path, monkeypatch: 
     assert calls[-1] == ("mobilenetv2", 240, 10)
     assert (tmp_path / "mobilenetv2").is_dir()
     assert trainer.choose_again(models) is None
+
+
+def test_what_the_processes_take_besides_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, budgets = [1000.0], []
+    #: Seconds of the training and of all else; the second training takes 5 s longer than its budget.
+    costs = {"mobilenetv2": (20.0, 4.0), "resnet50": (None, 6.0), "cnn": (1.0, 2.0)}
+
+    def train(_: str, settings: Path, out: Path, cache: Path, *, reporter: Any) -> Timing:
+        budgets.append(budget := load_config(settings).training.budget)
+        seconds, rest = costs[settings.stem]
+        seconds = budget + 5 if seconds is None else seconds
+        now[0] += seconds + rest
+        return Timing(1.0, 1.0, seconds)
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "Run", lambda path: path)
+    monkeypatch.setattr(module, "train_in_subprocess", train)
+    trainer = module._Trainer("data", Config(), tmp_path, 1100.0, False, NullReporter(), InProcess())
+    assert trainer.overhead == module._OVERHEAD == 10
+    for _ in trainer.train(["mobilenetv2", "resnet50", "cnn"]):
+        pass
+    assert trainer.overheads == pytest.approx([4, 11, 2])
+    # 100 s for three, with 10 s each besides; 76 s for two, with 4 s each; and the rest, without the longest overhead.
+    assert budgets == pytest.approx([100 / 3 - 10, 76 / 2 - 4, 1100 - (1024 + 34 + 11) - 11])
+    assert now[0] < 1100
 
 
 def test_settings_that_baselines_do_not_follow_are_known() -> None:

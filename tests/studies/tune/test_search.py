@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,43 @@ def test_the_deadline_ends_the_search_within_a_trial(
     )
     assert result.stopped == "time"
     assert 1 <= len(result.trials) < 10
+
+
+def test_time_is_kept_to_train_the_best_short_trial_again(
+    squares_folder: Path, tmp_path: Path, base: Config, fixed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float | None] = []
+    deadlines: list[float | None] = []
+
+    def run_trial(number: int, params: dict[str, Any], config: Config, *_: Any, limit: float | None = None, **__: Any
+                  ) -> TrialResult:  # fmt: skip
+        limits.append(limit)
+        return trial_result(number, params, config, 1.0 + number)
+
+    def train_into(*arguments: Any) -> Any:
+        deadlines.append(arguments[-1])
+        raise TrainingError("enough")
+
+    searches: list[search_module.Search] = []
+    plan = search_module.Search._plan
+
+    def plan_of_slow_trial(self: search_module.Search, first: TrialRecord) -> None:
+        searches.append(self)
+        plan(self, replace(first, steps={"decode": 100.0, "prefix": 50.0, "head": 1.0, "finetune": 3.0}))
+
+    monkeypatch.setattr(search_module, "run_trial", run_trial)
+    monkeypatch.setattr(search_module, "train_into", train_into)
+    monkeypatch.setattr(search_module.Search, "_plan", plan_of_slow_trial)
+    with pytest.raises(TrainingError, match="enough"):
+        regraft.tune(squares_folder, trials=3, budget=60, config=base, fixed=fixed, out=tmp_path / "a")
+    (search,) = searches
+    assert limits[0] is not None
+    assert 0 < limits[0] <= 0.6 * 60  # the first trial leaves time to evaluate
+    assert set(limits[1:]) == {None}  # the others end at the search's deadline, which their reporter has
+    assert search.num_finalists == 0
+    assert search.finalists_deadline is not None
+    assert search.search_deadline == pytest.approx(search.finalists_deadline - 1.25 * (1.0 + 3.0))
+    assert deadlines == [search.finalists_deadline]
 
 
 def test_a_budget_too_short_for_full_trainings_still_gives_a_run(

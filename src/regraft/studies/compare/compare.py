@@ -19,7 +19,7 @@ from regraft.atomic_io import write_json, write_text
 from regraft.cluster.executor import Cluster, Executor, Task, open_executor
 from regraft.config import Config
 from regraft.data.sources.urls import absolute, is_url, redact
-from regraft.errors import BudgetError, DataError, RegraftError, RunError, UsageError, WeightsError
+from regraft.errors import BudgetError, DataError, RegraftError, RunError, UsageError, WeightsError, continued_in
 from regraft.evaluation.comparison import Difference, holm, paired_difference
 from regraft.models.registry import BASELINES, find_backbone
 from regraft.models.serialization import WEIGHTS
@@ -35,7 +35,7 @@ from regraft.training.callbacks import NullReporter, ProgressReporter
 
 #: Learning rate and least epochs of a baseline network, which trains as a whole from random weights.
 _BASELINE_LR, _BASELINE_EPOCHS = 1e-3, 30
-#: Seconds that a subprocess needs besides the training: to start, to time predictions, to write the report.
+#: Seconds that a subprocess takes besides its training, to start and to time predictions, until it is measured.
 _OVERHEAD = 10.0
 #: Seconds to write the report of a model again, with the comparison in it.
 _REPORT = 1.5
@@ -98,9 +98,11 @@ def compare(
     path = _prepare_folder(out, data, names, config)
     models: dict[str, ComparedModel] = {}
     failed: dict[str, str] = {}
+    overheads: list[float] = []  # measured seconds
     for run in folders:  # first, so that one that cannot be read fails before the work
-        name = run.name if run.name not in (*names, *models) else str(run)
+        name, before = run.name if run.name not in (*names, *models) else str(run), time.monotonic()
         models[name] = _measure(name, Run(run), time_in_subprocess(run, reporter))
+        overheads.append(time.monotonic() - before)
     if baselines and (ignored := _settings_not_for_baselines(config)):
         reporter.on_message(
             f"{', '.join(baselines)}: {', '.join(ignored)} does not apply, because a baseline trains as a whole, from "
@@ -108,8 +110,8 @@ def compare(
         )
     deadline = started + budget - len(names) * _REPORT if budget else None
     order = sorted(names, key=_promise) if budget else names
-    with open_executor(cluster) as executor:
-        trainer = _Trainer(_place(data), config, path, deadline, random_if_missing, reporter, executor)
+    with continued_in(path), open_executor(cluster) as executor:
+        trainer = _Trainer(_place(data), config, path, deadline, random_if_missing, reporter, executor, overheads)
         for name, future in trainer.train(order):
             try:
                 models[name] = _measure(name, *future.result())
@@ -222,11 +224,16 @@ class _Attempt:
     out: Path
     config: Config
     is_least: bool = False
+    started: float = 0.0
 
 
 @dataclass
 class _Trainer:
-    """Trains models in the time until the deadline; `shares` are the seconds that each had."""
+    """Trains models in the time until the deadline.
+
+    `overheads` are the seconds that subprocesses took besides what was meant for their training, and `shares` the
+    seconds that each model had.
+    """
 
     data: str
     config: Config
@@ -235,6 +242,7 @@ class _Trainer:
     random_if_missing: bool
     reporter: ProgressReporter
     executor: Executor
+    overheads: list[float] = field(default_factory=list)
     shares: dict[str, float] = field(default_factory=dict)
 
     def train(self, names: Sequence[str]) -> Iterator[tuple[str, Future[tuple[Run, Timing]]]]:
@@ -251,7 +259,7 @@ class _Trainer:
             if self.deadline is not None:
                 rounds = math.ceil((len(waiting) + 1) / self.executor.slots)
                 left = max(0.0, self._left())  # without any, the training says so
-                share = self.shares[name] = max(1.0, (left + _OVERHEAD) / rounds - _OVERHEAD)
+                share = self.shares[name] = max(1.0, (left + self.overhead) / rounds - self.overhead)
             return _Attempt(name, self.path / name, _config_for(self.config, name, share))
 
         yield from self._run(next_attempt)
@@ -267,6 +275,7 @@ class _Trainer:
                 if self.deadline is not None and self._left() <= 0:
                     out_of_time.append(attempt)
                     continue
+                attempt.started = time.monotonic()
                 settings = self.path / f"{attempt.name}.toml"
                 write_text(settings, attempt.config.with_absolute_weights().to_toml())
                 places = (path.resolve() for path in (settings, attempt.out, self.path / _CACHE))
@@ -283,6 +292,7 @@ class _Trainer:
             ended: Future[tuple[Run, Timing]] = Future()
             try:
                 timing = future.result()
+                self._measure_overhead(attempt, timing)
                 ended.set_result((Run(attempt.out), timing))
             except Exception as error:
                 ended.set_exception(error)
@@ -332,9 +342,19 @@ class _Trainer:
         new.rename(self.path / name)
         return Run(self.path / name), timing
 
+    @property
+    def overhead(self) -> float:
+        """Seconds that the next subprocess may take besides its training."""
+        return max(self.overheads, default=_OVERHEAD)
+
+    def _measure_overhead(self, attempt: _Attempt, timing: Timing) -> None:
+        # What a training takes beyond its budget counts as well, so that the next ones get less.
+        if timing.training and (budget := attempt.config.training.budget):
+            self.overheads.append(time.monotonic() - attempt.started - min(timing.training, budget))
+
     def _left(self) -> float:
         assert self.deadline is not None
-        return self.deadline - time.monotonic() - _OVERHEAD
+        return self.deadline - time.monotonic() - self.overhead
 
     def _wanted_epochs(self, name: str) -> int:
         training = _config_for(self.config, name, 0.0).training

@@ -107,7 +107,7 @@ class Search:
             while len(records) + len(running) < self.max_trials:
                 if not records and running and self.deadline is not None:
                     return None  # how long the first trial takes decides what there is time for
-                # The first trial has no deadline: without it there is no result.
+                # The first trial always starts, and ends early where it must: without it there is no result.
                 if records and self.search_deadline is not None and time.monotonic() > self.search_deadline:
                     self.stopped = "time"
                     return None
@@ -163,6 +163,10 @@ class Search:
         fitting = int(_FULL_SHARE * (self.finalists_deadline - time.monotonic()) // max(one, 1e-9))
         self.num_finalists = min(fitting, 1 + self.max_finalists) if fitting >= 2 else 0
         self.search_deadline = self.finalists_deadline - self.num_finalists * one
+        if self.train and not self.num_finalists:  # the best short trial is trained again, with its cached layers
+            cached = () if first.cache_too_small else ("decode", "prefix")
+            again = _MARGIN * sum(seconds for step, seconds in first.steps.items() if step not in cached)
+            self.search_deadline -= min(again, _EVALUATION_SHARE * left)
         if not self.num_finalists:
             self.reporter.on_message(
                 f"A full training takes about {one:.0f} s: there is time for short trials alone; the best of them wins."
@@ -202,7 +206,10 @@ class Search:
             self.reporter, "search", len(records), self.max_trials, title, deadline=deadline, on_epoch=prune
         )
         views = self.space.config(params).training.views
-        task = self._task(number, params, config, reporter, views=views)
+        limit = None
+        if not records and self.deadline is not None:
+            limit = (1 - _EVALUATION_SHARE * self.train) * max(0.0, self.deadline - time.monotonic())
+        task = self._task(number, params, config, reporter, views=views, limit=limit)
         running[task] = started
         return task
 
@@ -330,11 +337,12 @@ class Search:
         model = build_for(best.config, self.split.dataset)
         with lock_run(path):
             write_json(path / SOURCE, {"data": self.settings["data"]})
-            checkpoint = self._checkpoint(best.record.number)
+            checkpoint, deadline = self._checkpoint(best.record.number), self.finalists_deadline
             if best.calibrated_losses and checkpoint.is_file():
                 (path / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.replace(path / CHECKPOINT)
-            return train_into(model, self.split, path, best.config, _WithoutEpochs(self.reporter))
+                deadline = None  # it is trained
+            return train_into(model, self.split, path, best.config, _WithoutEpochs(self.reporter), deadline)
 
 
 @dataclass

@@ -70,19 +70,20 @@ def run_trial(
     reporter: TrialReporter,
     checkpoint: Path | None = None,
     views: int = 0,
+    limit: float | None = None,
 ) -> TrialResult:
     """Train a configuration and score it on validation; a later call continues from the checkpoint.
 
     `views` chooses the prefix backend; 0: the configuration's. A short trial passes that of its full training, so that
-    the cache holds what the full training looks for. Raises `OutOfTime`, `KeyboardInterrupt`, or `RegraftError` on
-    failure.
+    the cache holds what the full training looks for. After `limit` seconds the training ends with the epochs that it
+    has. Raises `OutOfTime`, `KeyboardInterrupt`, or `RegraftError` on failure.
     """
     started = time.monotonic()
     model = build_for(config, split.dataset)
     config, backend = _choose_backend(config, model, split, cache, views)
     training = train_classifier(
         model, split, augmentation=config.augmentation, cache=cache, scratch=scratch, checkpoint=checkpoint,
-        reporter=reporter, **asdict(config.training),
+        reporter=reporter, deadline=None if limit is None else started + limit, **asdict(config.training),
     )  # fmt: skip
     if training.interrupted:
         raise KeyboardInterrupt

@@ -15,7 +15,7 @@ from regraft.cluster.executor import Cluster, open_executor
 from regraft.config import Config
 from regraft.data.sources.urls import absolute
 from regraft.data.split_file import split_sha256
-from regraft.errors import DataError, MissingExtraError, RunError, UsageError
+from regraft.errors import DataError, MissingExtraError, RunError, UsageError, continued_in
 from regraft.models.serialization import versions
 from regraft.runs.progress import with_progress
 from regraft.runs.run_folder import lock_run, new_folder
@@ -117,6 +117,7 @@ def tune(
     path = Path(str(out)) if stored else new_folder(out, "tune", Path(absolute(data)).stem, config.model.backbone)
     with ExitStack() as locked:
         locked.enter_context(lock_run(path, resumed=stored is not None))
+        locked.enter_context(continued_in(path))
         locked.enter_context(quiet_optuna())
         study = Study(path, config.training.seed, space.default, settings)
         reporter.on_message(f"Search: {path}. If it is stopped, `regraft tune --resume {path}` resumes it.")
