@@ -50,14 +50,17 @@ def explain_pixels(
             stage = default_stage(model, method)
         batches = (torch.split(values.to(model.mean.device), BATCH) for values in (pixels, targets))
         maps = [
-            normalize(
-                upsample(compute(model, batch, batch_targets, method, stage).clamp_min(0), model.preprocessing.size)
-            )
+            to_heat_maps(compute(model, batch, batch_targets, method, stage), model.preprocessing.size)
             for batch, batch_targets in zip(*batches, strict=True)
         ]
         return torch.cat(maps).cpu() if maps else torch.zeros(0, *pixels.shape[2:])
     finally:
         model.train(was_training)
+
+
+def to_heat_maps(maps: torch.Tensor, side: int) -> torch.Tensor:
+    """Positive part of maps (N, H, W), interpolated to (N, S, S), and divided by its largest value."""
+    return normalize(upsample(maps.clamp_min(0), side))
 
 
 def smooth(maps: torch.Tensor, radius: int) -> torch.Tensor:
@@ -75,7 +78,7 @@ def find_stage(model: Classifier, name: str) -> int:
     if not name or name in ("none", "all", "auto", "last") or name.lstrip("-").isdigit():
         raise UnknownNameError("stage", name, [stage.name for stage in model.stages])
     index = model.resolve(name)
-    _to_maps(model, index)
+    maps_of_stage(model, index)
     return index
 
 
@@ -143,7 +146,7 @@ def _stage_gradient(
 
     `others`, (N, classes), is added to the logits: what other backbones contribute.
     """
-    to_maps = _to_maps(model, stage)
+    to_maps = maps_of_stage(model, stage)
     with torch.no_grad():
         below = model.activations(pixels, stage)
         values = model.stages[stage].forward(below.values)
@@ -162,7 +165,7 @@ def _log_odds(model: Classifier, logits: torch.Tensor, targets: torch.Tensor) ->
     return scores.gather(1, chosen)[:, 0] - others
 
 
-def _to_maps(model: Classifier, stage: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def maps_of_stage(model: Classifier, stage: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The function from the stage's output to maps (N, C, H, W); raises UsageError if it has no spatial axes."""
     shape, grid = model.stages[stage].shape, grid_of(model, stage)
     if grid and len(shape) == 3:
@@ -242,7 +245,7 @@ def _scorecam(
     model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, stage: int, others: torch.Tensor | float
 ) -> torch.Tensor:
     """Sum of maps weighted by the score of the image under them; only the strongest. Wang et al. 2020."""
-    to_maps, side = _to_maps(model, stage), model.preprocessing.size
+    to_maps, side = maps_of_stage(model, stage), model.preprocessing.size
     results = []
     with torch.no_grad():
         for index, (image, target) in enumerate(zip(pixels.float(), targets, strict=True)):

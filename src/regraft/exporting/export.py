@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from regraft.atomic_io import sha256_of, write_json, write_text
+from regraft.attribution.cam import grid_of
 from regraft.errors import ExportError, RegraftError, UnknownNameError, UsageError
 from regraft.exporting.calibration_data import ParityImages, QuantizationSearch, evenly_spaced, parity_images
 from regraft.exporting.exported_model import DESCRIPTION, GOLDEN, PARITY, README, SCRIPT, VERSION, ExportedModel
@@ -44,6 +45,8 @@ from regraft.training.callbacks import NullReporter, ProgressReporter
 _BATCH, _PASSES = 32, 5
 #: Maximum number of image files on which an export that takes files is measured.
 _ENCODED_IMAGES = 200
+#: Largest difference of the evidence from the run's, as a share of the largest evidence in the image.
+_MAPS_LIMIT = 1e-3
 #: First bytes of the files that TensorFlow's graphs can decode: JPEG, PNG.
 _TENSORFLOW_FILES = (b"\xff\xd8", b"\x89P")
 
@@ -55,6 +58,7 @@ class ExportResult(NotebookRepr):
     `megabytes` is the size of the format's files, `milliseconds` the time per image from decoded pixels in batches of 1
     and of 32. `float_layers` are those that int8 left in float. `encoded` compares SavedModel's signature for image
     files: number of images, share with the same predicted class, largest difference of a probability.
+    `maps_difference` is the largest difference of the evidence from the run's, as a share of the largest in an image.
     """
 
     path: Path
@@ -65,6 +69,7 @@ class ExportResult(NotebookRepr):
     model_milliseconds: tuple[float, float]
     float_layers: tuple[str, ...] = ()
     encoded: dict[str, Any] | None = None
+    maps_difference: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -73,6 +78,7 @@ class ExportResult(NotebookRepr):
             **self.parity.to_json(), "part": self.part, "megabytes": self.megabytes,
             **{key: {"1": one, "32": many} for key, (one, many) in times.items()},
             "left_in_float": list(self.float_layers), "encoded": self.encoded,
+            "maps_difference": self.maps_difference,
         }  # fmt: skip
 
 
@@ -93,6 +99,7 @@ def export(
     to: Sequence[str] | str,
     *,
     precision: Precision = "fp32",
+    with_maps: bool = False,
     data: Path | str | None = None,
     out: Path | str | None = None,
     reporter: ProgressReporter | None = None,
@@ -103,14 +110,16 @@ def export(
         run: A run, or its folder.
         to: Names of formats, from `FORMATS`, in any case; `TFLite` is `litert`.
         precision: Precision of weights and arithmetic.
+        with_maps: Whether the graph also returns the evidence for each class at each position, from which
+            `regraft.explain` makes heat maps of the export; onnx and openvino in fp32. The folder is `NAME-maps`.
         data: The run's images; default: where they were during training.
         out: Folder for the exports; default: `exports` in the run's folder.
         reporter: Receives progress; default: the notebook or terminal, if any.
 
     Raises:
         UnknownNameError: There is no such format or precision.
-        UsageError: A format does not support the precision, an export exists already, or it is not known where the
-            images are.
+        UsageError: A format does not support the precision or maps, the maps of the run need gradients, an export
+            exists already, or it is not known where the images are.
         MissingExtraError: A package that a format needs is not installed.
         DataError: An image is missing or has changed.
         ExportError: An export exceeds a limit; only `NAME.rejected.json` is left of it. The other formats are tried
@@ -125,8 +134,9 @@ def export(
     names = list(dict.fromkeys(map(canonical_format, [to] if isinstance(to, str) else to)))
     precision = canonical_precision(precision)
     folder = Path(out) if out is not None else run.path / "exports"
-    _check_request(names, precision, folder)
-    images, module = parity_images(run, data), InferenceModule(run.classifier)
+    _check_request(names, precision, with_maps, folder)
+    module = InferenceModule(run.classifier, with_maps=with_maps)
+    images = parity_images(run, data)
 
     def predict(pixels: np.ndarray) -> np.ndarray:
         return predict_batch(run.classifier, torch.from_numpy(pixels).permute(0, 3, 1, 2))[0]
@@ -149,7 +159,7 @@ def export(
     return results
 
 
-def _check_request(names: Sequence[str], precision: Precision, folder: Path) -> None:
+def _check_request(names: Sequence[str], precision: Precision, with_maps: bool, folder: Path) -> None:
     if not names:
         raise UsageError(f"No format is given; expected one or more of {', '.join(FORMATS)}.")
     if precision not in PRECISIONS:
@@ -160,20 +170,24 @@ def _check_request(names: Sequence[str], precision: Precision, folder: Path) -> 
         supported = FORMATS[name].precisions
         if precision not in supported:
             raise UsageError(f"The format {name} does not support {precision}; expected {', '.join(supported)}.")
+        if with_maps and (not FORMATS[name].has_maps or precision != "fp32"):
+            capable = ", ".join(known for known, export_format in FORMATS.items() if export_format.has_maps)
+            raise UsageError(f"{name} in {precision} has no maps; expected {capable} in fp32 with --with-maps.")
         FORMATS[name].check_installed(precision)
-        if (target := folder / _folder_name(name, precision)).exists():
+        if (target := folder / _folder_name(name, precision, with_maps)).exists():
             raise UsageError(f"{target} exists already. Remove it, or choose another folder with --out.")
 
 
-def _folder_name(name: str, precision: str) -> str:
-    return name if precision == "fp32" else f"{name}-{precision}"
+def _folder_name(name: str, precision: str, with_maps: bool) -> str:
+    return name + ("" if precision == "fp32" else f"-{precision}") + ("-maps" if with_maps else "")
 
 
 def _export(
     reference: _Reference, export_format: Format, precision: Precision, folder: Path,
     search: QuantizationSearch | None, reporter: ProgressReporter,
 ) -> ExportResult:  # fmt: skip
-    images, final = reference.images, folder / _folder_name(export_format.name, precision)
+    with_maps = reference.module.stage is not None
+    images, final = reference.images, folder / _folder_name(export_format.name, precision, with_maps)
     folder.mkdir(parents=True, exist_ok=True)
     # In a folder beside the final one, so that an accepted export appears there in one step.
     with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=folder) as temporary:
@@ -193,10 +207,11 @@ def _export(
                 break
         if parity.exceeded_limits:
             _reject(folder, final.name, parity, float_layers)
+        maps_difference = _compare_maps(model, reference) if with_maps else None
         result = ExportResult(
             final, parity, images.part, sum((target / file).stat().st_size for file in export_format.files) / 1e6,
             _milliseconds(model.probabilities, images.pixels), reference.milliseconds, float_layers,
-            _compare_encoded(model, reference, reporter),
+            _compare_encoded(model, reference, reporter), maps_difference,
         )  # fmt: skip
         write_json(target / PARITY, result.to_json())
         write_golden_images(target / GOLDEN, images, reference.probabilities, probabilities, reference.run.classes)
@@ -221,14 +236,16 @@ def _write(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise ExportError(f"{target.name} cannot be written: {first_line(error)[:500]}") from error
     write_text(target / SCRIPT, predict_script(export_format, preprocessing))
-    size, backbone = preprocessing.size, str(run.description["backbone"]["name"])
-    write_text(target / README, readme(export_format, backbone=backbone, classes=len(run.classes), size=size))
+    size, backbone, maps = preprocessing.size, str(run.description["backbone"]["name"]), _maps_of(reference.module)
+    about = readme(export_format, backbone=backbone, classes=len(run.classes), size=size, maps=maps)
+    write_text(target / README, about)
     write_json(target / DESCRIPTION, {
         "version": VERSION,
         "format": export_format.name,
         "precision": precision,
         "input": {"name": "images", "shape": ["N", size, size, 3], "dtype": "uint8", "order": "RGB"},
         "output": {"name": "probabilities", "shape": ["N", len(run.classes)], "dtype": "float32"},
+        "maps": maps,
         "classes": list(run.classes),
         "preprocessing": preprocessing.to_json(),
         "backbone": run.description["backbone"],
@@ -249,6 +266,30 @@ def _reject(folder: Path, name: str, parity: Parity, float_layers: tuple[str, ..
         f"The {name} export does not predict as the run does: {'; '.join(parity.exceeded_limits)}. Images that differ: "
         f"{differing}.{float_note if float_layers else ''} The export was not kept; all figures are in {file}."
     )
+
+
+def _maps_of(module: InferenceModule) -> dict[str, Any] | None:
+    """What `export.json` says of the maps."""
+    if module.stage is None:
+        return None
+    model = module.model
+    return {"stage": model.stages[module.stage].name, "grid": grid_of(model, module.stage),
+            "activation": model.head.activation}  # fmt: skip
+
+
+def _compare_maps(model: ExportedModel, reference: _Reference) -> float:
+    """Return the largest difference of the evidence; raises `ExportError` if it is above the limit."""
+    pixels = reference.images.pixels[:_BATCH]
+    with torch.inference_mode():
+        expected = reference.module(torch.from_numpy(pixels))[-1].numpy()
+    largest = np.abs(expected).max(axis=(1, 2, 3), keepdims=True).clip(min=np.finfo(np.float32).tiny)
+    difference = float((np.abs(model.evidence(pixels).maps - expected) / largest).max())
+    if not difference <= _MAPS_LIMIT:
+        raise ExportError(
+            f"The maps of {model.path.name} are not those of the run: the evidence differs by {difference:.2g} of its "
+            f"largest value (limit {_MAPS_LIMIT:g}). The export was not kept."
+        )
+    return difference
 
 
 def _compare_encoded(model: ExportedModel, reference: _Reference, reporter: ProgressReporter) -> dict[str, Any] | None:

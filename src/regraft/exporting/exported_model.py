@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from regraft.atomic_io import sha256_of
+from regraft.attribution.evidence import Evidence
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ExportError, UsageError, as_path
 from regraft.exporting.formats import FORMATS
 from regraft.exporting.formats.base import Runtime, first_line
 from regraft.exporting.validation import check_file
+from regraft.models.head import Activation
 from regraft.models.torch_defaults import torch_defaults
 
 #: Names of the files and folders of an export beside those of its format.
@@ -83,10 +85,65 @@ class ExportedModel:
             raise ExportError(f"{self.path} returned an array of shape {probabilities.shape}; expected {expected}.")
         return probabilities.astype(np.float64)
 
+    def check_maps(self) -> dict[str, Any]:
+        """Return what an export with maps says of them: `stage`, its name, `grid` and the head's `activation`.
+
+        Raises:
+            UsageError: The export has no maps.
+        """
+        return _maps_of(self.path, self.description)
+
+    @torch_defaults()
+    def evidence(self, images: np.ndarray) -> Evidence:
+        """Map images, uint8 (N, S, S, 3), to probabilities, logits, and the evidence for each class by position.
+
+        Raises:
+            UsageError: The export has no maps.
+            ExportError: The runtime failed, or returned other outputs or shapes.
+        """
+        grid = self.check_maps()["grid"]
+        assert self.runtime.predict_all is not None
+        try:
+            values = self.runtime.predict_all(np.ascontiguousarray(images))
+        except Exception as error:  # the runtimes' errors have no common base class
+            raise ExportError(f"{self.path} failed to predict: {first_line(error)}") from error
+        rows = (len(images), len(self.classes))
+        expected = {"probabilities": rows, "logits": rows, "evidence": (*rows, *grid)}
+        shapes = {name: value.shape for name, value in values.items()}
+        if shapes != expected:
+            raise ExportError(f"{self.path} returned arrays of the shapes {shapes}; expected {expected}.")
+        return Evidence(values["probabilities"].astype(np.float64), values["logits"], values["evidence"])
+
+
+def open_with_maps(path: Path) -> ExportedModel:
+    """Load an export; raises UsageError, before it is loaded, if it has no maps."""
+    _maps_of(path, _read_description(path / DESCRIPTION))
+    return ExportedModel(path)
+
+
+def _maps_of(path: Path, description: dict[str, Any]) -> dict[str, Any]:
+    maps: dict[str, Any] | None = description["maps"]
+    if maps is None or not FORMATS[description["format"]].has_maps:
+        raise UsageError(
+            f"{path} is an export without maps, which heat maps need. `regraft export RUN --to onnx --with-maps` makes "
+            "one with maps, or pass the run that it was exported from."
+        )
+    return maps
+
 
 def is_export(path: Path) -> bool:
     """Return whether a folder has the description of an export."""
     return (path / DESCRIPTION).is_file()
+
+
+def _read_maps(value: Any) -> dict[str, Any] | None:
+    """Check what an export says of its maps; raises KeyError, TypeError or ValueError."""
+    if value is None:
+        return None
+    rows, columns = (int(cells) for cells in value["grid"])
+    if value["activation"] not in get_args(Activation) or min(rows, columns) < 1:
+        raise ValueError(f"maps of {rows} x {columns} cells behind {value['activation']!r}")
+    return {"stage": str(value["stage"]), "grid": (rows, columns), "activation": value["activation"]}
 
 
 def _read_description(file: Path) -> dict[str, Any]:
@@ -98,6 +155,7 @@ def _read_description(file: Path) -> dict[str, Any]:
             "preprocessing": dict(value["preprocessing"]),
             "format": str(value["format"]),
             "sha256": {str(k): str(v) for k, v in value["sha256"].items()},
+            "maps": _read_maps(value.get("maps")),
         }
         Preprocessing.from_json(checked["preprocessing"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -9,16 +9,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from regraft.attribution.cam import maps_of_stage
+from regraft.attribution.evidence import evidence_weights
 from regraft.models.classifier import Classifier
 
 
 class InferenceModule(nn.Module):
     """A copy of a model with normalization, backbone, head, softmax and temperature, on the CPU, without gradients.
 
-    `conversions` holds intermediate graphs by name, which several formats begin with.
+    `conversions` holds intermediate graphs by name, which several formats begin with. `with_maps` the module also
+    returns the logits, and the evidence for each class at each position of the stage with the index `stage`.
     """
 
-    def __init__(self, model: Classifier) -> None:
+    def __init__(self, model: Classifier, *, with_maps: bool = False) -> None:
+        """Copy the model; raises UsageError if it has no maps as `evidence_weights` says."""
         super().__init__()
         # Not channels-last, which PyTorch's CPU kernels like but which adds transpositions to the exported graph.
         self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
@@ -27,10 +31,30 @@ class InferenceModule(nn.Module):
             if hasattr(layer, "inplace"):  # converters take such operations apart, which is slow
                 layer.inplace = False  # type: ignore[assignment]
         self.conversions: dict[str, Any] = {}
+        self.stage: int | None = None
+        if with_maps:
+            self.stage, weights = evidence_weights(self.model)
+            self.register_buffer("evidence_weights", weights[..., None, None], persistent=False)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map RGB images, uint8 (N, S, S, 3), to probabilities, float32 (N, classes)."""
-        logits: torch.Tensor = self.model(images.permute(0, 3, 1, 2))
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `forward` returns."""
+        return ("probabilities",) if self.stage is None else ("probabilities", "logits", "evidence")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Map RGB images, uint8 (N, S, S, 3), to probabilities, float32 (N, classes).
+
+        With maps also to logits, float32 (N, classes), and evidence, float32 (N, classes, H, W).
+        """
+        pixels = images.permute(0, 3, 1, 2)
+        if self.stage is None:
+            return self._probabilities(self.model(pixels))
+        below = self.model.activations(pixels, self.stage + 1)
+        logits = self.model.forward_from(below, self.stage + 1)
+        maps = maps_of_stage(self.model, self.stage)(below.values)
+        return self._probabilities(logits), logits, functional.conv2d(maps, self.get_buffer("evidence_weights"))
+
+    def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         head = self.model.head
         if head.activation == "softmax":
             return (logits / head.temperature).softmax(dim=1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from regraft.exporting.formats.base import Format
 
 _TEXT = """# {backbone} for {classes} classes, in the format {name}
@@ -10,7 +13,7 @@ _TEXT = """# {backbone} for {classes} classes, in the format {name}
 |---|---|---|---|---|
 | input | `images` | uint8 | (N, {size}, {size}, 3) | RGB pixels from 0 to 255; normalization is inside the graph |
 | output | `probabilities` | float32 | (N, {classes}) | calibrated; in the order of `classes` in `export.json` |
-
+{outputs}
 ```sh
 python predict.py IMAGE         # needs {requirements}, and not regraft
 regraft predict . IMAGE{trust}
@@ -22,15 +25,50 @@ regraft verify .{trust}                # complete, unchanged, and the same answe
 - `parity.json`: how near its predictions are to those of the run that it was made from
 - `golden/`: images with the predictions for them, which `regraft verify` repeats
 
-regraft's documentation has code for plain Python, TensorFlow, PyTorch and JavaScript, in "Load an export in your own
-program" of the guide to exports (`docs/export.md`).
+{maps}regraft's documentation has code for plain Python, TensorFlow, PyTorch and JavaScript, in "Load an export in your
+own program" of the guide to exports (`docs/export.md`).
 """
 
 
-def readme(export_format: Format, *, backbone: str, classes: int, size: int) -> str:
-    """Return the text for an export of a network with inputs of `size` pixels a side."""
+#: Rows of the table for an export with maps.
+_OUTPUTS = """| output | `logits` | float32 | (N, {classes}) | before temperature and {activation} |
+| output | `evidence` | float32 | (N, {classes}, {rows}, {columns}) | for each class, by position in the image |
+"""
+#: Grad-CAM in plain NumPy, for an export with maps.
+_MAPS = """`regraft explain . IMAGE` draws heat maps. Without regraft, Grad-CAM of a class is its evidence less
+that for the others, each weighted by its share of their probability:
+
+```python
+from pathlib import Path
+import numpy as np
+{imports}
+
+here = Path(".")
+{load}
+pixels = np.zeros((1, {size}, {size}, 3), np.uint8)  # your image
+probabilities, logits, evidence = {predict_all}
+target = int(probabilities[0].argmax())
+shares = np.exp(logits[0] - np.delete(logits[0], target).max())
+shares[target] = 0
+heat = evidence[0, target] - np.tensordot(shares / shares.sum(), evidence[0], 1)
+heat = np.maximum(heat, 0)  # ({rows}, {columns}), from the top left of the pixels to the bottom right
+```
+
+"""
+
+
+def readme(
+    export_format: Format, *, backbone: str, classes: int, size: int, maps: Mapping[str, Any] | None = None
+) -> str:
+    """Return the text for an export of a network with inputs of `size` pixels a side; `maps` as in `export.json`."""
+    outputs = snippet = ""
+    if maps is not None:
+        values = {"classes": classes, "size": size, **dict(zip(("rows", "columns"), maps["grid"], strict=True))}
+        values |= {"activation": maps["activation"], **export_format.script._asdict()}
+        outputs = _OUTPUTS.format(**values)
+        snippet = _MAPS.format(**values) if maps["activation"] == "softmax" else ""
     return _TEXT.format(
         backbone=backbone, classes=classes, name=export_format.name, size=size,
         requirements=export_format.script.requirements, trust=" --trust" if export_format.runs_code else "",
-        files=", ".join(f"`{file}`" for file in export_format.files),
+        outputs=outputs, maps=snippet, files=", ".join(f"`{file}`" for file in export_format.files),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from regraft.atomic_io import sha256_of, write_json
-from regraft.errors import ExportError, suggest_names
+from regraft.errors import ExportError, cause_of, suggest_names
 from regraft.exporting.calibration_data import ParityImages
 from regraft.exporting.exported_model import DESCRIPTION, GOLDEN, ExportedModel
 from regraft.exporting.parity import VERIFY_LIMITS, Parity, compare_predictions
@@ -77,7 +77,7 @@ def verify(path: Path | str, *, trust: bool = False) -> Parity:
         names, hashes, labels = ([str(row[key]) for row in rows] for key in ("file", "sha256", "label"))
         expected = np.array([row["probabilities"] for row in rows], np.float64).reshape(len(rows), len(model.classes))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ExportError(f"{file} is damaged: {error}. Export the run again.") from error
+        raise ExportError(f"{file} is damaged: {cause_of(error)}. Export the run again.") from error
     if not names:
         raise ExportError(f"{model.path} has no golden images. Export the run again.")
     for name, digest in zip(names, hashes, strict=True):

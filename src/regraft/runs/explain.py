@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from PIL import Image
 
 from regraft.atomic_io import atomic_write
 from regraft.attribution.cam import default_stage, explain_pixels, find_stage, finer_stage, grid_of
+from regraft.attribution.evidence import EvidencePredictor, gradcam_from_evidence
 from regraft.attribution.members import explain_members
 from regraft.attribution.methods import Method
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
+from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError, UnknownNameError, UsageError, as_path, suggest_names
 from regraft.models.classifier import Classifier
 from regraft.models.inference import iter_sources, predict_batch
@@ -88,7 +91,7 @@ class Explanation(NotebookRepr):
 
 @suggest_names
 def explain(
-    model: Run | Path | str | Classifier,
+    model: Run | Path | str | Classifier | EvidencePredictor,
     sources: Any,
     *,
     method: Method = "gradcam",
@@ -100,7 +103,7 @@ def explain(
     """Explain one image or many.
 
     Args:
-        model: A run or its folder, or a model.
+        model: A run or its folder, a model, or an export (`regraft.ExportedModel`) that was made `with_maps`.
         sources: One or several images as for `predict`. An unreadable file gives an `Explanation` with an `error`.
         method: Attribution method; see docs/explain.md.
         label: Class to explain. Default: the predicted class of each image.
@@ -113,7 +116,8 @@ def explain(
 
     Raises:
         UnknownNameError: A class, stage or method is unknown.
-        UsageError: The stage has no spatial positions, a folder contains no image, or a source is not an image.
+        UsageError: The stage has no spatial positions, a folder contains no image, a source is not an image, or the
+            export has no such maps.
 
     Examples:
         >>> explanation = regraft.explain("runs/photos", "photos/rose/00.png")[0]
@@ -127,7 +131,7 @@ def explain(
 
 
 def stream(
-    model: Run | Path | str | Classifier,
+    model: Run | Path | str | Classifier | EvidencePredictor,
     sources: Iterable[ImageSource],
     *,
     method: Method = "gradcam",
@@ -139,47 +143,47 @@ def stream(
     side: int | None = None,
 ) -> Iterator[Explanation]:
     """Yield explanations as `explain` does; images with a longer side above `side` are downscaled to it."""
-    classifier = classifier_of(model)
-    if label is not None and label not in classifier.classes:
-        raise UnknownNameError("class", label, list(classifier.classes))
-    if not 1 <= likeliest <= len(classifier.classes):
-        raise UsageError(f"likeliest = {likeliest}; expected 1 to {len(classifier.classes)} classes.")
-    index = default_stage(classifier, method) if stage is None else find_stage(classifier, stage)
-    of_stage = method != "integrated-gradients"
-    where: dict[str, Any] = {
-        "stage": classifier.stages[index].name if of_stage else "",
-        "grid": grid_of(classifier, index) if of_stage else None,
-    }
+    opened = classifier_of(model)
+    classes, preprocessing = opened.classes, opened.preprocessing
+    if label is not None and label not in classes:
+        raise UnknownNameError("class", label, list(classes))
+    if not 1 <= likeliest <= len(classes):
+        raise UsageError(f"likeliest = {likeliest}; expected 1 to {len(classes)} classes.")
+    explainer = (_WithGradients if isinstance(opened, Classifier) else _FromEvidence)(opened, method, stage)
     with ThreadPoolExecutor(usable_cpus()) as pool:
         remaining = iter(sources)
         while batch := list(islice(remaining, batch_size)):
-            decoded = list(pool.map(lambda source: _decode(classifier, source, max_pixels, side), batch))
+            decoded = list(pool.map(lambda source: _decode(preprocessing, source, max_pixels, side), batch))
             inputs = [pair[1] for pair in decoded if not isinstance(pair, str)]
             results: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]] = iter(())
             if inputs:
-                pixels = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
-                probabilities, _ = predict_batch(classifier, pixels)
+                probabilities, maps_of = explainer.predict(np.stack(inputs))
                 order = np.argsort(-probabilities, axis=1, kind="stable")[:, :likeliest]
                 if label is not None:
-                    order = np.full((len(inputs), 1), classifier.classes.index(label))
-                maps, of_members = _explain_targets(classifier, pixels, order, method, index)
+                    order = np.full((len(inputs), 1), classes.index(label))
+                maps, of_members = maps_of(order)
                 each = ({name: own[i] for name, own in of_members.items()} for i in range(len(inputs)))
                 results = zip(probabilities, order, maps, each, strict=True)
             for source, pair in zip(batch, decoded, strict=True):
                 name = str(source) if isinstance(source, (str, Path)) else ""
                 if isinstance(pair, str):
-                    yield Explanation(name, classifier.classes, np.empty(0), error=pair)
+                    yield Explanation(name, classes, np.empty(0), error=pair)
                     continue
                 row, targets, squares, parts = next(results)
                 yield Explanation(
-                    name, classifier.classes, row, tuple(classifier.classes[i] for i in targets),
-                    _at_own_size(classifier, squares, pair[0]), pair[0],
-                    members={key: _at_own_size(classifier, own, pair[0]) for key, own in parts.items()}, **where,
+                    name, classes, row, tuple(classes[i] for i in targets),
+                    _at_own_size(preprocessing, squares, pair[0]), pair[0], stage=explainer.stage, grid=explainer.grid,
+                    members={key: _at_own_size(preprocessing, own, pair[0]) for key, own in parts.items()},
                 )  # fmt: skip
 
 
+#: From class indices, int64 (N, targets), to maps, float32 (N, targets, S, S), of the images that were predicted, and
+#: those of each of several backbones.
+MapsOf = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
+
+
 def _explain_targets(
-    model: Classifier, pixels: torch.Tensor, order: np.ndarray, method: Method, stage: int
+    model: Classifier, pixels: torch.Tensor, order: np.ndarray, *, method: Method, stage: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Maps (N, targets, S, S) of the classes `order`, (N, targets), and those of each of several backbones."""
     maps: list[np.ndarray] = []
@@ -195,11 +199,52 @@ def _explain_targets(
     return np.stack(maps, axis=1), {name: np.stack(own, axis=1) for name, own in members.items()}
 
 
-def finer_maps(model: Run | Classifier, stage: str) -> str:
+class _WithGradients:
+    """Maps of a model in PyTorch, by any method at any stage."""
+
+    def __init__(self, model: Classifier, method: Method, stage: str | None) -> None:
+        self.model, self.method = model, method
+        self.index = default_stage(model, method) if stage is None else find_stage(model, stage)
+        of_stage = method != "integrated-gradients"
+        self.stage = model.stages[self.index].name if of_stage else ""
+        self.grid = grid_of(model, self.index) if of_stage else None
+
+    def predict(self, images: np.ndarray) -> tuple[np.ndarray, MapsOf]:
+        """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes), and the function for their maps."""
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        maps_of = partial(_explain_targets, self.model, pixels, method=self.method, stage=self.index)
+        return predict_batch(self.model, pixels)[0], maps_of
+
+
+class _FromEvidence:
+    """Grad-CAM of an export with maps, at the stage whose evidence it returns."""
+
+    def __init__(self, model: EvidencePredictor, method: Method, stage: str | None) -> None:
+        self.model, self.maps = model, model.check_maps()
+        self.stage: str = self.maps["stage"]
+        self.grid: tuple[int, int] = self.maps["grid"]
+        if method != "gradcam":
+            raise UsageError(f"An export has maps of gradcam alone, not of {method}, which the run has.")
+        if stage not in (None, self.stage):
+            raise UsageError(f"An export has maps of one stage, here {self.stage}; the run has those of {stage}.")
+
+    def predict(self, images: np.ndarray) -> tuple[np.ndarray, MapsOf]:
+        """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes), and the function for their maps."""
+        evidence, activation = self.model.evidence(images), self.maps["activation"]
+        size = self.model.preprocessing.size
+
+        def maps_of(order: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+            maps = [gradcam_from_evidence(evidence, t, activation=activation, size=size).numpy() for t in order.T]
+            return np.stack(maps, axis=1), {}
+
+        return evidence.probabilities, maps_of
+
+
+def finer_maps(model: Run | Classifier | EvidencePredictor, stage: str) -> str:
     """What gives maps with more cells than those of a stage, as options of `regraft explain`."""
     classifier = classifier_of(model)
-    finer = finer_stage(classifier, find_stage(classifier, stage))
     image_size = f"a model that is trained with an --image-size above {classifier.preprocessing.size}"
+    finer = finer_stage(classifier, find_stage(classifier, stage)) if isinstance(classifier, Classifier) else None
     if finer is None:
         return image_size
     rows, columns = grid_of(classifier, finer) or (0, 0)
@@ -207,20 +252,20 @@ def finer_maps(model: Run | Classifier, stage: str) -> str:
 
 
 def _decode(
-    model: Classifier, source: ImageSource, max_pixels: int, side: int | None
+    preprocessing: Preprocessing, source: ImageSource, max_pixels: int, side: int | None
 ) -> tuple[np.ndarray, np.ndarray] | str:
     """Return the image at its own size or downscaled, and the network's input; or why it cannot be read."""
     try:
-        image = decode_image(source, max_pixels=max_pixels, at_least=side, white=model.preprocessing.white)
+        image = decode_image(source, max_pixels=max_pixels, at_least=side, white=preprocessing.white)
         if side is not None and max(image.shape[:2]) > side:
             small = Image.fromarray(image)
             small.thumbnail((side, side), Image.Resampling.LANCZOS)
             image = np.asarray(small)
-        return image, model.preprocessing(source, max_pixels=max_pixels)
+        return image, preprocessing(source, max_pixels=max_pixels)
     except ImageError as error:
         return error.reason
 
 
-def _at_own_size(model: Classifier, squares: np.ndarray, image: np.ndarray) -> np.ndarray:
+def _at_own_size(preprocessing: Preprocessing, squares: np.ndarray, image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
-    return np.stack([np.clip(model.preprocessing.map_to_image(heat, width, height), 0, 1) for heat in squares])
+    return np.stack([np.clip(preprocessing.map_to_image(heat, width, height), 0, 1) for heat in squares])

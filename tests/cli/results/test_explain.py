@@ -93,13 +93,6 @@ def test_maps_that_are_zero_everywhere_are_named(run: Path) -> None:
     assert "Or --method integrated-gradients." in text.getvalue()
 
 
-def test_an_export_has_no_heat_maps(tmp_path: Path) -> None:
-    (tmp_path / "export.json").write_text("{}")
-    done = regraft("explain", tmp_path, "image.png")
-    assert done.returncode == 2
-    assert "is an export, which gives probabilities and no activations" in done.stderr
-
-
 def test_errors_and_audit(run: Path, squares_folder: Path, tmp_path: Path) -> None:
     predictions = load(run).predictions.part("test")
     wrong = int((predictions.predicted != predictions.labels).sum())

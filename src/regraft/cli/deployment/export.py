@@ -23,6 +23,9 @@ def command(
     run: RunFolder,
     to: Annotated[str, Option(help="Formats: onnx,openvino,litert,savedmodel,keras,h5,exported-program.")] = "",
     precision: Annotated[str, Option(help="fp32, fp16 (half the size) or int8 (fastest).")] = "fp32",
+    with_maps: Annotated[
+        bool, Option("--with-maps", help="Also return maps, for `regraft explain EXPORT` (onnx, openvino).")
+    ] = False,
     data: RunImages = None,
     out: Annotated[Path | None, Option(help="Folder for the exports. Default: RUN/exports.")] = None,
     json: Json = False,
@@ -35,7 +38,7 @@ def command(
 
     names = parse_names(to)
     with rich_progress(err) as reporter:
-        results = export(run, names, precision=precision, data=data, out=out, reporter=reporter)  # type: ignore[arg-type]  # checked there
+        results = export(run, names, precision=precision, with_maps=with_maps, data=data, out=out, reporter=reporter)  # type: ignore[arg-type]  # checked there
     if json:
         print_json({str(result.path): result.to_json() for result in results})
         return
@@ -44,6 +47,8 @@ def command(
     trust = " --trust" if FORMATS[canonical_format(names[0])].runs_code else ""
     screen.print(f"\n[bold]Try next[/bold]\n  regraft predict {first} IMAGE{trust}")
     screen.print(f"  python {escape(str(results[0].path / 'predict.py'))} IMAGE   [dim]without regraft[/dim]")
+    if with_maps:
+        screen.print(f"  regraft explain {first} IMAGE")
     screen.print(f"  regraft verify {first}{trust}   [dim]on any machine[/dim]")
 
 

@@ -13,12 +13,13 @@ from typer import Argument, Option
 
 from regraft.atomic_io import write_json
 from regraft.attribution.methods import METHODS
-from regraft.cli.options import Json, RunFolder, RunImages
+from regraft.cli.options import Json, RunImages, RunOrExport
 from regraft.cli.output import console, err, print_json
 from regraft.errors import RegraftError, UnknownNameError, UsageError
 from regraft.runs.progress import rich_progress
 
 if TYPE_CHECKING:
+    from regraft.exporting.exported_model import ExportedModel
     from regraft.report.plots.samples import SampleTile
     from regraft.runs.explain import Explanation
     from regraft.runs.run import Run
@@ -35,7 +36,7 @@ _COARSE = 4
 
 
 def command(
-    run: RunFolder,
+    run: RunOrExport,
     images: Annotated[
         list[str] | None, Argument(help="Image files or folders; with --audit labeled data, or none for the test.")
     ] = None,
@@ -69,32 +70,32 @@ def command(
     screen = console(json)
     folder = out or run / "explanations"
     with screen.status("Starting"):
-        from regraft.exporting.exported_model import is_export
-        from regraft.runs.run import load
+        from regraft.exporting.exported_model import is_export, open_with_maps
+        from regraft.runs.run import Run
         from regraft.runs.run_folder import refuse_images
 
         if is_export(run):
-            raise UsageError(
-                f"{run} is an export, which gives probabilities and no activations of inner layers, from which heat "
-                "maps are made. Pass the run that it was exported from."
-            )
-
-        loaded = load(run)
+            if mistakes or audit:
+                raise UsageError(f"{run} is an export; --mistakes and --audit need the run that it was made from.")
+            model: Run | ExportedModel = open_with_maps(run)
+        else:
+            model = Run(run)
     is_picture = out is not None and out.suffix.lower() in _PICTURES and not out.is_dir()
     earlier = any((folder / file).exists() for file in (_EXPLANATIONS, "evidence.json"))
     if out is not None and not is_picture and not earlier:
         refuse_images(out)
-    if audit:
-        _audit(loaded, chosen[0] if chosen else None, method, layer, folder, screen, json)
-        return
-    _warn_at_chance(loaded)
+    if isinstance(model, Run):
+        if audit:
+            _audit(model, chosen[0] if chosen else None, method, layer, folder, screen, json)
+            return
+        _warn_at_chance(model)
     options = {"batch_size": 4, "method": method, "label": label, "likeliest": 2 if two else 1, "stage": layer}
     if out is not None and is_picture:
         if mistakes or two or npy:
             raise UsageError(f"--out {out} is one picture, without --mistakes, --two and --npy. Expected a folder.")
-        _save_one(loaded, chosen, options, out, screen, json)
+        _save_one(model, chosen, options, out, screen, json)
         return
-    _explain(loaded, chosen, mistakes, data, options, folder, npy, screen, json)
+    _explain(model, chosen, mistakes, data, options, folder, npy, screen, json)
 
 
 def _warn_at_chance(run: Run) -> None:
@@ -105,11 +106,13 @@ def _warn_at_chance(run: Run) -> None:
         err.print(f"[yellow]{escape(at_chance)} Read nothing into heat maps of such a model.[/yellow]")
 
 
-def _save_one(run: Run, images: list[str], options: dict[str, Any], out: Path, screen: Console, json: bool) -> None:
+def _save_one(
+    model: Run | ExportedModel, images: list[str], options: dict[str, Any], out: Path, screen: Console, json: bool
+) -> None:
     """Save the image under its heat map as one file."""
     from regraft.runs.explain import explain
 
-    explanations = explain(run, images, **options)
+    explanations = explain(model, images, **options)
     if len(explanations) != 1:
         raise UsageError(f"--out {out} is one picture, and there are {len(explanations)} images. Expected a folder.")
     (explanation,) = explanations
@@ -126,18 +129,19 @@ def _save_one(run: Run, images: list[str], options: dict[str, Any], out: Path, s
 
 
 def _explain(
-    run: Run, images: list[str], mistakes: int, data: str | None, options: dict[str, Any], folder: Path, npy: bool,
-    screen: Console, json: bool,
+    model: Run | ExportedModel, images: list[str], mistakes: int, data: str | None, options: dict[str, Any],
+    folder: Path, npy: bool, screen: Console, json: bool,
 ) -> None:  # fmt: skip
     from regraft.data.ignored import describe_ignored
     from regraft.models.inference import iter_sources
     from regraft.report.plots.samples import plot_samples
     from regraft.runs.explain import stream
+    from regraft.runs.run import Run
     from regraft.runs.top_losses import top_losses
 
     labels: list[str | None]
-    if mistakes:
-        losses = top_losses(run, mistakes, data)
+    if mistakes and isinstance(model, Run):
+        losses = top_losses(model, mistakes, data)
         names, labels = [loss.path for loss in losses], [loss.label for loss in losses]
         sources: list[Any] = [loss.content for loss in losses]
     else:
@@ -150,7 +154,7 @@ def _explain(
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     with rich_progress(err) as reporter:
-        explanations = zip(stream(run, sources, **options), names, labels, strict=True)
+        explanations = zip(stream(model, sources, **options), names, labels, strict=True)
         for done, (explanation, name, label) in enumerate(explanations, start=1):
             if explanation.error is None:
                 rows.append(pictures.add(explanation, name, label))
@@ -168,7 +172,7 @@ def _explain(
         for row in rows if len(rows) <= _SHEET else []:
             top = ", ".join(f"{name} {100 * p:.1f} %" for name, p in row["top"])
             screen.print(f"{escape(row['path'])}: {escape(top)}  [bold]{escape(row['picture'])}[/bold]")
-        _describe_maps(run, rows, screen)
+        _describe_maps(model, rows, screen)
         if len(rows) > _SHEET:
             screen.print(f"{len(rows)} pictures in [bold]{escape(str(folder))}[/bold]")
         if sheet:
@@ -181,9 +185,10 @@ def _explain(
         raise RegraftError(f"{len(errors)} of {len(names)} images could not be read.")
 
 
-def _describe_maps(run: Run, rows: list[dict[str, Any]], screen: Console) -> None:
+def _describe_maps(model: Run | ExportedModel, rows: list[dict[str, Any]], screen: Console) -> None:
     """Say how coarse the maps are and which of them are zero everywhere, and what would be finer."""
     from regraft.runs.explain import finer_maps
+    from regraft.runs.run import Run
 
     empty = [row for row in rows if row["empty"]]
     for row in empty[:_SHEET]:
@@ -194,8 +199,8 @@ def _describe_maps(run: Run, rows: list[dict[str, Any]], screen: Console) -> Non
     stage, (height, width) = rows[0]["stage"], rows[0]["grid"]
     screen.print(f"Each map has {height} x {width} cells (stage {escape(stage)}).")
     if empty or min(height, width) <= _COARSE:
-        others = " Or --method integrated-gradients." if empty else ""
-        screen.print(f"Finer: {escape(finer_maps(run, stage))}.{others}")
+        others = " Or --method integrated-gradients." if empty and isinstance(model, Run) else ""
+        screen.print(f"Finer: {escape(finer_maps(model, stage))}.{others}")
 
 
 @dataclass

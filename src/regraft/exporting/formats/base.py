@@ -55,24 +55,28 @@ class ExportJob:
 class ScriptParts(NamedTuple):
     """The parts of `predict.py` that depend on the format; `requirements` names its packages in words.
 
-    `load` loads the model from the folder `here`; `predict` is its probabilities of one image, the pixels `image`.
+    `load` loads the model from the folder `here`; `predict` is its probabilities of one image, the pixels `image`;
+    `predict_all` are all outputs of a graph with maps for a batch of pixels, `pixels`.
     """
 
     requirements: str
     imports: str
     load: str
     predict: str
+    predict_all: str = ""
 
 
 @dataclass(frozen=True)
 class Runtime:
     """A loaded export, from images, uint8 (N, S, S, 3), to probabilities, (N, classes).
 
-    `predict_files` takes the contents of JPEG or PNG files; None if the graph takes only pixels.
+    `predict_files` takes the contents of JPEG or PNG files; None if the graph takes only pixels. `predict_all` returns
+    arrays by the names of the outputs of the graph; None if the format cannot have more than the probabilities.
     """
 
     predict: Callable[[np.ndarray], Any]
     predict_files: Callable[[list[bytes]], Any] | None = None
+    predict_all: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return probabilities, float32 (N, classes), that share no memory with the runtime."""
@@ -84,6 +88,7 @@ class Format(ABC):
 
     `files` are relative to an export's folder, the graph first. The packages run an export, write one, and write one in
     int8, each with the extra that installs it. `runs_code`: loading a file of this format can run code from that file.
+    `has_maps`: the graph can also return the evidence for each class at each position.
     """
 
     name: str
@@ -93,6 +98,7 @@ class Format(ABC):
     export_packages: Mapping[str, str] = {}
     int8_packages: Mapping[str, str] = {}
     runs_code: bool = False
+    has_maps: bool = False
     script: ScriptParts
 
     def check_installed(self, precision: Precision) -> None:

@@ -24,6 +24,7 @@ class OnnxFormat(Format):
     name = "onnx"
     files = ("model.onnx",)
     precisions = ("fp32", "fp16", "int8")
+    has_maps = True
     runtime_packages: Mapping[str, str] = {"onnx": "onnx", "onnxruntime": "onnx"}
     export_packages: Mapping[str, str] = {"onnxscript": "onnx"}
     script = ScriptParts(
@@ -31,6 +32,7 @@ class OnnxFormat(Format):
         imports="import onnxruntime",
         load='session = onnxruntime.InferenceSession(here / "model.onnx")',
         predict='session.run(None, {"images": np.asarray(image)[None]})[0][0]',
+        predict_all='session.run(["probabilities", "logits", "evidence"], {"images": pixels})',
     )
 
     def write(self, folder: Path, job: ExportJob) -> None:
@@ -65,7 +67,11 @@ class OnnxFormat(Format):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # see `regraft.resources`
         content = (folder / self.files[0]).read_bytes()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return Runtime(lambda images: session.run(None, {"images": images})[0])
+        names = [output.name for output in session.get_outputs()]
+        return Runtime(
+            lambda images: session.run(names[:1], {"images": images})[0],
+            predict_all=lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True)),
+        )
 
 
 def onnx_proto(job: ExportJob) -> Any:
@@ -78,7 +84,7 @@ def onnx_proto(job: ExportJob) -> Any:
         with quiet():
             program = torch.onnx.export(
                 module.exported_program(), (module.example_input(),), dynamo=True, opset_version=18,
-                input_names=["images"], output_names=["probabilities"], verbose=False,
+                input_names=["images"], output_names=list(module.outputs), verbose=False,
             )  # fmt: skip
         assert program is not None
         module.conversions["onnx"] = program.model_proto.SerializeToString()

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from regraft.exporting.formats.base import ExportJob, Format, QuantizationSpec, Runtime, ScriptParts, quiet
 from regraft.exporting.formats.onnx import float_nodes, onnx_proto
 from regraft.exporting.validation import check_openvino
@@ -18,6 +20,7 @@ class OpenVinoFormat(Format):
     name = "openvino"
     files = ("model.xml", "model.bin")
     precisions = ("fp32", "fp16", "int8")
+    has_maps = True
     runtime_packages: Mapping[str, str] = {"openvino": "openvino"}
     int8_packages: Mapping[str, str] = {"nncf": "int8", "onnx": "int8", "onnxscript": "int8"}
     script = ScriptParts(
@@ -25,6 +28,7 @@ class OpenVinoFormat(Format):
         imports="import openvino",
         load='model = openvino.Core().compile_model(here / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
         predict="model(np.asarray(image)[None])[0][0]",
+        predict_all="model(pixels).values()",
     )
 
     def write(self, folder: Path, job: ExportJob) -> None:
@@ -39,7 +43,8 @@ class OpenVinoFormat(Format):
         size = job.module.model.preprocessing.size
         model.reshape([-1, size, size, 3])
         model.inputs[0].get_tensor().set_names({"images"})
-        model.outputs[0].get_tensor().set_names({"probabilities"})
+        for output, name in zip(model.outputs, job.module.outputs, strict=True):
+            output.get_tensor().set_names({name})
         for key, value in job.metadata.items():
             model.set_rt_info(value, ["regraft", key])
         openvino.save_model(model, folder / self.files[0], compress_to_fp16=job.precision == "fp16")
@@ -54,7 +59,11 @@ class OpenVinoFormat(Format):
         options = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False, "INFERENCE_NUM_THREADS": threads}
         core = openvino.Core()
         model = core.compile_model(core.read_model(folder / self.files[0]), "CPU", options)
-        return Runtime(lambda images: model(images)[0])
+        names = [output.get_any_name() for output in model.outputs]
+        return Runtime(
+            lambda images: model(images)[0],
+            predict_all=lambda images: dict(zip(names, map(np.array, model(images).values()), strict=True)),
+        )
 
 
 def _quantize(job: ExportJob, quantization: QuantizationSpec) -> Any:
