@@ -32,7 +32,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from regraft.atomic_io import write_json
-from regraft.errors import UsageError
+from regraft.errors import UsageError, cause_of
 from regraft.key_index import KEY_BYTES, KeyIndex, Keys, keys_array
 from regraft.resources import usable_cpus
 
@@ -340,7 +340,7 @@ def default_root() -> Path:
             root = Path(configured).expanduser().absolute()
             root.mkdir(parents=True, exist_ok=True)
         except (OSError, RuntimeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = cause_of(error)
             raise UsageError(f"REGRAFT_CACHE={configured}: {reason}. Expected a folder that can be written.") from error
         return root
     try:
@@ -350,7 +350,7 @@ def default_root() -> Path:
             return root
         reason = f"The cache folder {root} cannot be written"
     except (OSError, RuntimeError) as error:
-        reason = f"The cache folder cannot be created ({error})"
+        reason = f"The cache folder cannot be created ({cause_of(error)})"
     return _temporary_root(reason)
 
 

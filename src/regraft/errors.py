@@ -23,7 +23,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -121,6 +122,30 @@ class ExportError(RegraftError):
 
 class TrainingError(RegraftError):
     """Training cannot continue, for example because the loss is not a number."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended work whose folder can be continued."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"What is done so far is in {folder}, and can be continued.")
+        self.folder = folder
+
+
+@contextmanager
+def continued_in(folder: Path) -> Iterator[None]:
+    """Let a `KeyboardInterrupt` from the block say which folder can be continued."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(folder) from error
+
+
+def cause_of(error: Exception) -> str:
+    """Why something failed: the words of the system, without the number and the file that an `OSError` adds."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def as_path(value: object, what: str) -> Path:

@@ -162,6 +162,8 @@ def test_one_folder_too_low(images, monkeypatch):
     assert message_of(root / "cat").endswith(f"Did you mean {root}? It contains cat, dog.")
     monkeypatch.chdir(root / "cat")
     assert message_of(".").endswith("Did you mean ..? It contains cat, dog.")
+    monkeypatch.chdir(root)
+    assert message_of(Path("cat")).endswith("Did you mean . (the current folder)? It contains cat, dog.")
     assert "Did you mean" not in message_of(images("deep/bird/images/1.png") / "deep/bird")
     root = images("deep/fish/images/1.png") / "deep"
     assert f"Did you mean {root}? It contains bird, fish." in message_of(root / "fish")

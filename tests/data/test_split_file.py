@@ -83,5 +83,5 @@ def test_what_is_no_split_is_refused(tmp_path, text):
     (tmp_path / "split.csv").write_text(text)
     with pytest.raises(UsageError, match="is not a split: expected the columns path and part"):
         split(cats(5), keep=tmp_path)
-    with pytest.raises(UsageError, match=r"nowhere.csv cannot be read"):
+    with pytest.raises(UsageError, match=r"nowhere.csv cannot be read: No such file or directory\. Expected"):
         split(cats(5), keep=tmp_path / "nowhere.csv")

@@ -116,6 +116,7 @@ def test_a_killed_process_ends_the_others_and_one_process_finishes(
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Error: Process 1 of 2 was killed by SIGKILL" in text
+    assert f"The run can be continued: regraft train --resume {out}, also with another number" in text
     assert text.count("Error") == 1
     assert "Traceback" not in text
     assert_same_result(resume(out).path, by_one.path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 from typer.core import TyperCommand, TyperGroup
 
 from regraft.errors import UsageError
@@ -184,6 +184,16 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters without types of flags."""
         return hide_types_of_flags(super().get_params(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; after Ctrl-C, say how to continue."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            from regraft.cli.interruption import EXIT_CODE, print_interrupted
+
+            print_interrupted(ctx.info_name, ctx.params, error)
+            raise Exit(EXIT_CODE) from None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; raise `UsageError` for a flag that does not exist, or not by this name."""

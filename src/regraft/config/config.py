@@ -17,7 +17,7 @@ from regraft.config.presets import DEFAULT_PRESET, PRESETS, Preset, describe_pre
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.scan import OnUnreadable
 from regraft.data.sources.folders import FolderLayout
-from regraft.errors import ConfigError, suggest_names
+from regraft.errors import ConfigError, cause_of, suggest_names
 from regraft.models.options import ModelOptions
 from regraft.models.run_description import options_of_run
 from regraft.option_errors import merge_alternatives, reason_of, usage_errors
@@ -287,7 +287,7 @@ def _read(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"--config {file} does not exist. `regraft config > {file}` creates one.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"--config {file} cannot be read as TOML: {error}") from error
+        raise ConfigError(f"--config {file} cannot be read as TOML: {cause_of(error)}") from error
 
 
 def _toml_value(text: str) -> Any:

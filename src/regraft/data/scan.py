@@ -259,7 +259,8 @@ def _suggest_folder_above(path: Path, inner: str = "") -> str:
     beside = [other.name for other in Folder(folder.parent).top.folders if has_images(other)]
     if folder.name not in beside or len(beside) < 2:
         return ""
-    above = os.path.relpath(folder.parent) if not path.is_absolute() else folder.parent
+    above = str(folder.parent) if path.is_absolute() else os.path.relpath(folder.parent)
+    above += " (the current folder)" * (above == ".")
     return f" Did you mean {above}? It contains {join_truncated(beside)}."
 
 

@@ -16,7 +16,7 @@ from regraft.data.dataset import Split
 from regraft.data.samples import PARTS, Part, SampleTable
 from regraft.data.sources.manifest import PART_NAMES
 from regraft.data.strings import in_blocks
-from regraft.errors import UsageError
+from regraft.errors import UsageError, cause_of
 
 _COLUMNS = ("path", "label", "part", "sha256")
 
@@ -75,7 +75,9 @@ def _read(path: Path) -> Iterator[tuple[str, str, str]]:
                     raise wrong
                 yield row["path"], row.get("sha256") or "", part
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} cannot be read: {error}. Expected a split.csv, or a folder with one.") from error
+        raise UsageError(
+            f"{path} cannot be read: {cause_of(error)}. Expected a split.csv, or a folder with one."
+        ) from error
     if is_empty:
         raise wrong
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from regraft.atomic_io import write_csv
 from regraft.data.dataset import PARTS
-from regraft.errors import DataError
+from regraft.errors import DataError, cause_of
 from regraft.notebook_repr import NotebookRepr
 
 #: Largest deviation from 1 of the sum of an image's probabilities; wide enough for half precision.
@@ -115,7 +115,7 @@ class Predictions(NotebookRepr):
             with path.open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
         except (OSError, ValueError, csv.Error) as error:  # ValueError: the file is empty or not UTF-8
-            raise DataError(f"{path} cannot be read as predictions: {error}") from error
+            raise DataError(f"{path} cannot be read as predictions: {cause_of(error)}") from error
         classes = classes_of(header, path)
         index = {name: i for i, name in enumerate(classes)}
         labels, probabilities = [], []

@@ -9,7 +9,7 @@ import numpy as np
 
 from regraft.atomic_io import atomic_write
 from regraft.data.sources.table import import_parquet
-from regraft.errors import DataError, MissingExtraError
+from regraft.errors import DataError, MissingExtraError, cause_of
 from regraft.evaluation.predictions import COLUMNS, Predictions, classes_of
 
 CSV, PARQUET = "predictions.csv", "predictions.parquet"
@@ -70,7 +70,7 @@ def _read_parquet(path: Path) -> Predictions:
         labels = table["label"].combine_chunks().cast(arrow.string()).dictionary_encode()
         probabilities = [table[name].to_numpy() for name in table.column_names[len(COLUMNS) :]]
     except (OSError, ValueError, arrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as predictions: {error}") from error
+        raise DataError(f"{path} cannot be read as predictions: {cause_of(error)}") from error
     if empty := [name for name in table.column_names if table[name].null_count]:
         raise DataError(f"{path} has a row without a {empty[0]}. Copy the file again.")
     index = {name: i for i, name in enumerate(classes)}

@@ -24,7 +24,7 @@ from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to
 from regraft.data.ignored import describe_ignored
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.sources.folders import find_images
-from regraft.errors import ImageError, UsageError, as_path
+from regraft.errors import ImageError, UsageError, as_path, cause_of
 from regraft.models.classifier import Classifier
 from regraft.models.ood import rowwise
 from regraft.models.torch_defaults import torch_defaults
@@ -169,7 +169,7 @@ def _image_source(source: Any) -> ImageSource:
     except ImageError as error:
         raise UsageError(f"An image is {error}.") from error
     except (AttributeError, OSError, ValueError) as error:
-        raise UsageError(f"{source!r} cannot be read: {error}. Expected an open binary file.") from error
+        raise UsageError(f"{source!r} cannot be read: {cause_of(error)}. Expected an open binary file.") from error
     raise UsageError(
         f"An image is a {type(source).__module__}.{type(source).__qualname__}; expected a path, bytes, a file opened "
         "with 'rb', a Pillow image, an array (H, W, C) or a tensor (C, H, W), or a list of them."

@@ -102,6 +102,11 @@ def upgrade(
 
 def _read_description(folder: Path) -> dict[str, Any]:
     file = folder / _DESCRIPTION
+    if folder.is_file() and (folder.parent / "export.json").is_file():
+        raise RunError(
+            f"{folder} is a file of an export. Expected a folder: that of the run or, where a command takes exports, "
+            f"{folder.parent}."
+        )
     if folder.is_file():
         raise RunError(f"{folder} is a file. Expected the folder of a run, such as {folder.parent}.")
     if (folder / "export.json").is_file():

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from regraft.atomic_io import sha256_of
-from regraft.errors import WeightsError
+from regraft.errors import WeightsError, cause_of
 from regraft.models import baselines  # noqa: F401 - registers them with timm
 from regraft.models.keras.weight_files import SUFFIXES as KERAS_SUFFIXES
 from regraft.models.keras.weight_files import Normalization, identify, read_keras_weights
@@ -200,7 +200,7 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError as error:
         raise WeightsError(f"{file} does not exist.") from error
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{file} cannot be read: {error}") from error
+        raise WeightsError(f"{file} cannot be read: {cause_of(error)}") from error
     except Exception as error:  # torch.load raises many types for damaged files
         raise WeightsError(
             f"{file} is not a plain state dict of tensors (files that execute code are refused). Save it with "

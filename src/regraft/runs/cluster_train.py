@@ -9,9 +9,10 @@ from typing import Any
 
 from regraft.cluster.connection import connect
 from regraft.cluster.executor import Cluster
+from regraft.cluster.ray_executor import resources_of_task
 from regraft.config import Config, load_config
 from regraft.data.sources.urls import is_url
-from regraft.errors import RunError, UsageError
+from regraft.errors import RunError, UsageError, continued_in
 from regraft.runs.processes import LOGS, LogReporter
 from regraft.runs.resume import resume
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, Run
@@ -63,10 +64,11 @@ def train_on_cluster(
         raise RunError(f"{path} has no training to resume.")
     place = str(data) if data is None or is_url(data) else str(Path(data).resolve())
     log = path.resolve() / LOGS / "rank-0.log"
-    reporter.on_message(f"Run: {path}. Progress: {log}")
     job = {"data": place, "config": None if config is None else config.with_absolute_weights().to_toml(),
            "path": str(path.resolve()), "cache": _absolute(os.environ.get("REGRAFT_CACHE"))}  # fmt: skip
-    with connect(cluster.address) as ray:
+    with continued_in(path), connect(cluster.address) as ray:
+        resources_of_task(ray, cluster)  # refuses what no node has
+        reporter.on_message(f"Run: {path}. Progress: {log}")
         run_group(ray, train_rank, job, processes=processes, cluster=cluster, storage=path / LOGS / "ray")
     if not (path / METRICS).is_file():
         raise RunError(f"{path} has no result, although its training has ended. Its log is {log}.")

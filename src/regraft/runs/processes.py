@@ -24,6 +24,8 @@ R = TypeVar("R")
 
 #: Subfolder of a run for the logs of its processes.
 LOGS = "logs"
+#: Environment variable with a file into which rank 0 writes the folder of its run, for the process that started it.
+RUN_FILE = "REGRAFT_RUN_FILE"
 
 
 def jointly(verb: Callable[P, R]) -> Callable[P, R]:
@@ -42,6 +44,12 @@ def jointly(verb: Callable[P, R]) -> Callable[P, R]:
             return verb(*args, **kwargs)
 
     return in_group
+
+
+def tell_run(path: Path) -> None:
+    """Tell the process that started this one, if it asks (`RUN_FILE`), which run is in work."""
+    if (file := os.environ.get(RUN_FILE)) and not distributed.rank():
+        Path(file).write_text(str(path), encoding="utf-8", errors="surrogateescape")
 
 
 class LogReporter:

@@ -13,9 +13,9 @@ from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
 from regraft.data.split_file import split_sha256
 from regraft.data.unlabelled import unlabelled_sha256
-from regraft.errors import RunError, UsageError, as_path
+from regraft.errors import RunError, UsageError, as_path, continued_in
 from regraft.runs.earlier_run import training_of
-from regraft.runs.processes import jointly
+from regraft.runs.processes import jointly, tell_run
 from regraft.runs.progress import with_progress
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELLED, Run
 from regraft.runs.run_folder import lock_run
@@ -67,7 +67,8 @@ def resume(
             f"{path} has no training to resume: expected the folder of a `regraft train` that has started. "
             f"Start one: regraft train DATA --out {path}"
         )
-    with lock_run(path, resumed=True):
+    with lock_run(path, resumed=True), continued_in(path):
+        tell_run(path)
         is_finished = distributed.broadcast((path / METRICS).is_file() and not (path / CHECKPOINT).is_file())
         if is_finished and finetune_epochs is None:
             reporter.on_message(f"{path} is finished; there is nothing left to do. Its result:")

@@ -28,7 +28,7 @@ from regraft.data.sources.urls import absolute
 from regraft.data.split import split as split_dataset
 from regraft.data.split_file import split_sha256, write_split
 from regraft.data.unlabelled import write_unlabelled
-from regraft.errors import RegraftError, UsageError, refuse_old_names
+from regraft.errors import RegraftError, UsageError, continued_in, refuse_old_names
 from regraft.models.classifier import Classifier, build
 from regraft.models.options import ModelOptions
 from regraft.models.registry import AUTO, find_backbone
@@ -41,7 +41,7 @@ from regraft.runs.finalize import HeldOut, calibrate, write_results
 from regraft.runs.ineffective import describe_ineffective
 from regraft.runs.members import TrainedMember, remove_weights, train_members
 from regraft.runs.processes import describe as describe_processes
-from regraft.runs.processes import jointly, logged
+from regraft.runs.processes import jointly, logged, tell_run
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELLED, Run, open_model
@@ -87,12 +87,13 @@ def train_from(
     model, config, deadline, planned = _plan(model, split, config, started, reporter, at_size)
     source = absolute(data)
     # The folder is created after the scan, which must not take it for a class if it is inside the data.
-    with lock_run(new_folder(out, Path(source).stem, config.model.backbone)) as path:
+    with lock_run(new_folder(out, Path(source).stem, config.model.backbone)) as path, continued_in(path):
         is_text = source.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in source)  # or bytes of a name
         config = config.model_copy(update={"run": replace(config.run, data=source if is_text else "", out="")})
         if not distributed.rank():
             write_json(path / SOURCE, {"data": source})
         write_search(path, search)
+        tell_run(path)
         reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
         return train_into(model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss)
 

@@ -13,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from regraft.errors import UsageError
+from regraft.errors import UsageError, cause_of
 from regraft.models.classifier import Classifier
 from regraft.training.budget import Room, estimate_plan, make_plan
 from regraft.training.options import TrainingOptions
@@ -67,7 +67,7 @@ class Rates:
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UsageError(f"{file} cannot be read as JSON: {error}.") from error
+            raise UsageError(f"{file} cannot be read as JSON: {cause_of(error)}.") from error
         if not isinstance(values, dict) or not required <= set(values) <= names:
             raise UsageError(
                 f"{file}: expected an object with {', '.join(sorted(required))}, and if you like "

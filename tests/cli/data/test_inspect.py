@@ -51,6 +51,12 @@ def test_the_exit_code_is_a_check(cells: Path, tmp_path: Path) -> None:
     assert wrong.returncode == 2
     assert "--fail-on grave: expected error, warning, info." in wrong.stderr
     assert regraft("inspect", tmp_path / "nowhere").returncode == 2
+    (tmp_path / "empty").mkdir()
+    for verb in (["inspect"], ["train"], ["split"]):
+        done = regraft(*verb, tmp_path / "empty", *([tmp_path / "parts"] if verb == ["split"] else []), cwd=tmp_path)
+        assert done.returncode == 1
+        assert "has no classes" in done.stdout + done.stderr
+        assert "regraft train" not in done.stdout
 
 
 def test_data_that_cannot_be_trained_on_is_a_finding(tmp_path: Path) -> None:
@@ -59,7 +65,8 @@ def test_data_that_cannot_be_trained_on_is_a_finding(tmp_path: Path) -> None:
     Image.linear_gradient("L").save(tmp_path / "data" / "one" / "1.png")
     (tmp_path / "data" / "one" / "2.dcm").touch()
     done = regraft("inspect", tmp_path / "data", "--out", tmp_path / "page.html", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # as `split` and `train`, and the page shows what is there
+    assert (tmp_path / "page.html").is_file()
     assert json.loads(done.stdout)["ignored"] == ["one/2.dcm"]
     assert ".dcm: 1 file ignored, such as one/2.dcm." in json.loads(done.stdout)["notes"][0]
     assert {"structure", "empty_class"} <= {finding["kind"] for finding in json.loads(done.stdout)["findings"]}

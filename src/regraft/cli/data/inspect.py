@@ -59,7 +59,9 @@ def command(
         print_json({**inspection.to_json(), "page": str(out)})
     else:
         _print(screen, inspection, data, out)
-    if fail_on and inspection.worst in SEVERITIES[: SEVERITIES.index(fail_on) + 1]:
+    # Data without two classes fails here as in every other verb.
+    has_failed = fail_on and inspection.worst in SEVERITIES[: SEVERITIES.index(fail_on) + 1]
+    if has_failed or inspection.dataset.class_problems:
         raise Exit(1)
 
 
@@ -76,7 +78,8 @@ def _print(screen: Console, inspection: Inspection, data: str, out: Path) -> Non
     screen.print(f"\n[bold]Look at[/bold]  {escape(str(out))}")
     if kinds := ",".join(proposed(inspection.findings)):
         screen.print(f"[bold]Clean[/bold]    regraft clean {escape(data)} --drop {kinds} --out clean.csv")
-    screen.print(f"[bold]Train[/bold]    regraft train {escape(data)}")
+    if not inspection.dataset.class_problems:
+        screen.print(f"[bold]Train[/bold]    regraft train {escape(data)}")
 
 
 def _print_statistics(screen: Console, statistics: dict[str, Any], data: str) -> None:

@@ -12,7 +12,7 @@ from typer import Argument, Option
 
 from regraft.cli.options import Json
 from regraft.cli.output import console, print_json
-from regraft.errors import UsageError
+from regraft.errors import UnknownNameError, UsageError
 from regraft.runs.progress import rich_progress
 
 
@@ -50,7 +50,10 @@ def command(
         classifier = load(model).classifier
         title = f"{model}: {classifier.spec.name}, {len(classifier.classes)} classes"
     else:
-        classifier = build(model, classes=("0", "1"), weights="none")
+        try:
+            classifier = build(model, classes=("0", "1"), weights="none")
+        except UnknownNameError as error:
+            raise UsageError(f"There is no folder of a run {model}, and no such backbone: {error}") from error
         classifier.freeze(classifier.resolve(finetune_from))
         title = f"{classifier.spec.name} with a head for two classes"
     rows = summarize(classifier)

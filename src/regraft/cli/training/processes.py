@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import uuid
 from pathlib import Path
 
 from regraft import distributed
+from regraft.cli.interruption import EXIT_CODE
 from regraft.errors import RegraftError, UsageError
 
 #: Seconds that processes have to finish after Ctrl-C: they evaluate and save the best model.
@@ -39,7 +41,10 @@ def run_in_processes(count: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from regraft.runs.processes import RUN_FILE
+
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
+        os.environ[RUN_FILE] = str(run_file := Path(folder) / "run")
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -57,10 +62,11 @@ def run_in_processes(count: int) -> int:
             elastic_launch(config, words[0])(*words[1:])
         except SignalException as error:
             if error.sigval == signal.SIGINT and not any(Path(folder).rglob("error.json")):
-                return 0  # the processes have kept and evaluated the best model
+                return EXIT_CODE  # the processes have kept and evaluated the best model, and said how to continue
             return 128 + int(error.sigval)
         except ChildFailedError as error:
-            return _exit_code(error, count)
+            run = run_file.read_text(encoding="utf-8", errors="surrogateescape") if run_file.is_file() else ""
+            return _exit_code(error, count, run)
     return 0
 
 
@@ -68,8 +74,11 @@ def _interpreter_options() -> list[str]:
     return ["-X", "utf8"] if sys.flags.utf8_mode else []
 
 
-def _exit_code(error: object, count: int) -> int:
-    """The exit code of the process that failed; raise `RegraftError` for one that was killed, which says nothing."""
+def _exit_code(error: object, count: int, run: str) -> int:
+    """The exit code of the process that failed; raise `RegraftError` for one that was killed, which says nothing.
+
+    `run` is the folder of the run, "" if the training has not begun.
+    """
     failures = error.failures  # type: ignore[attr-defined]  # of a ChildFailedError
     codes: dict[int, int] = {rank: failure.exitcode for rank, failure in failures.items()}
     if failed := [code for code in codes.values() if code > 0]:
@@ -79,7 +88,8 @@ def _exit_code(error: object, count: int) -> int:
         codes = killed
     rank, code = next(((rank, code) for rank, code in codes.items() if code != -signal.SIGTERM), min(codes.items()))
     reason = "; the system does so when memory runs out" if code == -signal.SIGKILL else ""
-    raise RegraftError(
-        f"Process {rank} of {count} was killed by {signal.Signals(-code).name}{reason}. The run can be continued: "
-        "regraft train --resume RUN, also with another number of processes."
-    )
+    advice = ""
+    if run:
+        command = shlex.join(["regraft", "train", "--resume", run])
+        advice = f" The run can be continued: {command}, also with another number of processes."
+    raise RegraftError(f"Process {rank} of {count} was killed by {signal.Signals(-code).name}{reason}.{advice}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +33,7 @@ from regraft.cli.options import (
 from regraft.cli.output import console, parse_seconds, print_json, print_next, print_result
 from regraft.cli.training.processes import run_in_processes, starts_processes
 from regraft.distributed import launch, process_group
-from regraft.errors import UsageError
+from regraft.errors import Interrupted, RegraftError, UsageError
 from regraft.runs.progress import rich_progress
 
 if TYPE_CHECKING:
@@ -140,9 +140,11 @@ def command(
         return
     if json:
         print_json({"run": str(run.path), **run.metrics})
-        return
-    print_result(screen, run, time.monotonic() - started)
-    print_next(screen, run)
+    else:
+        print_result(screen, run, time.monotonic() - started)
+        print_next(screen, run)
+    if run.metrics["training"]["stopped"] == "interrupted":
+        raise Interrupted(run.path)
 
 
 def _train_on_cluster(
@@ -164,4 +166,9 @@ def _train_on_cluster(
             raise UsageError("--resume with --cluster finishes a training as it was started; leave out other options.")
         return train_on_cluster(None, None, resume, processes=processes, cluster=cluster, reporter=reporter)
     path = new_folder(out or config.run.out or None, Path(data or "data").stem, config.model.backbone)
-    return train_on_cluster(data, config, path, processes=processes, cluster=cluster, reporter=reporter)
+    try:
+        return train_on_cluster(data, config, path, processes=processes, cluster=cluster, reporter=reporter)
+    except RegraftError:
+        with suppress(OSError):
+            path.rmdir()  # if nothing is in it, the training has not started
+        raise

@@ -25,7 +25,7 @@ from regraft.cli.options import (
     with_training_flags,
 )
 from regraft.cli.output import console, parse_seconds, print_json
-from regraft.errors import UsageError
+from regraft.errors import Interrupted, UsageError
 from regraft.runs.progress import rich_progress
 from regraft.text import join_truncated, pluralize
 
@@ -85,10 +85,12 @@ def command(
         )  # fmt: skip
     if json:
         print_json({"folder": str(result.path), **result.to_json()})
-        return
-    _print(screen, result)
-    screen.print(f"{time.monotonic() - started:.0f} s in total.")
-    _print_next(screen, result)
+    else:
+        _print(screen, result)
+        screen.print(f"{time.monotonic() - started:.0f} s in total.")
+        _print_next(screen, result)
+    if result.stopped == "interrupted":
+        raise Interrupted(result.path)
 
 
 def _print(screen: Console, result: TuneResult) -> None:

@@ -23,7 +23,7 @@ from regraft.data.sources.urls import is_url, is_web, origin_of, parent_of, reda
 from regraft.data.sources.webdataset import CLASS_FILES, class_names, is_webdataset, read_webdataset
 from regraft.data.storage import CombinedStorage, Directory, Folder, Storage, is_image, is_output
 from regraft.data.strings import in_blocks
-from regraft.errors import DataError, UsageError
+from regraft.errors import DataError, UsageError, cause_of
 from regraft.text import pluralize
 
 _EXPECTED = (
@@ -202,7 +202,7 @@ def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, colu
         try:
             manifest = parse_manifest(name, fetch(path), storage, **columns)
         except OSError as error:
-            raise DataError(f"{name} cannot be read: {error}. Expected a readable file.") from None
+            raise DataError(f"{name} cannot be read: {cause_of(error)}. Expected a readable file.") from None
     rows = manifest.rows
     links = [path for path in in_blocks(rows.paths) if is_url(path)]
     own = origin_of(path) if isinstance(path, str) else None

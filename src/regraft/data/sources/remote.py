@@ -16,7 +16,7 @@ from regraft.data.decode import ImageSource
 from regraft.data.sources import http
 from regraft.data.sources.urls import is_web, is_within, redact
 from regraft.data.storage import FILE_LIMIT, SETTLED, Directory, Listing, Storage, missing
-from regraft.errors import DataError, MissingExtraError, UsageError
+from regraft.errors import DataError, MissingExtraError, UsageError, cause_of
 
 #: Keys of a listing that identify the content, and keys that give a time; each protocol's package has its own.
 _CONTENT = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "sha256")
@@ -43,7 +43,9 @@ class RemoteFolder:
             except FileNotFoundError:
                 found = {}
             except OSError as error:
-                raise DataError(f"{redact(url)} cannot be listed: {error}. Expected a readable folder.") from None
+                raise DataError(
+                    f"{redact(url)} cannot be listed: {cause_of(error)}. Expected a readable folder."
+                ) from None
             self._listed = {n.removeprefix(self._prefix): i for n, i in found.items() if n.startswith(self._prefix)}
             if not self._listed:
                 raise UsageError(f"{redact(url)} does not exist or is empty. Expected a folder, .csv or .parquet.")

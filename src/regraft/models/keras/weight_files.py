@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from regraft.errors import MissingExtraError, WeightsError
+from regraft.errors import MissingExtraError, WeightsError, cause_of
 from regraft.models.keras.applications import APPLICATIONS, Application
 from regraft.quick_imports import quick_imports
 from regraft.text import join_truncated
@@ -106,7 +106,7 @@ def _opened(file: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         with h5py.File(content, "r") as root:
             yield root, json.loads(root.attrs.get("model_config", text))
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{file} cannot be read as a file of Keras: {error}") from error
+        raise WeightsError(f"{file} cannot be read as a file of Keras: {cause_of(error)}") from error
 
 
 #: Name of a layer, or its class with a number, and its arrays in the order of Keras's `get_weights`.
