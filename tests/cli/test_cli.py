@@ -81,7 +81,6 @@ def test_help_lists_the_verbs() -> None:
         (["report", "nowhere"], 2, ["nowhere does not exist"]),
         (["report", "."], 1, ["is not a run"]),
         (["summary", "resnet5"], 2, ["Unknown backbone 'resnet5'", "resnet50", "There is no folder of a run resnet5"]),
-        (["split", ".", "out"], 1, ["no class"]),
         (["train", "x", "--config", "."], 2, ["--config . cannot be read as TOML: Is a directory"]),
         (["config", "--set", "a=1"], 2, ["No such option"]),
     ],

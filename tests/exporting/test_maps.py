@@ -50,14 +50,16 @@ def test_heat_maps_are_those_of_the_run(
 ) -> None:
     model = ExportedModel(exports[name])
     files = sorted((squares_folder / "green").iterdir())[:5]
+    largest = 0.0
     for options in ({"likeliest": 2}, {"label": "red"}):
         ours = regraft.explain(model, files, **options)
         for export_map, run_map in zip(ours, regraft.explain(trained, files, **options), strict=True):
             assert (export_map.stage, export_map.grid) == (run_map.stage, run_map.grid)
             assert export_map.targets == run_map.targets
-            assert run_map.heat.max() > 0.9
+            largest = max(largest, run_map.heat.max())
             np.testing.assert_allclose(export_map.heat, run_map.heat, atol=5e-3)
             np.testing.assert_allclose(export_map.probabilities, run_map.probabilities, atol=1e-4)
+    assert largest > 0.9
     with pytest.raises(UsageError, match="maps of gradcam alone"):
         regraft.explain(model, files, method="layercam")
     with pytest.raises(UsageError, match=f"maps of one stage, here {ours[0].stage}"):
