@@ -192,7 +192,10 @@ def _scratch() -> Iterator[Cache]:
 
 @dataclass
 class _Search:
-    """Scores candidates on more and more images of the training part; `features` are those of the last comparison."""
+    """Scores candidates on more and more images of the training part; `features` are those of the last comparison.
+
+    `strengths` are the L2 strengths of the best heads, near which later comparisons look.
+    """
 
     split: Split
     config: Config
@@ -202,6 +205,7 @@ class _Search:
     reporter: ProgressReporter
     scored: dict[str, Candidate] = field(default_factory=dict)
     features: dict[str, torch.Tensor] = field(default_factory=dict)
+    strengths: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> BackboneSearch:
         started, most = time.monotonic(), self.config.run.max_backbones
@@ -282,7 +286,8 @@ class _Search:
             self.reporter.on_message(f"{name} is left out: {reason}")
             return
         self.features[name] = features
-        score = self._score(features, part)
+        score = self._score(features, part, self.strengths.get(name))
+        self.strengths[name] = score.l2
         self.scored[name] = self._candidate(
             name,
             image_size=model.preprocessing.size,
@@ -292,10 +297,11 @@ class _Search:
             seconds=time.monotonic() - started + (earlier.seconds if earlier else 0.0),
         )
 
-    def _score(self, features: torch.Tensor, part: Dataset) -> HeadScore:
+    def _score(self, features: torch.Tensor, part: Dataset, near: float | None) -> HeadScore:
         folds = min(_FOLDS, len(np.unique(inseparable_set_ids(part.samples))))
         fold = fold_numbers(part, folds, seed=self.config.training.seed)
-        return score_head(features, part.labels, fold, part.classes, self.config.training.class_weights)
+        weights = self.config.training.class_weights
+        return score_head(features, part.labels, fold, part.classes, weights, near=near)
 
     def _is_late(self, name: str, images: int, before: Sequence[str]) -> bool:
         """Whether a comparison would end after the limit, judged by an earlier one and the amount of computation."""
@@ -331,7 +337,8 @@ class _Search:
                 started = time.monotonic()
                 if distributed.broadcast(started > self.limit):
                     break
-                score = self._score(torch.cat([self.features[member] for member in (*chosen, name)], dim=1), part)
+                together = torch.cat([self.features[member] for member in (*chosen, name)], dim=1)
+                score = self._score(together, part, self.strengths[chosen[0]])
                 scored.append(
                     Candidate(
                         name=",".join((*chosen, name)),
