@@ -183,3 +183,21 @@ def test_auto_from_python(squares_split: Split, tmp_path: Path) -> None:
     model = regraft.build("efficientnet_lite0", classes=squares_split.classes, image_size=32)
     with pytest.raises(UsageError, match=r"Give \"auto\" in its place"):
         regraft.train(model, squares_split, preset="best")
+
+
+@pytest.mark.usefixtures("two_here")
+def test_best_combines_fine_tunes_and_says_so_before(
+    squares_folder: Path, fast_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone_search, "_WORTH_IT", -10.0)  # any combination is worth it
+    settings = {**fast_settings, "run.preset": "best", "training.budget": 900.0}
+    reporter = Messages()
+    run = train_from(squares_folder, load_config(overrides=settings), tmp_path / "run", reporter=reporter)
+    plan = next(text for text in reporter.said if text.startswith("Preset best: "))
+    assert "up to 4 of the backbones that are here, each is fine-tuned, and a head is fitted over all" in plan
+    assert "At most 900 s" in plan
+    search = run.metrics["backbone_search"]
+    assert set(search["chosen"].split(",")) == set(NAMES)
+    assert load_run_config(run.path / "config.toml").model.backbone == search["chosen"] == run.classifier.spec.name
+    assert {path.name for path in (run.path / "members").iterdir()} == set(NAMES)
+    assert len(run.predict(sorted((squares_folder / "red").glob("[0-9]*.png")))) == 12

@@ -16,6 +16,7 @@ from regraft.data.dataset import Dataset, Split
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.pretrained import smaller_sizes
+from regraft.models.registry import AUTO
 from regraft.resources import usable_cpus, usable_memory
 from regraft.text import pluralize
 from regraft.timing import time_passes
@@ -94,16 +95,31 @@ def fit_into_budget(
 
 
 def with_default_budget(config: Config, split: Split, reporter: ProgressReporter) -> Config:
-    """Give the budget of a preset that has one, where none is given, and say so."""
+    """Give the budget of a preset that has one, where none is given, and say what the preset will do in this time."""
     images, cpus = len(split.train), usable_cpus()
     seconds = distributed.broadcast(default_budget(config.run.preset, images, cpus))
-    if config.training.budget or not seconds:
+    if not seconds:
         return config
+    if not config.training.budget:
+        config = config.model_copy(update={"training": replace(config.training, budget=seconds)})
+    several = config.model.backbone == AUTO and config.run.max_backbones > 1
+    steps = []
+    if several:
+        steps.append(f"cross-validation chooses up to {config.run.max_backbones} of the backbones that are here")
+    elif config.model.backbone == AUTO:
+        steps.append("cross-validation chooses one of the backbones that are here")
+    if config.training.finetune_epochs and config.training.finetune_from != "none":
+        steps.append("each is fine-tuned" if several else "it is fine-tuned")
+    if several:
+        steps.append("and a head is fitted over all of them")
+    if config.data.unlabelled:
+        steps.append("with the images without labels where cross-validation says that they help")
     reporter.on_message(
-        f"Preset {config.run.preset}: at most {seconds:.0f} s for {pluralize(images, 'training image')} on "
-        f"{pluralize(cpus, 'core')}; --budget changes it."
+        f"Preset {config.run.preset}: {', '.join(steps) or 'the head is fitted'}. At most "
+        f"{config.training.budget:.0f} s for {pluralize(images, 'training image')} on {pluralize(cpus, 'core')} "
+        "(--budget)."
     )
-    return config.model_copy(update={"training": replace(config.training, budget=seconds)})
+    return config
 
 
 def seconds_of_head(model: Classifier, split: Split, config: Config) -> float:
