@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from terminal import regraft
 
+from regraft.errors import ExportError
 from regraft.exporting.export import export
 from regraft.runs.run import Run, load
 
@@ -24,8 +25,13 @@ def run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return load(out)
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "exported-program", "litert"])
-def test_an_export_predicts_as_the_run(run: Run, name: str, tmp_path: Path) -> None:
-    (result,) = export(run, name, out=tmp_path)  # the parity gate raises otherwise
-    assert result.parity.images
-    assert not result.parity.exceeded_limits
+def test_every_export_predicts_as_the_run(run: Run, tmp_path: Path) -> None:
+    formats = ["onnx", "openvino", "exported-program", "litert"]
+    results = export(run, formats, out=tmp_path)  # the parity gate raises otherwise
+    assert [result.path.name for result in results] == formats
+    assert all(result.parity.images and not result.parity.exceeded_limits for result in results)
+
+
+def test_hdf5_has_no_layer_that_resizes(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="Keras's HDF5 has no layer"):
+        export(run, "h5", out=tmp_path)
