@@ -61,6 +61,11 @@ class TrainedMember:
     metrics: dict[str, Any]
 
     @property
+    def is_finetuned(self) -> bool:
+        """Whether its features have seen the training images: fine-tuning was kept."""
+        return self.metrics["model"]["finetuned_from"] is not None
+
+    @property
     def seconds(self) -> float:
         """Seconds of its training."""
         return float(self.metrics["time"]["train_seconds"])

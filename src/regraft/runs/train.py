@@ -234,7 +234,8 @@ def train_into(
             model, split, augmentation=config.augmentation, scratch=path / SCRATCH, checkpoint=path / CHECKPOINT,
             reporter=tracked, on_better=partial(save_classifier, folder=path) if is_first else None, deadline=deadline,
             planned=planned, earlier=earlier, callbacks=callbacks, loss_function=loss,
-            trained_heads=[member.head for member in members], **asdict(config.training),
+            trained_heads=[member.head for member in members] if any(m.is_finetuned for m in members) else (),
+            **asdict(config.training),
         )  # fmt: skip
         model.cpu()
         held_out = calibrate(model, split, tracked)
