@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 import pytest
 from terminal import FAST_FLAGS, regraft
 
+from regraft.cli.interruption import print_interrupted
+from regraft.errors import Interrupted
 from regraft.runs.prediction_parts import parts
 from regraft.runs.run import load
 from regraft.studies import cross_validation
@@ -39,6 +41,16 @@ def test_a_training_names_the_command_that_continues_it(
         done = regraft("train", squares_folder, "--out", tmp_path / "b")
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")  # nothing has begun
     assert not (tmp_path / "b").exists()
+
+
+def test_the_demo_is_continued_as_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["regraft", "demo"])
+    print_interrupted("demo", {"out": None}, Interrupted(Path("runs/demo-solar-cells")))
+    print_interrupted("export", {"out": tmp_path}, KeyboardInterrupt())
+    printed = capsys.readouterr().err
+    assert printed == "Interrupted. Continue with: regraft train --resume runs/demo-solar-cells\nInterrupted.\n"
 
 
 def test_studies_and_predictions_name_the_command_that_continues_them(

@@ -14,8 +14,8 @@ from regraft.errors import Interrupted
 
 #: Exit code of a program that Ctrl-C ended: 128 and the number of the signal.
 EXIT_CODE = 130
-#: Verbs that continue a folder by a flag of their own.
-_RESUMED = ("train", "tune")
+#: Verbs whose folder is continued by `--resume`, and the verb that has it.
+_RESUMED = {"train": "train", "demo": "train", "tune": "tune"}
 #: Verbs whose same command finds in the cache, or in its folder of results, what is done.
 _REPEATED = ("crossval", "learning-curve", "compare")
 
@@ -28,7 +28,7 @@ def print_interrupted(verb: str, parameters: dict[str, Any], error: KeyboardInte
 
 def _continuing(verb: str, parameters: dict[str, Any], folder: Path | None) -> str:
     if verb in _RESUMED:
-        return "" if folder is None else shlex.join(["regraft", verb, "--resume", str(folder)])
+        return "" if folder is None else shlex.join(["regraft", _RESUMED[verb], "--resume", str(folder)])
     out = parameters.get("out")
     predicts_into_folder = verb in ("predict", "evaluate") and out is not None and Path(out).is_dir()
     if verb not in _REPEATED and not predicts_into_folder:

@@ -11,6 +11,7 @@ from typer import Option
 
 from regraft.cli.options import Json
 from regraft.cli.output import console, print_json, print_next, print_result
+from regraft.errors import Interrupted
 from regraft.runs.progress import rich_progress
 
 _LICENSE = "ELPV data set, Deitsch et al., CC BY-NC-SA 4.0"
@@ -46,6 +47,8 @@ def command(
     screen.print(f"[dim]{_LICENSE}; read from the installed wheel.[/dim]\n")
     with rich_progress(screen) as reporter:
         run = train_from(manifest, demo_config(), path, reporter=reporter)
+        if run.metrics["training"]["stopped"] == "interrupted":
+            raise Interrupted(path)
         test = run.predictions.part("test")
         chosen = [i for label in range(len(test.classes)) for i in (test.labels == label).nonzero()[0][:2].tolist()]
         predictions = run.predict([Path(test.ids[i]) for i in chosen])
