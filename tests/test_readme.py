@@ -78,6 +78,8 @@ def test_commands_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         command = (
             f"{line} --image-size 32" if line.startswith(("regraft train photos", "regraft tune photos")) else line
         )
+        if line.startswith("regraft distill"):
+            command += " --image-size 32 --epochs 1"
         if line.startswith("regraft tune"):
             command += " --trials 2 --finalists 1"
         if line.startswith("regraft compare"):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from regraft.models.inference import Prediction
     from regraft.models.options import ModelOptions
     from regraft.models.summary import Summary
+    from regraft.runs.distill import distill
     from regraft.runs.evaluate import evaluate
     from regraft.runs.explain import Explanation, explain
     from regraft.runs.predict import predict
@@ -79,6 +80,7 @@ _MODULES = {
     "regraft.models.options": ("ModelOptions",),
     "regraft.models.inference": ("Prediction",),
     "regraft.models.summary": ("Summary",),
+    "regraft.runs.distill": ("distill",),
     "regraft.runs.evaluate": ("evaluate",),
     "regraft.runs.explain": ("explain", "Explanation"),
     "regraft.runs.predict": ("predict",),
@@ -102,9 +104,9 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - functions first, in the order of use
-    "scan", "inspect", "split", "folds", "build", "train", "resume", "load", "summary", "evaluate", "predict",
-    "explain", "audit_attribution", "export", "verify", "serve", "cross_validate", "compare", "write_report", "tune",
-    "learning_curve", "load_config", "Augmentation", "BadFile", "Classifier", "Comparison", "Config",
+    "scan", "inspect", "split", "folds", "build", "train", "resume", "distill", "load", "summary", "evaluate",
+    "predict", "explain", "audit_attribution", "export", "verify", "serve", "cross_validate", "compare", "write_report",
+    "tune", "learning_curve", "load_config", "Augmentation", "BadFile", "Classifier", "Comparison", "Config",
     "CrossValidation", "DataOptions", "Dataset", "Evaluation", "AttributionAudit", "Explanation", "ExportedModel",
     "Finding", "Inspection", "LearningCurve", "ModelOptions", "Prediction", "Predictions", "RegraftError", "Run",
     "RunOptions", "Sample", "Split", "Summary", "TrackingOptions", "TrainingOptions", "TuneResult", "UsageError",

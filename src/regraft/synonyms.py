@@ -61,6 +61,9 @@ _SAME_SETTINGS: dict[tuple[str, ...], str] = {
     ("augmentation.brightness", "augmentation.color_jitter"): "brightnessrange jitter maxlighting hsvv contrast",
     ("augmentation.policy",): "aa autoaugment",
     ("augmentation.rotation", "augmentation.zoom", "augmentation.policy"): "augment augmentations dataaugmentation",
+    ("distillation.teacher",): "teachermodel teachername kdmodel kdmodelname",
+    ("distillation.soft_share",): "alpha kdlossalpha distillalpha kdalpha",
+    ("distillation.temperature",): "kdtemperature distilltemperature tau",
     ("tracking.to",): "logger tensorboard wandb",
 }
 _SETTINGS_BY_WORD = {word: settings for settings, words in _SAME_SETTINGS.items() for word in words.split()}

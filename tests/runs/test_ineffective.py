@@ -27,6 +27,7 @@ HEAD_ONLY = ["training.finetune_epochs=0"]
         ([*HEAD_ONLY, "training.batch_size=8", "training.head_optimizer=sgd"], ""),
         ([*HEAD_ONLY, "augmentation.rotation=20"], "augmentation.rotation has no effect: the head trains on the plain"),
         ([*HEAD_ONLY, "augmentation.rotation=20", "training.views=4"], ""),
+        (["distillation.soft_share=0.3"], "distillation.soft_share has no effect: there is no teacher"),
         (["training.head_lr=0.1"], "training.head_lr has no effect: the head is fitted by L-BFGS"),
         (["training.finetune_from=all", "training.views=4"], "training.views has no effect: nothing is frozen"),
         (["training.early_stopping=3"], "training.early_stopping has no effect: there are no validation images"),

@@ -236,6 +236,7 @@ _SAME_VERBS = {
     "train": "fit learn finetune training",
     "train --resume RUN": "resume continue",
     "evaluate": "test eval validate val score accuracy",
+    "distill": "distillation kd student teacher compress",
     "predict": "infer inference classify label",
     "explain": "gradcam cam heatmap heatmaps saliency attribution",
     "report": "history plot plots curves confusion metrics results visualize",

@@ -23,6 +23,7 @@ from regraft.models.run_description import options_of_run
 from regraft.option_errors import merge_alternatives, reason_of, usage_errors
 from regraft.synonyms import advice_on, canonical, settings_like, spelled_like
 from regraft.tracking.options import TrackingOptions
+from regraft.training.distillation import DistillationOptions
 from regraft.training.options import TrainingOptions
 
 
@@ -95,6 +96,7 @@ class Config(BaseModel):
     model: ModelOptions = ModelOptions()
     augmentation: Augmentation = Augmentation()
     training: TrainingOptions = TrainingOptions()
+    distillation: DistillationOptions = DistillationOptions()
     tracking: TrackingOptions = TrackingOptions()
 
     def to_toml(self) -> str:
@@ -116,7 +118,7 @@ class Config(BaseModel):
 
 
 #: Settings that are paths from the folder of their file, and those that may be something else, such as a name.
-_PATHS = ("run.data", "run.out", "run.from_run", "data.unlabelled")
+_PATHS = ("run.data", "run.out", "run.from_run", "data.unlabelled", "distillation.teacher")
 _NAMES_OR_PATHS = ("data.keep_split", "model.weights", "model.backbone")
 #: Settings of the version before -> settings of this one.
 RENAMED_SETTINGS = {
@@ -208,7 +210,8 @@ def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
 def _with_defaults_of_runs(values: dict[str, Any]) -> dict[str, Any]:
     """Add the settings of a run to start from, or of one that is the backbone, below those given.
 
-    The images of a run whose weights are used keep their part.
+    The images of a run whose weights are used, and those of a teacher, keep their part; the data of a teacher is read
+    as it was read for the teacher.
     """
     given = {name: dict(table) for name, table in values.items() if isinstance(table, dict)}
     model, defaults = given.get("model", {}), dict[str, dict[str, Any]]()
@@ -218,13 +221,20 @@ def _with_defaults_of_runs(values: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"--from {earlier}{missing}: expected the folder of a run (run.from_run).")
         given["run"]["from_run"] = backbone["weights"]
         defaults = _read_run(Path(earlier) / "config.toml")
-        defaults |= {"run": {}, "model": {**defaults.get("model", {}), **backbone}}
+        defaults |= {"run": {}, "distillation": {}, "model": {**defaults.get("model", {}), **backbone}}
     elif backbone := options_of_run(model.get("backbone", "")):
         del model["backbone"]
         defaults = {"model": backbone}
     weights = model.get("weights", defaults.get("model", {}).get("weights", ""))
     if of_weights := options_of_run(weights):
         defaults["data"] = {**defaults.get("data", {}), "keep_split": of_weights["weights"]}
+    if teacher := given.get("distillation", {}).get("teacher"):
+        if not (of_teacher := options_of_run(teacher)):
+            missing = "" if Path(teacher).exists() else " does not exist"
+            raise ConfigError(f"The teacher {teacher}{missing}: expected the folder of a run (distillation.teacher).")
+        given["distillation"]["teacher"] = of_teacher["weights"]
+        of_data = _read_run(Path(teacher) / "config.toml").get("data", {})
+        defaults["data"] = {**of_data, **defaults.get("data", {}), "keep_split": of_teacher["weights"]}
     merged = {name: {**defaults.get(name, {}), **given.get(name, {})} for name in {**defaults, **given}}
     return {**merged, **{name: table for name, table in values.items() if name not in given}}
 

@@ -14,6 +14,7 @@ from regraft.errors import UsageError
 from regraft.evaluation.abstention import select, threshold_for
 from regraft.evaluation.calibration import MIN_IMAGES
 from regraft.evaluation.metrics import MAX_UNTESTED, Evaluation
+from regraft.report.distillation import describe_lesson, describe_result
 from regraft.report.html import Name, interval, percent
 from regraft.report.record import RANDOM_WEIGHTS, WITHHELD, RunRecord
 from regraft.text import pluralize
@@ -42,6 +43,8 @@ def summary(record: RunRecord) -> list[Sentence]:
         if at_chance := objection(evaluation):
             sentences.append((*at_chance, f" {WITHHELD}"))
         sentences += _per_class(evaluation)
+    if distillation := record.metrics.get("distillation"):
+        sentences += [(text,) for text in (describe_lesson(distillation), *describe_result(distillation))]
     sentences += [*_calibration(record), *_threshold(record)]
     sentences += [(str(note),) for note in (record.metrics.get("training") or {}).get("notes", ())]
     if record.suspects:

@@ -39,11 +39,13 @@ def fit_into_budget(
     reporter: ProgressReporter,
     *,
     at_size: Callable[[int], Classifier] | None = None,
+    unlabelled: int = 0,
 ) -> tuple[Classifier, Config, float | None, Mapping[str, float]]:
     """Choose views, epochs and image size so that the training fits `training.budget` (0: no limit), and report it.
 
     Returns model, configuration, deadline and planned seconds by step. `started` and the deadline are values of
-    `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen.
+    `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen; `unlabelled` images
+    train beside the labelled ones.
     Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time,
     torch.compile is wanted, too, or what is to be kept has no room.
     """
@@ -61,7 +63,7 @@ def fit_into_budget(
     def plan_with(rates: Throughput) -> Plan:
         return make_plan(
             model,
-            {part: len(split[part]) for part in split},
+            {part: len(split[part]) + (unlabelled if part == "train" else 0) for part in split},
             config.training,
             rates,
             changes_views=config.augmentation.changes_views,

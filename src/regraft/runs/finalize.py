@@ -31,6 +31,7 @@ from regraft.runs.evaluate import predict_jointly
 from regraft.runs.members import TrainedMember
 from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
+from regraft.runs.teacher import Lesson
 from regraft.runs.training_overlap import overlap_within
 from regraft.training.callbacks import Epoch, HeadFit, ProgressReporter, Training
 
@@ -77,6 +78,7 @@ def write_results(
     training: Training,
     held_out: HeldOut | None,
     members: Sequence[TrainedMember] = (),
+    lesson: Lesson | None = None,
 ) -> list[str]:
     """Write history, predictions, metrics and plots into the run's folder; returns notes for the user."""
     notes: list[str] = []
@@ -138,6 +140,8 @@ def write_results(
     }
     if search := read_search(path):
         metrics["backbone_search"] = search
+    if lesson is not None:
+        metrics["distillation"] = dict(lesson.description)
     write_json(path / METRICS, metrics)
     return notes
 

@@ -10,6 +10,7 @@ from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Split
 from regraft.models.classifier import Classifier
 from regraft.models.options import ModelOptions
+from regraft.training.distillation import DistillationOptions
 from regraft.training.options import TrainingOptions
 from regraft.training.setup import finetunes_members, plan_phases
 
@@ -36,6 +37,9 @@ def describe_ineffective(model: Classifier, split: Split, config: Config) -> Ite
 
     if config.model.head == "linear" and config.model.head_widths != ModelOptions().head_widths:
         yield from without_effect("model", {"head_widths"}, "the head is linear (model.head = mlp has widths)")
+    if not config.distillation.teacher:
+        changed = {k for k, v in asdict(config.distillation).items() if v != getattr(DistillationOptions(), k)}
+        yield from without_effect("distillation", changed, "there is no teacher (distillation.teacher)")
     if not phases.finetunes:
         reason = "nothing is fine-tuned (training.finetune_epochs, training.finetune_from)"
         yield from without_effect("training", training & set(_OF_FINETUNING), reason)

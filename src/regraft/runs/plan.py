@@ -14,6 +14,7 @@ from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.resources import usable_cpus, usable_memory
 from regraft.runs.budget import disk_for, measure
+from regraft.runs.teacher import refuse_teacher
 from regraft.runs.train import prepare
 from regraft.runs.unlabelled import refuse_unlabelled
 from regraft.timing import time_passes
@@ -68,6 +69,7 @@ def plan_from(
             "takes. Remove it."
         )
     refuse_unlabelled(config, "regraft plan")
+    refuse_teacher(config, "regraft plan")
     model, split = prepare(data, config, reporter)
     if not len(split.train):
         raise DataError("The train part has no image.")

@@ -19,6 +19,7 @@ from regraft.runs.processes import jointly, tell_run
 from regraft.runs.progress import with_progress
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELLED, Run
 from regraft.runs.run_folder import lock_run
+from regraft.runs.teacher import ask_teacher
 from regraft.runs.train import prepare, scan_and_split, tracking_options, train_into
 from regraft.runs.unlabelled import with_unlabelled
 from regraft.text import pluralize
@@ -91,7 +92,8 @@ def resume(
         _check_unchanged(path, split, source["data"])
         config, split = with_unlabelled(config, split, model, reporter)
         _check_same_unlabelled(path, split)
-        return train_into(model, split, path, config, reporter, callbacks=callbacks, loss=loss)
+        lesson = ask_teacher(model, config, split, reporter)
+        return train_into(model, split, path, config, reporter, callbacks=callbacks, loss=loss, lesson=lesson)
 
 
 def _train_further(
@@ -118,7 +120,12 @@ def _train_further(
         raise UsageError(f"{path} trains no stage of its backbone (training.finetune_from = 'none').")
     split = scan_and_split(data, config, reporter)
     _check_unchanged(path, split, data)
-    return train_into(run.classifier, split, path, config, reporter, earlier=earlier, callbacks=callbacks, loss=loss)
+    if config.distillation.teacher:
+        config, split = with_unlabelled(config, split, run.classifier, reporter)
+    return train_into(
+        run.classifier, split, path, config, reporter, earlier=earlier, callbacks=callbacks, loss=loss,
+        lesson=ask_teacher(run.classifier, config, split, reporter),
+    )  # fmt: skip
 
 
 def _check_same_unlabelled(path: Path, split: Split) -> None:

@@ -46,6 +46,7 @@ from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELLED, Run, open_model
 from regraft.runs.run_folder import SCRATCH, lock_run, new_folder, refuse_existing_run
+from regraft.runs.teacher import Lesson, ask_teacher
 from regraft.runs.unlabelled import with_unlabelled
 from regraft.tracking.callback import TrackingReporter, tracking
 from regraft.tracking.options import TrackingOptions
@@ -84,7 +85,9 @@ def train_from(
     model = build_described(split, config, reporter)
     config, split = with_unlabelled(config, split, model, reporter)
     at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
-    model, config, deadline, planned = _plan(model, split, config, started, reporter, at_size)
+    lesson = ask_teacher(model, config, split, reporter)
+    taught = 0 if lesson is None else lesson.unlabelled
+    model, config, deadline, planned = _plan(model, split, config, started, reporter, at_size, unlabelled=taught)
     source = absolute(data)
     # The folder is created after the scan, which must not take it for a class if it is inside the data.
     with lock_run(new_folder(out, Path(source).stem, config.model.backbone)) as path, continued_in(path):
@@ -95,7 +98,9 @@ def train_from(
         write_search(path, search)
         tell_run(path)
         reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
-        return train_into(model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss)
+        return train_into(
+            model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss, lesson=lesson
+        )
 
 
 def _plan(
@@ -105,10 +110,11 @@ def _plan(
     started: float,
     reporter: ProgressReporter,
     at_size: Callable[[int], Classifier] | None = None,
+    unlabelled: int = 0,
 ) -> tuple[Classifier, Config, float | None, Mapping[str, float]]:
     """Fit a training into the budget, as `fit_into_budget` does; of several backbones, each has a plan of its own."""
     if not finetunes_members(model, config.training):
-        return fit_into_budget(model, split, config, started, reporter, at_size=at_size)
+        return fit_into_budget(model, split, config, started, reporter, at_size=at_size, unlabelled=unlabelled)
     return model, config, started + config.training.budget if config.training.budget else None, {}
 
 
@@ -179,9 +185,10 @@ def split_with(dataset: Dataset, config: Config) -> Split:
     """Split by the shares and the seed of the configuration.
 
     Data that is divided already refuses shares, but not those that nobody asked for: defaults, and those of a run that
-    this one starts from.
+    this one starts from or learns from.
     """
-    data, earlier, present = config.data, config.run.from_run, dataset.table.parts_present()
+    data, present = config.data, dataset.table.parts_present()
+    earlier = config.run.from_run or config.distillation.teacher
     unasked = load_run_config(Path(earlier) / CONFIG).data if earlier else DataOptions()
     val = None if "val" in present and data.val == unasked.val else data.val
     test = None if "test" in present and data.test == unasked.test else data.test
@@ -211,11 +218,12 @@ def train_into(
     loss: LossFunction | None = None,
     *,
     with_report: bool = True,
+    lesson: Lesson | None = None,
 ) -> Run:
     """Train, evaluate and report in a locked folder; continues from the checkpoint in it, or from an earlier training.
 
-    Its epochs are then those of the folder's model, and more follow. Several backbones are fine-tuned before, each as a
-    run of its own, `with_report` off.
+    The epochs of an earlier training are those of the folder's model, and more follow. Several backbones are fine-tuned
+    before, each as a run of its own, `with_report` off. A `lesson` has the targets of a teacher.
     """
     is_first, trackers = not distributed.rank(), () if distributed.rank() else config.tracking.to
     settings = config.model_dump(mode="json")
@@ -235,12 +243,14 @@ def train_into(
             reporter=tracked, on_better=partial(save_classifier, folder=path) if is_first else None, deadline=deadline,
             planned=planned, earlier=earlier, callbacks=callbacks, loss_function=loss,
             trained_heads=[member.head for member in members] if any(m.is_finetuned for m in members) else (),
-            **asdict(config.training),
+            soft_targets=None if lesson is None else lesson.targets, **asdict(config.training),
         )  # fmt: skip
         model.cpu()
         held_out = calibrate(model, split, tracked)
         run = distributed.first_on_rank_0(
-            lambda: _write_run(model, split, path, training, held_out, members, tracked, with_report=with_report)
+            lambda: _write_run(
+                model, split, path, training, held_out, members, tracked, lesson, with_report=with_report
+            )
         )
         if members and is_first and not training.interrupted:
             remove_weights(path)
@@ -255,6 +265,7 @@ def _write_run(
     held_out: HeldOut | None,
     members: Sequence[TrainedMember],
     tracked: TrackingReporter,
+    lesson: Lesson | None,
     *,
     with_report: bool,
 ) -> Run:
@@ -264,7 +275,7 @@ def _write_run(
     save_classifier(model, path)
     if note := describe_processes(training):
         tracked.on_message(note)
-    for note in write_results(path, model, split, training, held_out, members):
+    for note in write_results(path, model, split, training, held_out, members, lesson):
         tracked.on_message(note)
     if not training.interrupted:
         shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)

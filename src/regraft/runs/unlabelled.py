@@ -28,7 +28,8 @@ def with_unlabelled(
     """
     if not config.data.unlabelled:
         return config, split
-    check_unlabelled(model, config.training)
+    if not config.distillation.teacher:  # from which all that trains learns
+        check_unlabelled(model, config.training)
     unlabelled = find_unlabelled_for(split.dataset, config, reporter)
     data = replace(config.data, unlabelled=unlabelled.path)
     return config.model_copy(update={"data": data}), replace(split, unlabelled=unlabelled)
@@ -54,6 +55,6 @@ def refuse_unlabelled(config: Config, verb: str) -> None:
     """Raise `UsageError` for images without labels where a verb would not use them."""
     if config.data.unlabelled:
         raise UsageError(
-            f"data.unlabelled = {config.data.unlabelled} has no effect on `{verb}`. It works with `regraft train` and "
-            "`regraft crossval`; remove it here."
+            f"data.unlabelled = {config.data.unlabelled} has no effect on `{verb}`. It works with `regraft train`, "
+            "`distill` and `crossval`; remove it here."
         )

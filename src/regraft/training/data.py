@@ -1,7 +1,7 @@
 """The inputs of the phases: decoded pixels, activations, features, and the batches that are drawn from them.
 
-Input: a classifier and a split. Output: pixels, activations at a cut, computed by the fastest prefix backend, and the
-inputs of the head. Each is on disk, in memory, or computed whenever it is read.
+Input: a classifier, and the images of each part. Output: pixels, activations at a cut, computed by the fastest prefix
+backend, and the inputs of the head. Each is on disk, in memory, or computed whenever it is read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from regraft import distributed
 from regraft.cache import Cache
 from regraft.data.augmentation import augment, random_key
 from regraft.data.augmentation_options import Augmentation
-from regraft.data.dataset import Dataset, Part, Split
+from regraft.data.dataset import Dataset, Part
 from regraft.data.pixel_cache import PixelSource, StreamedPixels, load_pixels
 from regraft.models.classifier import Classifier
 from regraft.models.staged import StageOutput
@@ -137,7 +137,7 @@ class TrainingData:
     def __init__(
         self,
         model: Classifier,
-        split: Split,
+        images: Mapping[Part, Dataset],
         *,
         options: TrainingOptions,
         augmentation: Augmentation,
@@ -147,10 +147,9 @@ class TrainingData:
         precision: torch.dtype,
         reporter: ProgressReporter,
     ) -> None:
-        self._model, self._split, self._options, self._augmentation = model, split, options, augmentation
+        self._model, self._images, self._options, self._augmentation = model, images, options, augmentation
         self._cache, self._scratch, self._reporter = cache, scratch, reporter
         self._device, self._precision = device, precision
-        model.preprocessing = model.preprocessing.for_white(split.dataset.white)
         self.backend: BackendName = "torch"
         self.cache_too_small = False
         # `auto` is decided by the plan of a run; without one, activations are kept on disk.
@@ -163,7 +162,8 @@ class TrainingData:
         A training that resumes gives its `backend`; None chooses one. Raises `UsageError` if memory or disk are too
         small for what the options want to keep there.
         """
-        model, counts, cut = self._model, {part: len(self._split[part]) for part in ("train", "val")}, phases.cut
+        model, cut = self._model, phases.cut
+        counts: dict[str, int] = {part: len(images) for part, images in self._images.items()}
         rows = counts["train"] * phases.views + counts["val"]
         if backend:
             self.backend = backend
@@ -213,9 +213,9 @@ class TrainingData:
     def pixels(self, part: Part) -> PixelSource:
         """Decode the images of a part, or find them in the cache; or a source that decodes them when they are read."""
         if not self._stores_pixels:
-            return StreamedPixels(self._split[part], self._model.preprocessing, self._cache)
+            return StreamedPixels(self._images[part], self._model.preprocessing, self._cache)
         return load_pixels(
-            self._split[part],
+            self._images[part],
             self._model.preprocessing,
             self._cache,
             progress=lambda done, total: self._reporter.on_progress("decode", done, total, f"{part} images"),
@@ -244,7 +244,7 @@ class TrainingData:
         return {
             part: run_prefix(
                 self._model,
-                self._split[part],
+                self._images[part],
                 pixels[part],
                 backend,
                 self._store,

@@ -136,7 +136,7 @@ def _phase_trainer(setup: TrainingSetup, phase: Phase, batches: Batches, val: Ac
         setup.model,
         phase,
         batches,
-        setup.labels,
+        setup.targets,
         setup.objective,
         val=None if val is None else (val, setup.val_labels),
         fused=setup.fused,
@@ -146,4 +146,5 @@ def _phase_trainer(setup: TrainingSetup, phase: Phase, batches: Batches, val: Ac
         compiled=setup.options.compile and phase.name == "finetune",
         seed=setup.options.seed,
         reporter=setup.reporter,
+        view_targets=None if setup.soft_targets is None else setup.soft_targets.of_views(),
     )

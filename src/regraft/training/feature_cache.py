@@ -152,8 +152,11 @@ class Activations:
 
     def sample(self, indices: np.ndarray, key: int, chosen: np.ndarray | slice = slice(None)) -> StageOutput:
         """One random view of each of some images, drawn by the key; only those at the places `chosen` are read."""
-        views = np.random.default_rng(key).integers(self.views, size=len(indices))
-        return self.batch(views[chosen], indices[chosen])
+        return self.batch(self.draw_views(len(indices), key)[chosen], indices[chosen])
+
+    def draw_views(self, count: int, key: int) -> np.ndarray:
+        """The view of each of `count` images that `sample` reads by this key, int64 (count,)."""
+        return np.random.default_rng(key).integers(self.views, size=count)
 
 
 def as_batch(pixels: np.ndarray) -> torch.Tensor:
@@ -280,29 +283,30 @@ def score_with_features(
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Run the tail and the head over the plain views, and keep the features of some images, evenly spread.
 
-    Returns the accuracy, in 0..1; indices of K <= `max_images` images, int64 (K,); their features, float32 (K, F). All
-    are on the CPU.
+    Only the images with a label count: the first N, for labels (N,). Returns the accuracy, in 0..1; indices of K <=
+    `max_images` images, int64 (K,); their features, float32 (K, F). All are on the CPU.
     """
-    indices = torch.linspace(0, len(activations) - 1, min(len(activations), max_images)).round().long()
+    count = len(labels)
+    indices = torch.linspace(0, count - 1, min(count, max_images)).round().long()
     correct, kept = torch.zeros(1, dtype=torch.int64), torch.zeros(len(indices), model.head.features)
     with torch.inference_mode():
-        for rows, features in _features(model, activations, 0, precision):
+        for rows, features in _features(model, activations, 0, precision, count):
             is_kept = (indices >= rows.start) & (indices < rows.stop)
             kept[is_kept] = features.cpu()[indices[is_kept] - rows.start].float()
             correct += (model.head(features).argmax(dim=1).cpu() == labels[rows]).sum()
-    accuracy = int(distributed.all_reduce_sum(correct)) / len(activations)
+    accuracy = int(distributed.all_reduce_sum(correct)) / count
     return accuracy, indices, distributed.all_reduce_sum(kept)
 
 
 def _features(
-    model: Classifier, activations: ActivationSource, view: int, precision: torch.dtype
+    model: Classifier, activations: ActivationSource, view: int, precision: torch.dtype, count: int | None = None
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Output of the tail for one view: the rows of a batch, and their features.
+    """Output of the tail for one view of the first `count` images (default: all): rows of a batch, and their features.
 
     Several processes take turns at the batches, which are those of one process, so that the numbers are the same.
     """
     model.eval()
-    device, count = model.mean.device, len(activations)
+    device, count = model.mean.device, len(activations) if count is None else count
     step = 128 * distributed.world_size()
     parts = [slice(start, min(start + 128, count)) for start in range(128 * distributed.rank(), count, step)]
     for rows, batch in zip(parts, activations.batches(view, parts), strict=True):

@@ -22,7 +22,7 @@ from threadpoolctl import ThreadpoolController
 from regraft import distributed
 from regraft.training.feature_rows import FeatureRows, TensorRows, as_rows
 from regraft.training.head_loss import HeadLoss, covariance, logits_of, moments, row_count
-from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, compute_metrics
+from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, class_indices, compute_metrics
 from regraft.training.row_sums import sum_over_shards
 
 #: L2 strengths from strong to weak: the penalty is l2 / 2 * |W|^2 on standardized features, added to the mean loss.
@@ -226,8 +226,7 @@ def fit_head(
     rows, searched, search_weights = every.plain(), labels, weights
     is_part = len(labels) > MAX_SEARCH_IMAGES
     if is_part:
-        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        chosen = stratified_part(hard.cpu().numpy(), MAX_SEARCH_IMAGES, seed=seed)
+        chosen = stratified_part(class_indices(labels).cpu().numpy(), MAX_SEARCH_IMAGES, seed=seed)
         rows, numbers = rows.subset(chosen), torch.from_numpy(chosen).to(labels.device)
         searched, search_weights = labels[numbers], None if weights is None else weights[numbers]
         groups = None if groups is None else groups[chosen]
@@ -278,7 +277,7 @@ def l2_by_cross_validation(
 ) -> float:
     """The L2 strength with the lowest loss over at most `folds` folds, which divide no group, int64 (N,)."""
     rows = as_rows(features)
-    fold = stratified_folds(labels.cpu().numpy(), folds, groups=groups, seed=seed)
+    fold = stratified_folds(class_indices(labels).cpu().numpy(), folds, groups=groups, seed=seed)
     losses: list[list[float]] = []  # by fold
     for number in range(max(2, int(fold.max(initial=0)) + 1)):
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)

@@ -42,8 +42,8 @@ class Objective:
     function: LossFunction | None = None
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
-        """One-hot rows without smoothing, float32 (N, C)."""
-        return F.one_hot(labels, len(self.class_weights)).float()
+        """One-hot rows without smoothing of class indices (N,), float32 (N, C); probabilities (N, C) as they are."""
+        return labels if labels.is_floating_point() else F.one_hot(labels, len(self.class_weights)).float()
 
     def per_image(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Unweighted loss of each image, (N,)."""
@@ -71,6 +71,11 @@ class Objective:
         if self.function is not None:
             return targets.new_ones(len(targets))
         return targets @ self.class_weights.to(device=targets.device, dtype=targets.dtype)
+
+
+def class_indices(labels: torch.Tensor) -> torch.Tensor:
+    """Class indices (N,) as they are; of target probabilities (N, C) the most probable class, int64 (N,)."""
+    return labels.argmax(dim=1) if labels.is_floating_point() else labels
 
 
 def weights_of_classes(option: ClassWeights, labels: np.ndarray, classes: Sequence[str]) -> torch.Tensor:
@@ -154,11 +159,14 @@ class EpochMetrics:
 def compute_metrics(
     objective: Objective, logits: torch.Tensor, labels: torch.Tensor, *, calibrate: bool = False
 ) -> EpochMetrics:
-    """Compute the metrics of logits (N, C) for class indices (N,), with calibrated losses if `calibrate`."""
+    """Compute the metrics of logits (N, C) for class indices (N,), with calibrated losses if `calibrate`.
+
+    Of target probabilities (N, C) the most probable class is the correct one.
+    """
     plain = Objective(objective.loss, 0.0, torch.ones_like(objective.class_weights), objective.activation)
     logits, labels = logits.float().cpu(), labels.cpu()
     predicted = logits.argmax(dim=1)
-    targets = plain.targets(labels)
+    targets, labels = plain.targets(labels), class_indices(labels)
     losses = plain.per_image(logits, targets).double()
     return EpochMetrics(
         loss=float(losses.mean()),

@@ -28,7 +28,7 @@ from regraft.models.staged import StageOutput
 from regraft.training.callbacks import Epoch, ProgressReporter
 from regraft.training.data import Batches
 from regraft.training.device import autocast
-from regraft.training.feature_cache import ActivationSource, predict_logits
+from regraft.training.feature_cache import Activations, ActivationSource, predict_logits
 from regraft.training.gradient_sum import GradientSum
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
 from regraft.training.optimizer import lr_factor, make_optimizer
@@ -101,8 +101,9 @@ class PhaseTrainer:
 
     Several processes divide the images of each step, and train as one process does, up to rounding.
 
-    `labels` are the classes of the training images, int64 (N,); the validation images are scored after each epoch.
-    If `compiled`, steps run through `torch.compile`.
+    `labels` are the classes of the training images, int64 (N,), or target probabilities, float32 (N, C), and
+    `view_targets` those of the K cached views of each, (K, N, C), if these differ; the validation
+    images are scored after each epoch. If `compiled`, steps run through `torch.compile`.
 
     Attributes:
         epoch: Number of finished epochs.
@@ -124,12 +125,14 @@ class PhaseTrainer:
         compiled: bool,
         seed: int,
         reporter: ProgressReporter,
+        view_targets: torch.Tensor | None = None,
     ) -> None:
         self.model, self.phase, self.batches, self.objective = model, phase, batches, objective
         self.val, self.augmentation, self.precision, self.seed, self.reporter = (
             val, augmentation, precision, seed, reporter,
         )  # fmt: skip
         self.targets = objective.targets(labels)
+        self.view_targets = view_targets if isinstance(batches, Activations) else None
         self.steps_per_pass = math.ceil(len(batches) / phase.batch_size)
         self.steps = phase.steps_per_epoch or self.steps_per_pass
         self.optimizer = make_optimizer(model, phase)
@@ -276,7 +279,7 @@ class PhaseTrainer:
 
         The weight is that of the part's mean loss in the mean of all.
         """
-        device, targets = self.model.mean.device, self.targets[torch.from_numpy(indices)]
+        device, targets = self.model.mean.device, self._targets(indices, key)
         places = np.arange(len(indices))[own]
         mixture = draw_mixture(len(indices), self.augmentation, key)
         if mixture is None:
@@ -294,6 +297,13 @@ class PhaseTrainer:
         else:
             weight = float(self.objective.weights(mine).sum() / self.objective.weights(targets).sum())
         return inputs, mine.to(device, non_blocking=True), weight
+
+    def _targets(self, indices: np.ndarray, key: int) -> torch.Tensor:
+        """Target probabilities of the images of a step, (n, C): of the views that the key draws, where these differ."""
+        chosen = torch.from_numpy(indices)
+        if self.view_targets is None or not isinstance(self.batches, Activations):
+            return self.targets[chosen]
+        return self.view_targets[torch.from_numpy(self.batches.draw_views(len(indices), key)), chosen]
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """The images of each step; an epoch goes on in the pass over the images in which the one before stopped."""

@@ -32,6 +32,7 @@ from regraft.training.losses import LossFunction, Objective, check_loss, weights
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix_backend import openvino_version
 from regraft.training.several_heads import LinearWeights
+from regraft.training.soft_targets import SoftTargets, beside
 
 #: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
 _VIEWS = 8
@@ -105,9 +106,10 @@ def output_activation(options: TrainingOptions) -> Activation:
 class TrainingSetup:
     """What stays the same during a training.
 
-    `trainable` names the tensors that any phase changes; labels are int64. The state is saved in `checkpoint` after
-    each epoch, and no epoch ends after `deadline`, a value of `time.monotonic()`. `planned` are seconds by step, by
-    which the time to the deadline is divided.
+    `trainable` names the tensors that any phase changes. Labels are int64; `targets` are those of all training images:
+    their labels, or probabilities, float32 (N + M, C), with M unlabelled images after the labelled ones. The state is
+    saved in `checkpoint` after each epoch, and no epoch ends after `deadline`, a value of `time.monotonic()`. `planned`
+    are seconds by step, by which the time to the deadline is divided.
     """
 
     model: Classifier
@@ -120,6 +122,7 @@ class TrainingSetup:
     objective: Objective
     labels: torch.Tensor
     val_labels: torch.Tensor
+    targets: torch.Tensor
     trainable: frozenset[str]
     fused: FusedTraining
     data: TrainingData
@@ -129,6 +132,7 @@ class TrainingSetup:
     planned: Mapping[str, float]
     callbacks: Sequence[Callback] = ()
     trained_heads: Sequence[LinearWeights] = ()
+    soft_targets: SoftTargets | None = None
 
     def step_deadline(self, step: str, *later: str) -> float | None:
         """The end of a step if the remaining time is divided as planned between it and the steps after it."""
@@ -158,6 +162,8 @@ class TrainingSetup:
         }
         if self.split.unlabelled is not None:
             identity["unlabelled"] = len(self.split.unlabelled)
+        if self.soft_targets is not None:
+            identity["soft_targets"] = self.soft_targets.digest()
         return dict(json.loads(json.dumps(identity)))
 
 
@@ -176,11 +182,12 @@ def set_up(
     callbacks: Sequence[Callback] = (),
     loss_function: LossFunction | None = None,
     trained_heads: Sequence[LinearWeights] = (),
+    soft_targets: SoftTargets | None = None,
 ) -> TrainingSetup:
     """Check the arguments, decide phases, device and precision, and prepare the model.
 
-    Raises `UsageError` if the classes of model and split differ or an option does not fit, and `DataError` if the train
-    part is empty.
+    Raises `UsageError` if the classes of model and split differ, or an option or the `soft_targets` do not fit, and
+    `DataError` if the train part is empty.
     """
     if model.classes != split.classes:
         raise UsageError(
@@ -188,18 +195,24 @@ def set_up(
         )
     if not len(split.train):
         raise DataError("The train part has no image.")
-    if split.unlabelled is not None:
+    if split.unlabelled is not None and soft_targets is None:
         check_unlabelled(model, options)
     _check_loss(options, loss_function, len(split.classes))
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     phases = plan_phases(model, options, changes_views=augmentation.changes_views)
     _check_phases(model, split, options, augmentation, phases)
+    if soft_targets is not None:
+        soft_targets.check(split, phases.views)
     model.to(device)
     model.head.temperature, model.ood = 1.0, None  # of an earlier training
     model.head.activation = output_activation(options)
     model.freeze(phases.boundary)
     weights = weights_of_classes(options.class_weights, split.train.labels, split.classes)
+    labels, images = torch.from_numpy(split.train.labels), split.train
+    if soft_targets is not None and split.unlabelled is not None:
+        images = beside(split.train, split.unlabelled.images)
+    model.preprocessing = model.preprocessing.for_white(split.dataset.white)
     return TrainingSetup(
         model=model,
         split=split,
@@ -209,13 +222,14 @@ def set_up(
         device=device,
         precision=precision,
         objective=Objective(options.loss, options.label_smoothing, weights, model.head.activation, loss_function),
-        labels=torch.from_numpy(split.train.labels),
+        labels=labels,
         val_labels=torch.from_numpy(split.val.labels),
+        targets=labels if soft_targets is None else soft_targets.plain(),
         trainable=frozenset(model.trained_tensors()),
         fused=FusedTraining(model, phases.boundary, precision),
         data=TrainingData(
             model,
-            split,
+            {"train": images, "val": split.val},
             options=options,
             augmentation=augmentation,
             cache=cache,
@@ -230,6 +244,7 @@ def set_up(
         planned=planned,
         callbacks=callbacks,
         trained_heads=trained_heads,
+        soft_targets=soft_targets,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from regraft import distributed
@@ -38,6 +39,7 @@ from regraft.training.phase import Phase
 from regraft.training.row_sums import own_rows, shard_bounds
 from regraft.training.setup import TrainingSetup, set_up
 from regraft.training.several_heads import LinearWeights, fit_head_of_several
+from regraft.training.soft_targets import SoftTargets
 from regraft.training.unlabelled import HeadTargets, with_unlabelled
 
 _NO_FURTHER_GAIN = "No further epoch has a lower validation loss: the model from before them is kept."
@@ -60,6 +62,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     loss_function: LossFunction | None = None,
     trained_heads: Sequence[LinearWeights] = (),
+    soft_targets: SoftTargets | None = None,
     **options: Any,
 ) -> Training:
     """Train the head on features that are computed once, then fine-tune from the freeze boundary.
@@ -85,6 +88,8 @@ def train(
         loss_function: Training loss of logits and targets, both float32 (N, classes), whose name `custom_loss` has.
         trained_heads: Of several backbones that were fine-tuned alone, the head of each; their average is taken unless
             a new head on all features is better on validation.
+        soft_targets: Probabilities that replace the labels of the training images in the loss, and unlabelled images
+            with theirs. Validation and `train_accuracy` stay those of the labels.
         **options: Fields of `TrainingOptions`.
 
     Returns:
@@ -113,6 +118,7 @@ def train(
             callbacks=callbacks,
             loss_function=loss_function,
             trained_heads=trained_heads,
+            soft_targets=soft_targets,
         )
         state = start_or_resume(setup, on_better)
         if earlier is not None and state.checkpoint is None:
@@ -225,6 +231,12 @@ def _as_rows(setup: TrainingSetup, inputs: Activations) -> FeatureRows:
     )
 
 
+def _inseparable_sets(setup: TrainingSetup) -> np.ndarray:
+    """Number of the inseparable set of each training image, int64 (N + M,); an unlabelled image is one by itself."""
+    sets = inseparable_set_ids(setup.split.train.samples)
+    return np.concatenate([sets, len(sets) + np.arange(len(setup.targets) - len(sets))])
+
+
 def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTargets, val: Activations | None) -> None:
     reporter, steps = setup.reporter, len(L2_VALUES) + 1
 
@@ -236,7 +248,7 @@ def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTarg
     options: dict[str, Any] = {
         "weights": train.weights,
         "val": None if val is None else (_as_rows(setup, val), setup.val_labels.to(setup.device)),
-        "groups": inseparable_set_ids(setup.split.train.samples) if train.l2 is None else None,
+        "groups": _inseparable_sets(setup) if train.l2 is None else None,
         "l2": train.l2,
         "seed": setup.options.seed,
         "on_fit": on_fit,

@@ -38,8 +38,8 @@ def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activatio
 
     The decision and its figures are noted in the state.
     """
-    plain = HeadTargets(train, setup.labels)
-    if (unlabelled := setup.split.unlabelled) is None:
+    plain = HeadTargets(train, setup.targets)
+    if (unlabelled := setup.split.unlabelled) is None or setup.soft_targets is not None:  # which have theirs
         return plain
     values, size = train.rows.values, 4 * (len(train) + len(unlabelled)) * setup.model.head.features
     if not isinstance(values, torch.Tensor) or not setup.data.has_memory_for(size * (_COPIES + train.views)):

@@ -19,6 +19,7 @@ from regraft.errors import DataError, UsageError
 from regraft.evaluation.majority import compare_with_majority
 from regraft.evaluation.metrics import confusion_matrix
 from regraft.runs.progress import with_progress
+from regraft.runs.teacher import refuse_teacher
 from regraft.runs.train import build_for, scan_with
 from regraft.runs.unlabelled import refuse_unlabelled
 from regraft.studies.cross_validation import new_output_folder, refuse_existing
@@ -143,6 +144,7 @@ def learning_curve(
     refuse_existing(out)
     clock, cache = [time.perf_counter()], Cache()
     refuse_unlabelled(config, "regraft learning-curve")
+    refuse_teacher(config, "regraft learning-curve")
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
     _refuse_few_images(dataset)
     clock.append(time.perf_counter())

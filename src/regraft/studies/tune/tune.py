@@ -19,6 +19,7 @@ from regraft.errors import DataError, MissingExtraError, RunError, UsageError, c
 from regraft.models.serialization import versions
 from regraft.runs.progress import with_progress
 from regraft.runs.run_folder import lock_run, new_folder
+from regraft.runs.teacher import refuse_teacher
 from regraft.runs.train import prepare
 from regraft.runs.unlabelled import refuse_unlabelled
 from regraft.studies.tune.result import METRICS, Metric, TuneResult
@@ -102,6 +103,7 @@ def tune(
     if stored is not None:
         _refuse_other_settings(stored, settings, Path(str(out)))
     refuse_unlabelled(config, "regraft tune")
+    refuse_teacher(config, "regraft tune")
     model, split = prepare(data, config, reporter)
     if finetunes_members(model, config.training):
         raise UsageError(

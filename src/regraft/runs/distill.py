@@ -1,0 +1,240 @@
+"""Distill a run into a smaller model, and measure how much of what the teacher knows more it has learned.
+
+Input: a run, the teacher, and the settings of the student. Output: the student's run, trained by `regraft train`'s own
+steps with the teacher's targets, a run of the same model on the labels alone, and in the student's `metrics.json` the
+accuracies of all three.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from regraft.atomic_io import write_json
+from regraft.config import Config, load_config, load_run_config, setting_names
+from regraft.data.dataset import Part
+from regraft.errors import DataError, UsageError, suggest_names
+from regraft.evaluation.comparison import Difference, paired_difference
+from regraft.evaluation.metrics import evaluate
+from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.stored_predictions import find_predictions
+from regraft.runs.progress import with_progress
+from regraft.runs.report import write_report
+from regraft.runs.resume import resume
+from regraft.runs.run import CONFIG, METRICS, SOURCE, Run, open_model
+from regraft.runs.run_folder import new_folder
+from regraft.runs.run_images import data_of
+from regraft.runs.train import train_from
+from regraft.training.callbacks import NullReporter, ProgressReporter
+from regraft.training.distillation import DistillationOptions
+
+#: Folder of the model that is trained on the labels alone, in that of the student.
+PLAIN = "plain"
+#: Baselines that are no run: train one, or do without.
+_TRAIN, _NONE = "train", "none"
+
+
+@dataclass(frozen=True)
+class KeptGain:
+    """Accuracies of the teacher, the student and the same model trained on the labels alone, on the same images.
+
+    Accuracies are in 0..1. `gain` is that of the student over the plain model, and `gap` that of the teacher over the
+    student, each with its paired interval.
+    """
+
+    part: Part
+    teacher: float
+    student: float
+    plain: float
+    gain: Difference
+    gap: Difference
+
+    @property
+    def kept(self) -> float | None:
+        """Share of the teacher's gain over the plain model that the student keeps; None if the teacher has no gain."""
+        gain = self.teacher - self.plain
+        return (self.student - self.plain) / gain if gain > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "part": self.part,
+            "count": self.gain.count,
+            "teacher": self.teacher,
+            "student": self.student,
+            "plain": self.plain,
+            "kept": self.kept,
+            "gain": self.gain.to_json(),
+            "gap": self.gap.to_json(),
+        }
+
+
+@suggest_names
+@with_progress
+def distill(
+    run: Run | Path | str,
+    *,
+    into: str,
+    data: Path | str | None = None,
+    unlabelled: Path | str | None = None,
+    out: Path | str | None = None,
+    baseline: Run | Path | str = _TRAIN,
+    reporter: ProgressReporter | None = None,
+    **options: Any,
+) -> Run:
+    """Train a smaller model on what a run says of its training images, and of unlabelled ones.
+
+    The student has the teacher's split: its val and test images teach nothing. It is a run like any other, which
+    `resume` continues; `run.metrics["distillation"]` says how much of the teacher's gain it keeps.
+
+    Args:
+        run: The teacher: a run or its folder.
+        into: The student's backbone.
+        data: The labelled images of the teacher. Default: their path in the run.
+        unlabelled: Images without labels, as `scan` takes them: the teacher alone says what they show. Those that are
+            val or test images, or nearly so, are left out. Default: those of the teacher, if it had any.
+        out: The student's folder, which must not contain a run yet. Default: a new one under `runs/`.
+        baseline: What the student is compared with: `train` trains the same model on the labels alone, in the folder
+            `plain` of the student's; or a run of such a model; or `none`.
+        reporter: As in `train`.
+        **options: Settings by their name, such as `finetune_epochs=5`, `image_size=160` or `soft_share=0.5`.
+
+    Raises:
+        UsageError: The teacher or the baseline is no run, or an option is wrong.
+        RunError: `out` contains a run already.
+        RegraftError: Reading the data, loading the weights or the training failed.
+
+    Examples:
+        >>> small = regraft.distill("runs/photos", into="efficientnet_lite0", out="runs/small", finetune_epochs=1)
+        >>> small.metrics["distillation"]["result"]["count"]
+        9
+    """
+    started, reporter = time.monotonic(), reporter or NullReporter()
+    teacher = open_model(run)
+    if not isinstance(teacher, Run):
+        raise UsageError(f"The teacher is a {type(run).__name__}; expected a run or its folder.")
+    overrides = {_setting(name): value for name, value in options.items()}
+    overrides |= {"model.backbone": into, "distillation.teacher": str(teacher.path)}
+    overrides["data.unlabelled"] = None if unlabelled is None else str(unlabelled)
+    config = load_config(overrides=overrides)
+    return distill_with(config, data, out, baseline=baseline, reporter=reporter, started=started)
+
+
+def _setting(name: str) -> str:
+    """The setting `section.key` of this name; an unknown name stays as it is, and is refused with the others."""
+    return next((setting for setting in setting_names() if setting.rpartition(".")[2] == name), name)
+
+
+def distill_with(
+    config: Config,
+    data: Path | str | None = None,
+    out: Path | str | None = None,
+    *,
+    baseline: Run | Path | str = _TRAIN,
+    reporter: ProgressReporter | None = None,
+    started: float | None = None,
+) -> Run:
+    """Train a configured student by its teacher, and compare it; as `distill`.
+
+    A time budget, which starts at `started` (default: now), is divided between the student and the baseline.
+    """
+    reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
+    teacher = Run(config.distillation.teacher)
+    source = data if data is not None else data_of(teacher)
+    if not source:
+        raise UsageError(f"{teacher.path} was trained on images in memory. Give its labelled images.")
+    compared = _open_baseline(baseline, teacher)
+    budget = config.training.budget
+    if budget and compared == _TRAIN:
+        config = config.model_copy(update={"training": replace(config.training, budget=budget / 2)})
+    path = new_folder(out, Path(str(source)).stem, config.model.backbone)
+    student = train_from(source, config, path, reporter=reporter, started=started)
+    left = budget and max(1.0, started + budget - time.monotonic())
+    return _compare(student, teacher, compared, reporter, left)
+
+
+@with_progress
+def resume_distillation(
+    path: Path | str, *, baseline: Run | Path | str = _TRAIN, reporter: ProgressReporter | None = None
+) -> Run:
+    """Continue a distillation that was interrupted: its training, the baseline, and the comparison.
+
+    Raises as `resume`, and `UsageError` if the run has no teacher.
+    """
+    reporter, path = reporter or NullReporter(), Path(path)
+    if (path / CONFIG).is_file() and not load_run_config(path / CONFIG).distillation.teacher:
+        raise UsageError(f"{path} has no teacher. Continue it by: regraft train --resume {path}")
+    student = resume(path, reporter=reporter)
+    teacher = Run(load_run_config(path / CONFIG).distillation.teacher)
+    return _compare(student, teacher, _open_baseline(baseline, teacher), reporter, 0.0)
+
+
+def _open_baseline(baseline: Run | Path | str, teacher: Run) -> Run | str:
+    """The run of a baseline, or one of the words for none.
+
+    Raises `UsageError` for anything else, and `DataError` if it was evaluated on other images than the teacher.
+    """
+    if isinstance(baseline, str) and baseline in (_TRAIN, _NONE):
+        return baseline
+    run = open_model(baseline)
+    if not isinstance(run, Run):
+        raise UsageError(f"The baseline is a {type(baseline).__name__}; expected {_TRAIN}, {_NONE} or a run.")
+    try:
+        paired_difference(teacher.predictions_of(), run.predictions_of())
+    except DataError as error:
+        raise DataError(f"The baseline {run.path} cannot be compared with the teacher: {error}") from error
+    return run
+
+
+def _compare(student: Run, teacher: Run, baseline: Run | str, reporter: ProgressReporter, seconds: float) -> Run:
+    """Complete the student's run with a comparison; a baseline trains within some seconds (0: no limit)."""
+    stopped = student.metrics["training"]["stopped"]
+    if stopped or baseline == _NONE or not find_predictions(student.path):
+        reason = (
+            f"it was stopped ({stopped})" if stopped else "" if baseline == _NONE else "it has no val or test images"
+        )
+        reporter.on_message(f"The student is not compared with its teacher: {reason}." if reason else "")
+        return student
+    plain = baseline if isinstance(baseline, Run) else _train_plainly(student, reporter, seconds)
+    if plain.metrics["training"]["stopped"]:
+        return student
+    try:
+        result = kept_gain(student.predictions_of(), teacher.predictions_of(), plain.predictions_of())
+    except (DataError, UsageError) as error:  # the data has grown since the teacher was trained
+        reporter.on_message(f"The student is not compared with its teacher: {error}")
+        return student
+    student.metrics["distillation"] |= {"baseline": str(plain.path), "result": result.to_json()}
+    write_json(student.path / METRICS, student.metrics)
+    write_report(student)
+    return student
+
+
+def kept_gain(student: Predictions, teacher: Predictions, plain: Predictions) -> KeptGain:
+    """Compare three models on the same images; `DataError` if the images or their labels differ."""
+    gain, gap = paired_difference(student, plain), paired_difference(teacher, student)
+    accuracies = {
+        name: evaluate(predictions).accuracy
+        for name, predictions in (("student", student), ("teacher", teacher), ("plain", plain))
+    }
+    return KeptGain(part="test" if "test" in student.parts else "val", gain=gain, gap=gap, **accuracies)
+
+
+def _train_plainly(student: Run, reporter: ProgressReporter, seconds: float) -> Run:
+    """Train the student's model on the labels alone, with its settings; its prefix has run already, and is cached."""
+    path = student.path / PLAIN
+    reporter.on_message("The same model trains on the labels alone, for comparison.")
+    if (path / SOURCE).is_file() and (path / CONFIG).is_file():
+        return resume(path, reporter=reporter)
+    config = load_run_config(student.path / CONFIG)
+    # The student's budget has decided about epochs and views, so the baseline has a limit only where it needs one.
+    is_short = 0 < seconds < student.metrics["time"]["train_seconds"]
+    config = config.model_copy(
+        update={
+            "distillation": DistillationOptions(),
+            "data": replace(config.data, unlabelled=""),
+            "training": replace(config.training, budget=seconds if is_short else 0.0),
+        }
+    )
+    return train_from(data_of(student), config, path, reporter=reporter)

@@ -1,0 +1,48 @@
+"""Mix what a teacher says with the labels: the targets that a smaller model learns (Hinton et al., arXiv 1503.02531).
+
+Input: the teacher's probabilities and the labels. Output: probabilities for the ordinary loss.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from regraft.option_errors import usage_errors
+
+_TEACHER = "a run whose probabilities the model learns beside the labels; empty: none"
+_SOFT_SHARE = "share of the teacher's probabilities in the target of a labelled image; the rest is its label"
+_TEACH_VIEWS = (
+    "let the teacher see each augmented view that the student sees, where both have inputs of the same size and there "
+    "is no budget; else the plain image"
+)
+_TEMPERATURE = "temperature of the teacher's probabilities: above 1 they say more about the less probable classes"
+
+
+@usage_errors
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class DistillationOptions:
+    """The teacher, and how its probabilities become targets."""
+
+    teacher: Annotated[str, Field(description=_TEACHER)] = ""
+    soft_share: Annotated[float, Field(ge=0, le=1, description=_SOFT_SHARE)] = 0.7
+    temperature: Annotated[float, Field(gt=0, le=20, description=_TEMPERATURE)] = 1.0
+    teach_views: Annotated[bool, Field(description=_TEACH_VIEWS)] = True
+
+
+def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (..., classes) at a temperature, float64: p ** (1 / temperature), normalized to the sum 1."""
+    logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-12)) / temperature
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+    softened: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+    return softened
+
+
+def mix_with_labels(probabilities: np.ndarray, labels: np.ndarray, soft_share: float) -> np.ndarray:
+    """Targets (..., N, classes): `soft_share` of the probabilities, and the rest on the label, int64 (N,)."""
+    targets = soft_share * probabilities
+    targets[..., np.arange(len(labels)), labels] += 1 - soft_share
+    return targets

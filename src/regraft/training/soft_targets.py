@@ -1,0 +1,107 @@
+"""Probabilities as the targets of a training, and unlabelled images that train beside the labelled ones.
+
+Input: the training images and those without labels, and probabilities for both. Output: one data set, whose first
+images are the labelled ones, and one table of targets. Whoever makes the probabilities (a teacher, a graph) is no
+matter here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from regraft.data.dataset import Dataset, Split
+from regraft.data.image_stats import STATS_DTYPE
+from regraft.data.samples import PARTS, Columns, SampleTable
+from regraft.data.storage import CombinedStorage, Folder
+from regraft.data.strings import Names, concatenate, in_blocks, string_array
+from regraft.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """Target probabilities of a training, which replace the labels of its images in the loss.
+
+    Attributes:
+        train: Targets of K views of the N training images, the plain one first, float32 (K, N, classes); each row has
+            the sum 1. Where K is 1, all views have the same. With more, K is at least the number of cached views.
+        unlabelled: Those of the M images without labels of the split, float32 (K, M, classes), which train beside them;
+            None: the split has none.
+    """
+
+    train: np.ndarray
+    unlabelled: np.ndarray | None = None
+
+    def check(self, split: Split, views: int) -> None:
+        """Raise `UsageError` unless there is one row of probabilities for each image, or each of its `views`."""
+        count = 0 if split.unlabelled is None else len(split.unlabelled)
+        unlabelled = self.train[:, :0] if self.unlabelled is None else self.unlabelled
+        for what, rows, images in (("training", self.train, len(split.train)), ("unlabelled", unlabelled, count)):
+            if rows.shape[1:] != (images, len(split.classes)) or not (len(rows) == 1 or len(rows) >= views):
+                raise UsageError(
+                    f"The targets of {images} {what} images have the shape {rows.shape}; expected "
+                    f"(1 or {views}, {images}, {len(split.classes)})."
+                )
+            if not ((rows >= 0).all() and np.allclose(rows.sum(axis=2), 1, atol=1e-3)):
+                raise UsageError(f"The targets of the {what} images are no probabilities: expected rows with sum 1.")
+
+    def plain(self) -> torch.Tensor:
+        """Targets of the plain views, first of the labelled images, then of the others, float32 (N + M, classes)."""
+        return self._all()[0]
+
+    def of_views(self) -> torch.Tensor | None:
+        """Targets of the K views of the same images, (K, N + M, classes); None if they do not differ."""
+        return self._all() if len(self.train) > 1 else None
+
+    def digest(self) -> str:
+        """A hash of the targets of the plain views, and of whether those of others differ."""
+        hashed = hashlib.blake2b(self.plain().numpy().tobytes(), digest_size=16)
+        hashed.update(bytes([len(self.train) > 1]))
+        return hashed.hexdigest()
+
+    def _all(self) -> torch.Tensor:
+        parts = [self.train] if self.unlabelled is None else [self.train, self.unlabelled]
+        return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
+
+
+def beside(labelled: Dataset, unlabelled: Dataset) -> Dataset:
+    """One data set of both, the labelled images first; the others have no label, no group and no near duplicates."""
+    first, second = labelled.table, unlabelled.table
+    none = Names.none(len(second))
+    labels, groups, near = (
+        Names(np.concatenate([names.codes, none.codes]), names.names)
+        for names in (first.labels, first.groups, first.near_duplicates)
+    )
+    columns = Columns(
+        paths=concatenate([_in_folder("labelled", first.paths), _in_folder("unlabelled", second.paths)]),
+        labels=labels,
+        hashes=_joined_hashes(first, second),
+        parts=np.full(len(first) + len(second), PARTS.index("train"), np.int8),
+        groups=groups,
+        sizes=np.concatenate([first.sizes, second.sizes]),
+        stats=np.zeros(len(first) + len(second), STATS_DTYPE),  # no step of a training reads them
+        near_duplicates=near,
+    )
+    parts = {"labelled": labelled, "unlabelled": unlabelled}
+    return Dataset(
+        root=labelled.root,
+        samples=SampleTable(columns),
+        classes=labelled.classes,
+        max_pixels=max(labelled.max_pixels, unlabelled.max_pixels),
+        storage=CombinedStorage({name: part.storage or Folder(Path(part.root)) for name, part in parts.items()}),
+        _arrays={f"{name}/{path}": array for name, part in parts.items() for path, array in part._arrays.items()},
+    )
+
+
+def _in_folder(folder: str, paths: np.ndarray) -> np.ndarray:
+    return string_array([f"{folder}/{path}" for path in in_blocks(paths)])
+
+
+def _joined_hashes(first: SampleTable, second: SampleTable) -> np.ndarray:
+    if first.hashes.ndim == second.hashes.ndim == 2:
+        return np.concatenate([first.hashes, second.hashes])
+    return string_array([*first.sha256s(), *second.sha256s()])
