@@ -31,7 +31,7 @@ from regraft.training.losses import Objective
 BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 #: Labelled and unlabelled images of a draw.
 CASES = ((700, 0), (200, 500))
-SHARES, TEMPERATURES = (0.5, 1.0), (1.0, 2.0)
+SHARES, TEMPERATURES = (0.5, 0.9, 1.0), (1.0, 2.0, 4.0)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from regraft.runs.resume import resume
 from regraft.runs.run import Run
 from regraft.runs.run_images import split_rows
 from regraft.runs.teacher import probabilities_of
+from regraft.runs.train import train_from
 from regraft.studies.learning_curve.learning_curve import learning_curve
 from regraft.studies.tune.tune import tune
 from regraft.training.callbacks import NullReporter
@@ -147,6 +148,20 @@ def test_the_teacher_says_what_it_predicts_and_sees_each_view_once(
     progress.clear()
     assert np.array_equal(ask(), said)
     assert not progress
+
+
+def test_several_backbones_teach_one(squares_folder: Path, fast_settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**fast_settings, "model.image_size": 0, "training.finetune_epochs": 0, "training.views": 0}
+    backbones = "efficientnet_lite0@32,mobilenetv2@32"
+    teacher = train_from(
+        squares_folder, load_config(overrides={**settings, "model.backbone": backbones}), tmp_path / "teacher"
+    )
+    run = distill(teacher, into=INTO, image_size=32, finetune_epochs=0, out=tmp_path / "run", baseline="none")
+    assert "mobilenetv2" in run.metrics["distillation"]["teacher"]["backbone"]
+    assert run.metrics["distillation"]["views"] == 1
+    assert run.evaluate().accuracy > 0.6
+    with pytest.raises(UsageError, match="has several backbones, and a teacher teaches one"):
+        distill(teacher, into=backbones, finetune_epochs=0, out=tmp_path / "several")
 
 
 @pytest.mark.parametrize("study", [plan_from, tune, learning_curve])

@@ -40,6 +40,7 @@ def test_the_label_has_the_rest() -> None:
     assert np.array_equal(mix_with_labels(_PROBABILITIES, labels, 0.0), np.eye(4)[labels])
     half = mix_with_labels(_PROBABILITIES, labels, 0.5)
     assert np.allclose(half, (_PROBABILITIES + np.eye(4)[labels]) / 2)
+    assert np.allclose(mix_with_labels(_PROBABILITIES, labels, 0.0, 0.1), 0.9 * np.eye(4)[labels] + 0.025)
 
 
 @pytest.mark.parametrize("wrong", [{"soft_share": 1.1}, {"temperature": 0.0}, {"teachers": "a"}])

@@ -132,7 +132,10 @@ def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
     for file, content in files.items():
         console.print(escape(f"  {file:<{max(map(len, files))}}   {content}"))
     console.print("\n[bold]Try next[/bold]")
-    for command in (f"predict {path} {image}", f"evaluate {path}", f"summary {path}"):
+    commands = [f"predict {path} {image}", f"evaluate {path}", f"summary {path}"]
+    if run.description["backbone"].get("members"):
+        commands.append(f"distill {path} --into efficientnet_lite0   (one small model learns what several say)")
+    for command in commands:
         console.print(escape(f"  regraft {command}"))
 
 

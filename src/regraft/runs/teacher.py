@@ -80,7 +80,8 @@ def ask_teacher(model: Classifier, config: Config, split: Split, reporter: Progr
         said = probabilities_of(teacher.classifier, dataset, config, reporter, views=views, name=f"teacher, {what}")
         return soften(said, options.temperature)
 
-    of_train = mix_with_labels(ask(split.train, "training images"), split.train.labels, options.soft_share)
+    said, labels = ask(split.train, "training images"), split.train.labels
+    of_train = mix_with_labels(said, labels, options.soft_share, config.training.label_smoothing)
     of_unlabelled = None
     if split.unlabelled is not None:
         of_unlabelled = ask(split.unlabelled.images, "unlabelled images").astype(np.float32)

@@ -28,8 +28,8 @@ class DistillationOptions:
     """The teacher, and how its probabilities become targets."""
 
     teacher: Annotated[str, Field(description=_TEACHER)] = ""
-    soft_share: Annotated[float, Field(ge=0, le=1, description=_SOFT_SHARE)] = 0.7
-    temperature: Annotated[float, Field(gt=0, le=20, description=_TEMPERATURE)] = 1.0
+    soft_share: Annotated[float, Field(ge=0, le=1, description=_SOFT_SHARE)] = 0.9
+    temperature: Annotated[float, Field(gt=0, le=20, description=_TEMPERATURE)] = 2.0
     teach_views: Annotated[bool, Field(description=_TEACH_VIEWS)] = True
 
 
@@ -41,8 +41,11 @@ def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return softened
 
 
-def mix_with_labels(probabilities: np.ndarray, labels: np.ndarray, soft_share: float) -> np.ndarray:
-    """Targets (..., N, classes): `soft_share` of the probabilities, and the rest on the label, int64 (N,)."""
-    targets = soft_share * probabilities
-    targets[..., np.arange(len(labels)), labels] += 1 - soft_share
+def mix_with_labels(
+    probabilities: np.ndarray, labels: np.ndarray, soft_share: float, label_smoothing: float = 0.0
+) -> np.ndarray:
+    """Targets (..., N, classes): `soft_share` of the probabilities, and the rest on the label, int64 (N,), smoothed."""
+    hard = 1 - soft_share
+    targets: np.ndarray = soft_share * probabilities + hard * label_smoothing / probabilities.shape[-1]
+    targets[..., np.arange(len(labels)), labels] += hard * (1 - label_smoothing)
     return targets

@@ -209,6 +209,7 @@ def set_up(
     model.head.activation = output_activation(options)
     model.freeze(phases.boundary)
     weights = weights_of_classes(options.class_weights, split.train.labels, split.classes)
+    smoothing = options.label_smoothing if soft_targets is None else 0.0  # probabilities need none
     labels, images = torch.from_numpy(split.train.labels), split.train
     if soft_targets is not None and split.unlabelled is not None:
         images = beside(split.train, split.unlabelled.images)
@@ -221,7 +222,7 @@ def set_up(
         phases=phases,
         device=device,
         precision=precision,
-        objective=Objective(options.loss, options.label_smoothing, weights, model.head.activation, loss_function),
+        objective=Objective(options.loss, smoothing, weights, model.head.activation, loss_function),
         labels=labels,
         val_labels=torch.from_numpy(split.val.labels),
         targets=labels if soft_targets is None else soft_targets.plain(),

@@ -88,8 +88,8 @@ def train(
         loss_function: Training loss of logits and targets, both float32 (N, classes), whose name `custom_loss` has.
         trained_heads: Of several backbones that were fine-tuned alone, the head of each; their average is taken unless
             a new head on all features is better on validation.
-        soft_targets: Probabilities that replace the labels of the training images in the loss, and unlabelled images
-            with theirs. Validation and `train_accuracy` stay those of the labels.
+        soft_targets: Probabilities that replace the labels of the training images in the loss, without label
+            smoothing, and those of the images without labels. Validation and `train_accuracy` stay those of the labels.
         **options: Fields of `TrainingOptions`.
 
     Returns:
