@@ -13,6 +13,10 @@ be importable unless `--weights` is given. Rounds are interleaved: every set and
 error is recorded and the others continue. `--record` writes `benchmarks/results/peers-SET.json`, or peers-SET-N.json
 for N images; `--record NAME` has NAME for SET, where there is one set.
 
+A round of `--recipes presets` takes about two hours per 1,000 training images at 160 pixels on two cores, most of it
+AutoGluon's (20 epochs in float32: about 15 minutes, best_quality twice that), then the transformers Trainer (20 epochs:
+10 minutes) and fastai (20 epochs: 25 minutes). Time grows with the number of images. Give `--timeout 7200`.
+
 On Linux these variables give the peers the effect of regraft's `keep_freed_memory`:
 
     --environment MALLOC_MMAP_THRESHOLD_=1073741824 --environment MALLOC_TRIM_THRESHOLD_=2147483647
