@@ -9,12 +9,15 @@ import pytest
 
 import regraft
 from regraft.config import Config, load_config, load_run_config
+from regraft.config.presets import default_budget
 from regraft.data.dataset import Split
 from regraft.data.pixel_cache import StreamedPixels
 from regraft.errors import UsageError, WeightsError
 from regraft.models.registry import BACKBONES, find_backbone
+from regraft.resources import usable_cpus
 from regraft.runs import backbone_search
 from regraft.runs.backbone_search import SEARCH, Candidate, choose_backbone
+from regraft.runs.budget import with_preset_plan
 from regraft.runs.plan import plan_from
 from regraft.runs.resume import resume
 from regraft.runs.train import train_from
@@ -194,10 +197,24 @@ def test_best_combines_fine_tunes_and_says_so_before(
     reporter = Messages()
     run = train_from(squares_folder, load_config(overrides=settings), tmp_path / "run", reporter=reporter)
     plan = next(text for text in reporter.said if text.startswith("Preset best: "))
-    assert "up to 4 of the backbones that are here, each is fine-tuned, and a head is fitted over all" in plan
+    assert "up to 3 of the backbones that are here, each is fine-tuned, a head is fitted over all" in plan
     assert "At most 900 s" in plan
     search = run.metrics["backbone_search"]
     assert set(search["chosen"].split(",")) == set(NAMES)
     assert load_run_config(run.path / "config.toml").model.backbone == search["chosen"] == run.classifier.spec.name
     assert {path.name for path in (run.path / "members").iterdir()} == set(NAMES)
     assert len(run.predict(sorted((squares_folder / "red").glob("[0-9]*.png")))) == 12
+
+
+@pytest.mark.usefixtures("two_here")
+def test_best_fine_tunes_only_what_validation_can_judge(squares_split: Split) -> None:
+    reporter, best = Messages(), load_config(overrides={"run.preset": "best"})
+    config = with_preset_plan(best, squares_split, reporter)
+    assert config.training.finetune_epochs == 0
+    assert config.training.budget == default_budget("best", len(squares_split.train), usable_cpus())
+    assert "12 validation images cannot judge fine-tuning" in reporter.said[0]
+    given = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 3, "training.budget": 7.0})
+    assert with_preset_plan(given, squares_split, reporter).training == given.training
+    assert "At most 7 s" in reporter.said[1]
+    assert with_preset_plan(Config(), squares_split, reporter) == Config()
+    assert len(reporter.said) == 2

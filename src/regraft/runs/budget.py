@@ -22,6 +22,8 @@ from regraft.text import pluralize
 from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.callbacks import ProgressReporter
+from regraft.training.losses import SMALL_VALIDATION
+from regraft.training.options import TrainingOptions
 from regraft.training.storage import free_disk, memory_limit
 from regraft.training.throughput import Throughput, measure_throughput
 
@@ -96,32 +98,36 @@ def fit_into_budget(
     return model, config, time.monotonic() + left if budget else None, plan.seconds
 
 
-def with_default_budget(config: Config, split: Split, reporter: ProgressReporter) -> Config:
-    """Give the budget of a preset that has one, where none is given, and say what the preset will do in this time."""
+def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -> Config:
+    """Adapt a preset to the images: its budget, and whether fine-tuning can be judged; say what it will do.
+
+    Changes nothing for a preset without a budget of its own.
+    """
     images, cpus = len(split.train), usable_cpus()
     seconds = distributed.broadcast(default_budget(config.run.preset, images, cpus))
     if not seconds:
         return config
-    if not config.training.budget:
-        config = config.model_copy(update={"training": replace(config.training, budget=seconds)})
-    several = config.model.backbone == AUTO and config.run.max_backbones > 1
-    steps = []
-    if several:
-        steps.append(f"cross-validation chooses up to {config.run.max_backbones} of the backbones that are here")
-    elif config.model.backbone == AUTO:
-        steps.append("cross-validation chooses one of the backbones that are here")
-    if config.training.finetune_epochs and config.training.finetune_from != "none":
+    training, most = config.training, config.run.max_backbones
+    training = replace(training, budget=training.budget or seconds)
+    # With so few validation images it gains nothing that could be seen (docs/decisions/backbone-auto.md).
+    is_unjudged = len(split.val) < SMALL_VALIDATION and training.finetune_epochs == TrainingOptions().finetune_epochs
+    if is_unjudged:
+        training = replace(training, finetune_epochs=0)
+    several, steps = config.model.backbone == AUTO and most > 1, []
+    if config.model.backbone == AUTO:
+        chosen = f"up to {most}" if several else "one"
+        steps.append(f"cross-validation chooses {chosen} of the backbones that are here")
+    if training.finetune_epochs and training.finetune_from != "none":
         steps.append("each is fine-tuned" if several else "it is fine-tuned")
-    if several:
-        steps.append("and a head is fitted over all of them")
+    steps.append("a head is fitted over all of them" if several else "a head is fitted")
     if config.data.unlabelled:
-        steps.append("with the images without labels where cross-validation says that they help")
+        steps.append("images without labels help where cross-validation says so")
+    unjudged = f" {pluralize(len(split.val), 'validation image')} cannot judge fine-tuning: there is none (--epochs)."
     reporter.on_message(
-        f"Preset {config.run.preset}: {', '.join(steps) or 'the head is fitted'}. At most "
-        f"{config.training.budget:.0f} s for {pluralize(images, 'training image')} on {pluralize(cpus, 'core')} "
-        "(--budget)."
+        f"Preset {config.run.preset}: {', '.join(steps)}. At most {training.budget:.0f} s for "
+        f"{pluralize(images, 'training image')} on {pluralize(cpus, 'core')} (--budget).{unjudged * is_unjudged}"
     )
-    return config
+    return config.model_copy(update={"training": training})
 
 
 def seconds_of_head(model: Classifier, split: Split, config: Config) -> float:

@@ -35,7 +35,7 @@ from regraft.models.registry import AUTO, find_backbone
 from regraft.models.serialization import save_classifier
 from regraft.resources import alone_on_machine
 from regraft.runs.backbone_search import choose_backbone, write_search
-from regraft.runs.budget import fit_into_budget, with_default_budget
+from regraft.runs.budget import fit_into_budget, with_preset_plan
 from regraft.runs.earlier_run import notes_on_earlier_run, take_head
 from regraft.runs.finalize import HeldOut, calibrate, write_results
 from regraft.runs.ineffective import describe_ineffective
@@ -80,7 +80,7 @@ def train_from(
     if config.model.backbone != AUTO:
         find_backbone(config.model.backbone)
     split = scan_and_split(data, config, reporter)
-    config = with_default_budget(config, split, reporter)
+    config = with_preset_plan(config, split, reporter)
     config, search = choose_backbone(split, config, reporter)
     model = build_described(split, config, reporter)
     config, split = with_unlabelled(config, split, model, reporter)
@@ -385,7 +385,7 @@ def train(
             split, config, out, reporter=reporter, started=started, callbacks=callbacks, loss=loss_function
         )
     split = split if isinstance(split, Split) else split_with(split, config)
-    config = with_default_budget(config, split, reporter)
+    config = with_preset_plan(config, split, reporter)
     config, search = choose_backbone(split, config, reporter)
     model = model if isinstance(model, Classifier) else build_for(config, split.dataset)
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
