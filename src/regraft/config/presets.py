@@ -20,7 +20,8 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fast": {"training": {"finetune_epochs": 3, "finetune_from": "last", "views": 1}},
     "balanced": {},
     # Chosen by cross-validation and validation from whatever the machine has, in the time of `default_budget`.
-    "best": {"model": {"backbone": "auto"}, "run": {"max_backbones": 3}},
+    # Its epochs are not the default, so that any that are given can be told from them.
+    "best": {"model": {"backbone": "auto"}, "run": {"max_backbones": 3}, "training": {"finetune_epochs": 12}},
     # `compile(Adam(...))` and `fit` on GlobalAveragePooling2D, Dropout and Dense, with ModelCheckpoint(save_best_only).
     "keras": {
         "model": {"head_stages": "last"},

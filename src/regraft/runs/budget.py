@@ -11,7 +11,7 @@ from pathlib import Path
 from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config
-from regraft.config.presets import default_budget
+from regraft.config.presets import default_budget, preset_settings
 from regraft.data.dataset import Dataset, Split
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
@@ -23,7 +23,6 @@ from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.losses import SMALL_VALIDATION
-from regraft.training.options import TrainingOptions
 from regraft.training.storage import free_disk, memory_limit
 from regraft.training.throughput import Throughput, measure_throughput
 
@@ -110,7 +109,8 @@ def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -
     training, most = config.training, config.run.max_backbones
     training = replace(training, budget=training.budget or seconds)
     # With so few validation images it gains nothing that could be seen (docs/decisions/backbone-auto.md).
-    is_unjudged = len(split.val) < SMALL_VALIDATION and training.finetune_epochs == TrainingOptions().finetune_epochs
+    is_asked = training.finetune_epochs != preset_settings(config.run.preset)["training.finetune_epochs"]
+    is_unjudged = len(split.val) < SMALL_VALIDATION and not is_asked
     if is_unjudged:
         training = replace(training, finetune_epochs=0)
     several, steps = config.model.backbone == AUTO and most > 1, []
