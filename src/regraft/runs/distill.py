@@ -190,12 +190,16 @@ def _open_baseline(baseline: Run | Path | str, teacher: Run) -> Run | str:
 
 def _compare(student: Run, teacher: Run, baseline: Run | str, reporter: ProgressReporter, seconds: float) -> Run:
     """Complete the student's run with a comparison; a baseline trains within some seconds (0: no limit)."""
-    stopped = student.metrics["training"]["stopped"]
-    if stopped or baseline == _NONE or not find_predictions(student.path):
-        reason = (
-            f"it was stopped ({stopped})" if stopped else "" if baseline == _NONE else "it has no val or test images"
+    if baseline == _NONE:
+        return student
+    not_compared = "The student is not compared with its teacher"
+    if stopped := student.metrics["training"]["stopped"]:
+        reporter.on_message(
+            f"{not_compared}, because it was stopped ({stopped}). Continue: regraft distill --resume {student.path}"
         )
-        reporter.on_message(f"The student is not compared with its teacher: {reason}." if reason else "")
+        return student
+    if not find_predictions(student.path):
+        reporter.on_message(f"{not_compared}, because there are no val or test images.")
         return student
     plain = baseline if isinstance(baseline, Run) else _train_plainly(student, reporter, seconds)
     if plain.metrics["training"]["stopped"]:
@@ -203,7 +207,7 @@ def _compare(student: Run, teacher: Run, baseline: Run | str, reporter: Progress
     try:
         result = kept_gain(student.predictions_of(), teacher.predictions_of(), plain.predictions_of())
     except (DataError, UsageError) as error:  # the data has grown since the teacher was trained
-        reporter.on_message(f"The student is not compared with its teacher: {error}")
+        reporter.on_message(f"{not_compared}: {error}")
         return student
     student.metrics["distillation"] |= {"baseline": str(plain.path), "result": result.to_json()}
     write_json(student.path / METRICS, student.metrics)

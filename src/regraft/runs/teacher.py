@@ -69,6 +69,8 @@ def ask_teacher(model: Classifier, config: Config, split: Split, reporter: Progr
             f"The teacher {teacher.path} knows the classes {join_truncated(teacher.classes)}, and the data has "
             f"{join_truncated(split.classes)}. Expected the same classes."
         )
+    if distributed.is_distributed() and not config.training.cache_gb:
+        raise UsageError("In several processes a teacher needs the cache. Set training.cache_gb above 0.")
     if model.members:
         raise UsageError(
             f"The student {model.spec.name} has several backbones, and a teacher teaches one. Train several backbones "
