@@ -47,9 +47,8 @@ def command(
         float | None, Option(metavar="T", help="Temperature of the teacher's probabilities.")
     ] = None,
     baseline: Annotated[
-        str,
-        Option(metavar="WHAT", help="train the student without its teacher, too, for comparison; none; or such a run."),
-    ] = "train",
+        str | None, Option(metavar="WHAT", help="To compare with: train (default) one, none, or a run.")
+    ] = None,
     seed: Annotated[int | None, Option(help="The same data, settings and seed give the same numbers.")] = None,
     budget: Budget = None,
     device: Annotated[str | None, Option(help="auto, cpu, cuda or mps.")] = None,
@@ -87,10 +86,12 @@ def command(
         from regraft.runs.distill import distill_with, resume_distillation
     with rich_progress(screen) as reporter:
         if resume is not None:
-            student = resume_distillation(resume, baseline=baseline, reporter=reporter)
+            student = resume_distillation(resume, baseline=baseline or "train", reporter=reporter)
         else:
             place = out or resolved.run.out or None
-            student = distill_with(resolved, data, place, baseline=baseline, reporter=reporter, started=started)
+            student = distill_with(
+                resolved, data, place, baseline=baseline or "train", reporter=reporter, started=started
+            )
     if json:
         print_json({"run": str(student.path), **student.metrics})
         return
