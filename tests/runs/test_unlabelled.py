@@ -49,7 +49,7 @@ def run(squares_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.
 
 def test_a_run_says_what_it_used(run: regraft.Run, squares_folder: Path, folder: Path, tmp_path: Path) -> None:
     said = run.metrics["unlabelled"]
-    assert (said["found"], said["usable"], said["used"], said["reason"]) == (8, 8, True, None)
+    assert (said["found"], said["usable"], said["used"], said["reason"]) == (8, 8, 8, None)
     assert said["cross_validation"]["accuracy_with"] == 0.671
     note = "Unlabelled images: 8 used; cross-validation accuracy 0.652 -> 0.671"
     assert any(text.startswith(note) for text in run.metrics["training"]["notes"])
@@ -86,9 +86,21 @@ def test_cross_validation_decides_and_runs_are_equal(squares_folder: Path, folde
         measured = done.metrics["unlabelled"]["cross_validation"]
         expected = measured["loss_decrease"] > measured["loss_error"]
         expected = expected and measured["accuracy_with"] >= measured["accuracy_without"]
-        assert done.metrics["unlabelled"]["used"] == expected
+        assert done.metrics["unlabelled"]["used"] == (8 if expected else 0)
         models.append((done.path / "model.safetensors").read_bytes())
     assert models[0] == models[1]
+
+
+def test_of_many_images_a_part_is_used(
+    squares_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "decide", lambda *args, **kwargs: USED)
+    monkeypatch.setattr(module, "MAX_IMAGES", 23)  # 18 have labels
+    done = train_from(squares_folder, settings(data__unlabelled=str(folder)), tmp_path / "some")
+    assert (done.metrics["unlabelled"]["usable"], done.metrics["unlabelled"]["used"]) == (8, 5)
+    monkeypatch.setattr(module, "MAX_LABELED", 10)
+    none = train_from(squares_folder, settings(data__unlabelled=str(folder)), tmp_path / "none")
+    assert none.metrics["unlabelled"]["reason"] == "with more than 10 labels they are not compared"
 
 
 def test_too_little_memory_is_said(squares_folder: Path, folder: Path, tmp_path: Path) -> None:

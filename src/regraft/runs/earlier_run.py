@@ -36,6 +36,7 @@ def training_of(run: Run) -> Training:
         head_path=[HeadFit(**row) for row in run.head_path],
         seconds={**time["steps"], "total": time["train_seconds"]},
         prefix_backend=run.metrics["training"]["prefix_backend"],
+        unlabelled=run.metrics.get("unlabelled", {}),
     )
 
 

@@ -113,6 +113,7 @@ def continue_training(setup: TrainingSetup, state: TrainingState, earlier: Train
     result, best = state.result, state.best_model
     result.history = [replace(row, kept=False) for row in earlier.history]
     result.head_path, result.prefix_backend = earlier.head_path, earlier.prefix_backend
+    result.unlabelled = earlier.unlabelled
     result.seconds = dict(earlier.seconds)
     state.earlier_seconds = result.seconds.pop("total", 0.0)
     state.earlier_epochs = sum(row.phase == "finetune" for row in earlier.history)

@@ -19,6 +19,8 @@ from regraft.training.label_propagation import nearest_neighbors
 from regraft.training.setup import TrainingSetup
 from regraft.training.soft_labels import Decision, decide, neighbors_needed, soft_labels
 
+#: Labeled images above which a comparison would take longer than the training, and images that a graph has at most.
+MAX_LABELED, MAX_IMAGES = 20_000, 30_000
 #: Copies of all features that the work needs at once: themselves, standardized, and those of a fold on other axes.
 _COPIES = 4
 
@@ -41,12 +43,20 @@ def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activatio
     plain = HeadTargets(train, setup.targets)
     if (unlabelled := setup.split.unlabelled) is None or setup.soft_targets is not None:  # which have theirs
         return plain
-    values, size = train.rows.values, 4 * (len(train) + len(unlabelled)) * setup.model.head.features
+    count = len(train)
+    if count > MAX_LABELED:
+        _record(setup, state, None, f"with more than {MAX_LABELED:,} labels they are not compared")
+        return plain
+    images = unlabelled.images
+    if count + len(images) > MAX_IMAGES:
+        chosen = np.random.default_rng(setup.options.seed).choice(len(images), MAX_IMAGES - count, replace=False)
+        images = images.with_samples(images.table.take(np.sort(chosen)))
+    values, size = train.rows.values, 4 * (count + len(images)) * setup.model.head.features
     if not isinstance(values, torch.Tensor) or not setup.data.has_memory_for(size * (_COPIES + train.views)):
         needed = size * (_COPIES + train.views) / 1e9
         _record(setup, state, None, f"they need {needed:.1f} GB of memory for features (training.memory_gb)")
         return plain
-    extra = setup.data.unlabelled_features(unlabelled.images)
+    extra = setup.data.unlabelled_features(images)
     features = torch.cat([values[0], extra]).to(setup.device)
     labels = setup.labels.numpy()
     neighbors = nearest_neighbors(features, neighbors_needed())
@@ -59,7 +69,7 @@ def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activatio
         seed=setup.options.seed,
         on_fit=lambda done, total: setup.reporter.on_progress("unlabelled", done, total, "heads compared"),
     )
-    _record(setup, state, decision)
+    _record(setup, state, decision, images=len(images))
     if not decision.used:
         return plain
     graph = neighbors.among(np.arange(len(features)), decision.propagation.neighbors)
@@ -71,12 +81,14 @@ def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activatio
     return HeadTargets(Activations(train.boundary, CachedTensor(both)), targets, weights, decision.l2)
 
 
-def _record(setup: TrainingSetup, state: TrainingState, decision: Decision | None, reason: str = "") -> None:
+def _record(
+    setup: TrainingSetup, state: TrainingState, decision: Decision | None, reason: str = "", images: int = 0
+) -> None:
     unlabelled = setup.split.unlabelled
     assert unlabelled is not None
     result: dict[str, Any] = {
         **unlabelled.to_json(),
-        "used": bool(decision and decision.used),
+        "used": images if decision and decision.used else 0,
         "reason": reason or None,
         "cross_validation": decision and decision.to_json(),
     }
@@ -87,7 +99,7 @@ def _record(setup: TrainingSetup, state: TrainingState, decision: Decision | Non
     accuracies = f"{decision.accuracy_without:.3f} -> {decision.accuracy_with:.3f}"
     verb = "fell" if decision.loss_decrease >= 0 else "rose"
     state.note(
-        f"Unlabelled images: {f'{len(unlabelled):,} used' if decision.used else 'not used'}; cross-validation accuracy "
+        f"Unlabelled images: {f'{images:,} used' if decision.used else 'not used'}; cross-validation accuracy "
         f"{accuracies}, the loss per image {verb} by {abs(decision.loss_decrease):.3f} (standard error "
         f"{decision.loss_error:.3f})."
     )
