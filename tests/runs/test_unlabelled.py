@@ -19,6 +19,7 @@ from regraft.errors import RunError, UsageError
 from regraft.runs.plan import plan_from
 from regraft.runs.run_images import read_rows
 from regraft.runs.train import train_from
+from regraft.training import soft_labels
 from regraft.training import unlabelled as module
 from regraft.training.callbacks import NullReporter
 from regraft.training.soft_labels import CANDIDATES, Decision
@@ -95,12 +96,12 @@ def test_of_many_images_a_part_is_used(
     squares_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "decide", lambda *args, **kwargs: USED)
-    monkeypatch.setattr(module, "MAX_IMAGES", 23)  # 18 have labels
+    monkeypatch.setattr(soft_labels, "MAX_IMAGES", 23)  # 18 have labels
     done = train_from(squares_folder, settings(data__unlabelled=str(folder)), tmp_path / "some")
     assert (done.metrics["unlabelled"]["usable"], done.metrics["unlabelled"]["used"]) == (8, 5)
-    monkeypatch.setattr(module, "MAX_LABELED", 10)
+    monkeypatch.setattr(soft_labels, "MAX_LABELED", 10)
     none = train_from(squares_folder, settings(data__unlabelled=str(folder)), tmp_path / "none")
-    assert none.metrics["unlabelled"]["reason"] == "with more than 10 labels they are not compared"
+    assert none.metrics["unlabelled"]["reason"] == "18 labels are too many for a comparison in reasonable time"
 
 
 def test_too_little_memory_is_said(squares_folder: Path, folder: Path, tmp_path: Path) -> None:

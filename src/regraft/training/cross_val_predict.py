@@ -20,7 +20,7 @@ from regraft.training.linear_head import L2_VALUES, fit_path
 from regraft.training.losses import Objective, weights_of_classes
 from regraft.training.options import ClassWeights
 from regraft.training.prefix_backend import choose_backend, make_backend
-from regraft.training.soft_labels import decide, neighbors_needed, soft_labels
+from regraft.training.soft_labels import decide, neighbors_needed, part_to_use, soft_labels
 
 
 def frozen_features(model: Classifier, dataset: Dataset, cache: Cache, reporter: ProgressReporter) -> torch.Tensor:
@@ -103,7 +103,10 @@ def cross_val_predict_with_unlabelled(
     do.
     """
     count, classes = plain.shape
-    features = torch.cat([features, unlabelled.to(features.device)])
+    chosen = part_to_use(count, len(unlabelled), seed=seed)
+    if not len(chosen):
+        return plain, 0
+    features = torch.cat([features, unlabelled[torch.from_numpy(chosen)].to(features.device)])
     neighbors = nearest_neighbors(features, neighbors_needed())
     others, probabilities, used = np.arange(count, len(features)), plain.copy(), 0
     numbers = np.unique(fold)
@@ -122,9 +125,9 @@ def cross_val_predict_with_unlabelled(
         if not decision.used:
             continue
         used += 1
-        chosen = graph.among(np.arange(len(rows)), decision.propagation.neighbors)
+        nearest = graph.among(np.arange(len(rows)), decision.propagation.neighbors)
         soft = soft_labels(
-            chosen, inputs, labels[inside], objective, decision.propagation, decision.start_l2, decision.temperature
+            nearest, inputs, labels[inside], objective, decision.propagation, decision.start_l2, decision.temperature
         )
         targets, importance = soft.after(labels[inside])
         values = L2_VALUES[: L2_VALUES.index(decision.l2) + 1]

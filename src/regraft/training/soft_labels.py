@@ -22,6 +22,8 @@ from regraft.training.losses import EpochMetrics, Objective, best_temperature, c
 
 #: Images without labels on which the decision rests, at most; all of them get labels.
 MAX_SEARCH_IMAGES = 4000
+#: Labeled images above which a comparison would take longer than the training, and images that a graph has at most.
+MAX_LABELED, MAX_IMAGES = 20_000, 30_000
 _FOLDS = 5
 
 
@@ -94,6 +96,14 @@ class SoftLabels:
 def neighbors_needed() -> int:
     """Neighbors of each image from which every graph can be made, although a fold takes labeled images away."""
     return 2 * max(candidate.neighbors for candidate in CANDIDATES) + 8
+
+
+def part_to_use(labeled: int, others: int, *, seed: int = 0) -> np.ndarray:
+    """Numbers of the images without labels to use, rising, int64: all, or a part of too many; none for many labels."""
+    if labeled > MAX_LABELED:
+        return np.empty(0, np.int64)
+    drawn = np.random.default_rng(seed).permutation(others)[: MAX_IMAGES - labeled]
+    return np.sort(drawn)
 
 
 def decide(

@@ -17,10 +17,8 @@ from regraft.training.checkpoint import TrainingState
 from regraft.training.feature_cache import Activations, CachedTensor
 from regraft.training.label_propagation import nearest_neighbors
 from regraft.training.setup import TrainingSetup
-from regraft.training.soft_labels import Decision, decide, neighbors_needed, soft_labels
+from regraft.training.soft_labels import Decision, decide, neighbors_needed, part_to_use, soft_labels
 
-#: Labeled images above which a comparison would take longer than the training, and images that a graph has at most.
-MAX_LABELED, MAX_IMAGES = 20_000, 30_000
 #: Copies of all features that the work needs at once: themselves, standardized, and those of a fold on other axes.
 _COPIES = 4
 
@@ -44,13 +42,11 @@ def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activatio
     if (unlabelled := setup.split.unlabelled) is None or setup.soft_targets is not None:  # which have theirs
         return plain
     count = len(train)
-    if count > MAX_LABELED:
-        _record(setup, state, None, f"with more than {MAX_LABELED:,} labels they are not compared")
+    chosen = part_to_use(count, len(unlabelled), seed=setup.options.seed)
+    if not len(chosen):
+        _record(setup, state, None, f"{count:,} labels are too many for a comparison in reasonable time")
         return plain
-    images = unlabelled.images
-    if count + len(images) > MAX_IMAGES:
-        chosen = np.random.default_rng(setup.options.seed).choice(len(images), MAX_IMAGES - count, replace=False)
-        images = images.with_samples(images.table.take(np.sort(chosen)))
+    images = unlabelled.images.with_samples(unlabelled.images.table.take(chosen))
     values, size = train.rows.values, 4 * (count + len(images)) * setup.model.head.features
     if not isinstance(values, torch.Tensor) or not setup.data.has_memory_for(size * (_COPIES + train.views)):
         needed = size * (_COPIES + train.views) / 1e9
