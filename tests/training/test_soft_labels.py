@@ -89,7 +89,8 @@ def test_cross_validation_answers_each_image_without_its_label() -> None:
         probabilities, used = cross_val_predict_with_unlabelled(
             features[:60], features[60:], labels, fold, plain, NullReporter()
         )
-        assert used == 3
+        assert used > 0
         results.append(probabilities[fold == 0])
+        assert np.abs(results[-1] - 0.25).max() > 0.1  # the fold uses them
     np.testing.assert_allclose(results[0], results[1], atol=1e-12)  # other labels in a fold change nothing there
     assert (results[0].argmax(axis=1) == classes[:60][fold == 0]).mean() > 0.6
