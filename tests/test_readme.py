@@ -13,6 +13,7 @@ import pytest
 from terminal import regraft, run_python
 
 from regraft.config import load_config
+from regraft.runs import subprocess_train
 from regraft.runs.subprocess_train import Timing, measure_timing
 from regraft.runs.train import train_from
 from regraft.studies.compare import compare
@@ -65,6 +66,7 @@ def test_commands_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return measure_timing(train_from(data, load_config(config), out, reporter=reporter))
 
     monkeypatch.setattr(compare, "train_in_subprocess", train)
+    monkeypatch.setattr(subprocess_train, "_MIN_SECONDS", 0.1)
     lines = [
         line.partition("#")[0].strip()
         for language, code in BLOCKS

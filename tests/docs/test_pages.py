@@ -22,6 +22,8 @@ def test_what_a_page_says_can_be_done(page: Path, monkeypatch: pytest.MonkeyPatc
     # Comparing runs starts a process for each, to time its predictions; tests/studies/compare does so.
     monkeypatch.setattr(compare, "time_in_subprocess", lambda run, reporter: subprocess_train.measure_timing(Run(run)))
 
+    monkeypatch.setattr(subprocess_train, "_MIN_SECONDS", 0.1)
+
     def typed(words: Sequence[str], place: Path) -> tuple[int, str, str]:
         done = run_python(words[1], cwd=place) if words[0] == "python" else regraft(*words[1:], cwd=place)
         return done.returncode, done.stdout, done.stderr

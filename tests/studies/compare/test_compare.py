@@ -15,11 +15,22 @@ import regraft
 from regraft.cluster.executor import InProcess
 from regraft.config import Config, load_config
 from regraft.errors import BudgetError, RunError, UsageError, WeightsError
+from regraft.runs import subprocess_train
+from regraft.runs.run import Run
 from regraft.runs.subprocess_train import Timing
+from regraft.runs.train import train_from
 from regraft.studies.compare import compare as module
-from regraft.training.callbacks import NullReporter
+from regraft.training.callbacks import NullReporter, ProgressReporter
 
 QUICK = load_config(None, ["model.image_size=32", "training.finetune_epochs=0", "data.val=0.25", "data.test=0.25"])
+
+
+def train_somewhere(data: str, config: Path, out: Path, cache: Path, reporter: ProgressReporter) -> Timing:
+    """Train in this process what starts from random weights; another takes seconds to start."""
+    settings = load_config(config)
+    if settings.model.weights != "none":
+        return subprocess_train.train_in_subprocess(data, config, out, cache, reporter)
+    return subprocess_train.measure_timing(train_from(data, settings, out, reporter=reporter))
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +39,8 @@ def comparison(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("compare") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BASELINE_EPOCHS", 2)
+        patch.setattr(module, "train_in_subprocess", train_somewhere)
+        patch.setattr(subprocess_train, "_MIN_SECONDS", 0.1)
         patch.setenv("HF_HUB_OFFLINE", "1")
         return regraft.compare(
             squares_folder,
@@ -97,14 +110,19 @@ def test_finished_runs_are_reused_and_existing_runs_are_added(
     before = (Path(run) / "model.safetensors").stat().st_mtime_ns
     messages: list[str] = []
 
-    class ProgressReporter(NullReporter):
+    class Messages(NullReporter):
         def on_message(self, text: str) -> None:
             messages.append(text)
 
+    def time_here(run: Path, reporter: ProgressReporter) -> Timing:
+        return subprocess_train.measure_timing(Run(run))
+
     monkeypatch.setattr(module, "_BASELINE_EPOCHS", 2)
+    monkeypatch.setattr(module, "time_in_subprocess", time_here)
+    monkeypatch.setattr(subprocess_train, "_MIN_SECONDS", 0.1)
     again = regraft.compare(
         squares_folder, ["efficientnet_lite0"], runs=[comparison.path / "ann"], config=QUICK, out=comparison.path,
-        reporter=ProgressReporter(),
+        reporter=Messages(),
     )  # fmt: skip
     assert (Path(run) / "model.safetensors").stat().st_mtime_ns == before
     assert any("is finished" in text for text in messages)
@@ -116,8 +134,9 @@ def test_a_run_without_test_images_ends_the_comparison(
 ) -> None:
     trained: list[str] = []
 
-    def train(_: str, config: Path, *__: Any, reporter: Any) -> None:
+    def train(_: str, config: Path, *__: Any, reporter: Any) -> Timing:
         trained.append(config.stem)
+        return Timing(1.0, 1.0)
 
     monkeypatch.setattr(module, "train_in_subprocess", train)
     monkeypatch.setattr(module, "Run", lambda path: SimpleNamespace(metrics={}, path=path))
