@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pytest
+import timm
 import torch
 from scipy.stats import spearmanr
 
@@ -21,16 +22,21 @@ SIZE = 64
 Scene = Callable[..., torch.Tensor]
 #: Methods that depend little on the head (docs/explain.md): one ignores the class, two use positive gradients only.
 CLASS_INSENSITIVE = {"eigencam", "gradcam++", "layercam"}
+OF_14_PIXELS = ("eva02_tiny_patch14_224", "dinov2_vits14_reg")  # is the side of their patches
 OTHERS = ("cnn", "swin_tiny_patch4_window7_224", "eva02_tiny_patch14_224", "convnext_atto")
 
 
 @lru_cache(maxsize=1)  # the tests of one backbone run in sequence
 def _built(name: str) -> Classifier:
-    return build(name, classes=("ape", "bee", "cat"), weights="none", image_size=70 if "eva" in name else SIZE)
+    return build(name, classes=("ape", "bee", "cat"), weights="none", image_size=70 if name in OF_14_PIXELS else SIZE)
 
 
-#: Backbones that differ from another one only in width and depth.
-SCALED = {"efficientnet_lite1", "efficientnet_lite2", "vit_b16"}
+#: Backbones that differ from another one only in width, depth or weights, or are much like one of the others.
+SCALED = {
+    "efficientnet_lite1", "efficientnet_lite2", "vit_b16", "convnextv2_nano", "convnextv2_tiny", "convnextv2_base",
+    "dinov2_vits14", "dinov2_vitb14", "dinov2_vitb14_reg", "dinov3_vitb16", "dinov3_convnext_tiny", "siglip2_vitb32",
+    "siglip2_vitb16",
+}  # fmt: skip
 
 
 @pytest.fixture(params=[*(name for name in BACKBONES if name not in SCALED), *OTHERS], scope="module")
@@ -149,6 +155,30 @@ def test_a_finer_stage_has_more_cells() -> None:
 def test_the_default_stage_of_a_class_token_is_before_the_last_block() -> None:
     model = build("vit_tiny_patch16_224", classes=("a", "b"), weights="none", image_size=64, head_stages="last")
     assert model.stages[default_stage(model, "gradcam")].name == "blocks.10"
+
+
+@pytest.mark.parametrize(
+    ("name", "head_stages", "stage"),
+    [
+        ("vit_tiny_patch16_224", "upper", "blocks.10"),  # the last block's patches are read, and its class token
+        ("vit_base_patch16_siglip_224", "upper", "blocks.11"),  # there is no class token
+    ],
+)
+def test_the_default_stage_of_several_taps(name: str, head_stages: str, stage: str) -> None:
+    narrow = partial(timm.create_model, embed_dim=48, num_heads=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("regraft.models.weights.timm.create_model", narrow)
+        model = build(name, classes=("a", "b"), weights="none", image_size=64, head_stages=head_stages)
+    assert model.stages[default_stage(model, "gradcam")].name == stage
+
+
+@pytest.mark.parametrize(("name", "stage"), [("mobilenetv2", "conv_head"), ("vit_tiny_patch16_224", "blocks.11")])
+def test_attentive_pooling_is_explained_at_the_map_that_it_reads(name: str, stage: str) -> None:
+    model = build(name, classes=("a", "b"), weights="none", image_size=64, pooling="attention")
+    assert model.stages[default_stage(model, "gradcam")].name == stage
+    maps = explain_pixels(model, noise(2, 64), torch.tensor([0, 1]), method="hirescam")
+    assert maps.shape == (2, 64, 64)
+    assert maps.amax() == 1
 
 
 def test_a_dense_network_is_explained_by_integrated_gradients() -> None:

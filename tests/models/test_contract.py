@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +18,54 @@ from regraft.models.registry import BACKBONES, BackboneSpec
 from regraft.models.serialization import load_classifier, save_classifier
 from regraft.models.weights import WeightsRecord
 
-SIZE = 64
 CLASSES = ("ape", "bee", "cat")
 
 
 @lru_cache(maxsize=1)  # the tests of one backbone run in sequence
 def _built(name: str) -> Classifier:
-    model = build(name, classes=CLASSES, weights="none", image_size=SIZE)
+    size = 56 if "patch14" in BACKBONES[name].timm_name else 64
+    model = build(name, classes=CLASSES, weights="none", image_size=size)
     model.weights = WeightsRecord("file")  # a network with random weights would train from scratch
     return model
 
 
-#: Backbones that differ from another one only in width and depth; their registry entries are still checked.
-SCALED = {"efficientnet_lite1", "efficientnet_lite2", "vit_b16"}
+#: Backbones that differ from another one only in width, depth or weights; their registry entries are still checked.
+SCALED = {
+    "efficientnet_lite1", "efficientnet_lite2", "vit_b16", "convnextv2_tiny", "convnextv2_base", "dinov2_vitb14",
+    "dinov2_vitb14_reg", "dinov3_vitb16", "dinov3_convnext_tiny", "siglip2_vitb16",
+}  # fmt: skip
+#: Backbones without a small member, which are built narrower here.
+NARROW = {"siglip2_vitb32": {"embed_dim": 96, "num_heads": 2}}
 
 
 @pytest.fixture(params=[name for name in BACKBONES if name not in SCALED], scope="module")
-def model(request: pytest.FixtureRequest) -> Classifier:
-    return _built(request.param)
+def model(request: pytest.FixtureRequest) -> Iterator[Classifier]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "regraft.models.weights.timm.create_model", partial(timm.create_model, **NARROW.get(request.param, {}))
+        )
+        yield _built(request.param)
 
 
 @pytest.fixture
-def pixels() -> torch.Tensor:
-    return torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+def pixels(model: Classifier) -> torch.Tensor:
+    size, generator = model.preprocessing.size, torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
 @pytest.mark.parametrize("spec", BACKBONES.values(), ids=lambda spec: spec.name)
 def test_figures_of_the_registry_are_true(spec: BackboneSpec) -> None:
+    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
+    # The positions of DINOv2 are for 518 pixels; its own probes read images at 224.
+    assert spec.image_size == (224 if "dinov2" in spec.name else cfg.input_size[-1])
+    options = {"img_size": spec.image_size} if cfg.fixed_input_size else {}
     with torch.device("meta"):
-        whole = timm.create_model(spec.timm_name, pretrained=False, num_classes=0)
+        whole = timm.create_model(spec.timm_name, pretrained=False, num_classes=0, **options)
     if type(whole).__name__ == "VGG":
         whole.pre_logits = nn.Identity()
-    size = timm.models.get_pretrained_cfg(spec.timm_name).input_size[-1]
+    whole.requires_grad_(False)  # the counter cannot follow a gradient to an expanded parameter
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        whole(torch.zeros(1, 3, size, size, device="meta"))
-    assert spec.image_size == size
+        whole(torch.zeros(1, 3, spec.image_size, spec.image_size, device="meta"))
     assert spec.gmac == pytest.approx(counter.get_total_flops() / 2e9, abs=0.002)
     assert spec.parameters == sum(p.numel() for p in whole.parameters())
 
@@ -162,12 +176,21 @@ def test_a_head_reads_upper_stages_by_default(model: Classifier, pixels: torch.T
         last, taps = features.split([model.stages[-1].shape[0], model.taps_below(len(model.stages))], dim=1)
         torch.testing.assert_close(last, model.activations(pixels, len(model.stages)).values)
         values, start = model.activations(pixels, 0).values, 0
+        prefix = getattr(model.backbone, "num_prefix_tokens", 0)
         for index, stage in enumerate(model.stages):
             values = stage.forward(values)
             if index in model.taps:
                 channels = values.flatten(2) if values.ndim == 4 else values.transpose(1, 2)
-                width = channels.shape[1]
-                torch.testing.assert_close(taps[:, start : start + width], channels.mean(2), rtol=1e-4, atol=1e-5)
-                torch.testing.assert_close(taps[:, start + width : start + 2 * width], channels.amax(2))
-                start += 2 * width
+                patches = channels[:, :, prefix:].mean(2)
+                if not prefix:
+                    expected = [channels.mean(2), channels.amax(2)]
+                elif index < len(model.stages) - 2:
+                    expected = [channels[:, :, 0], patches]
+                else:  # what the pooling has left out
+                    expected = [patches if model.backbone.global_pool == "token" else channels[:, :, 0]]
+                for part in expected:
+                    end = start + part.shape[1]
+                    torch.testing.assert_close(taps[:, start:end], part, rtol=1e-4, atol=1e-5)
+                    start = end
+        assert start == taps.shape[1]
     assert _with_head(model).head.features == model.stages[-1].shape[0]

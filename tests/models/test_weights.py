@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import pickle
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from sklearn.datasets import load_sample_images
 
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import WeightsError
-from regraft.models.registry import BACKBONES, BackboneSpec
+from regraft.models.classifier import build
+from regraft.models.registry import BACKBONES, BackboneSpec, hub_file_on_disk
 from regraft.models.weights import build_backbone, fill_from_wheel, read_state_dict
 
 SPEC = BACKBONES["mobilenetv2"]
@@ -211,3 +214,56 @@ def test_transformer_positions_are_resized_to_the_image(tmp_path: Path) -> None:
     small, _ = build_backbone(spec, str(tmp_path / "vit.safetensors"), 64)
     assert small.pos_embed.shape[1] == 1 + (64 // 16) ** 2
     assert torch.equal(small.blocks[0].attn.qkv.weight, large.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("dinov2_vits14", {"embed_dim": 48, "num_heads": 2, "depth": 2}),
+        ("dinov2_vits14_reg", {"embed_dim": 48, "num_heads": 2, "depth": 2}),
+        ("dinov3_vits16", {"embed_dim": 48, "num_heads": 2, "depth": 2}),
+        ("siglip2_vitb32", {"embed_dim": 48, "num_heads": 2, "depth": 2}),
+        ("convnextv2_nano", {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64)}),
+    ],
+)
+def test_a_backbone_comes_from_the_hubs_cache_by_its_name(
+    name: str, small: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = BACKBONES[name]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("regraft.models.weights.timm.create_model", partial(timm.create_model, **small))
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set"):
+        build(name, classes=("a", "b"))
+    pretrained = timm.create_model(spec.timm_name, pretrained=False)  # at the size of its pretraining
+    folder = tmp_path / f"models--timm--{spec.timm_name}"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
+    save_file({k: v.contiguous() for k, v in pretrained.state_dict().items()}, snapshot / "model.safetensors")
+    assert hub_file_on_disk(spec)
+    model = build(name, classes=("a", "b"))
+    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
+    assert (model.weights.source, model.weights.name) == ("hub", f"timm/{spec.timm_name}")
+    assert model.weights.license == spec.license
+    image = model.preprocessing
+    assert (image.size, image.interpolation) == (spec.image_size, cfg.interpolation)
+    assert (image.mean, image.std) == (cfg.mean, cfg.std)
+    theirs, ours = pretrained.state_dict(), model.backbone.state_dict()
+    for key, tensor in ours.items():
+        if key == "pos_embed" and image.size != cfg.input_size[-1]:
+            assert tensor.shape[1] < theirs[key].shape[1]  # resampled
+        else:
+            assert torch.equal(tensor, theirs[key]), key
+
+
+def test_a_run_of_the_same_network_under_its_other_name_gives_weights(tmp_path: Path) -> None:
+    """`convnextv2_nano` had no tag before it had a friendly name."""
+    description = {"backbone": {"name": "mobilenetv2", "timm_name": "mobilenetv2_100"}, "preprocessing": {}}
+    description["preprocessing"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    state, _ = _example(tmp_path)
+    save_file({f"backbone.{name}": t for name, t in state.items()}, tmp_path / "model.safetensors")
+    _, record = build_backbone(SPEC, str(tmp_path), 64)
+    assert record.source == "run"

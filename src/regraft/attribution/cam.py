@@ -109,9 +109,9 @@ def _prefix_tokens(model: Classifier) -> int:
 def default_stage(model: Classifier, method: Method) -> int:
     """Index of the last spatial stage on which the logits depend everywhere, which a method explains by default.
 
-    If the head of a transformer reads only the class token, that is the stage before the last block, because the other
-    outputs of the last block are not used. Integrated gradients explain the pixels: 0. Raises UsageError if the
-    backbone has no spatial stage. Several backbones have stages of their own, and are 0.
+    If the head of a transformer reads the class token, that is the stage before the last block: above it, nothing leads
+    from the patches to that token. Integrated gradients explain the pixels: 0. Raises UsageError if the backbone has no
+    spatial stage. Several backbones have stages of their own, and are 0.
     """
     if method == "integrated-gradients":
         return 0
@@ -123,7 +123,11 @@ def default_stage(model: Classifier, method: Method) -> int:
         raise UsageError(f"No backbone has a stage with spatial axes, which {method} needs. Use integrated-gradients.")
     side = model.preprocessing.size
     pixels = torch.full((1, 3, side, side), 128.0, device=model.mean.device)
-    for index in reversed(range(len(model.stages))):
+    last = len(model.stages) - 2  # below the pooling
+    reads_class = model.tokens is not None and (
+        "class" in model.tap_parts.get(last, ()) or (model.tokens.pooled == "class" and model.pooling == "avg")
+    )
+    for index in reversed(range(last if reads_class else len(model.stages))):
         try:
             _, gradient = _stage_gradient(model, pixels, torch.zeros(1, dtype=torch.int64, device=pixels.device), index)
         except UsageError:  # no spatial axes

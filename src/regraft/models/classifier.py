@@ -7,7 +7,7 @@ Input: uint8 pixels (N, 3, S, S). Output: logits (N, classes). `activations` run
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,9 @@ from regraft.models.pretrained import build_network, check_image_sizes
 from regraft.models.registry import DEFAULT_BACKBONE, BackboneSpec, find_backbone
 from regraft.models.run_description import options_of_run
 from regraft.models.several_backbones import SeveralBackbones, several_from_config
-from regraft.models.staged import HeadStages, StagedNetwork, StageOutput
+from regraft.models.staged import StagedNetwork, StageOutput
 from regraft.models.stages import Stage, resolve_boundary
+from regraft.models.taps import HeadStages, TapPart
 from regraft.models.torch_defaults import torch_defaults
 from regraft.models.weights import WeightsRecord, architecture_of, build_backbone
 
@@ -65,11 +66,12 @@ class Classifier(StagedNetwork):
         preprocessing: Preprocessing,
         *,
         pooling: Pooling = "avg",
-        head_stages: HeadStages = "last",
+        head_stages: HeadStages | Mapping[str, Sequence[TapPart]] = "last",
         widths: Sequence[int] = (),
         dropout: float = 0.0,
         activation: Activation = "softmax",
         hidden_activation: HiddenActivation = "relu",
+        queries: int = 0,
         weights: WeightsRecord | None = None,
         stages: Sequence[Stage] = (),
     ) -> None:
@@ -87,6 +89,8 @@ class Classifier(StagedNetwork):
             dropout=dropout,
             activation=activation,
             hidden_activation=hidden_activation,
+            positions=self.positions,
+            queries=queries,
         )
         self.ood: MahalanobisOod | None = None
         self.freeze(len(self.stages))
@@ -118,7 +122,7 @@ class Classifier(StagedNetwork):
         with torch.random.fork_rng(devices=[]):
             model = Classifier(
                 network.spec, network.backbone, self.classes, one, pooling=self.pooling, stages=network.stages,
-                head_stages=network.head_stages, dropout=self.head.dropout, activation=self.head.activation,
+                head_stages=network.parts_by_stage, dropout=self.head.dropout, activation=self.head.activation,
                 weights=network.weights,
             )  # fmt: skip
         model.to(self.mean.device)
@@ -152,14 +156,18 @@ class Classifier(StagedNetwork):
         return resolve_boundary(self.stages, finetune_from, preferred=self.spec.finetune_from)
 
     def freeze(self, boundary: int) -> None:
-        """Make the stages from `boundary` on and the head trainable, and freeze the others."""
+        """Make the stages from `boundary` on and the head trainable, and freeze the others.
+
+        Where the stages have adapters (`regraft.training.lora`), only these become trainable.
+        """
         if not 0 <= boundary <= len(self.stages):
             raise UsageError(f"boundary {boundary}; expected 0 to {len(self.stages)}")
         self.boundary = boundary
         self.backbone.requires_grad_(False)
+        adapters = {id(p) for name, p in self.backbone.named_parameters() if ".lora_" in name}
         for stage in self.stages[boundary:]:
             for parameter in stage.parameters():
-                parameter.requires_grad_(True)
+                parameter.requires_grad_(not adapters or id(parameter) in adapters)
 
     def train(self, mode: bool = True) -> Classifier:
         """Set the training mode; the frozen stages and every BatchNorm stay in inference mode.
@@ -223,11 +231,12 @@ class Classifier(StagedNetwork):
             },
             "pooling": self.pooling,
             "head": {
-                "stages": [self.stages[index].name for index in self.taps],
+                "stages": self.parts_by_stage,
                 "widths": list(self.head.widths),
                 "dropout": self.head.dropout,
                 "activation": self.head.activation,
                 "hidden_activation": self.head.hidden_activation,
+                **({"queries": len(self.head.attention.queries)} if self.head.attention else {}),
             },
             "stages": [stage.name for stage in self.stages],
             "boundary": self.boundary,
@@ -247,7 +256,7 @@ class Classifier(StagedNetwork):
         else:
             backbone, _ = build_backbone(spec, "none", preprocessing.size)
         options: dict[str, Any] = {"pooling": config["pooling"], "weights": weights, **config["head"]}
-        options["head_stages"] = "upper" if options.pop("stages") else "last"
+        options["head_stages"] = options.pop("stages")
         model = cls(spec, backbone, config["classes"], preprocessing, **options)
         if config["ood"]:
             model.ood = MahalanobisOod(**config["ood"])
@@ -295,6 +304,8 @@ def build(
         raise UsageError(f"classes = {list(classes)}; expected at least two different names.")
     spec = architecture_of(find_backbone(chosen.backbone), chosen.weights)
     check_image_sizes(spec, chosen.image_size)
+    if spec.members and chosen.pooling == "attention":
+        raise UsageError(f"pooling = attention reads one map, and {spec.name} has several. Choose avg or max.")
     head_stages = chosen.head_stages
     if head_stages == "auto":
         head_stages = "upper" if chosen.head == "linear" and chosen.pooling == "avg" else "last"

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from regraft.models.attention_pooling import AttentionPooling
 from regraft.models.options import HiddenActivation
 
 Activation = Literal["softmax", "sigmoid"]
@@ -21,7 +22,10 @@ _HIDDEN: dict[HiddenActivation, Callable[[], nn.Module]] = {
 
 
 class Head(nn.Module):
-    """Dropout and a linear layer, with (Dense, activation, Dropout) before for each width; `sigmoid` is one-vs-rest."""
+    """Dropout and a linear layer, with (Dense, activation, Dropout) before for each width; `sigmoid` is one-vs-rest.
+
+    With `positions` = (P, D), the first P D of the F features are a vector for each position, which attention pools.
+    """
 
     def __init__(
         self,
@@ -32,12 +36,18 @@ class Head(nn.Module):
         dropout: float = 0.0,
         activation: Activation = "softmax",
         hidden_activation: HiddenActivation = "relu",
+        positions: tuple[int, int] | None = None,
+        queries: int = 0,
     ) -> None:
         super().__init__()
+        self.positions = positions
+        self.attention = AttentionPooling(positions[1], queries) if positions else None
         self.features, self.widths, self.dropout = features, tuple(widths), dropout
         self.activation: Activation = activation
         self.hidden_activation: HiddenActivation = hidden_activation
         layers: list[nn.Module] = []
+        #: Number of features after the attention.
+        self.embedding = features = features - (positions[0] - 1) * positions[1] if positions else features
         for width in widths:
             layers += [nn.Linear(features, width), _HIDDEN[hidden_activation](), nn.Dropout(dropout)]
             features = width
@@ -50,7 +60,20 @@ class Head(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features (N, F) to logits (N, classes), float32."""
-        logits: torch.Tensor = self.classifier(self.layers(features.float()))
+        return self.classify(self.embed(features))
+
+    def embed(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (N, F) to the inputs of the layers, float32 (N, E): pooled by attention, if the head has one."""
+        features = features.float()
+        if self.attention is None or self.positions is None:
+            return features
+        tokens = self.positions[0] * self.positions[1]
+        pooled = self.attention(features[:, :tokens].reshape(-1, *self.positions))
+        return torch.cat([pooled, features[:, tokens:]], dim=1)
+
+    def classify(self, embedded: torch.Tensor) -> torch.Tensor:
+        """What `embed` returns, (N, E), to logits (N, classes)."""
+        logits: torch.Tensor = self.classifier(self.layers(embedded))
         return logits
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
@@ -65,6 +88,8 @@ class Head(nn.Module):
     def copy_rows(self, classes: Sequence[str], earlier: Head, earlier_classes: Sequence[str]) -> None:
         """Copy the layers below the last from a head of the same shape, and the rows of the classes that both have."""
         self.layers.load_state_dict(earlier.layers.state_dict())
+        if self.attention is not None and earlier.attention is not None:
+            self.attention.load_state_dict(earlier.attention.state_dict())
         for row, name in enumerate(classes):
             if name in earlier_classes:
                 before = earlier_classes.index(name)
@@ -72,5 +97,5 @@ class Head(nn.Module):
                 self.classifier.bias[row] = earlier.classifier.bias[before]
 
     def has_shape_of(self, other: Head) -> bool:
-        """Whether both read the same number of features through layers of the same widths."""
-        return (self.features, self.widths) == (other.features, other.widths)
+        """Whether both read the same number of features through layers of the same widths, or through attention."""
+        return (self.features, self.positions, self.widths) == (other.features, other.positions, other.widths)

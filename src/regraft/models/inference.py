@@ -251,13 +251,13 @@ def predict_batch(
     model.eval()
     try:
         with torch.inference_mode():
-            end = len(model.stages)
+            head, end = model.head, len(model.stages)
             probabilities, distances = [], None
             for view in _views(pixels.to(model.mean.device), tta):
-                features = model.forward_tail(model.activations(view, end), end)
-                probabilities.append(rowwise(lambda rows: model.head.probabilities(model.head(rows)), features))
+                embedded = rowwise(head.embed, model.forward_tail(model.activations(view, end), end))
+                probabilities.append(rowwise(lambda rows: head.probabilities(head.classify(rows)), embedded))
                 if distances is None and model.ood is not None:
-                    distances = model.ood(features)
+                    distances = model.ood(embedded)
             return torch.stack(probabilities).mean(dim=0).cpu().numpy(), distances
     finally:
         model.train(was_training)

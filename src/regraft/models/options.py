@@ -18,12 +18,13 @@ _BACKBONE = (
     "a name of `regraft backbones` or keras.applications, any timm name, several of these (a,b), the folder of a run, "
     "or auto: the best here by cross-validation of its head"
 )
-Pooling = Literal["avg", "max", "flatten"]
+Pooling = Literal["avg", "max", "flatten", "attention"]
 HeadKind = Literal["linear", "mlp"]
 HiddenActivation = Literal["relu", "gelu", "tanh", "sigmoid", "elu", "selu", "silu", "leaky_relu"]
 _POOLINGS = {
     **dict.fromkeys(("average", "mean", "globalaverage", "globalaveragepooling2d"), "avg"),
     **dict.fromkeys(("globalmax", "globalmaxpooling2d"), "max"),
+    **dict.fromkeys(("attn", "attentive", "efficientprobing"), "attention"),
     "none": "flatten",
 }
 
@@ -72,7 +73,12 @@ class ModelOptions:
     pooling: Annotated[
         Pooling,
         BeforeValidator(spelled_like(Pooling, **_POOLINGS)),
-        Field(description="input of the head: avg (the backbone's own pooling), max, or flatten (the whole map)"),
+        Field(
+            description=(
+                "input of the head: avg (the backbone's own pooling), max, flatten (the whole map), or attention (a "
+                "learned pooling of the map or patches, which an optimizer trains)"
+            )
+        ),
     ] = "avg"
     head: Annotated[
         HeadKind,
@@ -80,11 +86,11 @@ class ModelOptions:
         Field(description="linear, or mlp: Dense layers with an activation and dropout before the last"),
     ] = "linear"
     head_stages: Annotated[
-        Literal["auto", "upper", "last"],
+        Literal["auto", "upper", "all", "last"],
         Field(
             description=(
-                "stages that the head reads: last, upper (the last, and mean and maximum of the upper stages' maps), "
-                "or auto (upper for a linear head over avg, else last)"
+                "stages that the head reads: last, upper (the last and upper ones), all, or auto (upper for a linear "
+                "head over avg, else last)"
             )
         ),
     ] = "auto"

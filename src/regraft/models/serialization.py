@@ -96,7 +96,9 @@ def upgrade(
             _, _, buffer = name.partition(".")
             tensors[f"ood.{renamed.get(buffer, buffer)}"] = tensors.pop(name)
     if "head" in description:  # early versions had no choice
-        description["head"] = {"hidden_activation": "relu", **description["head"]}
+        head = description["head"] = {"hidden_activation": "relu", **description["head"]}
+        if isinstance(head["stages"], list):  # of every network, they read the mean and the maximum of all positions
+            head["stages"] = {name: ["mean", "max"] for name in head["stages"]}
     return description, tensors
 
 

@@ -71,7 +71,7 @@ class SeveralBackbones(nn.Module):
             {
                 "name": member.spec.name,
                 "timm_name": member.spec.timm_name,
-                "stages": [member.stages[index].name for index in member.taps],
+                "stages": member.parts_by_stage,
                 "preprocessing": member.preprocessing.to_json(),
             }
             for member in self.networks()
@@ -90,7 +90,7 @@ def several_from_config(
         members.append(
             StagedNetwork(
                 member, network, preprocessing, pooling=pooling, weights=record,
-                head_stages="upper" if one["stages"] else "last",
+                head_stages=one["stages"],
             )
         )  # fmt: skip
     return SeveralBackbones(members)

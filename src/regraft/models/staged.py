@@ -7,8 +7,8 @@ lower stages (the taps) are passed on beside the activations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,10 +16,9 @@ from torch import nn
 from regraft.data.preprocessing import Preprocessing
 from regraft.models.options import Pooling
 from regraft.models.registry import BackboneSpec
-from regraft.models.stages import Stage, split_stages, upper_stages
+from regraft.models.stages import Stage, split_stages
+from regraft.models.taps import HeadStages, TapPart, Taps, channels_of, choose_taps, read_tap, token_layout
 from regraft.models.weights import WeightsRecord
-
-HeadStages = Literal["upper", "last"]
 
 
 class StageOutput(NamedTuple):
@@ -41,6 +40,8 @@ class StagedNetwork(nn.Module):
         preprocessing: Conversion of an image file to the input.
         stages: Stages of the backbone, in order.
         taps: Indices of the stages that the head reads in addition to the last one.
+        tap_parts: What the head reads of each of them.
+        tokens: Layout of a transformer's tokens; None for other networks.
         weights: Source of the pretrained weights.
         channels_last_maps: Whether the maps of the backbone are (N, H, W, C).
     """
@@ -55,19 +56,30 @@ class StagedNetwork(nn.Module):
         preprocessing: Preprocessing,
         *,
         pooling: Pooling = "avg",
-        head_stages: HeadStages = "last",
+        head_stages: HeadStages | Mapping[str, Sequence[TapPart]] = "last",
         weights: WeightsRecord | None = None,
         stages: Sequence[Stage] = (),
     ) -> None:
-        """Split the backbone into stages, unless its stages are given."""
+        """Split the backbone into stages, unless its stages are given.
+
+        `head_stages` says which stages the head reads, as `choose_taps` has it, or what it reads of each by its name.
+        """
         super().__init__()
         self.spec, self.preprocessing = spec, preprocessing
         self.pooling: Pooling = pooling
         self.weights = weights or WeightsRecord("none")
         self.backbone = backbone
         self.stages: list[Stage] = list(stages) or split_stages(backbone, preprocessing.size, pooling=pooling)
-        self.head_stages: HeadStages = head_stages
-        self.taps = upper_stages(self.stages) if head_stages == "upper" else ()
+        self.tokens = token_layout(backbone)
+        if isinstance(head_stages, str):
+            self.tap_parts: Taps = choose_taps(backbone, self.stages, head_stages, pooling)
+        else:
+            self.tap_parts = {
+                index: tuple(head_stages[stage.name])
+                for index, stage in enumerate(self.stages)
+                if stage.name in head_stages
+            }
+        self.taps = tuple(self.tap_parts)
         self.channels_last_maps = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1) * 255, persistent=False)
@@ -94,7 +106,11 @@ class StagedNetwork(nn.Module):
 
     def append_taps(self, index: int, values: torch.Tensor, taps: torch.Tensor) -> StageOutput:
         """Combine the output of stage `index` with the taps, to which it is added if the head reads this stage."""
-        return StageOutput(values, torch.cat([taps, self._pooled(values)], dim=1) if index in self.taps else taps)
+        if index not in self.tap_parts:
+            return StageOutput(values, taps)
+        parts, channels_last = self.tap_parts[index], self.channels_last_maps
+        tap = read_tap(values, parts, tokens=self.tokens, channels_last=channels_last)
+        return StageOutput(values, torch.cat([taps, tap], dim=1))
 
     def forward_tail(self, inputs: StageOutput, boundary: int) -> torch.Tensor:
         """Run the stages from `boundary` on without the head: features (N, F), those of the last stage first."""
@@ -103,11 +119,28 @@ class StagedNetwork(nn.Module):
 
     def taps_below(self, boundary: int) -> int:
         """Number L of features that the head reads from the stages below a boundary, except the last stage."""
-        axis = -1 if self.channels_last_maps else 0
-        shapes = [self.stages[index].shape for index in self.taps if index < boundary]
-        return sum(2 * (shape[axis] if len(shape) == 3 else shape[-1]) for shape in shapes)
+        return sum(
+            len(parts) * channels_of(self.stages[index], channels_last=self.channels_last_maps)
+            for index, parts in self.tap_parts.items()
+            if index < boundary
+        )
 
-    def _pooled(self, values: torch.Tensor) -> torch.Tensor:
-        """Mean and maximum over the positions of a map or over tokens, (N, 2 C)."""
-        axes = (2, 3) if values.ndim == 4 and not self.channels_last_maps else tuple(range(1, values.ndim - 1))
-        return torch.cat([values.mean(axes), values.amax(axes)], dim=1)
+    @property
+    def head_stages(self) -> HeadStages:
+        """The choice of stages that gives these taps."""
+        choices: tuple[HeadStages, ...] = ("last", "all", "upper")
+        taps = {name: choose_taps(self.backbone, self.stages, name, self.pooling) for name in choices}
+        return next((name for name in choices if taps[name] == self.tap_parts), "upper")
+
+    @property
+    def parts_by_stage(self) -> dict[str, list[TapPart]]:
+        """What the head reads of each tapped stage, by its name."""
+        return {self.stages[index].name: list(parts) for index, parts in self.tap_parts.items()}
+
+    @property
+    def positions(self) -> tuple[int, int] | None:
+        """Number of positions or patches and of their channels, if attention pools them; else None."""
+        if self.pooling != "attention":
+            return None
+        channels = channels_of(self.stages[-2], channels_last=self.channels_last_maps)
+        return self.stages[-1].shape[0] // channels, channels

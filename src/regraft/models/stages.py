@@ -19,7 +19,9 @@ from torch import nn
 from regraft.errors import UnknownNameError, UsageError
 
 #: Names of the children with which the head of a timm model begins.
-_HEAD_STARTS = "head", "fc", "classifier", "pre_logits", "global_pool", "head_drop", "fc_norm", "last_linear"
+_HEAD_STARTS = (
+    "head", "fc", "classifier", "pre_logits", "global_pool", "attn_pool", "head_drop", "fc_norm", "last_linear"
+)  # fmt: skip
 #: Modules that do not count as layers, in `regraft summary` and in boundaries given as numbers.
 _NOT_LAYERS = (nn.Identity, nn.Dropout, nn.Sequential, nn.ModuleList)
 #: Errors of a child that is not called with the previous child's output alone.
@@ -56,8 +58,9 @@ def split_stages(model: Any, image_size: int, *, pooling: str = "avg") -> list[S
     """Split a timm model, created with `num_classes=0`, into stages; its mode does not change.
 
     Running them in order on normalized images (N, 3, S, S) gives features (N, F). With `pooling` `avg` the last stage
-    is the model's own pooling to a vector, with `max` the maximum of each channel over the positions or tokens, and
-    with `flatten` the flattened map.
+    is the model's own pooling to a vector, with `max` the maximum of each channel over the positions or tokens, with
+    `flatten` the flattened map, and with `attention`, which is up to the head, the channels of each position or patch
+    one after the other. Raises UsageError if there are no positions for attention.
     """
     was_training = model.training
     model.eval()
@@ -112,17 +115,15 @@ def resolve_boundary(stages: Sequence[Stage], wanted: str | int, *, preferred: s
     raise UnknownNameError("stage", wanted, names, "Also: none, all, auto, last, or a number of layers.")
 
 
-def upper_stages(stages: Sequence[Stage], count: int = 4) -> tuple[int, ...]:
-    """The last stages before a change of shape, which a head may read in addition to the last stage: rising indices.
-
-    At most `count`, and none from the lowest third; of a transformer, whose blocks have equal shapes, the blocks at
-    1/2, 2/3 and 5/6 of its depth. Empty if the backbone is a single stage.
-    """
+def ends_of_resolutions(stages: Sequence[Stage]) -> list[int]:
+    """Indices of the stages before a change of shape, rising; [] for a transformer, whose blocks have equal shapes."""
     body = [index for index, stage in enumerate(stages[:-1]) if len(stage.shape) > 1]
-    ends = [i for i in body[len(body) // 3 : -1] if stages[i].shape != stages[i + 1].shape]
-    if not ends and len(body) >= 6:
-        ends = [body[len(body) * sixths // 6] for sixths in (3, 4, 5)]
-    return tuple(ends[-count:])
+    return [index for index in body[:-1] if stages[index].shape != stages[index + 1].shape]
+
+
+def is_transformer(model: nn.Module) -> bool:
+    """Whether a timm model is a ViT or EVA, which are cut into blocks of tokens."""
+    return type(model).__name__ in ("VisionTransformer", "Eva")
 
 
 def _boundary_by_number(stages: Sequence[Stage], number: int) -> int:
@@ -216,11 +217,17 @@ class _Composed:
 
 
 def _pooling_stage(model: Any, pooling: str, axes: int) -> Stage:
+    channels_first = axes == 4 and not str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
     if pooling == "max":
-        channels_first = axes == 4 and not str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
         return Stage("pool", methodcaller("amax", (2, 3) if channels_first else tuple(range(1, axes - 1))), ())
     if pooling == "flatten":
         return Stage("flatten", methodcaller("flatten", 1), ())
+    if pooling == "attention":
+        if axes < 3:
+            raise UsageError(
+                "pooling = attention, but this backbone ends in a vector, not in a map or in patches. Choose avg."
+            )
+        return Stage("positions", partial(_positions, getattr(model, "num_prefix_tokens", 0), channels_first), ())
     if type(model).__name__ == "VGG":
         # Without its two 4096-wide layers, like Keras's `include_top=False`.
         return Stage("pool", methodcaller("mean", (2, 3)), ())
@@ -230,10 +237,16 @@ def _pooling_stage(model: Any, pooling: str, axes: int) -> Stage:
     return Stage("pool", partial(model.forward_head, pre_logits=True), modules)
 
 
+def _positions(prefix: int, channels_first: bool, outputs: torch.Tensor) -> torch.Tensor:
+    """A map (N, C, H, W) or (N, H, W, C), or tokens (N, P, C) without the first, as vectors (N, H W C) or (N, P C)."""
+    if channels_first:
+        outputs = outputs.permute(0, 2, 3, 1)
+    return outputs[:, prefix:].flatten(1) if outputs.ndim == 3 else outputs.flatten(1)
+
+
 def _split_transformer(model: nn.Module) -> list[Stage] | None:
     """Tokens with positions, blocks and norm of ViT and EVA; None for other architectures."""
-    architecture = type(model).__name__
-    if architecture not in ("VisionTransformer", "Eva"):
+    if not is_transformer(model):
         return None
     children = dict(model.named_children())
     first = ("patch_embed", "pos_drop", "patch_drop", "norm_pre", "rope")
@@ -242,7 +255,7 @@ def _split_transformer(model: nn.Module) -> list[Stage] | None:
     stages = [Stage("patch_embed", _Tokens(model), modules)]
     for i, (name, block) in enumerate(blocks):
         stage = _module_stage(f"blocks.{name}", block)
-        stages.append(replace(stage, forward=_EvaBlock(model, block, i)) if architecture == "Eva" else stage)
+        stages.append(replace(stage, forward=_EvaBlock(model, block, i)) if type(model).__name__ == "Eva" else stage)
     return [*stages, _module_stage("norm", children["norm"])]
 
 

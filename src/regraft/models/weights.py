@@ -124,7 +124,7 @@ def build_backbone(spec: BackboneSpec, weights: str, image_size: int) -> tuple[n
 def _from_run(
     spec: BackboneSpec, folder: Path, run: dict[str, Any], image_size: int
 ) -> tuple[nn.Module, WeightsRecord]:
-    if (name := run["backbone"]["timm_name"]) != spec.timm_name:
+    if (name := run["backbone"]["timm_name"]).partition(".")[0] != spec.timm_name.partition(".")[0]:
         raise WeightsError(
             f"{folder} is a run of {name}, whose weights do not fit {spec.name}. Use its backbone, too: "
             f"--backbone {folder}"

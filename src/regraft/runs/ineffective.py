@@ -14,7 +14,10 @@ from regraft.training.distillation import DistillationOptions
 from regraft.training.options import TrainingOptions
 from regraft.training.setup import finetunes_members, plan_phases
 
-_OF_FINETUNING = ("finetune_lr", "optimizer", "layer_decay", "ema_epochs", "keep_finetuned", "compile")
+_OF_LORA = ("lora_rank", "lora_alpha")
+_OF_FINETUNING = (
+    "finetune_lr", "finetune_method", *_OF_LORA, "optimizer", "layer_decay", "ema_epochs", "keep_finetuned", "compile",
+)  # fmt: skip
 _OF_HEAD = ("head_epochs", "head_lr", "head_optimizer")
 _OF_EPOCHS = (
     "batch_size", "momentum", "weight_decay", "schedule", "warmup", "early_stopping", "reduce_on_plateau",
@@ -43,6 +46,8 @@ def describe_ineffective(model: Classifier, split: Split, config: Config) -> Ite
     if not phases.finetunes:
         reason = "nothing is fine-tuned (training.finetune_epochs, training.finetune_from)"
         yield from without_effect("training", training & set(_OF_FINETUNING), reason)
+    elif options.finetune_method != "lora":
+        yield from without_effect("training", training & set(_OF_LORA), "training.finetune_method is full")
     if phases.from_scratch:
         reason = "a network with random weights trains as a whole, without a phase of the head"
         yield from without_effect("training", training & {*_OF_HEAD, "keep_finetuned"}, reason)

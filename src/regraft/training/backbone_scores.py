@@ -90,7 +90,7 @@ def features_of(
         reporter=reporter,
         name=model.spec.name,
     )
-    features = extract_features(model, activations, 1, precision, NullReporter()).values
+    features = extract_features(model, activations, 1, precision, NullReporter(), embedded=True).values
     assert isinstance(features, torch.Tensor)
     return features[0]
 

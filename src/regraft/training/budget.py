@@ -94,6 +94,7 @@ class Plan:
             work += f" for {pluralize(self.head_epochs, 'epoch')} by {optimizer}"
         if not self.from_scratch and self.options.finetune_epochs and self.boundary != "head":
             work += f", {epochs} of fine-tuning from {self.boundary}"
+            work += " by LoRA" if self.options.finetune_method == "lora" else ""
         if self.dropped:
             work += " (fine-tuning does not fit into the budget)"
         return (

@@ -24,7 +24,7 @@ from regraft.training.soft_labels import decide, neighbors_needed, part_to_use, 
 
 
 def frozen_features(model: Classifier, dataset: Dataset, cache: Cache, reporter: ProgressReporter) -> torch.Tensor:
-    """Inputs of the head for the plain images, float32 (N, F); the model moves to the device that `auto` chooses."""
+    """Inputs of the head's layers for the plain images, float32 (N, E); the model moves to the device of `auto`."""
     device = choose_device("auto")
     precision = choose_precision("auto", device)
     model.to(device).eval()
@@ -34,7 +34,7 @@ def frozen_features(model: Classifier, dataset: Dataset, cache: Cache, reporter:
     name, _ = choose_backend("auto", model, end, precision, rows=len(dataset), cache=cache)
     backend = make_backend(name, model, end, precision)
     activations = run_prefix(model, dataset, pixels, backend, cache, reporter=reporter, name="backbone")
-    features = extract_features(model, activations, 1, precision, reporter).values
+    features = extract_features(model, activations, 1, precision, reporter, embedded=True).values
     assert isinstance(features, torch.Tensor)
     return features[0]
 

@@ -237,17 +237,22 @@ def extract_features(
     reporter: ProgressReporter,
     *,
     store: Table | None = None,
+    embedded: bool = False,
 ) -> CachedTensor:
     """Run the tail over the first `views` views, K: the inputs of the head, (K, N, F).
 
-    They are a tensor, float32, in main memory, or rows in `precision` of the table `store`.
+    They are a tensor, float32, in main memory, or rows in `precision` of the table `store`. `embedded`: (K, N, E), the
+    inputs of the head's layers, which are fewer where attention pools the features.
     """
-    count = len(activations)
-    values = torch.zeros(views if store is None else 0, count, model.head.features)
+    count, head = len(activations), model.head
+    values = torch.zeros(views if store is None else 0, count, head.embedding if embedded else head.features)
     numbers = range(count if store is not None else 0)
     keys = [collect_keys((cache_key(view, i) for i in numbers), len(numbers)) for view in range(views)]
     for view in range(views):
         for rows, batch in _features(model, activations, view, precision):
+            if embedded:
+                with torch.inference_mode():
+                    batch = head.embed(batch)
             if store is None:
                 values[view, rows] = batch.cpu().float()
             else:
@@ -281,19 +286,20 @@ def predict_logits(model: Classifier, activations: ActivationSource, precision: 
 def score_with_features(
     model: Classifier, activations: ActivationSource, labels: torch.Tensor, precision: torch.dtype, *, max_images: int
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Run the tail and the head over the plain views, and keep the features of some images, evenly spread.
+    """Run the tail and the head over the plain views, and keep what the head embeds of some images, evenly spread.
 
     Only the images with a label count: the first N, for labels (N,). Returns the accuracy, in 0..1; indices of K <=
-    `max_images` images, int64 (K,); their features, float32 (K, F). All are on the CPU.
+    `max_images` images, int64 (K,); float32 (K, E), as `Head.embed` has it. All are on the CPU.
     """
     count = len(labels)
     indices = torch.linspace(0, count - 1, min(count, max_images)).round().long()
-    correct, kept = torch.zeros(1, dtype=torch.int64), torch.zeros(len(indices), model.head.features)
+    correct, kept = torch.zeros(1, dtype=torch.int64), torch.zeros(len(indices), model.head.embedding)
     with torch.inference_mode():
         for rows, features in _features(model, activations, 0, precision, count):
             is_kept = (indices >= rows.start) & (indices < rows.stop)
-            kept[is_kept] = features.cpu()[indices[is_kept] - rows.start].float()
-            correct += (model.head(features).argmax(dim=1).cpu() == labels[rows]).sum()
+            embedded = model.head.embed(features)
+            kept[is_kept] = embedded.cpu()[indices[is_kept] - rows.start]
+            correct += (model.head.classify(embedded).argmax(dim=1).cpu() == labels[rows]).sum()
     accuracy = int(distributed.all_reduce_sum(correct)) / count
     return accuracy, indices, distributed.all_reduce_sum(kept)
 
@@ -340,7 +346,7 @@ def _tables(model: Classifier, cache: Cache | MemoryCache, backend: PrefixBacken
         key["members"] = model.backbone.get_config()
     yield cache.table("activations", key, _shape(model, boundary), _STORED[precision])
     if length := model.taps_below(boundary):
-        stages = [model.stages[index].name for index in model.taps if index < boundary]
+        stages = {model.stages[index].name: parts for index, parts in model.tap_parts.items() if index < boundary}
         yield cache.table("taps", {**key, "stages": stages}, (length,), _STORED[precision])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from regraft.models.classifier import Classifier
+from regraft.training.lora import merged
 from regraft.training.losses import EpochMetrics
 from regraft.training.options import TrainingOptions
 
@@ -114,7 +115,8 @@ class BestModel:
         self.weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self.row, self.metrics = row, metrics
         if self.on_better:
-            self.on_better(self.model)
+            with merged(self.model):
+                self.on_better(self.model)
 
     def restore(self) -> None:
         """Load the best weights into the model."""

@@ -16,6 +16,7 @@ from regraft.synonyms import canonical, spelled_like
 Optimizer = Literal["adamw", "adam", "rmsprop", "sgd"]
 HeadOptimizer = Literal["lbfgs", "adamw", "adam", "rmsprop", "sgd"]
 Loss = Literal["cross_entropy", "binary_cross_entropy"]
+FinetuneMethod = Literal["full", "lora"]
 Schedule = Literal["cosine", "constant"]
 OutputActivation = Literal["auto", "softmax", "sigmoid"]
 KeepEpoch = Literal["auto", "best", "last"]
@@ -47,6 +48,9 @@ _FINETUNE_FROM = (
     "last 20)"
 )
 _FINETUNE_LR = "highest learning rate of fine-tuning; 0: the best of 1e-4, 3e-4, 1e-3 and 3e-3 after one epoch each"
+_FINETUNE_METHOD = (
+    "full (all weights of the trainable stages), or lora (low-rank adapters of a transformer's linear layers; an extra)"
+)
 _KEEP_FINETUNED = (
     "if_better: keep fine-tuning only if it lowers the validation loss; if_clear: by more than one standard error; "
     "always"
@@ -120,6 +124,15 @@ class TrainingOptions:
     finetune_from: Annotated[str | int, Field(description=_FINETUNE_FROM)] = "auto"
     finetune_epochs: Annotated[int, Field(ge=0, le=10_000, description="epochs of fine-tuning")] = 10
     finetune_lr: Annotated[float, Field(ge=0, description=_FINETUNE_LR)] = 5e-4
+    finetune_method: Annotated[
+        FinetuneMethod,
+        BeforeValidator(spelled_like(FinetuneMethod, peft="lora")),
+        Field(description=_FINETUNE_METHOD),
+    ] = "full"
+    lora_rank: Annotated[int, Field(ge=1, le=1024, description="rank of the adapters of finetune_method = lora")] = 16
+    lora_alpha: Annotated[
+        float, Field(gt=0, description="scale of the adapters: what they add is multiplied by lora_alpha / lora_rank")
+    ] = 16.0
     keep_finetuned: Annotated[Literal["if_better", "if_clear", "always"], Field(description=_KEEP_FINETUNED)] = (
         "if_better"
     )

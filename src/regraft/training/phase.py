@@ -30,6 +30,7 @@ from regraft.training.data import Batches
 from regraft.training.device import autocast
 from regraft.training.feature_cache import Activations, ActivationSource, predict_logits
 from regraft.training.gradient_sum import GradientSum
+from regraft.training.lora import merged
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
 from regraft.training.optimizer import lr_factor, make_optimizer
 from regraft.training.options import Optimizer, TrainingOptions
@@ -180,7 +181,7 @@ class PhaseTrainer:
         if self.val is None:
             return None
         activations, labels = self.val
-        with self.averaged(), self.fused:
+        with self.averaged(), merged(self.model), self.fused:
             logits = predict_logits(self.model, activations, self.precision)
         return distributed.on_rank_0(lambda: compute_metrics(self.objective, logits, labels, calibrate=True))
 

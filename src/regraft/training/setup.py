@@ -25,6 +25,7 @@ from regraft.models.classifier import Classifier
 from regraft.models.cpu.fuse_training import FusedTraining
 from regraft.models.head import Activation
 from regraft.models.serialization import versions
+from regraft.training import lora
 from regraft.training.callbacks import Callback, ProgressReporter
 from regraft.training.data import TrainingData
 from regraft.training.device import choose_device, choose_precision
@@ -71,8 +72,9 @@ def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: b
     finetunes = boundary < end and options.finetune_epochs > 0
     boundary = boundary if finetunes else end
     from_scratch = is_random and boundary == 0
-    solvable = options.head_optimizer == "lbfgs" and not model.head.widths and not model.head.dropout
-    solvable = solvable and not options.custom_loss
+    head = model.head
+    is_linear = not head.widths and not head.dropout and head.attention is None
+    solvable = options.head_optimizer == "lbfgs" and is_linear and not options.custom_loss
     return PhasePlan(
         boundary=boundary,
         boundary_name=model.stages[boundary].name if finetunes else "head",
@@ -208,6 +210,8 @@ def set_up(
     model.head.temperature, model.ood = 1.0, None  # of an earlier training
     model.head.activation = output_activation(options)
     model.freeze(phases.boundary)
+    if phases.finetunes and options.finetune_method == "lora":
+        lora.attach(model, phases.boundary, rank=options.lora_rank, alpha=options.lora_alpha, seed=options.seed)
     weights = weights_of_classes(options.class_weights, split.train.labels, split.classes)
     smoothing = options.label_smoothing if soft_targets is None else 0.0  # probabilities need none
     labels, images = torch.from_numpy(split.train.labels), split.train
@@ -289,6 +293,12 @@ def _check_phases(
     """Refuse before any work what could only fail later."""
     if phases.head == "none" and not phases.finetunes:
         raise UsageError("head_epochs = 0 and no fine-tuning: nothing would be trained.")
+    if phases.finetunes and options.finetune_method == "lora":
+        if phases.from_scratch:
+            raise UsageError(
+                f"training.finetune_method = lora adapts pretrained weights, and {model.spec.name} has random ones."
+            )
+        lora.check_lora(model, phases.boundary)
     frozen = model.stages[: phases.boundary] if phases.finetunes else []
     if augmentation.cutmix and frozen and len(frozen[-1].shape) != 3:
         raise UsageError(

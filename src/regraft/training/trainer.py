@@ -33,6 +33,7 @@ from regraft.training.epochs import find_lr, fitting_epochs, train_phase
 from regraft.training.feature_cache import Activations, ActivationSource, predict_logits, score_with_features
 from regraft.training.feature_rows import FeatureRows, StoredRows, TensorRows
 from regraft.training.linear_head import L2_VALUES, LinearHead, fit_head
+from regraft.training.lora import merged, merged_finally
 from regraft.training.losses import LossFunction
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
@@ -103,7 +104,7 @@ def train(
         RunError: The checkpoint is damaged or belongs to another training.
     """
     parsed = TrainingOptions(**options)
-    with _temporary_folder(scratch) as folder:
+    with merged_finally(model), _temporary_folder(scratch) as folder:
         setup = set_up(
             model,
             split,
@@ -133,7 +134,7 @@ def train(
             state.result.interrupted = isinstance(error, KeyboardInterrupt)
             state.result.error = None if state.result.interrupted else str(error)
         distributed.barrier()  # another process may still read from the folder
-    _finish(setup, state)
+        _finish(setup, state)
     return state.result
 
 
@@ -166,7 +167,8 @@ def run_phases(setup: TrainingSetup, state: TrainingState) -> None:
     if phases.boundary or (phases.head != "none" and not is_finetuning):
         with state.timed("prefix"):
             prefix_deadline = setup.step_deadline("prefix", "head", "finetune")
-            cached = setup.data.activations(pixels, phases.cut, phases.views, deadline=prefix_deadline)
+            with merged(setup.model):  # the frozen part is the same with and without adapters
+                cached = setup.data.activations(pixels, phases.cut, phases.views, deadline=prefix_deadline)
         if isinstance(train := cached["train"], Activations) and train.views < phases.views:
             state.note(
                 f"The machine is slower than planned: there are {train.views} views of each image instead of "
@@ -319,15 +321,16 @@ def measure(
 ) -> None:
     """Predict the plain images with the final weights: validation logits, training accuracy and the OOD detector."""
     model, result = setup.model, state.result
-    if setup.phases.boundary == 0:
-        is_tuned = any(row.phase == "finetune" for row in result.history)
-        cached = setup.data.activations(pixels, len(model.stages), reusable=not is_tuned)
-    with setup.fused:
-        if "val" in cached:
-            result.val_logits = predict_logits(model, cached["val"], setup.precision)
-        result.train_accuracy, indices, features = score_with_features(
-            model, cached["train"], setup.labels, setup.precision, max_images=MAX_FIT_IMAGES
-        )
+    with merged(model):
+        if setup.phases.boundary == 0:
+            is_tuned = any(row.phase == "finetune" for row in result.history)
+            cached = setup.data.activations(pixels, len(model.stages), reusable=not is_tuned)
+        with setup.fused:
+            if "val" in cached:
+                result.val_logits = predict_logits(model, cached["val"], setup.precision)
+            result.train_accuracy, indices, features = score_with_features(
+                model, cached["train"], setup.labels, setup.precision, max_images=MAX_FIT_IMAGES
+            )
     state.ood = fit_ood(features, setup.labels[indices])
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from regraft.errors import ExportError
 from regraft.exporting.formats import FORMATS, canonical_format
 from regraft.exporting.formats.base import ExportJob
 from regraft.exporting.inference_module import InferenceModule
@@ -50,6 +51,23 @@ def test_heads_as_in_keras_are_exported(name: str, tmp_path: Path) -> None:
         FORMATS[name].write(folder, ExportJob(module))
         expected = model.head.probabilities(model(torch.from_numpy(images).permute(0, 3, 1, 2))).detach().numpy()
         assert np.abs(FORMATS[name].open(folder)(images) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_attentive_pooling_is_exported(name: str, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    model = build("cnn", classes=("a", "b", "c"), weights="none", image_size=32, pooling="attention")
+    assert model.head.attention is not None
+    with torch.no_grad():
+        model.head.attention.queries.copy_(torch.randn_like(model.head.attention.queries))
+        expected = model(torch.from_numpy(images).permute(0, 3, 1, 2)).softmax(dim=1).numpy()
+    module = InferenceModule(model)
+    if name == "h5":
+        with pytest.raises(ExportError, match="HDF5 has no layer for it"):
+            FORMATS[name].write(tmp_path, ExportJob(module))
+        return
+    FORMATS[name].write(tmp_path, ExportJob(module))
+    assert np.abs(FORMATS[name].open(tmp_path)(images) - expected).max() < 1e-5
 
 
 def test_a_format_may_be_given_as_an_extension() -> None:
