@@ -349,7 +349,7 @@ class _Trainer:
 
     def _measure_overhead(self, attempt: _Attempt, timing: Timing) -> None:
         # What a training takes beyond its budget counts as well, so that the next ones get less.
-        if timing.training and (budget := attempt.config.training.budget):
+        if (budget := attempt.config.training.budget) and timing.training:
             self.overheads.append(time.monotonic() - attempt.started - min(timing.training, budget))
 
     def _left(self) -> float:
