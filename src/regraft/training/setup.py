@@ -260,7 +260,7 @@ def check_unlabelled(model: Classifier, options: TrainingOptions) -> None:
         why = {
             "none": "there is no phase of the head (training.head_epochs = 0, or a network that trains from scratch)",
             "epochs": "the head is trained in epochs (training.head_optimizer, a loss function, or a head with hidden "
-            "layers or dropout)",
+            "layers, dropout or attention)",
         }[head]
         raise UsageError(
             f"data.unlabelled has no effect: {why}, and only a linear head that is fitted (head_optimizer = lbfgs) "

@@ -210,7 +210,9 @@ def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part,
     with setup.fused:
         inputs = setup.data.head_inputs(cached, views)
     if phases.head == "lbfgs":
-        _fit_linear_head(setup, state, with_unlabelled(setup, state, inputs["train"]), inputs.get("val"))
+        with merged(model):  # as in every run of the frozen network, so that its outputs are found in the cache
+            targets = with_unlabelled(setup, state, inputs["train"])
+        _fit_linear_head(setup, state, targets, inputs.get("val"))
         save_checkpoint(setup, state, "head", None)
     else:
         train_phase(setup, state, Phase.from_options(setup.options, "head"), inputs["train"], inputs.get("val"))
