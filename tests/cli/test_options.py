@@ -72,6 +72,7 @@ def test_flags_of_the_training_reach_the_settings(name: str) -> None:
         (("--epochs", "0", "--lr", "1e-3"), "--lr 0.001 has no effect: nothing is fine-tuned"),
         (("--head-epochs", "3", "--dropout", "0.2"), "nowhere does not exist"),
         (("--head-epochs", "3", "--preset", "keras"), "nowhere does not exist"),
+        (("--head-epochs", "3", "--set", "model.pooling=attention"), "nowhere does not exist"),
     ],
 )
 def test_flags_without_effect_are_refused(words: tuple[str, ...], message: str) -> None:

@@ -140,7 +140,8 @@ def refuse_flags_without_effect(config: Config, flags: Mapping[str, Any]) -> Non
     from regraft.models.registry import BASELINES
 
     model, training = config.model, config.training
-    fitted = training.head_optimizer == "lbfgs" and model.head == "linear" and model.dropout in ("auto", 0)
+    is_linear = model.head == "linear" and model.dropout in ("auto", 0) and model.pooling != "attention"
+    fitted = training.head_optimizer == "lbfgs" and is_linear
     finetunes = training.finetune_epochs > 0 and training.finetune_from != "none"
     is_random = model.weights == "none" or (model.weights == "auto" and model.backbone in BASELINES)
     from_scratch = finetunes and is_random and training.finetune_from in ("auto", "all")
