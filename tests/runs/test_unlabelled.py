@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from tests.conftest import picture
 
 import regraft
 from regraft.config import load_config
+from regraft.data.unlabelled import find_unlabelled
 from regraft.errors import RunError, UsageError
+from regraft.runs import budget
 from regraft.runs.plan import plan_from
 from regraft.runs.run_images import read_rows
 from regraft.runs.train import train_from
@@ -159,3 +162,20 @@ def test_from_python(squares_split: Any, folder: Path, tmp_path: Path) -> None:
     model = regraft.build(classes=squares_split.classes, image_size=32)
     done = regraft.train(model, squares_split, out=tmp_path / "run", unlabelled=folder, finetune_epochs=0)
     assert done.metrics["unlabelled"]["usable"] == 8
+
+
+def test_a_budget_leaves_time_for_them(squares_split: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = regraft.build(classes=squares_split.classes, image_size=32), settings(training__budget=600.0)
+    rates, make_plan = replace(budget.measure(model, squares_split, config), decode=1.0), budget.make_plan
+    seconds: list[float] = []
+
+    def spy(*args: Any, **options: Any) -> Any:
+        seconds.append(options["seconds"])
+        return make_plan(*args, **options)
+
+    monkeypatch.setattr(budget, "measure", lambda *args: rates)
+    monkeypatch.setattr(budget, "make_plan", spy)
+    others = replace(squares_split, unlabelled=find_unlabelled(folder, squares_split.dataset))
+    for split in (squares_split, others):
+        budget.fit_into_budget(model, split, config, time.monotonic(), NullReporter())
+    assert seconds[0] - seconds[1] > 7.5  # eight images, one a second

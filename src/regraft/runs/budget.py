@@ -23,6 +23,7 @@ from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.losses import SMALL_VALIDATION
+from regraft.training.soft_labels import MAX_IMAGES
 from regraft.training.storage import free_disk, memory_limit
 from regraft.training.throughput import Throughput, measure_throughput
 
@@ -60,6 +61,12 @@ def fit_into_budget(
         )
 
     room = _room(config)
+    # Where no teacher says what they show, images without labels pass once through the network, for the head alone.
+    passes = 0 if split.unlabelled is None or unlabelled else min(len(split.unlabelled), MAX_IMAGES)
+
+    def seconds_left(rates: Throughput) -> float:
+        of_unlabelled = passes * (1 / rates.decode + 1 / rates.prefix + 1 / rates.features) if passes else 0.0
+        return started + budget - time.monotonic() - of_unlabelled
 
     def plan_with(rates: Throughput) -> Plan:
         return make_plan(
@@ -68,7 +75,7 @@ def fit_into_budget(
             config.training,
             rates,
             changes_views=config.augmentation.changes_views,
-            seconds=started + budget - time.monotonic() if budget else None,
+            seconds=seconds_left(rates) if budget else None,
             room=room,
         )
 
