@@ -51,7 +51,6 @@ def main() -> None:
                         "model.image_size": arguments.size,
                         "training.seed": draw,
                         "data.unlabelled": others,
-                        "data.test": 0.0,
                     }
                     if not arguments.finetune:
                         overrides |= {"training.finetune_epochs": 0, "data.val": 0.0}
