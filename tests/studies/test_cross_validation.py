@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from regraft.data.split import fold_numbers, inseparable_set_ids
 from regraft.errors import DataError, UsageError
 from regraft.runs.demo import demo_images
 from regraft.studies import cross_validation as module
+from regraft.training import cross_val_predict as predict_module
 from regraft.training.cross_val_predict import cross_val_predict
+from regraft.training.soft_labels import CANDIDATES, Decision
 
 SMALL = load_config(None, ["model.image_size=64"])
 
@@ -123,3 +126,29 @@ def test_a_model_at_chance_accuses_no_label(squares: regraft.Dataset) -> None:
     result = regraft.cross_validate(guessed, 3, config=load_config(None, ["model.image_size=32"]))
     assert result.suspects == ()
     assert "not clearly better" in result.to_json()["label_errors_withheld"]
+
+
+def test_images_without_labels(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None that shows a labeled image is used, and where they do not help, nothing changes."""
+    labeled, others = tmp_path / "labeled", tmp_path / "others"
+    for folder in sorted(cells.iterdir()):
+        (labeled / folder.name).mkdir(parents=True)
+        for i, file in enumerate(sorted(folder.iterdir())):
+            place = labeled / folder.name if i < 12 else others / "any"
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place)
+    shutil.copy(next((labeled / "defective").iterdir()), others / "copy.png")
+    plain = regraft.cross_validate(labeled, 3, config=SMALL)
+    result = regraft.cross_validate(labeled, 3, config=SMALL, unlabelled=others)
+    said = result.to_json()["unlabelled"]
+    assert plain.unlabelled is None
+    assert said["left_out"]["copies of held-out images"] >= 1
+    assert said["usable"] + sum(said["left_out"].values()) == said["found"]
+    assert said["accuracy_without"] == plain.accuracy
+    assert (said["folds"], 0 <= said["folds_used"] <= 3) == (3, True)
+    never = Decision(False, CANDIDATES[0], 0.1, 0.1, 1.0, 0.5, 0.5, 0.0, 0.0)
+    monkeypatch.setattr(predict_module, "decide", lambda *args, **kwargs: never)
+    same = regraft.cross_validate(labeled, 3, config=SMALL, unlabelled=others)
+    np.testing.assert_array_equal(same.predictions.probabilities, plain.predictions.probabilities)
+    with pytest.raises(UsageError, match="on this machine only"):
+        regraft.cross_validate(labeled, 3, unlabelled=others, cluster="local")
