@@ -303,6 +303,11 @@ class Cache:
         """Delete a table."""
         shutil.rmtree(entry.folder, ignore_errors=True)
 
+    def discard(self, table: Table) -> None:
+        """Delete a table that this cache has opened and that nobody else knows."""
+        self._open.pop(table.folder, None)
+        shutil.rmtree(table.folder, ignore_errors=True)
+
     def prune(self, *, to: int = 0, older_than: float = 0.0) -> list[Entry]:
         """Remove the least recently used tables until at most `to` bytes remain; returns the removed ones.
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from regraft.cache import Cache
 from regraft.data import index, index_workers
+from regraft.data import scan as scan_module
 from regraft.data.image_stats import examine_image
 from regraft.data.index_workers import InProcessWorker, SubprocessWorker
 from regraft.data.scan import scan
@@ -116,3 +117,46 @@ def test_scan_by_processes_equals_scan_by_threads(tmp_path, monkeypatch):
     assert sum(asked) == 41
     (broken,) = expected.bad
     assert broken.path == "class0/broken.png"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_scan_of_many_files_keeps_no_thumbnails_of_small_images(tmp_path, monkeypatch, processes):
+    rng = np.random.default_rng(0)
+    data = tmp_path / "data"
+    for number in range(24):
+        file = data / f"class{number % 2}" / f"{number:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((48, 48), Image.Resampling.BICUBIC)
+        (small.resize((96, 96)) if number < 4 else small).save(file)
+    expected = scan(data, cache=Cache(tmp_path / "kept"))
+    monkeypatch.setattr(scan_module, "_KEPT_THUMBNAILS", 10)
+    monkeypatch.setattr(index, "_FILES_PER_PROCESS", 5 if processes > 1 else 1000)
+    cache = Cache(tmp_path / "passing")
+
+    def thumbnails() -> list[int]:
+        return [entry.rows for entry in cache.entries() if entry.kind == "thumbnails"]
+
+    assert scan(data, cache=cache, workers=processes) == expected
+    assert thumbnails() == [4], "those of the large images"
+    with Image.open(data / "class0/10.png") as image:
+        image.resize((44, 44), Image.Resampling.BICUBIC).save(data / "class1/copy.png")
+    (pair,) = scan(data, cache=cache, workers=processes).pairs
+    assert (pair.first, pair.second) == ("class0/10.png", "class1/copy.png")
+    assert thumbnails() == [4]
+    assert scan(data, cache=Cache(tmp_path / "kept")).pairs == (pair,), "from a cache that has the thumbnails"
+
+
+def test_a_file_that_changed_since_its_thumbnail_is_an_error(images, tmp_path, monkeypatch):
+    root = images("a/1.png", "b/2.png")
+    monkeypatch.setattr(scan_module, "_KEPT_THUMBNAILS", 0)
+    real = index.ImageIndex.read
+
+    def read(*arguments: Any, **options: Any) -> Any:
+        samples = real(*arguments, **options)
+        arguments[0].close()
+        Image.new("RGB", (9, 9), "red").save(root / "a/1.png")
+        return samples
+
+    monkeypatch.setattr(index.ImageIndex, "read", read)
+    with pytest.raises(DataError, match=r"a/1\.png changed while the data was read"):
+        scan(root, cache=Cache(tmp_path / "store"))

@@ -27,7 +27,7 @@ def table(tmp_path: Path) -> Table:
 
 @pytest.fixture
 def worker(table: Table):
-    worker = SubprocessWorker(table.folder, 10_000)
+    worker = SubprocessWorker(table, 10_000)
     yield worker
     worker.close()
 
@@ -126,7 +126,7 @@ def test_this_process_reads_if_no_other_can_start(table, worker, tmp_path, monke
     files = files_of(tmp_path)
     assert worker(files) == InProcessWorker(table, 10_000)(files)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
-    assert SubprocessWorker(table.folder, 10_000)(files) == worker(files)
+    assert SubprocessWorker(table, 10_000)(files) == worker(files)
 
 
 def test_named_pipe_is_unreadable_without_waiting(table, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,23 @@ import numpy as np
 import pytest
 import torch
 
+from regraft import distributed
 from regraft.cache import Cache
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset
 from regraft.data.pixel_cache import load_pixels
 from regraft.models.classifier import Classifier, build
+from regraft.training import feature_cache, row_sums
 from regraft.training.callbacks import NullReporter
-from regraft.training.feature_cache import Activations, CachedTensor, as_batch, predict_logits, row_bytes, run_prefix
+from regraft.training.feature_cache import (
+    Activations,
+    CachedTensor,
+    as_batch,
+    extract_features,
+    predict_logits,
+    row_bytes,
+    run_prefix,
+)
 from regraft.training.prefix_backend import OpenVinoBackend, PrefixBackend, TorchBackend
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -186,3 +197,32 @@ def test_loaded_rows_are_the_same(
         for ours, theirs in zip(loaded.batch(1, chosen), cached.batch(1, chosen), strict=True):
             assert torch.equal(ours, theirs)
             assert ours.stride() == theirs.stride()
+
+
+@pytest.mark.parametrize("exchanged", [1, 8192])
+def test_a_process_holds_the_features_of_its_own_rows(
+    model: Classifier,
+    monkeypatch: pytest.MonkeyPatch,
+    run_ranks: Callable[..., list[Any]],
+    exchanged: int,
+) -> None:
+    monkeypatch.setattr(row_sums, "IMAGES_PER_SHARD", 64)  # five shards, of which three and two belong to a process
+    monkeypatch.setattr(feature_cache, "_BATCH", 48)
+    monkeypatch.setattr(feature_cache, "_EXCHANGED", exchanged)
+    end = len(model.stages)
+    rows = torch.rand(2, 300, model.head.features - model.taps_below(end))
+    taps = torch.rand(2, 300, model.taps_below(end))
+    activations = Activations(end, CachedTensor(rows), CachedTensor(taps))
+
+    def extract(own: bool) -> torch.Tensor:
+        extracted = extract_features(model, activations, 2, torch.float32, NullReporter(), own=own)
+        assert isinstance(extracted.values, torch.Tensor)
+        return extracted.values
+
+    expected = extract(False)
+    assert torch.equal(expected, torch.cat([rows, taps], dim=2))
+    for rank, (values, own) in enumerate(run_ranks(2, lambda: (extract(True), row_sums.own_rows(300)), distributed)):
+        assert len(own) == row_sums.most_rows(300, 2) - 60 * rank
+        assert torch.equal(values, expected[:, own])
+    for values in run_ranks(2, lambda: extract(False), distributed):
+        assert torch.equal(values, expected), "epochs draw from all rows"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,42 +12,6 @@ from regraft.training.feature_rows import TensorRows
 from regraft.training.linear_head import LinearHead, fit_head
 from regraft.training.losses import Objective
 from regraft.training.row_sums import MAX_SHARDS, gather_rows, own_rows, shard_bounds, sum_over_shards
-
-
-@pytest.fixture
-def run_ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], Any]], list[Any]]:
-    """Run a function as every rank of so many processes, here threads; returns what each of them returned."""
-
-    def run(count: int, function: Callable[[], Any]) -> list[Any]:
-        mine, barrier = threading.local(), threading.Barrier(count)
-        shared: list[torch.Tensor | None] = [None] * count
-        results: list[Any] = [None] * count
-
-        def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-            shared[mine.rank] = tensor.clone()
-            barrier.wait(60)
-            total = torch.zeros_like(tensor)
-            for part in shared:
-                assert part is not None
-                total += part
-            barrier.wait(60)
-            return tensor.copy_(total)
-
-        def work(rank: int) -> None:
-            mine.rank = rank
-            results[rank] = function()
-
-        monkeypatch.setattr(row_sums, "rank", lambda: mine.rank)
-        monkeypatch.setattr(row_sums, "world_size", lambda: count)
-        monkeypatch.setattr(row_sums, "all_reduce_sum", all_reduce_sum)
-        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return results
-
-    return run
 
 
 @pytest.mark.parametrize("count", [0, 1, 4096, 4097, 70_000, 1_300_000])

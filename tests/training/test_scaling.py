@@ -15,8 +15,9 @@ from regraft.training.options import TrainingOptions
 from regraft.training.scaling import Cluster, Rates, plan_scale
 
 CPU = Rates(
-    device="cpu", cpus=2, decode=500, prefix=200, features=400, tail=50, predict=150, head=1e9, image_bytes=2e5,
-    activation_bytes=4e6,
+    device="cpu", precision="float32", backbone="test_efficientnet", image_size=64, boundary="blocks.3.0", cpus=2,
+    decode=500, prefix=200, features=400, tail=50, predict=150, head=1e9, image_bytes=2e5, activation_bytes=4e6,
+    peak_layer_bytes=2e6,
 )  # fmt: skip
 GPU = replace(CPU, device="cuda", prefix=4000, features=8000, tail=1500, predict=3000, head=2e11, read_bytes=2e9,
               network_bytes=1e10)  # fmt: skip
@@ -83,8 +84,57 @@ def test_on_this_machine_it_is_the_plan_of_the_training(model: Classifier) -> No
     assert (scaled.disk, scaled.memory, scaled.live_prefix) == (here.disk, here.memory, here.is_live)
 
 
+def test_rates_of_another_size_are_scaled_by_the_pixels(model: Classifier) -> None:
+    options = TrainingOptions(finetune_epochs=3)
+    at_64, at_32 = (plan_scale(model, IMAGES, options, replace(CPU, image_size=size), Cluster()) for size in (64, 32))
+    assert (at_64.measured_at, at_32.measured_at) == (0, 32)
+    assert at_32.seconds["finetune"] == pytest.approx(4 * at_64.seconds["finetune"])
+    assert at_32.seconds["decode"] == pytest.approx(at_64.seconds["decode"])
+    batches = options.batch_size * CPU.activation_bytes + 64 * CPU.peak_layer_bytes
+    assert at_32.memory - at_64.memory == pytest.approx(3 * batches)
+
+
+def test_memory_is_that_of_one_of_the_processes_on_its_device(model: Classifier) -> None:
+    options = TrainingOptions(finetune_epochs=0, precision="off")
+    one, four = (plan_scale(model, IMAGES, options, CPU, Cluster(n, cpus=4)).memory for n in (1, 4))
+    rows = 80_000 * (12 * model.head.features + 4 * len(model.classes)) + 10_000 * 4 * model.head.features
+    assert one - four == pytest.approx(rows * 3 / 4, rel=1e-3)
+    gpu = replace(GPU, precision="float32")
+    assert one - plan_scale(model, IMAGES, TrainingOptions(finetune_epochs=0), gpu, Cluster(1, 1, 4)).memory == (
+        pytest.approx(64 * CPU.peak_layer_bytes)
+    ), "batches are in the memory of the GPU"
+
+
+def test_activations_have_the_precision_of_the_rates(model: Classifier) -> None:
+    whole, half = (
+        plan_scale(model, IMAGES, TrainingOptions(finetune_epochs=0), replace(CPU, precision=precision), Cluster())
+        for precision in ("float32", "bfloat16")
+    )
+    assert whole.disk == 2 * half.disk
+
+
+def test_rates_of_another_training_are_refused(model: Classifier) -> None:
+    options = TrainingOptions(finetune_epochs=3, precision="off")
+    for change, words in (
+        ({"backbone": "resnet18"}, "rates are those of resnet18, and the plan is for test_efficientnet"),
+        ({"boundary": "blocks.1.0"}, r"from blocks\.1\.0, and the plan fine-tunes from blocks\.3\.0\. Plan with"),
+        ({"precision": "bfloat16"}, "measured in bfloat16, and the plan is for float32"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            plan_scale(model, IMAGES, options, replace(CPU, **change), Cluster())
+    head_alone = replace(options, finetune_epochs=0)
+    assert plan_scale(model, IMAGES, head_alone, replace(CPU, boundary="blocks.1.0"), Cluster()).total > 0
+    network = build("cnn", classes=tuple("abcd"), image_size=64)
+    own = replace(CPU, backbone=network.spec.name, boundary=network.stages[0].name)
+    assert plan_scale(network, IMAGES, options, own, Cluster()).total > 0
+    with pytest.raises(UsageError, match="takes its statistics from the images of one process"):
+        plan_scale(network, IMAGES, options, own, Cluster(2, cpus=2))
+    with pytest.raises(UsageError, match="feature_cache = memory works in one process"):
+        plan_scale(model, IMAGES, replace(options, feature_cache="memory"), CPU, Cluster(2, cpus=2))
+
+
 def test_impossible_clusters_and_rates_of_other_devices_are_refused(model: Classifier) -> None:
-    for arguments in ((0, 0, 1), (1, -1, 1), (8, 4, 8)):
+    for arguments in ((0, 0, 1), (1, -1, 1), (8, 4, 8), (4, 0, 3)):
         with pytest.raises(UsageError, match="expected"):
             Cluster(*arguments)
     with pytest.raises(UsageError, match="measured on cpu"):
@@ -97,6 +147,7 @@ def test_rates_in_a_file(tmp_path: Path) -> None:
     assert Rates.load(file) == GPU
     for change, words in (
         ({"device": "tpu"}, "expected cpu or cuda"), ({"prefix": 0}, "prefix is 0"), ({"tail": True}, "tail is True"),
+        ({"boundary": 3}, "boundary is 3; expected a name"), ({"precision": "int8"}, "expected float32 or bfloat16"),
         ({"speed": 1.0}, "--save-rates"), ({"decode": "fast"}, "decode is 'fast'"),
     ):  # fmt: skip
         file.write_text(json.dumps(GPU.to_json() | change))

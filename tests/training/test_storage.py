@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +17,13 @@ from regraft.data.pixel_cache import StreamedPixels
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
 from regraft.training import data as training_data
+from regraft.training import trainer
 from regraft.training.device import choose_precision
+from regraft.training.feature_cache import Activations, CachedTensor
 from regraft.training.feature_rows import StoredRows, TensorRows
 from regraft.training.options import TrainingOptions
 from regraft.training.setup import plan_phases
-from regraft.training.storage import check_disk, free_disk, memory_limit, storage_needs
+from regraft.training.storage import check_disk, free_disk, head_bytes, memory_limit, storage_needs
 from regraft.training.trainer import train
 
 MakeModel = Callable[..., Classifier]
@@ -168,3 +172,38 @@ def test_what_has_no_room_is_refused(
     assert memory_limit(3) == 3 * 10**9
     monkeypatch.setattr("regraft.training.storage.usable_memory", lambda: None)
     assert memory_limit(0) == memory_limit(4)
+
+
+def test_features_without_room_on_a_gpu_are_read_in_chunks(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = make_model(), list[int]()
+
+    def has_room(device: torch.device, size: int) -> bool:
+        asked.append(size)
+        return False
+
+    monkeypatch.setattr(trainer, "has_room", has_room)
+    values = torch.rand(1, 50, model.head.features)
+    inputs = Activations(len(model.stages), CachedTensor(values))
+    gpu, cpu = (
+        trainer._as_rows(SimpleNamespace(model=model, device=torch.device(name)), inputs, 50)  # type: ignore[arg-type]
+        for name in ("cuda", "cpu")
+    )
+    assert isinstance(gpu, StoredRows)
+    assert gpu.device.type == "cuda"
+    assert isinstance(cpu, TensorRows)
+    assert asked == [2 * values.nbytes]
+    ((_, there),), ((_, here),) = replace(gpu, device=torch.device("cpu")).chunks(0), cpu.chunks(0)
+    assert torch.equal(there, here)
+
+
+def test_memory_of_the_head_is_divided_among_processes(make_model: MakeModel) -> None:
+    model = make_model()
+    features, classes = model.head.features, len(model.classes)
+    assert head_bytes(model, 100, 10, views=1, processes=1) == 100 * (12 * features + 4 * classes) + 10 * 4 * features
+    whole, half = (head_bytes(model, 160_000, 0, views=2, processes=count) for count in (1, 2))
+    assert whole == 2 * half
+    assert head_bytes(model, 100, 10, views=1, processes=8) == head_bytes(model, 100, 10, views=1, processes=1), (
+        "rows of one shard belong to one process"
+    )

@@ -6,10 +6,11 @@ SHA-256, and `thumbnails` the thumbnail by the SHA-256. Unreadable files are rea
 
 from __future__ import annotations
 
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -30,7 +31,6 @@ from regraft.data.index_workers import (
     InProcessWorker,
     SubprocessWorker,
     Unreadable,
-    content_key,
     examine,
     unreadable,
 )
@@ -38,7 +38,7 @@ from regraft.data.samples import Columns, SampleTable
 from regraft.data.storage import Storage, image_error
 from regraft.data.strings import Names, in_blocks
 from regraft.errors import DataError, ImageErrorCode
-from regraft.key_index import KEY_BYTES, Keys
+from regraft.key_index import KEY_BYTES
 
 #: Records that are stored at once, and the largest number of files in a task.
 _CHUNK, _TASK = 256, 16
@@ -57,14 +57,20 @@ _Result = TypeVar("_Result")
 
 
 class ImageIndex:
-    """Reads the files of a storage, except those in the cache; larger images than `max_pixels` are unreadable."""
+    """Reads the files of a storage, except those in the cache; larger images than `max_pixels` are unreadable.
 
-    def __init__(self, storage: Storage, root: Path | str, max_pixels: int, cache: Cache) -> None:
+    Unless it `keeps_small`, the thumbnails of images that are no larger than a thumbnail are removed by `close`.
+    """
+
+    def __init__(
+        self, storage: Storage, root: Path | str, max_pixels: int, cache: Cache, *, keeps_small: bool = True
+    ) -> None:
         self.storage, self.max_pixels = storage, max_pixels
         self._root_key = cache_key(root.absolute() if isinstance(root, Path) else root)
         self._cache = cache
         versions = {"decoder": DECODER_VERSION, "pillow": PIL.__version__, "stats": STATS_VERSION}
         self._key = {**versions, "max_pixels": max_pixels}
+        self._keeps_small = keeps_small
         self.hashes = cache.table("hashes", {}, (32,), np.uint8)
         self.image_stats = cache.table("image_stats", self._key, (STATS_DTYPE.itemsize,), np.uint8)
 
@@ -72,6 +78,17 @@ class ImageIndex:
     def thumbnails(self) -> Table:
         """Thumbnails by content, uint8 (THUMBNAIL_SIZE, THUMBNAIL_SIZE)."""
         return self._cache.table("thumbnails", self._key, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
+
+    @cached_property
+    def _passing(self) -> Table:
+        """Thumbnails that `close` removes; after a kill the cache removes them as any table that is not used."""
+        key = {**self._key, "scan": uuid.uuid4().hex}
+        return self._cache.table("thumbnails", key, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
+
+    def close(self) -> None:
+        """Remove what only this scan needed."""
+        if "_passing" in self.__dict__:
+            self._cache.discard(self.__dict__.pop("_passing"))
 
     def read(
         self, found: EntryTable, workers: int, progress: Progress | None, *, subprocesses: bool = True
@@ -93,10 +110,33 @@ class ImageIndex:
             progress(done, len(found))
         reasons: dict[int, Unreadable] = {}
         new: dict[int, bytes] = {}
+        answers = self._answers(paths, missing, workers, self.image_stats, subprocesses=subprocesses)
+        with closing(answers):
+            for i, digest, answer in answers:
+                files.set_digest(i, digest)
+                if isinstance(answer, bytes):
+                    new[i] = answer
+                elif answer is not None:
+                    reasons[i] = answer
+                done += 1
+                if progress:
+                    progress(done, len(found))
+                if len(new) >= _CHUNK:
+                    self._store(new, files)
+        self._store(new, files)
+        self._find_by_content(paths, missing, files, reasons)
+        bad = [BadFile(paths[i], why, ImageErrorCode(code)) for i, (why, code) in sorted(reasons.items())]
+        return self._samples(found, files), bad
+
+    def _answers(
+        self, paths: np.ndarray, numbers: np.ndarray, workers: int, known: Table, *, subprocesses: bool
+    ) -> Generator[tuple[int, str, bytes | Unreadable | None]]:
+        """Number and answer of each of these files, in order; the answer is None for a content that `known` has."""
         # A task has several files: handing over one small file would cost as much as reading it.
-        length = max(1, min(_TASK, len(missing) // (64 * workers)))
-        tasks = (missing[start : start + length] for start in range(0, len(missing), length))
-        with self._examiners(workers, len(missing) if subprocesses else 0) as free, ThreadPoolExecutor(workers) as pool:
+        length = max(1, min(_TASK, len(numbers) // (64 * workers)))
+        tasks = (numbers[start : start + length] for start in range(0, len(numbers), length))
+        count = len(numbers) if subprocesses else 0
+        with self._examiners(workers, count, known) as free, ThreadPoolExecutor(workers) as pool:
 
             def run(task: np.ndarray) -> tuple[list[int], list[Answer]]:
                 examiner = free.get()
@@ -107,24 +147,10 @@ class ImageIndex:
 
             try:
                 for task, answers in _in_order(pool, run, tasks, _AHEAD * workers):
-                    for i, (digest, answer) in zip(task, answers, strict=True):
-                        files.set_digest(i, digest)
-                        if isinstance(answer, bytes):
-                            new[i] = answer
-                        elif answer is not None:
-                            reasons[i] = answer
-                        done += 1
-                        if progress:
-                            progress(done, len(found))
-                    if len(new) >= _CHUNK:
-                        self._store(new, files)
+                    yield from ((i, *answer) for i, answer in zip(task, answers, strict=True))
             except BaseException:  # on Ctrl-C the queued files are not read
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        self._store(new, files)
-        self._find_by_content(paths, missing, files, reasons)
-        bad = [BadFile(paths[i], why, ImageErrorCode(code)) for i, (why, code) in sorted(reasons.items())]
-        return self._samples(found, files), bad
 
     def _samples(self, found: EntryTable, files: _Files) -> SampleTable:
         good = np.flatnonzero(files.rows >= 0)
@@ -139,27 +165,46 @@ class ImageIndex:
             Columns(found.paths, found.labels, digests, found.parts, found.groups, sizes, stats, near_duplicates)
         )
 
-    def find_thumbnails(self, samples: SampleTable) -> np.ndarray:
-        """Row numbers of the samples' thumbnails in the table `thumbnails`, int64 (n,).
+    def read_thumbnails(
+        self, samples: SampleTable, workers: int, *, subprocesses: bool = True
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from sample numbers, int64 (n,), to thumbnails, uint8 (n, S, S), until `close`.
 
-        Raises `DataError` if a thumbnail is damaged and its file has changed since it was read.
+        Files whose thumbnail is not kept, or damaged, are read. Raises `DataError` if one has changed since the scan.
         """
-        rows = self.thumbnails.find(np.ascontiguousarray(samples.hashes[:, :KEY_BYTES]))
-        for i in np.flatnonzero(rows < 0).tolist():
-            sample = samples[i]
-            ((digest, _),) = self._examine(InProcessWorker(self.image_stats, self.max_pixels), [sample.path])
-            answer = examine(self.storage.read(sample.path), self.max_pixels) if digest == sample.sha256 else None
-            if not isinstance(answer, bytes):
-                raise DataError(f"{sample.path} changed while the data was read. Start again.")
-            rows[i] = self._append_thumbnails([content_key(digest)], np.frombuffer(answer, RECORD_DTYPE))[0]
-        return rows
+        keys = np.ascontiguousarray(samples.hashes[:, :KEY_BYTES])
+        tables = [self.thumbnails] if self._keeps_small else [self.thumbnails, self._passing]
+        known, subprocesses = tables[-1], subprocesses and not self._keeps_small
+
+        def find() -> np.ndarray:
+            return np.stack([table.find(keys) for table in tables])
+
+        missing, new = np.flatnonzero((find() < 0).all(axis=0)), dict[int, bytes]()
+        answers = self._answers(samples.paths, missing, workers, known, subprocesses=subprocesses)
+        with closing(answers):
+            for i, digest, answer in answers:
+                if digest != samples.hashes[i].tobytes().hex() or not isinstance(answer, bytes):
+                    raise DataError(f"{samples.paths[i]} changed while the data was read. Start again.")
+                new[i] = answer
+                if len(new) >= _CHUNK or i == missing[-1]:
+                    self._append_thumbnails(keys[list(new)], np.frombuffer(b"".join(new.values()), RECORD_DTYPE))
+                    new.clear()
+        rows = find()
+
+        def read(numbers: np.ndarray) -> np.ndarray:
+            thumbnails = np.empty((len(numbers), *self.thumbnails.shape), np.uint8)
+            for table, found in zip(tables, rows[:, numbers], strict=True):
+                thumbnails[found >= 0] = table.read(found[found >= 0])
+            return thumbnails
+
+        return read
 
     @contextmanager
-    def _examiners(self, workers: int, files: int) -> Iterator[SimpleQueue[Examiner]]:
+    def _examiners(self, workers: int, files: int, known: Table) -> Iterator[SimpleQueue[Examiner]]:
         free: SimpleQueue[Examiner] = SimpleQueue()
         count = min(workers, files // _FILES_PER_PROCESS, _MAX_PROCESSES)
-        processes = [SubprocessWorker(self.image_stats.folder, self.max_pixels) for _ in range(count) if count > 1]
-        in_process = InProcessWorker(self.image_stats, self.max_pixels)
+        processes = [SubprocessWorker(known, self.max_pixels) for _ in range(count) if count > 1]
+        in_process = InProcessWorker(known, self.max_pixels)
         for number in range(len(processes) or workers):
             free.put(processes[number] if processes else in_process)
         try:
@@ -253,8 +298,14 @@ class ImageIndex:
         self._store_digests(files, numbers)
         new.clear()
 
-    def _append_thumbnails(self, keys: Keys, records: np.ndarray) -> np.ndarray:
-        return self.thumbnails.append(keys, np.ascontiguousarray(records["thumbnail"]))
+    def _append_thumbnails(self, keys: np.ndarray, records: np.ndarray) -> None:
+        stats = records["stats"]
+        is_small = np.maximum(stats["width"], stats["height"]) <= THUMBNAIL_SIZE
+        is_kept = ~is_small | self._keeps_small
+        for chosen, name in ((is_kept, "thumbnails"), (~is_kept, "_passing")):
+            if chosen.any():
+                table: Table = getattr(self, name)
+                table.append(keys[chosen], np.ascontiguousarray(records["thumbnail"][chosen]))
 
 
 class _Files:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from regraft.cache import Table
 from regraft.data.decode import STREAM, is_stream
-from regraft.data.image_stats import STATS_DTYPE, examine_image
+from regraft.data.image_stats import examine_image
 from regraft.data.storage import image_error
 from regraft.errors import ImageError, ImageErrorCode
 from regraft.worker_process import Handler, Message, WorkerProcess
@@ -40,11 +40,11 @@ _SMALL = 16 * 2**10
 
 
 class InProcessWorker:
-    """Examine files in this process, except contents in `image_stats`; safe to use from several threads."""
+    """Examine files in this process, except contents in the table `known`; safe to use from several threads."""
 
-    def __init__(self, image_stats: Table, max_pixels: int) -> None:
+    def __init__(self, known: Table, max_pixels: int) -> None:
         """Store the arguments."""
-        self._table, self._max_pixels = image_stats, max_pixels
+        self._table, self._max_pixels = known, max_pixels
         self._lock, self._are_small = threading.Lock(), False
 
     def __call__(self, files: Sequence[Path | bytes]) -> list[Answer]:
@@ -74,13 +74,13 @@ class SubprocessWorker:
     """Examine files in a process of its own, which starts with the first of them; for use by one thread.
 
     A file that crashes the process is reported as unreadable. If no process can be started, this process does the work.
-    `image_stats` is the folder of the table.
+    Contents in the table `known` are not examined.
     """
 
-    def __init__(self, image_stats: Path, max_pixels: int) -> None:
+    def __init__(self, known: Table, max_pixels: int) -> None:
         """Store the arguments."""
         limits = {"max_pixels": max_pixels, "pillow_max_pixels": Image.MAX_IMAGE_PIXELS}
-        self._settings = {"table": str(image_stats), **limits}
+        self._settings = {"table": str(known.folder), "shape": known.shape, **limits}
         self._process: WorkerProcess | None = None
         self._fallback: InProcessWorker | None = None
 
@@ -160,5 +160,5 @@ def unreadable(error: ImageError) -> Unreadable:
 
 
 def _in_process_worker(settings: dict[str, Any]) -> InProcessWorker:
-    table = Table(Path(settings["table"]), (STATS_DTYPE.itemsize,), np.uint8)
+    table = Table(Path(settings["table"]), settings["shape"], np.uint8)
     return InProcessWorker(table, settings["max_pixels"])

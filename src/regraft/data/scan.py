@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -37,6 +38,9 @@ OnUnreadable = Literal["skip", "error"]
 
 #: Smallest number of threads that read from a network.
 _CONNECTIONS = 16
+#: Files above which the thumbnails of small images are not kept: they would take as much room as the features, and
+#: reading such a file again takes a fraction of a millisecond. `runs/training_overlap.py` looks at no more images.
+_KEPT_THUMBNAILS = 30_000
 
 
 @refuse_old_names(store="cache", on_bad="on_unreadable")
@@ -129,13 +133,16 @@ def scan(
     with ExitStack() as stack:
         if cache is None:
             cache = Cache(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regraft-"))))
-        index = ImageIndex(source.storage, source.root, max_pixels, cache)
-        threads = max(_CONNECTIONS if source.is_remote else 1, usable_cpus())
-        samples, unreadable = index.read(found, workers or threads, progress, subprocesses=not source.is_remote)
+        keeps_small = len(found) <= _KEPT_THUMBNAILS
+        index = ImageIndex(source.storage, source.root, max_pixels, cache, keeps_small=keeps_small)
+        stack.callback(index.close)
+        workers = workers or max(_CONNECTIONS if source.is_remote else 1, usable_cpus())
+        samples, unreadable = index.read(found, workers, progress, subprocesses=not source.is_remote)
         bad = tuple(sorted([*read.bad, *unreadable], key=lambda b: b.path))
         pairs: tuple[Pair, ...] = ()
         if near_duplicates:
-            samples, pairs = _with_near_duplicates(samples, index, cache, compare_progress)
+            pictures = partial(index.read_thumbnails, workers=workers, subprocesses=not source.is_remote)
+            samples, pairs = _with_near_duplicates(samples, pictures, cache, compare_progress)
     if bad and on_unreadable == "error":
         raise DataError(describe_unreadable(bad))
     problems: tuple[str, ...] = ()
@@ -170,7 +177,10 @@ def describe_unreadable(bad: Sequence[BadFile]) -> str:
 
 
 def _with_near_duplicates(
-    samples: SampleTable, index: ImageIndex, cache: Cache, compare_progress: Progress | None
+    samples: SampleTable,
+    pictures: Callable[[SampleTable], Callable[[np.ndarray], np.ndarray]],
+    cache: Cache,
+    compare_progress: Progress | None,
 ) -> tuple[SampleTable, tuple[Pair, ...]]:
     _, first = np.unique(samples.contents, return_index=True)  # sorted by the SHA-256
     unique = samples.take(first)
@@ -179,10 +189,8 @@ def _with_near_duplicates(
     table = cache.table("near_duplicates", key, (4,), np.float64)
     found = table.read_list()
     if found is None:
-        rows = index.find_thumbnails(unique)
         sides = unique.sizes.min(axis=1, initial=2**31 - 1)
-        rows_found = find_near_duplicates(lambda i: index.thumbnails.read(rows[i]), sides, progress=compare_progress)
-        found = table.write_list(rows_found)
+        found = table.write_list(find_near_duplicates(pictures(unique), sides, progress=compare_progress))
     roots = connected_sets(len(unique), found[:, :2].astype(np.int64))
     sizes = np.bincount(roots, minlength=len(unique))
     groups = np.flatnonzero(sizes > 1)  # the roots are the first images of the groups

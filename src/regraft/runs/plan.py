@@ -23,7 +23,8 @@ from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device
 from regraft.training.losses import Objective
 from regraft.training.scaling import Cluster, Rates, ScalePlan, plan_scale
-from regraft.training.setup import finetunes_members
+from regraft.training.setup import finetunes_members, plan_phases
+from regraft.training.storage import check_shared_cache
 
 #: Images of which the head's speed is measured.
 _HEAD_IMAGES = 4096
@@ -60,7 +61,8 @@ def plan_from(
         The plan, and the speeds that it used.
 
     Raises:
-        UsageError: The file of rates is wrong, or of another device; or the settings have a budget.
+        UsageError: The file of rates is wrong, or of another device, network or freeze boundary; the machines cannot
+            run the processes; or the settings have a budget. What can be is found before the data is read.
         DataError: The data has no image to train on.
     """
     if config.training.budget:
@@ -70,6 +72,18 @@ def plan_from(
         )
     refuse_unlabelled(config, "regraft plan")
     refuse_teacher(config, "regraft plan")
+    if images is not None and images < 1:
+        raise UsageError(f"--images {images}: expected at least 1.")
+    given = Rates.load(rates) if rates else None
+    device = given.device if given else choose_device(config.training.device).type
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"Rates of the device {device} cannot be planned with; expected cpu or cuda.")
+    if gpus is None:
+        gpus = processes if device == "cuda" else 0
+    own_cpus = given.cpus if given else usable_cpus()
+    cluster = Cluster(processes, gpus, cpus or own_cpus * (max(1, gpus) if device == "cuda" else 1))
+    cluster.check_device(device)
+    check_shared_cache(config.training.feature_cache, processes)
     model, split = prepare(data, config, reporter)
     if not len(split.train):
         raise DataError("The train part has no image.")
@@ -78,12 +92,7 @@ def plan_from(
             f"{model.spec.name} are fine-tuned one after the other, and a plan is of one training. Plan each backbone, "
             "and the head over all with --epochs 0."
         )
-    if images is not None and images < 1:
-        raise UsageError(f"--images {images}: expected at least 1.")
-    speeds = Rates.load(rates) if rates else measure_rates(model, split, config)
-    if gpus is None:
-        gpus = processes if speeds.device == "cuda" else 0
-    cluster = Cluster(processes, gpus, cpus or speeds.cpus * (max(1, gpus) if speeds.device == "cuda" else 1))
+    speeds = given or measure_rates(model, split, config)
     counts: dict[str, int] = {part: len(split[part]) for part in split}
     if images is not None:
         total = sum(counts.values())
@@ -114,11 +123,13 @@ def measure_rates(model: Classifier, split: Split, config: Config) -> Rates:
     )
     config = config.model_copy(update={"training": training})
     speeds, cpus = measure(model, split, config), usable_cpus()
-    device = choose_device(config.training.device)
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"Rates of the device {device.type} cannot be planned with; expected cpu or cuda.")
+    device, precision = speeds.measured_on(config.training)
     return Rates(
         device=device.type,
+        precision=str(precision).removeprefix("torch."),
+        backbone=model.spec.name,
+        image_size=model.preprocessing.size,
+        boundary=plan_phases(model, training).boundary_name,
         cpus=cpus,
         decode=speeds.decode / cpus,
         prefix=speeds.prefix,
@@ -128,6 +139,7 @@ def measure_rates(model: Classifier, split: Split, config: Config) -> Rates:
         head=_head_values_per_second(model, device),
         image_bytes=_mean_bytes(split, "train"),
         activation_bytes=speeds.activation_bytes,
+        peak_layer_bytes=speeds.peak_layer_bytes,
     )
 
 

@@ -6,21 +6,20 @@ and options that keep the budget.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from regraft import distributed
 from regraft.errors import BudgetError
 from regraft.models.classifier import Classifier
 from regraft.text import pluralize
-from regraft.training.device import choose_device, choose_precision
 from regraft.training.epochs import LR_CANDIDATES
 from regraft.training.feature_cache import row_bytes
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
 from regraft.training.setup import plan_phases
-from regraft.training.storage import check_disk, check_memory, describe_storage, storage_needs
+from regraft.training.storage import check_disk, check_memory, check_shared_cache, describe_storage, storage_needs
 from regraft.training.throughput import Throughput
 
 #: (finetune_from, views, epochs) from which a budget chooses, the most thorough first: never more than the options ask
@@ -121,6 +120,7 @@ def make_plan(
     or from scratch one epoch, can be trained in the time, and `UsageError` if what the options want to keep has no
     room.
     """
+    check_shared_cache(options.feature_cache, rates.processes)
     phases = plan_phases(model, options, changes_views=changes_views)
     is_live = options.feature_cache == "none" and phases.finetunes and phases.boundary > 0
     views = options.views if is_live else phases.views
@@ -163,8 +163,8 @@ def _fitting_storage(
 ) -> Plan:
     """The estimate for the options, or for the fastest way to keep less, where `auto` has no room for all of it."""
     phases = plan_phases(model, options)
-    precision = choose_precision(options.precision, choose_device(options.device))
-    needs = storage_needs(model, counts, phases, precision)
+    _, precision = rates.measured_on(options)
+    needs = storage_needs(model, counts, phases, precision, processes=rates.processes)
     asked = estimate_plan(model, counts, options, rates, room)
     if room is None:
         return asked
@@ -174,7 +174,7 @@ def _fitting_storage(
         check_disk(needs.activations, room.folder)
     if options.feature_cache != "auto" or needs.activations <= room.disk:
         return asked
-    shared = distributed.is_distributed()  # memory is not
+    shared = rates.processes > 1  # memory is not
     if needs.activations <= room.memory and not shared:
         return estimate_plan(model, counts, replace(options, feature_cache="memory"), rates, room)
     smaller = [replace(options, feature_cache="none", views=0 if phases.finetunes else options.views)]
@@ -196,8 +196,7 @@ def estimate_plan(
 ) -> Plan:
     """What a training with exactly these options takes; arguments as for `make_plan`."""
     train, val, test = (counts.get(part, 0) for part in ("train", "val", "test"))
-    device = choose_device(options.device)
-    precision = choose_precision(options.precision, device)
+    device, precision = rates.measured_on(options)
     phases = plan_phases(model, options)
     starts_with_head = phases.head != "none"
     rows = train * phases.views
@@ -214,7 +213,7 @@ def estimate_plan(
     seconds_of_prefix = (rows + val) * prefix if phases.boundary or starts_with_head else 0.0
     per_epoch = options.steps_per_epoch * options.batch_size or train
     head = 1 + head_rows * model.head.features / rates.head + (head_rows + val) * after_cut
-    needs = storage_needs(model, counts, phases, precision)
+    needs = storage_needs(model, counts, phases, precision, processes=rates.processes)
     keeps = options.feature_cache if options.feature_cache != "auto" else "disk"
     is_live = keeps == "none" and phases.finetunes and phases.boundary > 0
     on_disk = needs.activations if keeps == "disk" and seconds_of_prefix else 0
@@ -237,10 +236,10 @@ def estimate_plan(
         disk += head_rows * model.head.features * precision.itemsize
     # PyTorch keeps freed memory, so the needs of different steps add up: within a sixth of the peaks of seven runs.
     batches = 2 * _PREDICTION_BATCH * rates.peak_layer_bytes
-    batches += options.batch_size * rates.activation_bytes if epochs else 0
+    batches += math.ceil(options.batch_size / rates.processes) * rates.activation_bytes if epochs else 0
     batches *= device.type == "cpu"
     # Features that do not fit are read in chunks, beside a few matrices of F x F.
-    of_features = 12 * head_rows * model.head.features if in_memory else _CHUNKED_HEAD + 40 * model.head.features**2
+    of_features = needs.features if in_memory else _CHUNKED_HEAD + 40 * model.head.features**2
     memory = int(9e8 + 8 * model.megabytes() * 1e6 + of_features + batches)
     memory += needs.activations if keeps == "memory" else 0
     head_epochs = options.head_epochs if phases.head == "epochs" else 0

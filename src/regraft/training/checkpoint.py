@@ -101,7 +101,7 @@ def start_or_resume(setup: TrainingSetup, on_better: Callable[[Classifier], None
     state = TrainingState(result=result, best_model=best_model, reporter=setup.reporter)
     if not len(setup.split.val) and (setup.options.early_stopping or setup.options.reduce_on_plateau):
         state.note("There is no val part: the last epoch is kept, and early stopping has no effect.")
-    if checkpoint := distributed.on_rank_0(lambda: _load(setup.checkpoint, setup.identity)):
+    if checkpoint := _load(setup.checkpoint, setup.identity):
         _resume(setup, state, checkpoint)
     if name := setup.options.custom_loss:
         state.note(f"The training loss is {name}. Validation losses are those of {setup.options.loss}.")
@@ -190,8 +190,26 @@ def save_checkpoint(setup: TrainingSetup, state: TrainingState, phase: str, trai
 
 
 def _load(file: Path | None, identity: Mapping[str, Any]) -> Checkpoint | None:
-    if file is None or not file.exists():
+    """Read the checkpoint, if there is one: rank 0 does, and sends one tensor after the other to the others."""
+    loaded: dict[str, torch.Tensor] = {}
+
+    def load() -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+        if file is None or not file.exists():
+            return None
+        values, tensors = _read(file, identity)
+        loaded.update(tensors)
+        # Without memory: names, shapes and types.
+        return values, {name: tensor.to("meta") for name, tensor in tensors.items()}
+
+    if (found := distributed.on_rank_0(load)) is None:
         return None
+    values, described = found
+    tensors = loaded or {name: torch.empty_like(tensor, device="cpu") for name, tensor in described.items()}
+    distributed.broadcast_tensors([tensor.reshape(-1).view(torch.uint8) for tensor in tensors.values()])
+    return Checkpoint(values["phase"], tensors, values)
+
+
+def _read(file: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
         with safe_open(file, framework="pt") as opened:
             values = json.loads(opened.metadata()["state"])
@@ -205,7 +223,7 @@ def _load(file: Path | None, identity: Mapping[str, Any]) -> Checkpoint | None:
             f"The checkpoint {file} belongs to a training with another model, other options or other library versions. "
             "Delete it to train from the start."
         )
-    return Checkpoint(values["phase"], tensors, values)
+    return values, tensors
 
 
 def _strip_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

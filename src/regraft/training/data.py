@@ -35,7 +35,16 @@ from regraft.training.live_prefix import LiveActivations
 from regraft.training.memory_cache import MemoryCache
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix_backend import BackendName, choose_backend, make_backend
-from regraft.training.storage import StorageNeeds, check_disk, check_memory, free_disk, memory_limit, storage_needs
+from regraft.training.storage import (
+    StorageNeeds,
+    check_disk,
+    check_memory,
+    check_shared_cache,
+    free_disk,
+    head_bytes,
+    memory_limit,
+    storage_needs,
+)
 
 if TYPE_CHECKING:
     from regraft.training.setup import PhasePlan
@@ -174,7 +183,8 @@ class TrainingData:
             )
             if reason:
                 yield reason
-        needs = storage_needs(model, counts, phases, self._precision)
+        check_shared_cache(self._keeps, distributed.world_size())
+        needs = storage_needs(model, counts, phases, self._precision, processes=distributed.world_size())
         if self._keeps == "memory":
             check_memory(needs, self._memory)
         on_disk = needs.activations if self._keeps == "disk" else 0
@@ -259,20 +269,24 @@ class TrainingData:
             for part in pixels
         }
 
-    def head_inputs(self, activations: Mapping[Part, ActivationSource], views: int) -> dict[Part, Activations]:
+    def head_inputs(
+        self, activations: Mapping[Part, ActivationSource], views: int, *, own: bool = False
+    ) -> dict[Part, Activations]:
         """Inputs of the head: of `views` views of the training images and of the plain validation images.
 
-        They are float32 tensors where these fit into memory; else rows in the precision of training: the activations
-        themselves where nothing is above them, or a temporary table.
+        They are float32 tensors where these fit into memory, with `own` of only those images whose rows belong to this
+        process; else rows in the precision of training: the activations themselves where nothing is above them, or a
+        temporary table.
         """
         model, end = self._model, len(self._model.stages)
         taken = {part: views if part == "train" else 1 for part in activations}
-        sizes = {part: 4 * model.head.features * len(activations[part]) * taken[part] for part in activations}
+        counts = {part: len(rows) for part, rows in activations.items()}
         room = self._memory
         if self._keeps == "memory":
             room -= sum(rows.nbytes for rows in activations.values() if isinstance(rows, Activations))
-        # L-BFGS standardizes a copy where there are several views.
-        fits = sum(sizes.values()) + (sizes["train"] if views > 1 else 0) <= room
+        processes = distributed.world_size() if own else 1
+        needed = head_bytes(model, counts["train"], counts.get("val", 0), views=views, processes=processes)
+        fits = distributed.broadcast(needed <= room)  # memory is that of each machine
         inputs: dict[Part, Activations] = {}
         for part, rows in activations.items():
             if not fits and isinstance(rows, Activations) and rows.boundary == end:
@@ -280,7 +294,7 @@ class TrainingData:
                 continue
             dtype = stored_dtype(self._precision)
             store = None if fits else self._scratch.table("features", {"part": part}, (model.head.features,), dtype)
-            features = extract_features(model, rows, taken[part], self._precision, self._reporter, store=store)
+            features = extract_features(model, rows, taken[part], self._precision, self._reporter, store=store, own=own)
             inputs[part] = Activations(end, features)
         return inputs
 

@@ -24,13 +24,17 @@ from regraft.data.dataset import Dataset
 from regraft.data.pixel_cache import PixelSource
 from regraft.key_index import collect_keys
 from regraft.models.classifier import Classifier
+from regraft.models.head import Head
 from regraft.models.several_backbones import SeveralBackbones
 from regraft.models.staged import StageOutput
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import autocast, has_room
 from regraft.training.memory_cache import MemoryCache, MemoryTable
 from regraft.training.prefix_backend import PrefixBackend
+from regraft.training.row_sums import own_rows
 
+#: Images that the tail passes at once, and whose features processes exchange at once.
+_BATCH, _EXCHANGED = 128, 8192
 _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
 
 
@@ -237,31 +241,66 @@ def extract_features(
     reporter: ProgressReporter,
     *,
     store: Table | None = None,
+    own: bool = False,
     embedded: bool = False,
 ) -> CachedTensor:
     """Run the tail over the first `views` views, K: the inputs of the head, (K, N, F).
 
-    They are a tensor, float32, in main memory, or rows in `precision` of the table `store`. `embedded`: (K, N, E), the
-    inputs of the head's layers, which are fewer where attention pools the features.
+    They are a tensor, float32, in main memory, or rows in `precision` of the table `store`. With `own` a tensor has
+    only the images whose rows belong to this process, by `row_sums.own_rows`. `embedded`: (K, N, E), the inputs of the
+    head's layers, which are fewer where attention pools the features.
     """
     count, head = len(activations), model.head
-    values = torch.zeros(views if store is None else 0, count, head.embedding if embedded else head.features)
-    numbers = range(count if store is not None else 0)
-    keys = [collect_keys((cache_key(view, i) for i in numbers), len(numbers)) for view in range(views)]
+    width = head.embedding if embedded else head.features
+    numbers = own_rows(count) if own else np.arange(count)
+    values = torch.zeros(views if store is None else 0, len(numbers), width)
+    stored = range(count if store is not None else 0)
+    keys = [collect_keys((cache_key(view, i) for i in stored), len(stored)) for view in range(views)]
     for view in range(views):
-        for rows, batch in _features(model, activations, view, precision):
-            if embedded:
-                with torch.inference_mode():
-                    batch = head.embed(batch)
-            if store is None:
-                values[view, rows] = batch.cpu().float()
-            else:
+        computed = _features(model, activations, view, precision)
+        if embedded:
+            computed = _embedded(head, computed)
+        if store is None:
+            for rows, batch in _exchanged(computed, count, width):
+                first, end = np.searchsorted(numbers, (rows.start, rows.stop))
+                values[view, first:end] = batch[torch.from_numpy(numbers[first:end] - rows.start)]
+                reporter.on_progress("features", view * count + rows.stop, views * count, "for the head")
+        else:
+            for rows, batch in computed:
                 store.append(keys[view][rows], _stored(batch.to("cpu", precision)))
-            reporter.on_progress("features", view * count + rows.stop, views * count, "for the head")
+                reporter.on_progress("features", view * count + rows.stop, views * count, "for the head")
     if store is None:
-        return CachedTensor(distributed.all_reduce_sum(values))
+        return CachedTensor(values)
     distributed.barrier()  # the table then has the rows of all processes
     return CachedTensor(store, np.stack([store.find(row) for row in keys]), precision)
+
+
+def _embedded(
+    head: Head, computed: Iterator[tuple[slice, torch.Tensor]]
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    for rows, batch in computed:
+        with torch.inference_mode():
+            embedded = head.embed(batch)
+        yield rows, embedded
+
+
+def _exchanged(
+    computed: Iterator[tuple[slice, torch.Tensor]], count: int, features: int
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The rows that the processes compute in turns, for all of them, block by block: float32 on the CPU."""
+    if not distributed.is_distributed():
+        yield from ((rows, batch.cpu().float()) for rows, batch in computed)
+        return
+    step = _BATCH * distributed.world_size()
+    step *= max(1, _EXCHANGED // step)
+    own = next(computed, None)
+    for start in range(0, count, step):
+        block = torch.zeros(min(step, count - start), features)
+        while own is not None and own[0].start < start + step:
+            rows, batch = own
+            block[rows.start - start : rows.stop - start] = batch.cpu().float()
+            own = next(computed, None)
+        yield slice(start, start + len(block)), distributed.all_reduce_sum(block)
 
 
 def stored_dtype(precision: torch.dtype) -> type:
@@ -313,8 +352,8 @@ def _features(
     """
     model.eval()
     device, count = model.mean.device, len(activations) if count is None else count
-    step = 128 * distributed.world_size()
-    parts = [slice(start, min(start + 128, count)) for start in range(128 * distributed.rank(), count, step)]
+    step = _BATCH * distributed.world_size()
+    parts = [slice(start, min(start + _BATCH, count)) for start in range(_BATCH * distributed.rank(), count, step)]
     for rows, batch in zip(parts, activations.batches(view, parts), strict=True):
         with torch.inference_mode(), autocast(device, precision):
             features = model.forward_tail(batch.to(device), activations.boundary)

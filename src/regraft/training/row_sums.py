@@ -32,6 +32,13 @@ def own_shards(shards: int) -> range:
     return range(rank(), shards, world_size())
 
 
+def most_rows(count: int, processes: int) -> int:
+    """The most images, of `count`, whose rows one of so many processes holds."""
+    bounds = shard_bounds(count)
+    sizes = np.diff(bounds)
+    return int(max(sizes[first::processes].sum() for first in range(min(processes, len(sizes)))))
+
+
 def own_rows(count: int) -> np.ndarray:
     """Numbers of the images, of `count`, whose rows this process holds, int64: those of its own shards, in order."""
     bounds = shard_bounds(count)

@@ -13,16 +13,23 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from regraft.errors import UsageError, cause_of
 from regraft.models.classifier import Classifier
 from regraft.training.budget import Room, estimate_plan, make_plan
+from regraft.training.device import choose_precision
 from regraft.training.options import TrainingOptions
 from regraft.training.row_sums import shard_bounds
-from regraft.training.setup import PhasePlan, plan_phases
+from regraft.training.setup import PhasePlan, check_batch_norms, plan_phases
 from regraft.training.throughput import Throughput
 
 Step = Literal["storage", "decode", "prefix", "head", "finetune", "network", "evaluate"]
 
+#: The words that a file of rates may have in these places; (): any name.
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "device": ("cpu", "cuda"), "precision": ("float32", "bfloat16", "float16"), "backbone": (), "boundary": (),
+}  # fmt: skip
 #: Evaluations of loss and gradient by L-BFGS over the path of L2 strengths.
 _EVALUATIONS = 250
 
@@ -33,6 +40,10 @@ class Rates:
 
     Attributes:
         device: "cpu" or "cuda": what `prefix`, `features`, `tail` and `predict` were measured on.
+        precision: Type of their values: "float32", "bfloat16" or "float16".
+        backbone: Name of the network that was measured.
+        image_size: Side of its input in pixels.
+        boundary: Name of its first stage that was fine-tuned.
         cpus: CPUs that these speeds used, where the device is the CPU.
         decode: Images per second that one CPU decodes and resizes.
         prefix: Images per second of a device up to the freeze boundary.
@@ -42,11 +53,16 @@ class Rates:
         head: Feature values (images times features) per second of a device in one loss and gradient of the head.
         image_bytes: Mean size of a file in bytes.
         activation_bytes: Bytes that a training step keeps for each image.
+        peak_layer_bytes: Bytes of input and output of the largest layer, for each image.
         read_bytes: Bytes per second that the storage gives to all processes together; 0: not measured.
         network_bytes: Bytes per second that a process sends to another one; 0: not measured.
     """
 
     device: str
+    precision: str
+    backbone: str
+    image_size: int
+    boundary: str
     cpus: int
     decode: float
     prefix: float
@@ -56,6 +72,7 @@ class Rates:
     head: float
     image_bytes: float
     activation_bytes: float = 0.0
+    peak_layer_bytes: float = 0.0
     read_bytes: float = 0.0
     network_bytes: float = 0.0
 
@@ -75,9 +92,10 @@ class Rates:
             )
         for name, value in values.items():
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if name == "device":
-                if value not in ("cpu", "cuda"):
-                    raise UsageError(f"{file}: device is {value!r}; expected cpu or cuda.")
+            if name in _WORDS:
+                if not isinstance(value, str) or value not in (_WORDS[name] or (value,)):
+                    expected = " or ".join(_WORDS[name]) or "a name"
+                    raise UsageError(f"{file}: {name} is {value!r}; expected {expected}.")
             elif not is_number or value < 0 or (name in required and not value):
                 raise UsageError(f"{file}: {name} is {value!r}; expected a positive number.")
         return cls(**values)
@@ -96,7 +114,11 @@ class Rates:
             last=tail,
             predict=predict,
             head=self.head * devices / _EVALUATIONS,
-            activation_bytes=self.activation_bytes / cluster.processes,
+            activation_bytes=self.activation_bytes,
+            peak_layer_bytes=self.peak_layer_bytes,
+            processes=cluster.processes,
+            device=self.device,
+            precision=getattr(torch, self.precision),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -123,6 +145,19 @@ class Cluster:
                 f"{self.processes} processes and {self.gpus} GPUs: expected one process for each GPU (--processes "
                 f"{self.gpus} --gpus {self.gpus})."
             )
+        if self.cpus < self.processes:
+            raise UsageError(
+                f"{self.processes} processes on {self.cpus} CPUs: expected at least one CPU for each (--cpus "
+                f"{self.processes})."
+            )
+
+    def check_device(self, device: str) -> None:
+        """Raise `UsageError` if rates that were measured on this device are not those of the cluster."""
+        if bool(self.gpus) != (device == "cuda"):
+            raise UsageError(
+                f"The plan is for {self.gpus} GPUs, and the rates were measured on {device}. Give the rates of such a "
+                "machine: `regraft plan DATA --save-rates FILE` there, then --rates FILE here."
+            )
 
 
 @dataclass(frozen=True)
@@ -141,6 +176,7 @@ class ScalePlan:
         views: Cached views of each training image.
         live_prefix: Whether the frozen layers run in every step of fine-tuning, because their outputs are not cached.
         boundary: First stage that is fine-tuned, or `head`.
+        measured_at: Image size of the rates, in pixels, where it is not that of the plan; else 0.
         unmeasured: Names of the rates that are missing, and with them their step in `seconds`.
     """
 
@@ -155,6 +191,7 @@ class ScalePlan:
     views: int
     live_prefix: bool
     boundary: str
+    measured_at: int = 0
     unmeasured: tuple[str, ...] = ()
 
     @property
@@ -189,17 +226,18 @@ def plan_scale(
 ) -> ScalePlan:
     """Estimate a training of a model on images by part, as `make_plan` does for this machine.
 
-    `room` is that on the disk for the cache and in the memory of a process; None: enough. Raises `UsageError` if the
-    rates are of another device than the cluster has.
+    `room` is that on the disk for the cache and in the memory of a process; None: enough. Rates of another image size
+    are scaled by the number of pixels, except that of decoding. Raises `UsageError` if the rates are of another device
+    than the cluster has, or of another backbone, precision or freeze boundary.
     """
-    if bool(cluster.gpus) != (rates.device == "cuda"):
-        raise UsageError(
-            f"The plan is for {cluster.gpus} GPUs, and the rates were measured on {rates.device}. Give the rates of "
-            "such a machine: `regraft plan DATA --save-rates FILE` there, then --rates FILE here."
-        )
+    cluster.check_device(rates.device)
+    phases = plan_phases(model, options, changes_views=changes_views)
+    check_batch_norms(model, phases, cluster.processes)
+    _check_rates(rates, model, options, phases)
     if options.feature_cache != "auto":
         room = None  # what is asked for is planned
-    speed = rates.on(cluster)
+    size = model.preprocessing.size
+    speed = rates.on(cluster).at((size / rates.image_size) ** 2)
     plan = make_plan(model, images, options, speed, changes_views=changes_views, room=room)
     phases = plan_phases(model, plan.options, changes_views=changes_views)
     # What decoding takes is the difference from files that need none.
@@ -228,7 +266,7 @@ def plan_scale(
         seconds["network"] = sent / rates.network_bytes
     elif processes > 1:
         unmeasured.append("network_bytes")
-    batch = math.ceil(options.batch_size / processes) * rates.activation_bytes * bool(epochs)
+    batch = math.ceil(options.batch_size / processes) * speed.activation_bytes * bool(epochs)
     on_gpu = 1e6 * model.megabytes() * (4 if epochs else 1) + batch  # gradients and two moments of the optimizer
     return ScalePlan(
         images={part: count for part, count in images.items() if count},
@@ -242,8 +280,26 @@ def plan_scale(
         views=1 if plan.is_live else max(1, plan.options.views),
         live_prefix=plan.is_live,
         boundary=plan.boundary,
+        measured_at=rates.image_size if rates.image_size != size else 0,
         unmeasured=tuple(unmeasured),
     )
+
+
+def _check_rates(rates: Rates, model: Classifier, options: TrainingOptions, phases: PhasePlan) -> None:
+    """Refuse rates that say nothing about this training."""
+    again = "Measure rates with the settings of the plan: `regraft plan DATA ... --save-rates FILE`."
+    if rates.backbone != model.spec.name:
+        raise UsageError(f"The rates are those of {rates.backbone}, and the plan is for {model.spec.name}. {again}")
+    wanted = rates.precision
+    if options.precision != "auto":
+        wanted = str(choose_precision(options.precision, torch.device(rates.device))).removeprefix("torch.")
+    if rates.precision != wanted:
+        raise UsageError(f"The rates were measured in {rates.precision}, and the plan is for {wanted}. {again}")
+    if phases.finetunes and phases.boundary_name != rates.boundary:
+        raise UsageError(
+            f"The rates were measured with fine-tuning from {rates.boundary}, and the plan fine-tunes from "
+            f"{phases.boundary_name}. Plan with --finetune-from {rates.boundary}. Or: {again[0].lower()}{again[1:]}"
+        )
 
 
 def _trained(model: Classifier, phases: PhasePlan) -> int:

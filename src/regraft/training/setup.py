@@ -92,6 +92,18 @@ def finetunes_members(model: Classifier, options: TrainingOptions) -> bool:
     return bool(model.members and options.finetune_epochs and options.finetune_from != "none")
 
 
+def check_batch_norms(model: Classifier, phases: PhasePlan, processes: int) -> None:
+    """Raise `UsageError` if several processes were to learn the statistics of BatchNorms, each from its own images.
+
+    PyTorch's SyncBatchNorm, which would share them, works on GPUs alone.
+    """
+    if phases.from_scratch and model.has_batch_norms and processes > 1:
+        raise UsageError(
+            f"{model.spec.name} trains from scratch, where BatchNorm takes its statistics from the images of one "
+            "process. Train it in one process, or start from pretrained weights."
+        )
+
+
 def output_activation(options: TrainingOptions) -> Activation:
     """The activation of the last layer; raise `UsageError` if the loss has no meaning over it."""
     if options.output_activation == "auto":
@@ -305,11 +317,7 @@ def _check_phases(
             f"CutMix needs feature maps, and {model.spec.name} has tokens before {phases.boundary_name}. Use mixup, or "
             "finetune_from = all."
         )
-    if phases.from_scratch and model.has_batch_norms and distributed.is_distributed():
-        raise UsageError(
-            f"{model.spec.name} trains from scratch, where BatchNorm takes its statistics from the images of one "
-            "process. Train it in one process, or start from pretrained weights."
-        )
+    check_batch_norms(model, phases, distributed.world_size())
     steps = math.ceil(len(split.train) / options.batch_size)
     if phases.from_scratch and model.has_batch_norms and len(split.train) // steps < 2:
         raise UsageError(

@@ -20,12 +20,16 @@ from regraft.models.classifier import Classifier
 from regraft.resources import usable_memory
 from regraft.training.feature_cache import row_bytes
 from regraft.training.options import TrainingOptions
+from regraft.training.row_sums import most_rows
 
 if TYPE_CHECKING:
     from regraft.training.setup import PhasePlan
 
 #: Limit of features in memory where the system does not say how much memory there is.
 _UNKNOWN_MEMORY = 4 * 10**9
+#: Bytes of memory for each feature of a training image while a head is fitted: float32 values, the rows of a fold or of
+#: a part, and the standardized copy.
+_FEATURE_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class StorageNeeds:
     """Bytes of what a training could keep.
 
     `activations` are those of all views at the cut, in the precision of training; `pixels` those of the images;
-    `features` the inputs of the fitted head in float32, with the copy that several views need. `reads_once`: every
-    image is decoded for a single pass, so that keeping its pixels gains nothing.
+    `features` what one process needs in memory to fit the head, by `head_bytes`. `reads_once`: every image is decoded
+    for a single pass, so that keeping its pixels gains nothing.
     """
 
     activations: int
@@ -44,21 +48,30 @@ class StorageNeeds:
 
 
 def storage_needs(
-    model: Classifier, counts: Mapping[str, int], phases: PhasePlan, precision: torch.dtype
+    model: Classifier, counts: Mapping[str, int], phases: PhasePlan, precision: torch.dtype, *, processes: int = 1
 ) -> StorageNeeds:
     """The needs of a training on these numbers of images, by part."""
     train, val = counts.get("train", 0), counts.get("val", 0)
     has_prefix = bool(phases.boundary) or phases.head != "none"
     rows = train * phases.views + val
-    # Before fine-tuning L-BFGS fits the head on the plain images alone, in place; on several views in a copy.
+    # Before fine-tuning L-BFGS fits the head on the plain images alone.
     head_views = 1 if phases.finetunes and phases.head == "lbfgs" else phases.views
-    head_rows = train * head_views * (1 if head_views == 1 else 2) + val
+    sharing = processes if phases.head == "lbfgs" else 1  # steps draw from all rows
     return StorageNeeds(
         activations=rows * has_prefix * row_bytes(model, phases.cut, precision),
         pixels=(train + val) * 3 * model.preprocessing.size**2,
-        features=head_rows * 4 * model.head.features if phases.head != "none" else 0,
+        features=head_bytes(model, train, val, views=head_views, processes=sharing) if phases.head != "none" else 0,
         reads_once=not phases.finetunes and phases.views == 1,
     )
+
+
+def head_bytes(model: Classifier, train: int, val: int, *, views: int, processes: int) -> int:
+    """Bytes of memory in which one of the processes that share the rows fits the head: plan and training decide by it.
+
+    `train` and `val` are numbers of images. The targets of rows in memory are kept beside them, one value a class.
+    """
+    rows, val_rows = most_rows(train, processes) * views, most_rows(val, processes)
+    return model.head.features * (_FEATURE_BYTES * rows + 4 * val_rows) + 4 * len(model.classes) * rows
 
 
 def memory_limit(memory_gb: float) -> int:
@@ -86,13 +99,17 @@ def describe_storage(options: TrainingOptions, phases: PhasePlan, *, stores_pixe
     return text if stores_pixels else f"{text} Pixels have no room: every pass over the images decodes them."
 
 
-def check_memory(needs: StorageNeeds, limit: int) -> None:
-    """Raise `UsageError` if the activations cannot be kept in memory."""
-    if distributed.is_distributed():
+def check_shared_cache(feature_cache: str, processes: int) -> None:
+    """Raise `UsageError` if several processes are to keep in memory what they share."""
+    if feature_cache == "memory" and processes > 1:
         raise UsageError(
             "training.feature_cache = memory works in one process; several share their activations on disk. Use "
             "feature_cache = disk or none."
         )
+
+
+def check_memory(needs: StorageNeeds, limit: int) -> None:
+    """Raise `UsageError` if the activations do not fit into memory."""
     if needs.activations > limit:
         raise UsageError(
             f"training.feature_cache = memory needs {needs.activations / 1e9:.2g} GB for the activations, and "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +36,8 @@ class Throughput:
     `last` are training steps from the boundary and of the last resolution alone, and `predict` runs in float32. `head`
     are the feature values per second of the whole fit by L-BFGS, which was measured once, on two cores. A
     training step keeps `activation_bytes` for the backward pass; `peak_layer_bytes` are input and output of the largest
-    layer. `reason` says in a sentence why the backend was chosen.
+    layer. `reason` says in a sentence why the backend was chosen. The speeds are those of so many `processes` together,
+    on this `device` and in this `precision`; "" and None: what the options choose here.
     """
 
     decode: float
@@ -49,11 +51,19 @@ class Throughput:
     peak_layer_bytes: float = 0.0
     prefix_backend: BackendName = "torch"
     reason: str = ""
+    processes: int = 1
+    device: str = ""
+    precision: torch.dtype | None = None
+
+    def measured_on(self, options: TrainingOptions) -> tuple[torch.device, torch.dtype]:
+        """Device and precision of the training that has these speeds."""
+        device = torch.device(self.device) if self.device else choose_device(options.device)
+        return device, self.precision or choose_precision(options.precision, device)
 
     def of_processes(self, count: int) -> Throughput:
         """Estimate for several processes, which divide the images, from the speed of one beside the others."""
         steps = ("decode", "prefix", "features", "tail", "last", "predict")
-        return replace(self, **{name: getattr(self, name) * count for name in steps})
+        return replace(self, processes=count, **{name: getattr(self, name) * count for name in steps})
 
     def at(self, share: float) -> Throughput:
         """Estimate for images with this share of the area."""
@@ -89,7 +99,7 @@ def measure_throughput(
 
     backend = make_backend(name, model, phases.cut, precision)
     backend(pixels[:1])  # sets itself up
-    rates = {
+    rates: dict[str, Any] = {
         "prefix": _images_per_second(lambda: backend(pixels), device),
         "predict": _images_per_second(predict, device),
     }
@@ -105,7 +115,9 @@ def measure_throughput(
         rates["last"] = _measure_steps(model, pixels, last, precision)[0] if higher else rates["tail"]
         model.freeze(boundary_before)
     model.to(device_before).eval()
-    return Throughput(decode=decode, prefix_backend=name, reason=reason, **rates)
+    return Throughput(
+        decode=decode, prefix_backend=name, reason=reason, device=device.type, precision=precision, **rates
+    )
 
 
 def _measure_steps(

@@ -29,8 +29,15 @@ from regraft.text import pluralize
 from regraft.training.callbacks import Callback, HeadFit, NullReporter, ProgressReporter, Training
 from regraft.training.checkpoint import TrainingState, continue_training, save_checkpoint, start_or_resume
 from regraft.training.data import Batches, OnlineAugmentation
+from regraft.training.device import has_room
 from regraft.training.epochs import find_lr, fitting_epochs, train_phase
-from regraft.training.feature_cache import Activations, ActivationSource, predict_logits, score_with_features
+from regraft.training.feature_cache import (
+    Activations,
+    ActivationSource,
+    CachedTensor,
+    predict_logits,
+    score_with_features,
+)
 from regraft.training.feature_rows import FeatureRows, StoredRows, TensorRows
 from regraft.training.linear_head import L2_VALUES, LinearHead, fit_head
 from regraft.training.lora import merged, merged_finally
@@ -208,7 +215,9 @@ def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part,
     # (docs/decisions/solved-head.md).
     views = 1 if phases.finetunes and phases.head == "lbfgs" else cached["train"].views
     with setup.fused:
-        inputs = setup.data.head_inputs(cached, views)
+        # Images without labels are compared with all others.
+        own = phases.head == "lbfgs" and setup.split.unlabelled is None
+        inputs = setup.data.head_inputs(cached, views, own=own)
     if phases.head == "lbfgs":
         with merged(model):  # as in every run of the frozen network, so that its outputs are found in the cache
             targets = with_unlabelled(setup, state, inputs["train"])
@@ -218,13 +227,17 @@ def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part,
         train_phase(setup, state, Phase.from_options(setup.options, "head"), inputs["train"], inputs.get("val"))
 
 
-def _as_rows(setup: TrainingSetup, inputs: Activations) -> FeatureRows:
-    """Inputs of the head, of the shards of this process: in the memory of the device, or read in chunks."""
-    model, end, count = setup.model, len(setup.model.stages), len(inputs)
-    bounds, own = shard_bounds(count), own_rows(count) if distributed.is_distributed() else None
+def _as_rows(setup: TrainingSetup, inputs: Activations, count: int) -> FeatureRows:
+    """Inputs of the head for `count` images, of the shards of this process: on the device, or read in chunks."""
+    model, end, bounds = setup.model, len(setup.model.stages), shard_bounds(count)
+    own = own_rows(count) if distributed.is_distributed() else None
     if isinstance(values := inputs.rows.values, torch.Tensor):
-        values = values if own is None else values[:, torch.from_numpy(own)]
-        return TensorRows(values.to(setup.device), bounds)
+        if own is not None and values.shape[1] == count:  # it has all images
+            values = values[:, torch.from_numpy(own)]
+        # Fitting standardizes a copy.
+        if setup.device.type != "cuda" or has_room(setup.device, 2 * values.nbytes):
+            return TensorRows(values.to(setup.device), bounds)
+        inputs, own = Activations(end, CachedTensor(values)), None
     return StoredRows(
         lambda view, images: model.forward_tail(inputs.batch(view, images), end),
         inputs.views,
@@ -251,13 +264,13 @@ def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTarg
 
     options: dict[str, Any] = {
         "weights": train.weights,
-        "val": None if val is None else (_as_rows(setup, val), setup.val_labels.to(setup.device)),
+        "val": None if val is None else (_as_rows(setup, val, len(setup.val_labels)), setup.val_labels.to(setup.device)),
         "groups": _inseparable_sets(setup) if train.l2 is None else None,
         "l2": train.l2,
         "seed": setup.options.seed,
         "on_fit": on_fit,
     }
-    rows, targets = _as_rows(setup, train.inputs), train.targets.to(setup.device)
+    rows, targets = _as_rows(setup, train.inputs, len(train.targets)), train.targets.to(setup.device)
     best: LinearHead | None
     if setup.model.members:
         blocks = {one.spec.name: block for one, block in zip(setup.model.members, setup.model.blocks, strict=True)}

@@ -20,6 +20,7 @@ from regraft.cli.options import (
     with_training_flags,
 )
 from regraft.cli.output import console, print_json
+from regraft.errors import UsageError
 from regraft.runs.progress import rich_progress
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def command(
     }  # fmt: skip
     resolved = load_config(config, settings or [], overrides)
     refuse_flags_without_effect(resolved, flags)
+    if rates and save_rates:
+        raise UsageError("--save-rates writes speeds that are measured, and with --rates nothing is. Leave one out.")
     with rich_progress(screen) as reporter:
         plan, speeds = plan_from(
             data,
@@ -112,6 +115,11 @@ def _lines(plan: ScalePlan) -> list[str]:
         lines.append("The total counts reading, decoding and the frozen layers once, because they overlap.")
     if plan.step_bytes:
         lines.append(f"A process sends {_bytes(plan.step_bytes)} in each of {plan.steps:,} steps of fine-tuning.")
+    if plan.measured_at:
+        lines.append(
+            f"The speeds were measured at {plan.measured_at} pixels. Those of the network, and its memory, are scaled "
+            "by the number of pixels."
+        )
     if plan.unmeasured:
         names = {"read_bytes": "reading from storage", "network_bytes": "sending between processes"}
         missing = " and ".join(names[name] for name in plan.unmeasured)
