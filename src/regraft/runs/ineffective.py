@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from regraft import distributed
 from regraft.config import Config
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Split
@@ -17,6 +18,7 @@ from regraft.training.setup import finetunes_members, plan_phases
 _OF_LORA = ("lora_rank", "lora_alpha")
 _OF_FINETUNING = (
     "finetune_lr", "finetune_method", *_OF_LORA, "optimizer", "layer_decay", "ema_epochs", "keep_finetuned", "compile",
+    "sharding",
 )  # fmt: skip
 _OF_HEAD = ("head_epochs", "head_lr", "head_optimizer")
 _OF_EPOCHS = (
@@ -46,8 +48,11 @@ def describe_ineffective(model: Classifier, split: Split, config: Config) -> Ite
     if not phases.finetunes:
         reason = "nothing is fine-tuned (training.finetune_epochs, training.finetune_from)"
         yield from without_effect("training", training & set(_OF_FINETUNING), reason)
-    elif options.finetune_method != "lora":
-        yield from without_effect("training", training & set(_OF_LORA), "training.finetune_method is full")
+    else:
+        if options.finetune_method != "lora":
+            yield from without_effect("training", training & set(_OF_LORA), "training.finetune_method is full")
+        if not distributed.is_distributed():
+            yield from without_effect("training", training & {"sharding"}, "one process trains")
     if phases.from_scratch:
         reason = "a network with random weights trains as a whole, without a phase of the head"
         yield from without_effect("training", training & {*_OF_HEAD, "keep_finetuned"}, reason)

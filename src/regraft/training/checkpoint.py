@@ -159,10 +159,12 @@ def save_checkpoint(setup: TrainingSetup, state: TrainingState, phase: str, trai
 
     It does not depend on the number of processes: rank 0 saves the state, which is the same on all of them.
     """
-    if setup.checkpoint is None or distributed.rank():
+    if setup.checkpoint is None:
+        return
+    trainer_tensors, trainer_values = ({}, None) if trainer is None else trainer.state_dict()
+    if distributed.rank():
         return
     result, weights = state.result, setup.model.state_dict()
-    trainer_tensors, trainer_values = ({}, None) if trainer is None else trainer.state_dict()
     best_tensors, best_values = state.best_model.state_dict(setup.trainable)
     tensors = {f"trainer.{name}": tensor for name, tensor in trainer_tensors.items()}
     tensors |= {f"model.{name}": weights[name] for name in setup.trainable}

@@ -144,6 +144,7 @@ def _phase_trainer(setup: TrainingSetup, phase: Phase, batches: Batches, val: Ac
         augmentation=replace(setup.augmentation, cutmix=0.0) if phase.name == "head" else setup.augmentation,
         precision=setup.precision,
         compiled=setup.options.compile and phase.name == "finetune",
+        sharded=setup.options.sharding == "fsdp" and phase.name == "finetune" and distributed.is_distributed(),
         seed=setup.options.seed,
         reporter=setup.reporter,
         view_targets=None if setup.soft_targets is None else setup.soft_targets.of_views(),

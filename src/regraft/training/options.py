@@ -24,6 +24,7 @@ ClassWeights = Literal["none", "balanced"] | dict[str, float]
 Monitor = Literal["val_loss", "val_accuracy", "val_macro_f1"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Sharding = Literal["none", "fsdp"]
 FeatureCache = Literal["auto", "memory", "disk", "none"]
 
 #: The losses and precisions of Keras and PyTorch by name.
@@ -80,6 +81,10 @@ _BUDGET = "seconds for the whole command, by which views and epochs are chosen; 
 _FEATURE_CACHE = (
     "where the outputs of the frozen layers are kept: memory, disk, none (they run at every step, on new views), or "
     "auto (what fits and is fastest)"
+)
+_SHARDING = (
+    "what several processes divide while fine-tuning beside the images: none, or fsdp (weights, gradients and state of "
+    "the optimizer, for backbones whose training does not fit on one GPU)"
 )
 _MEMORY_GB = "memory for features and outputs of frozen layers, in 10^9 bytes; 0: half of what this process may use"
 _CACHE_GB = "largest size of the cache of decoded images and activations of all runs, in 10^9 bytes; 0: no cache"
@@ -209,6 +214,9 @@ class TrainingOptions:
     feature_cache: Annotated[
         FeatureCache, BeforeValidator(spelled_like(FeatureCache)), Field(description=_FEATURE_CACHE)
     ] = "auto"
+    sharding: Annotated[
+        Sharding, BeforeValidator(spelled_like(Sharding, fsdp2="fsdp", fullyshard="fsdp")), Field(description=_SHARDING)
+    ] = "none"
     memory_gb: Annotated[float, Field(ge=0, description=_MEMORY_GB)] = 0.0
     seed: Annotated[
         int,

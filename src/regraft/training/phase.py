@@ -34,6 +34,7 @@ from regraft.training.lora import merged
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
 from regraft.training.optimizer import lr_factor, make_optimizer
 from regraft.training.options import Optimizer, TrainingOptions
+from regraft.training.sharded_tail import ShardedTail, divided_like, is_divided, whole
 
 PhaseName = Literal["head", "finetune"]
 #: Steps from which the duration of an epoch is estimated.
@@ -104,7 +105,8 @@ class PhaseTrainer:
 
     `labels` are the classes of the training images, int64 (N,), or target probabilities, float32 (N, C), and
     `view_targets` those of the K cached views of each, (K, N, C), if these differ; the validation
-    images are scored after each epoch. If `compiled`, steps run through `torch.compile`.
+    images are scored after each epoch. If `compiled`, steps run through `torch.compile`; if `sharded`, on a copy that the
+    processes divide, from which the model gets its weights for validation and `averaged`.
 
     Attributes:
         epoch: Number of finished epochs.
@@ -124,6 +126,7 @@ class PhaseTrainer:
         augmentation: Augmentation,
         precision: torch.dtype,
         compiled: bool,
+        sharded: bool = False,
         seed: int,
         reporter: ProgressReporter,
         view_targets: torch.Tensor | None = None,
@@ -136,13 +139,16 @@ class PhaseTrainer:
         self.view_targets = view_targets if isinstance(batches, Activations) else None
         self.steps_per_pass = math.ceil(len(batches) / phase.batch_size)
         self.steps = phase.steps_per_epoch or self.steps_per_pass
-        self.optimizer = make_optimizer(model, phase)
+        distributed.broadcast_tensors([p.detach() for p in model.trained_tensors().values()])
+        self.sharded = ShardedTail(model) if sharded else None
+        trained = self.sharded.classifier if self.sharded else model
+        self.optimizer = make_optimizer(trained, phase)
         self.fused, self.compiled = fused, compiled
-        self.tail = _compiled_tail(model) if compiled else model.forward_tail
+        self.tail = self.sharded or (_compiled_tail(model) if compiled else model.forward_tail)
+        self.head = trained.head
         self.scaler = torch.amp.GradScaler(model.mean.device.type, enabled=precision == torch.float16)
-        self.parameters = list(model.trained_tensors().values())
-        distributed.broadcast_tensors([p.detach() for p in self.parameters])
-        self.sum_gradients = GradientSum([p for p in self.parameters if p.requires_grad])
+        self.parameters = list(trained.trained_tensors().values())
+        self.sum_gradients = GradientSum([p for p in self.parameters if p.requires_grad and not is_divided(p)])
         self.communication = [0.0, 0.0]  # seconds of communication, and of all steps
         ema_steps = phase.ema_epochs * self.steps
         self.average = [p.detach().clone() for p in self.parameters] if ema_steps >= 1 else []
@@ -233,18 +239,21 @@ class PhaseTrainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 values = torch.zeros(4, device=device)
                 own = distributed.share(len(indices))
-                if own.start < own.stop:
-                    inputs, targets, weight = self._own_part(indices, own, step_key)
+                is_idle = own.start == own.stop
+                if not is_idle or self.sharded:  # whose parts the other processes need, too
+                    inputs, targets, weight = self._own_part(indices, slice(0, 1) if is_idle else own, step_key)
                     torch.manual_seed(step_key if not own.start else random_key(step_key, own.start))  # for dropout
                     with autocast(device, self.precision), nullcontext() if self.compiled else FastGradients():
                         if boundary == 0:
                             inputs = model.activations(inputs.values, 0)
                         features = self.tail(inputs, boundary)
-                    logits = model.head(features)  # outside autocast, in float32
-                    loss = self.objective(logits, targets) * weight
-                    self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+                    logits = self.head(features)  # outside autocast, in float32
+                    loss = self.objective(logits, targets) * (0.0 if is_idle else weight)
+                    # FSDP takes the mean of the gradients, and this is a part of their sum.
+                    scale = distributed.world_size() if self.sharded else 1
+                    self.scaler.scale(loss * scale).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
                     values[0] = loss.detach() * len(indices)
-                    values[1] = (logits.detach().argmax(1) == targets.argmax(1)).sum()
+                    values[1] = (logits.detach().argmax(1) == targets.argmax(1)).sum() * (not is_idle)
                 else:
                     self.scaler.scale(values)  # sets itself up
                 values[2] = float(distributed.is_interrupted())
@@ -332,12 +341,17 @@ class PhaseTrainer:
             current = parameter.clone()
             parameter.copy_(value)
             value.copy_(current)
+        if self.sharded:
+            self.sharded.publish()
 
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and plain values that the next epochs depend on, besides the weights of the model."""
-        tensors = {f"average.{i}": value for i, value in enumerate(self.average)}
+        """Tensors and plain values that the next epochs depend on, besides the weights of the model.
+
+        They do not depend on the number of processes, of which each must call this if they divide the weights.
+        """
+        tensors = {f"average.{i}": whole(value) for i, value in enumerate(self.average)}
         for i, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+            tensors |= {f"optimizer.{i}.{name}": whole(torch.as_tensor(value)) for name, value in slots.items()}
         values = {
             "epoch": self.epoch,
             "lr_scale": self.lr_scale,
@@ -352,7 +366,7 @@ class PhaseTrainer:
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "average":
-                self.average[int(rest)].copy_(tensor)
+                self.average[int(rest)].copy_(divided_like(tensor, self.average[int(rest)]))
             elif kind == "optimizer":
                 number, _, slot = rest.partition(".")
                 slots.setdefault(int(number), {})[slot] = tensor
@@ -360,7 +374,7 @@ class PhaseTrainer:
         for index, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
             for slot, tensor in slots.get(index, {}).items():
                 if tensor.shape == parameter.shape:
-                    slots[index][slot] = torch.empty_like(parameter).copy_(tensor)
+                    slots[index][slot] = torch.empty_like(parameter).copy_(divided_like(tensor, parameter))
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.scaler.load_state_dict(values["scaler"])

@@ -267,7 +267,9 @@ def plan_scale(
     elif processes > 1:
         unmeasured.append("network_bytes")
     batch = math.ceil(options.batch_size / processes) * speed.activation_bytes * bool(epochs)
-    on_gpu = 1e6 * model.megabytes() * (4 if epochs else 1) + batch  # gradients and two moments of the optimizer
+    # Gradients and two moments of the optimizer; with FSDP a part of these and of a second copy of the weights.
+    copies = 1 + (4 / processes if options.sharding == "fsdp" else 3) * bool(epochs)
+    on_gpu = 1e6 * model.megabytes() * copies + batch
     return ScalePlan(
         images={part: count for part, count in images.items() if count},
         cluster=cluster,

@@ -167,8 +167,9 @@ class TrainingSetup:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """JSON values that must be equal for a training to resume."""
+        # How processes divide the work is no part of the training.
         identity: dict[str, Any] = {
-            "options": asdict(self.options),
+            "options": {name: value for name, value in asdict(self.options).items() if name != "sharding"},
             "augmentation": asdict(self.augmentation),
             "model": {name: value for name, value in self.model.get_config().items() if name != "boundary"},
             "images": [len(self.split.train), len(self.split.val)],
@@ -215,7 +216,7 @@ def set_up(
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     phases = plan_phases(model, options, changes_views=augmentation.changes_views)
-    _check_phases(model, split, options, augmentation, phases)
+    _check_phases(model, split, options, augmentation, phases, precision)
     if soft_targets is not None:
         soft_targets.check(split, phases.views)
     model.to(device)
@@ -300,7 +301,12 @@ def _check_loss(options: TrainingOptions, function: LossFunction | None, classes
 
 
 def _check_phases(
-    model: Classifier, split: Split, options: TrainingOptions, augmentation: Augmentation, phases: PhasePlan
+    model: Classifier,
+    split: Split,
+    options: TrainingOptions,
+    augmentation: Augmentation,
+    phases: PhasePlan,
+    precision: torch.dtype,
 ) -> None:
     """Refuse before any work what could only fail later."""
     if phases.head == "none" and not phases.finetunes:
@@ -318,6 +324,12 @@ def _check_phases(
             "finetune_from = all."
         )
     check_batch_norms(model, phases, distributed.world_size())
+    if options.sharding == "fsdp" and options.compile:
+        raise UsageError("training.sharding = fsdp and training.compile = true exclude each other. Remove one of them.")
+    if options.sharding == "fsdp" and options.finetune_method == "lora":
+        raise UsageError("training.sharding = fsdp has nothing to divide with training.finetune_method = lora. Remove it.")
+    if options.sharding == "fsdp" and precision == torch.float16:
+        raise UsageError("training.sharding = fsdp needs a precision without loss scaling: bf16 or off.")
     steps = math.ceil(len(split.train) / options.batch_size)
     if phases.from_scratch and model.has_batch_norms and len(split.train) // steps < 2:
         raise UsageError(
