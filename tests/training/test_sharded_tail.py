@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from regraft.data.dataset import Split
 from regraft.errors import UsageError
-from regraft.models.classifier import Classifier, build
+from regraft.models.classifier import build
 from regraft.training.trainer import train
 
-OPTIONS = {"finetune_epochs": 2, "views": 2, "precision": "off", "prefix_backend": "torch", "keep_finetuned": "always"}
+BACKBONE: dict[str, Any] = {"backbone": "test_efficientnet", "weights": "none", "image_size": 32}
+OPTIONS: dict[str, Any] = {
+    "finetune_from": "blocks.3.0",
+    "finetune_epochs": 2,
+    "views": 2,
+    "precision": "off",
+    "prefix_backend": "torch",
+    "keep_finetuned": "always",
+}
 SCRIPT = """
 import json, shutil, sys
 from pathlib import Path
@@ -31,7 +41,7 @@ from regraft.training.callbacks import NullReporter
 from regraft.training.phase import PhaseTrainer
 from regraft.training.trainer import train
 
-folder, options, backbone = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
+folder, options, backbone = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 torch.distributed.init_process_group("gloo")
 torch.set_num_threads(1)
 rank = torch.distributed.get_rank()
@@ -58,7 +68,7 @@ class Keeper(NullReporter):
             shutil.copy(file, folder / f"{self.name}-after-1.safetensors")
 
 def run(name, **more):
-    model = build(backbone, classes=parts.classes, image_size=32)
+    model = build(classes=parts.classes, **backbone)
     train(model, parts, cache=Cache(folder / "cache"), scratch=folder / "scratch", reporter=Keeper(name),
           checkpoint=folder / f"{name}.safetensors", **{**options, **more})
     if rank == 0:
@@ -78,10 +88,6 @@ torch.distributed.destroy_process_group()
 
 def in_two_processes(folder: Path, split: Split, backbone: str, runs: dict[str, dict[str, Any]]) -> list[float]:
     """Train in two processes; returns the shares of the weights and averages that the second one held."""
-    import json
-
-    import numpy as np
-
     samples = split.dataset.samples
     np.savez(
         folder / "squares.npz",
@@ -89,7 +95,7 @@ def in_two_processes(folder: Path, split: Split, backbone: str, runs: dict[str, 
         labels=np.array([sample.label for sample in samples]),
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    words = [str(folder), json.dumps(OPTIONS), backbone, json.dumps(runs)]
+    words = [str(folder), json.dumps(OPTIONS), json.dumps(BACKBONE), json.dumps(runs)]
     done = subprocess.run(
         [*torchrun, sys.executable, "-c", SCRIPT, *words],
         check=False, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -111,7 +117,6 @@ def test_divided_weights_train_to_the_same_model(squares_split: Split, tmp_path:
     shares = in_two_processes(
         tmp_path,
         squares_split,
-        "efficientnet_lite0",
         {
             "whole": sgd,
             "divided": {**sgd, "sharding": "fsdp"},
@@ -127,7 +132,7 @@ def test_divided_weights_train_to_the_same_model(squares_split: Split, tmp_path:
     assert_close(tmp_path, "divided-1", "whole-1", 1e-5)
     assert_close(tmp_path, "resumed", "adamw", 0.0)
     # One process continues what two have divided.
-    model = build("efficientnet_lite0", classes=squares_split.classes, image_size=32)
+    model = build(classes=squares_split.classes, **BACKBONE)
     checkpoint = tmp_path / "adamw-after-1.safetensors"
     result = train(model, squares_split, checkpoint=checkpoint, **{**OPTIONS, "batch_size": 5})
     assert [row.epoch for row in result.history] == [1, 2]
@@ -138,6 +143,6 @@ def test_divided_weights_train_to_the_same_model(squares_split: Split, tmp_path:
 
 
 def test_what_cannot_be_divided_is_refused(squares_split: Split) -> None:
-    model: Classifier = build(classes=squares_split.classes, image_size=32)
+    model = build(classes=squares_split.classes, **BACKBONE)
     with pytest.raises(UsageError, match=r"sharding = fsdp and training\.compile = true exclude each other"):
         train(model, squares_split, sharding="fsdp", compile=True)

@@ -28,6 +28,8 @@ class GradientSum:
         """
         if not distributed.is_distributed():
             return values
+        if not self.parameters:
+            return distributed.all_reduce_sum(values)
         given = [float(parameter.grad is not None) for parameter in self.parameters]
         for parameter in self.parameters:
             if parameter.grad is None:
@@ -37,7 +39,7 @@ class GradientSum:
         sums = distributed.all_reduce_sum(torch.cat(parts))
         own, present, *rest = torch.split(sums, [part.numel() for part in parts])
         torch._foreach_copy_(gradients, [part.view(old.shape) for part, old in zip(rest, gradients, strict=True)])
-        if min(given, default=1.0) == 0:  # else the answer is known without waiting for the device
+        if min(given) == 0:  # else the answer is known without waiting for the device
             for parameter, is_present in zip(self.parameters, present.tolist(), strict=True):
                 parameter.grad = parameter.grad if is_present else None
         return own

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from regraft.models.classifier import Classifier
+from regraft.training.sharded_tail import is_divided
 
 if TYPE_CHECKING:
     from regraft.training.phase import Phase
@@ -40,8 +41,9 @@ def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
         )
         if chosen
     ]
-    # A fused optimizer passes over the weights once instead of a dozen times.
-    fused = model.mean.device.type in ("cpu", "cuda")
+    # A fused optimizer passes over the weights once instead of a dozen times; divided weights have not all of them.
+    is_whole = not any(is_divided(p) for p in model.parameters())
+    fused = is_whole and model.mean.device.type in ("cpu", "cuda")
     if phase.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=phase.lr, fused=fused)
     if phase.optimizer == "adam":

@@ -34,15 +34,16 @@ def test_the_table_names_the_bottleneck_and_what_is_not_known(squares_folder: Pa
               "boundary": "blocks.5.0", "cpus": 8, "decode": 500, "prefix": 4000, "features": 9000, "tail": 1000,
               "predict": 3000, "head": 1e11, "image_bytes": 1e5}  # fmt: skip
     rates.write_text(json.dumps(values))
-    words = ("plan", squares_folder, "--set", "model.weights=none", "--rates", rates, "--images", "100000000")
-    done = regraft(*words, "--processes", "64", "--finetune-from", "last", "--disk-gb", "10")
+    tiny = ("--set", "model.weights=none", "--finetune-from", "last")
+    words = ("plan", squares_folder, *tiny, "--rates", rates, "--images", "100000000")
+    done = regraft(*words, "--processes", "64", "--disk-gb", "10")
     assert done.returncode == 0, done.stderr
     assert "64 processes, 512 CPUs, 64 GPUs." in done.stdout
     assert "<- bottleneck" in done.stdout
     assert "no rate is known: reading from storage and sending between processes" in done.stdout
     assert "so these layers run in every step" in done.stdout
     assert "measured at 160 pixels" not in done.stdout
-    assert "measured at 160 pixels" in regraft(*words, "--finetune-from", "last", "--image-size", "64").stdout
+    assert "measured at 160 pixels" in regraft(*words, "--image-size", "64").stdout
     assert regraft(*words, "--set", "training.memory_gb=100000").returncode == 0, "the plan is for other machines"
     unread = tmp_path / "no such folder"  # these are refused before the data is read
     for flags, message in (
