@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from regraft import distributed
-from regraft.models.classifier import Classifier, StageOutput
+from regraft.models.classifier import Classifier
+from regraft.models.staged import StageOutput
 
 
 class ShardedTail(nn.Module):
