@@ -183,8 +183,8 @@ def cluster(two_nodes: Any) -> Cluster:
 
 def test_folds_on_a_cluster_give_the_same_numbers(cluster, squares_folder, one_thread) -> None:
     config = load_config(overrides={"model.image_size": 32})
-    here = regraft.cross_validate(squares_folder, 3, repeats=2, config=config)
-    there = regraft.cross_validate(squares_folder, 3, repeats=2, config=config, cluster=cluster)
+    here = regraft.cross_validate(squares_folder, 2, repeats=2, config=config)
+    there = regraft.cross_validate(squares_folder, 2, repeats=2, config=config, cluster=cluster)
     assert np.array_equal(here.predictions.probabilities, there.predictions.probabilities)
     assert np.array_equal(here.accuracies, there.accuracies)
 
