@@ -86,7 +86,7 @@ torch.distributed.destroy_process_group()
 """
 
 
-def in_two_processes(folder: Path, split: Split, backbone: str, runs: dict[str, dict[str, Any]]) -> list[float]:
+def in_two_processes(folder: Path, split: Split, runs: dict[str, dict[str, Any]]) -> list[float]:
     """Train in two processes; returns the shares of the weights and averages that the second one held."""
     samples = split.dataset.samples
     np.savez(
