@@ -275,9 +275,7 @@ def extract_features(
     return CachedTensor(store, np.stack([store.find(row) for row in keys]), precision)
 
 
-def _embedded(
-    head: Head, computed: Iterator[tuple[slice, torch.Tensor]]
-) -> Iterator[tuple[slice, torch.Tensor]]:
+def _embedded(head: Head, computed: Iterator[tuple[slice, torch.Tensor]]) -> Iterator[tuple[slice, torch.Tensor]]:
     for rows, batch in computed:
         with torch.inference_mode():
             embedded = head.embed(batch)

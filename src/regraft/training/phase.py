@@ -104,9 +104,9 @@ class PhaseTrainer:
     Several processes divide the images of each step, and train as one process does, up to rounding.
 
     `labels` are the classes of the training images, int64 (N,), or target probabilities, float32 (N, C), and
-    `view_targets` those of the K cached views of each, (K, N, C), if these differ; the validation
-    images are scored after each epoch. If `compiled`, steps run through `torch.compile`; if `sharded`, on a copy that the
-    processes divide, from which the model gets its weights for validation and `averaged`.
+    `view_targets` those of the K cached views of each, (K, N, C), if these differ; the validation images are scored
+    after each epoch. If `compiled`, steps run through `torch.compile`; if `sharded`, on a copy that the processes
+    divide, from which the model gets its weights for validation and `averaged`.
 
     Attributes:
         epoch: Number of finished epochs.

@@ -327,7 +327,9 @@ def _check_phases(
     if options.sharding == "fsdp" and options.compile:
         raise UsageError("training.sharding = fsdp and training.compile = true exclude each other. Remove one of them.")
     if options.sharding == "fsdp" and options.finetune_method == "lora":
-        raise UsageError("training.sharding = fsdp has nothing to divide with training.finetune_method = lora. Remove it.")
+        raise UsageError(
+            "training.sharding = fsdp has nothing to divide with training.finetune_method = lora. Remove it."
+        )
     if options.sharding == "fsdp" and precision == torch.float16:
         raise UsageError("training.sharding = fsdp needs a precision without loss scaling: bf16 or off.")
     steps = math.ceil(len(split.train) / options.batch_size)

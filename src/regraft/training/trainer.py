@@ -264,7 +264,9 @@ def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTarg
 
     options: dict[str, Any] = {
         "weights": train.weights,
-        "val": None if val is None else (_as_rows(setup, val, len(setup.val_labels)), setup.val_labels.to(setup.device)),
+        "val": None
+        if val is None
+        else (_as_rows(setup, val, len(setup.val_labels)), setup.val_labels.to(setup.device)),
         "groups": _inseparable_sets(setup) if train.l2 is None else None,
         "l2": train.l2,
         "seed": setup.options.seed,
