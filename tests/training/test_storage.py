@@ -51,7 +51,7 @@ def test_the_head_alone_keeps_features_and_no_pixels(
 
 
 def _stored_pixels(data: Any, part: Any) -> Any:
-    return training_data.load_pixels(data._split[part], data._model.preprocessing, data._cache)
+    return training_data.load_pixels(data._images[part], data._model.preprocessing, data._cache)
 
 
 @pytest.mark.parametrize(
