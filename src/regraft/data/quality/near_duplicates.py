@@ -79,6 +79,7 @@ def find_near_duplicates(pictures: Pictures, sides: np.ndarray, *, progress: Pro
         return np.empty((0, 4))
     spectra = _Spectra(pictures, count)
     queue = _most_similar(_similar_in_detail(spectra, _candidates(spectra, progress)), count)
+    queue = replace(queue, aligned=queue.boxes)
     shared = _SharedContent(pictures, spectra.low)
     del spectra
     pairs: list[tuple[int, int, float, int]] = []
