@@ -188,3 +188,19 @@ def test_the_strength_does_not_rest_on_few_validation_images(count: int, by_cros
     assert best.l2 == (chosen if by_cross_validation else L2_VALUES[0])
     assert chosen < L2_VALUES[0]
     assert all(head.val is not None and head.val.count == count for head in path)
+
+
+def test_heads_of_probabilities_are_compared_at_their_best_temperature() -> None:
+    """Targets that are only less sharp than the labels lead to the same strength, give or take a step."""
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(400) % 4
+    features = torch.randn(400, 60, generator=generator) + 0.8 * torch.nn.functional.one_hot(labels, 60)
+    val = torch.randn(200, 60, generator=generator) + 0.8 * torch.nn.functional.one_hot(labels[:200], 60)
+    blurred = 0.4 * torch.nn.functional.one_hot(labels, 4).float() + 0.15
+    sharp, _ = fit_head(features[None].clone(), labels, _objective(4), val=(val, labels[:200]))
+    soft, path = fit_head(features[None].clone(), blurred, _objective(4), val=(val, labels[:200]))
+    by_loss = best_by_validation(path)
+    assert by_loss.l2 < soft.l2  # the plain loss would only make the head more confident
+    assert soft.val is not None
+    assert sharp.val is not None
+    assert soft.val.accuracy > sharp.val.accuracy - 0.03

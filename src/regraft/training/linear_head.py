@@ -219,10 +219,11 @@ def fit_head(
     Features are rows, or float32 (K, N, F), the plain view first, and are overwritten; labels and `weights` are as in
     `HeadLoss`. A given `l2`, one of `L2_VALUES`, is the strength; else, where `val` is None or small, cross-validation
     inside the training images chooses it. It is chosen on a part of more than `MAX_SEARCH_IMAGES` images, with the same
-    shares of the classes. `on_fit` is called with each head, the number of heads fitted so far, and an upper bound of
-    their number.
+    shares of the classes. Heads that are fitted to probabilities are compared by their losses at the best temperature:
+    their own says how sharp the probabilities were. `on_fit` is called with each head, the number of heads fitted so
+    far, and an upper bound of their number.
     """
-    every = as_rows(features)
+    every, calibrated = as_rows(features), labels.is_floating_point()
     rows, searched, search_weights = every.plain(), labels, weights
     is_part = len(labels) > MAX_SEARCH_IMAGES
     if is_part:
@@ -243,10 +244,10 @@ def fit_head(
     ):
         path.append(head)
         on_fit(head, len(path), len(l2_values))
-        if by_validation and past_minimum([fitted.val.loss for fitted in path if fitted.val]):
+        if by_validation and past_minimum([val_loss(fitted, calibrated) for fitted in path]):
             break
     # Without validation the path ends at the strength that cross-validation chose.
-    best = best_by_validation(path) if by_validation else path[-1]
+    best = best_by_validation(path, calibrated) if by_validation else path[-1]
     if every.views == 1 and not is_part:
         return best, path
     # More rows need at most as strong a penalty.
@@ -255,9 +256,10 @@ def fit_head(
     for head in fit_path(every, labels, objective, weights=weights, val=val, l2_values=weaker, start=best):
         on_all.append(head)
         on_fit(head, len(l2_values), len(l2_values))
-        if len(on_all) > 1 and best_by_validation(on_all[-2:]) is not head:
+        if len(on_all) > 1 and best_by_validation(on_all[-2:], calibrated) is not head:
             break
-    return (best_by_validation([best, *on_all]) if by_validation else on_all[-1]), [*path, *on_all]
+    best_on_all = best_by_validation([best, *on_all], calibrated) if by_validation else on_all[-1]
+    return best_on_all, [*path, *on_all]
 
 
 def stratified_part(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
@@ -319,6 +321,13 @@ def past_minimum(losses: Sequence[float]) -> bool:
     return len(losses) - 1 - int(np.argmin(losses)) > 1
 
 
-def best_by_validation(heads: Sequence[LinearHead]) -> LinearHead:
+def val_loss(head: LinearHead, calibrated: bool) -> float:
+    """Loss on the validation images, at the best temperature if `calibrated`; without any, on the training images."""
+    if head.val is None:
+        return head.train_loss
+    return float(np.mean(head.val.calibrated_losses)) if calibrated else head.val.loss
+
+
+def best_by_validation(heads: Sequence[LinearHead], calibrated: bool = False) -> LinearHead:
     """The head with the lowest validation loss, which is smooth where accuracy is coarse."""
-    return min(heads, key=lambda head: head.train_loss if head.val is None else head.val.loss)
+    return min(heads, key=lambda head: val_loss(head, calibrated))
