@@ -95,6 +95,10 @@ def test_several_are_combined_only_where_that_lowers_the_loss(
     assert search is not None
     assert config.model.backbone == search.candidates[0].name
     assert len(search.combinations) == 1
+    settings = {"run.max_backbones": 2, "model.head": "mlp"}  # which several backbones cannot have
+    config, search = choose_backbone(squares_split, _auto(**settings), NullReporter())
+    assert search is not None
+    assert not search.combinations
 
 
 def test_halving_doubles_the_images_for_half_of_the_candidates(squares_split: Split) -> None:

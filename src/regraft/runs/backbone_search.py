@@ -209,6 +209,8 @@ class _Search:
 
     def run(self) -> BackboneSearch:
         started, most = time.monotonic(), self.config.run.max_backbones
+        if self.config.model.head != "linear":  # only a linear head can have its parts averaged
+            most = 1
         self.order = stratified_order(self.split.train.labels, seed=self.config.training.seed)
         # Those with little computation come first, so that a short budget tries most; unknown ones come last.
         alive = sorted(self.found, key=lambda name: (self.found[name][0].gmac or math.inf, name))
