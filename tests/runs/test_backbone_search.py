@@ -214,11 +214,13 @@ def test_best_combines_fine_tunes_and_says_so_before(
 def test_best_fine_tunes_only_what_validation_can_judge(squares_split: Split) -> None:
     reporter, best = Messages(), load_config(overrides={"run.preset": "best"})
     config = with_preset_plan(best, squares_split, reporter)
-    assert config.training.finetune_epochs == 0
-    assert config.training.budget == default_budget("best", len(squares_split.train), usable_cpus())
+    assert (config.training.finetune_epochs, config.training.budget) == (0, 0)  # the head alone needs no limit
     assert "12 validation images cannot judge fine-tuning" in reporter.said[0]
     given = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 3, "training.budget": 7.0})
     assert with_preset_plan(given, squares_split, reporter).training == given.training
     assert "At most 7 s" in reporter.said[1]
+    asked = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 3})
+    wanted = default_budget("best", len(squares_split.train), usable_cpus())
+    assert with_preset_plan(asked, squares_split, Messages()).training.budget == wanted
     assert with_preset_plan(Config(), squares_split, reporter) == Config()
     assert len(reporter.said) == 2

@@ -114,26 +114,29 @@ def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -
     if not seconds:
         return config
     training, most = config.training, config.run.max_backbones
-    training = replace(training, budget=training.budget or seconds)
     # With so few validation images it gains nothing that could be seen (docs/decisions/backbone-auto.md).
     is_asked = training.finetune_epochs != preset_settings(config.run.preset)["training.finetune_epochs"]
     is_unjudged = len(split.val) < SMALL_VALIDATION and not is_asked
     if is_unjudged:
         training = replace(training, finetune_epochs=0)
+    finetunes = training.finetune_epochs > 0 and training.finetune_from != "none"
+    # A head alone takes seconds, and a limit could only end it with an error.
+    training = replace(training, budget=training.budget or (seconds if finetunes else 0.0))
     several, steps = config.model.backbone == AUTO and most > 1, []
     if config.model.backbone == AUTO:
         chosen = f"up to {most}" if several else "one"
         steps.append(f"cross-validation chooses {chosen} of the backbones that are here")
-    if training.finetune_epochs and training.finetune_from != "none":
+    if finetunes:
         steps.append("each is fine-tuned" if several else "it is fine-tuned")
     steps.append("a head is fitted over all of them" if several else "a head is fitted")
     if config.data.unlabelled:
         steps.append("images without labels help where cross-validation says so")
+    limit = ""
+    if training.budget:
+        machine = f"{pluralize(images, 'training image')} on {pluralize(cpus, 'core')}"
+        limit = f" At most {training.budget:.0f} s for {machine} (--budget)."
     unjudged = f" {pluralize(len(split.val), 'validation image')} cannot judge fine-tuning: there is none (--epochs)."
-    reporter.on_message(
-        f"Preset {config.run.preset}: {', '.join(steps)}. At most {training.budget:.0f} s for "
-        f"{pluralize(images, 'training image')} on {pluralize(cpus, 'core')} (--budget).{unjudged * is_unjudged}"
-    )
+    reporter.on_message(f"Preset {config.run.preset}: {', '.join(steps)}.{limit}{unjudged * is_unjudged}")
     return config.model_copy(update={"training": training})
 
 
