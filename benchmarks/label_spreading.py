@@ -63,7 +63,9 @@ def measure(method: str, rows: int) -> dict[str, float]:
 
         before, started = _peak(), time.perf_counter()
         graph = nearest_neighbors(torch.from_numpy(features), NEIGHBORS)
-        found = propagate(graph, classes[:labeled], CLASSES, alpha=ALPHA).argmax(axis=1)
+        start_rows = np.zeros((rows, CLASSES))
+        start_rows[np.arange(labeled), classes[:labeled]] = 1
+        found = propagate(graph, start_rows, labeled, alpha=ALPHA).argmax(axis=1)
     else:
         from sklearn.semi_supervised import LabelSpreading
 
