@@ -47,8 +47,9 @@ def _auto(**overrides: Any) -> Config:
 
 @pytest.mark.usefixtures("two_here")
 def test_the_lowest_log_loss_is_chosen_by_training_images_alone(
-    squares_split: Split, monkeypatch: pytest.MonkeyPatch
+    squares_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path))  # in which nothing is read yet
     read: set[str] = set()
     decode = StreamedPixels._decode
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from regraft.config import load_config
-from regraft.errors import UsageError
+from regraft.config import Config, load_config
+from regraft.errors import BudgetError, UsageError
 from regraft.models.classifier import Classifier
+from regraft.runs.budget import fit_into_budget
 from regraft.runs.members import MEMBERS
 from regraft.runs.report import write_report
 from regraft.runs.resume import resume
@@ -135,6 +136,33 @@ def test_a_budget_is_divided(squares_folder: Path, settings: dict[str, Any], tmp
     shares = [load_config(run.path / MEMBERS / name / "config.toml").training.budget for name in run.metrics["members"]]
     assert 0 < shares[0] <= 150
     assert shares[0] < shares[1] < 300  # what the first left
+
+
+def test_a_backbone_without_time_gets_a_head_alone(
+    squares_folder: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(one: Classifier, split: Any, config: Config, *arguments: Any) -> Any:
+        assert config.training.budget > 0
+        if one.spec.name == "mobilenetv2":
+            raise BudgetError("too short")
+        return fit_into_budget(one, split, config, *arguments)
+
+    monkeypatch.setattr("regraft.runs.members.fit_into_budget", fit)
+    reporter = Messages()
+    config = load_config(overrides={**settings, "training.budget": 300.0, "training.finetune_epochs": 1})
+    run = train_from(squares_folder, config, tmp_path / "run", reporter=reporter)
+    assert any("no time is left to fine-tune it" in text for text in reporter.texts)
+    assert run.metrics["members"]["efficientnet_lite0"]["model"]["finetuned_from"]
+    assert run.metrics["members"]["mobilenetv2"]["model"]["trained"] == "head"
+
+
+def test_a_budget_without_time_for_the_head_is_refused(
+    squares_folder: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regraft.runs.members.seconds_of_head", lambda *_: 400.0)
+    config = load_config(overrides={**settings, "training.budget": 300.0, "training.finetune_epochs": 1})
+    with pytest.raises(BudgetError, match="the head over 2 backbones alone takes about 400 s"):
+        train_from(squares_folder, config, tmp_path / "run")
 
 
 def test_the_head_alone(squares_folder: Path, settings: dict[str, Any], tmp_path: Path) -> None:

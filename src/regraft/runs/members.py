@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from regraft import distributed
 from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
-from regraft.errors import TrainingError
+from regraft.errors import BudgetError, TrainingError
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier
 from regraft.runs.budget import fit_into_budget, seconds_of_head
@@ -93,14 +93,22 @@ def train_members(
     """Fine-tune each backbone in the run's folder `path`, and leave its best weights in the model.
 
     The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left,
-    after that of the head over all. Raises `KeyboardInterrupt` and `TrainingError` where a training was ended early.
+    after that of the head over all; one that has too little gets a head alone. Raises `BudgetError` if there is no time
+    for the head over all, and `KeyboardInterrupt` and `TrainingError` where a training was ended early.
     """
     count = len(model.members)
     reporter.on_message(
         f"Each of {pluralize(count, 'backbone')} is fine-tuned alone, in {path / MEMBERS}; then the head over all is "
         "fitted."
     )
-    reserved = 0.0 if deadline is None else seconds_of_head(model, split, config)
+    reserved = 0.0
+    if deadline is not None:
+        reserved = seconds_of_head(model, split, config)
+        if distributed.on_rank_0(lambda: deadline - time.monotonic() < reserved):
+            raise BudgetError(
+                f"The rest of the budget is too short: the head over {pluralize(count, 'backbone')} alone takes about "
+                f"{reserved:.0f} s here. Give more time, a smaller --image-size or fewer backbones."
+            )
     trained = []
     for index, network in enumerate(model.members):
         name = network.spec.name
@@ -134,8 +142,12 @@ def _train(
         own = load_run_config(folder / CONFIG)  # as far as it was planned
     else:
         distributed.on_rank_0(lambda: shutil.rmtree(folder, ignore_errors=True))
-        own = _config_of(config, one, seconds or 0.0)
-        one, own, deadline, planned = fit_into_budget(one, split, own, time.monotonic(), reporter)
+        own = _config_of(config, one, seconds)
+        try:
+            one, own, deadline, planned = fit_into_budget(one, split, own, time.monotonic(), reporter)
+        except BudgetError:  # the same in all processes, which plan together
+            reporter.on_message("no time is left to fine-tune it, so only its head is fitted.")
+            own = _config_of(config, one, None, finetune_epochs=0)
     run = train_one(
         one, split, folder, own, reporter, deadline, planned, callbacks=callbacks, loss=loss, with_report=False
     )  # fmt: skip
@@ -146,15 +158,17 @@ def _train(
         raise TrainingError(f"{one.spec.name}: {stopped}")
 
 
-def _config_of(config: Config, one: Classifier, seconds: float) -> Config:
+def _config_of(config: Config, one: Classifier, seconds: float | None, **training: Any) -> Config:
     """The configuration of one backbone's run: trackers and reports are those of the whole run."""
+    # A budget of 0 would be none.
+    training |= {"budget": 0.0 if seconds is None else max(seconds, 1e-3)}
     image = one.preprocessing
     model = replace(config.model, backbone=one.spec.name, image_size=image.size)
     return config.model_copy(
         update={
             "run": replace(config.run, out="", from_run=""),
             "model": model,
-            "training": replace(config.training, budget=seconds),
+            "training": replace(config.training, **training),
             "tracking": replace(config.tracking, to=()),
         }
     )
