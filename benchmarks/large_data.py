@@ -152,7 +152,8 @@ def main() -> None:
         data = make(arguments.folder, images)
         results[images] = result = train(data, arguments.folder, settings)
         size = images * result["features"] * result["value_bytes"]
-        result["disk_share"] = result["disk"] / size if size else float("nan")
+        result["peak_gb"], result["disk_gb"] = round(result["memory"] / 1e9, 2), round(result["disk"] / 1e9, 3)
+        result["disk_share"] = round(result["disk"] / size, 2) if size else float("nan")
         print(
             f"{images} images: {result['seconds']:.0f} s, peak memory {result['memory'] / 1e9:.2f} GB (PSS of all "
             f"processes), disk {result['disk'] / 1e6:.0f} MB (at most {result['peak_disk'] / 1e6:.0f}), "

@@ -252,29 +252,32 @@ def _best_of_each(candidates: _Candidates, limit: int) -> _Candidates:
 
 def _similar_in_detail(spectra: _Spectra, candidates: _Candidates) -> _Candidates:
     kept = []
+    by_whole = np.argsort(candidates.whole, kind="stable")  # so that crops of an image are computed once
     for start in range(0, len(candidates), 8192):
-        chunk = candidates[start : start + 8192]
+        chosen = by_whole[start : start + 8192]
+        chunk = candidates[chosen]
         first, second = spectra.of(chunk.crop, chunk.whole), spectra.of(np.zeros_like(chunk.crop), chunk.part)
         second[chunk.mirrored] = _mirror(second[chunk.mirrored])
         for frequencies in (first, second):
             frequencies[:, :_COARSE, :_COARSE] = 0
         similarity = np.einsum("nf,nf->n", _normalize(first), _normalize(second))
-        kept.append(start + np.flatnonzero(similarity >= _MIN_FINE_SIMILARITY))
-    return candidates[np.concatenate([[], *kept]).astype(int)]
+        kept.append(chosen[similarity >= _MIN_FINE_SIMILARITY])
+    return candidates[np.sort(np.concatenate([[], *kept]).astype(int))]
 
 
 class _Spectra:
-    """DCT low frequencies of each crop of each image, norm 1, mean 0 (flat: 0), float16; `low` are the lowest ones.
+    """DCT low frequencies of each crop of each image, norm 1, mean 0 (flat: 0), float16.
 
-    `low` has those of whole images, float16 (N, _LOW, _LOW).
+    `low` has the lowest ones of whole images, float16 (N, _LOW, _LOW).
     """
 
     def __init__(self, pictures: Pictures, count: int) -> None:
         self._pictures, self._count = pictures, count
         self._all = self._compute(np.arange(count)) if count <= _IN_MEMORY else None
-        self.low = np.empty((count, _LOW, _LOW), np.float16)
+        self._whole = np.empty((count, _COMPUTED, _COMPUTED), np.float16)
         for start, block in self.blocks():
-            self.low[start : start + _IN_MEMORY] = _low(block[0])
+            self._whole[start : start + _IN_MEMORY] = block[0]
+        self.low = np.ascontiguousarray(_low(self._whole))
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """The first image of each block, and the spectra, (crops, n, rows, columns)."""
@@ -288,6 +291,8 @@ class _Spectra:
         """A copy of the spectra of crops of images, (n, rows, columns)."""
         if self._all is not None:
             return np.asarray(self._all[crops, numbers])
+        if not crops.any():
+            return self._whole[numbers]
         unique, places = np.unique(numbers, return_inverse=True)
         return np.asarray(self._compute(unique)[crops, places])
 
