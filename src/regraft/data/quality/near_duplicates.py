@@ -292,7 +292,7 @@ class _Spectra:
         if self._all is not None:
             return np.asarray(self._all[crops, numbers])
         if not crops.any():
-            return self._whole[numbers]
+            return np.asarray(self._whole[numbers])
         unique, places = np.unique(numbers, return_inverse=True)
         return np.asarray(self._compute(unique)[crops, places])
 
