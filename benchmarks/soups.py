@@ -25,9 +25,10 @@ from regraft.data.dataset import Split
 from regraft.data.pixel_cache import StreamedPixels
 from regraft.data.samples import Part
 from regraft.models.classifier import Classifier
-from regraft.runs.train import build_for, scan_and_split
+from regraft.runs.prepare import build_for, scan_and_split
+from regraft.training.activations import Activations
 from regraft.training.callbacks import NullReporter
-from regraft.training.feature_cache import Activations, predict_logits, run_prefix
+from regraft.training.feature_cache import predict_logits, run_prefix
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
 from regraft.training.model_selection import BestModel
 from regraft.training.prefix_backend import make_backend

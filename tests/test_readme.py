@@ -16,7 +16,7 @@ from regraft.config import load_config
 from regraft.runs import subprocess_train
 from regraft.runs.subprocess_train import Timing, measure_timing
 from regraft.runs.train import train_from
-from regraft.studies.compare import compare
+from regraft.studies.compare import trainer
 from regraft.training.callbacks import ProgressReporter
 
 ROOT = Path(__file__).parent.parent
@@ -65,7 +65,7 @@ def test_commands_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Train in this process; tests/studies/compare starts one for each model."""
         return measure_timing(train_from(data, load_config(config), out, reporter=reporter))
 
-    monkeypatch.setattr(compare, "train_in_subprocess", train)
+    monkeypatch.setattr(trainer, "train_in_subprocess", train)
     monkeypatch.setattr(subprocess_train, "_MIN_SECONDS", 0.1)
     lines = [
         line.partition("#")[0].strip()

@@ -13,7 +13,7 @@ from regraft.errors import Interrupted
 from regraft.runs.prediction_parts import parts
 from regraft.runs.run import load
 from regraft.studies import cross_validation
-from regraft.studies.compare import compare
+from regraft.studies.compare import trainer as compare_trainer
 from regraft.studies.tune import search
 from regraft.training import trainer
 
@@ -61,7 +61,7 @@ def test_studies_and_predictions_name_the_command_that_continues_them(
         assert done.returncode == 130, done.stderr
         return done.stderr.rpartition("Interrupted.")[2].strip()
 
-    monkeypatch.setattr(compare, "train_in_subprocess", ctrl_c)
+    monkeypatch.setattr(compare_trainer, "train_in_subprocess", ctrl_c)
     words = ("compare", squares_folder, "--backbones", "efficientnet_lite0", "--with", "ann")
     text = " ".join(map(str, words))
     folder = Path("runs") / f"{squares_folder.name}-compare"

@@ -30,7 +30,7 @@ from regraft.models.weights import WeightsRecord
 from regraft.report.plots import style
 from regraft.runs import train
 from regraft.runs.subprocess_train import Timing
-from regraft.studies.compare import compare
+from regraft.studies.compare import compare, trainer
 from regraft.training.callbacks import ProgressReporter
 
 PAGE = DOCS / "coming-from" / "projects.md"
@@ -208,8 +208,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         patch.setattr(weights, "_from_hub", from_hub)  # the hub's weights are random numbers here
         # Comparisons train here, untimed, and the plain networks for one epoch; tests/studies/compare has it all.
         patch.setattr(compare, "time_in_subprocess", lambda *_: Timing(1.0, 1.0))
-        patch.setattr(compare, "train_in_subprocess", train_here)
-        patch.setattr(compare, "_BASELINE_EPOCHS", 1)
+        patch.setattr(trainer, "train_in_subprocess", train_here)
+        patch.setattr(trainer, "BASELINE_EPOCHS", 1)
         patch.setattr(style, "DPI", 20)
         assert regraft("demo", "--only-images", "36", "--out", path).returncode == 0
         patch.chdir(path)

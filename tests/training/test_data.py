@@ -11,8 +11,8 @@ from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Split
 from regraft.data.pixel_cache import load_pixels
 from regraft.data.preprocessing import Preprocessing
+from regraft.training.activations import Activations, CachedTensor
 from regraft.training.data import FlippedMaps, OnlineAugmentation
-from regraft.training.feature_cache import Activations, CachedTensor
 
 
 def _activations(views: int = 1) -> Activations:

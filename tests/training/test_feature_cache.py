@@ -16,16 +16,9 @@ from regraft.data.dataset import Dataset
 from regraft.data.pixel_cache import load_pixels
 from regraft.models.classifier import Classifier, build
 from regraft.training import feature_cache, row_sums
+from regraft.training.activations import Activations, CachedTensor
 from regraft.training.callbacks import NullReporter
-from regraft.training.feature_cache import (
-    Activations,
-    CachedTensor,
-    as_batch,
-    extract_features,
-    predict_logits,
-    row_bytes,
-    run_prefix,
-)
+from regraft.training.feature_cache import as_batch, extract_features, predict_logits, row_bytes, run_prefix
 from regraft.training.prefix_backend import OpenVinoBackend, PrefixBackend, TorchBackend
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)

@@ -18,8 +18,8 @@ from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
 from regraft.training import data as training_data
 from regraft.training import trainer
+from regraft.training.activations import Activations, CachedTensor
 from regraft.training.device import choose_precision
-from regraft.training.feature_cache import Activations, CachedTensor
 from regraft.training.feature_rows import StoredRows, TensorRows
 from regraft.training.options import TrainingOptions
 from regraft.training.setup import plan_phases

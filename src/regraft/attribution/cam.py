@@ -34,7 +34,7 @@ def explain_pixels(
     [0, 1]: the largest value of each map is 1, or all are 0 if nothing supports the class. `stage` is the index of the
     stage whose output is explained, `default_stage` if None. Raises UsageError if that output has no spatial axes.
 
-    Of several backbones the map is the sum of those of each (`regraft.attribution.members`), at stages of their own.
+    For several backbones the map is the sum of their maps (`regraft.attribution.members`), each at its own stage.
     """
     if method not in METHODS:
         raise UnknownNameError("method", method, list(METHODS))

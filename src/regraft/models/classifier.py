@@ -149,7 +149,7 @@ class Classifier(StagedNetwork):
     def resolve(self, finetune_from: str | int) -> int:
         """Find the freeze boundary for a name or number, as `regraft.models.stages.resolve_boundary` does.
 
-        Of several backbones nothing trains together: the boundary is the head.
+        For several backbones it is the head, because they are never fine-tuned jointly.
         """
         if self.members:
             return len(self.stages)

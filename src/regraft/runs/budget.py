@@ -23,6 +23,7 @@ from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.losses import SMALL_VALIDATION
+from regraft.training.setup import finetunes_members
 from regraft.training.soft_labels import MAX_IMAGES
 from regraft.training.storage import free_disk, memory_limit
 from regraft.training.throughput import Throughput, measure_throughput
@@ -45,9 +46,9 @@ def fit_into_budget(
 ) -> tuple[Classifier, Config, float | None, Mapping[str, float]]:
     """Choose views, epochs and image size so that the training fits `training.budget` (0: no limit), and report it.
 
-    Returns model, configuration, deadline and planned seconds by step. `started` and the deadline are values of
-    `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen; `unlabelled` images
-    train beside the labelled ones.
+    Returns model, configuration, deadline and planned seconds by step; where several backbones are fine-tuned, each
+    is planned when its training begins. `started` and the deadline are values of `time.monotonic()`; `at_size` builds
+    the model for another size, where the size may be chosen; `unlabelled` images train beside the labelled ones.
     Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time,
     torch.compile is wanted, too, or what is to be kept has no room.
     """
@@ -60,6 +61,8 @@ def fit_into_budget(
             "is not known beforehand. Remove one of them."
         )
 
+    if finetunes_members(model, config.training):
+        return model, config, started + budget if budget else None, {}
     room = _room(config)
     # Where no teacher says what they show, images without labels pass once through the network, for the head alone.
     passes = 0 if split.unlabelled is None or unlabelled else min(len(split.unlabelled), MAX_IMAGES)

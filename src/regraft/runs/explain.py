@@ -43,7 +43,8 @@ class Explanation(NotebookRepr):
         stage: Name of the explained stage; "" for integrated gradients, which explain the pixels.
         grid: Rows and columns of the stage's output, which are the cells of the map; None without a stage.
         error: Reason why the image could not be read, or None.
-        members: Of several backbones, the maps of each by its name, as `heat` and on one scale; `heat` is their sum.
+        members: For several backbones, the map of each by name, of the shape of `heat` and on a common scale. `heat`
+            is their sum.
     """
 
     source: str

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from regraft import distributed
 from regraft.config import Config, load_run_config
@@ -32,24 +32,8 @@ MEMBERS = "members"
 _KEPT = (CONFIG, METRICS, HISTORY, HEAD_PATH)
 
 
-class TrainOne(Protocol):
-    """Trains a classifier into a folder, as `runs.train.train_into` does."""
-
-    def __call__(
-        self,
-        model: Classifier,
-        split: Split,
-        path: Path,
-        config: Config,
-        reporter: ProgressReporter,
-        deadline: float | None = None,
-        planned: Any = None,
-        *,
-        callbacks: Sequence[Callback] = (),
-        loss: LossFunction | None = None,
-        with_report: bool = True,
-    ) -> Run:
-        """Train; a folder with a checkpoint continues from it."""
+#: Trains a classifier into a folder, or continues from the checkpoint in it, as `runs.train.train_into` does.
+TrainOne = Callable[..., Run]
 
 
 @dataclass(frozen=True)

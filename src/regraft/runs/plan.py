@@ -14,8 +14,8 @@ from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.resources import usable_cpus, usable_memory
 from regraft.runs.budget import disk_for, measure
+from regraft.runs.prepare import prepare
 from regraft.runs.teacher import refuse_teacher
-from regraft.runs.train import prepare
 from regraft.runs.unlabelled import refuse_unlabelled
 from regraft.timing import time_passes
 from regraft.training.budget import Room

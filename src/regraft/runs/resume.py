@@ -15,12 +15,13 @@ from regraft.data.split_file import split_sha256
 from regraft.data.unlabelled import unlabelled_sha256
 from regraft.errors import RunError, UsageError, as_path, continued_in
 from regraft.runs.earlier_run import training_of
+from regraft.runs.prepare import prepare, scan_and_split
 from regraft.runs.processes import jointly, tell_run
 from regraft.runs.progress import with_progress
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELLED, Run
 from regraft.runs.run_folder import lock_run
 from regraft.runs.teacher import ask_teacher
-from regraft.runs.train import prepare, scan_and_split, tracking_options, train_into
+from regraft.runs.train import tracking_options, train_into
 from regraft.runs.unlabelled import with_unlabelled
 from regraft.text import pluralize
 from regraft.training.callbacks import Callback, NullReporter, ProgressReporter

@@ -11,8 +11,8 @@ from regraft.errors import suggest_names
 from regraft.models.classifier import Classifier
 from regraft.models.summary import Summary, summary_of
 from regraft.models.weights import WeightsRecord
+from regraft.runs.prepare import build_for, scan_with
 from regraft.runs.run import Run, classifier_of
-from regraft.runs.train import build_for, scan_with
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.setup import finetunes_members, plan_phases
 

@@ -1,6 +1,6 @@
 """Train a model on labeled images, and write everything about it into a run's folder.
 
-It can predict once the head is trained. Read the file from top to bottom: `train_from`, `prepare`, `train_into`.
+It can predict once the head is trained. Read the file from top to bottom: `train_from`, `train_into`, `train`.
 """
 
 from __future__ import annotations
@@ -8,43 +8,38 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from regraft import distributed
 from regraft.atomic_io import write_json, write_text
-from regraft.cache import Cache
-from regraft.config import Config, DataOptions, load_config, load_run_config
+from regraft.config import Config, load_config
 from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
-from regraft.data.scan import scan
 from regraft.data.sources.urls import absolute
-from regraft.data.split import split as split_dataset
-from regraft.data.split_file import split_sha256, write_split
+from regraft.data.split_file import write_split
 from regraft.data.unlabelled import write_unlabelled
 from regraft.errors import RegraftError, UsageError, continued_in, refuse_old_names
-from regraft.models.classifier import Classifier, build
+from regraft.models.classifier import Classifier
 from regraft.models.options import ModelOptions
 from regraft.models.registry import AUTO, find_backbone
 from regraft.models.serialization import save_classifier
-from regraft.resources import alone_on_machine
 from regraft.runs.backbone_search import choose_backbone, write_search
 from regraft.runs.budget import fit_into_budget, with_preset_plan
-from regraft.runs.earlier_run import notes_on_earlier_run, take_head
+from regraft.runs.earlier_run import notes_on_earlier_run
 from regraft.runs.finalize import HeldOut, calibrate, write_results
 from regraft.runs.ineffective import describe_ineffective
 from regraft.runs.members import TrainedMember, remove_weights, train_members
+from regraft.runs.prepare import build_described, build_for, scan_and_split, split_with
 from regraft.runs.processes import describe as describe_processes
 from regraft.runs.processes import jointly, logged, tell_run
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
-from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELLED, Run, open_model
+from regraft.runs.run import CHECKPOINT, CONFIG, SOURCE, SPLIT, UNLABELLED, Run, open_model
 from regraft.runs.run_folder import SCRATCH, lock_run, new_folder, refuse_existing_run
 from regraft.runs.teacher import Lesson, ask_teacher
 from regraft.runs.unlabelled import with_unlabelled
@@ -52,9 +47,8 @@ from regraft.tracking.callback import TrackingReporter, tracking
 from regraft.tracking.options import TrackingOptions
 from regraft.tracking.tracker import Status, check_trackers
 from regraft.training.callbacks import Callback, NullReporter, ProgressReporter, Training
-from regraft.training.device import choose_device, choose_precision
-from regraft.training.losses import LossFunction, weights_of_classes
-from regraft.training.setup import finetunes_members, output_activation
+from regraft.training.losses import LossFunction
+from regraft.training.setup import finetunes_members
 from regraft.training.trainer import train as train_classifier
 
 
@@ -87,7 +81,9 @@ def train_from(
     at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
     lesson = ask_teacher(model, config, split, reporter)
     taught = 0 if lesson is None else lesson.unlabelled
-    model, config, deadline, planned = _plan(model, split, config, started, reporter, at_size, unlabelled=taught)
+    model, config, deadline, planned = fit_into_budget(
+        model, split, config, started, reporter, at_size=at_size, unlabelled=taught
+    )
     source = absolute(data)
     # The folder is created after the scan, which must not take it for a class if it is inside the data.
     with lock_run(new_folder(out, Path(source).stem, config.model.backbone)) as path, continued_in(path):
@@ -101,108 +97,6 @@ def train_from(
         return train_into(
             model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss, lesson=lesson
         )
-
-
-def _plan(
-    model: Classifier,
-    split: Split,
-    config: Config,
-    started: float,
-    reporter: ProgressReporter,
-    at_size: Callable[[int], Classifier] | None = None,
-    unlabelled: int = 0,
-) -> tuple[Classifier, Config, float | None, Mapping[str, float]]:
-    """Fit a training into the budget, as `fit_into_budget` does; of several backbones, each has a plan of its own."""
-    if not finetunes_members(model, config.training):
-        return fit_into_budget(model, split, config, started, reporter, at_size=at_size, unlabelled=unlabelled)
-    return model, config, started + config.training.budget if config.training.budget else None, {}
-
-
-def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tuple[Classifier, Split]:
-    """Scan and split the data and build the model; settings that cannot work are refused before the scan."""
-    find_backbone(config.model.backbone)
-    split = scan_and_split(data, config, reporter)
-    return build_described(split, config, reporter), split
-
-
-def build_described(split: Split, config: Config, reporter: ProgressReporter) -> Classifier:
-    """Build the configured model for the classes of the data, and report what is to be known about it."""
-    model = distributed.first_on_rank_0(lambda: build_for(config, split.dataset))
-    if model.weights.note:
-        reporter.on_message(model.weights.note)
-    for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
-        reporter.on_message(note)
-    is_given = config.model.image_size or any(member.size for member in model.spec.members)
-    if (size := model.preprocessing.size) < model.spec.image_size and not is_given:
-        reporter.on_message(
-            f"The images have {split.dataset.shorter_side} pixels, so the input size is {size} (model.image_size)."
-        )
-    return model
-
-
-def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter) -> Split:
-    """Scan and split the data; settings of a training that cannot work are refused before."""
-    check_trackers(config.tracking.to)
-    choose_precision(config.training.precision, choose_device(config.training.device))
-    output_activation(config.training)
-    if config.data.val + config.data.test >= 1:
-        raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
-
-    def scanned() -> Dataset:
-        with alone_on_machine():  # the other processes wait for the first, and find in the cache what it has read
-            return scan_with(config, data, Cache() if config.training.cache_gb else None, reporter)
-
-    split = split_with(distributed.first_on_rank_0(scanned), config)
-    distributed.check_equal("images or labels", split_sha256(split))
-    weights_of_classes(config.training.class_weights, split.train.labels, split.classes)
-    for note in (*_missing_parts(split, config), describe(split)):
-        reporter.on_message(note)
-    return split
-
-
-def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: ProgressReporter) -> Dataset:
-    """Scan the data as configured, and report its notes."""
-    dataset = scan(
-        data,
-        on_unreadable=config.data.on_unreadable,
-        group_by=config.data.group_by,
-        remote=config.data.remote,
-        layout=config.data.layout,
-        image_column=config.data.image_column,
-        label_column=config.data.label_column,
-        cache=cache,
-        progress=partial(reporter.on_progress, "scan", detail="images"),
-        compare_progress=partial(reporter.on_progress, "near duplicates"),
-    )
-    for note in dataset.notes:
-        reporter.on_message(note)
-    if len(np.unique(dataset.table.pictures)) < len(dataset):
-        reporter.on_message("`regraft inspect` shows them.")
-    return dataset
-
-
-def split_with(dataset: Dataset, config: Config) -> Split:
-    """Split by the shares and the seed of the configuration.
-
-    Data that is divided already refuses shares, but not those that nobody asked for: defaults, and those of a run that
-    this one starts from or learns from.
-    """
-    data, present = config.data, dataset.table.parts_present()
-    earlier = config.run.from_run or config.distillation.teacher
-    unasked = load_run_config(Path(earlier) / CONFIG).data if earlier else DataOptions()
-    val = None if "val" in present and data.val == unasked.val else data.val
-    test = None if "test" in present and data.test == unasked.test else data.test
-    return split_dataset(dataset, val=val, test=test, seed=config.training.seed, keep=data.keep_split or None)
-
-
-def build_for(config: Config, dataset: Dataset, image_size: int | None = None) -> Classifier:
-    """Build the configured model for the classes of the data; `image_size` in pixels replaces the configured one."""
-    options = asdict(config.model) | ({} if image_size is None else {"image_size": image_size})
-    name, side = options.pop("backbone"), dataset.shorter_side
-    model = build(name, classes=dataset.classes, shorter_side=side, seed=config.training.seed, **options)
-    if config.run.from_run:
-        take_head(model, Path(config.run.from_run))
-    return model
 
 
 def train_into(
@@ -391,7 +285,7 @@ def train(
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
         reporter.on_message(note)
     config, split = with_unlabelled(config, split, model, reporter)
-    model, config, deadline, planned = _plan(model, split, config, started, reporter)
+    model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter)
     with lock_run(new_folder(out, "run", model.spec.name)) as path:
         if split.dataset.scanned and not distributed.rank():
             write_json(path / SOURCE, {"data": split.dataset.scanned, "resumable": False})
@@ -411,24 +305,6 @@ def _with_loss(options: dict[str, Any], loss: str | LossFunction | None) -> tupl
         raise UsageError(f"{' and '.join(without_effect)} would have no effect on a loss function. Leave it out.")
     name = getattr(loss, "__qualname__", type(loss).__qualname__)
     return {**options, "custom_loss": f"{getattr(loss, '__module__', '')}.{name}"}, loss
-
-
-def describe(split: Split) -> str:
-    """Return one line about images, classes, parts and files that were left out."""
-    parts = ", ".join(f"{len(split[part])} {part}" for part in split)
-    text = f"{len(split.dataset)} images in {len(split.classes)} classes: {parts}."
-    if bad := split.dataset.bad:
-        text += f" {len(bad)} cannot be read and {'is' if len(bad) == 1 else 'are'} left out: " + "; ".join(
-            f"{b.path} ({b.reason})" for b in bad[:5]
-        )
-        text += f"; and {len(bad) - 5} more in {METRICS}." if len(bad) > 5 else "."
-    return text
-
-
-def _missing_parts(split: Split, config: Config) -> Iterator[str]:
-    for part, share in (("val", config.data.val), ("test", config.data.test)):
-        if share and part not in set(split):
-            yield f"There are too few images (or groups) for a {part} part of {share:g}."
 
 
 def _resolved_config(model: Classifier, config: Config) -> Config:

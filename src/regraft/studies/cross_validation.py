@@ -22,8 +22,8 @@ from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import write_predictions
 from regraft.report.plots.confusion import plot_confusion
+from regraft.runs.prepare import build_for, scan_with
 from regraft.runs.progress import with_progress
-from regraft.runs.train import build_for, scan_with
 from regraft.runs.unlabelled import find_unlabelled_for
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter

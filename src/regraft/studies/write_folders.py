@@ -21,7 +21,7 @@ from regraft.data.sources.folders import FolderLayout
 from regraft.data.split import split as split_dataset
 from regraft.data.storage import Folder
 from regraft.errors import DataError, UsageError
-from regraft.runs.train import scan_with
+from regraft.runs.prepare import scan_with
 from regraft.studies.inspect.inspect import inspect
 from regraft.training.callbacks import NullReporter, ProgressReporter
 

@@ -1,7 +1,7 @@
 """Score backbones on a part of the training images by cross-validation of the head alone.
 
-Input: a model and images. Output: the inputs of its head, from the same cached activations that a training of this
-model looks for; and of such features the accuracy and the log loss of heads on images that they have not seen.
+Input: a model and images. Output: the inputs of its head, from the cached activations that a training of this model
+looks for; then, for such features, the accuracy and the log loss of heads on held-out images.
 """
 
 from __future__ import annotations

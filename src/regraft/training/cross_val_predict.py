@@ -95,9 +95,9 @@ def cross_val_predict_with_unlabelled(
     groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, int]:
-    """Predict each image as a training would that has images without labels, too: whether they help is decided anew.
+    """Predict each image out of fold, with images without labels where they help.
 
-    Inside each fold the decision rests on the images of the others; a held-out image is in no graph. Inputs: features
+    In each fold the other folds decide whether they help; a held-out image is in no graph. Inputs: features
     (N, F) and (M, F), labels and fold as in `cross_val_predict`, and `plain`, its result, (N, C), which remains where
     the images without labels do not help. Returns probabilities, float64 (N, C), and the number of folds in which they
     do.

@@ -21,16 +21,10 @@ from regraft.data.dataset import Dataset, Part
 from regraft.data.pixel_cache import PixelSource, StreamedPixels, load_pixels
 from regraft.models.classifier import Classifier
 from regraft.models.staged import StageOutput
+from regraft.training.activations import Activations, ActivationSource
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import has_room
-from regraft.training.feature_cache import (
-    Activations,
-    ActivationSource,
-    as_batch,
-    extract_features,
-    run_prefix,
-    stored_dtype,
-)
+from regraft.training.feature_cache import as_batch, extract_features, run_prefix, stored_dtype
 from regraft.training.live_prefix import LiveActivations
 from regraft.training.memory_cache import MemoryCache
 from regraft.training.options import TrainingOptions

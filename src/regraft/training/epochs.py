@@ -11,10 +11,10 @@ from functools import partial
 
 from regraft import distributed
 from regraft.errors import TrainingError
+from regraft.training.activations import ActivationSource
 from regraft.training.callbacks import wants_to_stop
 from regraft.training.checkpoint import TrainingState, save_checkpoint
 from regraft.training.data import Batches
-from regraft.training.feature_cache import ActivationSource
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import OutOfTime, Phase, PhaseTrainer
 from regraft.training.setup import TrainingSetup

@@ -161,7 +161,7 @@ def compute_metrics(
 ) -> EpochMetrics:
     """Compute the metrics of logits (N, C) for class indices (N,), with calibrated losses if `calibrate`.
 
-    Of target probabilities (N, C) the most probable class is the correct one.
+    For target probabilities (N, C) the most probable class counts as the correct one.
     """
     plain = Objective(objective.loss, 0.0, torch.ones_like(objective.class_weights), objective.activation)
     logits, labels = logits.float().cpu(), labels.cpu()

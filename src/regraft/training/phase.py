@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,10 +25,12 @@ from regraft.models.classifier import Classifier
 from regraft.models.cpu.conv_backward import FastGradients
 from regraft.models.cpu.fuse_training import FusedTraining
 from regraft.models.staged import StageOutput
+from regraft.training.activations import Activations, ActivationSource
 from regraft.training.callbacks import Epoch, ProgressReporter
+from regraft.training.compiled_tail import compiled_tail
 from regraft.training.data import Batches
 from regraft.training.device import autocast
-from regraft.training.feature_cache import Activations, ActivationSource, predict_logits
+from regraft.training.feature_cache import predict_logits
 from regraft.training.gradient_sum import GradientSum
 from regraft.training.lora import merged
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
@@ -144,7 +146,7 @@ class PhaseTrainer:
         trained = self.sharded.classifier if self.sharded else model
         self.optimizer = make_optimizer(trained, phase)
         self.fused, self.compiled = fused, compiled
-        self.tail = self.sharded or (_compiled_tail(model) if compiled else model.forward_tail)
+        self.tail = self.sharded or (compiled_tail(model) if compiled else model.forward_tail)
         self.head = trained.head
         self.scaler = torch.amp.GradScaler(model.mean.device.type, enabled=precision == torch.float16)
         self.parameters = list(trained.trained_tensors().values())
@@ -380,27 +382,6 @@ class PhaseTrainer:
         self.scaler.load_state_dict(values["scaler"])
         self.epoch, self.lr_scale = values["epoch"], values["lr_scale"]
         self.best_value, self.num_bad_epochs = values["best_value"], values["num_bad_epochs"]
-
-
-def _compiled_tail(model: Classifier) -> Callable[[StageOutput, int], torch.Tensor]:
-    def failed(error: Exception) -> TrainingError:
-        reason = " ".join(str(error).split("\n")[:2])
-        return TrainingError(
-            f"torch.compile cannot compile the fine-tuned stages ({reason}). Train with training.compile = false."
-        )
-
-    try:
-        tail = torch.compile(model.forward_tail)
-    except RuntimeError as error:  # this Python is newer than the compiler
-        raise failed(error) from error
-
-    def run(hidden: StageOutput, boundary: int) -> torch.Tensor:
-        try:
-            return tail(hidden, boundary)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            raise failed(error) from error
-
-    return run
 
 
 def _diverged(phase: Phase, step: int, steps: int) -> str:

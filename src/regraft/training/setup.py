@@ -61,7 +61,7 @@ class PhasePlan:
 def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: bool = True) -> PhasePlan:
     """Decide the phases and the freeze boundary of a training; `auto` trains all of a network with random weights.
 
-    Of several backbones only the head trains: each is fine-tuned alone, before.
+    For several backbones it plans the head only, because each backbone is fine-tuned separately before.
 
     Without an augmentation that `changes_views`, one view is enough. Raises `UsageError` if `finetune_from` names no
     stage or layer.

@@ -26,18 +26,13 @@ from regraft.models.classifier import Classifier
 from regraft.models.ood import MAX_FIT_IMAGES, fit_ood
 from regraft.models.torch_defaults import torch_defaults
 from regraft.text import pluralize
+from regraft.training.activations import Activations, ActivationSource, CachedTensor
 from regraft.training.callbacks import Callback, HeadFit, NullReporter, ProgressReporter, Training
 from regraft.training.checkpoint import TrainingState, continue_training, save_checkpoint, start_or_resume
 from regraft.training.data import Batches, OnlineAugmentation
 from regraft.training.device import has_room
 from regraft.training.epochs import find_lr, fitting_epochs, train_phase
-from regraft.training.feature_cache import (
-    Activations,
-    ActivationSource,
-    CachedTensor,
-    predict_logits,
-    score_with_features,
-)
+from regraft.training.feature_cache import predict_logits, score_with_features
 from regraft.training.feature_rows import FeatureRows, StoredRows, TensorRows
 from regraft.training.linear_head import L2_VALUES, LinearHead, fit_head
 from regraft.training.lora import merged, merged_finally
@@ -94,8 +89,8 @@ def train(
         earlier: The finished training of the model, which is fine-tuned further, to `finetune_epochs` in all.
         callbacks: Called after each epoch; one that returns True ends the training.
         loss_function: Training loss of logits and targets, both float32 (N, classes), whose name `custom_loss` has.
-        trained_heads: Of several backbones that were fine-tuned alone, the head of each; their average is taken unless
-            a new head on all features is better on validation.
+        trained_heads: The heads of several backbones that were fine-tuned separately. Their average is the head unless
+            a new one on all features is better on validation.
         soft_targets: Probabilities that replace the labels of the training images in the loss, without label
             smoothing, and those of the images without labels. Validation and `train_accuracy` stay those of the labels.
         **options: Fields of `TrainingOptions`.

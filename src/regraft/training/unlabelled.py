@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from regraft.data.split import inseparable_set_ids
+from regraft.training.activations import Activations, CachedTensor
 from regraft.training.checkpoint import TrainingState
-from regraft.training.feature_cache import Activations, CachedTensor
 from regraft.training.label_propagation import nearest_neighbors
 from regraft.training.setup import TrainingSetup
 from regraft.training.soft_labels import Decision, decide, neighbors_needed, part_to_use, soft_labels

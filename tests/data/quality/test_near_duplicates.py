@@ -11,7 +11,7 @@ from PIL import Image
 from regraft.cache import Cache
 from regraft.data.image_stats import measure
 from regraft.data.quality.findings import audit
-from regraft.data.quality.near_duplicates import _best_of_each, _Candidates, _IvfIndex, find_near_duplicates
+from regraft.data.quality.near_duplicates import _best_of_each, _Candidates, find_near_duplicates
 from regraft.data.scan import scan
 from regraft.data.union_find import UnionFind
 from regraft.runs.demo import demo_images
@@ -111,7 +111,7 @@ def test_the_index_finds_what_an_exhaustive_search_finds(monkeypatch: pytest.Mon
     images = cells(200)
     images += [image.resize((200, 200)) for image in images[::5]]
     every = near_duplicates_of(images)
-    monkeypatch.setattr("regraft.data.quality.near_duplicates._EXHAUSTIVE", 50)
+    monkeypatch.setattr("regraft.data.quality.descriptor_index._EXHAUSTIVE", 50)
     few = near_duplicates_of(images)
 
     def sets(pairs: list[tuple[int, int]]) -> list[int]:
@@ -163,27 +163,6 @@ def test_blocks_find_what_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert shown[:3] == [(64, count), (128, count), (count, count)]
     monkeypatch.setattr("regraft.data.quality.near_duplicates._MANY", 10)  # only the most similar ones stay
     np.testing.assert_allclose(find(), at_once, atol=1e-3)
-
-
-def test_a_query_finds_the_most_similar_images_of_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of similar pictures do not become millions of candidates."""
-    monkeypatch.setattr("regraft.data.quality.near_duplicates._EXHAUSTIVE", 4)
-    monkeypatch.setattr("regraft.data.quality.near_duplicates._FOUND", 3)
-    rng = np.random.default_rng(0)
-    center = rng.normal(size=16)
-    descriptors = center + 0.4 * rng.normal(size=(60, 16))
-    descriptors = (descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)).astype(np.float32)
-    index = _IvfIndex(descriptors)
-    similarity = descriptors @ descriptors.T
-    queries, found, _ = index.search(descriptors)
-    assert (similarity >= 0.7).sum(axis=1).max() > 3 * len(index.members)
-    for members in index.members:
-        expected = [
-            {j for j in members if similarity[i, j] >= max(0.7, np.sort(similarity[i, members])[-3:][0])}
-            for i in range(60)
-        ]
-        for i in range(60):
-            assert set(found[(queries == i) & np.isin(found, members)]) == expected[i]
 
 
 def test_the_best_candidates_of_each_image_stay() -> None:

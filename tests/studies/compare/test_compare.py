@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import regraft
-from regraft.cluster.executor import InProcess
 from regraft.config import Config, load_config
 from regraft.errors import BudgetError, RunError, UsageError, WeightsError
 from regraft.runs import subprocess_train
@@ -20,6 +19,7 @@ from regraft.runs.run import Run
 from regraft.runs.subprocess_train import Timing
 from regraft.runs.train import train_from
 from regraft.studies.compare import compare as module
+from regraft.studies.compare import trainer
 from regraft.training.callbacks import NullReporter, ProgressReporter
 
 QUICK = load_config(None, ["model.image_size=32", "training.finetune_epochs=0", "data.val=0.25", "data.test=0.25"])
@@ -38,8 +38,8 @@ def comparison(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     """The default backbone's head, one without its weights, a plain network, and a run that exists."""
     out = tmp_path_factory.mktemp("compare") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_BASELINE_EPOCHS", 2)
-        patch.setattr(module, "train_in_subprocess", train_somewhere)
+        patch.setattr(trainer, "BASELINE_EPOCHS", 2)
+        patch.setattr(trainer, "train_in_subprocess", train_somewhere)
         patch.setattr(subprocess_train, "_MIN_SECONDS", 0.1)
         patch.setenv("HF_HUB_OFFLINE", "1")
         return regraft.compare(
@@ -117,7 +117,7 @@ def test_finished_runs_are_reused_and_existing_runs_are_added(
     def time_here(run: Path, reporter: ProgressReporter) -> Timing:
         return subprocess_train.measure_timing(Run(run))
 
-    monkeypatch.setattr(module, "_BASELINE_EPOCHS", 2)
+    monkeypatch.setattr(trainer, "BASELINE_EPOCHS", 2)
     monkeypatch.setattr(module, "time_in_subprocess", time_here)
     monkeypatch.setattr(subprocess_train, "_MIN_SECONDS", 0.1)
     again = regraft.compare(
@@ -138,78 +138,11 @@ def test_a_run_without_test_images_ends_the_comparison(
         trained.append(config.stem)
         return Timing(1.0, 1.0)
 
-    monkeypatch.setattr(module, "train_in_subprocess", train)
-    monkeypatch.setattr(module, "Run", lambda path: SimpleNamespace(metrics={}, path=path))
+    monkeypatch.setattr(trainer, "train_in_subprocess", train)
+    monkeypatch.setattr(trainer, "Run", lambda path: SimpleNamespace(metrics={}, path=path))
     with pytest.raises(RunError, match="no test images"):
         regraft.compare(squares_folder, ["efficientnet_lite0", "mobilenetv2"], out=tmp_path / "out")
     assert trained == ["efficientnet_lite0"]
-
-
-def test_a_budget_is_used_up_by_the_most_promising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, least = [360.0], {"mobilenetv2": 90.0, "resnet50": 400.0, "cnn": 1.0}
-    calls: list[tuple[str, float, int]] = []
-
-    def train(_: str, settings: Path, out: Path, cache: Path, *, reporter: Any) -> Timing:
-        name, training = settings.stem, load_config(settings).training
-        calls.append((name, training.budget, training.finetune_epochs))
-        if training.budget < least[name]:
-            raise BudgetError("too short")
-        out.mkdir()
-        left[0] -= 100 if name == "mobilenetv2" else 20
-        return Timing(1.0, 1.0)
-
-    monkeypatch.setattr(module, "_OVERHEAD", 0.0)
-    monkeypatch.setattr(module, "Run", lambda path: path)
-    monkeypatch.setattr(module, "train_in_subprocess", train)
-    monkeypatch.setattr(module._Trainer, "_left", lambda _: left[0])
-    names = sorted(["cnn", "resnet50", "mobilenetv2"], key=module._promise)
-    assert names == ["mobilenetv2", "resnet50", "cnn"]
-    trainer = module._Trainer("data", Config(), tmp_path, 360.0, False, NullReporter(), InProcess())
-    least["mobilenetv2"] = 130.0
-    # mobilenetv2 does not fit into a third: its head alone, in all that is left
-    ended = {name: future.exception() for name, future in trainer.train(names)}
-    assert [type(error) for error in ended.values()] == [type(None), BudgetError, type(None)]
-    assert calls == [("mobilenetv2", 120, 10), ("mobilenetv2", 360, 0), ("resnet50", 130, 10), ("resnet50", 260, 0),
-                     ("cnn", 260, 30)]  # fmt: skip
-    models: Any = {"mobilenetv2": SimpleNamespace(finetune_epochs=0, val_accuracy=0.9),
-                   "cnn": SimpleNamespace(finetune_epochs=30, val_accuracy=0.5)}  # fmt: skip
-    assert trainer.choose_again(models) == "mobilenetv2", "it had 120 s for its fine-tuning, and there are 240"
-    trainer.train_again("mobilenetv2")
-    assert calls[-1] == ("mobilenetv2", 240, 10)
-    assert (tmp_path / "mobilenetv2").is_dir()
-    assert trainer.choose_again(models) is None
-
-
-def test_what_the_processes_take_besides_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, budgets = [1000.0], []
-    #: Seconds of the training and of all else; the second training takes 5 s longer than its budget.
-    costs = {"mobilenetv2": (20.0, 4.0), "resnet50": (None, 6.0), "cnn": (1.0, 2.0)}
-
-    def train(_: str, settings: Path, out: Path, cache: Path, *, reporter: Any) -> Timing:
-        budgets.append(budget := load_config(settings).training.budget)
-        seconds, rest = costs[settings.stem]
-        seconds = budget + 5 if seconds is None else seconds
-        now[0] += seconds + rest
-        return Timing(1.0, 1.0, seconds)
-
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module, "Run", lambda path: path)
-    monkeypatch.setattr(module, "train_in_subprocess", train)
-    trainer = module._Trainer("data", Config(), tmp_path, 1100.0, False, NullReporter(), InProcess())
-    assert trainer.overhead == module._OVERHEAD == 10
-    for _ in trainer.train(["mobilenetv2", "resnet50", "cnn"]):
-        pass
-    assert trainer.overheads == pytest.approx([4, 11, 2])
-    # 100 s for three, with 10 s each besides; 76 s for two, with 4 s each; and the rest, without the longest overhead.
-    assert budgets == pytest.approx([100 / 3 - 10, 76 / 2 - 4, 1100 - (1024 + 34 + 11) - 11])
-    assert now[0] < 1100
-
-
-def test_settings_that_baselines_do_not_follow_are_known() -> None:
-    settings = ["training.finetune_from=last", "training.finetune_epochs=3", "training.batch_size=8"]
-    names = module._settings_not_for_baselines(load_config(None, settings))
-    assert names == ["training.finetune_from", "training.finetune_epochs"]
-    assert not module._settings_not_for_baselines(Config())
 
 
 def test_an_exhausted_budget_is_named(squares_folder: Path, tmp_path: Path) -> None:
@@ -246,6 +179,6 @@ def test_a_failed_training_is_named_and_ends_no_other(
     def fail(*_: Any, reporter: Any) -> Any:
         raise WeightsError("no weights")
 
-    monkeypatch.setattr(module, "train_in_subprocess", fail)
+    monkeypatch.setattr(trainer, "train_in_subprocess", fail)
     with pytest.raises(RunError, match=r"None of 2 models could be trained(.|\n)*mobilenetv2: no weights"):
         regraft.compare(squares_folder, ["efficientnet_lite0", "mobilenetv2"], config=QUICK, out=tmp_path / "out")

@@ -43,7 +43,7 @@ def command(
     csv: Annotated[Path | None, Option(help="Write one row per image, with all probabilities, to this file.")] = None,
     out: Annotated[Path | None, Option(help="Folder for files of rows; a later call adds the missing.")] = None,
     format: Annotated[
-        Literal["parquet", "csv", "jsonl"] | None, Option(show_default="parquet", help="Of the files in --out.")
+        Literal["parquet", "csv", "jsonl"] | None, Option(show_default="parquet", help="Format of the files in --out.")
     ] = None,
     part_size: Annotated[
         int | None, Option(metavar="N", min=1, show_default="1000", help="Images of a file in --out, about.")

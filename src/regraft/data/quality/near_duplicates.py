@@ -16,6 +16,7 @@ from functools import cache, partial
 
 import numpy as np
 
+from regraft.data.quality.descriptor_index import DescriptorIndex
 from regraft.data.quality.registration import AlignedPairs, coarse_align, crop_matrices, standardize
 from regraft.data.union_find import UnionFind
 from regraft.resources import usable_cpus
@@ -31,8 +32,6 @@ _MIN_RESIDUAL = 0.85
 _SHARED_RANKS = slice(16, 48)
 #: With fewer images nothing counts as shared; from more images a sample of this size is drawn.
 _MIN_IMAGES, _MAX_IMAGES = 64, 4096
-#: Smallest cosine similarity of the descriptors of a candidate.
-_MIN_COSINE = 0.7
 #: Smallest and largest number of candidates of an image, and the number for all images together.
 _TRIED, _TRIED_IN_ALL = (4, 16), 130_000
 #: Side of the square of frequencies in a descriptor, and of the square that is computed.
@@ -47,13 +46,10 @@ _CROPS = np.array(
      (0.025, 0.025, 0.95, 0.95), (0.05, 0.05, 0.9, 0.9)],
     dtype=np.float32,
 )  # fmt: skip
-#: Up to this number of images all pairs are compared; for more, only images in the nearest cells.
-_EXHAUSTIVE = 4096
-_PROBES = 16
 #: Images whose spectra are in memory at once; those of more images are computed again where they are needed.
 _IN_MEMORY = 65_536
-#: Images of an index cell that a query finds at most, the most similar ones, and queries that search at once.
-_FOUND, _QUERIES = 32, 16_384
+#: Queries that search at once.
+_QUERIES = 16_384
 #: Candidates above which only the most similar ones of each image stay, and their number, while others are found.
 _MANY, _KEPT = 5_000_000, 64
 #: Pairs that are aligned at once, and batches between two looks at which images are connected already.
@@ -208,7 +204,7 @@ def _most_similar(candidates: _Candidates, count: int) -> _Candidates:
 def _candidates(spectra: _Spectra, progress: Progress | None) -> _Candidates:
     """Pairs of an image, or a crop of it, and another image with similar descriptors; each pair once, the best."""
     whiten, count = _whitening(spectra.low), len(spectra.low)
-    index = _IvfIndex(_in_blocks(spectra.low, lambda low: whiten(_normalize(low))))
+    index = DescriptorIndex(_in_blocks(spectra.low, lambda low: whiten(_normalize(low))))
     candidates = _Candidates(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float32, np.int64, bool)))
     for start, block in spectra.blocks():
         pieces = [candidates]
@@ -362,57 +358,3 @@ def _whitening(low: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         return np.asarray(white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-6), np.float32)
 
     return whiten
-
-
-class _IvfIndex:
-    """Inverted-file index: descriptors are grouped by the nearest of about 2 sqrt(N) centers; a query probes a few."""
-
-    def __init__(self, descriptors: np.ndarray) -> None:
-        self.descriptors = descriptors
-        cells = 1 if len(descriptors) <= _EXHAUSTIVE else 2 * round(len(descriptors) ** 0.5)
-        chosen = np.random.default_rng(0).choice(len(descriptors), cells, replace=False)
-        self.centers = descriptors[np.sort(chosen)]
-        self.probes = min(cells, _PROBES)
-        own = self._nearest(descriptors, 1)[:, 0]
-        order = np.argsort(own, kind="stable")
-        self.members = np.split(order, np.searchsorted(own[order], np.arange(1, cells)))
-
-    def _nearest(self, rows: np.ndarray, count: int) -> np.ndarray:
-        """The `count` nearest cells of each row, in any order."""
-        nearest = np.empty((len(rows), count), np.int64)
-        for start in range(0, len(rows), 2048):
-            similarity = rows[start : start + 2048] @ self.centers.T
-            nearest[start : start + 2048] = (
-                similarity.argmax(axis=1)[:, None]
-                if count == 1
-                else np.argpartition(similarity, -count, axis=1)[:, -count:]
-            )
-        return nearest
-
-    def search(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Similar pairs: number of the query and of the descriptor, int64 (n,), and their cosine, float32 (n,)."""
-        cells = self._nearest(queries, self.probes)
-        order = np.argsort(cells, axis=None, kind="stable")
-        ends = np.searchsorted(cells.ravel()[order], np.arange(1, len(self.members)))
-        found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
-        for numbers, members in zip(np.split(order // self.probes, ends), self.members, strict=True):
-            descriptors = self.descriptors[members].T
-            for start in range(0, len(numbers), 1024):
-                chunk = numbers[start : start + 1024]
-                similarity = queries[chunk] @ descriptors
-                if len(self.members) > 1:
-                    _keep_largest(similarity, _FOUND)
-                i, j = np.divmod(np.flatnonzero(similarity >= _MIN_COSINE), max(1, len(members)))
-                found.append((chunk[i], members[j], similarity[i, j]))
-        first, second, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
-        return first, second, cosine
-
-
-def _keep_largest(similarity: np.ndarray, count: int) -> None:
-    """Set all but the `count` largest values of each row that has more candidates to -1."""
-    many = np.flatnonzero((similarity >= _MIN_COSINE).sum(axis=1) > count)
-    if len(many):
-        rows = similarity[many]
-        others = np.argpartition(rows, -count, axis=1)[:, :-count]
-        np.put_along_axis(rows, others, -1, axis=1)
-        similarity[many] = rows

@@ -18,9 +18,9 @@ from regraft.data.split import fold_numbers, inseparable_set_counts, inseparable
 from regraft.errors import DataError, UsageError
 from regraft.evaluation.majority import compare_with_majority
 from regraft.evaluation.metrics import confusion_matrix
+from regraft.runs.prepare import build_for, scan_with
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
-from regraft.runs.train import build_for, scan_with
 from regraft.runs.unlabelled import refuse_unlabelled
 from regraft.studies.cross_validation import new_output_folder, refuse_existing
 from regraft.studies.learning_curve.extrapolation import (

@@ -16,7 +16,7 @@ from regraft.config import Config
 from regraft.data.dataset import Split
 from regraft.errors import TrainingError
 from regraft.models.classifier import Classifier
-from regraft.runs.train import build_for
+from regraft.runs.prepare import build_for
 from regraft.studies.tune.result import Metric, TrialRecord, TrialResult
 from regraft.training.callbacks import Epoch, NullReporter, ProgressReporter
 from regraft.training.device import choose_device, choose_precision

@@ -17,10 +17,10 @@ from regraft.data.sources.urls import absolute
 from regraft.data.split_file import split_sha256
 from regraft.errors import DataError, MissingExtraError, RunError, UsageError, continued_in
 from regraft.models.serialization import versions
+from regraft.runs.prepare import prepare
 from regraft.runs.progress import with_progress
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.teacher import refuse_teacher
-from regraft.runs.train import prepare
 from regraft.runs.unlabelled import refuse_unlabelled
 from regraft.studies.tune.result import METRICS, Metric, TuneResult
 from regraft.studies.tune.search_space import SearchSpace

@@ -1,0 +1,138 @@
+"""Scan and split the data as configured, and build the model, before anything is trained.
+
+Input: data and a configuration. Output: a split and a classifier. Settings that cannot work are refused before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from regraft import distributed
+from regraft.cache import Cache
+from regraft.config import Config, DataOptions, load_run_config
+from regraft.data.dataset import Dataset, Split
+from regraft.data.scan import scan
+from regraft.data.split import split as split_dataset
+from regraft.data.split_file import split_sha256
+from regraft.errors import UsageError
+from regraft.models.classifier import Classifier, build
+from regraft.models.registry import find_backbone
+from regraft.resources import alone_on_machine
+from regraft.runs.earlier_run import notes_on_earlier_run, take_head
+from regraft.runs.ineffective import describe_ineffective
+from regraft.runs.run import CONFIG, METRICS
+from regraft.tracking.tracker import check_trackers
+from regraft.training.callbacks import ProgressReporter
+from regraft.training.device import choose_device, choose_precision
+from regraft.training.losses import weights_of_classes
+from regraft.training.setup import output_activation
+
+
+def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tuple[Classifier, Split]:
+    """Scan and split the data and build the model; settings that cannot work are refused before the scan."""
+    find_backbone(config.model.backbone)
+    split = scan_and_split(data, config, reporter)
+    return build_described(split, config, reporter), split
+
+
+def build_described(split: Split, config: Config, reporter: ProgressReporter) -> Classifier:
+    """Build the configured model for the classes of the data, and report what is to be known about it."""
+    model = distributed.first_on_rank_0(lambda: build_for(config, split.dataset))
+    if model.weights.note:
+        reporter.on_message(model.weights.note)
+    for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
+        reporter.on_message(note)
+    is_given = config.model.image_size or any(member.size for member in model.spec.members)
+    if (size := model.preprocessing.size) < model.spec.image_size and not is_given:
+        reporter.on_message(
+            f"The images have {split.dataset.shorter_side} pixels, so the input size is {size} (model.image_size)."
+        )
+    return model
+
+
+def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter) -> Split:
+    """Scan and split the data; settings of a training that cannot work are refused before."""
+    check_trackers(config.tracking.to)
+    choose_precision(config.training.precision, choose_device(config.training.device))
+    output_activation(config.training)
+    if config.data.val + config.data.test >= 1:
+        raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
+
+    def scanned() -> Dataset:
+        with alone_on_machine():  # the other processes wait for the first, and find in the cache what it has read
+            return scan_with(config, data, Cache() if config.training.cache_gb else None, reporter)
+
+    split = split_with(distributed.first_on_rank_0(scanned), config)
+    distributed.check_equal("images or labels", split_sha256(split))
+    weights_of_classes(config.training.class_weights, split.train.labels, split.classes)
+    for note in (*_missing_parts(split, config), describe(split)):
+        reporter.on_message(note)
+    return split
+
+
+def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: ProgressReporter) -> Dataset:
+    """Scan the data as configured, and report its notes."""
+    dataset = scan(
+        data,
+        on_unreadable=config.data.on_unreadable,
+        group_by=config.data.group_by,
+        remote=config.data.remote,
+        layout=config.data.layout,
+        image_column=config.data.image_column,
+        label_column=config.data.label_column,
+        cache=cache,
+        progress=partial(reporter.on_progress, "scan", detail="images"),
+        compare_progress=partial(reporter.on_progress, "near duplicates"),
+    )
+    for note in dataset.notes:
+        reporter.on_message(note)
+    if len(np.unique(dataset.table.pictures)) < len(dataset):
+        reporter.on_message("`regraft inspect` shows them.")
+    return dataset
+
+
+def split_with(dataset: Dataset, config: Config) -> Split:
+    """Split by the shares and the seed of the configuration.
+
+    Data that is divided already refuses shares, but not those that nobody asked for: defaults, and those of a run that
+    this one starts from or learns from.
+    """
+    data, present = config.data, dataset.table.parts_present()
+    earlier = config.run.from_run or config.distillation.teacher
+    unasked = load_run_config(Path(earlier) / CONFIG).data if earlier else DataOptions()
+    val = None if "val" in present and data.val == unasked.val else data.val
+    test = None if "test" in present and data.test == unasked.test else data.test
+    return split_dataset(dataset, val=val, test=test, seed=config.training.seed, keep=data.keep_split or None)
+
+
+def build_for(config: Config, dataset: Dataset, image_size: int | None = None) -> Classifier:
+    """Build the configured model for the classes of the data; `image_size` in pixels replaces the configured one."""
+    options = asdict(config.model) | ({} if image_size is None else {"image_size": image_size})
+    name, side = options.pop("backbone"), dataset.shorter_side
+    model = build(name, classes=dataset.classes, shorter_side=side, seed=config.training.seed, **options)
+    if config.run.from_run:
+        take_head(model, Path(config.run.from_run))
+    return model
+
+
+def describe(split: Split) -> str:
+    """Return one line about images, classes, parts and files that were left out."""
+    parts = ", ".join(f"{len(split[part])} {part}" for part in split)
+    text = f"{len(split.dataset)} images in {len(split.classes)} classes: {parts}."
+    if bad := split.dataset.bad:
+        text += f" {len(bad)} cannot be read and {'is' if len(bad) == 1 else 'are'} left out: " + "; ".join(
+            f"{b.path} ({b.reason})" for b in bad[:5]
+        )
+        text += f"; and {len(bad) - 5} more in {METRICS}." if len(bad) > 5 else "."
+    return text
+
+
+def _missing_parts(split: Split, config: Config) -> Iterator[str]:
+    for part, share in (("val", config.data.val), ("test", config.data.test)):
+        if share and part not in set(split):
+            yield f"There are too few images (or groups) for a {part} part of {share:g}."
