@@ -115,3 +115,19 @@ def test_torchruns_one_thread_is_not_the_users(machine: Path, monkeypatch: pytes
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     resources.configure_threads()
     assert os.environ["OMP_NUM_THREADS"] == "8"
+
+
+def test_one_thread_also_for_libraries_that_are_loaded_later() -> None:
+    """NumPy and SciPy bring their own products: those of the one that is imported later are limited too."""
+    code = """
+import numpy as np
+from regraft.resources import one_blas_thread
+with one_blas_thread():
+    pass
+import scipy.linalg
+from threadpoolctl import ThreadpoolController
+with one_blas_thread():
+    threads = [item["num_threads"] for item in ThreadpoolController().info() if item["user_api"] == "blas"]
+assert len(threads) > 1 and set(threads) == {1}, threads
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 #: The number of threads that the user wants; worker processes inherit it.
 THREADS_VARIABLE = "REGRAFT_THREADS"
@@ -84,6 +89,21 @@ def configure_threads() -> None:
     torch = sys.modules.get("torch")
     if torch and hasattr(torch, "set_num_threads") and torch.get_num_threads() > count:
         torch.set_num_threads(count)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Run NumPy's and SciPy's products in the calling thread within the block: small ones, or those of own threads."""
+    with _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _blas(with_scipy: bool) -> ThreadpoolController:
+    """The libraries that are loaded now; finding them took a third of the time of a small fit. SciPy has its own."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def limit_threads(count: int) -> None:

@@ -221,9 +221,9 @@ def test_a_search_with_several_trials_at_once_can_be_resumed(cluster, squares_fo
 
 
 def test_models_are_compared_on_a_cluster(cluster, squares_folder, tmp_path, monkeypatch) -> None:
-    from regraft.studies.compare import compare as module
+    from regraft.studies.compare import trainer as module
 
-    monkeypatch.setattr(module, "_BASELINE_EPOCHS", 1)
+    monkeypatch.setattr(module, "BASELINE_EPOCHS", 1)
     settings = ["model.image_size=32", "training.finetune_epochs=1", "data.val=0.25", "data.test=0.25"]
     config = load_config(None, settings)
     there = regraft.compare(

@@ -182,7 +182,7 @@ def test_loaded_rows_are_the_same(
     assert cached.rows.nbytes == 2 * 5 * int(np.prod(model.stages[11].shape)) * precision.itemsize
     cpu = torch.device("cpu")
     assert cached.loaded(cpu) is cached, "there is nothing to be moved to the CPU"
-    monkeypatch.setattr("regraft.training.feature_cache.has_room", lambda *_: True)
+    monkeypatch.setattr("regraft.training.activations.has_room", lambda *_: True)
     loaded = cached.loaded(cpu)
     assert loaded.rows.nbytes == cached.rows.nbytes
     assert isinstance(loaded.rows.values, torch.Tensor)

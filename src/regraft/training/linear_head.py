@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from threadpoolctl import ThreadpoolController
 
 from regraft import distributed
+from regraft.resources import one_blas_thread
 from regraft.training.feature_rows import FeatureRows, TensorRows, as_rows
 from regraft.training.head_loss import HeadLoss, covariance, logits_of, moments, row_count
 from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, class_indices, compute_metrics
@@ -127,12 +127,6 @@ def _threads_for(products: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@cache
-def _blas() -> ThreadpoolController:
-    """The libraries of this process; finding them took a third of the time of a small fit."""
-    return ThreadpoolController()
-
-
 def _minimize(
     loss: HeadLoss, l2: float, inverse: torch.Tensor, scaled: torch.Tensor, bias: torch.Tensor, tolerance: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,7 +160,7 @@ def _minimize(
         return weight, bias
     try:
         # SciPy's threads and torch's would wait for each other: five times slower on two cores.
-        with _blas().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             result = minimize(
                 value_and_gradient,
                 torch.cat([scaled.flatten(), bias]).double().cpu().numpy(),

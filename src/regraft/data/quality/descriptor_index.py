@@ -5,7 +5,12 @@ Input: descriptors, vectors of norm 1, float32 (N, F). Output: for queries of th
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
+
+from regraft.resources import one_blas_thread, usable_cpus
 
 #: Smallest cosine of two descriptors that are similar.
 _MIN_COSINE = 0.7
@@ -13,7 +18,7 @@ _MIN_COSINE = 0.7
 _EXHAUSTIVE = 4096
 _PROBES = 16
 #: Descriptors of a cell that a query finds at most, the most similar ones.
-_FOUND = 32
+_FOUND = 8
 
 
 class DescriptorIndex:
@@ -46,16 +51,25 @@ class DescriptorIndex:
         cells = self._nearest(queries, self.probes)
         order = np.argsort(cells, axis=None, kind="stable")
         ends = np.searchsorted(cells.ravel()[order], np.arange(1, len(self.members)))
+        by_cell = np.split(order // self.probes, ends)
+        with one_blas_thread(), ThreadPoolExecutor(usable_cpus()) as pool:  # the products are small
+            found = [*pool.map(partial(self._search_cell, queries), by_cell, self.members)]
+        first, second, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
+        return first, second, cosine
+
+    def _search_cell(
+        self, queries: np.ndarray, numbers: np.ndarray, members: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `search`, for the queries with these numbers and the descriptors of a cell."""
         found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
-        for numbers, members in zip(np.split(order // self.probes, ends), self.members, strict=True):
-            descriptors = self.descriptors[members].T
-            for start in range(0, len(numbers), 1024):
-                chunk = numbers[start : start + 1024]
-                similarity = queries[chunk] @ descriptors
-                if len(self.members) > 1:
-                    _keep_largest(similarity, _FOUND)
-                i, j = np.divmod(np.flatnonzero(similarity >= _MIN_COSINE), max(1, len(members)))
-                found.append((chunk[i], members[j], similarity[i, j]))
+        descriptors = self.descriptors[members].T
+        for start in range(0, len(numbers), 1024):
+            chunk = numbers[start : start + 1024]
+            similarity = queries[chunk] @ descriptors
+            if len(self.members) > 1:
+                _keep_largest(similarity, _FOUND)
+            i, j = np.divmod(np.flatnonzero(similarity >= _MIN_COSINE), max(1, len(members)))
+            found.append((chunk[i], members[j], similarity[i, j]))
         first, second, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
         return first, second, cosine
 
