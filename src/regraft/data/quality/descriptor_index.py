@@ -33,6 +33,7 @@ class DescriptorIndex:
         own = self._nearest(descriptors, 1)[:, 0]
         order = np.argsort(own, kind="stable")
         self.members = np.split(order, np.searchsorted(own[order], np.arange(1, cells)))
+        self.compares_all = cells == 1
 
     def _nearest(self, rows: np.ndarray, count: int) -> np.ndarray:
         """The `count` nearest cells of each row, in any order."""
@@ -66,7 +67,7 @@ class DescriptorIndex:
         for start in range(0, len(numbers), 1024):
             chunk = numbers[start : start + 1024]
             similarity = queries[chunk] @ descriptors
-            if len(self.members) > 1:
+            if not self.compares_all:
                 _keep_largest(similarity, _FOUND)
             i, j = np.divmod(np.flatnonzero(similarity >= _MIN_COSINE), max(1, len(members)))
             found.append((chunk[i], members[j], similarity[i, j]))

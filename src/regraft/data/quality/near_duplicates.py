@@ -22,7 +22,7 @@ from regraft.data.union_find import UnionFind
 from regraft.resources import usable_cpus
 
 #: Part of the cache key; changes whenever the same thumbnails would give other pairs.
-NEAR_DUPLICATES_VERSION = 3
+NEAR_DUPLICATES_VERSION = 4
 
 #: Smallest correlation of near duplicates, for shorter sides of 32 pixels and of 64 or more.
 _MIN_SIMILARITY = ((32.0, 64.0), (0.93, 0.98))
@@ -48,16 +48,18 @@ _CROPS = np.array(
 )  # fmt: skip
 #: Images whose spectra are in memory at once; those of more images are computed again where they are needed.
 _IN_MEMORY = 65_536
-#: Queries that search at once.
-_QUERIES = 16_384
-#: Candidates above which only the most similar ones of each image stay, and their number, while others are found.
-_MANY, _KEPT = 5_000_000, 64
+#: Where all images are compared: pairs that are compared at once, and candidates that stay of each image.
+_COMPARED, _KEPT_OF_ALL = 2**21, 64
+#: Where an index proposes images: images that search at once, and candidates that stay of each.
+_QUERIES, _KEPT = 4096, 16
 #: Pairs that are aligned at once, and batches between two looks at which images are connected already.
 _BATCH, _BATCHES = 64, 4
 
 #: Returns gray thumbnails, uint8 (n, S, S), for image numbers, int64 (n,).
 Pictures = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int, int], None]
+#: Descriptors, float32 (n, F), in which what all images share does not count.
+_Whiten = Callable[[np.ndarray], np.ndarray]
 
 
 def find_near_duplicates(pictures: Pictures, sides: np.ndarray, *, progress: Progress | None = None) -> np.ndarray:
@@ -205,26 +207,35 @@ def _candidates(spectra: _Spectra, progress: Progress | None) -> _Candidates:
     """Pairs of an image, or a crop of it, and another image with similar descriptors; each pair once, the best."""
     whiten, count = _whitening(spectra.low), len(spectra.low)
     index = DescriptorIndex(_in_blocks(spectra.low, lambda low: whiten(_normalize(low))))
-    candidates = _Candidates(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float32, np.int64, bool)))
+    rows, limit = (_COMPARED // count + 1, _KEPT_OF_ALL) if index.compares_all else (_QUERIES, _KEPT)
+    kept = []
     for start, block in spectra.blocks():
-        pieces = [candidates]
-        for crop, mirrored in [*((crop, False) for crop in range(len(_CROPS))), (0, True)]:
-            queries = whiten(_normalize(_low(_mirror(block[0]) if mirrored else block[crop])))
-            for row in range(0, len(queries), _QUERIES):
-                whole, part, cosine = index.search(queries[row : row + _QUERIES])
-                whole += start + row
-                # Whole images and mirror images match in both directions; one is enough.
-                kept = whole != part if crop else whole < part
-                whole, part, cosine = whole[kept], part[kept], cosine[kept]
-                pieces.append(
-                    _Candidates(whole, part, cosine, np.full(len(whole), crop), np.full(len(whole), mirrored))
-                )
-                if sum(map(len, pieces)) > _MANY:
-                    pieces = [_best_of_each(_best_of_pairs(_concatenate(pieces), count), _KEPT)]
-        candidates = _best_of_pairs(_concatenate(pieces), count)
+        for row in range(0, block.shape[1], rows):
+            found = [
+                _search(index, whiten, block[crop, row : row + rows], start + row, crop, mirrored)
+                for crop, mirrored in [*((crop, False) for crop in range(len(_CROPS))), (0, True)]
+            ]
+            kept.append(_best_of_each(_best_of_pairs(_concatenate(found), count), limit))
         if progress and count > _IN_MEMORY:
-            progress(min(start + _IN_MEMORY, count), count)
-    return candidates
+            progress(start + block.shape[1], count)
+    return _best_of_pairs(_concatenate(kept), count)
+
+
+def _search(
+    index: DescriptorIndex,
+    whiten: Callable[[np.ndarray], np.ndarray],
+    spectra: np.ndarray,
+    start: int,
+    crop: int,
+    mirrored: bool,
+) -> _Candidates:
+    """Candidates of a crop of consecutive images or of their mirror images; `start` is the first image."""
+    whole, part, cosine = index.search(whiten(_normalize(_low(_mirror(spectra) if mirrored else spectra))))
+    whole += start
+    # Whole images and mirror images match in both directions; one is enough.
+    kept = whole != part if crop else whole < part
+    whole, part, cosine = whole[kept], part[kept], cosine[kept]
+    return _Candidates(whole, part, cosine, np.full(len(whole), crop), np.full(len(whole), mirrored))
 
 
 def _best_of_pairs(candidates: _Candidates, count: int) -> _Candidates:
@@ -236,14 +247,11 @@ def _best_of_pairs(candidates: _Candidates, count: int) -> _Candidates:
 
 
 def _best_of_each(candidates: _Candidates, limit: int) -> _Candidates:
-    """The candidates that are among the `limit` most similar ones of either of their images."""
-    is_best = np.zeros(len(candidates), bool)
-    for ends in (candidates.first, candidates.second):
-        order = np.lexsort((-candidates.cosine, ends))
-        starts = np.flatnonzero(np.diff(ends[order], prepend=-1))
-        rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-        is_best[order[rank < limit]] = True
-    return candidates[is_best]
+    """The `limit` most similar candidates of each image that searched."""
+    order = np.lexsort((-candidates.cosine, candidates.whole))
+    starts = np.flatnonzero(np.diff(candidates.whole[order], prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    return candidates[np.sort(order[rank < limit])]
 
 
 def _similar_in_detail(spectra: _Spectra, candidates: _Candidates) -> _Candidates:
@@ -341,7 +349,7 @@ def _transforms(size: int) -> tuple[np.ndarray, np.ndarray]:
     return waves @ rows, waves @ columns
 
 
-def _whitening(low: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _whitening(low: np.ndarray) -> _Whiten:
     """A function that whitens descriptors like those of `low`, shrunk toward the identity for few images."""
     count, size = len(low), _LOW**2
     weight = count / (count + 4.0 * size)
