@@ -1,22 +1,28 @@
 """How much of a teacher's gain a small model keeps: plain, distilled and teacher on the same test images.
 
-    python benchmarks/distillation.py DATA [--teacher a,b] [--into efficientnet_lite0] [--size 160]
-        [--unlabelled FOLDER] [--seeds 0,1,2] [--name NAME] [--record]
+    python benchmarks/distillation.py DATA [DATA ...] [--images 200] [--draws 3] [--teacher a,b] [--into efficientnet_lite0]
+        [--size 160] [--record] [-- OPTION ...]
 
-DATA has test images of its own, as cifar10-1k has. For each seed the teacher is trained, then `regraft distill` trains
-the student and the same model on the labels alone, all with their defaults. Prints the accuracies, and the share of
-the teacher's gain that the student keeps.
+DATA is what `regraft train` takes; where it has no train and test parts, a third of it is the test part. Each draw
+labels some of the training images, and the others have no label. The teacher learns from the labelled ones, then
+`regraft distill` trains the student, with the others as unlabelled images, and the same model on the labels alone; all
+have their defaults, or what follows `--`, such as `distillation.temperature=1`, for the student. `--images 0` labels
+all. Prints the accuracies, and the share of the teacher's mean gain that the student keeps; `--record` writes
+`benchmarks/results/distillation.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
-from evidence import save
+from accuracy import parts_of, write_draw
+from evidence import hash_of, save
 
 from regraft.config import load_config
 from regraft.runs.distill import distill_with
@@ -27,56 +33,75 @@ MODELS = ("plain", "student", "teacher")
 
 
 def main() -> None:
-    """Train the three models for each seed, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data")
-    parser.add_argument("--teacher", default="efficientnet_lite2")
+    """Train the three models for each draw, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", type=Path)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--teacher", default="efficientnet_lite0,mobilenetv2,efficientnet_lite2")
     parser.add_argument("--into", default="efficientnet_lite0")
     parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--unlabelled", default="")
-    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
-    parser.add_argument("--name", default="distillation")
     parser.add_argument("--record", action="store_true")
-    given = parser.parse_args()
-    accuracies: dict[str, list[float]] = {model: [] for model in MODELS}
-    seconds: dict[str, list[float]] = {model: [] for model in MODELS}
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in given.seeds:
-            runs = train_three(given, seed, Path(folder) / str(seed))
-            for model, run in runs.items():
-                accuracies[model].append(run.metrics["test"]["accuracy"])
-                seconds[model].append(run.metrics["time"]["train_seconds"])
-            print(seed, {model: round(values[-1], 4) for model, values in accuracies.items()}, flush=True)
-    for model in MODELS:
-        print(f"{model:8} {statistics.mean(accuracies[model]):.4f}  {statistics.mean(seconds[model]):6.1f} s")
-    print(f"kept     {kept(accuracies):.2f}")
+    own, settings = sys.argv[1:], list[str]()
+    if "--" in own:
+        own, settings = own[: own.index("--")], own[own.index("--") + 1 :]
+    given = parser.parse_args(own)
+    accuracies: dict[str, list[float]] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for data in given.data:
+        parts = parts_of(data)
+        count = given.images or len(parts["train"])
+        base = f"{data.stem}, {count:,} labelled, {len(parts['train']) - count:,} unlabelled"
+        of_set: dict[str, list[float]] = {model: [] for model in MODELS}
+        seconds: dict[str, list[float]] = {model: [] for model in MODELS}
+        for draw in range(given.draws):
+            with tempfile.TemporaryDirectory(prefix="regraft-distillation-") as folder:
+                manifest = write_draw(parts, count, draw, Path(folder))
+                for model, run in train_three(given, settings, manifest, draw).items():
+                    of_set[model].append(run.metrics["test"]["accuracy"])
+                    seconds[model].append(round(run.metrics["time"]["train_seconds"], 1))
+            print(base, draw, {model: round(values[-1], 4) for model, values in of_set.items()}, flush=True)
+        for model in MODELS:
+            accuracies[f"{base}: {model}"] = of_set[model]
+            facts[f"{base}: {model}"] = {
+                "backbone": given.teacher if model == "teacher" else given.into,
+                "mean": f"{100 * mean(of_set[model]):.1f} %",
+                "against_plain": difference(of_set, model),
+                "gain_kept": f"{100 * kept(of_set):.0f} %" if model == "student" else "",
+                "test images": len(parts["test"]),
+                "train_seconds": seconds[model],
+                "data_sha256": hash_of(data)["sha256"] if data.is_dir() else "",
+            }
+    for label, found in facts.items():
+        print(f"{label:60} {found['mean']:>7} {found['against_plain']:>16} {found['gain_kept']:>6}")
     if given.record:
-        facts = {
-            model: {"backbone": given.teacher if model == "teacher" else given.into, "train_seconds": seconds[model]}
-            for model in MODELS
-        }
-        facts["student"]["kept"] = kept(accuracies)
-        save(given.name, accuracies, unit="accuracy", title=f"{given.teacher} into {given.into}", facts=facts,
-             data=given.data)  # fmt: skip
+        save("distillation", accuracies, unit="test accuracy", title="distillation", facts=facts)
 
 
-def train_three(given: argparse.Namespace, seed: int, folder: Path) -> dict[str, Run]:
-    """The runs of the teacher, the student and the plain model."""
-    common = {"training.seed": seed, "model.image_size": given.size}
-    teacher = train_from(
-        given.data, load_config(overrides={**common, "model.backbone": given.teacher}), folder / "teacher"
-    )
+def train_three(given: argparse.Namespace, settings: Sequence[str], data: Path, draw: int) -> dict[str, Run]:
+    """The runs of the teacher, the student and the plain model, in the folder of the data."""
+    common = {"training.seed": draw, "model.image_size": given.size}
+    folder = data.parent
+    teacher = train_from(data, load_config(overrides={**common, "model.backbone": given.teacher}), folder / "teacher")
     wanted = {**common, "model.backbone": given.into, "distillation.teacher": str(teacher.path)}
-    if given.unlabelled:
-        wanted["data.unlabelled"] = given.unlabelled
-    student = distill_with(load_config(overrides=wanted), None, folder / "student")
+    if any((folder / "unlabelled").iterdir()):
+        wanted["data.unlabelled"] = str(folder / "unlabelled")
+    student = distill_with(load_config(None, settings, wanted), None, folder / "student")
     return {"plain": Run(student.path / "plain"), "student": student, "teacher": teacher}
 
 
-def kept(accuracies: dict[str, Sequence[float]] | dict[str, list[float]]) -> float:
+def kept(accuracies: Mapping[str, Sequence[float]]) -> float:
     """Share of the teacher's mean gain over the plain model that the student keeps."""
-    plain, student, teacher = (statistics.mean(accuracies[model]) for model in MODELS)
+    plain, student, teacher = (mean(accuracies[model]) for model in MODELS)
     return (student - plain) / (teacher - plain)
+
+
+def difference(accuracies: Mapping[str, Sequence[float]], model: str) -> str:
+    """Mean difference from the plain model in points over the same draws, with its standard deviation."""
+    if model == "plain":
+        return ""
+    points = [100 * (ours - theirs) for ours, theirs in zip(accuracies[model], accuracies["plain"], strict=True)]
+    return f"{mean(points):+.1f}" + (f" (sd {stdev(points):.1f})" if len(points) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 import regraft
-from regraft.config import load_config, load_run_config
+from regraft.config import Config, load_config, load_run_config
 from regraft.data.dataset import Dataset
-from regraft.errors import ConfigError, DataError, UsageError
+from regraft.errors import BudgetError, ConfigError, DataError, UsageError
 from regraft.evaluation.predictions import Predictions
 from regraft.models.classifier import Classifier
+from regraft.runs import budget
+from regraft.runs import distill as distill_module
 from regraft.runs import teacher as teacher_module
 from regraft.runs.distill import distill, kept_gain, resume_distillation
 from regraft.runs.evaluate import predict_dataset
@@ -25,8 +27,12 @@ from regraft.runs.run import Run
 from regraft.runs.run_images import split_rows
 from regraft.runs.teacher import probabilities_of
 from regraft.runs.train import train_from
+from regraft.studies.compare.compare import compare
+from regraft.studies.cross_validation import cross_validate
 from regraft.studies.learning_curve.learning_curve import learning_curve
 from regraft.studies.tune.tune import tune
+from regraft.training import trainer
+from regraft.training.budget import Room
 from regraft.training.callbacks import NullReporter
 
 OPTIONS: dict[str, Any] = {"image_size": 32, "finetune_epochs": 1, "views": 2, "batch_size": 8}
@@ -90,6 +96,65 @@ def test_what_was_interrupted_is_continued(student: Run, tmp_path: Path) -> None
         resume_distillation(out, baseline=student.path / "plain").metrics["distillation"]["result"]
         == (student.metrics["distillation"]["result"])
     )
+
+
+def test_a_student_whose_views_have_no_room_is_continued(
+    squares_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ctrl_c(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(budget, "_room", lambda config: Room(disk=0, memory=0))
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "finetune", ctrl_c)
+        stopped = distill(squares_run, into=INTO, out=tmp_path / "run", baseline="none", **OPTIONS)
+    assert stopped.metrics["training"]["stopped"] == "interrupted"
+    assert load_run_config(stopped.path / "config.toml").training.feature_cache == "none"
+    assert stopped.metrics["distillation"]["views"] == 1  # each step has new ones
+    finished = resume_distillation(stopped.path)
+    assert finished.metrics["training"]["stopped"] is None
+    assert [row["phase"] for row in finished.history] == ["finetune"]
+
+
+def test_a_continued_distillation_has_its_baseline(
+    squares_run: Run, student: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ctrl_c(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(student.path)
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "finetune", ctrl_c)
+        distill(squares_run, into=INTO, out=out, baseline="plain", **OPTIONS)
+    monkeypatch.chdir(tmp_path)
+    finished = resume_distillation(out)
+    assert finished.metrics["distillation"]["baseline"] == str((student.path / "plain").resolve())
+    assert finished.metrics["distillation"]["result"] == student.metrics["distillation"]["result"]
+    assert not (out / "plain").exists()
+
+
+def test_a_baseline_without_time_leaves_the_student(
+    squares_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    class Listening(NullReporter):
+        def on_message(self, text: str) -> None:
+            said.append(text)
+
+    def train(data: Any, config: Config, out: Path | None, **options: Any) -> Run:
+        if not config.distillation.teacher:
+            raise BudgetError("The rest of the budget, 1 s, is too short.")
+        return train_from(data, config, out, **options)
+
+    monkeypatch.setattr(distill_module, "train_from", train)
+    options = {**OPTIONS, "finetune_epochs": 0}
+    run = distill(squares_run, into=INTO, out=tmp_path / "run", reporter=Listening(), **options)
+    assert "result" not in run.metrics["distillation"]
+    assert said[-1].endswith(f"is too short. Without a limit: regraft distill --resume {run.path}")
+    monkeypatch.undo()
+    assert "result" in resume_distillation(run.path).metrics["distillation"]
 
 
 def test_only_training_images_are_taught(
@@ -164,7 +229,7 @@ def test_several_backbones_teach_one(squares_folder: Path, fast_settings: dict[s
         distill(teacher, into=backbones, finetune_epochs=0, out=tmp_path / "several")
 
 
-@pytest.mark.parametrize("study", [plan_from, tune, learning_curve])
+@pytest.mark.parametrize("study", [plan_from, tune, learning_curve, compare, cross_validate])
 def test_other_commands_refuse_a_teacher(study: Any, squares_run: Run, squares_folder: Path) -> None:
     config = load_config(overrides={"distillation.teacher": str(squares_run.path)})
     with pytest.raises(UsageError, match="It works with `regraft distill` and `regraft train`"):
@@ -193,6 +258,7 @@ def test_the_kept_share_is_that_of_the_gain() -> None:
         ({"finetune_epoch": 1}, ConfigError, "finetune_epoch"),
         ({"soft_share": 2}, ConfigError, "distillation.soft_share"),
         ({"baseline": "missing"}, UsageError, "missing does not exist"),
+        ({"baseline": 3}, UsageError, "The baseline is a int; expected a path"),
     ],
 )
 def test_wrong_options_are_refused_before_any_work(
@@ -218,10 +284,14 @@ def test_a_baseline_of_other_images_is_refused(squares_run: Run, student: Run, t
         distill(squares_run, into=INTO, out=tmp_path / "run", baseline=tmp_path / "other")
 
 
-def test_a_teacher_of_other_classes_is_refused(squares_run: Run, squares_folder: Path, tmp_path: Path) -> None:
+def test_a_teacher_of_other_classes_is_refused(
+    squares_run: Run, squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(squares_folder / "red", tmp_path / "data" / "red")
     shutil.copytree(squares_folder / "green", tmp_path / "data" / "yellow")
     with pytest.raises(UsageError, match="knows the classes blue, green, red"):
-        distill(squares_run, into=INTO, data=tmp_path / "data", out=tmp_path / "run", **OPTIONS)
+        distill(squares_run, into=INTO, data=tmp_path / "data", **OPTIONS)
+    assert not any(tmp_path.glob("runs/*"))
     with pytest.raises(UsageError, match="has no teacher"):
         resume_distillation(squares_run.path)

@@ -14,6 +14,11 @@ import torch
 from regraft.data.dataset import Dataset, Split, Unlabelled
 from regraft.errors import RunError, UsageError
 from regraft.models.classifier import Classifier
+from regraft.models.staged import StageOutput
+from regraft.training import epochs
+from regraft.training.activations import Activations
+from regraft.training.data import TrainingData
+from regraft.training.phase import PhaseTrainer
 from regraft.training.soft_targets import SoftTargets, beside
 from regraft.training.trainer import train
 
@@ -58,16 +63,70 @@ def test_unlabelled_images_teach_what_their_targets_say(
     assert misled.train_accuracy < 0.3
 
 
-def test_each_view_has_its_own_target(make_model: Callable[..., Classifier], squares_split: Split) -> None:
-    options = {**_OPTIONS, "finetune_from": "last", "seed": 3}
-    targets = _one_hot(squares_split.train)
-    of_views = [targets, np.repeat(targets, 2, axis=0), np.concatenate([targets, np.full_like(targets, 1 / 3)])]
-    alike, repeated, other = (
-        train(make_model(), squares_split, **options, soft_targets=SoftTargets(t)) for t in of_views
-    )
-    assert [row.train_loss for row in repeated.history] == [row.train_loss for row in alike.history]
-    assert [fit.train_loss for fit in other.head_path] == [fit.train_loss for fit in alike.head_path]  # the plain view
-    assert [row.train_loss for row in other.history] != [row.train_loss for row in alike.history]
+def test_each_view_has_its_own_target(
+    make_model: Callable[..., Classifier], squares_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = np.random.default_rng(0).dirichlet([1, 1, 1], (2, 24)).astype(np.float32)  # no two are alike
+    drawn: list[tuple[int, int]] = []
+
+    class Recording(PhaseTrainer):
+        def _own_part(self, indices: np.ndarray, own: slice, key: int) -> tuple[StageOutput, torch.Tensor, float]:
+            inputs, taught, weight = super()._own_part(indices, own, key)
+            assert isinstance(self.batches, Activations)
+            known = torch.stack([self.batches.batch(view, slice(0, 24)).values for view in range(2)])
+            for row, target in zip(inputs.values, taught, strict=True):
+                ((view, image),) = (known == row).flatten(2).all(dim=2).nonzero().tolist()
+                assert torch.equal(target, torch.from_numpy(targets[view, image]))
+                drawn.append((view, image))
+            return inputs, taught, weight
+
+    monkeypatch.setattr(epochs, "PhaseTrainer", Recording)
+    train(make_model(), squares_split, **{**_OPTIONS, "finetune_from": "last"}, soft_targets=SoftTargets(targets))
+    assert {image for _, image in drawn} == set(range(24))
+    assert {view for view, _ in drawn} == {0, 1}
+
+
+def test_targets_of_views_are_put_together_once(squares_split: Split) -> None:
+    train, unlabelled = np.random.default_rng(0).dirichlet([1, 1, 1], (2, 10)), np.full((2, 4, 3), 1 / 3)
+    targets = SoftTargets(train, unlabelled)
+    of_views = targets.of_views
+    assert of_views is not None
+    assert of_views is targets.of_views
+    assert of_views.shape == (2, 14, 3)
+    plain = targets.plain()
+    assert torch.equal(plain, of_views[0])
+    assert plain.untyped_storage().nbytes() == 14 * 3 * 4  # of one view alone
+    assert SoftTargets(train[:1], unlabelled[:1]).of_views is None
+
+
+def test_training_and_unlabelled_images_need_the_same_views(squares_split: Split, unlabelled: Dataset) -> None:
+    both = replace(squares_split, unlabelled=Unlabelled(unlabelled, "", len(unlabelled)))
+    rows = np.repeat(_one_hot(squares_split.train), 2, axis=0)
+    for of_unlabelled in (1, 3):
+        with pytest.raises(UsageError, match=f"of 2 views of each training image, and of {of_unlabelled} of each"):
+            SoftTargets(rows, np.full((of_unlabelled, 24, 3), 1 / 3)).check(both, views=2)
+
+
+@pytest.mark.parametrize("is_taught", [True, False])
+def test_a_process_holds_its_own_rows_unless_labels_are_propagated(
+    make_model: Callable[..., Classifier],
+    squares_split: Split,
+    unlabelled: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    is_taught: bool,
+) -> None:
+    both = replace(squares_split, unlabelled=Unlabelled(unlabelled, "", len(unlabelled)))
+    targets = SoftTargets(_one_hot(squares_split.train), np.full((1, 24, 3), 1 / 3)) if is_taught else None
+    asked: list[bool] = []
+    head_inputs = TrainingData.head_inputs
+
+    def recording(*arguments: Any, own: bool, **options: Any) -> Any:
+        asked.append(own)
+        return head_inputs(*arguments, own=own, **options)
+
+    monkeypatch.setattr(TrainingData, "head_inputs", recording)
+    train(make_model(), both, finetune_epochs=0, soft_targets=targets)
+    assert asked == [is_taught]
 
 
 def test_a_checkpoint_of_other_targets_is_refused(

@@ -119,7 +119,7 @@ class Config(BaseModel):
 
 #: Settings that are paths from the folder of their file, and those that may be something else, such as a name.
 _PATHS = ("run.data", "run.out", "run.from_run", "data.unlabelled", "distillation.teacher")
-_NAMES_OR_PATHS = ("data.keep_split", "model.weights", "model.backbone")
+_NAMES_OR_PATHS = ("data.keep_split", "model.weights", "model.backbone", "distillation.baseline")
 #: Settings of the version before -> settings of this one.
 RENAMED_SETTINGS = {
     "data.on_bad": "data.on_unreadable",

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regraft.atomic_io import write_json
+from regraft.atomic_io import write_json, write_text
 from regraft.config import Config, load_config, load_run_config, setting_names
 from regraft.data.dataset import Part
-from regraft.errors import DataError, UsageError, suggest_names
+from regraft.errors import BudgetError, DataError, Interrupted, UsageError, as_path, suggest_names
 from regraft.evaluation.comparison import Difference, paired_difference
 from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.predictions import Predictions
@@ -24,7 +24,6 @@ from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.resume import resume
 from regraft.runs.run import CONFIG, METRICS, SOURCE, Run, open_model
-from regraft.runs.run_folder import new_folder
 from regraft.runs.run_images import data_of
 from regraft.runs.train import train_from
 from regraft.training.callbacks import NullReporter, ProgressReporter
@@ -32,7 +31,7 @@ from regraft.training.distillation import DistillationOptions
 
 #: Folder of the model that is trained on the labels alone, in that of the student.
 PLAIN = "plain"
-#: Baselines that are no run: train one, or do without.
+#: Settings of `distillation.baseline` that are no run: train one, or do without.
 _TRAIN, _NONE = "train", "none"
 
 
@@ -80,7 +79,7 @@ def distill(
     data: Path | str | None = None,
     unlabelled: Path | str | None = None,
     out: Path | str | None = None,
-    baseline: Run | Path | str = _TRAIN,
+    baseline: Run | Path | str = "train",
     reporter: ProgressReporter | None = None,
     **options: Any,
 ) -> Run:
@@ -105,6 +104,8 @@ def distill(
         UsageError: The teacher or the baseline is no run, or an option is wrong.
         RunError: `out` contains a run already.
         RegraftError: Reading the data, loading the weights or the training failed.
+        Interrupted: Ctrl-C has ended the training of the baseline; `resume_distillation` continues it. The student is
+            finished. One that Ctrl-C has ended is returned, as by `train`.
 
     Examples:
         >>> small = regraft.distill("runs/photos", into="efficientnet_lite0", out="runs/small", finetune_epochs=1)
@@ -118,8 +119,8 @@ def distill(
     overrides = {_setting(name): value for name, value in options.items()}
     overrides |= {"model.backbone": into, "distillation.teacher": str(teacher.path)}
     overrides["data.unlabelled"] = None if unlabelled is None else str(unlabelled)
-    config = load_config(overrides=overrides)
-    return distill_with(config, data, out, baseline=baseline, reporter=reporter, started=started)
+    overrides["distillation.baseline"] = str(_as_path(baseline))
+    return distill_with(load_config(overrides=overrides), data, out, reporter=reporter, started=started)
 
 
 def _setting(name: str) -> str:
@@ -132,7 +133,6 @@ def distill_with(
     data: Path | str | None = None,
     out: Path | str | None = None,
     *,
-    baseline: Run | Path | str = _TRAIN,
     reporter: ProgressReporter | None = None,
     started: float | None = None,
 ) -> Run:
@@ -145,64 +145,79 @@ def distill_with(
     source = data if data is not None else data_of(teacher)
     if not source:
         raise UsageError(f"{teacher.path} was trained on images in memory. Give its labelled images.")
-    compared = _open_baseline(baseline, teacher)
-    budget = config.training.budget
-    if budget and compared == _TRAIN:
+    config, budget = _with_baseline(config, config.distillation.baseline, teacher), config.training.budget
+    if budget and config.distillation.baseline == _TRAIN:
         config = config.model_copy(update={"training": replace(config.training, budget=budget / 2)})
-    path = new_folder(out, Path(str(source)).stem, config.model.backbone)
-    student = train_from(source, config, path, reporter=reporter, started=started)
+    student = train_from(source, config, out, reporter=reporter, started=started)
     left = budget and max(1.0, started + budget - time.monotonic())
-    return _compare(student, teacher, compared, reporter, left)
+    return _compare(student, teacher, config.distillation.baseline, reporter, left)
 
 
 @with_progress
 def resume_distillation(
-    path: Path | str, *, baseline: Run | Path | str = _TRAIN, reporter: ProgressReporter | None = None
+    path: Path | str, *, baseline: Run | Path | str | None = None, reporter: ProgressReporter | None = None
 ) -> Run:
     """Continue a distillation that was interrupted: its training, the baseline, and the comparison.
 
-    Raises as `resume`, and `UsageError` if the run has no teacher.
+    A `baseline` as in `distill` replaces the one that the distillation was started with. Raises as `resume` and
+    `distill`, and `UsageError` if the run has no teacher.
     """
     reporter, path = reporter or NullReporter(), Path(path)
-    if (path / CONFIG).is_file() and not load_run_config(path / CONFIG).distillation.teacher:
+    if not (path / CONFIG).is_file():
+        return resume(path, reporter=reporter)  # which says what is missing
+    config = load_run_config(path / CONFIG)
+    if not config.distillation.teacher:
         raise UsageError(f"{path} has no teacher. Continue it by: regraft train --resume {path}")
-    student = resume(path, reporter=reporter)
-    teacher = Run(load_run_config(path / CONFIG).distillation.teacher)
-    return _compare(student, teacher, _open_baseline(baseline, teacher), reporter, 0.0)
+    teacher = Run(config.distillation.teacher)
+    if baseline is not None:
+        config = _with_baseline(config, str(_as_path(baseline)), teacher)
+        write_text(path / CONFIG, config.to_toml())
+    return _compare(resume(path, reporter=reporter), teacher, config.distillation.baseline, reporter, 0.0)
 
 
-def _open_baseline(baseline: Run | Path | str, teacher: Run) -> Run | str:
-    """The run of a baseline, or one of the words for none.
+def _as_path(baseline: Run | Path | str) -> Path:
+    return baseline.path if isinstance(baseline, Run) else as_path(baseline, "The baseline")
 
-    Raises `UsageError` for anything else, and `DataError` if it was evaluated on other images than the teacher.
+
+def _with_baseline(config: Config, baseline: str, teacher: Run) -> Config:
+    """The configuration with a baseline, of which a run has its whole path.
+
+    Raises `UsageError` for something else, and `DataError` if it was evaluated on other images than the teacher.
     """
-    if isinstance(baseline, str) and baseline in (_TRAIN, _NONE):
-        return baseline
-    run = open_model(baseline)
-    if not isinstance(run, Run):
-        raise UsageError(f"The baseline is a {type(baseline).__name__}; expected {_TRAIN}, {_NONE} or a run.")
-    try:
-        paired_difference(teacher.predictions_of(), run.predictions_of())
-    except DataError as error:
-        raise DataError(f"The baseline {run.path} cannot be compared with the teacher: {error}") from error
-    return run
+    if baseline not in (_TRAIN, _NONE):
+        run = open_model(baseline)
+        if not isinstance(run, Run):
+            raise UsageError(f"The baseline {baseline} is no run; expected {_TRAIN}, {_NONE} or the folder of a run.")
+        try:
+            paired_difference(teacher.predictions_of(), run.predictions_of())
+        except DataError as error:
+            raise DataError(f"The baseline {run.path} cannot be compared with the teacher: {error}") from error
+        baseline = str(run.path.resolve())
+    return config.model_copy(update={"distillation": replace(config.distillation, baseline=baseline)})
 
 
-def _compare(student: Run, teacher: Run, baseline: Run | str, reporter: ProgressReporter, seconds: float) -> Run:
+def _compare(student: Run, teacher: Run, baseline: str, reporter: ProgressReporter, seconds: float) -> Run:
     """Complete the student's run with a comparison; a baseline trains within some seconds (0: no limit)."""
     if baseline == _NONE:
         return student
-    not_compared = "The student is not compared with its teacher"
+    not_compared, continued = "The student is not compared with its teacher", f"regraft distill --resume {student.path}"
     if stopped := student.metrics["training"]["stopped"]:
-        reporter.on_message(
-            f"{not_compared}, because it was stopped ({stopped}). Continue: regraft distill --resume {student.path}"
-        )
+        reporter.on_message(f"{not_compared}, because it was stopped ({stopped}). Continue: {continued}")
         return student
     if not find_predictions(student.path):
         reporter.on_message(f"{not_compared}, because there are no val or test images.")
         return student
-    plain = baseline if isinstance(baseline, Run) else _train_plainly(student, reporter, seconds)
-    if plain.metrics["training"]["stopped"]:
+    try:
+        plain = _train_plainly(student, reporter, seconds) if baseline == _TRAIN else Run(baseline)
+    except BudgetError as error:
+        reporter.on_message(f"{not_compared}: {error} Without a limit: {continued}")
+        return student
+    except KeyboardInterrupt as error:
+        raise Interrupted(student.path) from error
+    if stopped := plain.metrics["training"]["stopped"]:
+        if stopped == "interrupted":
+            raise Interrupted(student.path)
+        reporter.on_message(f"{not_compared}, because the training of {plain.path} was stopped ({stopped}).")
         return student
     try:
         result = kept_gain(student.predictions_of(), teacher.predictions_of(), plain.predictions_of())

@@ -20,7 +20,7 @@ from regraft.runs.processes import jointly, tell_run
 from regraft.runs.progress import with_progress
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELLED, Run
 from regraft.runs.run_folder import lock_run
-from regraft.runs.teacher import ask_teacher
+from regraft.runs.teacher import ask_teacher, open_teacher
 from regraft.runs.train import tracking_options, train_into
 from regraft.runs.unlabelled import with_unlabelled
 from regraft.text import pluralize
@@ -93,7 +93,7 @@ def resume(
         _check_unchanged(path, split, source["data"])
         config, split = with_unlabelled(config, split, model, reporter)
         _check_same_unlabelled(path, split)
-        lesson = ask_teacher(model, config, split, reporter)
+        lesson = ask_teacher(open_teacher(model, config, split), model, config, split, reporter)
         return train_into(model, split, path, config, reporter, callbacks=callbacks, loss=loss, lesson=lesson)
 
 
@@ -123,9 +123,10 @@ def _train_further(
     _check_unchanged(path, split, data)
     if config.distillation.teacher:
         config, split = with_unlabelled(config, split, run.classifier, reporter)
+    teacher = open_teacher(run.classifier, config, split)
     return train_into(
         run.classifier, split, path, config, reporter, earlier=earlier, callbacks=callbacks, loss=loss,
-        lesson=ask_teacher(run.classifier, config, split, reporter),
+        lesson=ask_teacher(teacher, run.classifier, config, split, reporter),
     )  # fmt: skip
 
 

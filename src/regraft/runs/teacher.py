@@ -45,25 +45,15 @@ class Lesson:
     targets: SoftTargets
     description: Mapping[str, Any]
 
-    @property
-    def unlabelled(self) -> int:
-        """Number of unlabelled images."""
-        return 0 if self.targets.unlabelled is None else self.targets.unlabelled.shape[1]
 
+def open_teacher(model: Classifier, config: Config, split: Split) -> Run | None:
+    """The configured teacher of `model`, None without one.
 
-def open_teacher(config: Config) -> Run | None:
-    """The teacher of a configuration, None without one; `UsageError` if its folder is no run."""
-    return Run(config.distillation.teacher) if config.distillation.teacher else None
-
-
-def ask_teacher(model: Classifier, config: Config, split: Split, reporter: ProgressReporter) -> Lesson | None:
-    """The targets of a training of `model` by the configured teacher; None without one.
-
-    Val and test images are never asked about. Raises `UsageError` if the teacher has other classes.
+    Raises `UsageError` if its folder is no run, it has other classes, or it cannot teach this model here.
     """
-    teacher, options = open_teacher(config), config.distillation
-    if teacher is None:
+    if not config.distillation.teacher:
         return None
+    teacher = Run(config.distillation.teacher)
     if teacher.classes != split.classes:
         raise UsageError(
             f"The teacher {teacher.path} knows the classes {join_truncated(teacher.classes)}, and the data has "
@@ -76,7 +66,19 @@ def ask_teacher(model: Classifier, config: Config, split: Split, reporter: Progr
             f"The student {model.spec.name} has several backbones, and a teacher teaches one. Train several backbones "
             "without a teacher, and let them teach a small one: regraft distill RUN --into BACKBONE."
         )
-    views = _views(teacher.classifier, model, config)
+    return teacher
+
+
+def ask_teacher(
+    teacher: Run | None, model: Classifier, config: Config, split: Split, reporter: ProgressReporter
+) -> Lesson | None:
+    """The targets of a training of `model` with these settings; None without a teacher.
+
+    Val and test images are never asked about.
+    """
+    if teacher is None:
+        return None
+    views, options = _views(teacher.classifier, model, config), config.distillation
 
     def ask(dataset: Dataset, what: str) -> np.ndarray:
         said = probabilities_of(teacher.classifier, dataset, config, reporter, views=views, name=f"teacher, {what}")

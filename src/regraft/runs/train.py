@@ -41,7 +41,7 @@ from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import CHECKPOINT, CONFIG, SOURCE, SPLIT, UNLABELLED, Run, open_model
 from regraft.runs.run_folder import SCRATCH, lock_run, new_folder, refuse_existing_run
-from regraft.runs.teacher import Lesson, ask_teacher
+from regraft.runs.teacher import Lesson, ask_teacher, open_teacher
 from regraft.runs.unlabelled import with_unlabelled
 from regraft.tracking.callback import TrackingReporter, tracking
 from regraft.tracking.options import TrackingOptions
@@ -79,11 +79,14 @@ def train_from(
     model = build_described(split, config, reporter)
     config, split = with_unlabelled(config, split, model, reporter)
     at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
-    lesson = ask_teacher(model, config, split, reporter)
-    taught = 0 if lesson is None else lesson.unlabelled
+    teacher = open_teacher(model, config, split)
+    taught = 0 if teacher is None or split.unlabelled is None else len(split.unlabelled)
+    # The teacher takes its time from a budget; without one, the plan decides which views there are to ask about.
+    lesson = ask_teacher(teacher, model, config, split, reporter) if config.training.budget else None
     model, config, deadline, planned = fit_into_budget(
         model, split, config, started, reporter, at_size=at_size, unlabelled=taught
     )
+    lesson = lesson or ask_teacher(teacher, model, config, split, reporter)
     source = absolute(data)
     # The folder is created after the scan, which must not take it for a class if it is inside the data.
     with lock_run(new_folder(out, Path(source).stem, config.model.backbone)) as path, continued_in(path):

@@ -24,6 +24,7 @@ from regraft.evaluation.stored_predictions import write_predictions
 from regraft.report.plots.confusion import plot_confusion
 from regraft.runs.prepare import build_for, scan_with
 from regraft.runs.progress import with_progress
+from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import find_unlabelled_for
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
@@ -140,6 +141,7 @@ def cross_validate(
         raise UsageError(f"{k} folds, {repeats} repeats; expected at least 2 folds and 1 repeat.")
     if unlabelled is not None:
         config = config.model_copy(update={"data": replace(config.data, unlabelled=str(unlabelled))})
+    refuse_teacher(config, "regraft crossval")
     if cluster is not None and config.data.unlabelled:
         raise UsageError("Images without labels (data.unlabelled) work on this machine only. Leave out the cluster.")
     refuse_existing(out)

@@ -19,6 +19,10 @@ _TEACH_VIEWS = (
     "let the teacher see each augmented view that the student sees, where both have inputs of the same size and there "
     "is no budget; else the plain image"
 )
+_BASELINE = (
+    "what `regraft distill` compares the student with: train (the same model, trained on the labels alone), none, or a "
+    "run of such a model"
+)
 _TEMPERATURE = "temperature of the teacher's probabilities: above 1 they say more about the less probable classes"
 
 
@@ -31,6 +35,7 @@ class DistillationOptions:
     soft_share: Annotated[float, Field(ge=0, le=1, description=_SOFT_SHARE)] = 0.9
     temperature: Annotated[float, Field(gt=0, le=20, description=_TEMPERATURE)] = 2.0
     teach_views: Annotated[bool, Field(description=_TEACH_VIEWS)] = True
+    baseline: Annotated[str, Field(min_length=1, description=_BASELINE)] = "train"
 
 
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -147,5 +147,5 @@ def _phase_trainer(setup: TrainingSetup, phase: Phase, batches: Batches, val: Ac
         sharded=setup.options.sharding == "fsdp" and phase.name == "finetune" and distributed.is_distributed(),
         seed=setup.options.seed,
         reporter=setup.reporter,
-        view_targets=None if setup.soft_targets is None else setup.soft_targets.of_views(),
+        view_targets=None if setup.soft_targets is None else setup.soft_targets.of_views,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from regraft.data.samples import PARTS, Columns, SampleTable
 from regraft.data.storage import CombinedStorage, Folder
 from regraft.data.strings import Names, concatenate, in_blocks, string_array
 from regraft.errors import UsageError
+from regraft.text import pluralize
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +31,8 @@ class SoftTargets:
     Attributes:
         train: Targets of K views of the N training images, the plain one first, float32 (K, N, classes); each row has
             the sum 1. Where K is 1, all views have the same. With more, K is at least the number of cached views.
-        unlabelled: Those of the M images without labels of the split, float32 (K, M, classes), which train beside them;
-            None: the split has none.
+        unlabelled: Those of the M images without labels of the split, float32 (K, M, classes), which train beside them,
+            of the same views; None: the split has none.
     """
 
     train: np.ndarray
@@ -40,6 +42,11 @@ class SoftTargets:
         """Raise `UsageError` unless there is one row of probabilities for each image, or each of its `views`."""
         count = 0 if split.unlabelled is None else len(split.unlabelled)
         unlabelled = self.train[:, :0] if self.unlabelled is None else self.unlabelled
+        if len(unlabelled) != len(self.train):
+            raise UsageError(
+                f"There are targets of {pluralize(len(self.train), 'view')} of each training image, and of "
+                f"{len(unlabelled)} of each unlabelled one; expected the same views."
+            )
         for what, rows, images in (("training", self.train, len(split.train)), ("unlabelled", unlabelled, count)):
             if rows.shape[1:] != (images, len(split.classes)) or not (len(rows) == 1 or len(rows) >= views):
                 raise UsageError(
@@ -51,11 +58,12 @@ class SoftTargets:
 
     def plain(self) -> torch.Tensor:
         """Targets of the plain views, first of the labelled images, then of the others, float32 (N + M, classes)."""
-        return self._all()[0]
+        return self._beside(0)
 
+    @cached_property
     def of_views(self) -> torch.Tensor | None:
         """Targets of the K views of the same images, (K, N + M, classes); None if they do not differ."""
-        return self._all() if len(self.train) > 1 else None
+        return self._beside(slice(None)) if len(self.train) > 1 else None
 
     def digest(self) -> str:
         """A hash of the targets of the plain views, and of whether those of others differ."""
@@ -63,9 +71,9 @@ class SoftTargets:
         hashed.update(bytes([len(self.train) > 1]))
         return hashed.hexdigest()
 
-    def _all(self) -> torch.Tensor:
-        parts = [self.train] if self.unlabelled is None else [self.train, self.unlabelled]
-        return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
+    def _beside(self, views: int | slice) -> torch.Tensor:
+        parts = [part[views] for part in (self.train, self.unlabelled) if part is not None]
+        return torch.from_numpy(np.concatenate(parts, axis=-2, dtype=np.float32))
 
 
 def beside(labelled: Dataset, unlabelled: Dataset) -> Dataset:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
@@ -21,8 +22,11 @@ from regraft.cli.options import (
     with_training_flags,
 )
 from regraft.cli.output import console, parse_seconds, print_json, print_next, print_result
-from regraft.errors import UsageError
+from regraft.errors import Interrupted, UsageError
 from regraft.runs.progress import rich_progress
+
+if TYPE_CHECKING:
+    from regraft.runs.run import Run
 
 
 @with_training_flags
@@ -65,11 +69,12 @@ def command(
     overrides = {
         "model.backbone": into, "model.weights": weights, "model.image_size": image_size,
         "distillation.teacher": None if run is None else str(run), "distillation.soft_share": soft_share,
-        "distillation.temperature": temperature, "data.unlabelled": unlabelled,
+        "distillation.temperature": temperature, "distillation.baseline": baseline, "data.unlabelled": unlabelled,
         "training.finetune_from": finetune_from, "training.seed": seed,
         "training.budget": None if budget is None else parse_seconds(budget), "training.device": device, **flags,
     }  # fmt: skip
     given = {"--data": data, "--config": config, "--set": settings or None, "--out": out, **overrides}
+    del given["distillation.baseline"]
     if resume is not None and any(value is not None for value in given.values()):
         raise UsageError(
             f"--resume {resume} continues with the settings of that run; expected only --baseline, --json."
@@ -86,16 +91,19 @@ def command(
         from regraft.runs.distill import distill_with, resume_distillation
     with rich_progress(screen) as reporter:
         if resume is not None:
-            student = resume_distillation(resume, baseline=baseline or "train", reporter=reporter)
+            student = resume_distillation(resume, baseline=baseline, reporter=reporter)
         else:
-            place = out or resolved.run.out or None
-            student = distill_with(
-                resolved, data, place, baseline=baseline or "train", reporter=reporter, started=started
-            )
+            student = distill_with(resolved, data, out or resolved.run.out or None, reporter=reporter, started=started)
     if json:
         print_json({"run": str(student.path), **student.metrics})
-        return
-    print_result(screen, student, time.monotonic() - started)
+    else:
+        _print(screen, student, time.monotonic() - started)
+    if student.metrics["training"]["stopped"] == "interrupted":
+        raise Interrupted(student.path)
+
+
+def _print(screen: Console, student: Run, seconds: float) -> None:
+    print_result(screen, student, seconds)
     from regraft.report.distillation import describe_result
 
     for line in describe_result(student.metrics["distillation"]):
