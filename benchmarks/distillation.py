@@ -1,7 +1,7 @@
 """How much of a teacher's gain a small model keeps: plain, distilled and teacher on the same test images.
 
-    python benchmarks/distillation.py DATA [DATA ...] [--images 200] [--draws 3] [--teacher a,b] [--into efficientnet_lite0]
-        [--size 160] [--record] [-- OPTION ...]
+    python benchmarks/distillation.py DATA [DATA ...] [--images 200] [--draws 3] [--teacher a,b] [--into NAME]
+        [--size 160] [--record] [-- SETTING=VALUE ...]
 
 DATA is what `regraft train` takes; where it has no train and test parts, a third of it is the test part. Each draw
 labels some of the training images, and the others have no label. The teacher learns from the labelled ones, then
