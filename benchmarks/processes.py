@@ -1,14 +1,13 @@
-"""Do several processes train as one does, as fast as its threads, and also when they are killed?
+"""Do several processes train as one does, and as fast as its threads?
 
-    python benchmarks/processes.py DATA [--kills 30] [--seed 0] [--record] [-- OPTIONS OF regraft train]
+    python benchmarks/processes.py DATA [--record] [-- OPTIONS OF regraft train]
 
 It trains in 1, 2 and 4 processes and compares the head's losses, the fine-tuned validation losses, the answers on the
 test images and the images that the metrics are of. Then it compares images per second of the prefix and of fine-tuning
 steps of two processes with one thread each with those of one process with two threads, and the time of a step whose
-gradients travel in one buffer after the backward pass with one of `DistributedDataParallel`. At last it kills a random
-process of two at a random moment, again and again, and resumes the run, which must give exactly what it gives
-undisturbed; once it presses Ctrl-C. Beside the numbers of processes it shows what one thread instead of two changes in
-one process: sums in another order, which fine-tuning amplifies.
+gradients travel in one buffer after the backward pass with one of `DistributedDataParallel`. Beside the numbers of
+processes it shows what one thread instead of two changes in one process: sums in another order, which fine-tuning
+amplifies.
 """
 
 from __future__ import annotations
@@ -17,14 +16,11 @@ import argparse
 import csv
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,11 +60,6 @@ def is_right(facts: dict[str, float]) -> bool:
     return losses and facts["equal_answers"] >= ANSWERS and facts["same_images"] == 1.0
 
 
-def is_equal(facts: dict[str, float]) -> bool:
-    """Whether a run has the same numbers as another one."""
-    return facts["head"] == facts["finetuned"] == 0.0 and facts["equal_answers"] == facts["same_images"] == 1.0
-
-
 def run_quietly(command: list[str], environment: dict[str, str]) -> None:
     """Run a command; raise `RuntimeError` with what it printed if it fails."""
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
@@ -96,58 +87,6 @@ def speeds(run: Path) -> dict[str, float]:
     passes = views * sum(images["train"].values()) + sum(images["val"].values())
     tail = max(float(row["images_per_second"]) for row in rows(run / "history.csv") if row["phase"] == "finetune")
     return {"prefix": passes / metrics["time"]["steps"]["prefix"], "tail": tail}
-
-
-def process_of_rank(launcher: int, rank: int) -> int | None:
-    """The number of a process that a launcher has started; None if there is none yet."""
-    try:
-        children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-        for child in children:
-            if f"RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text():
-                return int(child)
-    except OSError:
-        pass
-    return None
-
-
-def kill_one(data: Path, out: Path, options: list[str], draw: random.Random, duration: float) -> str:
-    """Start two processes, kill one of them at a random moment, and resume; what happened in a few words."""
-    with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "REGRAFT_CACHE": cache}
-        moment, rank = draw.uniform(0.1, 1.0) * duration, draw.randrange(2)
-        command = [*REGRAFT, "train", str(data), *options, "--out", str(out), "--processes"]
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        launcher = subprocess.Popen([*command, "2"], env=environment, **quiet)
-        outcome = "finished"
-        try:
-            launcher.wait(moment)
-        except subprocess.TimeoutExpired:
-            if number := process_of_rank(launcher.pid, rank):
-                os.kill(number, signal.SIGKILL)
-            started = time.monotonic()
-            _, error = launcher.communicate(timeout=60)  # a bar: the others end within a minute
-            outcome = f"rank {rank} killed after {moment:5.1f} s, all ended {time.monotonic() - started:4.1f} s later"
-            if launcher.returncode and "was killed by SIGKILL" not in error:
-                raise RuntimeError(f"unexpected end: {error}") from None
-        has_started = (out / "source.json").exists() and (out / "config.toml").exists()
-        again = [*REGRAFT, "train", "--resume", str(out), "--processes"] if has_started else command
-        run_quietly([*again, "2"], environment)
-        return outcome
-
-
-def interrupt_one(data: Path, out: Path, options: list[str]) -> str:
-    """Press Ctrl-C while two processes fine-tune, check that the best model is kept, and resume."""
-    with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "REGRAFT_CACHE": cache}
-        command = [*REGRAFT, "train", str(data), *options, "--out", str(out), "--processes", "2"]
-        launcher = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while launcher.poll() is None and not (out / "checkpoints" / "last.safetensors").exists():
-            time.sleep(0.01)
-        launcher.send_signal(signal.SIGINT)
-        code = launcher.wait()
-        stopped = json.loads((out / "metrics.json").read_text())["training"]["stopped"]
-        run_quietly([*REGRAFT, "train", "--resume", str(out), "--processes", "2"], environment)
-        return f"Ctrl-C: exit code {code}, stopped: {stopped}"
 
 
 def step_seconds(way: str, steps: int = 20) -> float:
@@ -216,15 +155,13 @@ def compare_steps() -> dict[str, list[float]]:
 
 
 def main() -> int:
-    """Compare, measure and kill; return 1 if a run has another result."""
+    """Compare and measure; return 1 if a run has another result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
     record = take_flag()
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     arguments, options = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
-    draw, right, facts = random.Random(arguments.seed), True, dict[str, dict[str, float]]()
+    right, facts = True, dict[str, dict[str, float]]()
     measured: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for count in PROCESSES:
@@ -251,22 +188,6 @@ def main() -> int:
         steps = compare_steps()
         print(f"ms of a step: {steps}", flush=True)
         measured |= {f"{way} / flat": [a / b for a, b in zip(steps[way], steps["flat"], strict=True)] for way in steps}
-        whole, interrupted, started = Path(folder) / "whole", Path(folder) / "interrupted", time.monotonic()
-        train(arguments.data, whole, options, 2)
-        duration = time.monotonic() - started
-        happened = interrupt_one(arguments.data, interrupted, options)
-        is_same = is_equal(differences(interrupted, whole))
-        right = right and is_same
-        print(f"{happened}, then {'right' if is_same else 'DIFFERENT'}", flush=True)
-        finished = 0
-        for number in range(1, arguments.kills + 1):
-            run = Path(folder) / f"kill-{number}"
-            happened = kill_one(arguments.data, run, options, draw, duration)
-            result = differences(run, whole)
-            finished += is_equal(result)
-            print(f"{number:3} {happened}: {'right' if is_equal(result) else f'DIFFERENT: {result}'}", flush=True)
-        print(f"{finished} of {arguments.kills} finish right")
-        measured["right finishes after a kill"] = [finished / max(1, arguments.kills)]
     if record:
         named = {f"{count} processes": values for count, values in facts.items()}
         named["1 process with 1 thread"] = one_thread
@@ -274,7 +195,7 @@ def main() -> int:
             "processes", measured | {label: [values["equal_answers"]] for label, values in named.items()}, unit="ratio",
             title="Several processes", facts=named, data=arguments.data,
         )  # fmt: skip
-    return int(not right or finished != arguments.kills)
+    return int(not right)
 
 
 if __name__ == "__main__":
