@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from regraft import distributed
-from regraft.distributed import Launch, first_node, launch_of
+from regraft.distributed import Launch, PeerError, first_node, launch_of
 from regraft.errors import UsageError
 
 SCRIPT = """
@@ -102,6 +102,20 @@ def test_what_processes_tell_each_other(tmp_path: Path) -> None:
     assert first[5] == second[5] == unseen
     assert first[6:] == ["slice(0, 1, None) True", "False"]
     assert second[6:] == ["slice(1, 3, None) True", "False"]
+
+
+def test_an_error_of_memory_is_that_of_this_process_and_any_other_of_a_peer() -> None:
+    with pytest.raises(torch.cuda.OutOfMemoryError), distributed._communication():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    class FullError(torch.cuda.OutOfMemoryError):
+        pass
+
+    with pytest.raises(FullError), distributed._communication():
+        raise FullError
+    for error in (RuntimeError("connection closed"), type("OutOfMemoryError", (RuntimeError,), {})()):
+        with pytest.raises(PeerError), distributed._communication():
+            raise error
 
 
 def test_a_launch_is_read_from_the_variables_of_torchrun_or_slurm() -> None:

@@ -339,7 +339,9 @@ def _communication(tensor: torch.Tensor | None = None) -> Iterator[None]:
             events[1].record()
             _state.gpu_events.append(events)
     except RuntimeError as error:
-        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of this process
+        import torch
+
+        if isinstance(error, torch.cuda.OutOfMemoryError):  # of this process; the class of every device
             raise
         raise PeerError("Another process of this training has ended or does not answer.") from error
     finally:

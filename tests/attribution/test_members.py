@@ -103,7 +103,7 @@ def test_a_backbone_that_the_head_hardly_reads_has_a_faint_map() -> None:
 
 def test_stages_belong_to_one_backbone(model: Classifier) -> None:
     assert default_stage(model, "gradcam") == 0
-    with pytest.raises(UsageError, match="the model has several"):
+    with pytest.raises(UsageError, match=r"stage is blocks\.5, but the model has 2 backbones\. .* Leave out the stage"):
         find_stage(model, "blocks.5")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from regraft.errors import UnknownNameError, UsageError, WeightsError
 from regraft.models.classifier import Classifier, build
 from regraft.models.cpu.fold_inference import fold_inference
-from regraft.models.pretrained import smaller_sizes
+from regraft.models.pretrained import check_image_sizes, smaller_sizes
 from regraft.models.registry import find_backbone
 from regraft.models.run_description import options_of_run
 from regraft.models.serialization import load_classifier, save_classifier
@@ -180,8 +180,10 @@ def test_an_unknown_member_is_named() -> None:
 
 
 def test_a_size_that_is_too_small_is_refused() -> None:
-    with pytest.raises(UsageError, match="backbone mobilenetv2@ = 8"):
+    with pytest.raises(UsageError, match=r"^The size of mobilenetv2 is 8 pixels\. Expected 16 to 2048 pixels, or no"):
         build("efficientnet_lite0,mobilenetv2@8", classes=CLASSES, weights="none")
+    with pytest.raises(UsageError, match=r"^The image size is 4096 pixels\. Expected 16 to 2048 pixels, or 0, which"):
+        check_image_sizes(find_backbone("mobilenetv2"), 4096)
 
 
 def test_one_file_is_not_enough_for_several(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier, build
+from regraft.training import lora
 from regraft.training.budget import Room, make_plan
 from regraft.training.options import TrainingOptions
 from regraft.training.scaling import Cluster, Rates, plan_scale
@@ -106,6 +107,60 @@ def test_memory_is_that_of_one_of_the_processes_on_its_device(model: Classifier)
     ), "batches are in the memory of the GPU"
 
 
+def test_lora_sends_and_keeps_only_what_it_trains() -> None:
+    network = build("test_vit", classes=tuple("abcd"), image_size=64, weights="none")
+    network.weights = replace(network.weights, source="wheel")
+    boundary = network.resolve("auto")
+    rates = replace(GPU, backbone="test_vit", boundary=network.stages[boundary].name, precision="float32")
+    cluster = Cluster(2, 2, cpus=2)
+    full, adapted = (
+        plan_scale(network, IMAGES, TrainingOptions(finetune_method=method, lora_rank=4), rates, cluster)
+        for method in ("full", "lora")
+    )
+    lora.attach(network, boundary, rank=4, alpha=4, seed=0)
+    adapters = sum(p.numel() for _, p in network.trainable_parameters())
+    assert adapted.step_bytes == 4 * adapters, "a ring of two sends everything once"
+    saved = full.step_bytes - adapted.step_bytes  # gradients, two moments and an average
+    assert full.gpu_memory - adapted.gpu_memory == pytest.approx(4 * saved, abs=2)
+
+
+def test_fsdp_sends_more_and_keeps_less(model: Classifier) -> None:
+    whole, divided = (
+        plan_scale(model, IMAGES, TrainingOptions(sharding=sharding, precision="off"),
+                   replace(GPU, precision="float32"), Cluster(8, 8, cpus=8))
+        for sharding in ("none", "fsdp")
+    )  # fmt: skip
+    assert divided.step_bytes == pytest.approx(1.5 * whole.step_bytes, abs=2)
+    assert divided.seconds["network"] > whole.seconds["network"]
+    assert divided.gpu_memory < whole.gpu_memory
+    with pytest.raises(UsageError, match="fsdp has nothing to divide"):
+        plan_scale(model, IMAGES, TrainingOptions(sharding="fsdp", finetune_method="lora"), CPU, Cluster(2, cpus=2))
+    with pytest.raises(UsageError, match="adapts the linear layers of a transformer"):
+        plan_scale(model, IMAGES, TrainingOptions(finetune_method="lora"), CPU, Cluster())
+    alone = plan_scale(model, IMAGES, TrainingOptions(sharding="fsdp"), CPU, Cluster())
+    assert alone.step_bytes == 0, "one process divides nothing"
+
+
+def test_the_l2_strength_is_searched_on_at_most_200_000_images(model: Classifier) -> None:
+    options, features = TrainingOptions(finetune_epochs=0, precision="off"), model.head.features
+    rates = replace(CPU, network_bytes=1e9)
+
+    def plan(train: int, views: int = 1) -> tuple[float, float]:
+        images, own = {"train": train, "val": 10_000}, replace(options, views=views)
+        of_one, of_two = (plan_scale(model, images, own, rates, Cluster(n, cpus=2)) for n in (1, 2))
+        return (of_one.seconds["head"] - 1) * rates.head / features, of_two.seconds["network"] * rates.network_bytes
+
+    # 250 evaluations over a path of eleven strengths; then two strengths for all rows.
+    again = 250 * 2 / 11
+    assert plan(200_000)[0] == pytest.approx(250 * 200_000)
+    assert plan(1_000_000)[0] == pytest.approx(250 * 200_000 + again * 1_000_000)
+    assert plan(50_000, views=4)[0] == pytest.approx(250 * 50_000 + again * 200_000)
+    # Two processes exchange sixteen shards of float64: gradients at each evaluation, and the second moments of a fit.
+    gradient, moments = 16 * 8 * 4 * (features + 1), 16 * 8 * features**2
+    assert plan(200_000)[1] == pytest.approx(250 * gradient + moments, rel=1e-6)
+    assert plan(1_000_000)[1] == pytest.approx((250 + again) * gradient + 2 * moments, rel=1e-6)
+
+
 def test_activations_have_the_precision_of_the_rates(model: Classifier) -> None:
     whole, half = (
         plan_scale(model, IMAGES, TrainingOptions(finetune_epochs=0), replace(CPU, precision=precision), Cluster())
@@ -128,7 +183,7 @@ def test_rates_of_another_training_are_refused(model: Classifier) -> None:
     network = build("test_efficientnet", classes=tuple("abcd"), image_size=64, weights="none")  # all of it trains
     own = replace(CPU, boundary=network.stages[0].name)
     assert plan_scale(network, IMAGES, options, own, Cluster()).total > 0
-    with pytest.raises(UsageError, match="takes its statistics from the images of one process"):
+    with pytest.raises(UsageError, match=r"in 2 .* takes its statistics from the images of one process\. Train it"):
         plan_scale(network, IMAGES, options, own, Cluster(2, cpus=2))
     with pytest.raises(UsageError, match="feature_cache = memory works in one process"):
         plan_scale(model, IMAGES, replace(options, feature_cache="memory"), CPU, Cluster(2, cpus=2))

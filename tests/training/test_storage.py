@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,15 @@ import pytest
 import torch
 
 from regraft.cache import Cache
-from regraft.data.dataset import Split
+from regraft.data.augmentation_options import Augmentation
+from regraft.data.dataset import Part, Split
 from regraft.data.pixel_cache import StreamedPixels
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
 from regraft.training import data as training_data
 from regraft.training import trainer
-from regraft.training.activations import Activations, CachedTensor
+from regraft.training.activations import Activations, ActivationSource, CachedTensor
+from regraft.training.callbacks import NullReporter
 from regraft.training.device import choose_precision
 from regraft.training.feature_rows import StoredRows, TensorRows
 from regraft.training.options import TrainingOptions
@@ -201,9 +204,44 @@ def test_features_without_room_on_a_gpu_are_read_in_chunks(
 def test_memory_of_the_head_is_divided_among_processes(make_model: MakeModel) -> None:
     model = make_model()
     features, classes = model.head.features, len(model.classes)
-    assert head_bytes(model, 100, 10, views=1, processes=1) == 100 * (12 * features + 4 * classes) + 10 * 4 * features
-    whole, half = (head_bytes(model, 160_000, 0, views=2, processes=count) for count in (1, 2))
+    fitted = partial(head_bytes, model, fitted=True)
+    assert fitted(100, 10, views=1, processes=1) == 100 * (12 * features + 4 * classes) + 10 * 4 * features
+    whole, half = (fitted(160_000, 0, views=2, processes=count) for count in (1, 2))
     assert whole == 2 * half
-    assert head_bytes(model, 100, 10, views=1, processes=8) == head_bytes(model, 100, 10, views=1, processes=1), (
+    assert fitted(100, 10, views=1, processes=8) == fitted(100, 10, views=1, processes=1), (
         "rows of one shard belong to one process"
     )
+
+
+def test_a_head_that_trains_in_epochs_needs_no_copies(make_model: MakeModel) -> None:
+    counts, precision = {"train": 100, "val": 10}, torch.float32
+    needed = {}
+    for kind in ("linear", "mlp"):
+        model = make_model(head=kind, head_stages="last")
+        phases = plan_phases(model, TrainingOptions(finetune_epochs=0, views=3))
+        needed[kind] = storage_needs(model, counts, phases, precision).features
+    values = (3 * 100 + 10) * 4 * model.head.features
+    assert needed["mlp"] == values + 100 * 4 * len(model.classes)
+    assert needed["linear"] == values + 3 * 100 * (8 * model.head.features + 4 * len(model.classes))
+
+
+def test_features_stay_in_memory_only_if_every_process_has_room(
+    make_model: MakeModel, squares_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, cpu = make_model(head_stages="last"), torch.device("cpu")
+    data = training_data.TrainingData(
+        model, {"train": squares_split.train, "val": squares_split.val}, options=TrainingOptions(),
+        augmentation=Augmentation(), cache=Cache(tmp_path), scratch=Cache(tmp_path), device=cpu,
+        precision=torch.float32, reporter=NullReporter(),
+    )  # fmt: skip
+    activations: dict[Part, ActivationSource] = {
+        "train": Activations(len(model.stages), CachedTensor(torch.rand(1, 24, model.head.features)))
+    }
+    for room_of_the_other in (True, False):
+
+        def all_gather(mine: bool, other: bool = room_of_the_other) -> list[bool]:
+            return [mine, other]
+
+        monkeypatch.setattr(training_data.distributed, "all_gather", all_gather)
+        rows = data.head_inputs(activations, 1, fitted=True)["train"].rows
+        assert (rows.values is activations["train"].rows.values) is not room_of_the_other

@@ -74,7 +74,10 @@ def smooth(maps: torch.Tensor, radius: int) -> torch.Tensor:
 def find_stage(model: Classifier, name: str) -> int:
     """Find a stage by its name, an alias, or a layer's name; UsageError if its output has no spatial axes."""
     if model.members:
-        raise UsageError(f"The stage {name} of one backbone, and the model has several: each is explained at its last.")
+        raise UsageError(
+            f"The stage is {name}, but the model has {len(model.members)} backbones. Each of them is explained at its "
+            "last spatial stage. Leave out the stage (--layer)."
+        )
     if not name or name in ("none", "all", "auto", "last") or name.lstrip("-").isdigit():
         raise UnknownNameError("stage", name, [stage.name for stage in model.stages])
     index = model.resolve(name)

@@ -27,8 +27,8 @@ from regraft.quick_imports import quick_imports
 with quick_imports():
     import timm
 
-#: Smallest image size in pixels; with less, the last maps of the backbones vanish.
-MIN_IMAGE_SIZE = 16
+#: Smallest and largest image size in pixels; with less, the last maps of the backbones vanish.
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 2048
 
 
 class Pretrained(NamedTuple):
@@ -144,11 +144,14 @@ def _check_patches(spec: BackboneSpec, network: nn.Module, size: int) -> None:
 
 
 def check_image_sizes(spec: BackboneSpec, image_size: int) -> None:
-    """Raise `UsageError` if a size is given that is too small."""
-    sizes = {"image_size": image_size, **{f"backbone {one.name}@": one.size for one in spec.members}}
-    for name, size in sizes.items():
-        if 0 < size < MIN_IMAGE_SIZE or size > 2048:
-            raise UsageError(f"{name} = {size}; expected 0 (automatic) or {MIN_IMAGE_SIZE} to 2048 pixels.")
+    """Raise `UsageError` if a size is given that is too small or too large."""
+    sizes = [("The image size", image_size, "or 0, which chooses one")]
+    sizes += [(f"The size of {one.name}", one.size, f"or no @{one.size} behind the name") for one in spec.members]
+    for name, size, or_none in sizes:
+        if size and not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:
+            raise UsageError(
+                f"{name} is {size} pixels. Expected {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels, {or_none}."
+            )
 
 
 def _rgb(values: Sequence[float]) -> tuple[float, float, float]:

@@ -204,8 +204,8 @@ def find_backbone(name: str) -> BackboneSpec:
     name = canonical_backbone(name)
     if name == AUTO:
         raise UsageError(
-            "The backbone auto is chosen by a training: `regraft train DATA --backbone auto`, or regraft.train("
-            '"auto", split), whose result names it. Here, expected that name.'
+            "The backbone auto is chosen by a training. Expected the name of a backbone. Run `regraft train DATA "
+            '--backbone auto`, or regraft.train("auto", split), and give the name that it prints.'
         )
     if spec := (BACKBONES | BASELINES | KERAS_BACKBONES).get(name):
         return spec

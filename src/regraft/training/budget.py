@@ -16,6 +16,7 @@ from regraft.models.classifier import Classifier
 from regraft.text import pluralize
 from regraft.training.epochs import LR_CANDIDATES
 from regraft.training.feature_cache import row_bytes
+from regraft.training.linear_head import MAX_SEARCH_IMAGES, REFITTED_SHARE, is_refitted
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
 from regraft.training.setup import plan_phases
@@ -202,7 +203,11 @@ def estimate_plan(
     rows = train * phases.views
     epochs = options.finetune_epochs if phases.finetunes else 0
     # Before fine-tuning L-BFGS fits the head on the plain images alone.
-    head_rows = train if phases.finetunes and phases.head != "epochs" else rows
+    head_views = 1 if phases.finetunes and phases.head != "epochs" else phases.views
+    head_rows = train * head_views
+    passed = float(head_rows)
+    if phases.head == "lbfgs":
+        passed = min(train, MAX_SEARCH_IMAGES) + REFITTED_SHARE * head_rows * is_refitted(train, head_views)
     to_head = 1 / rates.prefix + 1 / rates.features
     # The rates belong to the boundary of the given options; above it, both are taken to reach the head, as a bound.
     from_last = options.finetune_from == "last"
@@ -212,7 +217,7 @@ def estimate_plan(
     step = rates.last if from_last else rates.tail
     seconds_of_prefix = (rows + val) * prefix if phases.boundary or starts_with_head else 0.0
     per_epoch = options.steps_per_epoch * options.batch_size or train
-    head = 1 + head_rows * model.head.features / rates.head + (head_rows + val) * after_cut
+    head = 1 + passed * model.head.features / rates.head + (head_rows + val) * after_cut
     needs = storage_needs(model, counts, phases, precision, processes=rates.processes)
     keeps = options.feature_cache if options.feature_cache != "auto" else "disk"
     is_live = keeps == "none" and phases.finetunes and phases.boundary > 0

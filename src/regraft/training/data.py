@@ -264,13 +264,13 @@ class TrainingData:
         }
 
     def head_inputs(
-        self, activations: Mapping[Part, ActivationSource], views: int, *, own: bool = False
+        self, activations: Mapping[Part, ActivationSource], views: int, *, fitted: bool, own: bool = False
     ) -> dict[Part, Activations]:
         """Inputs of the head: of `views` views of the training images and of the plain validation images.
 
         They are float32 tensors where these fit into memory, with `own` of only those images whose rows belong to this
         process; else rows in the precision of training: the activations themselves where nothing is above them, or a
-        temporary table.
+        temporary table. A head that is `fitted` by L-BFGS needs more memory than one that trains in epochs.
         """
         model, end = self._model, len(self._model.stages)
         taken = {part: views if part == "train" else 1 for part in activations}
@@ -279,8 +279,10 @@ class TrainingData:
         if self._keeps == "memory":
             room -= sum(rows.nbytes for rows in activations.values() if isinstance(rows, Activations))
         processes = distributed.world_size() if own else 1
-        needed = head_bytes(model, counts["train"], counts.get("val", 0), views=views, processes=processes)
-        fits = distributed.broadcast(needed <= room)  # memory is that of each machine
+        needed = head_bytes(
+            model, counts["train"], counts.get("val", 0), views=views, processes=processes, fitted=fitted
+        )
+        fits = all(distributed.all_gather(needed <= room))  # each machine has its own memory
         inputs: dict[Part, Activations] = {}
         for part, rows in activations.items():
             if not fits and isinstance(rows, Activations) and rows.boundary == end:

@@ -16,10 +16,13 @@ from regraft import distributed
 
 
 class GradientSum:
-    """Sums of the gradients of some parameters, and of a few values, in one operation; nothing in one process."""
+    """Sums of the gradients of some parameters, and of a few values, in one operation; nothing in one process.
 
-    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
-        self.parameters = list(parameters)
+    The sums of the gradients are divided by `divisor`, where the loss was multiplied by it.
+    """
+
+    def __init__(self, parameters: Sequence[torch.Tensor], *, divisor: int = 1) -> None:
+        self.parameters, self.divisor = list(parameters), divisor
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """Replace each gradient by its sum over the processes; returns the sums of `values`, float32 (k,).
@@ -39,6 +42,8 @@ class GradientSum:
         sums = distributed.all_reduce_sum(torch.cat(parts))
         own, present, *rest = torch.split(sums, [part.numel() for part in parts])
         torch._foreach_copy_(gradients, [part.view(old.shape) for part, old in zip(rest, gradients, strict=True)])
+        if self.divisor > 1:
+            torch._foreach_div_(gradients, self.divisor)
         if min(given) == 0:  # else the answer is known without waiting for the device
             for parameter, is_present in zip(self.parameters, present.tolist(), strict=True):
                 parameter.grad = parameter.grad if is_present else None

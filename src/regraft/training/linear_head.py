@@ -37,6 +37,8 @@ _ENOUGH_IMAGES = 100
 MAX_SEARCH_IMAGES = 200_000
 #: Products in an evaluation of the loss from which on several threads are faster than one (benchmarks/busy.py).
 _ENOUGH_PRODUCTS = 4_000_000
+#: Share of the path of strengths that passes over all rows after a search on fewer: the best one, and a weaker one.
+REFITTED_SHARE = 2 / len(L2_VALUES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,8 +221,7 @@ def fit_head(
     """
     every, calibrated = as_rows(features), labels.is_floating_point()
     rows, searched, search_weights = every.plain(), labels, weights
-    is_part = len(labels) > MAX_SEARCH_IMAGES
-    if is_part:
+    if len(labels) > MAX_SEARCH_IMAGES:
         chosen = stratified_part(class_indices(labels).cpu().numpy(), MAX_SEARCH_IMAGES, seed=seed)
         rows, numbers = rows.subset(chosen), torch.from_numpy(chosen).to(labels.device)
         searched, search_weights = labels[numbers], None if weights is None else weights[numbers]
@@ -242,7 +243,7 @@ def fit_head(
             break
     # Without validation the path ends at the strength that cross-validation chose.
     best = best_by_validation(path, calibrated) if by_validation else path[-1]
-    if every.views == 1 and not is_part:
+    if not is_refitted(len(labels), every.views):
         return best, path
     # More rows need at most as strong a penalty.
     weaker = [value for value in L2_VALUES if value <= best.l2] if by_validation else [best.l2]
@@ -254,6 +255,11 @@ def fit_head(
             break
     best_on_all = best_by_validation([best, *on_all], calibrated) if by_validation else on_all[-1]
     return best_on_all, [*path, *on_all]
+
+
+def is_refitted(images: int, views: int) -> bool:
+    """Whether `fit_head` searches the L2 strength on fewer rows than it fits: the plain images, or a part of many."""
+    return views > 1 or images > MAX_SEARCH_IMAGES
 
 
 def stratified_part(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:

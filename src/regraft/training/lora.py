@@ -46,6 +46,12 @@ def attach(model: Classifier, boundary: int, *, rank: int, alpha: float, seed: i
     model.freeze(boundary)
 
 
+def adapter_parameters(model: Classifier, boundary: int, rank: int) -> int:
+    """Number of parameters that `attach` would add: two matrices for each layer, from its inputs and to its outputs."""
+    layers = (model.backbone.get_submodule(name) for name in _linear_layers(model, boundary))
+    return sum(rank * (layer.in_features + layer.out_features) for layer in layers if isinstance(layer, nn.Linear))
+
+
 @contextmanager
 def merged(model: Classifier) -> Iterator[None]:
     """A context in which the adapters, if there are any, are part of the weights, and the model is an ordinary one."""

@@ -150,10 +150,15 @@ class PhaseTrainer:
         self.head = trained.head
         self.scaler = torch.amp.GradScaler(model.mean.device.type, enabled=precision == torch.float16)
         self.parameters = list(trained.trained_tensors().values())
-        self.sum_gradients = GradientSum([p for p in self.parameters if p.requires_grad and not is_divided(p)])
+        # FSDP takes the mean of the gradients, and each process has a part of their sum: the loss makes up for that.
+        self.loss_scale = distributed.world_size() if self.sharded else 1
+        undivided = [p for p in self.parameters if p.requires_grad and not is_divided(p)]
+        self.sum_gradients = GradientSum(undivided, divisor=self.loss_scale)
         self.communication = [0.0, 0.0]  # seconds of communication, and of all steps
         ema_steps = phase.ema_epochs * self.steps
         self.average = [p.detach().clone() for p in self.parameters] if ema_steps >= 1 else []
+        # Whole and divided tensors, which PyTorch cannot change in one operation.
+        self.kinds = [[i for i, p in enumerate(self.parameters) if is_divided(p) == kind] for kind in (False, True)]
         self.ema_weight = 1 / max(1.0, ema_steps)
         self.epoch, self.images_per_epoch = 0, len(batches)
         self.lr_scale, self.best_value, self.num_bad_epochs = 1.0, -math.inf, 0
@@ -219,6 +224,8 @@ class PhaseTrainer:
         order = self._order(overall)
         count, done = sum(map(len, order)), 0
         model.train()
+        if self.sharded:
+            self.sharded.classifier.train()
         # Loss and accuracy, times the images; processes that were interrupted, and whether the time is up.
         sums, lr = torch.zeros(4, device=device), phase.lr
         # Reading the loss waits for the device, which is expensive on a GPU.
@@ -251,9 +258,7 @@ class PhaseTrainer:
                         features = self.tail(inputs, boundary)
                     logits = self.head(features)  # outside autocast, in float32
                     loss = self.objective(logits, targets) * (0.0 if is_idle else weight)
-                    # FSDP takes the mean of the gradients, and this is a part of their sum.
-                    scale = distributed.world_size() if self.sharded else 1
-                    self.scaler.scale(loss * scale).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+                    self.scaler.scale(loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
                     values[0] = loss.detach() * len(indices)
                     values[1] = (logits.detach().argmax(1) == targets.argmax(1)).sum() * (not is_idle)
                 else:
@@ -263,8 +268,9 @@ class PhaseTrainer:
                 sums += self.sum_gradients(values)
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
-                if self.average:
-                    torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], self.ema_weight)
+                for kind in filter(None, self.kinds if self.average else []):
+                    present = [self.parameters[i].detach() for i in kind]
+                    torch._foreach_lerp_([self.average[i] for i in kind], present, self.ema_weight)
                 done += len(indices)
                 if (step + 1) % report_every == 0 or step == steps - 1:
                     loss_sum, correct, interrupted, late = sums.tolist()

@@ -17,11 +17,13 @@ import torch
 
 from regraft.errors import UsageError, cause_of
 from regraft.models.classifier import Classifier
+from regraft.training import lora
 from regraft.training.budget import Room, estimate_plan, make_plan
 from regraft.training.device import choose_precision
+from regraft.training.linear_head import REFITTED_SHARE, is_refitted
 from regraft.training.options import TrainingOptions
 from regraft.training.row_sums import shard_bounds
-from regraft.training.setup import PhasePlan, check_batch_norms, plan_phases
+from regraft.training.setup import PhasePlan, check_batch_norms, check_sharding, plan_phases
 from regraft.training.throughput import Throughput
 
 Step = Literal["storage", "decode", "prefix", "head", "finetune", "network", "evaluate"]
@@ -227,13 +229,17 @@ def plan_scale(
     """Estimate a training of a model on images by part, as `make_plan` does for this machine.
 
     `room` is that on the disk for the cache and in the memory of a process; None: enough. Rates of another image size
-    are scaled by the number of pixels, except that of decoding. Raises `UsageError` if the rates are of another device
-    than the cluster has, or of another backbone, precision or freeze boundary.
+    are scaled by the number of pixels, except that of decoding. A step of LoRA is taken to be as slow as one of all
+    weights, as a bound. Raises `UsageError` if the rates are of another device than the cluster has, or of another
+    backbone, precision or freeze boundary, or if the options cannot be trained.
     """
     cluster.check_device(rates.device)
     phases = plan_phases(model, options, changes_views=changes_views)
     check_batch_norms(model, phases, cluster.processes)
     _check_rates(rates, model, options, phases)
+    check_sharding(options, getattr(torch, rates.precision))
+    if phases.finetunes and options.finetune_method == "lora":
+        lora.check_lora(model, phases.boundary)
     if options.feature_cache != "auto":
         room = None  # what is asked for is planned
     size = model.preprocessing.size
@@ -252,7 +258,9 @@ def plan_scale(
     total, train, processes = sum(images.values()), images.get("train", 0), cluster.processes
     epochs = options.finetune_epochs if phases.finetunes else 0
     steps = epochs * math.ceil((options.steps_per_epoch * options.batch_size or train) / options.batch_size)
-    step_bytes = _ring_bytes(4 * _trained(model, phases), processes) if steps else 0
+    is_divided = options.sharding == "fsdp" and processes > 1
+    trained = 4 * _trained(model, phases, options) if steps else 0
+    step_bytes = _fsdp_bytes(trained, processes) if is_divided else _ring_bytes(trained, processes)
     unmeasured = []
     if rates.read_bytes:
         passes = 1 if plan.seconds["decode"] else 1 + epochs  # pixels without room are read in every pass
@@ -260,16 +268,17 @@ def plan_scale(
     else:
         unmeasured.append("read_bytes")
     if processes > 1 and rates.network_bytes:
-        weights = (model.head.features + 1) * len(model.classes)
-        head_bytes = _ring_bytes(8 * (len(shard_bounds(train)) - 1) * weights, processes)
-        sent = steps * step_bytes + (phases.head == "lbfgs") * _EVALUATIONS * head_bytes
-        seconds["network"] = sent / rates.network_bytes
+        of_head = _head_bytes(model, train, phases, processes) if phases.head == "lbfgs" else 0
+        seconds["network"] = (steps * step_bytes + of_head) / rates.network_bytes
     elif processes > 1:
         unmeasured.append("network_bytes")
     batch = math.ceil(options.batch_size / processes) * speed.activation_bytes * bool(epochs)
-    # Gradients and two moments of the optimizer; with FSDP a part of these and of a second copy of the weights.
-    copies = 1 + (4 / processes if options.sharding == "fsdp" else 3) * bool(epochs)
-    on_gpu = 1e6 * model.megabytes() * copies + batch
+    copies = 3 + (options.ema_epochs > 0)  # gradients, two moments of the optimizer, and the averaged weights
+    of_training = copies * trained
+    if is_divided:
+        # A part of these and of a second copy, which is whole before it is divided, and of a stage while it runs.
+        of_training = max(trained, (copies + 1) * trained // processes + 2 * _largest_stage(model, phases))
+    on_gpu = 1e6 * model.megabytes() + of_training + batch
     return ScalePlan(
         images={part: count for part, count in images.items() if count},
         cluster=cluster,
@@ -304,12 +313,42 @@ def _check_rates(rates: Rates, model: Classifier, options: TrainingOptions, phas
         )
 
 
-def _trained(model: Classifier, phases: PhasePlan) -> int:
+def _trained(model: Classifier, phases: PhasePlan, options: TrainingOptions) -> int:
     """Number of parameters that fine-tuning changes."""
-    stages = (parameter for stage in model.stages[phases.boundary :] for parameter in stage.parameters())
-    return sum(parameter.numel() for parameter in (*stages, *model.head.parameters()))
+    head = sum(parameter.numel() for parameter in model.head.parameters())
+    if options.finetune_method == "lora":
+        return head + lora.adapter_parameters(model, phases.boundary, options.lora_rank)
+    return head + sum(p.numel() for stage in model.stages[phases.boundary :] for p in stage.parameters())
+
+
+def _largest_stage(model: Classifier, phases: PhasePlan) -> int:
+    """Bytes of the largest fine-tuned part that FSDP puts together at once."""
+    parts = (module for stage in model.stages[phases.boundary :] for _, module in stage.modules)
+    return 4 * max(sum(p.numel() for p in part.parameters()) for part in (*parts, model.head))
+
+
+def _head_bytes(model: Classifier, train: int, phases: PhasePlan, processes: int) -> int:
+    """Bytes that each process sends while L-BFGS fits the head.
+
+    Each evaluation adds up the loss and its gradient, and each fit before that the second moments of the features, by
+    shards and in float64 (`row_sums`).
+    """
+    features, classes = model.head.features, len(model.classes)
+    refits = is_refitted(train, 1 if phases.finetunes else phases.views)
+    gradients = _EVALUATIONS * (1 + REFITTED_SHARE * refits) * (features + 1) * classes
+    values = gradients + (1 + refits) * features**2
+    return _ring_bytes(8 * (len(shard_bounds(train)) - 1) * values, processes)
 
 
 def _ring_bytes(size: float, processes: int) -> int:
     """Bytes that each process sends in a ring all-reduce of `size` bytes (Patarasuk and Yuan 2009)."""
     return int(2 * size * (processes - 1) / processes)
+
+
+def _fsdp_bytes(size: float, processes: int) -> int:
+    """Bytes that each process sends in a step of FSDP on `size` bytes of weights.
+
+    The weights are gathered in the forward and in the backward pass, and the gradients scattered: three passes over
+    them, where an all-reduce has two (Rajbhandari et al. 2020, arXiv 1910.02054, section 7.2).
+    """
+    return int(3 * size * (processes - 1) / processes)

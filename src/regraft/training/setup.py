@@ -95,13 +95,28 @@ def finetunes_members(model: Classifier, options: TrainingOptions) -> bool:
 def check_batch_norms(model: Classifier, phases: PhasePlan, processes: int) -> None:
     """Raise `UsageError` if several processes were to learn the statistics of BatchNorms, each from its own images.
 
-    PyTorch's SyncBatchNorm, which would share them, works on GPUs alone.
+    PyTorch's SyncBatchNorm, which would share them, works on GPUs alone, so these networks are refused everywhere.
     """
     if phases.from_scratch and model.has_batch_norms and processes > 1:
         raise UsageError(
-            f"{model.spec.name} trains from scratch, where BatchNorm takes its statistics from the images of one "
-            "process. Train it in one process, or start from pretrained weights."
+            f"{model.spec.name} trains from scratch in {processes} processes, but a BatchNorm in training takes its "
+            "statistics from the images of one process. Train it in one process, or start from pretrained weights, "
+            "whose statistics stay."
         )
+
+
+def check_sharding(options: TrainingOptions, precision: torch.dtype) -> None:
+    """Raise `UsageError` if fsdp cannot divide what these options train."""
+    if options.sharding != "fsdp":
+        return
+    if options.compile:
+        raise UsageError("training.sharding = fsdp and training.compile = true exclude each other. Remove one of them.")
+    if options.finetune_method == "lora":
+        raise UsageError(
+            "training.sharding = fsdp has nothing to divide with training.finetune_method = lora. Remove it."
+        )
+    if precision == torch.float16:
+        raise UsageError("training.sharding = fsdp needs a precision without loss scaling: bf16 or off.")
 
 
 def output_activation(options: TrainingOptions) -> Activation:
@@ -324,14 +339,7 @@ def _check_phases(
             "finetune_from = all."
         )
     check_batch_norms(model, phases, distributed.world_size())
-    if options.sharding == "fsdp" and options.compile:
-        raise UsageError("training.sharding = fsdp and training.compile = true exclude each other. Remove one of them.")
-    if options.sharding == "fsdp" and options.finetune_method == "lora":
-        raise UsageError(
-            "training.sharding = fsdp has nothing to divide with training.finetune_method = lora. Remove it."
-        )
-    if options.sharding == "fsdp" and precision == torch.float16:
-        raise UsageError("training.sharding = fsdp needs a precision without loss scaling: bf16 or off.")
+    check_sharding(options, precision)
     steps = math.ceil(len(split.train) / options.batch_size)
     if phases.from_scratch and model.has_batch_norms and len(split.train) // steps < 2:
         raise UsageError(

@@ -22,7 +22,8 @@ class ShardedTail(nn.Module):
     """The stages from the freeze boundary on; all processes call it, and the copy's head, equally often.
 
     Attributes:
-        classifier: The copy, whose parameters are divided, except those outside of modules.
+        classifier: The copy, whose parameters are divided, except those outside of modules: their gradients are those
+            of this process's images, and no mean.
     """
 
     classifier: Classifier

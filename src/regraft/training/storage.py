@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 #: Limit of features in memory where the system does not say how much memory there is.
 _UNKNOWN_MEMORY = 4 * 10**9
-#: Bytes of memory for each feature of a training image while a head is fitted: float32 values, the rows of a fold or of
-#: a part, and the standardized copy.
-_FEATURE_BYTES = 12
+#: Bytes of memory for each feature of a training image: its float32 value, and while L-BFGS fits a head, the rows of a
+#: fold or of a part, and the standardized copy, too.
+_FEATURE_BYTES, _FITTED_FEATURE_BYTES = 4, 12
 
 
 @dataclass(frozen=True)
@@ -56,22 +56,29 @@ def storage_needs(
     rows = train * phases.views + val
     # Before fine-tuning L-BFGS fits the head on the plain images alone.
     head_views = 1 if phases.finetunes and phases.head == "lbfgs" else phases.views
-    sharing = processes if phases.head == "lbfgs" else 1  # steps draw from all rows
+    fitted = phases.head == "lbfgs"
+    sharing = processes if fitted else 1  # steps draw from all rows
+    features = head_bytes(model, train, val, views=head_views, processes=sharing, fitted=fitted)
     return StorageNeeds(
         activations=rows * has_prefix * row_bytes(model, phases.cut, precision),
         pixels=(train + val) * 3 * model.preprocessing.size**2,
-        features=head_bytes(model, train, val, views=head_views, processes=sharing) if phases.head != "none" else 0,
+        features=features if phases.head != "none" else 0,
         reads_once=not phases.finetunes and phases.views == 1,
     )
 
 
-def head_bytes(model: Classifier, train: int, val: int, *, views: int, processes: int) -> int:
-    """Bytes of memory in which one of the processes that share the rows fits the head: plan and training decide by it.
+def head_bytes(model: Classifier, train: int, val: int, *, views: int, processes: int, fitted: bool) -> int:
+    """Bytes of memory in which one of the processes that share the rows trains the head.
 
-    `train` and `val` are numbers of images. The targets of rows in memory are kept beside them, one value a class.
+    Plan and training decide by it.
+
+    `train` and `val` are numbers of images. `fitted`: by L-BFGS, which copies the rows, and keeps the targets of each
+    beside it, one value a class; in epochs, the steps read the rows, and the targets are those of the images.
     """
-    rows, val_rows = most_rows(train, processes) * views, most_rows(val, processes)
-    return model.head.features * (_FEATURE_BYTES * rows + 4 * val_rows) + 4 * len(model.classes) * rows
+    images, val_images = most_rows(train, processes), most_rows(val, processes)
+    rows = images * views
+    values = rows * (_FITTED_FEATURE_BYTES if fitted else _FEATURE_BYTES) + val_images * _FEATURE_BYTES
+    return model.head.features * values + 4 * len(model.classes) * (rows if fitted else images)
 
 
 def memory_limit(memory_gb: float) -> int:

@@ -210,11 +210,11 @@ def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part,
     # (docs/decisions/solved-head.md).
     views = 1 if phases.finetunes and phases.head == "lbfgs" else cached["train"].views
     with setup.fused:
+        fitted = phases.head == "lbfgs"
         # Images without labels are compared with all others, unless a teacher has said what they show.
         compares = setup.split.unlabelled is not None and setup.soft_targets is None
-        own = phases.head == "lbfgs" and not compares
-        inputs = setup.data.head_inputs(cached, views, own=own)
-    if phases.head == "lbfgs":
+        inputs = setup.data.head_inputs(cached, views, fitted=fitted, own=fitted and not compares)
+    if fitted:
         with merged(model):  # as in every run of the frozen network, so that its outputs are found in the cache
             targets = with_unlabelled(setup, state, inputs["train"])
         _fit_linear_head(setup, state, targets, inputs.get("val"))
