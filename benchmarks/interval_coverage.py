@@ -28,7 +28,7 @@ from regraft.evaluation.predictions import Predictions
 from regraft.models.classifier import build
 from regraft.runs.demo import demo_images, write_demo_manifest
 from regraft.training.callbacks import NullReporter
-from regraft.training.cross_val_predict import frozen_features
+from regraft.training.frozen_features import frozen_features
 from regraft.training.linear_head import fit_path
 from regraft.training.losses import Objective
 

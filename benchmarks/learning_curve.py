@@ -27,7 +27,7 @@ from regraft.studies.learning_curve.extrapolation import Interval
 from regraft.studies.learning_curve.learning_curve import FOLDS, fit_curves, subset_shares
 from regraft.studies.learning_curve.subsets import predict_by_subsets
 from regraft.training.callbacks import NullReporter
-from regraft.training.cross_val_predict import frozen_features
+from regraft.training.frozen_features import frozen_features
 from regraft.training.linear_head import fit_path
 from regraft.training.losses import Objective
 

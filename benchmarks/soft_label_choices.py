@@ -20,7 +20,7 @@ from evidence import save, take_flag
 import regraft
 from regraft.cache import Cache
 from regraft.training.callbacks import NullReporter
-from regraft.training.cross_val_predict import frozen_features
+from regraft.training.frozen_features import frozen_features
 from regraft.training.label_propagation import certainty, nearest_neighbors, propagate
 from regraft.training.linear_head import L2_VALUES, LinearHead, fit_path
 from regraft.training.losses import Objective, compute_metrics

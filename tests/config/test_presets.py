@@ -8,7 +8,8 @@ import pytest
 
 from regraft.config import Config, load_config
 from regraft.config.presets import PRESETS, default_budget, preset_settings
-from regraft.errors import ConfigError
+from regraft.errors import ConfigError, UsageError
+from regraft.runs.run import Run
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -35,6 +36,25 @@ def test_given_settings_override_a_preset(tmp_path: Path) -> None:
     file.write_text(config.to_toml())
     assert load_config(file) == config
     assert not Config().describe_preset()
+
+
+@pytest.mark.parametrize("epochs", [3, 10, 12])
+def test_given_epochs_need_no_validation_images(epochs: int, tmp_path: Path) -> None:
+    assert load_config(overrides={"run.preset": "best"}).run.finetune_min_val == 50
+    asked = load_config(overrides={"run.preset": "best", "training.finetune_epochs": epochs})
+    assert (asked.training.finetune_epochs, asked.run.finetune_min_val) == (epochs, 0)
+    assert "finetune_min_val" not in asked.describe_preset()
+    file = tmp_path / "best.toml"
+    file.write_text(load_config(overrides={"run.preset": "best"}).to_toml())
+    assert load_config(file).run.finetune_min_val == 50
+    both = {"run.preset": "best", "training.finetune_epochs": epochs, "run.finetune_min_val": 20}
+    assert load_config(overrides=both).run.finetune_min_val == 20
+
+
+@pytest.mark.parametrize("asked", [{"run.preset": "best"}, {"model.backbone": "Auto"}])
+def test_a_run_to_start_from_leaves_no_backbone_to_choose(asked: dict[str, str], squares_run: Run) -> None:
+    with pytest.raises(UsageError, match=r"starts with the backbone of that run, and (preset = best|backbone = auto)"):
+        load_config(overrides={"run.from_run": str(squares_run.path), **asked})
 
 
 def test_the_default_preset_is_balanced_and_changes_nothing() -> None:

@@ -29,6 +29,7 @@ from regraft.models.registry import BackboneSpec
 from regraft.models.weights import WeightsRecord
 from regraft.report.plots import style
 from regraft.runs import train
+from regraft.runs.budget import RunPlan
 from regraft.runs.subprocess_train import Timing
 from regraft.studies.compare import compare, trainer
 from regraft.training.callbacks import ProgressReporter
@@ -226,7 +227,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             if code.startswith(TRAIN):
                 here.plan(code)
         # The run above was planned and reported; the others are not.
-        patch.setattr(train, "fit_into_budget", lambda model, split, config, *_, **__: (model, config, None, {}))
+        patch.setattr(train, "fit_into_budget", lambda model, split, config, *_, **__: RunPlan(model, config))
         patch.setattr(train, "write_report", lambda *_, **__: None)
         yield here
 

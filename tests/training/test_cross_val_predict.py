@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from regraft.cache import Cache
 from regraft.training.callbacks import NullReporter
-from regraft.training.cross_val_predict import cross_val_predict, frozen_features
+from regraft.training.cross_val_predict import cross_val_predict
 
 
 def blobs() -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
@@ -40,13 +39,6 @@ def test_progress_ends_with_its_total() -> None:
     done = [done for done, _ in reporter.seen]
     assert done == sorted(done)
     assert reporter.seen[-1][0] == reporter.seen[-1][1]
-
-
-def test_frozen_features_are_the_inputs_of_the_head(make_model, squares, tmp_path) -> None:
-    model = make_model(backbone="cnn", weights="none")
-    features = frozen_features(model, squares, Cache(tmp_path), NullReporter())
-    assert features.shape == (len(squares), model.head.classifier.in_features)
-    assert torch.equal(features, frozen_features(model, squares, Cache(tmp_path), NullReporter()))
 
 
 def test_balanced_weights_raise_the_recall_of_a_rare_class():

@@ -11,7 +11,7 @@ from regraft.training.feature_rows import StoredRows, TensorRows
 from regraft.training.linear_head import fit_head
 from regraft.training.losses import Objective, best_temperature
 from regraft.training.row_sums import shard_bounds
-from regraft.training.several_heads import HeadOfSeveral, LinearWeights, fit_head_of_several
+from regraft.training.several_heads import CombinedHead, LinearWeights, fit_combined_head
 
 BLOCKS = {"one": slice(0, 6), "two": slice(6, 16)}
 OBJECTIVE = Objective("cross_entropy", 0.1, torch.ones(3))
@@ -30,11 +30,11 @@ def _rows(features: torch.Tensor) -> TensorRows:
     return TensorRows(features[None].clone())
 
 
-def _fit(count: int, of_val: int, **options: object) -> HeadOfSeveral:
+def _fit(count: int, of_val: int, **options: object) -> CombinedHead:
     train, labels = _data(count)
     val = _data(of_val, seed=1)
     given = (_rows(val[0]), val[1]) if of_val else None
-    return fit_head_of_several(_rows(train), labels, OBJECTIVE, BLOCKS, val=given, **options)
+    return fit_combined_head(_rows(train), labels, OBJECTIVE, BLOCKS, val=given, **options)
 
 
 @pytest.mark.parametrize("of_val", [200, 0])
@@ -104,9 +104,7 @@ def test_rows_that_are_read_give_the_same_head(of_val: int) -> None:
     def stored(features: torch.Tensor) -> StoredRows:
         return StoredRows(lambda view, images: features[images], 1, 16, shard_bounds(len(features)))
 
-    read = fit_head_of_several(
-        stored(train), labels, OBJECTIVE, BLOCKS, val=(stored(val[0]), val[1]) if of_val else None
-    )
+    read = fit_combined_head(stored(train), labels, OBJECTIVE, BLOCKS, val=(stored(val[0]), val[1]) if of_val else None)
     kept = _fit(150, of_val)
     torch.testing.assert_close(read.weight, kept.weight, rtol=1e-4, atol=1e-5)
     assert read.choice.chosen == kept.choice.chosen
@@ -123,7 +121,7 @@ def test_soft_labels_are_compared_on_validation_images_only(of_val: int) -> None
     train, labels = _data(150)
     val, val_labels = _data(of_val, seed=1)
     soft = torch.nn.functional.one_hot(labels, 3) * 0.8 + 0.2 / 3
-    fitted = fit_head_of_several(
+    fitted = fit_combined_head(
         _rows(train), soft, OBJECTIVE, BLOCKS, weights=torch.ones(150), l2=0.1,
         val=(_rows(val), val_labels) if of_val else None,
     )  # fmt: skip

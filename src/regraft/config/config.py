@@ -13,12 +13,13 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from regraft.config.presets import DEFAULT_PRESET, PRESETS, Preset, describe_preset
+from regraft.config.presets import DEFAULT_PRESET, PRESETS, Preset, describe_preset, merge_preset
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.scan import OnUnreadable
 from regraft.data.sources.folders import FolderLayout
-from regraft.errors import ConfigError, cause_of, suggest_names
+from regraft.errors import ConfigError, UsageError, cause_of, suggest_names
 from regraft.models.options import ModelOptions
+from regraft.models.registry import AUTO
 from regraft.models.run_description import options_of_run
 from regraft.option_errors import merge_alternatives, reason_of, usage_errors
 from regraft.synonyms import advice_on, canonical, settings_like, spelled_like
@@ -83,6 +84,9 @@ class RunOptions:
     max_backbones: Annotated[
         int, Field(ge=1, le=16, description="largest number of backbones that model.backbone = auto may combine")
     ] = 1
+    finetune_min_val: Annotated[
+        int, Field(ge=0, description="fewest validation images with which `train` fine-tunes; fewer judge it badly")
+    ] = 0
 
 
 @usage_errors
@@ -160,7 +164,14 @@ def load_config(
         if value is not None:
             _set(values, key, value)
     values = _with_defaults_of_runs(_with_preset(values))
-    return _validate(values, errors, f"{file}: " if file else "")
+    config = _validate(values, errors, f"{file}: " if file else "")
+    if config.run.from_run and config.model.backbone == AUTO:
+        asked = "preset = best chooses one" if config.run.preset == "best" else "backbone = auto chooses one"
+        raise UsageError(
+            f"A run from {config.run.from_run} starts with the backbone of that run, and {asked}. Expected one of "
+            "them: leave out --from, or the preset and the backbone."
+        )
+    return config
 
 
 def load_run_config(file: Path) -> Config:
@@ -202,9 +213,7 @@ def _with_preset(values: dict[str, Any]) -> dict[str, Any]:
     """Add the settings of the preset, if one is chosen, below those given."""
     table = values.get("run")
     chosen = canonical(table.get("preset"), PRESETS) if isinstance(table, dict) else DEFAULT_PRESET
-    preset = PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}
-    merged = {name: {**defaults, **values.get(name, {})} for name, defaults in preset.items()}
-    return {**values, **merged}
+    return merge_preset(chosen, values) if isinstance(chosen, str) else values
 
 
 def _with_defaults_of_runs(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,16 @@ DEFAULT_PRESET: Preset = "balanced"
 
 #: Preset -> section -> setting -> value.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    # The head, and a few epochs of the stages with the lowest resolution (docs/performance.md).
+    # The head, and a few epochs of the stages with the lowest resolution (docs/presets.md).
     "fast": {"training": {"finetune_epochs": 3, "finetune_from": "last", "views": 1}},
     "balanced": {},
-    # Chosen by cross-validation and validation from whatever the machine has, in the time of `default_budget`.
-    # 12 epochs, not the default of 10, so that an explicit `--epochs 10` is recognized as a request.
-    "best": {"model": {"backbone": "auto"}, "run": {"max_backbones": 3}, "training": {"finetune_epochs": 12}},
+    # Up to three backbones, each fine-tuned where at least 50 validation images (`SMALL_VALIDATION`) can tell whether
+    # that helps, in the time of `default_budget` (docs/presets.md).
+    "best": {
+        "model": {"backbone": "auto"},
+        "run": {"max_backbones": 3, "finetune_min_val": 50},
+        "training": {"finetune_epochs": 12},
+    },
     # `compile(Adam(...))` and `fit` on GlobalAveragePooling2D, Dropout and Dense, with ModelCheckpoint(save_best_only).
     "keras": {
         "model": {"head_stages": "last"},
@@ -60,6 +64,15 @@ def default_budget(preset: str, images: int, cpus: int) -> float:
     return max(_LEAST_SECONDS, _SECONDS_PER_IMAGE * images * 2 / max(1, cpus))
 
 
+def merge_preset(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections with the settings of a preset below those given; given epochs train with any number of val images."""
+    merged = {name: {**table, **given.get(name, {})} for name, table in PRESETS.get(preset, {}).items()}
+    is_asked = "training" in merged and "finetune_epochs" in given.get("training", {})
+    if is_asked and "finetune_min_val" not in given.get("run", {}):
+        merged.get("run", {}).pop("finetune_min_val", None)
+    return {**given, **merged}
+
+
 def preset_settings(preset: str) -> dict[str, Any]:
     """The settings of a preset as `section.key` -> value."""
     return {f"{section}.{key}": value for section, table in PRESETS[preset].items() for key, value in table.items()}
@@ -75,7 +88,8 @@ def describe_preset(preset: str, values: Mapping[str, Any]) -> str:
         if values[key] == value:
             kept.setdefault(f"{value:g}" if isinstance(value, float) else str(value), []).append(key.partition(".")[2])
     listed = "; ".join(f"{join_truncated(names, shown=len(names))} {value}" for value, names in kept.items())
-    # What was chosen in place of `auto` is said where it is chosen.
-    others = [f"{key} = {values[key]}" for key, value in settings.items() if values[key] != value != "auto"]
+    # What was chosen in place of `auto` is said where it is chosen, and given epochs need no validation images.
+    unsaid = ("model.backbone", "run.finetune_min_val")
+    others = [f"{key} = {values[key]}" for key, value in settings.items() if values[key] != value and key not in unsaid]
     given = f" Given instead of the preset's: {', '.join(others)}." if others else ""
     return f"Preset {preset}: {listed or 'nothing'}.{given}"

@@ -24,6 +24,7 @@ from regraft.errors import WeightsError, cause_of
 from regraft.models import baselines  # noqa: F401 - registers them with timm
 from regraft.models.keras.weight_files import SUFFIXES as KERAS_SUFFIXES
 from regraft.models.keras.weight_files import Normalization, identify, read_keras_weights
+from regraft.models.local_weights import torch_hub_file
 from regraft.models.registry import (
     BACKBONES,
     KERAS_BACKBONES,
@@ -33,7 +34,6 @@ from regraft.models.registry import (
     keras_backbone,
 )
 from regraft.models.run_description import read_run_description
-from regraft.models.weights_here import torch_hub_file
 from regraft.quick_imports import quick_imports
 from regraft.text import join_truncated
 

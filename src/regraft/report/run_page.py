@@ -165,7 +165,21 @@ def _search_view(record: RunRecord) -> dict[str, Any]:
         )
         for row in (*search["candidates"], *search["combinations"])
     ]
-    return {"folds": search["folds"], "seconds": search["seconds"], "rows": rows}
+    images = {row["images"] for row in search["candidates"] if row["images"]}
+    sentences = [
+        "Each candidate was judged by a linear head on its frozen features, in "
+        f"{search['folds']}-fold cross-validation on training images."
+    ]
+    if len(images) > 1:
+        sentences.append("All were compared on few images, and the better ones on more.")
+    if search["combinations"]:
+        sentences.append(
+            "The one with the lowest log loss came first, and others were added as long as one lowered it clearly."
+        )
+    else:
+        sentences.append("Of those that were compared last, the one with the lowest log loss was chosen.")
+    sentences.append("The validation and test images took no part in it.")
+    return {"sentences": " ".join(sentences), "seconds": search["seconds"], "rows": rows}
 
 
 def confusion_view(evaluation: Evaluation) -> dict[str, Any]:

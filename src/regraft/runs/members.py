@@ -7,6 +7,7 @@ finished is not trained again when the run is resumed. Of its files, a finished 
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from regraft import distributed
+from regraft.atomic_io import write_json
 from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
-from regraft.errors import BudgetError, TrainingError
+from regraft.errors import BudgetError
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier
-from regraft.runs.budget import fit_into_budget, seconds_of_head
+from regraft.runs.budget import RunPlan, fit_into_budget, seconds_of_head
 from regraft.runs.run import CHECKPOINT, CONFIG, HEAD_PATH, HISTORY, METRICS, Run
 from regraft.text import pluralize
 from regraft.training.callbacks import Callback, Epoch, HeadFit, ProgressReporter
@@ -30,6 +32,8 @@ from regraft.training.several_heads import LinearWeights
 #: Subfolder of a run for the runs of its backbones, and the files of these that stay once the run has finished.
 MEMBERS = "members"
 _KEPT = (CONFIG, METRICS, HISTORY, HEAD_PATH)
+#: File with the seconds for the backbones that are not trained yet; it goes with the checkpoints of a finished run.
+_BUDGET = f"{Path(CHECKPOINT).parent}/members_budget.json"
 
 
 #: Trains a classifier into a folder, or continues from the checkpoint in it, as `runs.train.train_into` does.
@@ -59,7 +63,9 @@ class TrainedMember:
         trained, part = self.metrics["model"], next((p for p in ("test", "val") if p in self.metrics), None)
         how = f"fine-tuned from {trained['finetuned_from']}" if trained["finetuned_from"] else "its head alone"
         score = f"{part} accuracy {100 * self.metrics[part]['accuracy']:.1f} %" if part else "no images to test it on"
-        return f"{self.name} alone: {score} ({how}, {self.seconds:.0f} s)."
+        stopped = self.metrics["training"]["stopped"]
+        early = f" Its training ended early, and its best weights until then are kept: {stopped}" if stopped else ""
+        return f"{self.name} alone: {score} ({how}, {self.seconds:.0f} s).{early}"
 
 
 def train_members(
@@ -77,37 +83,65 @@ def train_members(
     """Fine-tune each backbone in the run's folder `path`, and leave its best weights in the model.
 
     The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left,
-    after that of the head over all; one that has too little gets a head alone. Raises `BudgetError` if there is no time
-    for the head over all, and `KeyboardInterrupt` and `TrainingError` where a training was ended early.
+    after that of the head over all; one that has too little gets a head alone. A run that is resumed has no deadline,
+    and divides what its finished backbones have left. A training that ends early by an error leaves its best weights so
+    far, and a note. Raises `BudgetError` if there is no time for the head over all, and `KeyboardInterrupt` where a
+    training was interrupted.
     """
     count = len(model.members)
     reporter.on_message(
         f"Each of {pluralize(count, 'backbone')} is fine-tuned alone, in {path / MEMBERS}; then the head over all is "
         "fitted."
     )
-    reserved = 0.0
     if deadline is not None:
-        reserved = seconds_of_head(model, split, config)
-        if distributed.on_rank_0(lambda: deadline - time.monotonic() < reserved):
-            raise BudgetError(
-                f"The rest of the budget is too short: the head over {pluralize(count, 'backbone')} alone takes about "
-                f"{reserved:.0f} s here. Give more time, a smaller --image-size or fewer backbones."
-            )
-    trained = []
+        seconds_of_all = _seconds_without_head(model, split, config, deadline)
+        if not distributed.rank():
+            _write_budget(path, seconds_of_all)
+    trained: list[TrainedMember] = []
     for index, network in enumerate(model.members):
         name = network.spec.name
         folder, one = path / MEMBERS / name, model.member(index)
         own = _MemberReporter(reporter, f"{name} ({index + 1} of {count})")
         if not distributed.on_rank_0(lambda folder=folder: _is_finished(folder)):  # type: ignore[misc]  # bound now
-            share = None if deadline is None else (deadline - reserved - time.monotonic()) / (count - index)
+            seconds, started = _read_budget(path), time.monotonic()
+            share = None if seconds is None else seconds / (count - index)
             own.on_message("its training begins.")
             _train(one, split, folder, config, share, own, train_one, callbacks, loss)
+            if seconds is not None and not distributed.rank():
+                # A training that was resumed took longer than this process knows.
+                _write_budget(path, seconds - max(time.monotonic() - started, _seconds_of(folder)))
         distributed.barrier()
         trained.append(_take(one, folder, name))
         reporter.on_message(str(trained[-1]))
     model.freeze(len(model.stages))
     model.eval()
     return trained
+
+
+def _seconds_without_head(model: Classifier, split: Split, config: Config, deadline: float) -> float:
+    """Seconds until the deadline without those of the head over all; `BudgetError` if there are none."""
+    count, reserved = len(model.members), seconds_of_head(model, split, config)
+    left = distributed.on_rank_0(lambda: deadline - time.monotonic() - reserved)
+    if left < 0:
+        raise BudgetError(
+            f"The rest of the budget is too short: the head over {pluralize(count, 'backbone')} alone takes about "
+            f"{reserved:.0f} s here. Give more time, a smaller --image-size or fewer backbones."
+        )
+    return left
+
+
+def _write_budget(path: Path, seconds: float) -> None:
+    write_json(path / _BUDGET, {"seconds": seconds})
+
+
+def _read_budget(path: Path) -> float | None:
+    """Seconds for the backbones that are not trained yet; None without a budget."""
+
+    def read() -> float | None:
+        file = path / _BUDGET
+        return float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.is_file() else None
+
+    return distributed.on_rank_0(read)
 
 
 def _train(
@@ -121,25 +155,19 @@ def _train(
     callbacks: Sequence[Callback],
     loss: LossFunction | None,
 ) -> None:
-    deadline, planned = None, None
     if distributed.on_rank_0(lambda: (folder / CHECKPOINT).is_file() and (folder / CONFIG).is_file()):
-        own = load_run_config(folder / CONFIG)  # as far as it was planned
+        plan = RunPlan(one, load_run_config(folder / CONFIG))  # as it was planned
     else:
         distributed.on_rank_0(lambda: shutil.rmtree(folder, ignore_errors=True))
         own = _config_of(config, one, seconds)
         try:
-            one, own, deadline, planned = fit_into_budget(one, split, own, time.monotonic(), reporter)
+            plan = fit_into_budget(one, split, own, time.monotonic(), reporter)
         except BudgetError:  # the same in all processes, which plan together
             reporter.on_message("no time is left to fine-tune it, so only its head is fitted.")
-            own = _config_of(config, one, None, finetune_epochs=0)
-    run = train_one(
-        one, split, folder, own, reporter, deadline, planned, callbacks=callbacks, loss=loss, with_report=False
-    )  # fmt: skip
-    stopped = distributed.on_rank_0(lambda: run.metrics["training"]["stopped"])
-    if stopped == "interrupted":
+            plan = RunPlan(one, _config_of(config, one, None, finetune_epochs=0))
+    run = train_one(plan, split, folder, reporter, callbacks=callbacks, loss=loss, with_report=False)
+    if distributed.on_rank_0(lambda: run.metrics["training"]["stopped"]) == "interrupted":
         raise KeyboardInterrupt
-    if stopped:
-        raise TrainingError(f"{one.spec.name}: {stopped}")
 
 
 def _config_of(config: Config, one: Classifier, seconds: float | None, **training: Any) -> Config:
@@ -156,6 +184,11 @@ def _config_of(config: Config, one: Classifier, seconds: float | None, **trainin
             "tracking": replace(config.tracking, to=()),
         }
     )
+
+
+def _seconds_of(folder: Path) -> float:
+    """Seconds of a finished training, those before it was resumed included."""
+    return float(json.loads((folder / METRICS).read_text(encoding="utf-8"))["time"]["train_seconds"])
 
 
 def _is_finished(folder: Path) -> bool:

@@ -43,6 +43,12 @@ def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tup
 def build_described(split: Split, config: Config, reporter: ProgressReporter) -> Classifier:
     """Build the configured model for the classes of the data, and report what is to be known about it."""
     model = distributed.first_on_rank_0(lambda: build_for(config, split.dataset))
+    describe_model(model, split, config, reporter)
+    return model
+
+
+def describe_model(model: Classifier, split: Split, config: Config, reporter: ProgressReporter) -> None:
+    """Report what is to be known about a model before it is trained."""
     if model.weights.note:
         reporter.on_message(model.weights.note)
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
@@ -52,7 +58,6 @@ def build_described(split: Split, config: Config, reporter: ProgressReporter) ->
         reporter.on_message(
             f"The images have {split.dataset.shorter_side} pixels, so the input size is {size} (model.image_size)."
         )
-    return model
 
 
 def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter) -> Split:

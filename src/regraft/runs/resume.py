@@ -14,6 +14,7 @@ from regraft.data.dataset import Split
 from regraft.data.split_file import split_sha256
 from regraft.data.unlabelled import unlabelled_sha256
 from regraft.errors import RunError, UsageError, as_path, continued_in
+from regraft.runs.budget import RunPlan
 from regraft.runs.earlier_run import training_of
 from regraft.runs.prepare import prepare, scan_and_split
 from regraft.runs.processes import jointly, tell_run
@@ -94,7 +95,8 @@ def resume(
         config, split = with_unlabelled(config, split, model, reporter)
         _check_same_unlabelled(path, split)
         lesson = ask_teacher(open_teacher(model, config, split), model, config, split, reporter)
-        return train_into(model, split, path, config, reporter, callbacks=callbacks, loss=loss, lesson=lesson)
+        plan = RunPlan(model, config)  # as it was fitted into the budget when it began
+        return train_into(plan, split, path, reporter, callbacks=callbacks, loss=loss, lesson=lesson)
 
 
 def _train_further(
@@ -125,7 +127,7 @@ def _train_further(
         config, split = with_unlabelled(config, split, run.classifier, reporter)
     teacher = open_teacher(run.classifier, config, split)
     return train_into(
-        run.classifier, split, path, config, reporter, earlier=earlier, callbacks=callbacks, loss=loss,
+        RunPlan(run.classifier, config), split, path, reporter, earlier=earlier, callbacks=callbacks, loss=loss,
         lesson=ask_teacher(teacher, run.classifier, config, split, reporter),
     )  # fmt: skip
 

@@ -81,11 +81,11 @@ def ask_teacher(
     views, options = _views(teacher.classifier, model, config), config.distillation
 
     def ask(dataset: Dataset, what: str) -> np.ndarray:
-        said = probabilities_of(teacher.classifier, dataset, config, reporter, views=views, name=f"teacher, {what}")
-        return soften(said, options.temperature)
+        answers = probabilities_of(teacher.classifier, dataset, config, reporter, views=views, name=f"teacher, {what}")
+        return soften(answers, options.temperature)
 
-    said, labels = ask(split.train, "training images"), split.train.labels
-    of_train = mix_with_labels(said, labels, options.soft_share, config.training.label_smoothing)
+    answers, labels = ask(split.train, "training images"), split.train.labels
+    of_train = mix_with_labels(answers, labels, options.soft_share, config.training.label_smoothing)
     of_unlabelled = None
     if split.unlabelled is not None:
         of_unlabelled = ask(split.unlabelled.images, "unlabelled images").astype(np.float32)
@@ -153,12 +153,12 @@ def probabilities_of(
         augmentation=config.augmentation, seed=config.training.seed,
         batch_size=64 if device.type == "cpu" else 256, reporter=reporter, name=name,
     )  # fmt: skip
-    said = np.empty((views, len(dataset), len(teacher.classes)))
+    probabilities = np.empty((views, len(dataset), len(teacher.classes)))
     with torch.inference_mode():
         for view in range(views):
             for start in range(0, len(dataset), _ROWS):
                 part = slice(start, min(start + _ROWS, len(dataset)))
                 features = teacher.forward_tail(activations.batch(view, part).to(device), end)
-                said[view, part] = teacher.head.probabilities(teacher.head(features)).cpu().numpy()
+                probabilities[view, part] = teacher.head.probabilities(teacher.head(features)).cpu().numpy()
     teacher.cpu()
-    return said
+    return probabilities

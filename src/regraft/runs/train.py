@@ -28,13 +28,11 @@ from regraft.models.classifier import Classifier
 from regraft.models.options import ModelOptions
 from regraft.models.registry import AUTO, find_backbone
 from regraft.models.serialization import save_classifier
-from regraft.runs.backbone_search import choose_backbone, write_search
-from regraft.runs.budget import fit_into_budget, with_preset_plan
-from regraft.runs.earlier_run import notes_on_earlier_run
+from regraft.runs.backbone_search import candidates_for, choose_backbone, write_search
+from regraft.runs.budget import RunPlan, fit_into_budget, with_preset_plan
 from regraft.runs.finalize import HeldOut, calibrate, write_results
-from regraft.runs.ineffective import describe_ineffective
 from regraft.runs.members import TrainedMember, remove_weights, train_members
-from regraft.runs.prepare import build_described, build_for, scan_and_split, split_with
+from regraft.runs.prepare import build_described, build_for, describe_model, scan_and_split, split_with
 from regraft.runs.processes import describe as describe_processes
 from regraft.runs.processes import jointly, logged, tell_run
 from regraft.runs.progress import with_progress
@@ -69,51 +67,72 @@ def train_from(
     the data, loading the weights or the training failed.
     """
     reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
-    if out is not None:
-        distributed.on_rank_0(partial(refuse_existing_run, Path(out)))
-    if config.model.backbone != AUTO:
-        find_backbone(config.model.backbone)
+    _refuse_early(config, out)
     split = scan_and_split(data, config, reporter)
+    source, name = {"data": absolute(data)}, Path(absolute(data)).stem
+    return _train_split(None, split, config, out, name, source, reporter, started, callbacks, loss)
+
+
+def _train_split(
+    model: Classifier | None,
+    split: Split,
+    config: Config,
+    out: Path | str | None,
+    name: str,
+    source: Mapping[str, Any],
+    reporter: ProgressReporter,
+    started: float,
+    callbacks: Sequence[Callback],
+    loss: LossFunction | None,
+) -> Run:
+    """Build the model, unless it is given, fit everything into the budget, and train into a folder of this `name`.
+
+    `source` is what the run's `source.json` has: where the images are from (`data`), and `resumable` = False where the
+    caller has made the split; {} for images in memory.
+    """
     config = with_preset_plan(config, split, reporter)
     config, search = choose_backbone(split, config, reporter)
-    model = build_described(split, config, reporter)
+    at_size = None
+    if model is not None:
+        describe_model(model, split, config, reporter)
+    else:
+        model = build_described(split, config, reporter)
+        at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
     config, split = with_unlabelled(config, split, model, reporter)
-    at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
     teacher = open_teacher(model, config, split)
     taught = 0 if teacher is None or split.unlabelled is None else len(split.unlabelled)
     # The teacher takes its time from a budget; without one, the plan decides which views there are to ask about.
     lesson = ask_teacher(teacher, model, config, split, reporter) if config.training.budget else None
-    model, config, deadline, planned = fit_into_budget(
-        model, split, config, started, reporter, at_size=at_size, unlabelled=taught
-    )
-    lesson = lesson or ask_teacher(teacher, model, config, split, reporter)
-    source = absolute(data)
+    plan = fit_into_budget(model, split, config, started, reporter, at_size=at_size, unlabelled=taught)
+    lesson = lesson or ask_teacher(teacher, plan.model, plan.config, split, reporter)
     # The folder is created after the scan, which must not take it for a class if it is inside the data.
-    with lock_run(new_folder(out, Path(source).stem, config.model.backbone)) as path, continued_in(path):
-        is_text = source.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in source)  # or bytes of a name
-        config = config.model_copy(update={"run": replace(config.run, data=source if is_text else "", out="")})
-        if not distributed.rank():
-            write_json(path / SOURCE, {"data": source})
+    with lock_run(new_folder(out, name, config.model.backbone)) as path, continued_in(path):
+        is_resumable = source.get("resumable", bool(source))
+        if is_resumable:
+            plan = replace(plan, config=_with_data(plan.config, source["data"]))
+            reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
+        if source and not distributed.rank():
+            write_json(path / SOURCE, source)
         write_search(path, search)
         tell_run(path)
-        reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
-        return train_into(
-            model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss, lesson=lesson
-        )
+        return train_into(plan, split, path, reporter, callbacks=callbacks, loss=loss, lesson=lesson)
+
+
+def _with_data(config: Config, data: str) -> Config:
+    """The configuration with the path of its images, unless that has bytes that are no text."""
+    is_text = data.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in data)
+    return config.model_copy(update={"run": replace(config.run, data=data if is_text else "", out="")})
 
 
 def train_into(
-    model: Classifier,
+    plan: RunPlan,
     split: Split,
     path: Path,
-    config: Config,
     reporter: ProgressReporter,
-    deadline: float | None = None,
-    planned: Mapping[str, float] | None = None,
+    *,
     earlier: Training | None = None,
     callbacks: Sequence[Callback] = (),
     loss: LossFunction | None = None,
-    *,
     with_report: bool = True,
     lesson: Lesson | None = None,
 ) -> Run:
@@ -122,6 +141,7 @@ def train_into(
     The epochs of an earlier training are those of the folder's model, and more follow. Several backbones are fine-tuned
     before, each as a run of its own, `with_report` off. A `lesson` has the targets of a teacher.
     """
+    model, config, deadline = plan.model, plan.config, plan.deadline
     is_first, trackers = not distributed.rank(), () if distributed.rank() else config.tracking.to
     settings = config.model_dump(mode="json")
     with logged(path, reporter) as own, tracking(trackers, settings, path, own) as tracked:
@@ -138,7 +158,7 @@ def train_into(
         training = train_classifier(
             model, split, augmentation=config.augmentation, scratch=path / SCRATCH, checkpoint=path / CHECKPOINT,
             reporter=tracked, on_better=partial(save_classifier, folder=path) if is_first else None, deadline=deadline,
-            planned=planned, earlier=earlier, callbacks=callbacks, loss_function=loss,
+            planned=plan.seconds, earlier=earlier, callbacks=callbacks, loss_function=loss,
             trained_heads=[member.head for member in members] if any(m.is_finetuned for m in members) else (),
             soft_targets=None if lesson is None else lesson.targets, **asdict(config.training),
         )  # fmt: skip
@@ -281,21 +301,26 @@ def train(
         return train_from(
             split, config, out, reporter=reporter, started=started, callbacks=callbacks, loss=loss_function
         )
+    given_model = model if isinstance(model, Classifier) else None
+    _refuse_early(config, out, given_model)
     split = split if isinstance(split, Split) else split_with(split, config)
-    config = with_preset_plan(config, split, reporter)
-    config, search = choose_backbone(split, config, reporter)
-    model = model if isinstance(model, Classifier) else build_for(config, split.dataset)
-    for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
-        reporter.on_message(note)
-    config, split = with_unlabelled(config, split, model, reporter)
-    model, config, deadline, planned = fit_into_budget(model, split, config, started, reporter)
-    with lock_run(new_folder(out, "run", model.spec.name)) as path:
-        if split.dataset.scanned and not distributed.rank():
-            write_json(path / SOURCE, {"data": split.dataset.scanned, "resumable": False})
-        write_search(path, search)
-        return train_into(
-            model, split, path, config, reporter, deadline, planned, callbacks=callbacks, loss=loss_function
-        )
+    scanned = split.dataset.scanned
+    return _train_split(
+        given_model, split, config, out, "run", {"data": scanned, "resumable": False} if scanned else {},
+        reporter, started, callbacks, loss_function,
+    )  # fmt: skip
+
+
+def _refuse_early(config: Config, out: Path | str | None, model: Classifier | None = None) -> None:
+    """Refuse what needs no look at the images: a folder with a run, and a backbone that no model can be built of."""
+    if out is not None:
+        distributed.on_rank_0(partial(refuse_existing_run, Path(out)))
+    if model is not None:
+        return
+    if config.model.backbone == AUTO:
+        candidates_for(config.model.weights)
+    else:
+        find_backbone(config.model.backbone)
 
 
 def _with_loss(options: dict[str, Any], loss: str | LossFunction | None) -> tuple[dict[str, Any], LossFunction | None]:

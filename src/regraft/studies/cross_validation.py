@@ -28,7 +28,8 @@ from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import find_unlabelled_for
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
-from regraft.training.cross_val_predict import cross_val_predict, cross_val_predict_with_unlabelled, frozen_features
+from regraft.training.cross_val_predict import cross_val_predict, cross_val_predict_with_unlabelled
+from regraft.training.frozen_features import frozen_features
 from regraft.training.losses import weights_of_classes
 
 _LABEL_ERRORS = ("path", "label", "looks_like", "probability")

@@ -1,4 +1,4 @@
-"""Predict every image by a linear head that was trained without it, on features that the prefix computes once."""
+"""Predict every image by a linear head that was trained without it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,13 @@ import warnings
 import numpy as np
 import torch
 
-from regraft.cache import Cache
 from regraft.cluster.executor import Executor, InProcess, Task
-from regraft.data.dataset import Dataset
-from regraft.data.pixel_cache import StreamedPixels
-from regraft.models.classifier import Classifier
 from regraft.training.callbacks import NullReporter, ProgressReporter
-from regraft.training.device import choose_device, choose_precision
-from regraft.training.feature_cache import extract_features, run_prefix
 from regraft.training.label_propagation import nearest_neighbors
-from regraft.training.linear_head import L2_VALUES, fit_path
+from regraft.training.linear_head import L2_VALUES, fit_path, held_out_path
 from regraft.training.losses import Objective, weights_of_classes
 from regraft.training.options import ClassWeights
-from regraft.training.prefix_backend import choose_backend, make_backend
 from regraft.training.soft_labels import decide, neighbors_needed, part_to_use, soft_labels
-
-
-def frozen_features(model: Classifier, dataset: Dataset, cache: Cache, reporter: ProgressReporter) -> torch.Tensor:
-    """Inputs of the head's layers for the plain images, float32 (N, E); the model moves to the device of `auto`."""
-    device = choose_device("auto")
-    precision = choose_precision("auto", device)
-    model.to(device).eval()
-    # Every image is read once, so its pixels need not be stored.
-    pixels = StreamedPixels(dataset, model.preprocessing.for_white(dataset.white), cache)
-    end = len(model.stages)
-    name, _ = choose_backend("auto", model, end, precision, rows=len(dataset), cache=cache)
-    backend = make_backend(name, model, end, precision)
-    activations = run_prefix(model, dataset, pixels, backend, cache, reporter=reporter, name="backbone")
-    features = extract_features(model, activations, 1, precision, reporter, embedded=True).values
-    assert isinstance(features, torch.Tensor)
-    return features[0]
 
 
 def cross_val_predict(
@@ -158,12 +135,10 @@ def fit_fold(
     objective = Objective("cross_entropy", 0.0, weights)
     logits: list[torch.Tensor] = []
     losses: list[float] = []
-    for head in fit_path(inputs[~outside], targets[~outside], objective, consume=True):
-        logits.append((inputs[outside] @ head.weight.T + head.bias).cpu())
-        losses.append(torch.nn.functional.cross_entropy(logits[-1].double(), targets[outside], reduction="sum").item())
+    for held_out, loss in held_out_path(inputs, targets, outside, objective):
+        logits.append(held_out.cpu())
+        losses.append(loss)
         reporter.on_progress("head", len(losses), len(L2_VALUES))
-        if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
-            break
     reporter.on_progress("head", len(L2_VALUES), len(L2_VALUES))
     return torch.stack(logits).detach().numpy(), np.array(losses)
 

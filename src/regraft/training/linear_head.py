@@ -262,6 +262,32 @@ def is_refitted(images: int, views: int) -> bool:
     return views > 1 or images > MAX_SEARCH_IMAGES
 
 
+def held_out_path(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    outside: torch.Tensor,
+    objective: Objective,
+    *,
+    l2_values: Sequence[float] = L2_VALUES,
+    coarse: bool = False,
+) -> Iterator[tuple[torch.Tensor, float]]:
+    """Fit heads without some images, bool (N,), and yield the logits (M, C) of these, and their summed loss.
+
+    There is a head for each L2 strength, until weaker penalties have made the loss worse twice. Features are float32
+    (N, F), labels int64 (N,); `coarse` is that of `fit_path`.
+    """
+    losses: list[float] = []
+    held_out, true = features[outside], labels[outside]
+    for head in fit_path(
+        features[~outside], labels[~outside], objective, l2_values=l2_values, consume=True, coarse=coarse
+    ):
+        logits = held_out @ head.weight.T + head.bias
+        losses.append(torch.nn.functional.cross_entropy(logits.double(), true, reduction="sum").item())
+        yield logits, losses[-1]
+        if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+            return
+
+
 def stratified_part(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
     """Numbers of `count` images, rising, int64, with the same shares of the classes as all labels (N,)."""
     order = np.lexsort((np.random.default_rng(seed).permutation(len(labels)), labels))

@@ -35,7 +35,7 @@ _FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class HeadOfSeveral:
+class CombinedHead:
     """Weights (C, F) and biases (C,), their metrics on validation, the path of the joint head, and the choice."""
 
     weight: torch.Tensor
@@ -58,7 +58,7 @@ class LinearWeights:
         return LinearWeights(self.weight.to(device), self.bias.to(device))
 
 
-def fit_head_of_several(
+def fit_combined_head(
     rows: FeatureRows,
     labels: torch.Tensor,
     objective: Objective,
@@ -71,7 +71,7 @@ def fit_head_of_several(
     seed: int = 0,
     trained: Sequence[LinearWeights] = (),
     on_fit: Callable[[LinearHead, int, int], None] = lambda head, done, total: None,
-) -> HeadOfSeveral:
+) -> CombinedHead:
     """Fit a head on all features and one on those of each backbone, and take all features or the average.
 
     `blocks` are the columns of each backbone by its name. The other arguments are those of `fit_head`; rows in memory
@@ -119,12 +119,12 @@ def fit_head_of_several(
         )
         average = _average(alone, temperatures)
     if choice.chosen == "joint":
-        return HeadOfSeveral(joint.weight, joint.bias, best.val, path, best, choice)
+        return CombinedHead(joint.weight, joint.bias, best.val, path, best, choice)
     metrics = None
     if val is not None:
         logits = logits_of(val[0], average.weight, average.bias)
         metrics = distributed.on_rank_0(partial(compute_metrics, objective, logits, val[1], calibrate=True))
-    return HeadOfSeveral(average.weight, average.bias, metrics, path, None, choice)
+    return CombinedHead(average.weight, average.bias, metrics, path, None, choice)
 
 
 def _average(heads: Sequence[LinearWeights], temperatures: Sequence[float]) -> LinearWeights:

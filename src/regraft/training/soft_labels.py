@@ -198,8 +198,8 @@ def soft_labels(
     path = fit_path(features[:count].clone(), torch.from_numpy(labels), objective, l2_values=[start_l2], consume=True)
     head = next(iter(path))
     logits = (features[count:] @ head.weight.T + head.bias).cpu().double() / temperature
-    said = logits.sigmoid() if objective.activation == "sigmoid" else logits.softmax(dim=1)
-    start = np.concatenate([np.eye(classes)[labels], (said / said.sum(dim=1, keepdim=True)).numpy()])
+    predicted = logits.sigmoid() if objective.activation == "sigmoid" else logits.softmax(dim=1)
+    start = np.concatenate([np.eye(classes)[labels], (predicted / predicted.sum(dim=1, keepdim=True)).numpy()])
     spread = propagate(neighbors, start, count, alpha=propagation.alpha)
     certain, sharp = certainty(spread), spread**propagation.sharpness
     weights = propagation.weight * certain / max(1e-6, float(certain.mean()))

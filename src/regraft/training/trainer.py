@@ -41,7 +41,7 @@ from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
 from regraft.training.row_sums import own_rows, shard_bounds
 from regraft.training.setup import TrainingSetup, set_up
-from regraft.training.several_heads import LinearWeights, fit_head_of_several
+from regraft.training.several_heads import LinearWeights, fit_combined_head
 from regraft.training.soft_targets import SoftTargets
 from regraft.training.unlabelled import HeadTargets, with_unlabelled
 
@@ -273,7 +273,7 @@ def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTarg
     if setup.model.members:
         blocks = {one.spec.name: block for one, block in zip(setup.model.members, setup.model.blocks, strict=True)}
         trained = [head.to(setup.device) for head in setup.trained_heads]
-        fitted = fit_head_of_several(rows, targets, setup.objective, blocks, trained=trained, **options)
+        fitted = fit_combined_head(rows, targets, setup.objective, blocks, trained=trained, **options)
         best, path, weight, bias, metrics = fitted.best, fitted.path, fitted.weight, fitted.bias, fitted.val
         state.result.head_choice = fitted.choice
         state.note(str(fitted.choice))

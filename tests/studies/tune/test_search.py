@@ -10,6 +10,7 @@ import pytest
 import regraft
 from regraft.config import Config, load_config
 from regraft.errors import RunError, TrainingError, UsageError
+from regraft.runs.budget import RunPlan
 from regraft.studies.tune import search as search_module
 from regraft.studies.tune.result import TrialRecord, TrialResult
 from regraft.training.callbacks import NullReporter
@@ -91,8 +92,8 @@ def test_time_is_kept_to_train_the_best_short_trial_again(
         limits.append(limit)
         return trial_result(number, params, config, 1.0 + number)
 
-    def train_into(*arguments: Any) -> Any:
-        deadlines.append(arguments[-1])
+    def train_into(plan: RunPlan, *_: Any) -> Any:
+        deadlines.append(plan.deadline)
         raise TrainingError("enough")
 
     searches: list[search_module.Search] = []

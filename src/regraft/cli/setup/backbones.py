@@ -10,8 +10,8 @@ from regraft.cli.output import console, print_json
 
 def command(json: Json = False) -> None:
     """List the backbones that have short names; any timm name works too."""
+    from regraft.models.local_weights import find_weights
     from regraft.models.registry import BACKBONES, DEFAULT_BACKBONE
-    from regraft.models.weights_here import find_weights
 
     rows = [(spec, find_weights(spec)) for spec in BACKBONES.values()]
     if json:

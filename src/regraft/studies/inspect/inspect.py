@@ -119,7 +119,7 @@ class _FeatureChecks:
         """Features of the images, float32 (N, F)."""
         # These imports take seconds, and a second inspection does not need them.
         from regraft.models.classifier import build
-        from regraft.training.cross_val_predict import frozen_features
+        from regraft.training.frozen_features import frozen_features
 
         dataset = self.dataset
         model = build(self.backbone, classes=dataset.classes, weights=self.weights, shorter_side=dataset.shorter_side)

@@ -37,7 +37,7 @@ from regraft.studies.learning_curve.plots import plot_learning_curve
 from regraft.studies.learning_curve.subsets import SubsetPredictions, predict_by_subsets
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
-from regraft.training.cross_val_predict import frozen_features
+from regraft.training.frozen_features import frozen_features
 
 #: Number of folds, and images of each class (groups of them) that a curve needs.
 FOLDS, MIN_GROUPS = 5, 8

@@ -21,6 +21,7 @@ from regraft.config import Config
 from regraft.data.dataset import Split
 from regraft.errors import RegraftError, RunError
 from regraft.models.classifier import Classifier
+from regraft.runs.budget import RunPlan
 from regraft.runs.evaluate import predict_dataset
 from regraft.runs.prepare import build_for
 from regraft.runs.resume import resume
@@ -343,7 +344,9 @@ class Search:
                 (path / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.replace(path / CHECKPOINT)
                 deadline = None  # it is trained
-            return train_into(model, self.split, path, best.config, _WithoutEpochs(self.reporter), deadline)
+            return train_into(
+                RunPlan(model, best.config, deadline), self.split, path, _WithoutEpochs(self.reporter)
+            )  # fmt: skip
 
 
 @dataclass

@@ -28,7 +28,7 @@ def find_weights(spec: BackboneSpec) -> Place | None:
     return "torch hub cache" if torch_hub_file(spec) else None
 
 
-def backbones_here() -> dict[str, tuple[BackboneSpec, Place]]:
+def local_backbones() -> dict[str, tuple[BackboneSpec, Place]]:
     """The backbones whose weights are here, by name: those with short names first, then others of the hub's cache."""
     specs = (*BACKBONES.values(), *_cached_by_the_hub())
     return {spec.name: (spec, place) for spec in specs if (place := find_weights(spec))}

