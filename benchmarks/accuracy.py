@@ -1,43 +1,70 @@
 """Test accuracy and seconds of the presets, on data sets, numbers of training images and draws of them.
 
     python benchmarks/accuracy.py DATA [DATA ...] [--images 1000,200,50] [--draws 3] [--presets fast,balanced,best]
-        [--unlabelled] [--record] [-- OPTION ...]
+        [--unlabelled] [--record] [--new] [--minutes 9] [-- OPTION ...]
 
-DATA is what `regraft train` takes; where it has no train and test parts, a third of it is the test part, which is the
-same for all presets and draws. Each training runs in a process of its own with an empty cache, from image files to a
-saved run, imports included. What follows `--` goes to every training. `--unlabelled` gives `best` the training images
-that were not drawn, without their labels. `--record` writes `benchmarks/results/accuracy.json`; a number of images that
-a data set does not have is left out, and 0 is all that it has.
+DATA is a folder with train/CLASS and test/CLASS, as benchmarks/datasets.py makes them, or a zip file of one. A number
+of images that a set does not have, or that is less than two a class, is left out; 0 is all that it has. Each training
+runs in a process of its own with an empty cache, from image files to a saved run, imports included. What follows `--`
+goes to every training. `--unlabelled` adds trainings with `best` that have the training images that were not drawn,
+without their labels.
+
+`--record` adds each training to `benchmarks/results/accuracy.json` as it ends, and does not repeat what is there;
+`--new` forgets what is there. With `--minutes` no training begins that would probably end later: the same command goes
+on.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
-import numpy as np
-from evidence import hash_of, save
-
-import regraft
-from regraft.data.decode import decode_image
-from regraft.training.backbone_scores import stratified_order
+from draw import draw
+from evidence import RESULTS, commit, hash_of, save
 
 PRESETS = ("fast", "balanced", "best")
-#: Share of the images for the test where the data has no test part.
-_TEST = 1 / 3
+UNLABELLED = "best, others unlabelled"
+#: Seconds that a training may take of which nothing is known.
+_UNKNOWN = 200.0
+_FILE = RESULTS / "accuracy.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training: accuracy on the test images, 0..1, seconds of the whole command, and what it used."""
+
+    draw: int
+    accuracy: float
+    seconds: float
+    backbone: str
+    commit: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.accuracy:.4f} in {self.seconds:.0f} s, {self.backbone}"
+
+
+#: Label -> trainings.
+Trainings = dict[str, list[Trained]]
 
 
 def main() -> None:
     """Train, print a table, and record it."""
+    own, options = sys.argv[1:], list[str]()
+    if "--" in own:
+        own, options = own[: own.index("--")], own[own.index("--") + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path)
     parser.add_argument(
@@ -47,118 +74,134 @@ def main() -> None:
     parser.add_argument("--presets", type=lambda text: text.split(","), default=list(PRESETS))
     parser.add_argument("--unlabelled", action="store_true")
     parser.add_argument("--record", action="store_true")
-    own, options = sys.argv[1:], list[str]()
-    if "--" in own:
-        own, options = own[: own.index("--")], own[own.index("--") + 1 :]
+    parser.add_argument("--new", action="store_true")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     arguments = parser.parse_args(own)
-    accuracies: dict[str, list[float]] = {}
+    until = time.monotonic() + 60 * arguments.minutes
+    trainings: Trainings = {}
     facts: dict[str, dict[str, Any]] = {}
+    if arguments.record and not arguments.new:
+        trainings, facts = recorded()
     for data in arguments.data:
-        parts = parts_of(data)
-        for count in arguments.images:
-            drawn = count or len(parts["train"])
-            if drawn > len(parts["train"]):
-                continue
-            base = f"{data.stem}, {drawn:,} images"
-            seconds: dict[str, list[float]] = {}
-            for draw in range(arguments.draws):
-                with tempfile.TemporaryDirectory(prefix="regraft-accuracy-") as folder:
-                    manifest = write_draw(parts, drawn, draw, Path(folder))
-                    for preset in arguments.presets:
-                        own = [*options, "--set", f"training.seed={draw}"]
-                        if arguments.unlabelled and preset == "best":
-                            own += ["--unlabelled", str(Path(folder) / "unlabelled")]
-                        metrics, elapsed = trained(manifest, preset, own, Path(folder) / preset)
-                        label = f"{base}: {preset}"
-                        accuracies.setdefault(label, []).append(metrics["test"]["accuracy"])
-                        seconds.setdefault(label, []).append(elapsed)
-                        print(label, draw, f"{metrics['test']['accuracy']:.4f}", f"{elapsed:.0f} s",
-                              metrics["model"]["backbone"], flush=True)  # fmt: skip
-            for label, times in seconds.items():
-                facts[label] = {
-                    "images": drawn,
-                    "test images": len(parts["test"]),
-                    "mean": f"{100 * mean(accuracies[label]):.1f} %",
-                    "against_balanced": difference(accuracies, label),
-                    "seconds": f"{median(times):.0f}",
-                    "all_seconds": [round(value, 1) for value in times],
-                    "data_sha256": hash_of(data)["sha256"] if data.is_dir() else "",
-                }
-    for label, samples in accuracies.items():
-        found = facts[label]
-        print(f"{label:40} {mean(samples):.4f}  {found['against_balanced']:>16}  {found['seconds']:>5} s")
-    if arguments.record:
-        save("accuracy", accuracies, unit="test accuracy", title="presets", facts=facts)
+        with unpacked(data) as source:
+            for images, number, preset in wanted(source, arguments):
+                label = f"{data.stem}, {images:,} images: {preset}"
+                done = trainings.setdefault(label, [])
+                if any(one.draw == number for one in done):
+                    continue
+                if time.monotonic() + max((1.2 * one.seconds for one in done), default=_UNKNOWN) > until:
+                    print("The time is over. The same command without --new goes on.")
+                    print_table(trainings)
+                    return
+                done.append(trained(source, images, number, preset, options))
+                print(f"{label}, draw {number}: {done[-1]}", flush=True)
+                facts[label] = {"images": images, "test images": count(source, "test"), "data": hash_of(data)}
+                if arguments.record:
+                    record(trainings, facts)
+    print_table(trainings)
 
 
-def parts_of(data: Path) -> dict[str, list[tuple[Path, str]]]:
-    """The files and labels of the images to draw from (`train`) and of the test."""
-    dataset = regraft.scan(data)
-    named = {sample.part for sample in dataset.samples}
-    if "test" not in named:
-        dataset = regraft.split(dataset, train=1 - _TEST, val=0.0, test=_TEST).dataset
-    kept = Path(tempfile.mkdtemp(prefix="regraft-images-")) if not Path(str(dataset.root)).is_dir() else None
-    parts: dict[str, list[tuple[Path, str]]] = {"train": [], "test": []}
-    for number, sample in enumerate(dataset.samples):
-        if kept is None:
-            file = (Path(str(dataset.root)) / sample.path).resolve()
-        else:  # images of an archive become files
-            file = kept / f"{number:06d}.png"
-            regraft_image(dataset.source(sample), file)
-        parts["test" if sample.part == "test" else "train"].append((file, sample.label))
-    return parts
+def wanted(source: Path, arguments: argparse.Namespace) -> Iterator[tuple[int, int, str]]:
+    """Numbers of images, draws and presets of a set."""
+    every, classes = count(source, "train"), len(list((source / "train").iterdir()))
+    for number in range(arguments.draws):
+        for images in dict.fromkeys(chosen or every for chosen in arguments.images):
+            if 2 * classes <= images <= every:
+                yield from ((images, number, preset) for preset in arguments.presets)
+                if arguments.unlabelled and images < every:
+                    yield images, number, UNLABELLED
 
 
-def regraft_image(source: Any, file: Path) -> None:
-    """Write an image as regraft reads it."""
-    from PIL import Image
-
-    Image.fromarray(decode_image(source)).save(file)
+def count(source: Path, part: str) -> int:
+    """Number of images in a part."""
+    return len(list((source / part).glob("*/*")))
 
 
-def write_draw(parts: dict[str, list[tuple[Path, str]]], count: int, draw: int, folder: Path) -> Path:
-    """Write a manifest with some training images and all test images; `unlabelled/` has the others as links."""
-    names = sorted({label for _, label in parts["train"]})
-    labels = np.array([names.index(label) for _, label in parts["train"]])
-    order = stratified_order(labels, seed=draw)
-    manifest, others = folder / "images.csv", folder / "unlabelled"
-    others.mkdir()
-    with manifest.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "split"])
-        for row in np.sort(order[:count]):
-            writer.writerow([*map(str, parts["train"][row]), "train"])
-        for path, label in parts["test"]:
-            writer.writerow([str(path), label, "test"])
-    for row in order[count:]:
-        path = parts["train"][row][0]
-        (others / f"{row:06d}{path.suffix}").symlink_to(path)
-    return manifest
+@contextmanager
+def unpacked(data: Path) -> Iterator[Path]:
+    """The folder with train/ and test/ of a data set; that of a zip file is temporary."""
+    with tempfile.TemporaryDirectory(prefix="regraft-images-") as place:
+        if data.is_file():
+            with zipfile.ZipFile(data) as archive:
+                archive.extractall(place)
+        root = Path(place) if data.is_file() else data
+        found = next((path.parent for path in (root / "train", *root.glob("*/train")) if path.is_dir()), None)
+        if found is None or not (found / "test").is_dir():
+            raise SystemExit(f"{data} has no folders train and test; expected a set of benchmarks/datasets.py.")
+        yield found
 
 
-def trained(manifest: Path, preset: str, options: list[str], out: Path) -> tuple[dict[str, Any], float]:
-    """Train in a process with an empty cache; returns the metrics, and the seconds of the whole command."""
-    with tempfile.TemporaryDirectory(prefix="regraft-cache-") as cache:
-        words = ["train", str(manifest), "--preset", preset, "--out", str(out), "--json", *options]
+def trained(source: Path, images: int, number: int, preset: str, options: list[str]) -> Trained:
+    """Train on a draw in a process with an empty cache."""
+    with tempfile.TemporaryDirectory(prefix="regraft-accuracy-") as place:
+        folder = Path(place)
+        drawn = draw(source, folder / "labelled", images, number, unlabelled=folder / "others")
+        words = ["train", str(drawn), "--preset", preset.partition(",")[0], "--out", str(folder / "run"), "--json"]
+        words += [*options, "--set", f"training.seed={number}"]
+        if preset == UNLABELLED:
+            words += ["--unlabelled", str(folder / "others")]
         started = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "regraft", *words],
-            env={**os.environ, "REGRAFT_CACHE": cache}, capture_output=True, text=True, check=False,
+            env={**os.environ, "REGRAFT_CACHE": str(folder / "cache")}, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        elapsed = time.perf_counter() - started
+        seconds = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"regraft {' '.join(words)} failed:\n{done.stderr}")
-    return dict(json.loads(done.stdout)), elapsed
+    metrics = json.loads(done.stdout)
+    return Trained(number, metrics["test"]["accuracy"], round(seconds, 1), metrics["model"]["backbone"], commit())
 
 
-def difference(accuracies: dict[str, list[float]], label: str) -> str:
+def recorded() -> tuple[Trainings, dict[str, dict[str, Any]]]:
+    """The trainings in the record."""
+    if not _FILE.is_file():
+        return {}, {}
+    measurements = json.loads(_FILE.read_text(encoding="utf-8"))["measurements"]
+    if any("trainings" not in row["facts"] for row in measurements):
+        raise SystemExit(f"{_FILE.name} is of an earlier version of this benchmark. Start again with --new.")
+    trainings = {row["label"]: [Trained(**one) for one in row["facts"]["trainings"]] for row in measurements}
+    return trainings, {row["label"]: row["facts"] for row in measurements}
+
+
+def record(trainings: Trainings, facts: dict[str, dict[str, Any]]) -> None:
+    """Write the trainings, and what the table of the documentation shows."""
+    labels = sorted((label for label, done in trainings.items() if done), key=lambda label: label.partition(",")[0])
+    shown = {
+        label: facts[label]
+        | {
+            "mean": with_spread([100 * one.accuracy for one in trainings[label]], "{:.1f}") + " %",
+            "against_balanced": difference(trainings, label),
+            "seconds": f"{median(one.seconds for one in trainings[label]):.0f}",
+            "trainings": [vars(one) for one in trainings[label]],
+        }
+        for label in labels
+    }
+    save(
+        "accuracy", {label: [one.accuracy for one in trainings[label]] for label in labels},
+        unit="test accuracy", title="presets", facts=shown,
+    )  # fmt: skip
+
+
+def print_table(trainings: Trainings) -> None:
+    """Print means, differences from `balanced`, and seconds."""
+    for label, done in trainings.items():
+        if done:
+            shown = with_spread([100 * one.accuracy for one in done], "{:.1f}")
+            seconds = median(one.seconds for one in done)
+            print(f"{label:50} {shown:>16} %  {difference(trainings, label):>16}  {seconds:5.0f} s")
+
+
+def difference(trainings: Trainings, label: str) -> str:
     """Mean difference from `balanced` in points over the same draws, with its standard deviation."""
-    base = accuracies.get(f"{label.rpartition(': ')[0]}: balanced")
-    if base is None or label.endswith(": balanced"):
-        return ""
-    points = [100 * (ours - theirs) for ours, theirs in zip(accuracies[label], base, strict=True)]
-    spread = f" (sd {stdev(points):.1f})" if len(points) > 1 else ""
-    return f"{mean(points):+.1f}{spread}"
+    base = {one.draw: one.accuracy for one in trainings.get(f"{label.partition(': ')[0]}: balanced", [])}
+    points = [100 * (one.accuracy - base[one.draw]) for one in trainings[label] if one.draw in base]
+    return "" if not points or label.endswith(": balanced") else with_spread(points, "{:+.1f}")
+
+
+def with_spread(values: list[float], pattern: str) -> str:
+    """Mean, and standard deviation of several values."""
+    spread = f" (sd {stdev(values):.1f})" if len(values) > 1 else ""
+    return pattern.format(mean(values)) + spread
 
 
 if __name__ == "__main__":

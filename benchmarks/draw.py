@@ -1,9 +1,10 @@
 """Draw some of the training images of a set, stratified; its test images stay whole.
 
-    python benchmarks/draw.py FOLDER --images 50 [--seed 0] --out FOLDER
+    python benchmarks/draw.py FOLDER --images 50 [--seed 0] --out FOLDER [--unlabelled FOLDER]
 
 FOLDER has train/CLASS and test/CLASS. A class gets images in proportion to its own, but at least two. The larger of two
-draws with one seed contains the smaller. Files are linked where possible.
+draws with one seed contains the smaller. `--unlabelled` gets the training images that were not drawn, without their
+classes. Files are linked where possible.
 """
 
 from __future__ import annotations
@@ -11,37 +12,54 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 
-def draw(source: Path, out: Path, images: int, seed: int) -> Path:
-    """Write a draw to a folder; return it.
+def stratified_order(labels: Sequence[str] | np.ndarray, seed: int) -> np.ndarray:
+    """Numbers of the images, int64 (N,), in an order of which every first part is a draw."""
+    names, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    rng, ranked = np.random.default_rng(seed), []
+    for label in range(len(names)):
+        own = np.flatnonzero(numbers == label)
+        start = rng.random()
+        for rank, i in enumerate(rng.permutation(len(own))):
+            # The first two of a class come before all others.
+            ranked.append((rank - 2.0 if rank < 2 else (rank + start) / len(own), int(own[i])))
+    return np.array([number for _, number in sorted(ranked)])
+
+
+def draw(source: Path, out: Path, images: int, seed: int, *, unlabelled: Path | None = None) -> Path:
+    """Write a draw to a folder, and the other training images to `unlabelled`, if given; return the folder.
 
     Raises:
         ValueError: The set has fewer training images, or more than half as many classes.
     """
-    by_class = {place.name: sorted(place.iterdir()) for place in sorted((source / "train").iterdir())}
-    total = sum(map(len, by_class.values()))
-    if not 2 * len(by_class) <= images <= total:
-        raise ValueError(f"{images} images of {source.name}; expected {2 * len(by_class)} to {total}")
-    rng, ranked = np.random.default_rng(seed), []
-    for files in by_class.values():
-        start = rng.random()
-        for rank, i in enumerate(rng.permutation(len(files))):
-            # The first two of a class come before all others.
-            ranked.append((rank - 2.0 if rank < 2 else (rank + start) / len(files), files[i]))
-    chosen = [file for _, file in sorted(ranked)[:images]]
-    shutil.rmtree(out, ignore_errors=True)
-    for file in [*chosen, *sorted((source / "test").glob("*/*"))]:
-        copy = out / file.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, copy)
-        except OSError:  # another file system
-            shutil.copy(file, copy)
+    files = sorted((source / "train").glob("*/*"))
+    labels = [file.parent.name for file in files]
+    if not 2 * len(set(labels)) <= images <= len(files):
+        raise ValueError(f"{images} images of {source.name}; expected {2 * len(set(labels))} to {len(files)}")
+    order = stratified_order(labels, seed)
+    for folder in filter(None, (out, unlabelled)):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    for file in [*(files[i] for i in order[:images]), *sorted((source / "test").glob("*/*"))]:
+        link(file, out / file.relative_to(source))
+    if unlabelled is not None:
+        for place, i in enumerate(order[images:]):
+            link(files[i], unlabelled / f"{place:06d}{files[i].suffix}")
     return out
+
+
+def link(file: Path, copy: Path) -> None:
+    """Link a file, or copy it to another file system."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, copy)
+    except OSError:
+        shutil.copy(file, copy)
 
 
 def main() -> None:
@@ -50,8 +68,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--unlabelled", type=Path)
     options = parser.parse_args()
-    print(draw(options.source, options.out, options.images, options.seed))
+    print(draw(options.source, options.out, options.images, options.seed, unlabelled=options.unlabelled))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def save(
         unit: Unit of the samples, such as `images/s` or `s`.
         title: Name of the row if several files share a table.
         facts: Label -> further values, such as an accuracy.
-        data: Folder with the images; its hash is recorded.
+        data: Folder or file with the images; its hash is recorded.
         command: Command that gives the result. Default: this process's.
     """
     facts = facts or {}
@@ -58,8 +58,7 @@ def save(
         "command": command or shown_command(),
         "unit": unit,
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "--short=12", "HEAD")
-        + ("+changes" if _git("status", "--porcelain", "src") else ""),
+        "commit": commit(),
         "environment": environment(),
         "data": hash_of(Path(data)) if data else None,
         "measurements": [
@@ -76,6 +75,12 @@ def save(
     file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"recorded in {file.relative_to(_ROOT)}", file=sys.stderr)
     return file
+
+
+def commit() -> str:
+    """The commit of the sources, marked if they have changes."""
+    changes = "+changes" if _git("status", "--porcelain", "src") else ""
+    return _git("rev-parse", "--short=12", "HEAD") + changes
 
 
 def shown_command() -> str:
@@ -103,7 +108,9 @@ def environment() -> dict[str, Any]:
 
 
 def hash_of(folder: Path) -> dict[str, Any]:
-    """Return name, number of files and SHA-256 over the sorted relative names and the contents."""
+    """Return name, number of files and SHA-256 over the sorted relative names and the contents; of a file, over it."""
+    if folder.is_file():
+        return {"name": folder.name, "files": 1, "sha256": hashlib.sha256(folder.read_bytes()).hexdigest()}
     digest, count = hashlib.sha256(), 0
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())

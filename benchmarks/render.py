@@ -6,7 +6,8 @@
 A table is in a Markdown file between `<!-- table: NAME -->` and `<!-- /table -->`. NAME is the name of a result:
 one row for each measurement. With a star (`prefix-*`) it is one row for each result and one column for each label.
 Words after the name choose and order the facts that become columns. A cell is the median with the smallest and largest
-sample. Every result must be in a table, and every table must have its result.
+sample. With `crossed` after the name, labels `ROW: COLUMN` make a table with a row for each ROW, whose cells have the
+facts. Every result must be in a table, and every table must have its result.
 """
 
 from __future__ import annotations
@@ -58,6 +59,14 @@ def table(pattern: str, facts: list[str], results: dict[str, dict[str, Any]]) ->
         for result in sorted(chosen.values(), key=lambda result: result["recorded"]):
             by_label = {m["label"]: m for m in result["measurements"]}
             rows.append([result["title"], *(cell(by_label[n]["samples"]) if n in by_label else "" for n in labels)])
+    elif "crossed" in facts:
+        shown = {m["label"]: ", ".join(str(m["facts"][name]) for name in facts[1:]) for m in first["measurements"]}
+        columns = list(dict.fromkeys(label.partition(": ")[2] for label in shown))
+        head = [f"{first['unit']}, {', '.join(facts[2:])}", *columns]
+        rows = [
+            [row, *(shown.get(f"{row}: {column}", "") for column in columns)]
+            for row in dict.fromkeys(label.partition(": ")[0] for label in shown)
+        ]
     else:
         head = ["", first["unit"], "runs", *(name.replace("_", " ") for name in facts)]
         rows = [

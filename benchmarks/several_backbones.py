@@ -20,6 +20,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from draw import stratified_order
 from evidence import save, take_flag
 
 import regraft
@@ -28,7 +29,6 @@ from regraft.data.dataset import Dataset, Split
 from regraft.data.scan import scan
 from regraft.runs.prepare import split_with
 from regraft.training.device import choose_device, choose_precision
-from regraft.training.linear_head import stratified_part
 from regraft.training.prefix_backend import images_per_second, make_backend
 
 BACKBONES = (
@@ -105,7 +105,7 @@ def _fewer(parts: Split, count: int, seed: int) -> Split:
         return parts
     table = parts.dataset.table
     train = np.flatnonzero(table.parts == 0)
-    kept = train[stratified_part(parts.train.labels, count, seed=seed)]
+    kept = train[stratified_order(parts.train.labels, seed)[:count]]
     chosen = np.sort(np.concatenate([kept, np.flatnonzero(table.parts != 0)]))
     return Split(parts.dataset.with_samples(table.take(chosen)))
 

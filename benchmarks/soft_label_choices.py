@@ -2,10 +2,10 @@
 
     python benchmarks/soft_label_choices.py DATA.zip [--images 50,200] [--draws 5] [--record]
 
-DATA.zip has the folders `train/` and `test/` of classes; only `train/` is read. Each draw labels the same number of
-images of each class, holds out 300 others, which nothing sees, and takes the rest without labels. All heads are linear,
-on features of the frozen efficientnet_lite0 at 160 pixels, at the L2 strength with the lowest calibrated held-out loss
-over the draws, which is the same advantage for all.
+DATA.zip has the folders `train/` and `test/` of classes; only `train/` is read. The images of a draw
+(benchmarks/draw.py) have labels; 300 others are held out, which nothing sees, and the rest has no labels. All heads are
+linear, on features of the frozen efficientnet_lite0 at 160 pixels, at the L2 strength with the lowest calibrated
+held-out loss over the draws, which is the same advantage for all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from draw import stratified_order
 from evidence import save, take_flag
 
 import regraft
@@ -59,13 +60,9 @@ def main() -> None:
 def add_draw(paths: Paths, features: torch.Tensor, labels: np.ndarray, number: int, seed: int) -> None:
     """Fit a head for each way to make targets, and append its accuracy and calibrated loss at each L2 strength."""
     classes, rng = int(labels.max()) + 1, np.random.default_rng(seed)
-    labeled, rest = [], []
-    for index in range(classes):
-        images = rng.permutation(np.flatnonzero(labels == index))
-        labeled += images[: number // classes].tolist()
-        rest += images[number // classes :].tolist()
-    rest = rng.permutation(rest)
-    held_out, others, labeled = rest[:HELD_OUT], rest[HELD_OUT:], np.sort(labeled)
+    order = stratified_order(labels, seed)
+    labeled, rest = np.sort(order[:number]), rng.permutation(order[number:])
+    held_out, others = rest[:HELD_OUT], rest[HELD_OUT:]
     objective, count = Objective("cross_entropy", 0.1, torch.ones(classes)), len(labeled)
     every = features[np.concatenate([labeled, others])]
     one_hot = np.eye(classes)[labels[labeled]]

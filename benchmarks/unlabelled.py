@@ -2,8 +2,8 @@
 
     python benchmarks/unlabelled.py DATA.zip [--size 160] [--images 50,200,1000] [--draws 3] [--finetune] [--record]
 
-DATA.zip has the folders `train/` and `test/` of classes. Each draw labels the same number of images of each class; the
-rest of `train/`, if any, has no labels, and the test images are seen by nothing but the evaluation. Runs are those of
+DATA.zip has the folders `train/` and `test/` of classes. The images of a draw (benchmarks/draw.py) have labels, and the
+rest of `train/`, if any, has none; the test images are seen by nothing but the evaluation. Runs are those of
 `regraft train`: the head alone on all labeled images, or with `--finetune` the default training, of which a tenth of
 the labeled images is the validation part.
 """
@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import numpy as np
+from draw import draw
 from evidence import save, take_flag
 
 from regraft.config import load_config
@@ -42,14 +42,15 @@ def main() -> None:
             archive.extractall(root / "all")
         source = next(path.parent for path in sorted((root / "all").rglob("train")) if path.is_dir())
         for number in map(int, arguments.images.split(",")):
-            for draw in range(arguments.draws):
-                labeled, unlabelled = divide(source, root / f"{number}-{draw}", number, draw)
+            for seed in range(arguments.draws):
+                labeled, unlabelled = root / "labeled", root / "unlabelled"
+                draw(source, labeled, number, seed, unlabelled=unlabelled)
                 for name, others in (("labels alone", ""), ("with the rest unlabelled", str(unlabelled))):
                     if others and not any(unlabelled.iterdir()):
                         continue
                     overrides = {
                         "model.image_size": arguments.size,
-                        "training.seed": draw,
+                        "training.seed": seed,
                         "data.unlabelled": others,
                     }
                     if not arguments.finetune:
@@ -58,10 +59,10 @@ def main() -> None:
                     label = f"{number} images, {name}"
                     accuracies.setdefault(label, []).append(run.metrics["test"]["accuracy"])
                     seconds = run.metrics["time"]["train_seconds"]
-                    facts.setdefault(label, {})[f"draw {draw}"] = {
+                    facts.setdefault(label, {})[f"draw {seed}"] = {
                         "seconds": round(seconds, 1), "unlabelled": run.metrics.get("unlabelled"),
                     }  # fmt: skip
-                    print(f"{label}, draw {draw}: {accuracies[label][-1]:.4f} in {seconds:.1f} s", flush=True)
+                    print(f"{label}, draw {seed}: {accuracies[label][-1]:.4f} in {seconds:.1f} s", flush=True)
                     notes = [note for note in run.metrics["training"]["notes"] if note.startswith("Unlabelled")]
                     print(*notes, sep="\n", end="\n" if notes else "")
                     shutil.rmtree(root / "run")
@@ -71,25 +72,6 @@ def main() -> None:
     if record:
         name = "unlabelled-finetuned" if arguments.finetune else "unlabelled"
         save(name, accuracies, unit="accuracy", facts=facts)
-
-
-def divide(source: Path, target: Path, number: int, draw: int) -> tuple[Path, Path]:
-    """Link images into a folder with `train/` and `test/`, and the rest of the training images into another one."""
-    labeled, unlabelled = target / "labeled", target / "unlabelled"
-    unlabelled.mkdir(parents=True)
-    rng = np.random.default_rng(draw)
-    classes = sorted(path for path in (source / "train").iterdir() if path.is_dir())
-    for folder in classes:
-        files = sorted(folder.iterdir())
-        chosen = set(rng.permutation(len(files))[: number // len(classes)].tolist())
-        (labeled / "train" / folder.name).mkdir(parents=True)
-        for i, file in enumerate(files):
-            place = (
-                labeled / "train" / folder.name / file.name if i in chosen else unlabelled / f"{folder.name}-{i}.jpg"
-            )
-            place.hardlink_to(file)
-    shutil.copytree(source / "test", labeled / "test", copy_function=lambda a, b: Path(b).hardlink_to(a))
-    return labeled, unlabelled
 
 
 if __name__ == "__main__":

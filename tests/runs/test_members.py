@@ -94,6 +94,7 @@ def test_the_run_is_like_any_other(run: Run, squares_folder: Path) -> None:
     assert prediction.ood_p_value is not None
     page = write_report(again).read_text(encoding="utf-8")
     assert "mobilenetv2 alone: test accuracy" in page
+    assert "fine-tuning of each backbone" in page
     predictions = again.predictions.part("test")
     assert np.isclose(again.metrics["test"]["accuracy"], (predictions.predicted == predictions.labels).mean())
 

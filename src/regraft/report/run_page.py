@@ -27,6 +27,14 @@ from regraft.text import one_line, shorten
 MAX_NUMBERS, MAX_DRAWN = 24, 100
 #: Maximum number of pairs of confused classes, names in a list, and characters of the configuration.
 _MAX_PAIRS, _MAX_NAMES, _MAX_CONFIG = 20, 200, 20_000
+#: Words for the steps of a training.
+_STEPS = {
+    "members": "fine-tuning of each backbone",
+    "decode": "decoding",
+    "prefix": "frozen layers",
+    "finetune": "fine-tuning",
+    "evaluate": "evaluation",
+}
 #: Between the bounds of an interval in a narrow column.
 _UNBROKEN_TO = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
 
@@ -254,7 +262,7 @@ def _environment(record: RunRecord) -> list[tuple[str, Markup]]:
         ("Pretrained weights", pretrained),
         ("SHA-256 of the weights", ", ".join(filter(None, (one.get("sha256") for one in every)))),
         ("Device", _join_known(training, "device", "precision", "prefix_backend")),
-        ("Time", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in (time.get("steps") or {}).items())),
+        ("Time", ", ".join(f"{_STEPS.get(name, name)} {s:.1f} s" for name, s in (time.get("steps") or {}).items())),
         ("Prediction from a file", _format_or_empty(time.get("predict_ms_per_image"), "{:.1f} ms per image")),
         ("Peak memory", _format_or_empty((record.metrics.get("memory") or {}).get("peak_megabytes"), "{:,.0f} MB")),
         ("Versions", ", ".join(f"{name} {number}" for name, number in record.description.get("versions", {}).items())),

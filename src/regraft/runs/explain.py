@@ -43,8 +43,8 @@ class Explanation(NotebookRepr):
         stage: Name of the explained stage; "" for integrated gradients, which explain the pixels.
         grid: Rows and columns of the stage's output, which are the cells of the map; None without a stage.
         error: Reason why the image could not be read, or None.
-        members: For several backbones, the map of each by name, of the shape of `heat` and on a common scale. `heat`
-            is their sum.
+        members: The heat map of each backbone by its name, if there are several: like `heat`, which is their sum, and
+            on one scale.
     """
 
     source: str

@@ -207,7 +207,7 @@ def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part,
         return
     model.freeze(len(model.stages))
     # Before fine-tuning, views beyond the plain images cost time and gain the fitted head nothing
-    # (docs/decisions/solved-head.md).
+    # (docs/decisions/head-on-plain-images.md).
     views = 1 if phases.finetunes and phases.head == "lbfgs" else cached["train"].views
     with setup.fused:
         fitted = phases.head == "lbfgs"
