@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from draw import draw
-from evidence import RESULTS, commit, hash_of, save
+from evidence import RESULTS, commit, hash_of, save, shown_command
 
 PRESETS = ("fast", "balanced", "best")
 UNLABELLED = "best, others unlabelled"
@@ -179,6 +180,7 @@ def record(trainings: Trainings, facts: dict[str, dict[str, Any]]) -> None:
     save(
         "accuracy", {label: [one.accuracy for one in trainings[label]] for label in labels},
         unit="test accuracy", title="presets", facts=shown,
+        command=re.sub(r" --new| --minutes \S+", "", shown_command()),  # parts of the whole
     )  # fmt: skip
 
 
