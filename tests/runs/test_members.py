@@ -194,10 +194,16 @@ def test_a_backbone_without_time_gets_a_head_alone(
 def test_a_budget_without_time_for_the_head_is_refused(
     squares_folder: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regraft.runs.members.seconds_of_head", lambda *_: 400.0)
+    monkeypatch.setattr("regraft.runs.budget.seconds_of_head", lambda *_: 400.0)
     config = load_config(overrides={**settings, "training.budget": 300.0, "training.finetune_epochs": 1})
     with pytest.raises(BudgetError, match="the head over 2 backbones alone takes about 400 s"):
         train_from(squares_folder, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("regraft.runs.budget.default_budget", lambda *_: 300.0)  # nobody asked for it
+    reporter = Messages()
+    run = train_from(squares_folder, config, tmp_path / "run", reporter=reporter)
+    assert any(text.endswith("So no backbone is fine-tuned; --budget gives more time.") for text in reporter.texts)
+    assert run.metrics["model"]["trained"] == "head"
 
 
 def test_the_head_alone(squares_folder: Path, settings: dict[str, Any], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from regraft.cache import Cache
 from regraft.config import Config
 from regraft.config.presets import default_budget
 from regraft.data.dataset import Dataset, Split
-from regraft.errors import DataError, UsageError
+from regraft.errors import BudgetError, DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.pretrained import smaller_sizes
 from regraft.resources import usable_cpus, usable_memory
@@ -37,14 +37,15 @@ _HEAD_MARGIN = 1.25
 class RunPlan:
     """What a run trains, and by when: model and configuration as they were fitted into the budget.
 
-    `deadline` is a value of `time.monotonic()`, None without a limit; `seconds` are those planned for each step, empty
-    where none were.
+    `deadline` is a value of `time.monotonic()`, None without a limit; `members_deadline` is that of several backbones
+    that are fine-tuned before their head is fitted. `seconds` are those planned for each step, empty where none were.
     """
 
     model: Classifier
     config: Config
     deadline: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    members_deadline: float | None = None
 
 
 def fit_into_budget(
@@ -75,7 +76,7 @@ def fit_into_budget(
         )
 
     if finetunes_members(model, config.training):
-        return RunPlan(model, config, started + budget if budget else None)
+        return _plan_members(model, split, config, started, reporter) if budget else RunPlan(model, config)
     room = _room(config)
     # Where no teacher says what they show, images without labels pass once through the network, for the head alone.
     passes = 0 if split.unlabelled is None or unlabelled else min(len(split.unlabelled), MAX_IMAGES)
@@ -153,6 +154,28 @@ def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -
         plan.append(f"At most {training.budget:.0f} s for {machine} (--budget).")
     reporter.on_message(" ".join([*plan, unjudged]).rstrip())
     return config.model_copy(update={"training": training})
+
+
+def _plan_members(
+    model: Classifier, split: Split, config: Config, started: float, reporter: ProgressReporter
+) -> RunPlan:
+    """Keep time for the head over several backbones, which are fine-tuned before; `BudgetError` if there is too little.
+
+    A preset's own budget, which nobody asked for, leaves fine-tuning out instead.
+    """
+    budget, reserved = config.training.budget, seconds_of_head(model, split, config)
+    deadline = started + budget
+    if distributed.on_rank_0(lambda: deadline - time.monotonic() >= reserved):
+        return RunPlan(model, config, deadline, members_deadline=deadline - reserved)
+    short = (
+        f"The rest of the budget is too short: the head over {pluralize(len(model.members), 'backbone')} alone takes "
+        f"about {reserved:.0f} s here."
+    )
+    if budget != distributed.broadcast(default_budget(config.run.preset, len(split.train), usable_cpus())):
+        raise BudgetError(f"{short} Give more time, a smaller --image-size or fewer backbones.")
+    reporter.on_message(f"{short} So no backbone is fine-tuned; --budget gives more time.")
+    training = replace(config.training, finetune_epochs=0, budget=0.0)
+    return RunPlan(model, config.model_copy(update={"training": training}))
 
 
 def seconds_of_head(model: Classifier, split: Split, config: Config) -> float:

@@ -22,7 +22,7 @@ from regraft.data.dataset import Split
 from regraft.errors import BudgetError
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier
-from regraft.runs.budget import RunPlan, fit_into_budget, seconds_of_head
+from regraft.runs.budget import RunPlan, fit_into_budget
 from regraft.runs.run import CHECKPOINT, CONFIG, HEAD_PATH, HISTORY, METRICS, Run
 from regraft.text import pluralize
 from regraft.training.callbacks import Callback, Epoch, HeadFit, ProgressReporter
@@ -82,21 +82,18 @@ def train_members(
 ) -> list[TrainedMember]:
     """Fine-tune each backbone in the run's folder `path`, and leave its best weights in the model.
 
-    The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left,
-    after that of the head over all; one that has too little gets a head alone. A run that is resumed has no deadline,
-    and divides what its finished backbones have left. A training that ends early by an error leaves its best weights so
-    far, and a note. Raises `BudgetError` if there is no time for the head over all, and `KeyboardInterrupt` where a
-    training was interrupted.
+    The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left; one
+    that has too little gets a head alone. A run that is resumed has no deadline, and divides what its finished
+    backbones have left. A training that ends early by an error leaves its best weights so far, and a note. Raises
+    `KeyboardInterrupt` where a training was interrupted.
     """
     count = len(model.members)
     reporter.on_message(
         f"Each of {pluralize(count, 'backbone')} is fine-tuned alone, in {path / MEMBERS}; then the head over all is "
         "fitted."
     )
-    if deadline is not None:
-        seconds_of_all = _seconds_without_head(model, split, config, deadline)
-        if not distributed.rank():
-            _write_budget(path, seconds_of_all)
+    if deadline is not None and not distributed.rank():
+        _write_budget(path, deadline - time.monotonic())
     trained: list[TrainedMember] = []
     for index, network in enumerate(model.members):
         name = network.spec.name
@@ -116,18 +113,6 @@ def train_members(
     model.freeze(len(model.stages))
     model.eval()
     return trained
-
-
-def _seconds_without_head(model: Classifier, split: Split, config: Config, deadline: float) -> float:
-    """Seconds until the deadline without those of the head over all; `BudgetError` if there are none."""
-    count, reserved = len(model.members), seconds_of_head(model, split, config)
-    left = distributed.on_rank_0(lambda: deadline - time.monotonic() - reserved)
-    if left < 0:
-        raise BudgetError(
-            f"The rest of the budget is too short: the head over {pluralize(count, 'backbone')} alone takes about "
-            f"{reserved:.0f} s here. Give more time, a smaller --image-size or fewer backbones."
-        )
-    return left
 
 
 def _write_budget(path: Path, seconds: float) -> None:

@@ -141,7 +141,7 @@ def train_into(
     The epochs of an earlier training are those of the folder's model, and more follow. Several backbones are fine-tuned
     before, each as a run of its own, `with_report` off. A `lesson` has the targets of a teacher.
     """
-    model, config, deadline = plan.model, plan.config, plan.deadline
+    model, config = plan.model, plan.config
     is_first, trackers = not distributed.rank(), () if distributed.rank() else config.tracking.to
     settings = config.model_dump(mode="json")
     with logged(path, reporter) as own, tracking(trackers, settings, path, own) as tracked:
@@ -153,12 +153,13 @@ def train_into(
         members: list[TrainedMember] = []
         if finetunes_members(model, config.training):
             members = train_members(
-                model, split, path, config, own, train_into, deadline=deadline, callbacks=callbacks, loss=loss
-            )
+                model, split, path, config, own, train_into, deadline=plan.members_deadline, callbacks=callbacks,
+                loss=loss,
+            )  # fmt: skip
         training = train_classifier(
             model, split, augmentation=config.augmentation, scratch=path / SCRATCH, checkpoint=path / CHECKPOINT,
-            reporter=tracked, on_better=partial(save_classifier, folder=path) if is_first else None, deadline=deadline,
-            planned=plan.seconds, earlier=earlier, callbacks=callbacks, loss_function=loss,
+            reporter=tracked, on_better=partial(save_classifier, folder=path) if is_first else None,
+            deadline=plan.deadline, planned=plan.seconds, earlier=earlier, callbacks=callbacks, loss_function=loss,
             trained_heads=[member.head for member in members] if any(m.is_finetuned for m in members) else (),
             soft_targets=None if lesson is None else lesson.targets, **asdict(config.training),
         )  # fmt: skip
