@@ -77,7 +77,7 @@ def test_fitted_heads_are_averaged_where_a_backbone_only_adds_noise() -> None:
     noise = torch.randn(60, 300, generator=torch.Generator().manual_seed(0))
     rows = TensorRows(torch.cat([features[:, :6], noise], dim=1)[None])
     blocks = {"one": slice(0, 6), "noise": slice(6, 306)}
-    fitted = fit_head_of_several(rows, labels, OBJECTIVE, blocks)
+    fitted = fit_combined_head(rows, labels, OBJECTIVE, blocks)
     assert (fitted.choice.chosen, fitted.choice.by, fitted.best) == ("averaged", "cross-validation", None)
     assert fitted.choice.scores["averaged"].loss < fitted.choice.scores["joint"].loss
     test, test_labels = _data(2000, seed=2)
