@@ -24,8 +24,8 @@ from regraft.data.scan import scan
 from regraft.models.classifier import build
 from regraft.training.callbacks import NullReporter
 from regraft.training.cross_val_predict import cross_val_predict
-from regraft.training.frozen_features import frozen_features
 from regraft.training.distillation import mix_with_labels, soften
+from regraft.training.frozen_features import frozen_features
 from regraft.training.linear_head import LinearHead, fit_head, stratified_folds
 from regraft.training.losses import Objective
 
