@@ -10,7 +10,7 @@ from PIL import Image
 
 from regraft.cache import Cache
 from regraft.data import index, index_workers
-from regraft.data import scan as scan_module
+from regraft.data import read_images as read_module
 from regraft.data.image_stats import examine_image
 from regraft.data.index_workers import InProcessWorker, SubprocessWorker
 from regraft.data.scan import scan
@@ -129,7 +129,7 @@ def test_a_scan_of_many_files_keeps_no_thumbnails_of_small_images(tmp_path, monk
         small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((48, 48), Image.Resampling.BICUBIC)
         (small.resize((96, 96)) if number < 4 else small).save(file)
     expected = scan(data, cache=Cache(tmp_path / "kept"))
-    monkeypatch.setattr(scan_module, "_KEPT_THUMBNAILS", 10)
+    monkeypatch.setattr(read_module, "_KEPT_THUMBNAILS", 10)
     monkeypatch.setattr(index, "_FILES_PER_PROCESS", 5 if processes > 1 else 1000)
     cache = Cache(tmp_path / "passing")
 
@@ -148,7 +148,7 @@ def test_a_scan_of_many_files_keeps_no_thumbnails_of_small_images(tmp_path, monk
 
 def test_a_file_that_changed_since_its_thumbnail_is_an_error(images, tmp_path, monkeypatch):
     root = images("a/1.png", "b/2.png")
-    monkeypatch.setattr(scan_module, "_KEPT_THUMBNAILS", 0)
+    monkeypatch.setattr(read_module, "_KEPT_THUMBNAILS", 0)
     real = index.ImageIndex.read
 
     def read(*arguments: Any, **options: Any) -> Any:

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from tests.conftest import picture
 
+from regraft.cache import Cache
+from regraft.data import read_images
 from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.data.split import split
@@ -101,6 +103,29 @@ def test_archives_and_tables_are_read(labeled: Dataset, folder: Path, tmp_path: 
     assert unlabelled_sha256(find_unlabelled(folder / "list.csv", labeled)) == expected
     (folder / "two.csv").write_text("path,label\n1.png,\n2.png,cat\n")  # labels do not count
     assert len(find_unlabelled(folder / "two.csv", labeled)) == 2
+
+
+def test_of_many_images_no_thumbnails_stay(
+    squares_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of small images are on disk while they are compared, and are read by all threads."""
+    monkeypatch.setattr(read_images, "_KEPT_THUMBNAILS", 4)
+    cache = Cache(tmp_path / "cache")
+    labeled = split(scan(squares_folder, cache=cache), train=0.5, val=0.25, test=0.25).dataset
+    with Image.open(file_in(labeled, "val")) as image:
+        Image.fromarray((np.asarray(image) * 0.9 + 12).astype(np.uint8)).save(folder / "near.png")
+    found = find_unlabelled(folder, labeled, cache=cache)
+    assert (found.held_out_near_duplicates, len(found)) == (1, 5)
+    assert [entry.rows for entry in cache.entries() if entry.kind == "thumbnails" and entry.rows] == []
+
+
+def test_a_labeled_image_that_changed_is_an_error(squares_folder: Path, folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(squares_folder, data)
+    labeled = split(scan(data), train=0.5, val=0.25, test=0.25).dataset
+    shutil.copy(folder / "1.png", file_in(labeled, "train"))
+    with pytest.raises(DataError, match="changed while the data was read"):
+        find_unlabelled(folder, labeled, cache=Cache(tmp_path / "cache"))
 
 
 def test_labeled_images_in_memory(squares: Dataset, folder: Path) -> None:

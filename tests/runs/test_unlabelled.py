@@ -17,15 +17,19 @@ from tests.conftest import picture
 import regraft
 from regraft.config import load_config
 from regraft.data.unlabelled import find_unlabelled
-from regraft.errors import RunError, UsageError
+from regraft.errors import DataError, RunError, UsageError
 from regraft.runs import budget
+from regraft.runs import unlabelled as runs_module
+from regraft.runs.earlier_run import notes_on_earlier_run
 from regraft.runs.plan import plan_from
+from regraft.runs.prepare import build_for, scan_and_split
 from regraft.runs.run_images import read_rows
 from regraft.runs.train import train_from
+from regraft.runs.unlabelled import find_unlabelled_for
 from regraft.training import soft_labels
 from regraft.training import unlabelled as module
 from regraft.training.callbacks import NullReporter
-from regraft.training.soft_labels import CANDIDATES, Decision
+from regraft.training.soft_labels import CANDIDATES, Decision, estimate_seconds
 
 #: The head alone, fitted; no test here is about fine-tuning.
 HEAD = {"training.finetune_epochs": 0, "model.image_size": 32, "data.val": 0.25, "data.test": 0.25}
@@ -102,9 +106,74 @@ def test_of_many_images_a_part_is_used(
     monkeypatch.setattr(soft_labels, "MAX_IMAGES", 23)  # 18 have labels
     done = train_from(squares_folder, settings(data__unlabelled=str(folder)), tmp_path / "some")
     assert (done.metrics["unlabelled"]["usable"], done.metrics["unlabelled"]["used"]) == (8, 5)
+
+
+def test_with_many_labels_no_image_is_read(
+    squares_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise AssertionError("images were read before")
+
+    monkeypatch.setattr(runs_module, "find_unlabelled", refuse)
     monkeypatch.setattr(soft_labels, "MAX_LABELED", 10)
-    none = train_from(squares_folder, settings(data__unlabelled=str(folder)), tmp_path / "none")
-    assert none.metrics["unlabelled"]["reason"] == "18 labels are too many for a comparison in reasonable time"
+    with pytest.raises(UsageError, match="at most 10 labeled images, and the training has 18"):
+        train_from(squares_folder, settings(data__unlabelled=str(folder)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_features_of_fine_tuned_backbones_decide_nothing(
+    squares_folder: Path, folder: Path, tmp_path: Path, fast_settings: dict[str, Any]
+) -> None:
+    several = {"model.backbone": "efficientnet_lite0@32,mobilenetv2@32", "model.image_size": 0}
+    config = load_config(overrides={**fast_settings, **several, "data.unlabelled": str(folder)})
+    done = train_from(squares_folder, config, tmp_path / "run")
+    said = done.metrics["unlabelled"]
+    assert (said["used"], said["cross_validation"]) == (0, None)
+    assert "fine-tuned on the labeled images" in said["reason"]
+    assert any(said["reason"] in text for text in done.metrics["training"]["notes"])
+    for member in done.metrics["members"]:  # the head of each, on features that have seen no label, decides
+        alone = json.loads((done.path / "members" / member / "metrics.json").read_text())["unlabelled"]
+        assert alone["cross_validation"] is not None
+
+
+def test_the_column_of_the_images_is_that_of_the_labeled_ones(
+    squares_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    def rows(root: Path, labels: bool) -> list[str]:
+        files = sorted(root.rglob("[0-9]*.png"))  # every row names two images, and only the column says which is meant
+        pairs = zip(files, reversed(files), strict=True)
+        return [f"{file},{other},{file.parent.name if labels else ''}" for file, other in pairs]
+
+    tables = []
+    for name, root, labels in (("labeled", squares_folder, True), ("unlabeled", folder, False)):
+        tables.append(tmp_path / f"{name}.csv")
+        tables[-1].write_text("\n".join(["first,second,label", *rows(root, labels)]))
+    config = settings(data__unlabelled=str(tables[1]), data__image_column="first")
+    split = scan_and_split(tables[0], config, NullReporter())
+    assert len(find_unlabelled_for(split.dataset, config, NullReporter())) == 8
+    other = settings(data__unlabelled=str(tables[1]), data__image_column="third")
+    with pytest.raises((DataError, UsageError), match="third"):
+        find_unlabelled_for(split.dataset, other, NullReporter())
+
+
+def test_a_run_that_starts_from_one_has_no_images_but_its_own(
+    run: regraft.Run, squares_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    start = {"run.from_run": str(run.path)}
+    assert load_config(overrides=start).data.unlabelled == ""
+    assert load_config(overrides={**start, "data.unlabelled": "others"}).data.unlabelled == "others"
+    # Images that had no label then have one now, and some of them are test images.
+    data = tmp_path / "data"
+    shutil.copytree(squares_folder, data)
+    for i, label in enumerate(("red", "green", "blue", "red", "green", "blue", "red", "red")):
+        shutil.copy(folder / f"{i}.png", data / label / f"new-{i}.png")
+    config = settings(run__from_run=str(run.path))
+    split = scan_and_split(data, config, NullReporter())
+    notes = list(notes_on_earlier_run(build_for(config, split.dataset), split, config))
+    assert any(f"had images without labels, {folder}, and this run has none" in note for note in notes)
+    moved = sum(Path(sample.path).name.startswith("new-") for sample in split.test.samples)
+    assert moved
+    assert any(f"{moved} image{'s' * (moved > 1)} of the test part had no label in" in note for note in notes)
 
 
 def test_too_little_memory_is_said(squares_folder: Path, folder: Path, tmp_path: Path) -> None:
@@ -127,11 +196,37 @@ def test_a_run_resumes_with_the_same_images_only(
         run.path / "model.safetensors"
     ).read_bytes()
     (again / "metrics.json").unlink()
+    nowhere = (again / "config.toml").read_text().replace(json.dumps(str(folder)), json.dumps(str(tmp_path / "gone")))
+    (again / "config.toml").write_text(nowhere)
+    with pytest.raises(RunError, match=r"gone, which had the images without labels .* does not exist any more"):
+        regraft.resume(again)
+    (again / "config.toml").write_text(nowhere.replace(json.dumps(str(tmp_path / "gone")), json.dumps(str(others))))
+    assert (regraft.resume(again).path / "model.safetensors").read_bytes() == (
+        run.path / "model.safetensors"
+    ).read_bytes()  # the same images in another place
+    (again / "metrics.json").unlink()
     (others / "0.png").unlink()
+    (again / "config.toml").write_text(nowhere.replace(json.dumps(str(tmp_path / "gone")), json.dumps(str(folder))))
     text = (again / "config.toml").read_text().replace(json.dumps(str(folder)), json.dumps(str(others)))
     (again / "config.toml").write_text(text)
     with pytest.raises(RunError, match="has changed since"):
         regraft.resume(again)
+
+
+def test_more_epochs_that_were_killed_resume(run: regraft.Run, folder: Path, tmp_path: Path) -> None:
+    """They follow the fit of the head, and need no images without labels."""
+
+    def kill(epoch: int, metrics: Any) -> None:
+        raise MemoryError
+
+    text = (run.path / "config.toml").read_text()
+    (run.path / "config.toml").write_text(text.replace(json.dumps(str(folder)), json.dumps(str(tmp_path / "gone"))))
+    said = run.metrics["unlabelled"]
+    with pytest.raises(MemoryError):
+        regraft.resume(run.path, finetune_epochs=1, callbacks=[kill])
+    done = regraft.resume(run.path)
+    assert done.metrics["unlabelled"] == said
+    assert [row["phase"] for row in done.history] == ["finetune"]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +251,10 @@ def test_other_verbs_refuse_it(squares_folder: Path, folder: Path) -> None:
         plan_from(squares_folder, config, NullReporter())
     with pytest.raises(UsageError, match="no effect on `regraft learning-curve`"):
         regraft.learning_curve(squares_folder, config=config)
+    with pytest.raises(UsageError, match="no effect on `regraft compare`"):
+        regraft.compare(squares_folder, ["efficientnet_lite0", "mobilenetv2"], config=config)
+    with pytest.raises(UsageError, match="no effect on `regraft tune`"):
+        regraft.tune(squares_folder, config=config)
 
 
 def test_from_python(squares_split: Any, folder: Path, tmp_path: Path) -> None:
@@ -179,3 +278,8 @@ def test_a_budget_leaves_time_for_them(squares_split: Any, folder: Path, monkeyp
     for split in (squares_split, others):
         budget.fit_into_budget(model, split, config, time.monotonic(), NullReporter())
     assert seconds[0] - seconds[1] > 7.5  # eight images, one a second
+    monkeypatch.setattr(budget, "measure", lambda *args: replace(rates, decode=1e9, head=1e3))
+    for split in (squares_split, others):
+        budget.fit_into_budget(model, split, config, time.monotonic(), NullReporter())
+    values = estimate_seconds(len(squares_split.train), 8, model.head.features, 1.0)
+    assert seconds[2] - seconds[3] > values / 1e3  # and all heads that are compared

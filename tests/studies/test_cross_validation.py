@@ -17,7 +17,8 @@ from regraft.errors import DataError, UsageError
 from regraft.runs.demo import demo_images
 from regraft.studies import cross_validation as module
 from regraft.training import cross_val_predict as predict_module
-from regraft.training.cross_val_predict import cross_val_predict
+from regraft.training import soft_labels
+from regraft.training.cross_val_predict import cross_val_predict, frozen_features
 from regraft.training.soft_labels import CANDIDATES, Decision
 
 SMALL = load_config(None, ["model.image_size=64"])
@@ -146,6 +147,22 @@ def test_images_without_labels(cells: Path, tmp_path: Path, monkeypatch: pytest.
     assert said["usable"] + sum(said["left_out"].values()) == said["found"]
     assert said["accuracy_without"] == plain.accuracy
     assert (said["folds"], 0 <= said["folds_used"] <= 3) == (3, True)
+    assert said["compared"] == said["usable"]
+    # Of more than can be compared, the features of others are not computed.
+    asked: list[int] = []
+
+    def features(model, dataset, *rest):
+        asked.append(len(dataset))
+        return frozen_features(model, dataset, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "frozen_features", features)
+        patch.setattr(soft_labels, "MAX_IMAGES", 34)
+        some = regraft.cross_validate(labeled, 3, config=SMALL, unlabelled=others).to_json()["unlabelled"]
+        assert (some["compared"], sorted(asked)) == (10, [10, 24])
+        patch.setattr(soft_labels, "MAX_LABELED", 20)
+        with pytest.raises(UsageError, match="at most 20 labeled images, and the training has 24"):
+            regraft.cross_validate(labeled, 3, config=SMALL, unlabelled=tmp_path / "nowhere")
     never = Decision(False, CANDIDATES[0], 0.1, 0.1, 1.0, 0.5, 0.5, 0.0, 0.0)
     monkeypatch.setattr(predict_module, "decide", lambda *args, **kwargs: never)
     same = regraft.cross_validate(labeled, 3, config=SMALL, unlabelled=others)

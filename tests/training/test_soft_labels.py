@@ -14,7 +14,14 @@ from regraft.training.callbacks import NullReporter
 from regraft.training.cross_val_predict import cross_val_predict_with_unlabelled
 from regraft.training.label_propagation import Neighbors, nearest_neighbors
 from regraft.training.losses import Objective
-from regraft.training.soft_labels import CANDIDATES, Decision, decide, neighbors_needed, soft_labels
+from regraft.training.soft_labels import (
+    CANDIDATES,
+    Decision,
+    decide,
+    estimate_seconds,
+    neighbors_needed,
+    soft_labels,
+)
 
 CLASSES, OBJECTIVE = 4, Objective("cross_entropy", 0.0, torch.ones(4))
 
@@ -67,9 +74,25 @@ def test_no_held_out_image_is_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_of_many_images_a_part_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, classes = clusters(40, 300)
+    features, classes = clusters(40, 600)
+    neighbors: list[np.ndarray] = []
+
+    def spy(graph: Neighbors, features: torch.Tensor, labels: np.ndarray, *rest: object) -> module.SoftLabels:
+        assert len(graph.images) - len(labels) == 50
+        neighbors.append((graph.images >= 0).sum(axis=1))
+        return soft_labels(graph, features, labels, *rest)  # type: ignore[arg-type]
+
     monkeypatch.setattr(module, "MAX_SEARCH_IMAGES", 50)
+    monkeypatch.setattr(module, "soft_labels", spy)
     assert compare(features, classes[:40]) == compare(features, classes[:40])
+    assert np.concatenate(neighbors).min() == CANDIDATES[0].neighbors  # of the images that were drawn, not of all
+
+
+def test_an_estimate_grows_with_the_work() -> None:
+    seconds = [estimate_seconds(n, m, 100, 1e6) for n, m in ((100, 0), (200, 0), (200, 3000), (200, 29000))]
+    assert seconds == sorted(seconds)
+    fits = len(np.unique(np.arange(40) % 5)) * len(CANDIDATES)
+    assert seconds[2] - seconds[1] >= fits * 3000 * 100 / 1e6  # every fold fits each candidate on all of them
 
 
 def test_weights_follow_certainty_and_have_the_wanted_mean() -> None:

@@ -231,6 +231,7 @@ def _with_defaults_of_runs(values: dict[str, Any]) -> dict[str, Any]:
         given["run"]["from_run"] = backbone["weights"]
         defaults = _read_run(Path(earlier) / "config.toml")
         defaults |= {"run": {}, "distillation": {}, "model": {**defaults.get("model", {}), **backbone}}
+        defaults.get("data", {}).pop("unlabelled", None)  # which were for its images, and may be test images now
     elif backbone := options_of_run(model.get("backbone", "")):
         del model["backbone"]
         defaults = {"model": backbone}

@@ -133,6 +133,11 @@ class Dataset(NotebookRepr):
         except (OSError, ValueError) as error:
             raise image_error(error, sample.path) from error
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the images are arrays, and not files."""
+        return bool(self._arrays)
+
     @cached_property
     def table(self) -> SampleTable:
         """The samples in columns, for work on many of them."""
@@ -151,7 +156,7 @@ class Dataset(NotebookRepr):
     @property
     def shorter_side(self) -> int:
         """Median of the images' shorter sides in pixels; 0 if no size is known."""
-        sides = self.table.sizes.min(axis=1, initial=2**31 - 1)
+        sides = self.table.shorter_sides
         sides = sides[sides > 0]
         return int(np.median(sides)) if len(sides) else 0
 

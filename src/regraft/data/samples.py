@@ -234,6 +234,11 @@ class SampleTable(Sequence[Sample]):
         return cast(np.ndarray, self._column("sizes"))
 
     @property
+    def shorter_sides(self) -> np.ndarray:
+        """The shorter side of each image in pixels, int32 (N,); 0 if unknown."""
+        return np.asarray(self.sizes.min(axis=1, initial=2**31 - 1))
+
+    @property
     def stats(self) -> np.ndarray:
         """A record with the fields of `ImageStats` for each sample, (N,); 0 bytes if it has none."""
         return cast(np.ndarray, self._column("stats"))

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from regraft.cache import Cache, cache_key_of
+from regraft.cache import Cache
 from regraft.data.dataset import BadFile, Dataset, Pair
 from regraft.data.decode import MAX_PIXELS
 from regraft.data.ignored import describe_ignored
-from regraft.data.image_stats import STATS_VERSION
-from regraft.data.index import ImageIndex, Progress
-from regraft.data.quality.near_duplicates import NEAR_DUPLICATES_VERSION, find_near_duplicates
+from regraft.data.index import Progress
+from regraft.data.quality.near_duplicates import Pictures
+from regraft.data.quality.same_pictures import near_duplicate_pairs
+from regraft.data.read_images import ReadImages, open_cache, read_images
 from regraft.data.rgb import white_for
 from regraft.data.samples import PARTS, Part, SampleTable
 from regraft.data.sources.folders import FolderLayout, similar_names
@@ -31,16 +29,9 @@ from regraft.data.storage import Directory, Folder, is_image
 from regraft.data.strings import Names, string_array
 from regraft.data.union_find import connected_sets
 from regraft.errors import DataError, UsageError, as_path, refuse_old_names
-from regraft.resources import usable_cpus
 from regraft.text import join_truncated, pluralize
 
 OnUnreadable = Literal["skip", "error"]
-
-#: Smallest number of threads that read from a network.
-_CONNECTIONS = 16
-#: Files above which the thumbnails of small images are not kept: they would take as much room as the features, and
-#: reading such a file again takes a fraction of a millisecond. `runs/training_overlap.py` looks at no more images.
-_KEPT_THUMBNAILS = 30_000
 
 
 @refuse_old_names(store="cache", on_bad="on_unreadable")
@@ -130,19 +121,14 @@ def scan(
     if pattern:
         found, more = group_by_pattern(found, pattern)
         notes = (*notes, *more)
-    with ExitStack() as stack:
-        if cache is None:
-            cache = Cache(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regraft-"))))
-        keeps_small = len(found) <= _KEPT_THUMBNAILS
-        index = ImageIndex(source.storage, source.root, max_pixels, cache, keeps_small=keeps_small)
-        stack.callback(index.close)
-        workers = workers or max(_CONNECTIONS if source.is_remote else 1, usable_cpus())
-        samples, unreadable = index.read(found, workers, progress, subprocesses=not source.is_remote)
-        bad = tuple(sorted([*read.bad, *unreadable], key=lambda b: b.path))
-        pairs: tuple[Pair, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    with (
+        open_cache(cache) as store,
+        read_images(source, found, max_pixels=max_pixels, cache=store, workers=workers, progress=progress) as images,
+    ):
+        samples, bad = images.samples, images.bad
         if near_duplicates:
-            pictures = partial(index.read_thumbnails, workers=workers, subprocesses=not source.is_remote)
-            samples, pairs = _with_near_duplicates(samples, pictures, cache, compare_progress)
+            samples, pairs = _with_near_duplicates(images, store, compare_progress)
     if bad and on_unreadable == "error":
         raise DataError(describe_unreadable(bad))
     problems: tuple[str, ...] = ()
@@ -177,20 +163,16 @@ def describe_unreadable(bad: Sequence[BadFile]) -> str:
 
 
 def _with_near_duplicates(
-    samples: SampleTable,
-    pictures: Callable[[SampleTable], Callable[[np.ndarray], np.ndarray]],
-    cache: Cache,
-    compare_progress: Progress | None,
+    images: ReadImages, cache: Cache, progress: Progress | None
 ) -> tuple[SampleTable, tuple[Pair, ...]]:
+    samples = images.samples
     _, first = np.unique(samples.contents, return_index=True)  # sorted by the SHA-256
     unique = samples.take(first)
-    images = cache_key_of(unique.sha256s()).hex()
-    key = {"images": images, "stats": STATS_VERSION, "version": NEAR_DUPLICATES_VERSION}
-    table = cache.table("near_duplicates", key, (4,), np.float64)
-    found = table.read_list()
-    if found is None:
-        sides = unique.sizes.min(axis=1, initial=2**31 - 1)
-        found = table.write_list(find_near_duplicates(pictures(unique), sides, progress=compare_progress))
+
+    def pictures() -> tuple[Pictures, np.ndarray]:
+        return images.thumbnails(unique), unique.shorter_sides
+
+    found = near_duplicate_pairs(unique.sha256s(), pictures, cache=cache, progress=progress)
     roots = connected_sets(len(unique), found[:, :2].astype(np.int64))
     sizes = np.bincount(roots, minlength=len(unique))
     groups = np.flatnonzero(sizes > 1)  # the roots are the first images of the groups

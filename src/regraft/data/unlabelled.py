@@ -6,9 +6,8 @@ left out for which reason.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,20 +16,19 @@ import numpy as np
 from regraft.atomic_io import csv_sha256, write_csv
 from regraft.cache import Cache
 from regraft.data.dataset import Dataset, Unlabelled
-from regraft.data.decode import ImageSource
-from regraft.data.index import ImageIndex, Progress
-from regraft.data.quality.same_pictures import picture_numbers
+from regraft.data.image_stats import THUMBNAIL_SIZE
+from regraft.data.index import Progress
+from regraft.data.quality.near_duplicates import Pictures
+from regraft.data.quality.same_pictures import picture_numbers, read_pictures
+from regraft.data.read_images import ReadImages, Thumbnails, open_cache, read_images, read_thumbnails
 from regraft.data.samples import PARTS, SampleTable
 from regraft.data.scan import OnUnreadable, describe_unreadable
 from regraft.data.sources.groups import compile_pattern, group_of
 from regraft.data.sources.open import open_images
 from regraft.data.sources.urls import absolute
+from regraft.data.storage import Folder
 from regraft.data.strings import in_blocks
 from regraft.errors import DataError
-from regraft.resources import usable_cpus
-
-#: Smallest number of threads that read from a network.
-_CONNECTIONS = 16
 
 
 def find_unlabelled(
@@ -70,39 +68,44 @@ def find_unlabelled(
     """
     source = open_images(path, remote=remote, image_column=image_column)
     found = source.layout.found.sorted_by_path()
-    with ExitStack() as stack:
-        if cache is None:
-            cache = Cache(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regraft-"))))
-        index = ImageIndex(source.storage, source.root, labeled.max_pixels, cache)
-        threads = max(_CONNECTIONS if source.is_remote else 1, usable_cpus())
-        samples, unreadable = index.read(found, threads, progress, subprocesses=not source.is_remote)
-        bad = tuple(sorted([*source.layout.bad, *unreadable], key=lambda file: file.path))
-        if bad and on_unreadable == "error":
-            raise DataError(describe_unreadable(bad))
+    with (
+        open_cache(cache) as store,
+        read_images(source, found, max_pixels=labeled.max_pixels, cache=store, progress=progress) as images,
+    ):
+        if images.bad and on_unreadable == "error":
+            raise DataError(describe_unreadable(images.bad))
         everything = Dataset(
-            source.root, samples, (), bad, max_pixels=labeled.max_pixels, storage=source.storage,
+            source.root, images.samples, (), images.bad, max_pixels=labeled.max_pixels, storage=source.storage,
             scanned=absolute(path),
         )  # fmt: skip
-        unlabelled = _without_known(everything, labeled, group_by, cache, compare_progress)
+        unlabelled = _without_known(everything, images, labeled, group_by, store, compare_progress)
     if not len(unlabelled):
         raise DataError(f"{unlabelled.path} has no image to learn from. {unlabelled.describe()}")
     return unlabelled
 
 
 def _without_known(
-    everything: Dataset, labeled: Dataset, group_by: str, cache: Cache, progress: Progress | None
+    everything: Dataset,
+    images: ReadImages,
+    labeled: Dataset,
+    group_by: str,
+    cache: Cache,
+    progress: Progress | None,
 ) -> Unlabelled:
     """Leave out what shows the same picture as a labeled image, or is of the same group as a held-out one."""
-    samples, count = everything.table, len(labeled)
+    samples, count = images.samples, len(labeled)
     hashes = [*labeled.table.sha256s(), *samples.sha256s()]
+    with ExitStack() as stack:
 
-    def source(number: int) -> ImageSource:
-        if number < count:
-            return labeled.source(labeled.samples[number])
-        return everything.source(everything.samples[number - count])
+        def pictures_of(first: np.ndarray) -> tuple[Pictures, np.ndarray]:
+            known, others = labeled.table.take(first[first < count]), samples.take(first[first >= count] - count)
+            sides = np.empty(len(first), np.int64)
+            sides[first < count], sides[first >= count] = known.shorter_sides, others.shorter_sides
+            of_known = stack.enter_context(_thumbnails_of(labeled.with_samples(known), cache))
+            return _side_by_side(first < count, of_known, images.thumbnails(others)), sides
 
-    pictures = picture_numbers(hashes, source, max_pixels=everything.max_pixels, cache=cache, progress=progress)
-    # Near duplicates of the labeled data are known by its own scan, too, which knows more pairs.
+        pictures = picture_numbers(hashes, pictures_of, cache=cache, progress=progress)
+    # Those without a part, too: each fold of a cross-validation holds out some of them.
     held_out = labeled.table.parts != PARTS.index("train")
     every_hash = np.array(hashes)
     left = np.ones(len(samples), bool)
@@ -124,6 +127,35 @@ def _without_known(
         replace(everything, samples=samples.take(rows)), everything.scanned, len(samples),
         repeated=int(left.sum()) - len(rows), **counts,
     )  # fmt: skip
+
+
+@contextmanager
+def _thumbnails_of(labeled: Dataset, cache: Cache) -> Iterator[Thumbnails]:
+    """Thumbnails of labeled images, whose scan has put most of them into the cache."""
+    table = labeled.table
+    if labeled.is_in_memory:
+        hashes, samples = list(table.sha256s()), labeled.samples
+        yield read_pictures(
+            hashes, lambda i: labeled.source(samples[i]), max_pixels=labeled.max_pixels, cache=cache
+        )[0]  # fmt: skip
+        return
+    storage = labeled.storage or Folder(Path(labeled.root))
+    with read_thumbnails(storage, labeled.root, table, max_pixels=labeled.max_pixels, cache=cache) as thumbnails:
+        yield thumbnails
+
+
+def _side_by_side(is_first: np.ndarray, first: Thumbnails, second: Thumbnails) -> Thumbnails:
+    """Thumbnails of images that are in one of two sets, each in its order: in the first where `is_first`, bool (N,)."""
+    place = np.where(is_first, np.cumsum(is_first), np.cumsum(~is_first)) - 1
+
+    def read(numbers: np.ndarray) -> np.ndarray:
+        thumbnails = np.empty((len(numbers), THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
+        chosen = is_first[numbers]
+        thumbnails[chosen] = first(place[numbers[chosen]])
+        thumbnails[~chosen] = second(place[numbers[~chosen]])
+        return thumbnails
+
+    return read
 
 
 def _of_groups(samples: SampleTable, group_by: str, groups: set[str]) -> np.ndarray:

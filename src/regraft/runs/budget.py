@@ -23,13 +23,13 @@ from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.setup import finetunes_members
-from regraft.training.soft_labels import MAX_IMAGES
+from regraft.training.soft_labels import estimate_seconds, part_size
 from regraft.training.storage import free_disk, memory_limit
 from regraft.training.throughput import Throughput, measure_throughput
 
 #: Time that is kept for the evaluation, as a multiple of its estimate.
 _EVALUATION_MARGIN = 1.5
-#: Time that is kept for a head over several backbones, as a multiple of its estimate.
+#: Time that is kept for a head over several backbones, and for images without labels, as a multiple of its estimate.
 _HEAD_MARGIN = 1.25
 
 
@@ -78,23 +78,20 @@ def fit_into_budget(
     if finetunes_members(model, config.training):
         return _plan_members(model, split, config, started, reporter) if budget else RunPlan(model, config)
     room = _room(config)
-    # Where no teacher says what they show, images without labels pass once through the network, for the head alone.
-    passes = 0 if split.unlabelled is None or unlabelled else min(len(split.unlabelled), MAX_IMAGES)
-
-    def seconds_left(rates: Throughput) -> float:
-        of_unlabelled = passes * (1 / rates.decode + 1 / rates.prefix + 1 / rates.features) if passes else 0.0
-        return started + budget - time.monotonic() - of_unlabelled
 
     def plan_with(rates: Throughput) -> Plan:
-        return make_plan(
+        # Where a teacher says what they show, images without labels are rows as the labeled ones.
+        of_unlabelled = 0.0 if unlabelled else _seconds_of_unlabelled(model, split, rates) * _HEAD_MARGIN
+        plan = make_plan(
             model,
             {part: len(split[part]) + (unlabelled if part == "train" else 0) for part in split},
             config.training,
             rates,
             changes_views=config.augmentation.changes_views,
-            seconds=seconds_left(rates) if budget else None,
+            seconds=started + budget - time.monotonic() - of_unlabelled if budget else None,
             room=room,
         )
+        return replace(plan, seconds={**plan.seconds, "head": plan.seconds["head"] + of_unlabelled})
 
     rates = measure(model, split, config)
     size = model.preprocessing.size
@@ -183,8 +180,18 @@ def seconds_of_head(model: Classifier, split: Split, config: Config) -> float:
     training = replace(config.training, finetune_epochs=0)
     config = config.model_copy(update={"training": training})
     counts: dict[str, int] = {part: len(split[part]) for part in split}
-    plan = make_plan(model, counts, training, measure(model, split, config), room=_room(config))
-    return distributed.on_rank_0(lambda: plan.total * _HEAD_MARGIN)
+    rates = measure(model, split, config)
+    plan = make_plan(model, counts, training, rates, room=_room(config))
+    return distributed.on_rank_0(lambda: (plan.total + _seconds_of_unlabelled(model, split, rates)) * _HEAD_MARGIN)
+
+
+def _seconds_of_unlabelled(model: Classifier, split: Split, rates: Throughput) -> float:
+    """Estimated seconds for images without labels, if any: one pass through the network, and what the head needs."""
+    if split.unlabelled is None:
+        return 0.0
+    count = part_size(len(split.train), len(split.unlabelled))
+    a_pass = count * (1 / rates.decode + 1 / rates.prefix + 1 / rates.features)
+    return a_pass + estimate_seconds(len(split.train), count, model.head.features, rates.head)
 
 
 def disk_for(config: Config) -> tuple[int, Path]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from regraft.config import Config
+from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
 from regraft.data.samples import Part
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier
-from regraft.runs.run import Run
-from regraft.runs.run_images import split_rows
+from regraft.runs.run import CONFIG, UNLABELLED, Run
+from regraft.runs.run_images import read_rows, split_rows
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import Epoch, HeadFit, Training
 from regraft.training.setup import plan_phases
@@ -43,7 +43,11 @@ def training_of(run: Run) -> Training:
 def notes_on_earlier_run(model: Classifier, split: Split, config: Config) -> Iterator[str]:
     """Say which classes stay, and which images were in another part of the run that the weights are from."""
     if config.run.from_run:
-        yield _classes(model, Path(config.run.from_run), config)
+        run = Path(config.run.from_run)
+        yield _classes(model, run, config)
+        earlier = load_run_config(run / CONFIG).data.unlabelled if (run / CONFIG).is_file() else ""
+        if earlier and not config.data.unlabelled:
+            yield f"{run} had images without labels, {earlier}, and this run has none: only --unlabelled gives some."
     if model.weights.source == "run":
         yield from _moved_images(split, Path(model.weights.name))
 
@@ -71,6 +75,8 @@ def _classes(model: Classifier, run: Path, config: Config) -> str:
 
 def _moved_images(split: Split, run: Path) -> Iterator[str]:
     part_of = {row["sha256"]: row["part"] for row in split_rows(run) if row.get("sha256")}
+    unlabeled = {row["sha256"]: "unlabeled" for row in read_rows(run / UNLABELLED) if row.get("sha256")}
+    part_of = unlabeled | part_of
 
     def count(part: Part, *earlier: str) -> int:
         known = split[part].table.sha256s() if part in split else iter(())
@@ -83,6 +89,11 @@ def _moved_images(split: Split, run: Path) -> Iterator[str]:
             yield (
                 f"{pluralize(seen, 'image', 'images')} of the {part} part trained {run}, from which this model starts: "
                 f"results on them are too good. {advice}"
+            )
+        if seen := count(part, "unlabeled"):
+            yield (
+                f"{pluralize(seen, 'image', 'images')} of the {part} part had no label in {run}, from which this model "
+                f"starts, and its head may have learned from them: results on them may be too good."
             )
     if moved := count("train", "val", "test"):
         yield (

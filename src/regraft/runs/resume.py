@@ -11,6 +11,7 @@ from regraft import distributed
 from regraft.atomic_io import sha256_of
 from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
+from regraft.data.sources.urls import is_url
 from regraft.data.split_file import split_sha256
 from regraft.data.unlabelled import unlabelled_sha256
 from regraft.errors import RunError, UsageError, as_path, continued_in
@@ -92,8 +93,11 @@ def resume(
             )
         model, split = prepare(source["data"], config, reporter)
         _check_unchanged(path, split, source["data"])
-        config, split = with_unlabelled(config, split, model, reporter)
-        _check_same_unlabelled(path, split)
+        # A checkpoint follows the fit of the head, which alone learns from images without labels.
+        if config.distillation.teacher or not (path / CHECKPOINT).is_file():
+            _check_unlabelled_exist(path, config)
+            config, split = with_unlabelled(config, split, model, reporter)
+            _check_same_unlabelled(path, split)
         lesson = ask_teacher(open_teacher(model, config, split), model, config, split, reporter)
         plan = RunPlan(model, config)  # as it was fitted into the budget when it began
         return train_into(plan, split, path, reporter, callbacks=callbacks, loss=loss, lesson=lesson)
@@ -130,6 +134,15 @@ def _train_further(
         RunPlan(run.classifier, config), split, path, reporter, earlier=earlier, callbacks=callbacks, loss=loss,
         lesson=ask_teacher(teacher, run.classifier, config, split, reporter),
     )  # fmt: skip
+
+
+def _check_unlabelled_exist(path: Path, config: Config) -> None:
+    place = config.data.unlabelled
+    if place and not is_url(place) and not Path(place).exists():
+        raise RunError(
+            f"{place}, which had the images without labels of {path}, does not exist any more. Put it back, or write "
+            f"where the same images are into {path / CONFIG} (data.unlabelled)."
+        )
 
 
 def _check_same_unlabelled(path: Path, split: Split) -> None:

@@ -15,7 +15,8 @@ from regraft.cache import Cache
 from regraft.data.dataset import Dataset, Split
 from regraft.data.decode import ImageSource
 from regraft.data.index import Progress
-from regraft.data.quality.same_pictures import picture_numbers
+from regraft.data.quality.near_duplicates import Pictures
+from regraft.data.quality.same_pictures import picture_numbers, read_pictures
 from regraft.data.samples import PARTS
 from regraft.data.strings import in_blocks
 from regraft.errors import RegraftError
@@ -116,7 +117,18 @@ def _near_duplicates(
     def content(number: int) -> ImageSource:
         return of_run(names[number]) if number < len(names) else dataset.source(samples[number - len(names)])
 
-    pictures = picture_numbers(hashes, content, max_pixels=dataset.max_pixels, cache=Cache(), progress=progress)
+    cache = Cache()
+
+    def pictures_of(first: np.ndarray) -> tuple[Pictures, np.ndarray]:
+        different = first.tolist()
+        return read_pictures(
+            [hashes[i] for i in different],
+            lambda i: content(different[i]),
+            max_pixels=dataset.max_pixels,
+            cache=cache,
+        )
+
+    pictures = picture_numbers(hashes, pictures_of, cache=cache, progress=progress)
     near = np.zeros(len(wanted), dtype=bool)
     near[numbers] = np.isin(pictures[len(known) :], pictures[: len(known)])
     return near

@@ -29,7 +29,7 @@ def with_unlabelled(
     if not config.data.unlabelled:
         return config, split
     if not config.distillation.teacher:  # from which all that trains learns
-        check_unlabelled(model, config.training)
+        check_unlabelled(model, config.training, len(split.train))
     unlabelled = find_unlabelled_for(split.dataset, config, reporter)
     data = replace(config.data, unlabelled=unlabelled.path)
     return config.model_copy(update={"data": data}), replace(split, unlabelled=unlabelled)
@@ -43,6 +43,7 @@ def find_unlabelled_for(labeled: Dataset, config: Config, reporter: ProgressRepo
         on_unreadable=config.data.on_unreadable,
         group_by=config.data.group_by,
         remote=config.data.remote,
+        image_column=config.data.image_column,
         cache=Cache() if config.training.cache_gb else None,
         progress=partial(reporter.on_progress, "scan", detail="unlabelled images"),
         compare_progress=partial(reporter.on_progress, "near duplicates"),

@@ -31,6 +31,7 @@ from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.cross_val_predict import cross_val_predict, cross_val_predict_with_unlabelled
 from regraft.training.frozen_features import frozen_features
 from regraft.training.losses import weights_of_classes
+from regraft.training.soft_labels import check_labels, part_to_use
 
 _LABEL_ERRORS = ("path", "label", "looks_like", "probability")
 
@@ -49,8 +50,9 @@ class CrossValidation:
         suspects: Path, label, suggested class and its probability of each label that is likely wrong, the likeliest
             first; by the mean of the repeats' probabilities. None where `evaluation.at_chance` says why.
         seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
-        unlabelled: With images without labels: how many were found, can be used and were left out, the number of
-            folds in which they help, of how many, and the accuracy without them. Else None.
+        unlabelled: With images without labels: how many were found, can be used and were left out, how many of them
+            were compared, the number of folds in which they help, of how many, and the accuracy without them. Else
+            None.
     """
 
     k: int
@@ -158,9 +160,12 @@ def cross_validate(
     clock.append(time.perf_counter())
     model, others = build_for(config, dataset), None
     if config.data.unlabelled:
+        check_labels(len(dataset))
         every = dataset.with_samples(dataset.table.with_parts(np.full(len(dataset), -1)))  # all are held out in turn
         others = find_unlabelled_for(every, config, reporter)
-        extra = frozen_features(model, others.images, cache, reporter)
+        chosen = part_to_use(len(dataset), len(others), seed=seed)
+        images = others.images.with_samples(others.images.table.take(chosen))
+        extra = frozen_features(model, images, cache, reporter)
     features = frozen_features(model, dataset, cache, reporter)
     clock.append(time.perf_counter())
     labels, classes = dataset.labels, len(dataset.classes)
@@ -186,6 +191,7 @@ def cross_validate(
         ]
         probabilities = [predicted for predicted, _ in both]
         use_of_unlabelled = others.to_json() | {
+            "compared": len(extra),
             "folds_used": sum(used for _, used in both),
             "folds": k * repeats,
             "accuracy_without": float(np.mean([(p.argmax(axis=1) == labels).mean() for p in plain])),

@@ -13,7 +13,7 @@ from regraft.training.label_propagation import nearest_neighbors
 from regraft.training.linear_head import L2_VALUES, fit_path, held_out_path
 from regraft.training.losses import Objective, weights_of_classes
 from regraft.training.options import ClassWeights
-from regraft.training.soft_labels import decide, neighbors_needed, part_to_use, soft_labels
+from regraft.training.soft_labels import decide, neighbors_needed, soft_labels
 
 
 def cross_val_predict(
@@ -62,7 +62,7 @@ def cross_val_predict(
 
 def cross_val_predict_with_unlabelled(
     features: torch.Tensor,
-    unlabelled: torch.Tensor,
+    unlabeled: torch.Tensor,
     labels: np.ndarray,
     fold: np.ndarray,
     plain: np.ndarray,
@@ -80,10 +80,7 @@ def cross_val_predict_with_unlabelled(
     do.
     """
     count, classes = plain.shape
-    chosen = part_to_use(count, len(unlabelled), seed=seed)
-    if not len(chosen):
-        return plain, 0
-    features = torch.cat([features, unlabelled[torch.from_numpy(chosen)].to(features.device)])
+    features = torch.cat([features, unlabeled.to(features.device)])
     neighbors = nearest_neighbors(features, neighbors_needed())
     others, probabilities, used = np.arange(count, len(features)), plain.copy(), 0
     numbers = np.unique(fold)

@@ -33,6 +33,7 @@ from regraft.training.losses import LossFunction, Objective, check_loss, weights
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix_backend import openvino_version
 from regraft.training.several_heads import LinearWeights
+from regraft.training.soft_labels import check_labels
 from regraft.training.soft_targets import SoftTargets, beside
 
 #: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
@@ -190,8 +191,7 @@ class TrainingSetup:
             "images": [len(self.split.train), len(self.split.val)],
             "versions": versions() | {"openvino": openvino_version()},
         }
-        if self.split.unlabelled is not None:
-            identity["unlabelled"] = len(self.split.unlabelled)
+        # Images without labels are not in it: a checkpoint follows the fit of the head, which alone learns from them.
         if self.soft_targets is not None:
             identity["soft_targets"] = self.soft_targets.digest()
         return dict(json.loads(json.dumps(identity)))
@@ -226,7 +226,7 @@ def set_up(
     if not len(split.train):
         raise DataError("The train part has no image.")
     if split.unlabelled is not None and soft_targets is None:
-        check_unlabelled(model, options)
+        check_unlabelled(model, options, len(split.train))
     _check_loss(options, loss_function, len(split.classes))
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
@@ -281,8 +281,11 @@ def set_up(
     )
 
 
-def check_unlabelled(model: Classifier, options: TrainingOptions) -> None:
-    """Raise `UsageError` where images without labels would have no effect: only a head that is fitted can use them."""
+def check_unlabelled(model: Classifier, options: TrainingOptions, labeled: int) -> None:
+    """Raise `UsageError` where images without labels would have no effect: only a head that is fitted can use them.
+
+    `labeled` is the number of labeled training images, which must not be too many.
+    """
     head = plan_phases(model, options).head
     if head != "lbfgs":
         why = {
@@ -296,6 +299,7 @@ def check_unlabelled(model: Classifier, options: TrainingOptions) -> None:
         )
     if distributed.is_distributed():
         raise UsageError("data.unlabelled works in one process, not in several. Leave out --processes, or it.")
+    check_labels(labeled)
 
 
 def _check_loss(options: TrainingOptions, function: LossFunction | None, classes: int) -> None:

@@ -16,15 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from regraft.training.label_propagation import Neighbors, certainty, propagate
+from regraft.errors import UsageError
+from regraft.training.label_propagation import Neighbors, certainty, nearest_neighbors, propagate
 from regraft.training.linear_head import L2_VALUES, fit_path, past_minimum, stratified_folds
 from regraft.training.losses import EpochMetrics, Objective, best_temperature, compute_metrics
 
 #: Images without labels on which the decision rests, at most; all of them get labels.
 MAX_SEARCH_IMAGES = 4000
-#: Labeled images above which a comparison would take longer than the training, and images that a graph has at most.
-MAX_LABELED, MAX_IMAGES = 20_000, 30_000
+#: Images that a graph has at most, because all pairs are compared, and labeled images among them.
+MAX_IMAGES, MAX_LABELED = 30_000, 20_000
 _FOLDS = 5
+#: Products per second when all pairs of images are compared, on two cores.
+_PRODUCTS_PER_SECOND = 1e10
 
 
 @dataclass(frozen=True)
@@ -93,16 +96,39 @@ class SoftLabels:
         return torch.from_numpy(targets), torch.from_numpy(weights)
 
 
+def estimate_seconds(labeled: int, others: int, features: int, values_per_second: float) -> float:
+    """Estimated seconds to compare heads and to give soft labels, by the speed of a fit (`Throughput.head`).
+
+    Each fold fits a path of heads on the labels, and for each candidate one on the images that decide, too.
+    """
+    every, drawn = labeled + others, labeled + min(others, MAX_SEARCH_IMAGES)
+    fitted = _FOLDS * (labeled + len(CANDIDATES) * drawn) + every  # the last is the head that is kept
+    pairs = every**2 + (drawn**2 if others > MAX_SEARCH_IMAGES else 0)
+    return features * (fitted / values_per_second + pairs / _PRODUCTS_PER_SECOND)
+
+
 def neighbors_needed() -> int:
     """Neighbors of each image from which every graph can be made, although a fold takes labeled images away."""
     return 2 * max(candidate.neighbors for candidate in CANDIDATES) + 8
 
 
+def check_labels(count: int) -> None:
+    """Raise `UsageError` if so many images have labels that the comparison would take longer than the training."""
+    if count > MAX_LABELED:
+        raise UsageError(
+            f"data.unlabelled works with at most {MAX_LABELED:,} labeled images, and the training has {count:,}, from "
+            "which a head learns more than images without labels could add. Leave out --unlabelled."
+        )
+
+
+def part_size(labeled: int, others: int) -> int:
+    """Number of the images without labels that are used."""
+    return min(others, MAX_IMAGES - labeled)
+
+
 def part_to_use(labeled: int, others: int, *, seed: int = 0) -> np.ndarray:
-    """Numbers of the images without labels to use, rising, int64: all, or a part of too many; none for many labels."""
-    if labeled > MAX_LABELED:
-        return np.empty(0, np.int64)
-    drawn = np.random.default_rng(seed).permutation(others)[: MAX_IMAGES - labeled]
+    """Numbers of the images without labels to use, rising, int64: all, or a part of too many."""
+    drawn = np.random.default_rng(seed).permutation(others)[: part_size(labeled, others)]
     return np.sort(drawn)
 
 
@@ -130,7 +156,10 @@ def decide(
     count, classes = len(labels), len(objective.class_weights)
     others = np.arange(count, len(features))
     if len(others) > MAX_SEARCH_IMAGES:
-        others = np.sort(np.random.default_rng(seed).choice(others, MAX_SEARCH_IMAGES, replace=False))
+        drawn = np.sort(np.random.default_rng(seed).choice(others, MAX_SEARCH_IMAGES, replace=False))
+        features = features[torch.from_numpy(np.concatenate([np.arange(count), drawn]))]
+        others = np.arange(count, len(features))
+        neighbors = nearest_neighbors(features, neighbors_needed())  # of those of all images, few were drawn
     fold, true = stratified_folds(labels, _FOLDS, groups=groups, seed=seed), torch.from_numpy(labels)
     numbers = np.unique(fold).tolist()
     steps, done = len(numbers) * (1 + len(CANDIDATES)), 0

@@ -41,11 +41,12 @@ def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activatio
     plain = HeadTargets(train, setup.targets)
     if (unlabelled := setup.split.unlabelled) is None or setup.soft_targets is not None:  # which have theirs
         return plain
+    if setup.trained_heads:
+        reason = "the backbones were fine-tuned on the labeled images, whose features can then judge no others"
+        _record(setup, state, None, reason)
+        return plain
     count = len(train)
     chosen = part_to_use(count, len(unlabelled), seed=setup.options.seed)
-    if not len(chosen):
-        _record(setup, state, None, f"{count:,} labels are too many for a comparison in reasonable time")
-        return plain
     images = unlabelled.images.with_samples(unlabelled.images.table.take(chosen))
     values, size = train.rows.values, 4 * (count + len(images)) * setup.model.head.features
     if not isinstance(values, torch.Tensor) or not setup.data.has_memory_for(size * (_COPIES + train.views)):

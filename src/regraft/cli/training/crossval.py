@@ -81,7 +81,7 @@ def command(
     )
     if use := result.unlabelled:
         screen.print(
-            f"Unlabelled images: {use['usable']:,} helped in {use['folds_used']} of "
+            f"Unlabelled images: {use['compared']:,} helped in {use['folds_used']} of "
             f"{use['folds']} folds; accuracy {100 * use['accuracy_without']:.1f} % without them."
         )
     if at_chance := result.evaluation.at_chance:

@@ -1,12 +1,12 @@
 """Find which images of several sources show the same picture: copies, and near duplicates.
 
-Input: the SHA-256 of each image, and its content where no thumbnail of it is in the cache. Output: for each image the
-number of its picture.
+Input: the SHA-256 of each image, and thumbnails where the answer is not in the cache. Output: for each image the number
+of its picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,37 +17,60 @@ from regraft.data.decode import ImageSource, decode_image
 from regraft.data.image_stats import STATS_VERSION, examine_image, measure, stats_of
 from regraft.data.index import ImageIndex, Progress
 from regraft.data.index_workers import content_key
-from regraft.data.quality.near_duplicates import NEAR_DUPLICATES_VERSION, find_near_duplicates
+from regraft.data.quality.near_duplicates import NEAR_DUPLICATES_VERSION, Pictures, find_near_duplicates
 from regraft.data.storage import Folder
 from regraft.data.union_find import connected_sets
 
 
+def near_duplicate_pairs(
+    contents: Iterable[str],
+    pictures: Callable[[], tuple[Pictures, np.ndarray]],
+    *,
+    cache: Cache,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """The result of `find_near_duplicates` for different images, sorted by their SHA-256, which is cached.
+
+    `pictures` gives its arguments, thumbnails and shorter sides, and is not called where the cache knows the result.
+    """
+    key = {"images": cache_key_of(contents).hex(), "stats": STATS_VERSION, "version": NEAR_DUPLICATES_VERSION}
+    table = cache.table("near_duplicates", key, (4,), np.float64)
+    found = table.read_list()
+    if found is None:
+        thumbnails, sides = pictures()
+        found = table.write_list(find_near_duplicates(thumbnails, sides, progress=progress))
+    return found
+
+
 def picture_numbers(
     hashes: Sequence[str],
-    source: Callable[[int], ImageSource],
+    pictures: Callable[[np.ndarray], tuple[Pictures, np.ndarray]],
     *,
-    max_pixels: int,
     cache: Cache,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """A number for each of N images, int64 (N,), that copies and near duplicates share, also by way of others.
 
-    `source` gives the content of an image by its number, and is called for those without a thumbnail in the cache;
-    what it raises is passed on.
+    `pictures` is called with the numbers of n different images, int64 (n,), unless the cache knows the result. It
+    returns a function from 0..n-1 to their thumbnails, and their shorter sides in pixels, (n,); what it raises is
+    passed on.
     """
     unique, first, number_of = np.unique(np.array(hashes), return_index=True, return_inverse=True)
-    key = {
-        "images": cache_key_of(iter(unique.tolist())).hex(),
-        "stats": STATS_VERSION,
-        "version": NEAR_DUPLICATES_VERSION,
-    }
-    table = cache.table("near_duplicates", key, (4,), np.float64)
-    found = table.read_list()
-    if found is None:
-        index = ImageIndex(Folder(Path()), Path(), max_pixels, cache)
-        thumbnails = _Thumbnails(index, unique.tolist(), lambda i: source(int(first[i])))
-        found = table.write_list(find_near_duplicates(thumbnails, thumbnails.sides, progress=progress))
+    found = near_duplicate_pairs(iter(unique.tolist()), lambda: pictures(first), cache=cache, progress=progress)
     return connected_sets(len(unique), found[:, :2].astype(np.int64))[number_of]
+
+
+def read_pictures(
+    hashes: Sequence[str], source: Callable[[int], ImageSource], *, max_pixels: int, cache: Cache
+) -> tuple[Pictures, np.ndarray]:
+    """Thumbnails of images by number, and shorter sides in pixels, (N,).
+
+    `source` gives the content of an image by its number, and is called for those without a thumbnail in the cache, one
+    after the other; their thumbnails stay in memory, 4 KB each.
+    """
+    index = ImageIndex(Folder(Path()), Path(), max_pixels, cache)
+    thumbnails = _Thumbnails(index, hashes, source)
+    return thumbnails, thumbnails.sides
 
 
 class _Thumbnails:
