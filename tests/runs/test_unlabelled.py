@@ -18,7 +18,8 @@ import regraft
 from regraft.config import load_config
 from regraft.data.unlabelled import find_unlabelled
 from regraft.errors import DataError, RunError, UsageError
-from regraft.runs import budget
+from regraft.models.registry import BACKBONES
+from regraft.runs import backbone_search, budget
 from regraft.runs import unlabelled as runs_module
 from regraft.runs.earlier_run import notes_on_earlier_run
 from regraft.runs.plan import plan_from
@@ -29,7 +30,7 @@ from regraft.runs.unlabelled import find_unlabelled_for
 from regraft.training import soft_labels
 from regraft.training import unlabelled as module
 from regraft.training.callbacks import NullReporter
-from regraft.training.soft_labels import CANDIDATES, Decision, estimate_seconds
+from regraft.training.soft_labels import CANDIDATES, Decision, decide, estimate_seconds
 
 #: The head alone, fitted; no test here is about fine-tuning.
 HEAD = {"training.finetune_epochs": 0, "model.image_size": 32, "data.val": 0.25, "data.test": 0.25}
@@ -134,6 +135,27 @@ def test_features_of_fine_tuned_backbones_decide_nothing(
     for member in done.metrics["members"]:  # the head of each, on features that have seen no label, decides
         alone = json.loads((done.path / "members" / member / "metrics.json").read_text())["unlabelled"]
         assert alone["cross_validation"] is not None
+
+
+def test_the_preset_best_uses_them_for_the_head_over_several_backbones(
+    squares_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    class Messages(NullReporter):
+        def on_message(self, text: str) -> None:
+            said.append(text)
+
+    here = {name: (BACKBONES[name], "wheel") for name in ("efficientnet_lite0", "mobilenetv2")}
+    monkeypatch.setattr(backbone_search, "backbones_here", lambda: here)
+    monkeypatch.setattr(backbone_search, "_WORTH_IT", -10.0)  # any combination is worth it
+    monkeypatch.setattr(module, "decide", lambda *args, **options: replace(decide(*args, **options), used=True))
+    config = load_config(overrides={"run.preset": "best", "model.image_size": 32, "data.unlabelled": str(folder)})
+    done = train_from(squares_folder, config, tmp_path / "run", reporter=Messages())
+    assert len(done.classifier.members) == 2
+    assert any("images without labels help where cross-validation says so" in text for text in said)
+    assert any(text.startswith("Unlabelled images: 8 used; cross-validation accuracy") for text in said)
+    assert (done.metrics["unlabelled"]["used"], done.metrics["head"]["chosen"]) == (8, "joint")
 
 
 def test_the_column_of_the_images_is_that_of_the_labeled_ones(
