@@ -17,7 +17,7 @@ from tests.conftest import picture
 import regraft
 from regraft.config import load_config
 from regraft.data.unlabelled import find_unlabelled
-from regraft.errors import DataError, RunError, UsageError
+from regraft.errors import BudgetError, DataError, RunError, UsageError
 from regraft.models.registry import BACKBONES
 from regraft.runs import backbone_search, budget
 from regraft.runs import unlabelled as runs_module
@@ -300,8 +300,11 @@ def test_a_budget_leaves_time_for_them(squares_split: Any, folder: Path, monkeyp
     for split in (squares_split, others):
         budget.fit_into_budget(model, split, config, time.monotonic(), NullReporter())
     assert seconds[0] - seconds[1] > 7.5  # eight images, one a second
-    monkeypatch.setattr(budget, "measure", lambda *args: replace(rates, decode=1e9, head=1e3))
+    monkeypatch.setattr(budget, "measure", lambda *args: replace(rates, decode=1e9, head=1e5))
     for split in (squares_split, others):
         budget.fit_into_budget(model, split, config, time.monotonic(), NullReporter())
     values = estimate_seconds(len(squares_split.train), 8, model.head.features, 1.0)
-    assert seconds[2] - seconds[3] > values / 1e3  # and all heads that are compared
+    assert seconds[2] - seconds[3] > values / 1e5  # and all heads that are compared
+    monkeypatch.setattr(budget, "measure", lambda *args: replace(rates, decode=1e9, head=1e3))
+    with pytest.raises(BudgetError, match="s of the budget are kept for 8 images without labels"):
+        budget.fit_into_budget(model, others, config, time.monotonic(), NullReporter())

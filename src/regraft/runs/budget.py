@@ -82,15 +82,23 @@ def fit_into_budget(
     def plan_with(rates: Throughput) -> Plan:
         # Where a teacher says what they show, images without labels are rows as the labeled ones.
         of_unlabelled = 0.0 if unlabelled else _seconds_of_unlabelled(model, split, rates) * _HEAD_MARGIN
-        plan = make_plan(
-            model,
-            {part: len(split[part]) + (unlabelled if part == "train" else 0) for part in split},
-            config.training,
-            rates,
-            changes_views=config.augmentation.changes_views,
-            seconds=started + budget - time.monotonic() - of_unlabelled if budget else None,
-            room=room,
-        )
+        try:
+            plan = make_plan(
+                model,
+                {part: len(split[part]) + (unlabelled if part == "train" else 0) for part in split},
+                config.training,
+                rates,
+                changes_views=config.augmentation.changes_views,
+                seconds=started + budget - time.monotonic() - of_unlabelled if budget else None,
+                room=room,
+            )
+        except BudgetError as error:
+            if not of_unlabelled or split.unlabelled is None:
+                raise
+            count = pluralize(len(split.unlabelled), "image")
+            raise BudgetError(
+                f"{error} {of_unlabelled:.0f} s of the budget are kept for {count} without labels (data.unlabelled)."
+            ) from error
         return replace(plan, seconds={**plan.seconds, "head": plan.seconds["head"] + of_unlabelled})
 
     rates = measure(model, split, config)
