@@ -4,8 +4,8 @@
         [--size 160] [--record] [-- SETTING=VALUE ...]
 
 DATA is what `regraft train` takes; where it has no train and test parts, a third of it is the test part. Each draw
-labels some of the training images, and the others have no label. The teacher learns from the labelled ones, then
-`regraft distill` trains the student, with the others as unlabelled images, and the same model on the labels alone; all
+labels some of the training images, and the others have no label. The teacher learns from the labeled ones, then
+`regraft distill` trains the student, with the others as unlabeled images, and the same model on the labels alone; all
 have their defaults, or what follows `--`, such as `distillation.temperature=1`, for the student. `--images 0` labels
 all. Prints the accuracies, and the share of the teacher's mean gain that the student keeps; `--record` writes
 `benchmarks/results/distillation.json`.
@@ -51,7 +51,7 @@ def main() -> None:
     for data in given.data:
         parts = parts_of(data)
         count = given.images or len(parts["train"])
-        base = f"{data.stem}, {count:,} labelled, {len(parts['train']) - count:,} unlabelled"
+        base = f"{data.stem}, {count:,} labeled, {len(parts['train']) - count:,} unlabeled"
         of_set: dict[str, list[float]] = {model: [] for model in MODELS}
         seconds: dict[str, list[float]] = {model: [] for model in MODELS}
         for draw in range(given.draws):

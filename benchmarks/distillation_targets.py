@@ -2,8 +2,8 @@
 
     python benchmarks/distillation_targets.py DATA [--draws 4] [--record]
 
-Only training images of DATA (its part `train`, as cifar10-1k has) are used: of each draw some are labelled, some
-unlabelled, and the rest is held out. The backbones are frozen; the teacher is a head on the features of all of them
+Only training images of DATA (its part `train`, as cifar10-1k has) are used: of each draw some are labeled, some
+unlabeled, and the rest is held out. The backbones are frozen; the teacher is a head on the features of all of them
 side by side, the student one on those of the first. Prints the mean gain in held-out accuracy over the plain student.
 """
 
@@ -30,7 +30,7 @@ from regraft.training.linear_head import LinearHead, fit_head, stratified_folds
 from regraft.training.losses import Objective
 
 BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
-#: Labelled and unlabelled images of a draw.
+#: Labeled and unlabeled images of a draw.
 CASES = ((700, 0), (200, 500))
 SHARES, TEMPERATURES = (0.5, 0.9, 1.0), (1.0, 2.0, 4.0)
 
@@ -47,13 +47,13 @@ def main() -> None:
     train = dataset.with_samples(table.take(table.parts == PARTS.index("train")))
     features = [features_of(backbone, train) for backbone in BACKBONES]
     accuracies: dict[str, list[float]] = {}
-    for labelled, unlabelled in CASES:
+    for labeled, unlabeled in CASES:
         for draw in range(given.draws):
             order = torch.from_numpy(np.random.default_rng(draw).permutation(len(train)))
-            parts = order.split([labelled, unlabelled, len(order) - labelled - unlabelled])
+            parts = order.split([labeled, unlabeled, len(order) - labeled - unlabeled])
             for name, accuracy in compare(features, train.labels, len(train.classes), parts):
-                accuracies.setdefault(f"{labelled} labelled, {unlabelled} unlabelled: {name}", []).append(accuracy)
-            print(labelled, unlabelled, "draw", draw, flush=True)
+                accuracies.setdefault(f"{labeled} labeled, {unlabeled} unlabeled: {name}", []).append(accuracy)
+            print(labeled, unlabeled, "draw", draw, flush=True)
     for label, values in accuracies.items():
         plain = accuracies[f"{label.partition(':')[0]}: plain"]
         gains = [value - before for value, before in zip(values, plain, strict=True)]
@@ -73,22 +73,22 @@ def compare(
     features: list[torch.Tensor], labels: np.ndarray, classes: int, parts: tuple[torch.Tensor, ...]
 ) -> Iterator[tuple[str, float]]:
     """Held-out accuracies by what the student learns from."""
-    labelled, unlabelled, held_out = parts
+    labeled, unlabeled, held_out = parts
     truth, ours, every = torch.from_numpy(labels), features[0], torch.cat(features, dim=1)
-    teacher = fit(every[labelled], truth[labelled], classes)
-    yield "plain", accuracy(fit(ours[labelled], truth[labelled], classes, smoothing=0.1), ours, truth, held_out)
+    teacher = fit(every[labeled], truth[labeled], classes)
+    yield "plain", accuracy(fit(ours[labeled], truth[labeled], classes, smoothing=0.1), ours, truth, held_out)
     yield "teacher", accuracy(teacher, every, truth, held_out)
-    own = labels[labelled.numpy()]
+    own = labels[labeled.numpy()]
     said = (every @ teacher.weight.T + teacher.bias).double().softmax(dim=1).numpy()
     fold = stratified_folds(own, 5)
-    outside = cross_val_predict(every[labelled], own, fold, NullReporter(), classes=classes)
-    for name, of_labelled in (("its own answers", said[labelled.numpy()]), ("out-of-fold answers", outside)):
+    outside = cross_val_predict(every[labeled], own, fold, NullReporter(), classes=classes)
+    for name, of_labeled in (("its own answers", said[labeled.numpy()]), ("out-of-fold answers", outside)):
         for temperature in TEMPERATURES:
-            of_unlabelled = soften(said[unlabelled.numpy()], temperature)
+            of_unlabeled = soften(said[unlabeled.numpy()], temperature)
             for share in SHARES:
-                mixed = mix_with_labels(soften(of_labelled, temperature), own, share)
-                targets = torch.from_numpy(np.concatenate([mixed, of_unlabelled])).float()
-                student = fit(ours[torch.cat([labelled, unlabelled])], targets, classes)
+                mixed = mix_with_labels(soften(of_labeled, temperature), own, share)
+                targets = torch.from_numpy(np.concatenate([mixed, of_unlabeled])).float()
+                student = fit(ours[torch.cat([labeled, unlabeled])], targets, classes)
                 yield f"{name}, share {share:g}, temperature {temperature:g}", accuracy(student, ours, truth, held_out)
 
 

@@ -16,7 +16,7 @@ from regraft.data import read_images
 from regraft.data.dataset import Dataset
 from regraft.data.scan import scan
 from regraft.data.split import split
-from regraft.data.unlabelled import find_unlabelled, unlabelled_sha256, write_unlabelled
+from regraft.data.unlabelled import find_unlabeled, unlabeled_sha256, write_unlabeled
 from regraft.errors import DataError, UsageError
 
 
@@ -40,10 +40,10 @@ def file_in(labeled: Dataset, part: str) -> Path:
 
 
 def test_images_of_all_folders_are_found(labeled: Dataset, folder: Path) -> None:
-    found = find_unlabelled(folder, labeled)
+    found = find_unlabeled(folder, labeled)
     assert [sample.path for sample in found.images.samples] == ["1.png", "2.png", "3.png", "4.png", "some/folder/0.png"]
     assert (found.found, len(found), any(found.left_out().values())) == (5, 5, False)
-    assert found.describe() == "5 unlabelled images, of which 5 can be used."
+    assert found.describe() == "5 unlabeled images, of which 5 can be used."
     assert found.path == str(folder)
 
 
@@ -55,7 +55,7 @@ def test_what_the_training_is_evaluated_on_is_left_out(labeled: Dataset, folder:
         brighter.save(folder / f"near-{part}.png")
     shutil.copy(folder / "1.png", folder / "again.png")
     (folder / "broken.png").write_bytes(b"no image")
-    found = find_unlabelled(folder, labeled)
+    found = find_unlabeled(folder, labeled)
     assert found.left_out() == {
         "copies of held-out images": 2,
         "near duplicates of held-out images": 2,
@@ -68,13 +68,13 @@ def test_what_the_training_is_evaluated_on_is_left_out(labeled: Dataset, folder:
     assert (found.found, len(found)) == (12, 5)
     assert "left out: 2 copies of held-out images" in found.describe()
     with pytest.raises(DataError, match=r"broken\.png"):
-        find_unlabelled(folder, labeled, on_unreadable="error")
+        find_unlabeled(folder, labeled, on_unreadable="error")
 
 
 def test_without_parts_all_images_are_held_out_in_turn(squares_folder: Path, folder: Path) -> None:
     labeled = scan(squares_folder)
     shutil.copy(squares_folder / "red" / "00.png", folder / "copy.png")
-    found = find_unlabelled(folder, labeled)
+    found = find_unlabeled(folder, labeled)
     assert (found.held_out_copies, found.training_copies, len(found)) == (1, 0, 5)
 
 
@@ -89,7 +89,7 @@ def test_groups_of_held_out_images_are_left_out(squares_folder: Path, tmp_path: 
     group_of = {sample.part: sample.group for sample in labeled.samples}
     for i, part in enumerate(("train", "val", "test"), start=1):
         (folder / f"{i}.png").rename(folder / f"{group_of[part]}-new.png")
-    found = find_unlabelled(folder, labeled, group_by="p[0-9]+")
+    found = find_unlabeled(folder, labeled, group_by="p[0-9]+")
     assert (found.held_out_groups, len(found)) == (2, 3)
 
 
@@ -97,12 +97,12 @@ def test_archives_and_tables_are_read(labeled: Dataset, folder: Path, tmp_path: 
     with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
         for file in sorted(folder.rglob("*.png")):
             archive.write(file, file.relative_to(folder))
-    expected = unlabelled_sha256(find_unlabelled(folder, labeled))
-    assert unlabelled_sha256(find_unlabelled(tmp_path / "new.zip", labeled)) == expected
-    write_unlabelled(folder / "list.csv", find_unlabelled(folder, labeled))
-    assert unlabelled_sha256(find_unlabelled(folder / "list.csv", labeled)) == expected
+    expected = unlabeled_sha256(find_unlabeled(folder, labeled))
+    assert unlabeled_sha256(find_unlabeled(tmp_path / "new.zip", labeled)) == expected
+    write_unlabeled(folder / "list.csv", find_unlabeled(folder, labeled))
+    assert unlabeled_sha256(find_unlabeled(folder / "list.csv", labeled)) == expected
     (folder / "two.csv").write_text("path,label\n1.png,\n2.png,cat\n")  # labels do not count
-    assert len(find_unlabelled(folder / "two.csv", labeled)) == 2
+    assert len(find_unlabeled(folder / "two.csv", labeled)) == 2
 
 
 def test_of_many_images_no_thumbnails_stay(
@@ -114,7 +114,7 @@ def test_of_many_images_no_thumbnails_stay(
     labeled = split(scan(squares_folder, cache=cache), train=0.5, val=0.25, test=0.25).dataset
     with Image.open(file_in(labeled, "val")) as image:
         Image.fromarray((np.asarray(image) * 0.9 + 12).astype(np.uint8)).save(folder / "near.png")
-    found = find_unlabelled(folder, labeled, cache=cache)
+    found = find_unlabeled(folder, labeled, cache=cache)
     assert (found.held_out_near_duplicates, len(found)) == (1, 5)
     assert [entry.rows for entry in cache.entries() if entry.kind == "thumbnails" and entry.rows] == []
 
@@ -125,18 +125,18 @@ def test_a_labeled_image_that_changed_is_an_error(squares_folder: Path, folder: 
     labeled = split(scan(data), train=0.5, val=0.25, test=0.25).dataset
     shutil.copy(folder / "1.png", file_in(labeled, "train"))
     with pytest.raises(DataError, match="changed while the data was read"):
-        find_unlabelled(folder, labeled, cache=Cache(tmp_path / "cache"))
+        find_unlabeled(folder, labeled, cache=Cache(tmp_path / "cache"))
 
 
 def test_labeled_images_in_memory(squares: Dataset, folder: Path) -> None:
-    assert len(find_unlabelled(folder, split(squares, train=0.5, val=0.25, test=0.25).dataset)) == 5
+    assert len(find_unlabeled(folder, split(squares, train=0.5, val=0.25, test=0.25).dataset)) == 5
 
 
 def test_nothing_to_use_is_an_error(labeled: Dataset, squares_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no image to learn from.*left out"):
-        find_unlabelled(squares_folder, labeled)
+        find_unlabeled(squares_folder, labeled)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images"):
-        find_unlabelled(tmp_path / "empty", labeled)
+        find_unlabeled(tmp_path / "empty", labeled)
     with pytest.raises(UsageError, match="does not exist"):
-        find_unlabelled(tmp_path / "nowhere", labeled)
+        find_unlabeled(tmp_path / "nowhere", labeled)

@@ -174,7 +174,7 @@ def test_only_training_images_are_taught(
     assert "result" not in run.metrics["distillation"]
 
 
-def test_unlabelled_images_are_taught_unless_they_are_held_out(
+def test_unlabeled_images_are_taught_unless_they_are_held_out(
     squares_run: Run, squares_folder: Path, tmp_path: Path
 ) -> None:
     held_out = [row["path"] for row in split_rows(squares_run.path) if row["part"] != "train"]
@@ -186,10 +186,10 @@ def test_unlabelled_images_are_taught_unless_they_are_held_out(
     for number in range(6):
         Image.fromarray(rng.integers(0, 255, (40, 40, 3)).astype(np.uint8)).save(more / f"new-{number}.png")
     run = distill(squares_run, into=INTO, unlabelled=more, out=tmp_path / "run", baseline="none", **OPTIONS)
-    unlabelled = run.metrics["distillation"]["unlabelled"]
-    assert unlabelled["usable"] == 6
-    assert sum(unlabelled["left_out"].values()) == len(held_out)
-    assert "of 6 unlabelled images they are all" in (run.path / "report.html").read_text()
+    unlabeled = run.metrics["distillation"]["unlabelled"]
+    assert unlabeled["usable"] == 6
+    assert sum(unlabeled["left_out"].values()) == len(held_out)
+    assert "of 6 unlabeled images they are all" in (run.path / "report.html").read_text()
 
 
 def test_the_teacher_says_what_it_predicts_and_sees_each_view_once(

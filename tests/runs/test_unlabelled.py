@@ -16,7 +16,7 @@ from tests.conftest import picture
 
 import regraft
 from regraft.config import load_config
-from regraft.data.unlabelled import find_unlabelled
+from regraft.data.unlabelled import find_unlabeled
 from regraft.errors import BudgetError, DataError, RunError, UsageError
 from regraft.models.registry import BACKBONES
 from regraft.runs import backbone_search, budget
@@ -26,7 +26,7 @@ from regraft.runs.plan import plan_from
 from regraft.runs.prepare import build_for, scan_and_split
 from regraft.runs.run_images import read_rows
 from regraft.runs.train import train_from
-from regraft.runs.unlabelled import find_unlabelled_for
+from regraft.runs.unlabelled import find_unlabeled_for
 from regraft.training import soft_labels
 from regraft.training import unlabelled as module
 from regraft.training.callbacks import NullReporter
@@ -60,10 +60,10 @@ def test_a_run_says_what_it_used(run: regraft.Run, squares_folder: Path, folder:
     said = run.metrics["unlabelled"]
     assert (said["found"], said["usable"], said["used"], said["reason"]) == (8, 8, 8, None)
     assert said["cross_validation"]["accuracy_with"] == 0.671
-    note = "Unlabelled images: 8 used; cross-validation accuracy 0.652 -> 0.671"
+    note = "Unlabeled images: 8 used; cross-validation accuracy 0.652 -> 0.671"
     assert any(text.startswith(note) for text in run.metrics["training"]["notes"])
     for page in ("report.html", "MODEL_CARD.md"):
-        assert "Unlabelled images: 8 used" in (run.path / page).read_text(encoding="utf-8")
+        assert "Unlabeled images: 8 used" in (run.path / page).read_text(encoding="utf-8")
     assert [row["path"] for row in read_rows(run.path / "unlabelled.csv")] == [f"{i}.png" for i in range(8)]
     plain = train_from(squares_folder, settings(), tmp_path / "plain")
     weights = [r.classifier.head.classifier.weight.detach().numpy() for r in (run, plain)]
@@ -85,7 +85,7 @@ def test_images_that_do_not_help_change_nothing(
     plain = train_from(squares_folder, settings(), tmp_path / "plain")
     same = train_from(squares_folder, settings(data__unlabelled=str(folder)), tmp_path / "same")
     assert (plain.path / "model.safetensors").read_bytes() == (same.path / "model.safetensors").read_bytes()
-    assert any("Unlabelled images: not used" in text for text in same.metrics["training"]["notes"])
+    assert any("Unlabeled images: not used" in text for text in same.metrics["training"]["notes"])
 
 
 def test_cross_validation_decides_and_runs_are_equal(squares_folder: Path, folder: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_with_many_labels_no_image_is_read(
     def refuse(*args: Any, **options: Any) -> Any:
         raise AssertionError("images were read before")
 
-    monkeypatch.setattr(runs_module, "find_unlabelled", refuse)
+    monkeypatch.setattr(runs_module, "find_unlabeled", refuse)
     monkeypatch.setattr(soft_labels, "MAX_LABELED", 10)
     with pytest.raises(UsageError, match="at most 10 labeled images, and the training has 18"):
         train_from(squares_folder, settings(data__unlabelled=str(folder)), tmp_path / "run")
@@ -154,7 +154,7 @@ def test_the_preset_best_uses_them_for_the_head_over_several_backbones(
     done = train_from(squares_folder, config, tmp_path / "run", reporter=Messages())
     assert len(done.classifier.members) == 2
     assert any("images without labels help where cross-validation says so" in text for text in said)
-    assert any(text.startswith("Unlabelled images: 8 used; cross-validation accuracy") for text in said)
+    assert any(text.startswith("Unlabeled images: 8 used; cross-validation accuracy") for text in said)
     assert (done.metrics["unlabelled"]["used"], done.metrics["head"]["chosen"]) == (8, "joint")
 
 
@@ -172,10 +172,10 @@ def test_the_column_of_the_images_is_that_of_the_labeled_ones(
         tables[-1].write_text("\n".join(["first,second,label", *rows(root, labels)]))
     config = settings(data__unlabelled=str(tables[1]), data__image_column="first")
     split = scan_and_split(tables[0], config, NullReporter())
-    assert len(find_unlabelled_for(split.dataset, config, NullReporter())) == 8
+    assert len(find_unlabeled_for(split.dataset, config, NullReporter())) == 8
     other = settings(data__unlabelled=str(tables[1]), data__image_column="third")
     with pytest.raises((DataError, UsageError), match="third"):
-        find_unlabelled_for(split.dataset, other, NullReporter())
+        find_unlabeled_for(split.dataset, other, NullReporter())
 
 
 def test_a_run_that_starts_from_one_has_no_images_but_its_own(
@@ -296,7 +296,7 @@ def test_a_budget_leaves_time_for_them(squares_split: Any, folder: Path, monkeyp
 
     monkeypatch.setattr(budget, "measure", lambda *args: rates)
     monkeypatch.setattr(budget, "make_plan", spy)
-    others = replace(squares_split, unlabelled=find_unlabelled(folder, squares_split.dataset))
+    others = replace(squares_split, unlabeled=find_unlabeled(folder, squares_split.dataset))
     for split in (squares_split, others):
         budget.fit_into_budget(model, split, config, time.monotonic(), NullReporter())
     assert seconds[0] - seconds[1] > 7.5  # eight images, one a second

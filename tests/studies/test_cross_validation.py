@@ -142,7 +142,7 @@ def test_images_without_labels(cells: Path, tmp_path: Path, monkeypatch: pytest.
     plain = regraft.cross_validate(labeled, 3, config=SMALL)
     result = regraft.cross_validate(labeled, 3, config=SMALL, unlabelled=others)
     said = result.to_json()["unlabelled"]
-    assert plain.unlabelled is None
+    assert plain.unlabeled is None
     assert said["left_out"]["copies of held-out images"] >= 1
     assert said["usable"] + sum(said["left_out"].values()) == said["found"]
     assert said["accuracy_without"] == plain.accuracy

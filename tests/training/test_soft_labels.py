@@ -11,7 +11,7 @@ import torch
 from regraft.training import cross_val_predict
 from regraft.training import soft_labels as module
 from regraft.training.callbacks import NullReporter
-from regraft.training.cross_val_predict import cross_val_predict_with_unlabelled
+from regraft.training.cross_val_predict import cross_val_predict_with_unlabeled
 from regraft.training.label_propagation import Neighbors, nearest_neighbors
 from regraft.training.losses import Objective
 from regraft.training.soft_labels import (
@@ -115,7 +115,7 @@ def test_cross_validation_answers_each_image_without_its_label(monkeypatch: pyte
     fold, plain = np.arange(60) % 3, np.full((60, CLASSES), 0.25)
     results = []
     for labels in (classes[:60], np.where(fold == 0, (classes[:60] + 1) % CLASSES, classes[:60])):
-        probabilities, used = cross_val_predict_with_unlabelled(
+        probabilities, used = cross_val_predict_with_unlabeled(
             features[:60], features[60:], labels, fold, plain, NullReporter()
         )
         assert used == 3

@@ -1,4 +1,4 @@
-"""Soft targets replace the labels in the loss, and unlabelled images train beside the labelled ones."""
+"""Soft targets replace the labels in the loss, and unlabeled images train beside the labeled ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from regraft.data.dataset import Dataset, Split, Unlabelled
+from regraft.data.dataset import Dataset, Split, Unlabeled
 from regraft.errors import RunError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.staged import StageOutput
@@ -31,7 +31,7 @@ def _one_hot(dataset: Dataset) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def unlabelled(squares_split: Split) -> Dataset:
+def unlabeled(squares_split: Split) -> Dataset:
     """Pictures of the same kind: eight of each class, class by class."""
     others = [sample for part in ("val", "test") for sample in squares_split[part].samples]  # type: ignore[index]  # a part
     others.sort(key=lambda sample: sample.label)
@@ -46,13 +46,13 @@ def test_one_hot_targets_are_labels(make_model: Callable[..., Classifier], squar
     assert [fit.train_loss for fit in soft.head_path] == pytest.approx([fit.train_loss for fit in hard.head_path])
 
 
-def test_unlabelled_images_teach_what_their_targets_say(
-    make_model: Callable[..., Classifier], squares_split: Split, unlabelled: Dataset
+def test_unlabeled_images_teach_what_their_targets_say(
+    make_model: Callable[..., Classifier], squares_split: Split, unlabeled: Dataset
 ) -> None:
-    nothing = np.full((1, len(squares_split.train), 3), 1 / 3, np.float32)  # the labelled images say nothing
+    nothing = np.full((1, len(squares_split.train), 3), 1 / 3, np.float32)  # the labeled images say nothing
     truth = np.eye(3, dtype=np.float32)[np.repeat([0, 1, 2], 8)][None]
     options = {**_OPTIONS, "finetune_from": "last", "label_smoothing": 0.0}
-    both = replace(squares_split, unlabelled=Unlabelled(unlabelled, "", len(unlabelled)))
+    both = replace(squares_split, unlabeled=Unlabeled(unlabeled, "", len(unlabeled)))
     taught, misled = (
         train(make_model(), both, **options, soft_targets=SoftTargets(nothing, targets))
         for targets in (truth, np.roll(truth, 1, axis=2))
@@ -87,8 +87,8 @@ def test_each_view_has_its_own_target(
 
 
 def test_targets_of_views_are_put_together_once(squares_split: Split) -> None:
-    train, unlabelled = np.random.default_rng(0).dirichlet([1, 1, 1], (2, 10)), np.full((2, 4, 3), 1 / 3)
-    targets = SoftTargets(train, unlabelled)
+    train, unlabeled = np.random.default_rng(0).dirichlet([1, 1, 1], (2, 10)), np.full((2, 4, 3), 1 / 3)
+    targets = SoftTargets(train, unlabeled)
     of_views = targets.of_views
     assert of_views is not None
     assert of_views is targets.of_views
@@ -96,26 +96,26 @@ def test_targets_of_views_are_put_together_once(squares_split: Split) -> None:
     plain = targets.plain()
     assert torch.equal(plain, of_views[0])
     assert plain.untyped_storage().nbytes() == 14 * 3 * 4  # of one view alone
-    assert SoftTargets(train[:1], unlabelled[:1]).of_views is None
+    assert SoftTargets(train[:1], unlabeled[:1]).of_views is None
 
 
-def test_training_and_unlabelled_images_need_the_same_views(squares_split: Split, unlabelled: Dataset) -> None:
-    both = replace(squares_split, unlabelled=Unlabelled(unlabelled, "", len(unlabelled)))
+def test_training_and_unlabeled_images_need_the_same_views(squares_split: Split, unlabeled: Dataset) -> None:
+    both = replace(squares_split, unlabeled=Unlabeled(unlabeled, "", len(unlabeled)))
     rows = np.repeat(_one_hot(squares_split.train), 2, axis=0)
-    for of_unlabelled in (1, 3):
-        with pytest.raises(UsageError, match=f"of 2 views of each training image, and of {of_unlabelled} of each"):
-            SoftTargets(rows, np.full((of_unlabelled, 24, 3), 1 / 3)).check(both, views=2)
+    for of_unlabeled in (1, 3):
+        with pytest.raises(UsageError, match=f"of 2 views of each training image, and of {of_unlabeled} of each"):
+            SoftTargets(rows, np.full((of_unlabeled, 24, 3), 1 / 3)).check(both, views=2)
 
 
 @pytest.mark.parametrize("is_taught", [True, False])
 def test_a_process_holds_its_own_rows_unless_labels_are_propagated(
     make_model: Callable[..., Classifier],
     squares_split: Split,
-    unlabelled: Dataset,
+    unlabeled: Dataset,
     monkeypatch: pytest.MonkeyPatch,
     is_taught: bool,
 ) -> None:
-    both = replace(squares_split, unlabelled=Unlabelled(unlabelled, "", len(unlabelled)))
+    both = replace(squares_split, unlabeled=Unlabeled(unlabeled, "", len(unlabeled)))
     targets = SoftTargets(_one_hot(squares_split.train), np.full((1, 24, 3), 1 / 3)) if is_taught else None
     asked: list[bool] = []
     head_inputs = TrainingData.head_inputs
@@ -154,12 +154,12 @@ def test_targets_that_do_not_fit_are_refused(
         train(make_model(), squares_split, **_OPTIONS, soft_targets=SoftTargets(rows))
 
 
-def test_beside_reads_each_image_from_its_own_data(squares_split: Split, unlabelled: Dataset) -> None:
-    both = beside(squares_split.train, unlabelled)
+def test_beside_reads_each_image_from_its_own_data(squares_split: Split, unlabeled: Dataset) -> None:
+    both = beside(squares_split.train, unlabeled)
     count = len(squares_split.train)
-    assert len(both) == count + len(unlabelled)
-    assert [s.label for s in both.samples[count:]] == [None] * len(unlabelled)
-    for part, first in ((squares_split.train, 0), (unlabelled, count)):
+    assert len(both) == count + len(unlabeled)
+    assert [s.label for s in both.samples[count:]] == [None] * len(unlabeled)
+    for part, first in ((squares_split.train, 0), (unlabeled, count)):
         for number, sample in enumerate(part.samples):
             joined = both.samples[first + number]
             assert joined.sha256 == sample.sha256
@@ -167,11 +167,11 @@ def test_beside_reads_each_image_from_its_own_data(squares_split: Split, unlabel
     assert torch.equal(torch.from_numpy(both.table.sizes[:count]), torch.from_numpy(squares_split.train.table.sizes))
 
 
-def test_beside_reads_files(squares_folder: Path, unlabelled: Dataset) -> None:
+def test_beside_reads_files(squares_folder: Path, unlabeled: Dataset) -> None:
     from regraft.data.scan import scan
 
     files = scan(squares_folder, near_duplicates=False)
-    both = beside(files, unlabelled)
+    both = beside(files, unlabeled)
     assert both.source(both.samples[0]) == files.source(files.samples[0])
     assert both.samples[0].label == files.samples[0].label
     assert isinstance(both.source(both.samples[len(files)]), np.ndarray)

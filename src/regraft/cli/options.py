@@ -53,7 +53,7 @@ LabelColumn = Annotated[
     str | None, Option(metavar="NAME", help="The column with the labels; or one for each class: cat,dog.")
 ]
 Remote = Annotated[bool, Option("--remote", help="Fetch the images that a manifest names by URL.")]
-Unlabelled = Annotated[
+Unlabeled = Annotated[
     str | None, Option("--unlabelled", metavar="FOLDER", help="Images without labels, from which the head may learn.")
 ]
 Trust = Annotated[bool, Option("--trust", help="Load an export whose format can run code.")]

@@ -184,7 +184,7 @@ class Dataset(NotebookRepr):
 
 
 @dataclass(frozen=True)
-class Unlabelled:
+class Unlabeled:
     """Images without labels, for training, and how many were left out of what was found.
 
     Attributes:
@@ -231,7 +231,7 @@ class Unlabelled:
     def describe(self) -> str:
         """A sentence about what was found and left out."""
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out().items() if count)
-        text = f"{self.found + len(self.images.bad):,} unlabelled images, of which {len(self):,} can be used"
+        text = f"{self.found + len(self.images.bad):,} unlabeled images, of which {len(self):,} can be used"
         return f"{text}; left out: {reasons}." if reasons else f"{text}."
 
 
@@ -240,7 +240,7 @@ class Split(NotebookRepr):
     """A data set in which every sample is assigned to train, val or test; and images without labels, if any."""
 
     dataset: Dataset
-    unlabelled: Unlabelled | None = field(default=None, repr=False, compare=False)
+    unlabeled: Unlabeled | None = field(default=None, repr=False, compare=False)
 
     _parts: dict[Part, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
@@ -248,9 +248,9 @@ class Split(NotebookRepr):
         if (self.dataset.table.parts < 0).any():
             raise DataError("A split needs a part for every sample; call regraft.split(dataset) first.")
 
-    def __reduce__(self) -> tuple[type[Split], tuple[Dataset, Unlabelled | None]]:
+    def __reduce__(self) -> tuple[type[Split], tuple[Dataset, Unlabeled | None]]:
         """Pickle without the parts, which are selected again."""
-        return Split, (self.dataset, self.unlabelled)
+        return Split, (self.dataset, self.unlabeled)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{len(self[part])} {part}" for part in self)

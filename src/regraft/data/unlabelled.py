@@ -15,7 +15,7 @@ import numpy as np
 
 from regraft.atomic_io import csv_sha256, write_csv
 from regraft.cache import Cache
-from regraft.data.dataset import Dataset, Unlabelled
+from regraft.data.dataset import Dataset, Unlabeled
 from regraft.data.image_stats import THUMBNAIL_SIZE
 from regraft.data.index import Progress
 from regraft.data.quality.near_duplicates import Pictures
@@ -31,7 +31,7 @@ from regraft.data.strings import in_blocks
 from regraft.errors import DataError
 
 
-def find_unlabelled(
+def find_unlabeled(
     path: Path | str,
     labeled: Dataset,
     *,
@@ -42,7 +42,7 @@ def find_unlabelled(
     cache: Cache | None = None,
     progress: Progress | None = None,
     compare_progress: Progress | None = None,
-) -> Unlabelled:
+) -> Unlabeled:
     """Find the images without labels that a training on labeled images may use.
 
     Labeled images in val or test are held out; images without a part, too, since they are held out in turn. Left out
@@ -78,10 +78,10 @@ def find_unlabelled(
             source.root, images.samples, (), images.bad, max_pixels=labeled.max_pixels, storage=source.storage,
             scanned=absolute(path),
         )  # fmt: skip
-        unlabelled = _without_known(everything, images, labeled, group_by, store, compare_progress)
-    if not len(unlabelled):
-        raise DataError(f"{unlabelled.path} has no image to learn from. {unlabelled.describe()}")
-    return unlabelled
+        unlabeled = _without_known(everything, images, labeled, group_by, store, compare_progress)
+    if not len(unlabeled):
+        raise DataError(f"{unlabeled.path} has no image to learn from. {unlabeled.describe()}")
+    return unlabeled
 
 
 def _without_known(
@@ -91,7 +91,7 @@ def _without_known(
     group_by: str,
     cache: Cache,
     progress: Progress | None,
-) -> Unlabelled:
+) -> Unlabeled:
     """Leave out what shows the same picture as a labeled image, or is of the same group as a held-out one."""
     samples, count = images.samples, len(labeled)
     hashes = [*labeled.table.sha256s(), *samples.sha256s()]
@@ -123,7 +123,7 @@ def _without_known(
             left &= ~same
     _, first = np.unique(samples.contents[left], return_index=True)
     rows = np.flatnonzero(left)[np.sort(first)]
-    return Unlabelled(
+    return Unlabeled(
         replace(everything, samples=samples.take(rows)), everything.scanned, len(samples),
         repeated=int(left.sum()) - len(rows), **counts,
     )  # fmt: skip
@@ -167,16 +167,16 @@ def _of_groups(samples: SampleTable, group_by: str, groups: set[str]) -> np.ndar
 _COLUMNS = ("path", "sha256")
 
 
-def write_unlabelled(path: Path, unlabelled: Unlabelled) -> None:
-    """Write the images that are used as `path,sha256`, which `find_unlabelled` reads as a table of paths."""
-    write_csv(path, _COLUMNS, _rows(unlabelled))
+def write_unlabeled(path: Path, unlabeled: Unlabeled) -> None:
+    """Write the images that are used as `path,sha256`, which `find_unlabeled` reads as a table of paths."""
+    write_csv(path, _COLUMNS, _rows(unlabeled))
 
 
-def unlabelled_sha256(unlabelled: Unlabelled) -> str:
-    """The SHA-256 of the file that `write_unlabelled` writes, in hexadecimal."""
-    return csv_sha256(_COLUMNS, _rows(unlabelled))
+def unlabeled_sha256(unlabeled: Unlabeled) -> str:
+    """The SHA-256 of the file that `write_unlabeled` writes, in hexadecimal."""
+    return csv_sha256(_COLUMNS, _rows(unlabeled))
 
 
-def _rows(unlabelled: Unlabelled) -> Iterator[tuple[str, str]]:
-    table = unlabelled.images.table
+def _rows(unlabeled: Unlabeled) -> Iterator[tuple[str, str]]:
+    table = unlabeled.images.table
     return zip(in_blocks(table.paths), table.sha256s(), strict=True)

@@ -14,15 +14,15 @@ from regraft.text import pluralize
 
 
 def describe_lesson(distillation: Mapping[str, Any]) -> str:
-    """What the model learned from: the teacher, its share of the targets, and the unlabelled images."""
+    """What the model learned from: the teacher, its share of the targets, and the unlabeled images."""
     teacher, share = distillation["teacher"], 100 * distillation["soft_share"]
     name = PurePath(teacher["run"]).name
     text = (
         f"The model learned from the probabilities of a teacher, {name} ({teacher['backbone']}): they are "
         f"{share:.0f} % of the target of a training image, and its label is the rest"
     )
-    if unlabelled := distillation["unlabelled"]:
-        text += f"; of {pluralize(unlabelled['usable'], 'unlabelled image')} they are all"
+    if unlabeled := distillation["unlabelled"]:
+        text += f"; of {pluralize(unlabeled['usable'], 'unlabeled image')} they are all"
     return text + "."
 
 

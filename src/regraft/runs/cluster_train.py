@@ -18,7 +18,7 @@ from regraft.runs.resume import resume
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, Run
 from regraft.runs.run_folder import refuse_existing_run
 from regraft.runs.train import train_from
-from regraft.runs.unlabelled import refuse_unlabelled
+from regraft.runs.unlabelled import refuse_unlabeled
 from regraft.training.callbacks import NullReporter, ProgressReporter
 
 
@@ -58,7 +58,7 @@ def train_on_cluster(
         )
     reporter = reporter or NullReporter()
     if config is not None:
-        refuse_unlabelled(config, "regraft train --cluster")
+        refuse_unlabeled(config, "regraft train --cluster")
     if data is not None:
         refuse_existing_run(path)
         if (path / SOURCE).is_file():

@@ -83,7 +83,7 @@ def distill(
     reporter: ProgressReporter | None = None,
     **options: Any,
 ) -> Run:
-    """Train a smaller model on what a run says of its training images, and of unlabelled ones.
+    """Train a smaller model on what a run says of its training images, and of unlabeled ones.
 
     The student has the teacher's split: its val and test images teach nothing. It is a run like any other, which
     `resume` continues; `run.metrics["distillation"]` says how much of the teacher's gain it keeps.
@@ -91,7 +91,7 @@ def distill(
     Args:
         run: The teacher: a run or its folder.
         into: The student's backbone.
-        data: The labelled images of the teacher. Default: their path in the run.
+        data: The labeled images of the teacher. Default: their path in the run.
         unlabelled: Images without labels, as `scan` takes them: the teacher alone says what they show. Those that are
             val or test images, or nearly so, are left out. Default: those of the teacher, if it had any.
         out: The student's folder, which must not contain a run yet. Default: a new one under `runs/`.
@@ -144,7 +144,7 @@ def distill_with(
     teacher = Run(config.distillation.teacher)
     source = data if data is not None else data_of(teacher)
     if not source:
-        raise UsageError(f"{teacher.path} was trained on images in memory. Give its labelled images.")
+        raise UsageError(f"{teacher.path} was trained on images in memory. Give its labeled images.")
     config, budget = _with_baseline(config, config.distillation.baseline, teacher), config.training.budget
     if budget and config.distillation.baseline == _TRAIN:
         config = config.model_copy(update={"training": replace(config.training, budget=budget / 2)})

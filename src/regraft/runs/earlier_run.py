@@ -14,7 +14,7 @@ from regraft.data.dataset import Split
 from regraft.data.samples import Part
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier
-from regraft.runs.run import CONFIG, UNLABELLED, Run
+from regraft.runs.run import CONFIG, UNLABELED, Run
 from regraft.runs.run_images import read_rows, split_rows
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import Epoch, HeadFit, Training
@@ -36,7 +36,7 @@ def training_of(run: Run) -> Training:
         head_path=[HeadFit(**row) for row in run.head_path],
         seconds={**time["steps"], "total": time["train_seconds"]},
         prefix_backend=run.metrics["training"]["prefix_backend"],
-        unlabelled=run.metrics.get("unlabelled", {}),
+        unlabeled=run.metrics.get("unlabelled", {}),
     )
 
 
@@ -75,7 +75,7 @@ def _classes(model: Classifier, run: Path, config: Config) -> str:
 
 def _moved_images(split: Split, run: Path) -> Iterator[str]:
     part_of = {row["sha256"]: row["part"] for row in split_rows(run) if row.get("sha256")}
-    unlabeled = {row["sha256"]: "unlabeled" for row in read_rows(run / UNLABELLED) if row.get("sha256")}
+    unlabeled = {row["sha256"]: "unlabeled" for row in read_rows(run / UNLABELED) if row.get("sha256")}
     part_of = unlabeled | part_of
 
     def count(part: Part, *earlier: str) -> int:

@@ -129,8 +129,8 @@ def write_results(
         "ignored": list(split.dataset.ignored),
         "notes": list(split.dataset.notes),
     }
-    if training.unlabelled:
-        metrics["unlabelled"] = training.unlabelled
+    if training.unlabeled:
+        metrics["unlabelled"] = training.unlabeled
     metrics["training"] = {
         "device": training.device,
         "precision": training.precision,

@@ -16,7 +16,7 @@ from regraft.resources import usable_cpus, usable_memory
 from regraft.runs.budget import disk_for, measure
 from regraft.runs.prepare import prepare
 from regraft.runs.teacher import refuse_teacher
-from regraft.runs.unlabelled import refuse_unlabelled
+from regraft.runs.unlabelled import refuse_unlabeled
 from regraft.timing import time_passes
 from regraft.training.budget import Room
 from regraft.training.callbacks import ProgressReporter
@@ -70,7 +70,7 @@ def plan_from(
             f"training.budget = {config.training.budget:g} has no effect on a plan, which says what the whole training "
             "takes. Remove it."
         )
-    refuse_unlabelled(config, "regraft plan")
+    refuse_unlabeled(config, "regraft plan")
     refuse_teacher(config, "regraft plan")
     if images is not None and images < 1:
         raise UsageError(f"--images {images}: expected at least 1.")

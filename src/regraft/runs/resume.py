@@ -13,18 +13,18 @@ from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
 from regraft.data.sources.urls import is_url
 from regraft.data.split_file import split_sha256
-from regraft.data.unlabelled import unlabelled_sha256
+from regraft.data.unlabelled import unlabeled_sha256
 from regraft.errors import RunError, UsageError, as_path, continued_in
 from regraft.runs.budget import RunPlan
 from regraft.runs.earlier_run import training_of
 from regraft.runs.prepare import prepare, scan_and_split
 from regraft.runs.processes import jointly, tell_run
 from regraft.runs.progress import with_progress
-from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELLED, Run
+from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELED, Run
 from regraft.runs.run_folder import lock_run
 from regraft.runs.teacher import ask_teacher, open_teacher
 from regraft.runs.train import tracking_options, train_into
-from regraft.runs.unlabelled import with_unlabelled
+from regraft.runs.unlabelled import with_unlabeled
 from regraft.text import pluralize
 from regraft.training.callbacks import Callback, NullReporter, ProgressReporter
 from regraft.training.losses import LossFunction
@@ -95,9 +95,9 @@ def resume(
         _check_unchanged(path, split, source["data"])
         # A checkpoint follows the fit of the head, which alone learns from images without labels.
         if config.distillation.teacher or not (path / CHECKPOINT).is_file():
-            _check_unlabelled_exist(path, config)
-            config, split = with_unlabelled(config, split, model, reporter)
-            _check_same_unlabelled(path, split)
+            _check_unlabeled_exist(path, config)
+            config, split = with_unlabeled(config, split, model, reporter)
+            _check_same_unlabeled(path, split)
         lesson = ask_teacher(open_teacher(model, config, split), model, config, split, reporter)
         plan = RunPlan(model, config)  # as it was fitted into the budget when it began
         return train_into(plan, split, path, reporter, callbacks=callbacks, loss=loss, lesson=lesson)
@@ -128,7 +128,7 @@ def _train_further(
     split = scan_and_split(data, config, reporter)
     _check_unchanged(path, split, data)
     if config.distillation.teacher:
-        config, split = with_unlabelled(config, split, run.classifier, reporter)
+        config, split = with_unlabeled(config, split, run.classifier, reporter)
     teacher = open_teacher(run.classifier, config, split)
     return train_into(
         RunPlan(run.classifier, config), split, path, reporter, earlier=earlier, callbacks=callbacks, loss=loss,
@@ -136,7 +136,7 @@ def _train_further(
     )  # fmt: skip
 
 
-def _check_unlabelled_exist(path: Path, config: Config) -> None:
+def _check_unlabeled_exist(path: Path, config: Config) -> None:
     place = config.data.unlabelled
     if place and not is_url(place) and not Path(place).exists():
         raise RunError(
@@ -145,11 +145,11 @@ def _check_unlabelled_exist(path: Path, config: Config) -> None:
         )
 
 
-def _check_same_unlabelled(path: Path, split: Split) -> None:
-    file = path / UNLABELLED
-    if file.is_file() and split.unlabelled and unlabelled_sha256(split.unlabelled) != sha256_of(file):
+def _check_same_unlabeled(path: Path, split: Split) -> None:
+    file = path / UNLABELED
+    if file.is_file() and split.unlabeled and unlabeled_sha256(split.unlabeled) != sha256_of(file):
         raise RunError(
-            f"{split.unlabelled.path} has changed since {path} was started. Start a new run with another --out."
+            f"{split.unlabeled.path} has changed since {path} was started. Start a new run with another --out."
         )
 
 

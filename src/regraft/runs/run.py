@@ -29,7 +29,7 @@ from regraft.models.summary import Summary, summary_of
 from regraft.notebook_repr import NotebookRepr, ResultList
 
 CONFIG, SOURCE, SPLIT, CHECKPOINT = "config.toml", "source.json", "split.csv", "checkpoints/last.safetensors"
-UNLABELLED = "unlabelled.csv"
+UNLABELED = "unlabelled.csv"
 HISTORY, HEAD_PATH, METRICS = "history.csv", "head_path.csv", "metrics.json"
 
 

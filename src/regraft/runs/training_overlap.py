@@ -24,7 +24,7 @@ from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.serialization import WEIGHTS, read_model_json
-from regraft.runs.run import SPLIT, UNLABELLED, Run
+from regraft.runs.run import SPLIT, UNLABELED, Run
 from regraft.runs.run_images import images_of, read_rows, split_rows
 
 #: Number of images above which near duplicates are not looked for: that would take longer than the evaluation.
@@ -42,7 +42,7 @@ def overlap_with_run(
     rows = (row for path in folders for row in split_rows(path) if row.get("part") in ("train", "val"))
     pairs = [(row["sha256"], row.get("path", "")) for row in rows if row.get("sha256")]
     known = dict(reversed(pairs))
-    without_label = {row["sha256"] for path in folders for row in read_rows(path / UNLABELLED) if row.get("sha256")}
+    without_label = {row["sha256"] for path in folders for row in read_rows(path / UNLABELED) if row.get("sha256")}
     seen = without_label | known.keys()
     identical = np.array([sha256 in seen for sha256 in dataset.table.sha256s()], dtype=bool)
     none = np.zeros(len(identical), dtype=bool)

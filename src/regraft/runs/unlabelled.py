@@ -11,33 +11,31 @@ from functools import partial
 
 from regraft.cache import Cache
 from regraft.config import Config
-from regraft.data.dataset import Dataset, Split, Unlabelled
-from regraft.data.unlabelled import find_unlabelled
+from regraft.data.dataset import Dataset, Split, Unlabeled
+from regraft.data.unlabelled import find_unlabeled
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
 from regraft.training.callbacks import ProgressReporter
-from regraft.training.setup import check_unlabelled
+from regraft.training.setup import check_unlabeled
 
 
-def with_unlabelled(
-    config: Config, split: Split, model: Classifier, reporter: ProgressReporter
-) -> tuple[Config, Split]:
+def with_unlabeled(config: Config, split: Split, model: Classifier, reporter: ProgressReporter) -> tuple[Config, Split]:
     """Add the images of `data.unlabelled`, if any, to the split; the configuration then has their whole path.
 
-    Raises `UsageError` where they would have no effect, and as `find_unlabelled`.
+    Raises `UsageError` where they would have no effect, and as `find_unlabeled`.
     """
     if not config.data.unlabelled:
         return config, split
     if not config.distillation.teacher:  # from which all that trains learns
-        check_unlabelled(model, config.training, len(split.train))
-    unlabelled = find_unlabelled_for(split.dataset, config, reporter)
-    data = replace(config.data, unlabelled=unlabelled.path)
-    return config.model_copy(update={"data": data}), replace(split, unlabelled=unlabelled)
+        check_unlabeled(model, config.training, len(split.train))
+    unlabeled = find_unlabeled_for(split.dataset, config, reporter)
+    data = replace(config.data, unlabelled=unlabeled.path)
+    return config.model_copy(update={"data": data}), replace(split, unlabeled=unlabeled)
 
 
-def find_unlabelled_for(labeled: Dataset, config: Config, reporter: ProgressReporter) -> Unlabelled:
+def find_unlabeled_for(labeled: Dataset, config: Config, reporter: ProgressReporter) -> Unlabeled:
     """Find the images of `data.unlabelled`, without those that labeled images show, and say how many there are."""
-    unlabelled = find_unlabelled(
+    unlabeled = find_unlabeled(
         config.data.unlabelled,
         labeled,
         on_unreadable=config.data.on_unreadable,
@@ -45,14 +43,14 @@ def find_unlabelled_for(labeled: Dataset, config: Config, reporter: ProgressRepo
         remote=config.data.remote,
         image_column=config.data.image_column,
         cache=Cache() if config.training.cache_gb else None,
-        progress=partial(reporter.on_progress, "scan", detail="unlabelled images"),
+        progress=partial(reporter.on_progress, "scan", detail="unlabeled images"),
         compare_progress=partial(reporter.on_progress, "near duplicates"),
     )
-    reporter.on_message(unlabelled.describe())
-    return unlabelled
+    reporter.on_message(unlabeled.describe())
+    return unlabeled
 
 
-def refuse_unlabelled(config: Config, verb: str) -> None:
+def refuse_unlabeled(config: Config, verb: str) -> None:
     """Raise `UsageError` for images without labels where a verb would not use them."""
     if config.data.unlabelled:
         raise UsageError(

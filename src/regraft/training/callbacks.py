@@ -119,7 +119,7 @@ class Training:
     #: Seconds of this process in training steps, and of those in communication; empty without epochs.
     processes: dict[str, float] = field(default_factory=dict)
     #: How many images without labels there were, and what cross-validation said of them; empty without any.
-    unlabelled: dict[str, Any] = field(default_factory=dict)
+    unlabeled: dict[str, Any] = field(default_factory=dict)
     cache_too_small: bool = False  # whether pixels and activations went to a temporary folder: the cache has no space
 
 

@@ -113,7 +113,7 @@ def continue_training(setup: TrainingSetup, state: TrainingState, earlier: Train
     result, best = state.result, state.best_model
     result.history = [replace(row, kept=False) for row in earlier.history]
     result.head_path, result.prefix_backend = earlier.head_path, earlier.prefix_backend
-    result.unlabelled = earlier.unlabelled
+    result.unlabeled = earlier.unlabeled
     result.seconds = dict(earlier.seconds)
     state.earlier_seconds = result.seconds.pop("total", 0.0)
     state.earlier_epochs = sum(row.phase == "finetune" for row in earlier.history)
@@ -143,7 +143,7 @@ def _resume(setup: TrainingSetup, state: TrainingState, checkpoint: Checkpoint) 
     result.seconds = dict(values["seconds"])
     state.earlier_seconds, state.finetune_lr = result.seconds.pop("total"), values["finetune_lr"]
     result.processes = dict(values.get("processes", {}))
-    result.unlabelled = dict(values.get("unlabelled", {}))
+    result.unlabeled = dict(values.get("unlabelled", {}))
     state.finetune_epochs = values.get("finetune_epochs", 0)  # not in checkpoints of version 0.1
     state.earlier_epochs = values.get("earlier_epochs", 0)
     epoch = state.earlier_epochs + values["trainer"]["epoch"] if values["trainer"] else "the last"
@@ -184,7 +184,7 @@ def save_checkpoint(setup: TrainingSetup, state: TrainingState, phase: str, trai
         "notes": result.notes,
         "seconds": {**result.seconds, "total": state.total_seconds},
         "processes": result.processes,
-        "unlabelled": result.unlabelled,
+        "unlabelled": result.unlabeled,
     }
     on_cpu = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_write(setup.checkpoint) as temporary:

@@ -60,7 +60,7 @@ def cross_val_predict(
     return probabilities.numpy()
 
 
-def cross_val_predict_with_unlabelled(
+def cross_val_predict_with_unlabeled(
     features: torch.Tensor,
     unlabeled: torch.Tensor,
     labels: np.ndarray,
@@ -92,7 +92,7 @@ def cross_val_predict_with_unlabelled(
         graph, inputs = neighbors.among(rows, neighbors_needed()), features[torch.from_numpy(rows)]
 
         def on_fit(done: int, total: int, step: int = step) -> None:
-            reporter.on_progress("unlabelled", step * total + done, len(numbers) * total, f"fold {step + 1}")
+            reporter.on_progress("unlabeled", step * total + done, len(numbers) * total, f"fold {step + 1}")
 
         own = None if groups is None else groups[inside]
         decision = decide(graph, inputs, labels[inside], objective, groups=own, seed=seed, on_fit=on_fit)

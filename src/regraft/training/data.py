@@ -294,7 +294,7 @@ class TrainingData:
             inputs[part] = Activations(end, features)
         return inputs
 
-    def unlabelled_features(self, images: Dataset) -> torch.Tensor:
+    def unlabeled_features(self, images: Dataset) -> torch.Tensor:
         """Inputs of the head for the plain images without labels, float32 (M, F), kept as the other activations are."""
         model, end = self._model, len(self._model.stages)
         activations = run_prefix(
@@ -305,7 +305,7 @@ class TrainingData:
             self._store,
             batch_size=64 if self._device.type == "cpu" else 256,
             reporter=self._reporter,
-            name="backbone, unlabelled images",
+            name="backbone, unlabeled images",
         )
         features = extract_features(model, activations, 1, self._precision, self._reporter).values
         assert isinstance(features, torch.Tensor)

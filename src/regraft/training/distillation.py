@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from regraft.option_errors import usage_errors
 
 _TEACHER = "a run whose probabilities the model learns beside the labels; empty: none"
-_SOFT_SHARE = "share of the teacher's probabilities in the target of a labelled image; the rest is its label"
+_SOFT_SHARE = "share of the teacher's probabilities in the target of a labeled image; the rest is its label"
 _TEACH_VIEWS = (
     "let the teacher see each augmented view that the student sees, where both have inputs of the same size and there "
     "is no budget; else the plain image"

@@ -137,7 +137,7 @@ class TrainingSetup:
     """What stays the same during a training.
 
     `trainable` names the tensors that any phase changes. Labels are int64; `targets` are those of all training images:
-    their labels, or probabilities, float32 (N + M, C), with M unlabelled images after the labelled ones. The state is
+    their labels, or probabilities, float32 (N + M, C), with M unlabeled images after the labeled ones. The state is
     saved in `checkpoint` after each epoch, and no epoch ends after `deadline`, a value of `time.monotonic()`. `planned`
     are seconds by step, by which the time to the deadline is divided.
     """
@@ -225,8 +225,8 @@ def set_up(
         )
     if not len(split.train):
         raise DataError("The train part has no image.")
-    if split.unlabelled is not None and soft_targets is None:
-        check_unlabelled(model, options, len(split.train))
+    if split.unlabeled is not None and soft_targets is None:
+        check_unlabeled(model, options, len(split.train))
     _check_loss(options, loss_function, len(split.classes))
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
@@ -243,8 +243,8 @@ def set_up(
     weights = weights_of_classes(options.class_weights, split.train.labels, split.classes)
     smoothing = options.label_smoothing if soft_targets is None else 0.0  # probabilities need none
     labels, images = torch.from_numpy(split.train.labels), split.train
-    if soft_targets is not None and split.unlabelled is not None:
-        images = beside(split.train, split.unlabelled.images)
+    if soft_targets is not None and split.unlabeled is not None:
+        images = beside(split.train, split.unlabeled.images)
     model.preprocessing = model.preprocessing.for_white(split.dataset.white)
     return TrainingSetup(
         model=model,
@@ -281,7 +281,7 @@ def set_up(
     )
 
 
-def check_unlabelled(model: Classifier, options: TrainingOptions, labeled: int) -> None:
+def check_unlabeled(model: Classifier, options: TrainingOptions, labeled: int) -> None:
     """Raise `UsageError` where images without labels would have no effect: only a head that is fitted can use them.
 
     `labeled` is the number of labeled training images, which must not be too many.

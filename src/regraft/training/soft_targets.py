@@ -1,7 +1,7 @@
-"""Probabilities as the targets of a training, and unlabelled images that train beside the labelled ones.
+"""Probabilities as the targets of a training, and unlabeled images that train beside the labeled ones.
 
 Input: the training images and those without labels, and probabilities for both. Output: one data set, whose first
-images are the labelled ones, and one table of targets. Whoever makes the probabilities (a teacher, a graph) is no
+images are the labeled ones, and one table of targets. Whoever makes the probabilities (a teacher, a graph) is no
 matter here.
 """
 
@@ -31,23 +31,23 @@ class SoftTargets:
     Attributes:
         train: Targets of K views of the N training images, the plain one first, float32 (K, N, classes); each row has
             the sum 1. Where K is 1, all views have the same. With more, K is at least the number of cached views.
-        unlabelled: Those of the M images without labels of the split, float32 (K, M, classes), which train beside them,
+        unlabeled: Those of the M images without labels of the split, float32 (K, M, classes), which train beside them,
             of the same views; None: the split has none.
     """
 
     train: np.ndarray
-    unlabelled: np.ndarray | None = None
+    unlabeled: np.ndarray | None = None
 
     def check(self, split: Split, views: int) -> None:
         """Raise `UsageError` unless there is one row of probabilities for each image, or each of its `views`."""
-        count = 0 if split.unlabelled is None else len(split.unlabelled)
-        unlabelled = self.train[:, :0] if self.unlabelled is None else self.unlabelled
-        if len(unlabelled) != len(self.train):
+        count = 0 if split.unlabeled is None else len(split.unlabeled)
+        unlabeled = self.train[:, :0] if self.unlabeled is None else self.unlabeled
+        if len(unlabeled) != len(self.train):
             raise UsageError(
                 f"There are targets of {pluralize(len(self.train), 'view')} of each training image, and of "
-                f"{len(unlabelled)} of each unlabelled one; expected the same views."
+                f"{len(unlabeled)} of each unlabeled one; expected the same views."
             )
-        for what, rows, images in (("training", self.train, len(split.train)), ("unlabelled", unlabelled, count)):
+        for what, rows, images in (("training", self.train, len(split.train)), ("unlabeled", unlabeled, count)):
             if rows.shape[1:] != (images, len(split.classes)) or not (len(rows) == 1 or len(rows) >= views):
                 raise UsageError(
                     f"The targets of {images} {what} images have the shape {rows.shape}; expected "
@@ -57,7 +57,7 @@ class SoftTargets:
                 raise UsageError(f"The targets of the {what} images are no probabilities: expected rows with sum 1.")
 
     def plain(self) -> torch.Tensor:
-        """Targets of the plain views, first of the labelled images, then of the others, float32 (N + M, classes)."""
+        """Targets of the plain views, first of the labeled images, then of the others, float32 (N + M, classes)."""
         return self._beside(0)
 
     @cached_property
@@ -72,20 +72,20 @@ class SoftTargets:
         return hashed.hexdigest()
 
     def _beside(self, views: int | slice) -> torch.Tensor:
-        parts = [part[views] for part in (self.train, self.unlabelled) if part is not None]
+        parts = [part[views] for part in (self.train, self.unlabeled) if part is not None]
         return torch.from_numpy(np.concatenate(parts, axis=-2, dtype=np.float32))
 
 
-def beside(labelled: Dataset, unlabelled: Dataset) -> Dataset:
-    """One data set of both, the labelled images first; the others have no label, no group and no near duplicates."""
-    first, second = labelled.table, unlabelled.table
+def beside(labeled: Dataset, unlabeled: Dataset) -> Dataset:
+    """One data set of both, the labeled images first; the others have no label, no group and no near duplicates."""
+    first, second = labeled.table, unlabeled.table
     none = Names.none(len(second))
     labels, groups, near = (
         Names(np.concatenate([names.codes, none.codes]), names.names)
         for names in (first.labels, first.groups, first.near_duplicates)
     )
     columns = Columns(
-        paths=concatenate([_in_folder("labelled", first.paths), _in_folder("unlabelled", second.paths)]),
+        paths=concatenate([_in_folder("labeled", first.paths), _in_folder("unlabeled", second.paths)]),
         labels=labels,
         hashes=_joined_hashes(first, second),
         parts=np.full(len(first) + len(second), PARTS.index("train"), np.int8),
@@ -94,12 +94,12 @@ def beside(labelled: Dataset, unlabelled: Dataset) -> Dataset:
         stats=np.zeros(len(first) + len(second), STATS_DTYPE),  # no step of a training reads them
         near_duplicates=near,
     )
-    parts = {"labelled": labelled, "unlabelled": unlabelled}
+    parts = {"labeled": labeled, "unlabeled": unlabeled}
     return Dataset(
-        root=labelled.root,
+        root=labeled.root,
         samples=SampleTable(columns),
-        classes=labelled.classes,
-        max_pixels=max(labelled.max_pixels, unlabelled.max_pixels),
+        classes=labeled.classes,
+        max_pixels=max(labeled.max_pixels, unlabeled.max_pixels),
         storage=CombinedStorage({name: part.storage or Folder(Path(part.root)) for name, part in parts.items()}),
         _arrays={f"{name}/{path}": array for name, part in parts.items() for path, array in part._arrays.items()},
     )

@@ -33,27 +33,27 @@ class HeadTargets:
     l2: float | None = None
 
 
-def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activations) -> HeadTargets:
+def with_unlabeled(setup: TrainingSetup, state: TrainingState, train: Activations) -> HeadTargets:
     """Add the images without labels to the inputs of the labeled training images (K, n, F), if they help.
 
     The decision and its figures are noted in the state.
     """
     plain = HeadTargets(train, setup.targets)
-    if (unlabelled := setup.split.unlabelled) is None or setup.soft_targets is not None:  # which have theirs
+    if (unlabeled := setup.split.unlabeled) is None or setup.soft_targets is not None:  # which have theirs
         return plain
     if setup.trained_heads:
         reason = "the backbones were fine-tuned on the labeled images, whose features can then judge no others"
         _record(setup, state, None, reason)
         return plain
     count = len(train)
-    chosen = part_to_use(count, len(unlabelled), seed=setup.options.seed)
-    images = unlabelled.images.with_samples(unlabelled.images.table.take(chosen))
+    chosen = part_to_use(count, len(unlabeled), seed=setup.options.seed)
+    images = unlabeled.images.with_samples(unlabeled.images.table.take(chosen))
     values, size = train.rows.values, 4 * (count + len(images)) * setup.model.head.features
     if not isinstance(values, torch.Tensor) or not setup.data.has_memory_for(size * (_COPIES + train.views)):
         needed = size * (_COPIES + train.views) / 1e9
         _record(setup, state, None, f"they need {needed:.1f} GB of memory for features (training.memory_gb)")
         return plain
-    extra = setup.data.unlabelled_features(images)
+    extra = setup.data.unlabeled_features(images)
     features = torch.cat([values[0], extra]).to(setup.device)
     labels = setup.labels.numpy()
     neighbors = nearest_neighbors(features, neighbors_needed())
@@ -64,7 +64,7 @@ def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activatio
         setup.objective,
         groups=inseparable_set_ids(setup.split.train.samples),
         seed=setup.options.seed,
-        on_fit=lambda done, total: setup.reporter.on_progress("unlabelled", done, total, "heads compared"),
+        on_fit=lambda done, total: setup.reporter.on_progress("unlabeled", done, total, "heads compared"),
     )
     _record(setup, state, decision, images=len(images))
     if not decision.used:
@@ -81,22 +81,22 @@ def with_unlabelled(setup: TrainingSetup, state: TrainingState, train: Activatio
 def _record(
     setup: TrainingSetup, state: TrainingState, decision: Decision | None, reason: str = "", images: int = 0
 ) -> None:
-    unlabelled = setup.split.unlabelled
-    assert unlabelled is not None
+    unlabeled = setup.split.unlabeled
+    assert unlabeled is not None
     result: dict[str, Any] = {
-        **unlabelled.to_json(),
+        **unlabeled.to_json(),
         "used": images if decision and decision.used else 0,
         "reason": reason or None,
         "cross_validation": decision and decision.to_json(),
     }
-    state.result.unlabelled = result
+    state.result.unlabeled = result
     if decision is None:
-        state.note(f"Unlabelled images: not used: {reason}.")
+        state.note(f"Unlabeled images: not used: {reason}.")
         return
     accuracies = f"{decision.accuracy_without:.3f} -> {decision.accuracy_with:.3f}"
     verb = "fell" if decision.loss_decrease >= 0 else "rose"
     state.note(
-        f"Unlabelled images: {f'{images:,} used' if decision.used else 'not used'}; cross-validation accuracy "
+        f"Unlabeled images: {f'{images:,} used' if decision.used else 'not used'}; cross-validation accuracy "
         f"{accuracies}, the loss per image {verb} by {abs(decision.loss_decrease):.3f} (standard error "
         f"{decision.loss_error:.3f})."
     )

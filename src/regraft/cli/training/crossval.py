@@ -19,7 +19,7 @@ from regraft.cli.options import (
     Json,
     LabeledData,
     Settings,
-    Unlabelled,
+    Unlabeled,
     Weights,
     cluster_of,
 )
@@ -41,7 +41,7 @@ def command(
     class_weights: ClassWeights = None,
     group_by: GroupBy = None,
     layout: FolderLayout = None,
-    unlabelled: Unlabelled = None,
+    unlabeled: Unlabeled = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, Option(help="A new folder for the predictions and suspected labels.")] = None,
@@ -53,7 +53,7 @@ def command(
     screen = console(json)
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
-        "data.layout": layout, "data.unlabelled": unlabelled, "training.class_weights": class_weights,
+        "data.layout": layout, "data.unlabelled": unlabeled, "training.class_weights": class_weights,
     }  # fmt: skip
     with screen.status("Starting"):
         from regraft.config import load_config
@@ -79,9 +79,9 @@ def command(
         f"{100 * high:.1f}) on {pluralize(len(result.predictions), 'image')}; standard deviation between folds "
         f"{100 * result.accuracies.std(ddof=1):.1f} points. Head only, without augmentation or fine-tuning."
     )
-    if use := result.unlabelled:
+    if use := result.unlabeled:
         screen.print(
-            f"Unlabelled images: {use['compared']:,} helped in {use['folds_used']} of "
+            f"Unlabeled images: {use['compared']:,} helped in {use['folds_used']} of "
             f"{use['folds']} folds; accuracy {100 * use['accuracy_without']:.1f} % without them."
         )
     if at_chance := result.evaluation.at_chance:

@@ -36,7 +36,7 @@ def command(
         str | None, Option(metavar="BACKBONE", help="The student's backbone, from `regraft backbones`.")
     ] = None,
     data: RunImages = None,
-    unlabelled: Annotated[
+    unlabeled: Annotated[
         str | None, Option(metavar="FOLDER", help="Images without labels: the teacher alone says what they show.")
     ] = None,
     weights: Weights = None,
@@ -69,7 +69,7 @@ def command(
     overrides = {
         "model.backbone": into, "model.weights": weights, "model.image_size": image_size,
         "distillation.teacher": None if run is None else str(run), "distillation.soft_share": soft_share,
-        "distillation.temperature": temperature, "distillation.baseline": baseline, "data.unlabelled": unlabelled,
+        "distillation.temperature": temperature, "distillation.baseline": baseline, "data.unlabelled": unlabeled,
         "training.finetune_from": finetune_from, "training.seed": seed,
         "training.budget": None if budget is None else parse_seconds(budget), "training.device": device, **flags,
     }  # fmt: skip

@@ -24,7 +24,7 @@ from regraft.cli.options import (
     LabelColumn,
     Remote,
     Settings,
-    Unlabelled,
+    Unlabeled,
     Weights,
     cluster_of,
     refuse_flags_without_effect,
@@ -64,7 +64,7 @@ def command(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     remote: Remote = False,
-    unlabelled: Unlabelled = None,
+    unlabeled: Unlabeled = None,
     from_run: Annotated[
         Path | None, Option("--from", metavar="RUN", help="Start from this run: its settings, weights and head.")
     ] = None,
@@ -96,7 +96,7 @@ def command(
         "training.finetune_from": finetune_from, "training.seed": seed,
         "training.budget": None if budget is None else parse_seconds(budget), "training.device": device,
         "data.on_unreadable": on_unreadable, "data.group_by": group_by, "data.keep_split": keep_split,
-        "data.remote": remote or None, "data.layout": layout, "data.unlabelled": unlabelled,
+        "data.remote": remote or None, "data.layout": layout, "data.unlabelled": unlabeled,
         "data.image_column": image_column, "data.label_column": label_column, **flags,
     }  # fmt: skip
     if data is not None and resume is not None:

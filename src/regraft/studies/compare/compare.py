@@ -27,7 +27,7 @@ from regraft.runs.run import SPLIT, Run
 from regraft.runs.run_folder import new_folder
 from regraft.runs.subprocess_train import Timing, time_in_subprocess
 from regraft.runs.teacher import refuse_teacher
-from regraft.runs.unlabelled import refuse_unlabelled
+from regraft.runs.unlabelled import refuse_unlabeled
 from regraft.studies.compare.result import ComparedModel, Comparison, ModelPair, conclude
 from regraft.studies.compare.trainer import (
     BASELINE_EPOCHS,
@@ -89,7 +89,7 @@ def compare(
     started, reporter, config = time.monotonic(), reporter or NullReporter(), config or Config()
     budget = budget or config.training.budget
     refuse_teacher(config, "regraft compare")
-    refuse_unlabelled(config, "regraft compare")
+    refuse_unlabeled(config, "regraft compare")
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     folders = list({path.resolve(): path for path in paths}.values())
     names = _check_names(data, backbones, baselines, folders)

@@ -21,7 +21,7 @@ from regraft.evaluation.metrics import confusion_matrix
 from regraft.runs.prepare import build_for, scan_with
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
-from regraft.runs.unlabelled import refuse_unlabelled
+from regraft.runs.unlabelled import refuse_unlabeled
 from regraft.studies.cross_validation import new_output_folder, refuse_existing
 from regraft.studies.learning_curve.extrapolation import (
     ClassCurve,
@@ -143,7 +143,7 @@ def learning_curve(
         raise UsageError(f"{repeats} repeats; expected at least 1.")
     refuse_existing(out)
     clock, cache = [time.perf_counter()], Cache()
-    refuse_unlabelled(config, "regraft learning-curve")
+    refuse_unlabeled(config, "regraft learning-curve")
     refuse_teacher(config, "regraft learning-curve")
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
     _refuse_few_images(dataset)

@@ -21,7 +21,7 @@ from regraft.runs.prepare import prepare
 from regraft.runs.progress import with_progress
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.teacher import refuse_teacher
-from regraft.runs.unlabelled import refuse_unlabelled
+from regraft.runs.unlabelled import refuse_unlabeled
 from regraft.studies.tune.result import METRICS, Metric, TuneResult
 from regraft.studies.tune.search_space import SearchSpace
 from regraft.training.callbacks import NullReporter, ProgressReporter
@@ -102,7 +102,7 @@ def tune(
                 "versions": versions()}  # fmt: skip
     if stored is not None:
         _refuse_other_settings(stored, settings, Path(str(out)))
-    refuse_unlabelled(config, "regraft tune")
+    refuse_unlabeled(config, "regraft tune")
     refuse_teacher(config, "regraft tune")
     model, split = prepare(data, config, reporter)
     if finetunes_members(model, config.training):
