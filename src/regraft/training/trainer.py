@@ -43,7 +43,7 @@ from regraft.training.row_sums import own_rows, shard_bounds
 from regraft.training.setup import TrainingSetup, set_up
 from regraft.training.several_heads import LinearWeights, fit_combined_head
 from regraft.training.soft_targets import SoftTargets
-from regraft.training.unlabelled import HeadTargets, with_unlabelled
+from regraft.training.unlabelled import HeadTargets, with_unlabeled
 
 _NO_FURTHER_GAIN = "No further epoch has a lower validation loss: the model from before them is kept."
 
@@ -212,11 +212,11 @@ def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part,
     with setup.fused:
         fitted = phases.head == "lbfgs"
         # Images without labels are compared with all others, unless a teacher has said what they show.
-        compares = setup.split.unlabelled is not None and setup.soft_targets is None
+        compares = setup.split.unlabeled is not None and setup.soft_targets is None
         inputs = setup.data.head_inputs(cached, views, fitted=fitted, own=fitted and not compares)
     if fitted:
         with merged(model):  # as in every run of the frozen network, so that its outputs are found in the cache
-            targets = with_unlabelled(setup, state, inputs["train"])
+            targets = with_unlabeled(setup, state, inputs["train"])
         _fit_linear_head(setup, state, targets, inputs.get("val"))
         save_checkpoint(setup, state, "head", None)
     else:
@@ -245,7 +245,7 @@ def _as_rows(setup: TrainingSetup, inputs: Activations, count: int) -> FeatureRo
 
 
 def _inseparable_sets(setup: TrainingSetup) -> np.ndarray:
-    """Number of the inseparable set of each training image, int64 (N + M,); an unlabelled image is one by itself."""
+    """Number of the inseparable set of each training image, int64 (N + M,); an unlabeled image is one by itself."""
     sets = inseparable_set_ids(setup.split.train.samples)
     return np.concatenate([sets, len(sets) + np.arange(len(setup.targets) - len(sets))])
 
