@@ -36,7 +36,7 @@ from draw import draw
 from evidence import RESULTS, commit, hash_of, save, shown_command
 
 PRESETS = ("fast", "balanced", "best")
-UNLABELLED = "best, others unlabelled"
+UNLABELED = "best, others unlabeled"
 #: Seconds that a training may take of which nothing is known.
 _UNKNOWN = 200.0
 _FILE = RESULTS / "accuracy.json"
@@ -110,7 +110,7 @@ def wanted(source: Path, arguments: argparse.Namespace) -> Iterator[tuple[int, i
             if 2 * classes <= images <= every:
                 yield from ((images, number, preset) for preset in arguments.presets)
                 if arguments.unlabelled and images < every:
-                    yield images, number, UNLABELLED
+                    yield images, number, UNLABELED
 
 
 def count(source: Path, part: str) -> int:
@@ -136,10 +136,10 @@ def trained(source: Path, images: int, number: int, preset: str, options: list[s
     """Train on a draw in a process with an empty cache."""
     with tempfile.TemporaryDirectory(prefix="regraft-accuracy-") as place:
         folder = Path(place)
-        drawn = draw(source, folder / "labelled", images, number, unlabelled=folder / "others")
+        drawn = draw(source, folder / "labeled", images, number, unlabeled=folder / "others")
         words = ["train", str(drawn), "--preset", preset.partition(",")[0], "--out", str(folder / "run"), "--json"]
         words += [*options, "--set", f"training.seed={number}"]
-        if preset == UNLABELLED:
+        if preset == UNLABELED:
             words += ["--unlabelled", str(folder / "others")]
         started = time.perf_counter()
         done = subprocess.run(

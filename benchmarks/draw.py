@@ -31,7 +31,7 @@ def stratified_order(labels: Sequence[str] | np.ndarray, seed: int) -> np.ndarra
     return np.array([number for _, number in sorted(ranked)])
 
 
-def draw(source: Path, out: Path, images: int, seed: int, *, unlabelled: Path | None = None) -> Path:
+def draw(source: Path, out: Path, images: int, seed: int, *, unlabeled: Path | None = None) -> Path:
     """Write a draw to a folder, and the other training images to `unlabelled`, if given; return the folder.
 
     Raises:
@@ -42,14 +42,14 @@ def draw(source: Path, out: Path, images: int, seed: int, *, unlabelled: Path | 
     if not 2 * len(set(labels)) <= images <= len(files):
         raise ValueError(f"{images} images of {source.name}; expected {2 * len(set(labels))} to {len(files)}")
     order = stratified_order(labels, seed)
-    for folder in filter(None, (out, unlabelled)):
+    for folder in filter(None, (out, unlabeled)):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     for file in [*(files[i] for i in order[:images]), *sorted((source / "test").glob("*/*"))]:
         link(file, out / file.relative_to(source))
-    if unlabelled is not None:
+    if unlabeled is not None:
         for place, i in enumerate(order[images:]):
-            link(files[i], unlabelled / f"{place:06d}{files[i].suffix}")
+            link(files[i], unlabeled / f"{place:06d}{files[i].suffix}")
     return out
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--unlabelled", type=Path)
     options = parser.parse_args()
-    print(draw(options.source, options.out, options.images, options.seed, unlabelled=options.unlabelled))
+    print(draw(options.source, options.out, options.images, options.seed, unlabeled=options.unlabeled))
 
 
 if __name__ == "__main__":

@@ -43,10 +43,10 @@ def main() -> None:
         source = next(path.parent for path in sorted((root / "all").rglob("train")) if path.is_dir())
         for number in map(int, arguments.images.split(",")):
             for seed in range(arguments.draws):
-                labeled, unlabelled = root / "labeled", root / "unlabelled"
-                draw(source, labeled, number, seed, unlabelled=unlabelled)
-                for name, others in (("labels alone", ""), ("with the rest unlabelled", str(unlabelled))):
-                    if others and not any(unlabelled.iterdir()):
+                labeled, unlabeled = root / "labeled", root / "unlabelled"
+                draw(source, labeled, number, seed, unlabeled=unlabeled)
+                for name, others in (("labels alone", ""), ("with the rest unlabeled", str(unlabeled))):
+                    if others and not any(unlabeled.iterdir()):
                         continue
                     overrides = {
                         "model.image_size": arguments.size,
@@ -63,7 +63,7 @@ def main() -> None:
                         "seconds": round(seconds, 1), "unlabelled": run.metrics.get("unlabelled"),
                     }  # fmt: skip
                     print(f"{label}, draw {seed}: {accuracies[label][-1]:.4f} in {seconds:.1f} s", flush=True)
-                    notes = [note for note in run.metrics["training"]["notes"] if note.startswith("Unlabelled")]
+                    notes = [note for note in run.metrics["training"]["notes"] if note.startswith("Unlabeled")]
                     print(*notes, sep="\n", end="\n" if notes else "")
                     shutil.rmtree(root / "run")
     for label, samples in accuracies.items():

@@ -18,7 +18,8 @@ from regraft.runs.demo import demo_images
 from regraft.studies import cross_validation as module
 from regraft.training import cross_val_predict as predict_module
 from regraft.training import soft_labels
-from regraft.training.cross_val_predict import cross_val_predict, frozen_features
+from regraft.training.cross_val_predict import cross_val_predict
+from regraft.training.frozen_features import frozen_features
 from regraft.training.soft_labels import CANDIDATES, Decision
 
 SMALL = load_config(None, ["model.image_size=64"])

@@ -56,13 +56,13 @@ def fit_into_budget(
     reporter: ProgressReporter,
     *,
     at_size: Callable[[int], Classifier] | None = None,
-    unlabelled: int = 0,
+    unlabeled: int = 0,
 ) -> RunPlan:
     """Choose views, epochs and image size so that the training fits `training.budget` (0: no limit), and report it.
 
     Where several backbones are fine-tuned, each is planned when its training begins. `started` is a value of
-    `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen; `unlabelled` images
-    train beside the labelled ones.
+    `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen; `unlabeled` images
+    train beside the labeled ones.
     Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time,
     torch.compile is wanted, too, or what is to be kept has no room.
     """
@@ -81,25 +81,25 @@ def fit_into_budget(
 
     def plan_with(rates: Throughput) -> Plan:
         # Where a teacher says what they show, images without labels are rows as the labeled ones.
-        of_unlabelled = 0.0 if unlabelled else _seconds_of_unlabelled(model, split, rates) * _HEAD_MARGIN
+        of_unlabeled = 0.0 if unlabeled else _seconds_of_unlabeled(model, split, rates) * _HEAD_MARGIN
         try:
             plan = make_plan(
                 model,
-                {part: len(split[part]) + (unlabelled if part == "train" else 0) for part in split},
+                {part: len(split[part]) + (unlabeled if part == "train" else 0) for part in split},
                 config.training,
                 rates,
                 changes_views=config.augmentation.changes_views,
-                seconds=started + budget - time.monotonic() - of_unlabelled if budget else None,
+                seconds=started + budget - time.monotonic() - of_unlabeled if budget else None,
                 room=room,
             )
         except BudgetError as error:
-            if not of_unlabelled or split.unlabelled is None:
+            if not of_unlabeled or split.unlabeled is None:
                 raise
-            count = pluralize(len(split.unlabelled), "image")
+            count = pluralize(len(split.unlabeled), "image")
             raise BudgetError(
-                f"{error} {of_unlabelled:.0f} s of the budget are kept for {count} without labels (data.unlabelled)."
+                f"{error} {of_unlabeled:.0f} s of the budget are kept for {count} without labels (data.unlabelled)."
             ) from error
-        return replace(plan, seconds={**plan.seconds, "head": plan.seconds["head"] + of_unlabelled})
+        return replace(plan, seconds={**plan.seconds, "head": plan.seconds["head"] + of_unlabeled})
 
     rates = measure(model, split, config)
     size = model.preprocessing.size
@@ -190,14 +190,14 @@ def seconds_of_head(model: Classifier, split: Split, config: Config) -> float:
     counts: dict[str, int] = {part: len(split[part]) for part in split}
     rates = measure(model, split, config)
     plan = make_plan(model, counts, training, rates, room=_room(config))
-    return distributed.on_rank_0(lambda: (plan.total + _seconds_of_unlabelled(model, split, rates)) * _HEAD_MARGIN)
+    return distributed.on_rank_0(lambda: (plan.total + _seconds_of_unlabeled(model, split, rates)) * _HEAD_MARGIN)
 
 
-def _seconds_of_unlabelled(model: Classifier, split: Split, rates: Throughput) -> float:
+def _seconds_of_unlabeled(model: Classifier, split: Split, rates: Throughput) -> float:
     """Estimated seconds for images without labels, if any: one pass through the network, and what the head needs."""
-    if split.unlabelled is None:
+    if split.unlabeled is None:
         return 0.0
-    count = part_size(len(split.train), len(split.unlabelled))
+    count = part_size(len(split.train), len(split.unlabeled))
     a_pass = count * (1 / rates.decode + 1 / rates.prefix + 1 / rates.features)
     return a_pass + estimate_seconds(len(split.train), count, model.head.features, rates.head)
 

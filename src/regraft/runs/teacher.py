@@ -1,4 +1,4 @@
-"""Ask a teacher, which is another run, for its probabilities of the training images and of unlabelled ones.
+"""Ask a teacher, which is another run, for its probabilities of the training images and of unlabeled ones.
 
 Input: a configuration with a teacher, and the student's split. Output: soft targets for its training, and what the
 report says about them. The teacher sees each view of an image once: its features are cached, under the hash of its
@@ -86,9 +86,9 @@ def ask_teacher(
 
     answers, labels = ask(split.train, "training images"), split.train.labels
     of_train = mix_with_labels(answers, labels, options.soft_share, config.training.label_smoothing)
-    of_unlabelled = None
-    if split.unlabelled is not None:
-        of_unlabelled = ask(split.unlabelled.images, "unlabelled images").astype(np.float32)
+    of_unlabeled = None
+    if split.unlabeled is not None:
+        of_unlabeled = ask(split.unlabeled.images, "unlabeled images").astype(np.float32)
     description: dict[str, Any] = {
         "teacher": {
             "run": str(teacher.path),
@@ -98,10 +98,10 @@ def ask_teacher(
         "soft_share": options.soft_share,
         "temperature": options.temperature,
         "views": views,
-        "unlabelled": None if split.unlabelled is None else split.unlabelled.to_json(),
+        "unlabelled": None if split.unlabeled is None else split.unlabeled.to_json(),
     }
     reporter.on_message(describe_lesson(description))
-    return Lesson(SoftTargets(of_train.astype(np.float32), of_unlabelled), description)
+    return Lesson(SoftTargets(of_train.astype(np.float32), of_unlabeled), description)
 
 
 def refuse_teacher(config: Config, verb: str) -> None:

@@ -22,7 +22,7 @@ from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
 from regraft.data.sources.urls import absolute
 from regraft.data.split_file import write_split
-from regraft.data.unlabelled import write_unlabelled
+from regraft.data.unlabelled import write_unlabeled
 from regraft.errors import RegraftError, UsageError, continued_in, refuse_old_names
 from regraft.models.classifier import Classifier
 from regraft.models.options import ModelOptions
@@ -37,10 +37,10 @@ from regraft.runs.processes import describe as describe_processes
 from regraft.runs.processes import jointly, logged, tell_run
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
-from regraft.runs.run import CHECKPOINT, CONFIG, SOURCE, SPLIT, UNLABELLED, Run, open_model
+from regraft.runs.run import CHECKPOINT, CONFIG, SOURCE, SPLIT, UNLABELED, Run, open_model
 from regraft.runs.run_folder import SCRATCH, lock_run, new_folder, refuse_existing_run
 from regraft.runs.teacher import Lesson, ask_teacher, open_teacher
-from regraft.runs.unlabelled import with_unlabelled
+from regraft.runs.unlabelled import with_unlabeled
 from regraft.tracking.callback import TrackingReporter, tracking
 from regraft.tracking.options import TrackingOptions
 from regraft.tracking.tracker import Status, check_trackers
@@ -98,12 +98,12 @@ def _train_split(
     else:
         model = build_described(split, config, reporter)
         at_size = None if config.model.image_size else partial(build_for, config, split.dataset)
-    config, split = with_unlabelled(config, split, model, reporter)
+    config, split = with_unlabeled(config, split, model, reporter)
     teacher = open_teacher(model, config, split)
-    taught = 0 if teacher is None or split.unlabelled is None else len(split.unlabelled)
+    taught = 0 if teacher is None or split.unlabeled is None else len(split.unlabeled)
     # The teacher takes its time from a budget; without one, the plan decides which views there are to ask about.
     lesson = ask_teacher(teacher, model, config, split, reporter) if config.training.budget else None
-    plan = fit_into_budget(model, split, config, started, reporter, at_size=at_size, unlabelled=taught)
+    plan = fit_into_budget(model, split, config, started, reporter, at_size=at_size, unlabeled=taught)
     lesson = lesson or ask_teacher(teacher, plan.model, plan.config, split, reporter)
     # The folder is created after the scan, which must not take it for a class if it is inside the data.
     with lock_run(new_folder(out, name, config.model.backbone)) as path, continued_in(path):
@@ -148,8 +148,8 @@ def train_into(
         if is_first:
             write_text(path / CONFIG, config.to_toml())
             write_split(path / SPLIT, split)
-            if split.unlabelled is not None:
-                write_unlabelled(path / UNLABELLED, split.unlabelled)
+            if split.unlabeled is not None:
+                write_unlabeled(path / UNLABELED, split.unlabeled)
         members: list[TrainedMember] = []
         if finetunes_members(model, config.training):
             members = train_members(

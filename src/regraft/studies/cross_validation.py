@@ -25,10 +25,10 @@ from regraft.report.plots.confusion import plot_confusion
 from regraft.runs.prepare import build_for, scan_with
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
-from regraft.runs.unlabelled import find_unlabelled_for
+from regraft.runs.unlabelled import find_unlabeled_for
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
-from regraft.training.cross_val_predict import cross_val_predict, cross_val_predict_with_unlabelled
+from regraft.training.cross_val_predict import cross_val_predict, cross_val_predict_with_unlabeled
 from regraft.training.frozen_features import frozen_features
 from regraft.training.losses import weights_of_classes
 from regraft.training.soft_labels import check_labels, part_to_use
@@ -50,7 +50,7 @@ class CrossValidation:
         suspects: Path, label, suggested class and its probability of each label that is likely wrong, the likeliest
             first; by the mean of the repeats' probabilities. None where `evaluation.at_chance` says why.
         seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
-        unlabelled: With images without labels: how many were found, can be used and were left out, how many of them
+        unlabeled: With images without labels: how many were found, can be used and were left out, how many of them
             were compared, the number of folds in which they help, of how many, and the accuracy without them. Else
             None.
     """
@@ -63,7 +63,7 @@ class CrossValidation:
     evaluation: Evaluation
     suspects: tuple[tuple[str, str, str, float], ...]
     seconds: dict[str, float]
-    unlabelled: dict[str, Any] | None = None
+    unlabeled: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"CrossValidation({self.k} folds, {len(self.predictions)} images, accuracy {self.accuracy:.3f})"
@@ -87,7 +87,7 @@ class CrossValidation:
             "label_errors_withheld": self.evaluation.at_chance or None,
             "label_errors": [dict(zip(_LABEL_ERRORS, suspect, strict=True)) for suspect in self.suspects],
             "seconds": self.seconds,
-            **({} if self.unlabelled is None else {"unlabelled": self.unlabelled}),
+            **({} if self.unlabeled is None else {"unlabelled": self.unlabeled}),
         }
 
     def write(self, folder: Path) -> str:
@@ -162,7 +162,7 @@ def cross_validate(
     if config.data.unlabelled:
         check_labels(len(dataset))
         every = dataset.with_samples(dataset.table.with_parts(np.full(len(dataset), -1)))  # all are held out in turn
-        others = find_unlabelled_for(every, config, reporter)
+        others = find_unlabeled_for(every, config, reporter)
         chosen = part_to_use(len(dataset), len(others), seed=seed)
         images = others.images.with_samples(others.images.table.take(chosen))
         extra = frozen_features(model, images, cache, reporter)
@@ -180,17 +180,17 @@ def cross_validate(
             )
             for fold in folds
         ]
-    use_of_unlabelled = None
+    use_of_unlabeled = None
     if others is not None:
         plain, groups = probabilities, inseparable_set_ids(dataset.samples)
         both = [
-            cross_val_predict_with_unlabelled(
+            cross_val_predict_with_unlabeled(
                 features, extra, labels, fold, of_repeat, reporter, class_weights=weights, groups=groups, seed=seed
             )
             for of_repeat, fold in zip(plain, folds, strict=True)
         ]
         probabilities = [predicted for predicted, _ in both]
-        use_of_unlabelled = others.to_json() | {
+        use_of_unlabeled = others.to_json() | {
             "compared": len(extra),
             "folds_used": sum(used for _, used in both),
             "folds": k * repeats,
@@ -222,7 +222,7 @@ def cross_validate(
         whole[0],
         suspects,
         seconds | {"total": time.perf_counter() - clock[0]},
-        use_of_unlabelled,
+        use_of_unlabeled,
     )
     if out is not None and (note := result.write(new_output_folder(out))):
         reporter.on_message(note)
