@@ -32,7 +32,7 @@ def stratified_order(labels: Sequence[str] | np.ndarray, seed: int) -> np.ndarra
 
 
 def draw(source: Path, out: Path, images: int, seed: int, *, unlabeled: Path | None = None) -> Path:
-    """Write a draw to a folder, and the other training images to `unlabelled`, if given; return the folder.
+    """Write a draw to a folder, and the other training images to `unlabeled`, if given; return the folder.
 
     Raises:
         ValueError: The set has fewer training images, or more than half as many classes.
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--unlabelled", type=Path)
     options = parser.parse_args()
-    print(draw(options.source, options.out, options.images, options.seed, unlabeled=options.unlabeled))
+    print(draw(options.source, options.out, options.images, options.seed, unlabeled=options.unlabelled))
 
 
 if __name__ == "__main__":
