@@ -1,14 +1,15 @@
 """How much of a teacher's gain a small model keeps: plain, distilled and teacher on the same test images.
 
     python benchmarks/distillation.py DATA [DATA ...] [--images 200] [--draws 3] [--teacher a,b] [--into NAME]
-        [--size 160] [--record] [-- SETTING=VALUE ...]
+        [--size 160] [--held-out N] [--record [NAME]] [-- SETTING=VALUE ...]
 
 DATA is what `regraft train` takes; where it has no train and test parts, a third of it is the test part. Each draw
 labels some of the training images, and the others have no label. The teacher learns from the labeled ones, then
 `regraft distill` trains the student, with the others as unlabeled images, and the same model on the labels alone; all
 have their defaults, or what follows `--`, such as `distillation.temperature=1`, for the student. `--images 0` labels
-all. Prints the accuracies, and the share of the teacher's mean gain that the student keeps; `--record` writes
-`benchmarks/results/distillation.json`.
+all. `--held-out N` takes N of the training images for the test images, so that settings can be chosen without these.
+Prints the accuracies, and the share of the teacher's mean gain that the student keeps; `--record` writes
+`benchmarks/results/distillation.json`, or NAME.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 from accuracy import parts_of, write_draw
 from evidence import hash_of, save
 
@@ -28,6 +30,7 @@ from regraft.config import load_config
 from regraft.runs.distill import distill_with
 from regraft.runs.run import Run
 from regraft.runs.train import train_from
+from regraft.training.backbone_scores import stratified_order
 
 MODELS = ("plain", "student", "teacher")
 
@@ -41,7 +44,8 @@ def main() -> None:
     parser.add_argument("--teacher", default="efficientnet_lite0,mobilenetv2,efficientnet_lite2")
     parser.add_argument("--into", default="efficientnet_lite0")
     parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--held-out", type=int, default=0)
+    parser.add_argument("--record", nargs="?", const="distillation", default="")
     own, settings = sys.argv[1:], list[str]()
     if "--" in own:
         own, settings = own[: own.index("--")], own[own.index("--") + 1 :]
@@ -49,12 +53,14 @@ def main() -> None:
     accuracies: dict[str, list[float]] = {}
     facts: dict[str, dict[str, Any]] = {}
     for data in given.data:
-        parts = parts_of(data)
-        count = given.images or len(parts["train"])
-        base = f"{data.stem}, {count:,} labeled, {len(parts['train']) - count:,} unlabeled"
+        every = parts_of(data)
+        count = given.images or len(every["train"]) - given.held_out
+        unlabeled = len(every["train"]) - given.held_out - count
+        base = ", ".join([data.stem, f"{count:,} labeled, {unlabeled:,} unlabeled", *settings])
         of_set: dict[str, list[float]] = {model: [] for model in MODELS}
         seconds: dict[str, list[float]] = {model: [] for model in MODELS}
         for draw in range(given.draws):
+            parts = hold_out(every, given.held_out, draw) if given.held_out else every
             with tempfile.TemporaryDirectory(prefix="regraft-distillation-") as folder:
                 manifest = write_draw(parts, count, draw, Path(folder))
                 for model, run in train_three(given, settings, manifest, draw).items():
@@ -68,14 +74,27 @@ def main() -> None:
                 "mean": f"{100 * mean(of_set[model]):.1f} %",
                 "against_plain": difference(of_set, model),
                 "gain_kept": f"{100 * kept(of_set):.0f} %" if model == "student" else "",
-                "test images": len(parts["test"]),
+                "test images": given.held_out or len(every["test"]),
                 "train_seconds": seconds[model],
                 "data_sha256": hash_of(data)["sha256"] if data.is_dir() else "",
             }
     for label, found in facts.items():
         print(f"{label:60} {found['mean']:>7} {found['against_plain']:>16} {found['gain_kept']:>6}")
     if given.record:
-        save("distillation", accuracies, unit="test accuracy", title="distillation", facts=facts)
+        save(given.record, accuracies, unit="test accuracy", title="distillation", facts=facts)
+
+
+def hold_out(parts: Mapping[str, list[tuple[Path, str]]], count: int, draw: int) -> dict[str, list[tuple[Path, str]]]:
+    """The same training images, of which some, with the same shares of the classes, are the test images instead."""
+    names = sorted({label for _, label in parts["train"]})
+    labels = np.array([names.index(label) for _, label in parts["train"]])
+    # Another seed than that of the labeled images.
+    order = stratified_order(labels, seed=1_000 + draw)
+    chosen = set(order[:count].tolist())
+    return {
+        "train": [image for number, image in enumerate(parts["train"]) if number not in chosen],
+        "test": [image for number, image in enumerate(parts["train"]) if number in chosen],
+    }
 
 
 def train_three(given: argparse.Namespace, settings: Sequence[str], data: Path, draw: int) -> dict[str, Run]:

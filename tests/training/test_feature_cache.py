@@ -117,6 +117,7 @@ def test_what_is_stored_is_not_computed_again(
     # Another order, another seed, another boundary: only what is new is computed.
     turned = dataset.with_samples(dataset.samples[::-1])
     assert torch.equal(values(run(model, turned, cache, 9, **options)), values(first).flip(1))
+    run(model, dataset, cache, 9, **{**options, "augmentation": Augmentation(mixup=0.2, cutmix=1.0)})
     assert passed == []
     run(model, dataset, cache, 9, **{**options, "seed": 1})
     run(model, dataset, cache, 5, precision=precision)

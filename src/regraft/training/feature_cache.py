@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,9 @@ def run_prefix(
     """
     model.eval()
     precision, tables = backend.precision, list(_tables(model, cache, backend))
-    view_key = "" if augmentation is None else repr((asdict(augmentation), seed))
+    # MixUp and CutMix mix what is stored here.
+    of_views = None if augmentation is None else asdict(replace(augmentation, mixup=0.0, cutmix=0.0))
+    view_key = "" if of_views is None else repr((of_views, seed))
     names = [
         collect_keys((cache_key(sha256, v, view_key if v else "") for sha256 in dataset.table.sha256s()), len(dataset))
         for v in range(views)
