@@ -73,7 +73,7 @@ def main() -> None:
                 "backbone": given.teacher if model == "teacher" else given.into,
                 "mean": f"{100 * mean(of_set[model]):.1f} %",
                 "against_plain": difference(of_set, model),
-                "gain_kept": f"{100 * kept(of_set):.0f} %" if model == "student" else "",
+                "gain_kept": kept(of_set) if model == "student" else "",
                 "test images": given.held_out or len(every["test"]),
                 "train_seconds": seconds[model],
                 "data_sha256": hash_of(data)["sha256"] if data.is_dir() else "",
@@ -109,10 +109,10 @@ def train_three(given: argparse.Namespace, settings: Sequence[str], data: Path, 
     return {"plain": Run(student.path / "plain"), "student": student, "teacher": teacher}
 
 
-def kept(accuracies: Mapping[str, Sequence[float]]) -> float:
-    """Share of the teacher's mean gain over the plain model that the student keeps."""
+def kept(accuracies: Mapping[str, Sequence[float]]) -> str:
+    """Share of the teacher's mean gain over the plain model that the student keeps; "no gain" where there is none."""
     plain, student, teacher = (mean(accuracies[model]) for model in MODELS)
-    return (student - plain) / (teacher - plain)
+    return f"{100 * (student - plain) / (teacher - plain):.0f} %" if teacher > plain else "no gain"
 
 
 def difference(accuracies: Mapping[str, Sequence[float]], model: str) -> str:
