@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8
+from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8, pixels_sha256
 from regraft.data.rgb import white_for
 from regraft.data.samples import PARTS as PARTS
 from regraft.data.samples import Part as Part
@@ -112,9 +111,8 @@ class Dataset(NotebookRepr):
                 raise ImageError(error.reason, f"images[{i}]", error.code) from error
         samples = []
         for (path, array), label, group in zip(arrays.items(), labels, groups, strict=True):
-            sha256 = hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()
             group, size = None if group is None else str(group), (array.shape[1], array.shape[0])
-            samples.append(Sample(path, str(label), sha256, group=group, size=size))
+            samples.append(Sample(path, str(label), pixels_sha256(array), group=group, size=size))
         return cls(Path(), tuple(samples), tuple(sorted({s.label for s in samples})), _arrays=arrays)
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ The same bytes give the same pixels in training, evaluation, prediction, serving
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -87,6 +88,11 @@ def decode_image(
         if at_least and image is not source:
             image.draft(image.mode, (at_least, at_least))  # has an effect on JPEG only
         return np.array(upright_rgb(image, white))
+
+
+def pixels_sha256(pixels: np.ndarray) -> str:
+    """The SHA-256 of decoded pixels and their shape, in hexadecimal: that of a file, for an image in memory."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import PIL
@@ -32,10 +32,11 @@ from regraft.data.index_workers import (
     SubprocessWorker,
     Unreadable,
     examine,
+    examine_pixels,
     unreadable,
 )
 from regraft.data.samples import Columns, SampleTable
-from regraft.data.storage import Storage, image_error
+from regraft.data.storage import Contents, image_error
 from regraft.data.strings import Names, in_blocks
 from regraft.errors import DataError, ImageErrorCode
 from regraft.key_index import KEY_BYTES
@@ -56,6 +57,18 @@ Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 
 
+class HashedFiles(Protocol):
+    """Files whose contents are known: samples, or others."""
+
+    @property
+    def paths(self) -> np.ndarray:
+        """Names in the storage, (N,)."""
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """SHA-256, uint8 (N, 32)."""
+
+
 class ImageIndex:
     """Reads the files of a storage, except those in the cache; larger images than `max_pixels` are unreadable.
 
@@ -63,7 +76,7 @@ class ImageIndex:
     """
 
     def __init__(
-        self, storage: Storage, root: Path | str, max_pixels: int, cache: Cache, *, keeps_small: bool = True
+        self, storage: Contents, root: Path | str, max_pixels: int, cache: Cache, *, keeps_small: bool = True
     ) -> None:
         self.storage, self.max_pixels = storage, max_pixels
         self._root_key = cache_key(root.absolute() if isinstance(root, Path) else root)
@@ -166,11 +179,12 @@ class ImageIndex:
         )
 
     def read_thumbnails(
-        self, samples: SampleTable, workers: int, *, subprocesses: bool = True
+        self, samples: HashedFiles, workers: int, *, subprocesses: bool = True, name: Callable[[str], str] = str
     ) -> Callable[[np.ndarray], np.ndarray]:
         """A function from sample numbers, int64 (n,), to thumbnails, uint8 (n, S, S), until `close`.
 
-        Files whose thumbnail is not kept, or damaged, are read. Raises `DataError` if one has changed since the scan.
+        Files whose thumbnail is not kept, or damaged, are read. Raises `DataError`, with the `name` of the path, if one
+        has changed since the scan.
         """
         keys = np.ascontiguousarray(samples.hashes[:, :KEY_BYTES])
         tables = [self.thumbnails] if self._keeps_small else [self.thumbnails, self._passing]
@@ -184,7 +198,7 @@ class ImageIndex:
         with closing(answers):
             for i, digest, answer in answers:
                 if digest != samples.hashes[i].tobytes().hex() or not isinstance(answer, bytes):
-                    raise DataError(f"{samples.paths[i]} changed while the data was read. Start again.")
+                    raise DataError(f"{name(samples.paths[i])} changed while the data was read. Start again.")
                 new[i] = answer
                 if len(new) >= _CHUNK or i == missing[-1]:
                     self._append_thumbnails(keys[list(new)], np.frombuffer(b"".join(new.values()), RECORD_DTYPE))
@@ -229,6 +243,10 @@ class ImageIndex:
             except (OSError, ValueError) as error:
                 flush()
                 answers.append(("", unreadable(image_error(error))))
+                continue
+            if isinstance(source, np.ndarray):
+                flush()
+                answers.append(examine_pixels(source))
                 continue
             assert isinstance(source, (Path, bytes))
             batch.append(source)

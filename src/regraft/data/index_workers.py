@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from regraft.cache import Table
-from regraft.data.decode import STREAM, is_stream
-from regraft.data.image_stats import examine_image
+from regraft.data.decode import STREAM, is_stream, pixels_sha256
+from regraft.data.image_stats import RECORD_DTYPE, examine_image, measure
 from regraft.data.storage import image_error
 from regraft.errors import ImageError, ImageErrorCode
 from regraft.worker_process import Handler, Message, WorkerProcess
@@ -147,6 +147,16 @@ def examine(data: bytes, max_pixels: int) -> bytes | Unreadable:
         return examine_image(data, max_pixels=max_pixels).tobytes()
     except ImageError as error:
         return unreadable(error)
+
+
+def examine_pixels(pixels: np.ndarray) -> Answer:
+    """The answer for an image in memory, uint8 (H, W, 3)."""
+    record = np.zeros((), RECORD_DTYPE)
+    thumbnail, *measures = measure(Image.fromarray(pixels))
+    height, width = pixels.shape[:2]
+    record["stats"] = (pixels.nbytes, width, height, "", "RGB", 1, 1, 0.0, *measures)
+    record["thumbnail"] = thumbnail
+    return pixels_sha256(pixels), record.tobytes()
 
 
 def content_key(sha256: str) -> bytes:

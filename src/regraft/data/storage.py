@@ -66,15 +66,8 @@ class Directory(Protocol):
         """Names, from the storage's root, of hidden and system files in this directory and its listed folders."""
 
 
-class Storage(Protocol):
-    """Files by name; safe to read from several threads."""
-
-    @property
-    def top(self) -> Directory:
-        """Root directory."""
-
-    def exists(self, name: str) -> bool:
-        """Whether there is a file of this name."""
+class Contents(Protocol):
+    """Contents by name; safe to read from several threads."""
 
     def read(self, name: str) -> bytes:
         """All bytes of a file; raises `OSError` if it cannot be read and `ValueError` for an invalid name."""
@@ -84,6 +77,17 @@ class Storage(Protocol):
 
     def stamp(self, name: str) -> tuple[int, ...] | None:
         """Numbers that change with the content, None if a change may not show; raises `OSError` if there is no file."""
+
+
+class Storage(Contents, Protocol):
+    """Files by name, and the folders that they are in."""
+
+    @property
+    def top(self) -> Directory:
+        """Root directory."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of this name."""
 
 
 class Listing:

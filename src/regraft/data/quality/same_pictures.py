@@ -7,19 +7,25 @@ of its picture.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from regraft.cache import Cache, cache_key_of
 from regraft.data.decode import ImageSource, decode_image
-from regraft.data.image_stats import STATS_VERSION, examine_image, measure, stats_of
+from regraft.data.entries import EntryTable, ImageEntry
+from regraft.data.image_stats import STATS_DTYPE, STATS_VERSION
 from regraft.data.index import ImageIndex, Progress
-from regraft.data.index_workers import content_key
 from regraft.data.quality.near_duplicates import NEAR_DUPLICATES_VERSION, Pictures, find_near_duplicates
-from regraft.data.storage import Folder
+from regraft.data.strings import string_array
 from regraft.data.union_find import connected_sets
+from regraft.errors import DataError, ImageError
+from regraft.key_index import KEY_BYTES
+from regraft.resources import usable_cpus
+
+#: Rows of a table that are read at once.
+_READ = 4096
 
 
 def near_duplicate_pairs(
@@ -61,46 +67,82 @@ def picture_numbers(
 
 
 def read_pictures(
-    hashes: Sequence[str], source: Callable[[int], ImageSource], *, max_pixels: int, cache: Cache
+    hashes: Sequence[str],
+    source: Callable[[int], ImageSource],
+    *,
+    max_pixels: int,
+    cache: Cache,
+    workers: int | None = None,
 ) -> tuple[Pictures, np.ndarray]:
-    """Thumbnails of images by number, and shorter sides in pixels, (N,).
+    """Thumbnails of different images by number, which are in the cache, and shorter sides in pixels, (N,).
 
-    `source` gives the content of an image by its number, and is called for those without a thumbnail in the cache, one
-    after the other; their thumbnails stay in memory, 4 KB each.
+    `source` gives the content of an image by its number, and is called for those without a thumbnail in the cache, by
+    several of the `workers` threads (None: one a CPU) at a time; what it raises is passed on. Raises `ImageError` if a
+    content cannot be decoded, and `DataError` if it is not that of its hash.
     """
-    index = ImageIndex(Folder(Path()), Path(), max_pixels, cache)
-    thumbnails = _Thumbnails(index, hashes, source)
-    return thumbnails, thumbnails.sides
+    contents, workers = _Contents(source, max_pixels), workers or usable_cpus()
+    index = ImageIndex(contents, "", max_pixels, cache)
+    digests = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(-1, 32)
+    sides = _sides(index, digests, contents, workers)
+    files = _Files(string_array([str(number) for number in range(len(hashes))]), digests)
+    return index.read_thumbnails(files, workers, name=contents.name), sides
 
 
-class _Thumbnails:
-    """Thumbnails, uint8 (n, S, S), by numbers, and shorter sides in pixels; images outside the cache are read."""
+def _sides(index: ImageIndex, digests: np.ndarray, contents: _Contents, workers: int) -> np.ndarray:
+    """The shorter side of each image in pixels, (N,); images whose size is not in the cache are read."""
+    keys = np.ascontiguousarray(digests[:, :KEY_BYTES])
+    rows = index.image_stats.find(keys)
+    missing = np.flatnonzero(rows < 0)
+    if len(missing):
+        entries = EntryTable(ImageEntry(str(number), "") for number in missing.tolist())
+        samples, bad = index.read(entries, workers, None)
+        if bad:
+            raise ImageError(bad[0].reason, contents.name(bad[0].path), bad[0].code)
+        for number, digest in zip(missing.tolist(), samples.hashes, strict=True):
+            if not np.array_equal(digest, digests[number]):
+                raise DataError(f"{contents.name(str(number))} changed since it was hashed. Start again.")
+        rows = index.image_stats.find(keys)
+    sides = np.zeros(len(keys))
+    for start in range(0, len(keys), _READ):
+        stats = index.image_stats.read(rows[start : start + _READ]).view(STATS_DTYPE).reshape(-1)
+        sides[start : start + _READ] = np.minimum(stats["width"], stats["height"])
+    return sides
 
-    def __init__(self, index: ImageIndex, hashes: Sequence[str], source: Callable[[int], ImageSource]) -> None:
-        keys = [content_key(sha256) for sha256 in hashes]
-        rows, stats = index.thumbnails.find(keys), index.image_stats.find(keys)
-        self._table, self.sides = index.thumbnails, np.zeros(len(keys))
-        self._rows = np.where(stats >= 0, rows, -1)
-        known = np.flatnonzero(self._rows >= 0)
-        for start in range(0, len(known), 4096):
-            part = known[start : start + 4096]
-            self.sides[part] = [min(row.width, row.height) for row in stats_of(index.image_stats.read(stats[part]))]
-        self._read: dict[int, np.ndarray] = {}
-        for i in np.flatnonzero(self._rows < 0).tolist():
-            content = source(i)
-            if isinstance(content, (str, Path, bytes)):
-                record = examine_image(content, max_pixels=index.max_pixels)
-                self._read[i] = record["thumbnail"]
-                self.sides[i] = min(record["stats"]["width"], record["stats"]["height"])
-            else:  # pixels
-                pixels = decode_image(content, max_pixels=index.max_pixels)
-                self._read[i], self.sides[i] = measure(Image.fromarray(pixels))[0], min(pixels.shape[:2])
 
-    def __call__(self, numbers: np.ndarray) -> np.ndarray:
-        """A copy of the thumbnails of these images."""
-        thumbnails = np.empty((len(numbers), *self._table.shape), np.uint8)
-        rows = self._rows[numbers]
-        thumbnails[rows >= 0] = self._table.read(rows[rows >= 0])
-        for place in np.flatnonzero(rows < 0).tolist():
-            thumbnails[place] = self._read[int(numbers[place])]
-        return thumbnails
+@dataclass(frozen=True, eq=False)
+class _Files:
+    """Names, (N,), and SHA-256, uint8 (N, 32)."""
+
+    paths: np.ndarray
+    hashes: np.ndarray
+
+
+class _Contents:
+    """Images of any sources as files whose names are their numbers."""
+
+    def __init__(self, source: Callable[[int], ImageSource], max_pixels: int) -> None:
+        self._source, self._max_pixels = source, max_pixels
+
+    def source(self, name: str) -> ImageSource:
+        """A path, the bytes of a file, or pixels."""
+        content = self._source(int(name))
+        if isinstance(content, (Path, bytes)):
+            return content
+        return Path(content) if isinstance(content, str) else decode_image(content, max_pixels=self._max_pixels)
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file."""
+        content = self._source(int(name))
+        if isinstance(content, (str, Path)):
+            return Path(content).read_bytes()
+        if not isinstance(content, bytes):
+            raise ValueError("pixels, not a file")
+        return content
+
+    def stamp(self, name: str) -> None:
+        """There is none: the SHA-256 is known, not the file."""
+
+    def name(self, name: str) -> str:
+        """What a message calls an image."""
+        content = self._source(int(name))
+        return str(content) if isinstance(content, (str, Path)) else f"Image {int(name) + 1}"
