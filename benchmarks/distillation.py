@@ -3,7 +3,7 @@
     python benchmarks/distillation.py DATA [DATA ...] [--images 200] [--draws 3] [--teacher a,b] [--into NAME]
         [--size 160] [--held-out N] [--record [NAME]] [-- SETTING=VALUE ...]
 
-DATA is what `regraft train` takes; where it has no train and test parts, a third of it is the test part. Each draw
+DATA is a folder with train/CLASS and test/CLASS, as benchmarks/datasets.py makes them, or a zip file of one. Each draw
 labels some of the training images, and the others have no label. The teacher learns from the labeled ones, then
 `regraft distill` trains the student, with the others as unlabeled images, and the same model on the labels alone; all
 have their defaults, or what follows `--`, such as `distillation.temperature=1`, for the student. `--images 0` labels
@@ -22,15 +22,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
-from accuracy import parts_of, write_draw
+from accuracy import count, unpacked
+from draw import draw, link, stratified_order
 from evidence import hash_of, save
 
 from regraft.config import load_config
 from regraft.runs.distill import distill_with
 from regraft.runs.run import Run
 from regraft.runs.train import train_from
-from regraft.training.backbone_scores import stratified_order
 
 MODELS = ("plain", "student", "teacher")
 
@@ -53,20 +52,21 @@ def main() -> None:
     accuracies: dict[str, list[float]] = {}
     facts: dict[str, dict[str, Any]] = {}
     for data in given.data:
-        every = parts_of(data)
-        count = given.images or len(every["train"]) - given.held_out
-        unlabeled = len(every["train"]) - given.held_out - count
-        base = ", ".join([data.stem, f"{count:,} labeled, {unlabeled:,} unlabeled", *settings])
         of_set: dict[str, list[float]] = {model: [] for model in MODELS}
         seconds: dict[str, list[float]] = {model: [] for model in MODELS}
-        for draw in range(given.draws):
-            parts = hold_out(every, given.held_out, draw) if given.held_out else every
-            with tempfile.TemporaryDirectory(prefix="regraft-distillation-") as folder:
-                manifest = write_draw(parts, count, draw, Path(folder))
-                for model, run in train_three(given, settings, manifest, draw).items():
-                    of_set[model].append(run.metrics["test"]["accuracy"])
-                    seconds[model].append(round(run.metrics["time"]["train_seconds"], 1))
-            print(base, draw, {model: round(values[-1], 4) for model, values in of_set.items()}, flush=True)
+        with unpacked(data) as source:
+            total = count(source, "train") - given.held_out
+            images, tested = given.images or total, given.held_out or count(source, "test")
+            base = ", ".join([data.stem, f"{images:,} labeled, {total - images:,} unlabeled", *settings])
+            for number in range(given.draws):
+                with tempfile.TemporaryDirectory(prefix="regraft-distillation-") as folder:
+                    place = Path(folder)
+                    drawn = hold_out(source, place / "all", given.held_out, number) if given.held_out else source
+                    draw(drawn, place / "labeled", images, number, unlabeled=place / "unlabeled")
+                    for model, run in train_three(given, settings, place, number).items():
+                        of_set[model].append(run.metrics["test"]["accuracy"])
+                        seconds[model].append(round(run.metrics["time"]["train_seconds"], 1))
+                print(base, number, {model: round(values[-1], 4) for model, values in of_set.items()}, flush=True)
         for model in MODELS:
             accuracies[f"{base}: {model}"] = of_set[model]
             facts[f"{base}: {model}"] = {
@@ -74,7 +74,7 @@ def main() -> None:
                 "mean": f"{100 * mean(of_set[model]):.1f} %",
                 "against_plain": difference(of_set, model),
                 "gain_kept": kept(of_set) if model == "student" else "",
-                "test images": given.held_out or len(every["test"]),
+                "test images": tested,
                 "train_seconds": seconds[model],
                 "data_sha256": hash_of(data)["sha256"] if data.is_dir() else "",
             }
@@ -84,27 +84,24 @@ def main() -> None:
         save(given.record, accuracies, unit="test accuracy", title="distillation", facts=facts)
 
 
-def hold_out(parts: Mapping[str, list[tuple[Path, str]]], count: int, draw: int) -> dict[str, list[tuple[Path, str]]]:
-    """The same training images, of which some, with the same shares of the classes, are the test images instead."""
-    names = sorted({label for _, label in parts["train"]})
-    labels = np.array([names.index(label) for _, label in parts["train"]])
+def hold_out(source: Path, out: Path, images: int, number: int) -> Path:
+    """The same set without its test images, in whose place are some of the training images."""
+    files = sorted((source / "train").glob("*/*"))
     # Another seed than that of the labeled images.
-    order = stratified_order(labels, seed=1_000 + draw)
-    chosen = set(order[:count].tolist())
-    return {
-        "train": [image for number, image in enumerate(parts["train"]) if number not in chosen],
-        "test": [image for number, image in enumerate(parts["train"]) if number in chosen],
-    }
+    order = stratified_order([file.parent.name for file in files], 1_000 + number)
+    for rank, i in enumerate(order):
+        link(files[i], out / ("test" if rank < images else "train") / files[i].parent.name / files[i].name)
+    return out
 
 
-def train_three(given: argparse.Namespace, settings: Sequence[str], data: Path, draw: int) -> dict[str, Run]:
-    """The runs of the teacher, the student and the plain model, in the folder of the data."""
-    common = {"training.seed": draw, "model.image_size": given.size}
-    folder = data.parent
-    teacher = train_from(data, load_config(overrides={**common, "model.backbone": given.teacher}), folder / "teacher")
+def train_three(given: argparse.Namespace, settings: Sequence[str], folder: Path, number: int) -> dict[str, Run]:
+    """The runs of the teacher, the student and the plain model, in the folder of a draw."""
+    common = {"training.seed": number, "model.image_size": given.size}
+    config = load_config(overrides={**common, "model.backbone": given.teacher})
+    teacher = train_from(folder / "labeled", config, folder / "teacher")
     wanted = {**common, "model.backbone": given.into, "distillation.teacher": str(teacher.path)}
-    if any((folder / "unlabelled").iterdir()):
-        wanted["data.unlabelled"] = str(folder / "unlabelled")
+    if any((folder / "unlabeled").iterdir()):
+        wanted["data.unlabelled"] = str(folder / "unlabeled")
     student = distill_with(load_config(None, settings, wanted), None, folder / "student")
     return {"plain": Run(student.path / "plain"), "student": student, "teacher": teacher}
 
