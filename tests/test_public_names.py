@@ -11,9 +11,10 @@ import pytest
 import regraft
 
 FROZEN = [
-    "scan", "inspect", "split", "folds", "build", "train", "resume", "distill", "load", "summary", "evaluate",
-    "predict", "explain", "audit_attribution", "export", "verify", "serve", "cross_validate", "compare", "write_report",
-    "tune", "learning_curve", "load_config", "Augmentation", "BadFile", "Classifier", "Comparison", "Config",
+    "scan", "inspect", "split", "folds", "build", "train", "resume", "distill", "change_classes", "load",
+    "summary", "evaluate", "predict", "explain", "audit_attribution", "export", "verify", "serve", "cross_validate",
+    "compare", "write_report", "tune", "learning_curve", "load_config", "Augmentation", "BadFile", "Classifier",
+    "Comparison", "Config",
     "CrossValidation", "DataOptions", "Dataset", "Evaluation", "AttributionAudit", "Explanation", "ExportedModel",
     "Finding", "Inspection", "LearningCurve", "ModelOptions", "Prediction", "Predictions", "RegraftError", "Run",
     "RunOptions", "Sample", "Split", "Summary", "TrackingOptions", "TrainingOptions", "TuneResult", "UsageError",

@@ -80,6 +80,7 @@ _MODULES = {
     "regraft.models.options": ("ModelOptions",),
     "regraft.models.inference": ("Prediction",),
     "regraft.models.summary": ("Summary",),
+    "regraft.runs.change_classes": ("change_classes",),
     "regraft.runs.distill": ("distill",),
     "regraft.runs.evaluate": ("evaluate",),
     "regraft.runs.explain": ("explain", "Explanation"),
@@ -104,9 +105,10 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - functions first, in the order of use
-    "scan", "inspect", "split", "folds", "build", "train", "resume", "distill", "load", "summary", "evaluate",
-    "predict", "explain", "audit_attribution", "export", "verify", "serve", "cross_validate", "compare", "write_report",
-    "tune", "learning_curve", "load_config", "Augmentation", "BadFile", "Classifier", "Comparison", "Config",
+    "scan", "inspect", "split", "folds", "build", "train", "resume", "distill", "change_classes", "load",
+    "summary", "evaluate", "predict", "explain", "audit_attribution", "export", "verify", "serve", "cross_validate",
+    "compare", "write_report", "tune", "learning_curve", "load_config", "Augmentation", "BadFile", "Classifier",
+    "Comparison", "Config",
     "CrossValidation", "DataOptions", "Dataset", "Evaluation", "AttributionAudit", "Explanation", "ExportedModel",
     "Finding", "Inspection", "LearningCurve", "ModelOptions", "Prediction", "Predictions", "RegraftError", "Run",
     "RunOptions", "Sample", "Split", "Summary", "TrackingOptions", "TrainingOptions", "TuneResult", "UsageError",

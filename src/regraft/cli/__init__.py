@@ -24,7 +24,7 @@ from regraft.cli.options import Command, CommandGroup
 from regraft.cli.output import err, fail
 from regraft.cli.results import evaluate, explain, predict, report, summary
 from regraft.cli.setup import backbones, cache, config
-from regraft.cli.training import compare, crossval, demo, distill, learning_curve, plan, train, tune
+from regraft.cli.training import classes, compare, crossval, demo, distill, learning_curve, plan, train, tune
 from regraft.distributed import PeerError, launch
 from regraft.errors import AmbiguousNameWarning, RegraftError, UsageError
 from regraft.resources import limit_threads
@@ -42,7 +42,7 @@ app = typer.Typer(
 )
 _PANELS = {
     "Data": (inspect, split, clean),
-    "Training": (demo, train, plan, tune, distill, crossval, compare, learning_curve),
+    "Training": (demo, train, plan, tune, distill, classes, crossval, compare, learning_curve),
     "Results": (evaluate, report, predict, explain, summary),
     "Deployment": (export, verify, serve),
     "Setup": (backbones, config, cache),

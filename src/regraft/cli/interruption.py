@@ -15,7 +15,7 @@ from regraft.errors import Interrupted
 #: Exit code of a program that Ctrl-C ended: 128 and the number of the signal.
 EXIT_CODE = 130
 #: Verbs whose folder is continued by `--resume`, and the verb that has it.
-_RESUMED = {"train": "train", "demo": "train", "distill": "distill", "tune": "tune"}
+_RESUMED = {"train": "train", "demo": "train", "classes": "train", "distill": "distill", "tune": "tune"}
 #: Verbs whose same command finds in the cache, or in its folder of results, what is done.
 _REPEATED = ("crossval", "learning-curve", "compare")
 

@@ -7,7 +7,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -26,6 +26,8 @@ from regraft.synonyms import advice_on, canonical, settings_like, spelled_like
 from regraft.tracking.options import TrackingOptions
 from regraft.training.distillation import DistillationOptions
 from regraft.training.options import TrainingOptions
+
+KeepImages = Literal["auto", "all", "none"]
 
 
 @usage_errors
@@ -62,6 +64,10 @@ class DataOptions:
     unlabelled: Annotated[
         str, Field(description="a folder, archive or table of images without labels, which the head may learn from")
     ] = ""
+    exemplars: Annotated[
+        int,
+        Field(ge=0, le=10_000, description="images of a class whose features are kept, to grow without them; 0: none"),
+    ] = 100
 
 
 @usage_errors
@@ -76,6 +82,14 @@ class RunOptions:
     from_run: Annotated[
         str, Field(description="a run whose settings, weights and head this one starts from; empty: none")
     ] = ""
+    keep_images: Annotated[
+        KeepImages,
+        Field(description="whether that run's images train again: all, none, or auto (all if DATA has none of them)"),
+    ] = "auto"
+    class_changes: Annotated[
+        tuple[str, ...],
+        Field(description="changes of that run's classes, whose images train again: old=new, or old= to drop a class"),
+    ] = ()
     preset: Annotated[
         Preset,
         BeforeValidator(spelled_like(Preset, none=DEFAULT_PRESET)),
@@ -230,6 +244,8 @@ def _with_defaults_of_runs(values: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"--from {earlier}{missing}: expected the folder of a run (run.from_run).")
         given["run"]["from_run"] = backbone["weights"]
         defaults = _read_run(Path(earlier) / "config.toml")
+        if given.get("training", {}).get("finetune_epochs") == 0:  # the views of that run may be those of fine-tuning
+            defaults.get("training", {}).pop("views", None)
         defaults |= {"run": {}, "distillation": {}, "model": {**defaults.get("model", {}), **backbone}}
         defaults.get("data", {}).pop("unlabelled", None)  # which were for its images, and may be test images now
     elif backbone := options_of_run(model.get("backbone", "")):

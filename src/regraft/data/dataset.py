@@ -17,6 +17,7 @@ from regraft.data.samples import Part as Part
 from regraft.data.samples import Sample as Sample
 from regraft.data.samples import SampleTable
 from regraft.data.storage import Folder, Storage, image_error
+from regraft.data.stored_features import StoredFeatures
 from regraft.errors import DataError, ImageError, ImageErrorCode
 from regraft.notebook_repr import NotebookRepr
 
@@ -235,10 +236,14 @@ class Unlabeled:
 
 @dataclass(frozen=True)
 class Split(NotebookRepr):
-    """A data set in which every sample is assigned to train, val or test; and images without labels, if any."""
+    """A data set in which every sample is assigned to train, val or test; and images without labels, if any.
+
+    `stored` has the features of its last samples, whose images are gone, if any.
+    """
 
     dataset: Dataset
     unlabeled: Unlabeled | None = field(default=None, repr=False, compare=False)
+    stored: StoredFeatures | None = field(default=None, repr=False, compare=False)
 
     _parts: dict[Part, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
@@ -246,9 +251,9 @@ class Split(NotebookRepr):
         if (self.dataset.table.parts < 0).any():
             raise DataError("A split needs a part for every sample; call regraft.split(dataset) first.")
 
-    def __reduce__(self) -> tuple[type[Split], tuple[Dataset, Unlabeled | None]]:
+    def __reduce__(self) -> tuple[type[Split], tuple[Dataset, Unlabeled | None, StoredFeatures | None]]:
         """Pickle without the parts, which are selected again."""
-        return Split, (self.dataset, self.unlabeled)
+        return Split, (self.dataset, self.unlabeled, self.stored)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{len(self[part])} {part}" for part in self)
@@ -264,6 +269,19 @@ class Split(NotebookRepr):
     def __iter__(self) -> Iterator[Part]:
         present = self.dataset.table.parts_present()
         return (part for part in PARTS if part in present)
+
+    def stored_of(self, part: Part) -> StoredFeatures:
+        """The features of the last samples of a part, whose images are gone."""
+        if self.stored is None:
+            return StoredFeatures(np.empty((0, 0), np.float32), np.empty(0, np.float32))
+        return self.stored.take(self.dataset.table.parts[-len(self.stored) :] == PARTS.index(part))
+
+    def with_files(self, part: Part) -> Dataset:
+        """The samples of a part whose images are there."""
+        dataset = self[part]
+        if self.stored is None:
+            return dataset
+        return dataset.with_samples(dataset.table.take(np.arange(len(dataset) - len(self.stored_of(part)))))
 
     def counts(self) -> dict[Part, dict[str, int]]:
         """Number of samples of each class in each part, in class order, including zeros."""

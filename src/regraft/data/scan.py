@@ -20,9 +20,10 @@ from regraft.data.quality.same_pictures import near_duplicate_pairs
 from regraft.data.read_images import ReadImages, open_cache, read_images
 from regraft.data.rgb import white_for
 from regraft.data.samples import PARTS, Part, SampleTable
+from regraft.data.sources.earlier import with_groups
 from regraft.data.sources.folders import FolderLayout, similar_names
-from regraft.data.sources.groups import compile_pattern, group_by_pattern
-from regraft.data.sources.open import open_data
+from regraft.data.sources.groups import compile_pattern
+from regraft.data.sources.open import DataSource, open_data
 from regraft.data.sources.table import SUFFIXES
 from regraft.data.sources.urls import absolute, redact, suffix_of
 from regraft.data.storage import Directory, Folder, is_image
@@ -104,7 +105,8 @@ def scan(
     if on_unreadable not in get_args(OnUnreadable):
         raise UsageError(f"on_unreadable={on_unreadable!r}; expected skip or error.")
     as_path(path, "The data")
-    pattern = compile_pattern(group_by) if group_by else None
+    if group_by:
+        compile_pattern(group_by)  # before the source is opened
     if layout not in get_args(FolderLayout):
         raise UsageError(f"layout={layout!r}; expected {', '.join(get_args(FolderLayout))}.")
     if (image_column or label_column) and suffix_of(str(path)) not in SUFFIXES:
@@ -116,11 +118,32 @@ def scan(
         path, root, remote=remote, layout=layout, known=classes or (), image_column=image_column,
         label_column=label_column,
     )  # fmt: skip
+    is_plain = root is None and layout == "auto" and not image_column and not label_column
+    return scan_source(
+        with_groups(source, group_by), path, on_unreadable=on_unreadable, classes=classes, max_pixels=max_pixels,
+        cache=cache, near_duplicates=near_duplicates, lenient=lenient, workers=workers, progress=progress,
+        compare_progress=compare_progress, scanned=absolute(path) if is_plain else "",
+    )  # fmt: skip
+
+
+def scan_source(
+    source: DataSource,
+    path: Path | str,
+    *,
+    on_unreadable: OnUnreadable = "skip",
+    classes: Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    cache: Cache | None = None,
+    near_duplicates: bool = True,
+    lenient: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    compare_progress: Progress | None = None,
+    scanned: str = "",
+) -> Dataset:
+    """Hash and decode every image of an open source, as `scan` does; `path` names it in messages."""
     name, read = redact(str(path)), source.layout
     found, notes = read.found.sorted_by_path(), tuple(read.notes)
-    if pattern:
-        found, more = group_by_pattern(found, pattern)
-        notes = (*notes, *more)
     pairs: tuple[Pair, ...] = ()
     with (
         open_cache(cache) as store,
@@ -148,8 +171,6 @@ def scan(
     others = describe_ignored(sorted(read.ignored), source.storage.source)
     notes = (*notes, *others, *spelling, *_value_notes(samples, is_new=is_new), *_duplicate_notes(samples))
     ignored = tuple(sorted(read.ignored + read.noted))
-    is_plain = root is None and layout == "auto" and not image_column and not label_column
-    scanned = absolute(path) if is_plain else ""
     return Dataset(
         source.root, samples, tuple(classes), bad, ignored, notes, max_pixels, source.storage, pairs, problems,
         scanned,

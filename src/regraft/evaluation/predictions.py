@@ -95,9 +95,12 @@ class Predictions(NotebookRepr):
         """The predictions of one part, in the same order; may be empty. DataError for an unknown part."""
         if name not in (*PARTS, ""):
             raise DataError(f'part {name!r}; expected train, val, test or ""')
-        rows = [i for i, part in enumerate(self.parts) if part == name]
-        ids = tuple(self.ids[i] for i in rows)
-        return Predictions(ids, self.labels[rows], self.probabilities[rows], self.classes, (name,) * len(rows))
+        return self.take(np.array([i for i, part in enumerate(self.parts) if part == name], np.int64))
+
+    def take(self, rows: np.ndarray) -> Predictions:
+        """The predictions with these numbers, int64 (n,), in their order."""
+        ids, parts = (tuple(values[i] for i in rows.tolist()) for values in (self.ids, self.parts))
+        return Predictions(ids, self.labels[rows], self.probabilities[rows], self.classes, parts)
 
     def write_csv(self, path: Path) -> None:
         """Write one row per image: `id,label,predicted,part`, then `p(<class>)` for each class, with all digits."""

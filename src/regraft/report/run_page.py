@@ -14,6 +14,7 @@ from regraft.evaluation.abstention import risk_coverage
 from regraft.evaluation.calibration import MIN_IMAGES, Calibration
 from regraft.evaluation.metrics import Evaluation
 from regraft.report import sentences
+from regraft.report.earlier_run import class_rows
 from regraft.report.html import bidi, interval, percent, render_page
 from regraft.report.plots.confusion import confusion_figure
 from regraft.report.plots.reliability import draw_reliability, draw_risk_coverage
@@ -46,15 +47,17 @@ def run_page(record: RunRecord, thumbnails: Mapping[str, str], maps: Mapping[str
     of `record.predicted_image_names()` under their attribution maps; None if attribution was not requested.
     """
     evaluation = record.evaluations[record.part] if record.part else None
+    changes = class_rows(record.metrics.get("earlier_run") or {})
+    parts = [part for part in PARTS if part in record.counts]
     sections = {
         "summary": "Summary", "data": "Data",
         **({"backbones": "Choice of the backbone"} if record.backbone_search else {}),
         "training": "Training curves", "confusion": "Confusion matrix",
-        "classes": "Per-class metrics", "calibration": "Calibration", "predictions": "Top losses",
+        "classes": "Per-class metrics", **({"earlier": "Compared with the earlier run"} if changes else {}),
+        "calibration": "Calibration", "predictions": "Top losses",
         "label_errors": "Label errors", **({"comparison": "Comparison"} if record.comparison else {}),
         "reproduce": "Reproduce this run",
     }  # fmt: skip
-    parts = [part for part in PARTS if part in record.counts]
     image_names = record.image_names()
     missing_count = sum(path not in thumbnails for path in image_names)
     data = record.metrics.get("data") or {}
@@ -77,6 +80,7 @@ def run_page(record: RunRecord, thumbnails: Mapping[str, str], maps: Mapping[str
         search=_search_view(record),
         training=training_view(record),
         confusion=confusion_view(evaluation) if evaluation else None,
+        changes=changes,
         per_class_rows=record.weakest_first(),
         calibration=_calibration_view(record),
         album=Album(thumbnails, "not available"),

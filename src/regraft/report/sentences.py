@@ -15,6 +15,7 @@ from regraft.evaluation.abstention import select, threshold_for
 from regraft.evaluation.calibration import MIN_IMAGES
 from regraft.evaluation.metrics import MAX_UNTESTED, Evaluation
 from regraft.report.distillation import describe_lesson, describe_result
+from regraft.report.earlier_run import describe_earlier
 from regraft.report.html import Name, interval, percent
 from regraft.report.record import RANDOM_WEIGHTS, WITHHELD, RunRecord
 from regraft.text import pluralize
@@ -45,6 +46,8 @@ def summary(record: RunRecord) -> list[Sentence]:
         sentences += _per_class(evaluation)
     if distillation := record.metrics.get("distillation"):
         sentences += [(text,) for text in (describe_lesson(distillation), *describe_result(distillation))]
+    if earlier := record.metrics.get("earlier_run"):
+        sentences += [(text,) for text in describe_earlier(earlier)]
     sentences += [*_calibration(record), *_threshold(record)]
     sentences += [(str(note),) for note in (record.metrics.get("training") or {}).get("notes", ())]
     if record.suspects:

@@ -68,6 +68,8 @@ def fit_into_budget(
     """
     if not len(split.train):
         raise DataError("The train part has no image.")
+    if split.stored is not None:  # a head alone, which takes seconds
+        return RunPlan(model, config)
     budget = config.training.budget
     if budget and config.training.compile:
         raise UsageError(

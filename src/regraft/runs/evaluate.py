@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from regraft import distributed
 from regraft.cache import Cache
@@ -21,6 +22,7 @@ from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.inference import Predictor, Tta, predict_images
+from regraft.models.ood import rowwise
 from regraft.runs.run import Run, classifier_of, open_model
 from regraft.runs.training_overlap import overlap_with_run
 
@@ -196,6 +198,25 @@ def predict_jointly(
     for process, part in enumerate(distributed.all_gather(values)):
         whole[process_of == process] = part
     return _as_predictions(dataset, classifier, whole[:, :-1], whole[:, -1])
+
+
+def predict_features(
+    classifier: Classifier, features: torch.Tensor, dataset: Dataset, *, after: SamplePredictions
+) -> SamplePredictions:
+    """Predict the last images of a data set from what the head reads of them, float32 (E, F), `after` the others."""
+    head = classifier.head
+    with torch.inference_mode():
+        features = features.to(classifier.mean.device)
+        said = rowwise(lambda rows: head.probabilities(head.classify(rows)), features).cpu().numpy()
+        of_features = np.full(len(features), np.nan)
+        if classifier.ood is not None:
+            of_features = classifier.ood(features).cpu().numpy()
+    distances = after.ood_distances
+    before = np.full(len(after.predictions), np.nan) if distances is None else distances
+    return _as_predictions(
+        dataset, classifier, np.concatenate([after.predictions.probabilities, said]),
+        np.concatenate([before, of_features]),
+    )  # fmt: skip
 
 
 def _as_predictions(

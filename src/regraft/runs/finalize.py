@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from regraft import distributed
@@ -22,12 +23,14 @@ from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import write_predictions
 from regraft.models.classifier import Classifier
+from regraft.report.earlier_run import describe_earlier
 from regraft.report.plots.confusion import plot_confusion
 from regraft.report.plots.reliability import plot_reliability
 from regraft.report.plots.samples import SampleTile, choose_samples, plot_samples
 from regraft.report.plots.training_curve import plot_history
 from regraft.runs.backbone_search import read_search
-from regraft.runs.evaluate import predict_jointly
+from regraft.runs.evaluate import predict_features, predict_jointly
+from regraft.runs.exemplars import captured, held_out_rows
 from regraft.runs.members import TrainedMember
 from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
@@ -40,26 +43,42 @@ _PART_TITLES = {"val": "Validation", "test": "Test"}
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Predictions of val and test images at temperature 1 and the fitted one; milliseconds per image from the file."""
+    """Predictions of val and test images at temperature 1 and the fitted one; milliseconds per image from the file.
+
+    `features` are what the head reads of the images with the numbers `kept`, which rise, float32 (K, F).
+    """
 
     before: Predictions
     after: Predictions
     milliseconds: float
+    kept: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    features: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
 
-def calibrate(model: Classifier, split: Split, reporter: ProgressReporter) -> HeldOut | None:
-    """Predict the val and test images, and fit temperature and out-of-distribution statistics on the val images."""
+def calibrate(model: Classifier, split: Split, reporter: ProgressReporter, *, exemplars: int = 0) -> HeldOut | None:
+    """Predict the val and test images, and fit temperature and out-of-distribution statistics on the val images.
+
+    The features of some of them are kept, for `exemplars` training images of a class.
+    """
     table = split.dataset.table
     held_out = split.dataset.with_samples(table.take(table.parts != PARTS.index("train")))
     if not len(held_out):
         model.ood = None
         return None
+    stored = [] if split.stored is None else [split.stored.features[table.parts[-len(split.stored) :] > 0]]
+    count = len(held_out) - sum(map(len, stored))
+    with_files = held_out.with_samples(held_out.table.take(np.arange(count)))
+    kept = held_out_rows(held_out, exemplars) if exemplars else np.empty(0, np.int64)
     started = time.perf_counter()
-    predicted = predict_jointly(
-        model, held_out, progress=lambda done, total: reporter.on_progress("evaluate", done, total, "images")
-    )
+    with captured(model, kept[kept < count]) as found:
+        predicted = predict_jointly(
+            model, with_files, progress=lambda done, total: reporter.on_progress("evaluate", done, total, "images")
+        )
     seconds = distributed.world_size() * (time.perf_counter() - started)  # each predicts its share
-    milliseconds = 1000 * seconds / len(held_out)
+    milliseconds = 1000 * seconds / max(1, count)
+    if stored:
+        found += [torch.from_numpy(stored[0][row - count]) for row in kept[kept >= count].tolist()]
+        predicted = predict_features(model, torch.from_numpy(stored[0]), held_out, after=predicted)
     before, distances = predicted.predictions, predicted.ood_distances
     is_val = held_out.table.parts == PARTS.index("val")
     if model.ood is not None and distances is not None and is_val.any():
@@ -68,7 +87,8 @@ def calibrate(model: Classifier, split: Split, reporter: ProgressReporter) -> He
         model.ood = None
     model.head.temperature = fit_temperature(before.part("val"))
     after = replace(before, probabilities=apply_temperature(before.probabilities, model.head.temperature))
-    return HeldOut(before, after, milliseconds)
+    features = torch.stack(found) if found else torch.empty(0, 0)
+    return HeldOut(before, after, milliseconds, kept, features)
 
 
 def write_results(
@@ -79,6 +99,7 @@ def write_results(
     held_out: HeldOut | None,
     members: Sequence[TrainedMember] = (),
     lesson: Lesson | None = None,
+    earlier_run: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Write history, predictions, metrics and plots into the run's folder; returns notes for the user."""
     notes: list[str] = []
@@ -142,6 +163,9 @@ def write_results(
         metrics["backbone_search"] = search
     if lesson is not None:
         metrics["distillation"] = dict(lesson.description)
+    if earlier_run is not None:
+        metrics["earlier_run"] = dict(earlier_run)
+        notes += describe_earlier(earlier_run)
     write_json(path / METRICS, metrics)
     return notes
 
@@ -179,6 +203,9 @@ def _plot_predictions(folder: Path, predictions: Predictions, split: Split, part
         title=f"{_PART_TITLES[part]} images",
     )
     dataset, white = split[part], split.dataset.white
+    predictions = predictions.take(np.arange(len(split.with_files(part))))
+    if not len(predictions):
+        return
     tiles = [
         SampleTile(
             # The predictions of a part are in its order.

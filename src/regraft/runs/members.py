@@ -163,7 +163,7 @@ def _config_of(config: Config, one: Classifier, seconds: float | None, **trainin
     model = replace(config.model, backbone=one.spec.name, image_size=image.size)
     return config.model_copy(
         update={
-            "run": replace(config.run, out="", from_run=""),
+            "run": replace(config.run, out="", from_run="", keep_images="auto", class_changes=()),
             "model": model,
             "training": replace(config.training, **training),
             "tracking": replace(config.tracking, to=()),

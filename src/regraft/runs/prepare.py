@@ -6,7 +6,7 @@ Input: data and a configuration. Output: a split and a classifier. Settings that
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from regraft.data.dataset import Dataset, Split
 from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split_file import split_sha256
+from regraft.data.stored_features import StoredFeatures
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier, build
 from regraft.models.registry import find_backbone
 from regraft.resources import alone_on_machine
+from regraft.runs.earlier_images import check_features_fit, scan_with_earlier, uses_earlier_images
 from regraft.runs.earlier_run import notes_on_earlier_run, take_head
 from regraft.runs.ineffective import describe_ineffective
 from regraft.runs.run import CONFIG, METRICS
@@ -48,7 +50,9 @@ def build_described(split: Split, config: Config, reporter: ProgressReporter) ->
 
 
 def describe_model(model: Classifier, split: Split, config: Config, reporter: ProgressReporter) -> None:
-    """Report what is to be known about a model before it is trained."""
+    """Report what is to be known about a model before it is trained; refuse one that features do not fit."""
+    if split.stored is not None:
+        check_features_fit(model, split, config)
     if model.weights.note:
         reporter.on_message(model.weights.note)
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
@@ -68,11 +72,18 @@ def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter)
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
 
-    def scanned() -> Dataset:
+    def scanned() -> tuple[Dataset, StoredFeatures | None]:
         with alone_on_machine():  # the other processes wait for the first, and find in the cache what it has read
-            return scan_with(config, data, Cache() if config.training.cache_gb else None, reporter)
+            cache = Cache() if config.training.cache_gb else None
+            if not uses_earlier_images(config):
+                return scan_with(config, data, cache, reporter), None
+            dataset, stored = scan_with_earlier(config, data, cache, reporter)
+            return _reported(dataset, reporter), stored
 
-    split = split_with(distributed.first_on_rank_0(scanned), config)
+    dataset, stored = distributed.first_on_rank_0(scanned)
+    # With changed classes each image has the part that it had.
+    split = Split(dataset) if config.run.class_changes else split_with(dataset, config)
+    split = replace(split, stored=stored)
     distributed.check_equal("images or labels", split_sha256(split))
     weights_of_classes(config.training.class_weights, split.train.labels, split.classes)
     for note in (*_missing_parts(split, config), describe(split)):
@@ -94,6 +105,11 @@ def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: P
         progress=partial(reporter.on_progress, "scan", detail="images"),
         compare_progress=partial(reporter.on_progress, "near duplicates"),
     )
+    return _reported(dataset, reporter)
+
+
+def _reported(dataset: Dataset, reporter: ProgressReporter) -> Dataset:
+    """The data set, after its notes."""
     for note in dataset.notes:
         reporter.on_message(note)
     if len(np.unique(dataset.table.pictures)) < len(dataset):

@@ -6,6 +6,8 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import numpy as np
 from regraft.config import DataOptions, load_run_config
 from regraft.data.dataset import Dataset
 from regraft.data.decode import ImageSource
-from regraft.data.scan import scan
-from regraft.data.sources.open import open_data
+from regraft.data.scan import scan_source
+from regraft.data.sources.earlier import ImagesOrigin, open_origin, select
+from regraft.data.sources.open import DataSource
 from regraft.data.strings import in_blocks
 from regraft.errors import DataError, ImageError, RegraftError, RunError, UsageError
 from regraft.runs.run import CONFIG, SOURCE, SPLIT, Run
@@ -44,6 +47,21 @@ def data_of(run: Run) -> str:
     return str(value["data"])
 
 
+def origin_of(run: Run) -> ImagesOrigin | None:
+    """Where the images of a run are, and those of earlier runs that it was trained on, too; None if in memory."""
+    if not (data := data_of(run)):
+        return None
+    options = load_run_config(run.path / CONFIG).data if (run.path / CONFIG).is_file() else DataOptions()
+    earlier = read_json(run.path / SOURCE).get("earlier")
+    try:
+        return ImagesOrigin(
+            data, options.layout, options.image_column, options.label_column, options.group_by, options.remote,
+            None if earlier is None else ImagesOrigin.from_json(earlier),
+        )  # fmt: skip
+    except (AttributeError, TypeError) as error:
+        raise RunError(f"{run.path / SOURCE} is damaged: {error}. Restore it.") from error
+
+
 def held_out(run: Run) -> Dataset:
     """The run's test images, else val; `UsageError` without their path, `DataError` if one is missing or changed."""
     source = data_of(run)
@@ -51,8 +69,12 @@ def held_out(run: Run) -> Dataset:
         reason = f"{source} does not exist" if source else "it was trained on images in memory"
         raise UsageError(f"The images of {run.path} are not available: {reason}. Give labeled data.")
     predictions = run.predictions_of()
-    wanted = set(predictions.ids)
-    dataset = scan(source, on_unreadable="skip", near_duplicates=False, classes=predictions.classes)
+    pairs = zip(predictions.ids, predictions.labels.tolist(), strict=True)
+    wanted = {name: (predictions.classes[label], None) for name, label in pairs}
+    origin = origin_of(run)
+    assert origin is not None
+    opened = select(open_origin(origin.for_reading()), wanted)
+    dataset = scan_source(opened, source, near_duplicates=False, classes=predictions.classes)
     hashes = {row.get("path"): row.get("sha256") for row in split_rows(run.path) if row.get("path") in wanted}
     table = dataset.table
     pairs = zip(in_blocks(table.paths), table.sha256s(), strict=True)
@@ -102,12 +124,9 @@ def _of_path(run: Run, data: Path | str | None) -> SourceOf | None:
     stored = data_of(run)
     if data is None and not (stored and Path(stored).exists()):
         return None
-    config = load_run_config(run.path / CONFIG).data if (run.path / CONFIG).is_file() else DataOptions()
+    origin = (origin_of(run) or ImagesOrigin("")).for_reading(None if data is None else str(data))
     try:
-        opened = open_data(
-            data if data is not None else Path(stored), remote=data is not None and config.remote,
-            layout=config.layout, image_column=config.image_column, label_column=config.label_column,
-        )  # fmt: skip
+        opened = _open_what_is_there(origin)
     except RegraftError:
         if data is not None:
             raise
@@ -124,3 +143,11 @@ def _of_path(run: Run, data: Path | str | None) -> SourceOf | None:
         return content
 
     return source
+
+
+def _open_what_is_there(origin: ImagesOrigin) -> DataSource:
+    """Open the images of a run, without those of earlier runs if these cannot be opened."""
+    if origin.earlier is not None:
+        with suppress(RegraftError):
+            return open_origin(origin)
+    return open_origin(replace(origin, earlier=None))

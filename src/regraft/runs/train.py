@@ -30,6 +30,9 @@ from regraft.models.registry import AUTO, find_backbone
 from regraft.models.serialization import save_classifier
 from regraft.runs.backbone_search import candidates_for, choose_backbone, write_search
 from regraft.runs.budget import RunPlan, fit_into_budget, with_preset_plan
+from regraft.runs.earlier_comparison import describe_earlier_run
+from regraft.runs.earlier_images import source_record, with_decision
+from regraft.runs.exemplars import number_of, write_exemplars
 from regraft.runs.finalize import HeldOut, calibrate, write_results
 from regraft.runs.members import TrainedMember, remove_weights, train_members
 from regraft.runs.prepare import build_described, build_for, describe_model, scan_and_split, split_with
@@ -68,8 +71,9 @@ def train_from(
     """
     reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
     _refuse_early(config, out)
+    config = with_decision(config, data, reporter)
     split = scan_and_split(data, config, reporter)
-    source, name = {"data": absolute(data)}, Path(absolute(data)).stem
+    source, name = source_record(config, absolute(data)), Path(absolute(data)).stem
     return _train_split(None, split, config, out, name, source, reporter, started, callbacks, loss)
 
 
@@ -164,10 +168,21 @@ def train_into(
             soft_targets=None if lesson is None else lesson.targets, **asdict(config.training),
         )  # fmt: skip
         model.cpu()
-        held_out = calibrate(model, split, tracked)
+        exemplars = number_of(model, config.data.exemplars) if with_report else 0
+        held_out = calibrate(model, split, tracked, exemplars=exemplars)
         run = distributed.first_on_rank_0(
             lambda: _write_run(
-                model, split, path, training, held_out, members, tracked, lesson, with_report=with_report
+                model,
+                split,
+                path,
+                training,
+                held_out,
+                members,
+                tracked,
+                lesson,
+                config,
+                exemplars,
+                with_report=with_report,
             )
         )
         if members and is_first and not training.interrupted:
@@ -184,6 +199,8 @@ def _write_run(
     members: Sequence[TrainedMember],
     tracked: TrackingReporter,
     lesson: Lesson | None,
+    config: Config,
+    exemplars: int,
     *,
     with_report: bool,
 ) -> Run:
@@ -191,9 +208,12 @@ def _write_run(
     if distributed.rank():
         return Run(path, model)
     save_classifier(model, path)
+    features = None if held_out is None else (held_out.kept, held_out.features)
+    write_exemplars(path, split, training, features, exemplars)
     if note := describe_processes(training):
         tracked.on_message(note)
-    for note in write_results(path, model, split, training, held_out, members, lesson):
+    earlier = describe_earlier_run(config, split, None if held_out is None else held_out.after)
+    for note in write_results(path, model, split, training, held_out, members, lesson, earlier):
         tracked.on_message(note)
     if not training.interrupted:
         shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)

@@ -110,6 +110,8 @@ class Training:
     finetuned: bool = False  # whether the final model is the fine-tuned one
     val_logits: torch.Tensor | None = field(default=None, repr=False)  # float32 (N, C); None: no val, or stopped before
     train_accuracy: float | None = None  # of the plain training images, 0..1; None where training stopped before
+    #: Numbers of some training images, int64 (K,), and what the head embeds of them, float32 (K, E); None: stopped.
+    train_features: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
     device: str = "cpu"
     precision: str = "float32"
     prefix_backend: Literal["torch", "openvino"] = "torch"

@@ -227,6 +227,8 @@ def set_up(
         raise DataError("The train part has no image.")
     if split.unlabeled is not None and soft_targets is None:
         check_unlabeled(model, options, len(split.train))
+    if split.stored is not None:
+        check_stored(model, split, options)
     _check_loss(options, loss_function, len(split.classes))
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
@@ -242,7 +244,7 @@ def set_up(
         lora.attach(model, phases.boundary, rank=options.lora_rank, alpha=options.lora_alpha, seed=options.seed)
     weights = weights_of_classes(options.class_weights, split.train.labels, split.classes)
     smoothing = options.label_smoothing if soft_targets is None else 0.0  # probabilities need none
-    labels, images = torch.from_numpy(split.train.labels), split.train
+    labels, images = torch.from_numpy(split.train.labels), split.with_files("train")
     if soft_targets is not None and split.unlabeled is not None:
         images = beside(split.train, split.unlabeled.images)
     model.preprocessing = model.preprocessing.for_white(split.dataset.white)
@@ -262,7 +264,7 @@ def set_up(
         fused=FusedTraining(model, phases.boundary, precision),
         data=TrainingData(
             model,
-            {"train": images, "val": split.val},
+            {"train": images, "val": split.with_files("val")},
             options=options,
             augmentation=augmentation,
             cache=cache,
@@ -300,6 +302,23 @@ def check_unlabeled(model: Classifier, options: TrainingOptions, labeled: int) -
     if distributed.is_distributed():
         raise UsageError("data.unlabelled works in one process, not in several. Leave out --processes, or it.")
     check_labels(labeled)
+
+
+def check_stored(model: Classifier, split: Split, options: TrainingOptions) -> None:
+    """Raise `UsageError` where stored features cannot replace images: in all but a head that is fitted alone."""
+    plan = plan_phases(model, options)
+    width = 0 if split.stored is None else split.stored.features.shape[1]
+    if plan.head != "lbfgs" or plan.finetunes or model.head.features != width:
+        raise UsageError(
+            "Images of the earlier run are gone, and their stored features suffice only to fit a linear head over the "
+            "layers of that run. Expected its backbone, image size and head, head_optimizer = lbfgs and no fine-tuning "
+            "(--epochs 0)."
+        )
+    if split.unlabeled is not None or distributed.is_distributed():
+        raise UsageError(
+            "Images of the earlier run are gone. With their stored features a head is fitted in one process and "
+            "without data.unlabelled."
+        )
 
 
 def _check_loss(options: TrainingOptions, function: LossFunction | None, classes: int) -> None:

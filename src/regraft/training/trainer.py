@@ -32,7 +32,7 @@ from regraft.training.checkpoint import TrainingState, continue_training, save_c
 from regraft.training.data import Batches, OnlineAugmentation
 from regraft.training.device import has_room
 from regraft.training.epochs import find_lr, fitting_epochs, train_phase
-from regraft.training.feature_cache import predict_logits, score_with_features
+from regraft.training.feature_cache import extract_features, predict_logits, score_with_features
 from regraft.training.feature_rows import FeatureRows, StoredRows, TensorRows
 from regraft.training.linear_head import L2_VALUES, LinearHead, fit_head
 from regraft.training.lora import merged, merged_finally
@@ -164,13 +164,14 @@ def run_phases(setup: TrainingSetup, state: TrainingState) -> None:
     is_finetuning = state.resumes_in("finetune")
     with state.timed("decode"):
         parts: tuple[Part, ...] = ("train", "val")
-        pixels = {part: setup.data.pixels(part) for part in parts if len(setup.split[part])}
+        pixels = {part: setup.data.pixels(part) for part in parts if len(setup.split.with_files(part))}
     cached: dict[Part, ActivationSource] = {}
     if phases.boundary or (phases.head != "none" and not is_finetuning):
         with state.timed("prefix"):
             prefix_deadline = setup.step_deadline("prefix", "head", "finetune")
             with merged(setup.model):  # the frozen part is the same with and without adapters
                 cached = setup.data.activations(pixels, phases.cut, phases.views, deadline=prefix_deadline)
+                cached = with_stored(setup, cached)
         if isinstance(train := cached["train"], Activations) and train.views < phases.views:
             state.note(
                 f"The machine is slower than planned: there are {train.views} views of each image instead of "
@@ -185,6 +186,25 @@ def run_phases(setup: TrainingSetup, state: TrainingState) -> None:
                 finetune(setup, state, pixels, cached)
         state.best_model.restore()
         measure(setup, state, pixels, cached)
+
+
+def with_stored(setup: TrainingSetup, cached: Mapping[Part, ActivationSource]) -> dict[Part, ActivationSource]:
+    """The activations at the head, followed by the stored features of images that are gone; all as they are if none."""
+    if setup.split.stored is None:
+        return dict(cached)
+    complete, end = dict[Part, ActivationSource](), len(setup.model.stages)
+    parts: tuple[Part, ...] = ("train", "val")
+    for part in parts:
+        stored = torch.from_numpy(setup.split.stored_of(part).features)
+        views = cached[part].views if part in cached else 1
+        values = stored.expand(views, *stored.shape)
+        if part in cached:
+            own = extract_features(setup.model, cached[part], views, setup.precision, setup.reporter).values
+            assert isinstance(own, torch.Tensor)
+            values = torch.cat([own, values], dim=1) if len(stored) else own
+        if values.shape[1]:
+            complete[part] = Activations(end, CachedTensor(values.contiguous()))
+    return complete
 
 
 def _about_random_weights(setup: TrainingSetup) -> str:
@@ -345,6 +365,7 @@ def measure(
                 model, cached["train"], setup.labels, setup.precision, max_images=MAX_FIT_IMAGES
             )
     state.ood = fit_ood(features, setup.labels[indices])
+    result.train_features = indices, features
 
 
 def _finish(setup: TrainingSetup, state: TrainingState) -> None:

@@ -38,7 +38,9 @@ def with_unlabeled(setup: TrainingSetup, state: TrainingState, train: Activation
 
     The decision and its figures are noted in the state.
     """
-    plain = HeadTargets(train, setup.targets)
+    stored = setup.split.stored_of("train").weights
+    weights = torch.cat([torch.ones(len(setup.targets) - len(stored)), torch.from_numpy(stored)])
+    plain = HeadTargets(train, setup.targets, weights if len(stored) else None)
     if (unlabeled := setup.split.unlabeled) is None or setup.soft_targets is not None:  # which have theirs
         return plain
     if setup.trained_heads:

@@ -1,1 +1,1 @@
-"""Commands that train: `demo`, `train`, `tune`, `crossval`, `compare` and `learning-curve`."""
+"""Commands that train: `demo`, `train`, `classes`, `tune`, `crossval`, `compare` and `learning-curve`."""

@@ -68,6 +68,9 @@ def command(
     from_run: Annotated[
         Path | None, Option("--from", metavar="RUN", help="Start from this run: its settings, weights and head.")
     ] = None,
+    keep_images: Annotated[
+        str | None, Option(metavar="WHICH", help="Whether that run's images train again: all, none or auto.")
+    ] = None,
     keep_split: Annotated[str | None, Option(help="A split.csv or a run's folder; its images keep their part.")] = None,
     track: Annotated[
         list[str] | None, Option(metavar="NAME", help="Log to tensorboard, wandb or mlflow; may be repeated.")
@@ -91,7 +94,7 @@ def command(
     """Train a classifier: the head on features that are computed once, then fine-tuning of the top stages."""
     started, screen = time.monotonic(), console(json)
     overrides = {
-        "run.from_run": None if from_run is None else str(from_run),
+        "run.from_run": None if from_run is None else str(from_run), "run.keep_images": keep_images,
         "model.backbone": backbone, "model.weights": weights, "model.image_size": image_size,
         "training.finetune_from": finetune_from, "training.seed": seed,
         "training.budget": None if budget is None else parse_seconds(budget), "training.device": device,

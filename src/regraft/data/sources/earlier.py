@@ -1,0 +1,134 @@
+"""The images of a training that came before, beside new ones, as one source of labeled images.
+
+Input: where the images of a run are (`ImagesOrigin`), and what its split says of them. Output: a `DataSource` of those
+images, or of new images and those, in which the earlier ones have names in the folder `earlier`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from regraft.data.decode import ImageSource
+from regraft.data.entries import EntryTable, ImageEntry
+from regraft.data.samples import Part
+from regraft.data.sources.folders import FolderLayout, Layout
+from regraft.data.sources.groups import compile_pattern, group_by_pattern
+from regraft.data.sources.open import DataSource, open_data
+from regraft.data.storage import Directory, Storage
+from regraft.data.strings import in_blocks
+from regraft.errors import UsageError
+
+#: Folder of the names of earlier images beside new ones.
+EARLIER = "earlier"
+
+
+@dataclass(frozen=True)
+class ImagesOrigin:
+    """Where the images of a run are: what `scan` was given, and the origin of the images of the run before, if any."""
+
+    data: str
+    layout: FolderLayout = "auto"
+    image_column: str = ""
+    label_column: str = ""
+    group_by: str = ""
+    remote: bool = False
+    earlier: ImagesOrigin | None = None
+
+    def for_reading(self, data: str | None = None) -> ImagesOrigin:
+        """The origin without groups, which has its own images at `data`; URLs are read only where that is given."""
+        earlier = self.earlier and self.earlier.for_reading()
+        remote = self.remote and data is not None
+        return replace(self, data=self.data if data is None else data, group_by="", remote=remote, earlier=earlier)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ImagesOrigin:
+        """The inverse of `to_json`."""
+        earlier = value.get("earlier")
+        return cls(**{**value, "earlier": None if earlier is None else cls.from_json(earlier)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def open_origin(origin: ImagesOrigin) -> DataSource:
+    """Open the images of a run, with their groups. Raises as `open_data`."""
+    source = open_data(
+        origin.data, remote=origin.remote, layout=origin.layout, image_column=origin.image_column,
+        label_column=origin.label_column,
+    )  # fmt: skip
+    source = with_groups(source, origin.group_by)
+    return source if origin.earlier is None else join(source, open_origin(origin.earlier))
+
+
+def with_groups(source: DataSource, group_by: str) -> DataSource:
+    """The source with the groups that a pattern finds in the paths, if there is one; raises as `group_by_pattern`."""
+    if not group_by:
+        return source
+    found, notes = group_by_pattern(source.layout.found.sorted_by_path(), compile_pattern(group_by))
+    return replace(source, layout=replace(source.layout, found=found, notes=[*source.layout.notes, *notes]))
+
+
+def select(source: DataSource, rows: Mapping[str, tuple[str, Part | None]]) -> DataSource:
+    """The images of a source with these paths, with these labels and parts; other files are not mentioned."""
+    found = EntryTable(
+        ImageEntry(entry.path, *rows[entry.path], entry.group) for entry in source.layout.found if entry.path in rows
+    )
+    return replace(source, layout=Layout(found, {(part, label) for label, part in rows.values()}))
+
+
+def join(source: DataSource, earlier: DataSource) -> DataSource:
+    """New images and earlier ones, whose names are in the folder `earlier`.
+
+    Raises `UsageError` if the new ones have names there, too.
+    """
+    prefix, layout = f"{EARLIER}/", source.layout
+    if taken := next((path for path in in_blocks(layout.found.paths) if path.startswith(prefix)), ""):
+        raise UsageError(
+            f"{source.root} has images in a folder {EARLIER!r}, such as {taken}: this is the name for the images of "
+            "the earlier run. Rename the folder."
+        )
+    found = EntryTable(layout.found)
+    found.extend(replace(entry, path=prefix + entry.path) for entry in earlier.layout.found)
+    both = replace(layout, found=found, classes=layout.classes | earlier.layout.classes)
+    storage = WithEarlier(source.storage, earlier.storage)
+    return DataSource(storage, source.root, both, source.is_remote or earlier.is_remote)
+
+
+@dataclass(frozen=True)
+class WithEarlier:
+    """A storage, and another one whose files have names in the folder `earlier`."""
+
+    storage: Storage
+    earlier: Storage
+
+    @property
+    def top(self) -> Directory:
+        """Root directory of the first storage."""
+        return self.storage.top
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        storage, inner = self._find(name)
+        return storage.exists(inner)
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file."""
+        storage, inner = self._find(name)
+        return storage.read(inner)
+
+    def source(self, name: str) -> ImageSource:
+        """The file's path or bytes."""
+        storage, inner = self._find(name)
+        return storage.source(inner)
+
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """The stamp that the file's storage gives."""
+        storage, inner = self._find(name)
+        return storage.stamp(inner)
+
+    def _find(self, name: str) -> tuple[Storage, str]:
+        folder, _, inner = name.partition("/")
+        return (self.earlier, inner) if folder == EARLIER and inner else (self.storage, name)
