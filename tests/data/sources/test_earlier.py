@@ -45,7 +45,7 @@ def test_images_of_two_places_are_read(folders: tuple[Path, Path], tmp_path: Pat
     assert [storage.exists(name) for name in ("cat/1.png", "earlier/dog/1.png", "earlier/dog/2.png", "earlier")] == [
         True, True, False, False
     ]  # fmt: skip
-    assert storage.stamp("cat/1.png")
+    assert storage.stamp("cat/1.png") == open_data(new).storage.stamp("cat/1.png")
     assert all(entry.group is None for entry in open_origin(origin.for_reading()).layout.found)
 
 
