@@ -19,7 +19,7 @@ def row(name: str, count: int, better: int, worse: int) -> dict[str, Any]:
 def test_clear_changes_are_named_and_others_are_not() -> None:
     whole = row("", 300, 20, 22)
     classes = [row("cat", 100, 18, 0), row("dog", 100, 1, 2), row("fox", 100, 1, 20)]
-    comparison = {"part": "test", "relabelled": 0, "as_new_class": 7, "classes": classes, **whole}
+    comparison = {"part": "test", "relabeled": 0, "as_new_class": 7, "classes": classes, **whole}
     earlier = {"run": "/a/b/first", "changes": None, "new_classes": ["owl"], "comparison": comparison}
     text = list(describe_earlier(earlier))
     assert text[0].startswith("Compared with first on 300 test images of both: accuracy 50.0 % before, 49.3 % now")

@@ -38,7 +38,7 @@ def test_images_are_matched_by_content_and_label(tmp_path: Path) -> None:
     found = _compare(tmp_path, before, split, after, "test")
     assert found is not None
     # "d" was a training image, "e" has another label, and "f" is new.
-    assert (found["count"], found["relabelled"], found["as_new_class"]) == (3, 1, 1)
+    assert (found["count"], found["relabeled"], found["as_new_class"]) == (3, 1, 1)
     assert (found["before"], found["after"]) == (2 / 3, 2 / 3)
     cat, dog = found["classes"]
     assert (cat["name"], cat["count"], cat["better"], cat["worse"]) == ("cat", 1, 0, 1)

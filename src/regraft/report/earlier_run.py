@@ -35,8 +35,8 @@ def describe_earlier(earlier: Mapping[str, Any]) -> Iterator[str]:
     if earlier.get("new_classes") and comparison["as_new_class"]:
         count = pluralize(comparison["as_new_class"], "image")
         yield f"{count} of these {'is' if comparison['as_new_class'] == 1 else 'are'} now taken for a new class."
-    if comparison["relabelled"]:
-        yield f"{pluralize(comparison['relabelled'], 'other image')} of both had another label before."
+    if comparison["relabeled"]:
+        yield f"{pluralize(comparison['relabeled'], 'other image')} of both had another label before."
 
 
 def _changed(comparison: Mapping[str, Any], sign: int) -> list[str]:

@@ -30,14 +30,14 @@ from regraft.runs.earlier_images import location_of, source_record
 from regraft.runs.exemplars import rename_exemplars
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
-from regraft.runs.run import CONFIG, HEAD_PATH, HISTORY, METRICS, SOURCE, SPLIT, UNLABELLED, Run, open_model
+from regraft.runs.run import CONFIG, HEAD_PATH, HISTORY, METRICS, SOURCE, SPLIT, UNLABELED, Run, open_model
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.run_images import data_of, split_rows
 from regraft.runs.train import train_from
 from regraft.training.callbacks import NullReporter, ProgressReporter
 
 #: Files that new names of classes leave as they are.
-_SAME = (HISTORY, HEAD_PATH, UNLABELLED, "plots/training_history.png", "plots/reliability.png")
+_SAME = (HISTORY, HEAD_PATH, UNLABELED, "plots/training_history.png", "plots/reliability.png")
 
 
 @suggest_names

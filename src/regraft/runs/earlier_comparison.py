@@ -84,7 +84,7 @@ def _compare(path: Path, before: Predictions, split: Split, after: Predictions, 
         row["p"] = p
     return {
         "part": part,
-        "relabelled": len(pairs) - len(same),
+        "relabeled": len(pairs) - len(same),
         "as_new_class": int(is_new[after.predicted[rows[:, 1]]].sum()),
         **differ(np.ones(len(rows), bool)),
         "classes": classes,
