@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import struct
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ def photo() -> np.ndarray:
 @pytest.fixture(scope="session")
 def encode() -> Encode:
     def encoded(image: Image.Image | np.ndarray, format: str, **options: object) -> bytes:
+        if format == "JXL":
+            importlib.import_module("pillow_jxl")  # registers the format
         file = io.BytesIO()
         (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, format, **options)
         return file.getvalue()

@@ -55,6 +55,9 @@ def test_bits_bands_and_pages_are_recorded(encode, photo, tiff):
         return record["mode"].decode(), float(record["largest"]), int(record["frames"])
 
     assert stats(encode(photo, "PNG")) == ("RGB", 0, 1)
+    record = examine_image(encode(np.arange(1001, dtype=np.uint16).reshape(7, 143) + 29000, "PNG"))["stats"][()]
+    assert (float(record["low"]), float(record["high"])) == (29001, 29999)
+    assert record["contrast"] > 0.25, "the thumbnail is scaled, too"
     assert stats(encode(np.array([[3, 4000]], np.uint16), "PNG")) == ("I;16", 4000, 1)
     assert stats(tiff(np.full((2, 2, 3), 4000, np.uint16))) == ("RGB;16", 4000, 1)
     assert stats(tiff(np.zeros((2, 2, 5), np.uint8), t262=2, t338=[0, 0])) == ("RGB+2", 0, 1)

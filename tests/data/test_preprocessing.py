@@ -144,14 +144,17 @@ def test_json_and_back_is_the_identity(size, resize, interpolation, mean, std):
     assert Preprocessing.from_json(json.loads(json.dumps(before.to_json()))) == before
 
 
-def test_white_of_the_data_travels_with_the_model(encode):
+def test_the_value_range_of_the_data_travels_with_the_model(encode):
     dark = encode(np.full((16, 16), 1023, np.uint16), "PNG")
     plain = Preprocessing(size=16)
-    fitted = plain.for_white((4095, 0))
-    assert (plain(dark).max(), fitted(dark).max(), fitted.for_white((65535, 0))) == (255, 64, fitted)
+    fitted = plain.for_value_range(((0.0, 4095.0), (0.0, 0.0)))
+    other = fitted.for_value_range(((0.0, 65535.0), (0.0, 0.0)))
+    assert (plain(dark).max(), fitted(dark).max(), other) == (255, 64, fitted)
+    assert plain.for_value_range(((1000.0, 1046.0), (0.0, 0.0)))(dark).max() == 128  # 127.5, to even
     assert Preprocessing.from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
-    old = {name: value for name, value in plain.to_json().items() if name != "white"}
+    old = {name: value for name, value in plain.to_json().items() if name != "value_range"}
     assert Preprocessing.from_json(old)(dark).max() == 4, "a model of version 0.1 was trained with 16 bits"
+    assert Preprocessing.from_json(old | {"white": [4095, 0]}) == fitted, "a model of version 0.2"
 
 
 def test_it_is_a_value():

@@ -36,8 +36,16 @@ def test_white_of_the_data_scales_all_images_alike(format: str, values: np.ndarr
     Image.fromarray(values).save(file, format)
     for white in (1023, 4095, 65535):
         expected = np.clip(np.rint(values * (255 / white)), 0, 255).astype(np.uint8)
-        pixels = decode_image(file.getvalue(), white=(white, 0))
+        pixels = decode_image(file.getvalue(), value_range=((0, white), (0, 0)))
         np.testing.assert_array_equal(pixels, expected[:, :, None].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_values_outside_the_range_are_black_and_white(encode: Encode, format: str) -> None:
+    """A thermal image, whose values fill a small part of 16 bits."""
+    data = encode(np.array([[28000, 29000, 30000, 31000, 31001]], np.uint16), format)
+    assert gray(data, value_range=((29000, 31000), (0, 0))) == [0, 0, 128, 255, 255]
+    assert gray(data)[0] == gray(data, value_range=((0, 0), (5, 6)))[0] == 109, "the range of floats is another one"
 
 
 @pytest.mark.parametrize("white", [255, 1023, 4095, 16383, 65535])
@@ -52,7 +60,8 @@ def test_colors_keep_their_lower_bits(tiff: Encode, format: str) -> None:
     data = tiff(values) if format == "TIFF" else _png(values)
     expected = np.rint(values * (255 / 4095)).astype(np.uint8)
     np.testing.assert_array_equal(decode_image(data), expected)
-    np.testing.assert_array_equal(decode_image(data, white=(65535, 0)), np.rint(values / 257).astype(np.uint8))
+    of_16_bits = decode_image(data, value_range=((0, 65535), (0, 0)))
+    np.testing.assert_array_equal(of_16_bits, np.rint(values / 257).astype(np.uint8))
     if format == "TIFF":
         little = values.astype("<u2")
         np.testing.assert_array_equal(decode_image(tiff(little)), expected)
@@ -62,19 +71,34 @@ def test_colors_keep_their_lower_bits(tiff: Encode, format: str) -> None:
         np.testing.assert_array_equal(decode_image(deflated), expected)
 
 
-def _png(values: np.ndarray) -> bytes:
+def _png(values: np.ndarray, transparent: tuple[int, ...] = ()) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width, bands = values.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[bands], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[bands], 0, 0, 0)
     rows = b"".join(b"\0" + row.tobytes() for row in values)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    clear = chunk(b"tRNS", struct.pack(f">{bands}H", *transparent)) if transparent else b""
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + clear
+    return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_wide_colors_with_transparency_lie_over_white() -> None:
     values = np.array([[[4095, 0, 1365, 65535], [4095, 0, 0, 0]]], ">u2")
     assert decode_image(_png(values)).tolist() == [[[255, 0, 85], [255, 255, 255]]]
+
+
+def test_wide_gray_with_transparency_keeps_its_lower_bits() -> None:
+    values = np.array([[[1365, 65535], [4095, 65535], [0, 0], [16, 65535]]], ">u2")
+    assert gray(_png(values)) == [85, 255, 255, 1]
+
+
+def test_a_wide_value_that_means_transparent() -> None:
+    """Of all 16 bits: the next value, whose upper 8 bits are the same, is not transparent."""
+    values = np.array([[[1365], [1364], [4095]]], ">u2")
+    assert gray(_png(values, transparent=(1365,))) == [255, 85, 255]
+    colors = np.array([[[4095, 0, 1365], [4095, 0, 1364]]], ">u2")
+    assert decode_image(_png(colors, transparent=(4095, 0, 1364))).tolist() == [[[255, 0, 85], [255, 255, 255]]]
 
 
 def test_big_endian_sixteen_bits(encode: Encode) -> None:
@@ -86,7 +110,7 @@ def test_big_endian_sixteen_bits(encode: Encode) -> None:
 def test_twelve_bits_by_the_tag_are_those_of_sixteen(tiff: Encode) -> None:
     packed = np.array([[[0x00], [0x0F], [0xFF]]], np.uint8)  # 0 and 4095
     data = tiff(packed, t256=2, t258=12)
-    assert gray(data) == gray(data, white=(65535, 0)) == [0, 255]
+    assert gray(data) == gray(data, value_range=((0, 65535), (0, 0))) == [0, 255]
 
 
 def test_white_is_zero(tiff: Encode) -> None:

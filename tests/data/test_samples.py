@@ -86,7 +86,7 @@ def test_samples_made_by_hand_need_no_hash_and_keep_all_digits() -> None:
     assert tuple(table) == samples
     assert table.contents.tolist() == [1, 0, 0]
     assert list(table.sha256s()) == ["second", "first", "first"]
-    assert Dataset(Path(), samples, ("x", "y")).white == (0, 1)
+    assert Dataset(Path(), samples, ("x", "y")).value_range == ((0, 0), (0, 1))
     assert table.sizes.tolist() == [[0, 0]] * 3
 
 

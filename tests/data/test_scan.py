@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -84,6 +85,18 @@ def test_unreadable_images_are_left_out_with_their_reason(damaged):
     assert reasons["dog/empty.jpg"] == "empty file"
     assert reasons["dog/letter.jpg"].startswith("not an image that can be read: a text file")
     assert reasons["dog/lost.png"] == "no such file or directory"
+
+
+def test_a_folder_of_photos_of_phones(tmp_path):
+    """All of it is read, in its upright size."""
+    fixtures = Path(__file__).parents[1] / "fixtures"
+    files = ["heic/plain.heic", "heic/irot_and_exif.heic", "jpeg_xl/plain.jxl", "jpeg_xl/turned.jxl"]
+    for file in files:
+        (tmp_path / Path(file).parent.name).mkdir(exist_ok=True)
+        shutil.copy(fixtures / file, tmp_path / file)
+    dataset = scan(tmp_path)
+    assert (dataset.bad, len(dataset), dataset.classes) == ((), 4, ("heic", "jpeg_xl"))
+    assert [sample.size for sample in dataset.samples] == [(24, 32), (32, 24), (40, 24), (24, 40)]
 
 
 def test_on_unreadable_error_names_them_all(damaged):
@@ -358,15 +371,35 @@ def write_wide(root, values, suffix="png"):
     return root
 
 
-def test_one_white_for_all_images_of_more_than_eight_bits(tmp_path):
+def test_one_range_for_all_images_of_more_than_eight_bits(tmp_path):
     dataset = scan(write_wide(tmp_path / "data", [900, 3900]))
-    assert dataset.white == (4095, 0)
-    assert dataset.notes[0] == (
-        "4 images have more than 8 bits (integers in the range 0 to 3,900); 4,095 becomes white."
-    )
+    (black, white), floats = dataset.value_range
+    assert 0 < black < 100 < 3800 < white < 3900
+    assert floats == (0, 0)
+    assert dataset.notes[0] == "4 images have more than 8 bits (integers in the range 0 to 3,900)."
     assert [s.image_stats.largest for s in dataset.samples] == [900, 3900] * 2
-    known = scan(tmp_path / "data", classes=["cat", "dog"])
-    assert known.notes[0].endswith("(integers in the range 0 to 3,900)."), "the model has its own white"
+    (sentence,) = dataset.describe_values(dataset.value_range)
+    assert sentence.startswith("Images of more than 8 bits (integers): ")
+    assert dataset.describe_values(((0, 65535), (0, 0)))[0].endswith("0 and less becomes black, 65,535 and more white.")
+    assert "of 8 bits" not in "".join(dataset.notes)
+
+
+def test_training_images_alone_decide_the_range(tmp_path):
+    for part, value in (("train", 900), ("val", 3900), ("test", 60000)):
+        write_wide(tmp_path / part, [value, value])
+    dataset = scan(tmp_path)
+    assert 800 < dataset.value_range[0][1] < 900
+    table = dataset.table
+    held_out = dataset.with_samples(table.take(table.parts > 0))
+    assert held_out.value_range[0][1] > 3900, "without training images, all decide"
+
+
+def test_images_of_eight_bits_beside_others_are_said(tmp_path, png):
+    root = write_wide(tmp_path / "data", [900])
+    (root / "cat" / "plain.png").write_bytes(png("plain"))
+    dataset = scan(root)
+    assert dataset.notes[1] == "1 image of 8 bits is not scaled as the others are."
+    assert scan(write_wide(tmp_path / "black", [0, 0], "png")).value_range == ((0, 0), (0, 0))
 
 
 def test_values_that_mean_no_colors_are_named(tmp_path):

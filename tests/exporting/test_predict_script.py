@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pillow_jxl  # noqa: F401  # registers JPEG XL
 import pytest
 from PIL import Image, features
 
@@ -26,7 +27,8 @@ TURNED = {
     "tif": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"),
     **({"avif": ("RGB", "RGBA")} if features.check("avif") else {}),
 }
-UPRIGHT = {"gif": ("1", "L", "P", "RGB"), "bmp": ("1", "L", "P", "RGB"), "ppm": ("1", "L", "RGB", "I;16")}
+UPRIGHT = {"gif": ("1", "L", "P", "RGB"), "bmp": ("1", "L", "P", "RGB"), "ppm": ("1", "L", "RGB", "I;16"),
+           "jxl": ("L", "LA", "RGB", "RGBA", "I;16")}  # fmt: skip
 
 
 def save(folder: Path, suffix: str, mode: str, orientation: int | None) -> Path:
@@ -65,7 +67,7 @@ def test_script_prepares_every_file_as_regraft_does(
     resize: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All formats, modes and orientations."""
-    preprocessing = Preprocessing(size=24, resize=resize)
+    preprocessing = Preprocessing(size=24, resize=resize, value_range=((900.0, 60000.5), (10.0, 200.0)))
     parts = ScriptParts("nothing", "import math", "seen = []", "seen.append(np.asarray(image)) or np.ones(1)")
     (tmp_path / "export.json").write_text('{"classes": ["a"]}')
     monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, files)])

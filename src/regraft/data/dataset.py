@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8, pixels_sha256
-from regraft.data.rgb import white_for
+from regraft.data.rgb import ValueRange, white_for
 from regraft.data.samples import PARTS as PARTS
 from regraft.data.samples import Part as Part
 from regraft.data.samples import Sample as Sample
@@ -160,15 +160,27 @@ class Dataset(NotebookRepr):
         return int(np.median(sides)) if len(sides) else 0
 
     @property
-    def white(self) -> tuple[int, int]:
-        """White of integers and of floats in images of more than 8 bits, by the largest value of all; 0: no image."""
+    def value_range(self) -> ValueRange:
+        """The values that become black and white in images of more than 8 bits: integers, and floats; 0 and 0: none.
+
+        They are percentiles over the training images, or over all if there are none: the 1st of the images' `low` and
+        the 99th of their `high`. If these are equal, black is 0.
+        """
+        stats, parts = self.table.stats, self.table.parts
+        are_training = parts <= PARTS.index("train")
+        stats = stats[(stats["largest"] != 0) & (are_training | ~are_training.any())]
+        are_floats = stats["mode"] == b"F"
+        return _range_of(stats[~are_floats], floats=False), _range_of(stats[are_floats], floats=True)
+
+    def describe_values(self, value_range: ValueRange) -> list[str]:
+        """Sentences about how images of more than 8 bits, if there are any, become images of 8 bits."""
         stats = self.table.stats
-        largest, are_floats = stats["largest"].astype(float), stats["mode"] == b"F"
-        integers, floats = (
-            white_for(value, floats=bool(kind)) if (value := largest[are_floats == kind].max(initial=0)) else 0
-            for kind in (False, True)
-        )
-        return integers, floats
+        wide = stats[stats["largest"] != 0]
+        return [
+            f"Images of more than 8 bits ({kind}): {black:,.6g} and less becomes black, {white:,.6g} and more white."
+            for kind, is_float, (black, white) in zip(("integers", "floats"), (False, True), value_range, strict=True)
+            if black < white and ((wide["mode"] == b"F") == is_float).any()
+        ]
 
     def counts(self) -> dict[str, int]:
         """Number of samples of each class, in class order, including zeros."""
@@ -306,3 +318,10 @@ class Split(NotebookRepr):
     def classes(self) -> tuple[str, ...]:
         """Class names in output order."""
         return self.dataset.classes
+
+
+def _range_of(stats: np.ndarray, *, floats: bool) -> tuple[float, float]:
+    if not len(stats):
+        return 0.0, 0.0
+    black, white = float(np.percentile(stats["low"], 1)), float(np.percentile(stats["high"], 99))
+    return (black, white) if black < white else (0.0, float(white_for(float(stats["largest"].max()), floats=floats)))

@@ -22,7 +22,8 @@ import pi_heif
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from regraft.data.file_kinds import describe_unknown
-from regraft.data.rgb import UnsupportedImageError, to_rgb, upright_rgb
+from regraft.data.jpeg_xl import open_jpeg_xl, too_large
+from regraft.data.rgb import UNKNOWN_RANGE, UnsupportedImageError, ValueRange, to_rgb, upright_rgb
 from regraft.errors import ImageError, ImageErrorCode
 
 pi_heif.register_heif_opener()
@@ -42,8 +43,11 @@ FORMAT_EXTENSIONS = {
     "AVIF": (".avif", ".avifs"),
     "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),
     "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    "JXL": (".jxl",),
 }
 FORMATS = tuple(FORMAT_EXTENSIONS)
+#: The formats that say their size before they are decoded; see `jpeg_xl` for the other one.
+_LAZY_FORMATS = tuple(name for name in FORMATS if name != "JXL")
 #: File extensions of images, in lower case.
 EXTENSIONS = frozenset(chain.from_iterable(FORMAT_EXTENSIONS.values()))
 
@@ -51,7 +55,7 @@ EXTENSIONS = frozenset(chain.from_iterable(FORMAT_EXTENSIONS.values()))
 MAX_PIXELS = 89_478_485
 
 #: Part of every cache key; changes whenever the same bytes would give other pixels.
-DECODER_VERSION = 3
+DECODER_VERSION = 4
 
 #: Why a stream (see `is_stream`) cannot be read.
 STREAM = "a pipe or device, not an image file"
@@ -67,7 +71,11 @@ _PILLOW_TRUNCATED = re.compile("truncat|not enough|unexpected end", re.IGNORECAS
 
 
 def decode_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None, white: tuple[int, int] = (0, 0)
+    source: ImageSource,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    at_least: int | None = None,
+    value_range: ValueRange = UNKNOWN_RANGE,
 ) -> np.ndarray:
     """Decode an image to upright RGB, uint8 (H, W, 3), C-contiguous; raises `ImageError` if it cannot be read.
 
@@ -78,16 +86,16 @@ def decode_image(
 
     EXIF orientation is applied. Only the first frame or page is used. Transparent images are composited over white.
     CMYK, YCbCr, LAB and palette images are converted to RGB; gray images are repeated over three channels. In images
-    of more than 8 bits, `white` is the value of integers and that of floats that becomes 255; 0: the least of 1
-    (floats alone), 255, 1023, 4095, 16383 and 65535 that no value of the image exceeds. NaN becomes black. Values that
-    are clearly negative or larger are refused.
+    of more than 8 bits, `value_range` has the values of integers, and those of floats, that become 0 and 255. Where it
+    is not known, 0 stays 0, and 255 is the least of 1 (floats alone), 255, 1023, 4095, 16383 and 65535 that no value of
+    the image exceeds. NaN becomes black. Values that are clearly negative or larger are refused.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     with open_image(source, max_pixels) as image:
         if at_least and image is not source:
             image.draft(image.mode, (at_least, at_least))  # has an effect on JPEG only
-        return np.array(upright_rgb(image, white))
+        return np.array(upright_rgb(image, value_range))
 
 
 def pixels_sha256(pixels: np.ndarray) -> str:
@@ -103,16 +111,9 @@ def open_image(source: Path | str | bytes | Image.Image, max_pixels: int) -> Ite
         if name and is_stream(name):
             raise ImageError(STREAM, name)
         with _refuse_truncated(), ExitStack() as stack:
-            image = (
-                source
-                if isinstance(source, Image.Image)
-                else stack.enter_context(
-                    Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-                )
-            )
+            image = source if isinstance(source, Image.Image) else stack.enter_context(_open(source, max_pixels))
             if image.width * image.height > max_pixels:
-                reason = f"{image.width} x {image.height} pixels, more than {max_pixels:,} allowed"
-                raise ImageError(reason, name, ImageErrorCode.TOO_LARGE)
+                raise too_large(image.width, image.height, max_pixels, name)
             yield image
     except ImageError:
         raise
@@ -136,6 +137,15 @@ def open_image(source: Path | str | bytes | Image.Image, max_pixels: int) -> Ite
         elif _PILLOW_TRUNCATED.search(str(error)):
             code = ImageErrorCode.TRUNCATED
         raise ImageError(f"cannot be decoded: {error or type(error).__name__}", name, code) from error
+
+
+def _open(source: Path | str | bytes, max_pixels: int) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_LAZY_FORMATS)
+    except UnidentifiedImageError:
+        if (image := open_jpeg_xl(source, max_pixels)) is None:
+            raise
+        return image
 
 
 @contextmanager

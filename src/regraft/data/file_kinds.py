@@ -19,6 +19,7 @@ _IMAGES = (
     (rb"....ftyp(he[iv][cxms]|mif1|msf1)", "a HEIF image"),
     (rb"\0\0\0\x0cjP  |\xffO\xffQ", "a JPEG 2000 image"),
     (rb"P[1-6]\s+[\d#]", "a PNM image"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image"),
     (rb"(II[*+]\0|MM\0[*+])(?!.{4}CR)", "a TIFF image"),
 )
 #: What other files begin with.
@@ -28,7 +29,6 @@ _OTHERS = (
     (rb"(\xef\xbb\xbf)?\s*(<\?xml.{,200})?<svg", "an SVG drawing; export it as PNG"),
     (rb"%PDF", "a PDF document; export its pages as PNG"),
     (rb"8BPS", "a Photoshop document; export it as PNG"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image; convert it to PNG"),
     (rb"\x76\x2f\x31\x01", "an OpenEXR image; convert it to PNG"),
     (rb"II[*]\0.{4}CR|....ftypcrx|II(RO|RS|U\0)|FUJIFILMCCD", "a raw camera file; export it as JPEG"),
     (rb".{128}DICM", "a DICOM file; export it as PNG"),

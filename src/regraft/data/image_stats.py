@@ -21,7 +21,10 @@ from regraft.data.rgb import BANDS, exif_orientation, load_wide, make_upright, t
 THUMBNAIL_SIZE = 64
 
 #: Part of every cache key; changes whenever the same bytes would give other values or another thumbnail.
-STATS_VERSION = 3
+STATS_VERSION = 4
+
+#: Percentiles of an image's values that are its `low` and `high`, and the values that are looked at, about.
+_PERCENTILES, _VALUES = (0.1, 99.9), 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,11 @@ class ImageStats:
 
     `format` and `mode` are Pillow's names, such as `JPEG` and `I;16`, with `RGB;16` for 16 bits and `RGB+2` for two
     more bands, which are not used; `orientation` is EXIF's, 1 (upright) to 8. Only the first of several `frames` or
-    pages is used. `largest` is the largest value of an image with more than 8 bits, else 0. `brightness` and `contrast`
-    are the mean and the standard deviation of the gray values, 0 (black) to 1 (white). `sharpness` is the mean absolute
-    difference of neighboring gray values when the image is scaled to 128 x 128 pixels; it is low for images that are
-    blurred at the size that a network sees.
+    pages is used. `largest` is the largest value of an image with more than 8 bits, `low` and `high` are the 0.1th and
+    99.9th percentile of its values; else all are 0. `brightness` and `contrast` are the mean and the standard deviation
+    of the gray values, 0 (black) to 1 (white); in an image with more than 8 bits, these are `low` and `high`.
+    `sharpness` is the mean absolute difference of neighboring gray values when the image is scaled to 128 x 128 pixels;
+    it is low for images that are blurred at the size that a network sees.
     """
 
     bytes: int
@@ -47,13 +51,15 @@ class ImageStats:
     brightness: float
     contrast: float
     sharpness: float
+    low: float = 0.0
+    high: float = 0.0
 
 
 #: The fields of `ImageStats`, in their order, as one record of a table.
 STATS_DTYPE = np.dtype([
     ("bytes", "<i8"), ("width", "<i4"), ("height", "<i4"), ("format", "S8"), ("mode", "S8"),
     ("orientation", "u1"), ("frames", "<i4"), ("largest", "<f4"), ("brightness", "<f4"), ("contrast", "<f4"),
-    ("sharpness", "<f4"),
+    ("sharpness", "<f4"), ("low", "<f4"), ("high", "<f4"),
 ])  # fmt: skip
 RECORD_DTYPE = np.dtype([("stats", STATS_DTYPE), ("thumbnail", "u1", (THUMBNAIL_SIZE, THUMBNAIL_SIZE))])
 
@@ -73,11 +79,12 @@ def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -
         wide = load_wide(image)
         image.load()
         extra = getattr(image, "tag_v2", {}).get(BANDS, 0) - len(image.getbands())
-        mode += f"+{extra}" if extra > 0 else ";16" if wide is not None and wide.ndim > 2 else ""
+        mode += f"+{extra}" if extra > 0 else ";16" if wide is not None and mode[0] not in "IF" else ""
         largest = 0.0 if wide is None else wide.max(where=np.isfinite(wide), initial=0)
         # After load(): Pillow loads a PNG to find its EXIF block, and exif_orientation would swallow the error.
         orientation = exif_orientation(image)
-        thumbnail, *measures = measure(image if image.mode == "L" else to_rgb(image, wide))
+        ends = _percentiles(wide)
+        thumbnail, *measures = measure(image if image.mode == "L" else to_rgb(image, wide, (ends, ends)))
         if orientation > 1:
             thumbnail = np.asarray(make_upright(Image.fromarray(thumbnail), orientation))
         if orientation >= 5:
@@ -87,9 +94,30 @@ def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -
             with suppress(Exception):  # a later frame is damaged, but the first is not
                 frames = getattr(image, "n_frames", 1)
         record = np.zeros((), RECORD_DTYPE)
-        record["stats"] = (size, width, height, image.format or "", mode, orientation, frames, largest, *measures)
+        record["stats"] = (
+            size,
+            width,
+            height,
+            image.format or "",
+            mode,
+            orientation,
+            frames,
+            largest,
+            *measures,
+            *ends,
+        )
         record["thumbnail"] = thumbnail
         return record
+
+
+def _percentiles(wide: np.ndarray | None) -> tuple[float, float]:
+    if wide is None:
+        return 0.0, 0.0
+    step = math.ceil(math.sqrt(wide.size / _VALUES))
+    values = wide[::step, ::step]
+    values = values[np.isfinite(values)]
+    low, high = np.percentile(values, _PERCENTILES).tolist() if values.size else (0.0, 0.0)
+    return low, high
 
 
 def measure(image: Image.Image) -> tuple[np.ndarray, float, float, float]:

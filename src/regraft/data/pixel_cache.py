@@ -129,7 +129,7 @@ def _rows_of(preprocessing: Preprocessing) -> tuple[dict[str, Any], tuple[int, i
         "size": preprocessing.size,
         "resize": preprocessing.resize,
         "interpolation": preprocessing.interpolation,
-        "white": list(preprocessing.white),
+        "value_range": [list(ends) for ends in preprocessing.value_range],
         "fill": list(preprocessing.mean) if preprocessing.resize == "pad" else None,
     }
     return key, (preprocessing.size, preprocessing.size, 3), np.uint8

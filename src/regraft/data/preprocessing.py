@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
+from regraft.data.rgb import UNKNOWN_RANGE, ValueRange
 
 Resize = Literal["stretch", "crop", "pad"]
 _FILTERS = {
@@ -29,7 +30,8 @@ class Preprocessing:
 
     `stretch` changes the aspect ratio; `crop` takes the largest square at the center; `pad` keeps the whole image and
     its aspect ratio and fills the rest with the mean color. Interpolation is antialiased. `mean` and `std` of each
-    channel are on the scale 0..1; the model subtracts and divides by them. `white` is that of `decode_image`.
+    channel are on the scale 0..1; the model subtracts and divides by them. `value_range` is that of
+    `decode_image`.
     """
 
     size: int
@@ -37,7 +39,7 @@ class Preprocessing:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    white: tuple[int, int] = (0, 0)
+    value_range: ValueRange = UNKNOWN_RANGE
 
     def __post_init__(self) -> None:
         if self.interpolation not in _FILTERS:
@@ -50,7 +52,7 @@ class Preprocessing:
     def __call__(self, source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Decode and resize to uint8 (size, size, 3); arguments and errors are those of `decode_image`."""
         # Twice the final size keeps every frequency that survives the resizing.
-        pixels = decode_image(source, max_pixels=max_pixels, at_least=2 * self.size, white=self.white)
+        pixels = decode_image(source, max_pixels=max_pixels, at_least=2 * self.size, value_range=self.value_range)
         height, width = pixels.shape[:2]
         size, resample = self.size, _FILTERS[self.interpolation]
         if (height, width) == (size, size):
@@ -67,9 +69,9 @@ class Preprocessing:
         canvas.paste(image.resize(inner, resample), ((size - inner[0]) // 2, (size - inner[1]) // 2))
         return np.asarray(canvas)
 
-    def for_white(self, white: tuple[int, int]) -> Preprocessing:
-        """The same with the data's `white`, unless the model has one of its own."""
-        return self if any(self.white) else replace(self, white=white)
+    def for_value_range(self, value_range: ValueRange) -> Preprocessing:
+        """The same with the data's `value_range`, unless the model has one of its own."""
+        return replace(self, value_range=value_range) if self.value_range == UNKNOWN_RANGE else self
 
     def map_to_image(self, values: np.ndarray, width: int, height: int) -> np.ndarray:
         """Map a heat map over the model's input, (size, size), back to the original image of this size in pixels.
@@ -101,5 +103,9 @@ class Preprocessing:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Preprocessing:
         """Read the values that `to_json` returned."""
-        value = {"white": (65535, 0), **value}  # regraft 0.1 took all integers as values of 16 bits
-        return cls(**{**value, **{name: tuple(value[name]) for name in ("mean", "std", "white")}})
+        # Before 0.3, black was 0, and in 0.1 all integers had values of 16 bits.
+        value = dict(value)
+        integers, floats = value.pop("white", (65535, 0))
+        (first, second) = value.pop("value_range", ((0.0, integers), (0.0, floats)))
+        tuples = {name: tuple(value[name]) for name in ("mean", "std")}
+        return cls(**{**value, **tuples, "value_range": (tuple(first), tuple(second))})

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageChops
 
+#: The values that become black and white in images of more than 8 bits, of integers and of floats; equal: not known.
+ValueRange = tuple[tuple[float, float], tuple[float, float]]
+UNKNOWN_RANGE: ValueRange = ((0.0, 0.0), (0.0, 0.0))
 #: White at each usual bit depth, and for floats also 1. Of these, the least that no value exceeds is white.
 WHITES = (1, 255, 1023, 4095, 16383, 65535)
 #: Share of white by which values may be negative, and floats above white, as after an interpolation.
@@ -36,11 +39,11 @@ class UnsupportedImageError(ValueError):
     """Pillow reads the file, but its values have no certain meaning as colors."""
 
 
-def upright_rgb(image: Image.Image, white: tuple[int, int] = (0, 0)) -> Image.Image:
-    """Convert an image that Pillow has opened to upright RGB; `white` is that of `to_rgb`."""
+def upright_rgb(image: Image.Image, value_range: ValueRange = UNKNOWN_RANGE) -> Image.Image:
+    """Convert an image that Pillow has opened to upright RGB; `value_range` is that of `to_rgb`."""
     wide = load_wide(image)
     image.load()  # turns a TIFF upright, and finds the EXIF block of a PNG
-    return make_upright(to_rgb(image, wide, white), exif_orientation(image))
+    return make_upright(to_rgb(image, wide, value_range), exif_orientation(image))
 
 
 def load_wide(image: Image.Image) -> np.ndarray | None:
@@ -61,17 +64,21 @@ def load_wide(image: Image.Image) -> np.ndarray | None:
         values = np.asarray(image)
         return np.rint(values * (65535 / 4095)).astype(np.uint16) if bits == (12,) else values
     name, _, order = rawmode.partition(";16")
-    if name not in ("RGB", "RGBA", "RGBX") or not order or file is None:
+    if name not in ("RGB", "RGBA", "RGBX", "LA") or not order or file is None:
         return None
     # Pillow takes the first or the last of two bytes by the name of the byte order: the other name gives the other.
     other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[order]
     position = file.tell()
     file.seek(0)
-    lower = Image.open(io.BytesIO(file.read()), formats=[image.format or ""])
+    again = Image.open(io.BytesIO(file.read()), formats=[image.format or ""])
     file.seek(position)
-    lower.tile = [tile._replace(args=_with_rawmode(tile.args, f"{name};16{other}")) for tile in lower.tile]
-    high, low = (np.asarray(half)[:, :, :3].astype(np.uint16) for half in (image, lower))
-    return high << 8 | low
+    # The four bytes of gray and alpha, of 16 bits each, are read as four bands.
+    rawmode = "RGBA" if name == "LA" else f"{name};16{other}"
+    again.tile = [tile._replace(args=_with_rawmode(tile.args, rawmode)) for tile in again.tile]
+    bands = np.asarray(again).astype(np.uint16)
+    if name == "LA":
+        return bands[:, :, 0] << 8 | bands[:, :, 1]
+    return np.asarray(image)[:, :, :3].astype(np.uint16) << 8 | bands[:, :, :3]
 
 
 def _rawmode(args: str | tuple[Any, ...] | None) -> str:
@@ -88,19 +95,22 @@ def white_for(largest: float, *, floats: bool) -> int:
     return next((white for white, limit in limits if largest <= limit), 0)
 
 
-def to_rgb(image: Image.Image, wide: np.ndarray | None, white: tuple[int, int] = (0, 0)) -> Image.Image:
+def to_rgb(image: Image.Image, wide: np.ndarray | None, value_range: ValueRange = UNKNOWN_RANGE) -> Image.Image:
     """Convert to mode RGB, without rotation; `wide` is what `load_wide` returned.
 
-    `white` is the value of integers and that of floats with more than 8 bits that becomes white; 0: the white of the
+    Values outside `value_range` become black or white; where it is not known, 0 is black, and white is that of the
     image's own values. Transparent images are composited over white.
     """
     if wide is not None:
-        scaled = _to_uint8(wide, white)
+        scaled = _to_uint8(wide, value_range)
         if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # white is zero; Pillow inverts 8 bits alone
             scaled = 255 - scaled
         colors = Image.fromarray(scaled)
         if image.mode == "RGBA":
             colors.putalpha(image.getchannel("A"))
+        elif (key := image.info.get("transparency")) is not None:  # one value of all 16 bits, or one for each channel
+            is_clear = (wide == key).reshape(*wide.shape[:2], -1).all(axis=2)
+            colors.putalpha(Image.fromarray(np.where(is_clear, 0, 255).astype(np.uint8)))
         image = colors
     elif image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
         image = ImageChops.invert(image)  # Pillow inverts as Adobe does, and this file is not Adobe's
@@ -110,7 +120,7 @@ def to_rgb(image: Image.Image, wide: np.ndarray | None, white: tuple[int, int] =
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_uint8(values: np.ndarray, white: tuple[int, int]) -> np.ndarray:
+def _to_uint8(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     floats = values.dtype.kind == "f"
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf)
     finite = np.isfinite(values)
@@ -121,11 +131,16 @@ def _to_uint8(values: np.ndarray, white: tuple[int, int]) -> np.ndarray:
             f"values in the range {lowest:g} to {highest:g}. Save it with 8 bits, or with 0 as black and 1, 255, 4095 "
             "or 65535 as white."
         )
-    return np.clip(np.rint(values * (255 / (white[floats] or own))), 0, 255).astype(np.uint8)
+    black, white = value_range[floats]
+    if not black < white:
+        black, white = 0.0, own
+    return np.clip(np.rint((values - black) * (255 / (white - black))), 0, 255).astype(np.uint8)
 
 
 def exif_orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 is upright."""
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1  # the decoder turns it; EXIF counts only in a JPEG that is stored in the file
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # the EXIF block is damaged, but the pixels are not

@@ -21,7 +21,8 @@ _HEX = frozenset("0123456789abcdef")
 #: The statistics of samples that were made by hand, whose numbers have double precision.
 _GIVEN_STATS = np.dtype([
     ("bytes", "i8"), ("width", "i8"), ("height", "i8"), ("format", "S32"), ("mode", "S32"), ("orientation", "i8"),
-    ("frames", "i8"), ("largest", "f8"), ("brightness", "f8"), ("contrast", "f8"), ("sharpness", "f8"),
+    ("frames", "i8"), ("largest", "f8"), ("brightness", "f8"), ("contrast", "f8"), ("sharpness", "f8"), ("low", "f8"),
+    ("high", "f8"),
 ])  # fmt: skip
 
 

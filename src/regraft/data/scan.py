@@ -18,7 +18,6 @@ from regraft.data.index import Progress
 from regraft.data.quality.near_duplicates import Pictures
 from regraft.data.quality.same_pictures import near_duplicate_pairs
 from regraft.data.read_images import ReadImages, open_cache, read_images
-from regraft.data.rgb import white_for
 from regraft.data.samples import PARTS, Part, SampleTable
 from regraft.data.sources.earlier import with_groups
 from regraft.data.sources.folders import FolderLayout, similar_names
@@ -155,7 +154,6 @@ def scan_source(
     if bad and on_unreadable == "error":
         raise DataError(describe_unreadable(bad))
     problems: tuple[str, ...] = ()
-    is_new = classes is None
     try:
         if classes is None:
             classes = _check_classes(name, samples, read.classes)
@@ -169,7 +167,7 @@ def scan_source(
     alike = (" and ".join(map(repr, names)) for names in similar_names(classes))
     spelling = (f"The classes {names} differ only in spelling." for names in alike)
     others = describe_ignored(sorted(read.ignored), source.storage.source)
-    notes = (*notes, *others, *spelling, *_value_notes(samples, is_new=is_new), *_duplicate_notes(samples))
+    notes = (*notes, *others, *spelling, *_value_notes(samples), *_duplicate_notes(samples))
     ignored = tuple(sorted(read.ignored + read.noted))
     return Dataset(
         source.root, samples, tuple(classes), bad, ignored, notes, max_pixels, source.storage, pairs, problems,
@@ -285,7 +283,7 @@ def _check_known(path: str, samples: SampleTable, classes: Sequence[str]) -> Non
         raise DataError(f"{path} has no image of {join_truncated(classes)}. Expected <class>/*.jpg, or a manifest.")
 
 
-def _value_notes(samples: SampleTable, *, is_new: bool) -> Iterator[str]:
+def _value_notes(samples: SampleTable) -> Iterator[str]:
     stats = samples.stats
     if several := int((stats["frames"] > 1).sum()):
         what = pluralize(several, "image has", "images have")
@@ -293,10 +291,11 @@ def _value_notes(samples: SampleTable, *, is_new: bool) -> Iterator[str]:
     for floats, kind in enumerate(("integers", "floats")):
         values = stats["largest"][(stats["largest"] != 0) & ((stats["mode"] == b"F") == bool(floats))]
         if len(values):
-            largest = float(values.max())
-            what, white = pluralize(len(values), "image has", "images have"), white_for(largest, floats=bool(floats))
-            shown = f"; {white:,} becomes white" if is_new else ""  # of an existing model, it is the model's
-            yield f"{what} more than 8 bits ({kind} in the range 0 to {largest:,.6g}){shown}."
+            what = pluralize(len(values), "image has", "images have")
+            yield f"{what} more than 8 bits ({kind} in the range 0 to {float(values.max()):,.6g})."
+    count = int((stats["largest"] != 0).sum())
+    if 0 < count < len(stats):
+        yield f"{pluralize(len(stats) - count, 'image of 8 bits is', 'images of 8 bits are')} not scaled as the others."
 
 
 def _duplicate_notes(samples: SampleTable) -> Iterator[str]:

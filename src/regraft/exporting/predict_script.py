@@ -20,6 +20,10 @@ try:  # reads HEIC files, if it is installed
     pi_heif.register_heif_opener()
 except ImportError:
     pass
+try:  # reads JPEG XL files, if pillow-jxl-plugin is installed
+    import pillow_jxl  # noqa: F401
+except ImportError:
+    pass
 
 {rules}
 
@@ -30,7 +34,7 @@ classes = json.loads((here / "export.json").read_text(encoding="utf-8"))["classe
 for name in sys.argv[1:]:
     with Image.open(name) as file:
         file.draft(file.mode, ({draft_size}, {draft_size}))
-        image = upright_rgb(file, {white})
+        image = upright_rgb(file, {value_range})
 {resize}
     probabilities = {predict}
     print(name, classes[int(probabilities.argmax())], f"{{probabilities.max():.4f}}")
@@ -63,8 +67,8 @@ def predict_script(export_format: Format, preprocessing: Preprocessing) -> str:
     imports |= set(export_format.script.imports.splitlines())
     return _TEMPLATE.format(
         **export_format.script._asdict() | {"imports": "\n".join(sorted(imports, key=_import_order))},
-        rules="\n".join(lines[nodes[-1].end_lineno or 0 :]).strip(), draft_size=2 * size, white=preprocessing.white,
-        resize="\n".join(f"    {line}" for line in resize),
+        rules="\n".join(lines[nodes[-1].end_lineno or 0 :]).strip(), draft_size=2 * size,
+        value_range=preprocessing.value_range, resize="\n".join(f"    {line}" for line in resize),
     )  # fmt: skip
 
 

@@ -118,7 +118,8 @@ class Classifier(StagedNetwork):
                 "The head is an mlp, which cannot be divided among the backbones. Use model.head = linear."
             )
         network, block = self.members[index], self.blocks[index]
-        one = replace(network.preprocessing, resize=self.preprocessing.resize, white=self.preprocessing.white)
+        of_all = self.preprocessing
+        one = replace(network.preprocessing, resize=of_all.resize, value_range=of_all.value_range)
         with torch.random.fork_rng(devices=[]):
             model = Classifier(
                 network.spec, network.backbone, self.classes, one, pooling=self.pooling, stages=network.stages,

@@ -257,7 +257,7 @@ def _decode(
 ) -> tuple[np.ndarray, np.ndarray] | str:
     """Return the image at its own size or downscaled, and the network's input; or why it cannot be read."""
     try:
-        image = decode_image(source, max_pixels=max_pixels, at_least=side, white=preprocessing.white)
+        image = decode_image(source, max_pixels=max_pixels, at_least=side, value_range=preprocessing.value_range)
         if side is not None and max(image.shape[:2]) > side:
             small = Image.fromarray(image)
             small.thumbnail((side, side), Image.Resampling.LANCZOS)

@@ -17,6 +17,7 @@ from regraft import distributed
 from regraft.atomic_io import write_csv, write_json
 from regraft.data.dataset import Split
 from regraft.data.decode import decode_image
+from regraft.data.preprocessing import Preprocessing
 from regraft.data.samples import PARTS, Part
 from regraft.evaluation.calibration import apply_temperature, fit_temperature, measure_calibration
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
@@ -117,7 +118,7 @@ def write_results(
             overlap = overlap_within(split, predictions)
             metrics[part] = replace(evaluate_predictions(predictions), overlap=overlap).to_json()
         metrics["calibration"] = _calibration(held_out, model.head.temperature, parts, path / "plots")
-        _plot_predictions(path / "plots", held_out.after.part(parts[-1]), split, parts[-1])
+        _plot_predictions(path / "plots", held_out.after.part(parts[-1]), split, parts[-1], model.preprocessing)
     earlier = {"members": sum(member.seconds for member in members)} if members else {}
     metrics["time"] = {
         "train_seconds": training.seconds["total"] + sum(earlier.values()),
@@ -194,7 +195,9 @@ def _calibration(held_out: HeldOut, temperature: float, parts: list[Part], plots
     return section
 
 
-def _plot_predictions(folder: Path, predictions: Predictions, split: Split, part: Part) -> None:
+def _plot_predictions(
+    folder: Path, predictions: Predictions, split: Split, part: Part, preprocessing: Preprocessing
+) -> None:
     evaluation = evaluate_predictions(predictions)
     plot_confusion(
         evaluation.confusion,
@@ -202,14 +205,16 @@ def _plot_predictions(folder: Path, predictions: Predictions, split: Split, part
         folder / "confusion_matrix.png",
         title=f"{_PART_TITLES[part]} images",
     )
-    dataset, white = split[part], split.dataset.white
+    dataset, value_range = split[part], preprocessing.value_range
     predictions = predictions.take(np.arange(len(split.with_files(part))))
     if not len(predictions):
         return
     tiles = [
         SampleTile(
             # The predictions of a part are in its order.
-            image=decode_image(dataset.source(dataset.samples[i]), max_pixels=dataset.max_pixels, white=white),
+            image=decode_image(
+                dataset.source(dataset.samples[i]), max_pixels=dataset.max_pixels, value_range=value_range
+            ),
             label=predictions.classes[predictions.labels[i]],
             predicted=predictions.classes[predictions.predicted[i]],
             confidence=float(predictions.confidence[i]),

@@ -57,6 +57,9 @@ def describe_model(model: Classifier, split: Split, config: Config, reporter: Pr
         reporter.on_message(model.weights.note)
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
         reporter.on_message(note)
+    value_range = model.preprocessing.for_value_range(split.dataset.value_range).value_range
+    for note in split.dataset.describe_values(value_range):
+        reporter.on_message(note)
     is_given = config.model.image_size or any(member.size for member in model.spec.members)
     if (size := model.preprocessing.size) < model.spec.image_size and not is_given:
         reporter.on_message(

@@ -69,7 +69,7 @@ def features_of(
     precision = choose_precision(options.precision, device := choose_device(options.device))
     phases = plan_phases(model, options, changes_views=augmentation.changes_views)
     model.to(device).eval()
-    model.preprocessing = model.preprocessing.for_white(split.dataset.white)
+    model.preprocessing = model.preprocessing.for_value_range(split.dataset.value_range)
     kept = cache if options.cache_gb else None
     rows = len(split.train) * phases.views + len(split.val)
     backend, _ = distributed.broadcast(
@@ -79,7 +79,7 @@ def features_of(
     if kept is None or not distributed.on_rank_0(lambda: cache.make_room(wanted)):
         cache = scratch
     return frozen_features(
-        model, images, cache, reporter, options=options, boundary=phases.cut, white=split.dataset.white,
+        model, images, cache, reporter, options=options, boundary=phases.cut, value_range=split.dataset.value_range,
         backend=backend, name=model.spec.name,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from regraft import distributed
 from regraft.cache import Cache
 from regraft.data.dataset import Dataset
 from regraft.data.pixel_cache import StreamedPixels
+from regraft.data.rgb import ValueRange
 from regraft.models.classifier import Classifier
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device, choose_precision
@@ -27,14 +28,14 @@ def frozen_features(
     *,
     options: TrainingOptions | None = None,
     boundary: int | None = None,
-    white: tuple[int, int] | None = None,
+    value_range: ValueRange | None = None,
     backend: BackendName | None = None,
     name: str = "backbone",
 ) -> torch.Tensor:
     """Inputs of the head's layers, float32 (N, E) on the CPU; the model moves to the device of the options.
 
-    The activations that are cached are those at a `boundary`, a number of stages; default: all. `white` is as in
-    `decode_image`; default: that of the data set. The prefix runs on a `backend`; default: the faster one by a
+    The activations that are cached are those at a `boundary`, a number of stages; default: all. `value_range` is
+    as in `decode_image`; default: that of the data set. The prefix runs on a `backend`; default: the faster one by a
     remembered measurement. `name` is the step in the progress.
     """
     options = options or TrainingOptions()
@@ -46,7 +47,7 @@ def frozen_features(
         backend, _ = distributed.broadcast(
             choose_backend(options.prefix_backend, model, boundary, precision, rows=len(dataset), cache=cache)
         )
-    preprocessing = model.preprocessing.for_white(dataset.white if white is None else white)
+    preprocessing = model.preprocessing.for_value_range(dataset.value_range if value_range is None else value_range)
     activations = run_prefix(
         model,
         dataset,

@@ -247,7 +247,7 @@ def set_up(
     labels, images = torch.from_numpy(split.train.labels), split.with_files("train")
     if soft_targets is not None and split.unlabeled is not None:
         images = beside(split.train, split.unlabeled.images)
-    model.preprocessing = model.preprocessing.for_white(split.dataset.white)
+    model.preprocessing = model.preprocessing.for_value_range(split.dataset.value_range)
     return TrainingSetup(
         model=model,
         split=split,

@@ -129,12 +129,12 @@ def read_pictures(
     averaged = {s.path for samples in classes.drawn.values() for s in samples}
     jobs = [s for s in dataset.samples if s.path in shown or s.path in averaged]
 
-    white = dataset.white
+    value_range = dataset.value_range
 
     def read(sample: Sample) -> tuple[str | None, np.ndarray | None]:
         try:
             source, limit = dataset.source(sample), dataset.max_pixels
-            pixels = decode_image(source, max_pixels=limit, at_least=THUMBNAIL_SIZE, white=white)
+            pixels = decode_image(source, max_pixels=limit, at_least=THUMBNAIL_SIZE, value_range=value_range)
         except (RegraftError, OSError, ValueError):  # the file changed or is gone
             return None, None
         image = Image.fromarray(pixels)

@@ -85,7 +85,7 @@ def inspect(
             progress=partial(reporter.on_progress, "scan", detail="images"),
             compare_progress=partial(reporter.on_progress, "near duplicates"),
         )
-    findings, notes = audit(dataset), []
+    findings, notes = audit(dataset), dataset.describe_values(dataset.value_range)
     if not labels:
         notes.append("Labels were not checked.")
     elif len(dataset.classes) < 2:
