@@ -14,6 +14,34 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
+
+def encode_dicom(values: np.ndarray, *, frames: int = 0, **elements: object) -> bytes:
+    """An uncompressed DICOM file of gray values (H, W), colors (H, W, 3), or these after an axis of frames."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+    dataset, shape = Dataset(), values.shape[1:] if frames else values.shape
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.Rows, dataset.Columns = shape[:2]
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = (3 if len(shape) > 2 else 1), 0
+    dataset.PhotometricInterpretation = "RGB" if len(shape) > 2 else "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8 * values.itemsize
+    dataset.PixelRepresentation = int(values.dtype.kind == "i")
+    if frames:
+        dataset.NumberOfFrames = frames
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.HighBit = dataset.BitsStored - 1
+    content = values.tobytes()
+    dataset.add_new("PixelData", "OW" if values.itemsize > 1 else "OB", content + b"\0" * (len(content) % 2))
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
 Encoded = Callable[[str], bytes]
 Encode = Callable[..., bytes]
 WriteImages = Callable[..., Path]
@@ -45,6 +73,8 @@ def encode() -> Encode:
     def encoded(image: Image.Image | np.ndarray, format: str, **options: object) -> bytes:
         if format == "JXL":
             importlib.import_module("pillow_jxl")  # registers the format
+        if format == "DICOM":
+            return encode_dicom(np.asarray(image), **options)
         file = io.BytesIO()
         (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, format, **options)
         return file.getvalue()

@@ -21,6 +21,7 @@ import numpy as np
 import pi_heif
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from regraft.data.dicom import is_dicom, open_dicom
 from regraft.data.file_kinds import describe_unknown
 from regraft.data.jpeg_xl import open_jpeg_xl, too_large
 from regraft.data.rgb import UNKNOWN_RANGE, UnsupportedImageError, ValueRange, to_rgb, upright_rgb
@@ -44,10 +45,12 @@ FORMAT_EXTENSIONS = {
     "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),
     "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
     "JXL": (".jxl",),
+    "DICOM": (".dcm", ".dicom"),
 }
 FORMATS = tuple(FORMAT_EXTENSIONS)
-#: The formats that say their size before they are decoded; see `jpeg_xl` for the other one.
-_LAZY_FORMATS = tuple(name for name in FORMATS if name != "JXL")
+#: The formats that Pillow opens; see `jpeg_xl` and `dicom` for the others.
+_PILLOW_FORMATS = tuple(name for name in FORMATS if name not in ("JXL", "DICOM"))
+_DICOM = FORMAT_EXTENSIONS["DICOM"]
 #: File extensions of images, in lower case.
 EXTENSIONS = frozenset(chain.from_iterable(FORMAT_EXTENSIONS.values()))
 
@@ -88,7 +91,8 @@ def decode_image(
     CMYK, YCbCr, LAB and palette images are converted to RGB; gray images are repeated over three channels. In images
     of more than 8 bits, `value_range` has the values of integers, and those of floats, that become 0 and 255. Where it
     is not known, 0 stays 0, and 255 is the least of 1 (floats alone), 255, 1023, 4095, 16383 and 65535 that no value of
-    the image exceeds. NaN becomes black. Values that are clearly negative or larger are refused.
+    the image exceeds. NaN becomes black. Values that are clearly negative or larger are refused; those of DICOM files
+    without a window may be, and where `value_range` is not known, the least is black and the largest white.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -136,14 +140,19 @@ def open_image(source: Path | str | bytes | Image.Image, max_pixels: int) -> Ite
             code = ImageErrorCode.TOO_LARGE
         elif _PILLOW_TRUNCATED.search(str(error)):
             code = ImageErrorCode.TRUNCATED
-        raise ImageError(f"cannot be decoded: {error or type(error).__name__}", name, code) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"cannot be decoded: {reason}", name, code) from error
 
 
 def _open(source: Path | str | bytes, max_pixels: int) -> Image.Image:
+    # Before Pillow, which takes a DICOM file that also begins as a TIFF does for a damaged TIFF.
+    may_be_dicom = is_dicom(source) if isinstance(source, bytes) else str(source).lower().endswith(_DICOM)
+    if may_be_dicom and (image := open_dicom(source, max_pixels)) is not None:
+        return image
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_LAZY_FORMATS)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_PILLOW_FORMATS)
     except UnidentifiedImageError:
-        if (image := open_jpeg_xl(source, max_pixels)) is None:
+        if (image := open_jpeg_xl(source, max_pixels) or open_dicom(source, max_pixels)) is None:
             raise
         return image
 
@@ -166,8 +175,8 @@ def _refuse_truncated() -> Iterator[None]:
 
 
 def has_frames(path: Path | str) -> bool:
-    """Whether a TIFF, GIF or WebP file has several frames or pages; False if it cannot be read."""
-    if Path(path).suffix.lower() in (".tif", ".tiff", ".gif", ".webp"):
+    """Whether a TIFF, GIF, WebP or DICOM file has several frames or pages; False if it cannot be read."""
+    if Path(path).suffix.lower() in (".tif", ".tiff", ".gif", ".webp", *_DICOM):
         with suppress(ImageError), open_image(path, MAX_PIXELS) as image:
             return bool(getattr(image, "is_animated", False))
     return False

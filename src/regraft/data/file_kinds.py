@@ -20,6 +20,7 @@ _IMAGES = (
     (rb"\0\0\0\x0cjP  |\xffO\xffQ", "a JPEG 2000 image"),
     (rb"P[1-6]\s+[\d#]", "a PNM image"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (rb".{128}DICM", "a DICOM image"),
     (rb"(II[*+]\0|MM\0[*+])(?!.{4}CR)", "a TIFF image"),
 )
 #: What other files begin with.
@@ -31,7 +32,6 @@ _OTHERS = (
     (rb"8BPS", "a Photoshop document; export it as PNG"),
     (rb"\x76\x2f\x31\x01", "an OpenEXR image; convert it to PNG"),
     (rb"II[*]\0.{4}CR|....ftypcrx|II(RO|RS|U\0)|FUJIFILMCCD", "a raw camera file; export it as JPEG"),
-    (rb".{128}DICM", "a DICOM file; export it as PNG"),
     (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xba\xb3]", "a video; extract its frames"),
     (rb"MATLAB|\x93NUMPY|\x89HDF", "a file of arrays; save each array as PNG"),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "an archive; unpack it"),

@@ -20,7 +20,7 @@ _ADVICE = {
         (".cr2 .cr3 .nef .nrw .arw .dng .orf .rw2 .raf .pef .srw .x3f .raw", "Export raw camera files as JPEG."),
         (".psd .psb .xcf .ai .svg .eps .pdf .jxr .exr .hdr .tga .dds .ico .pcx .fits", "Export them as PNG."),
         (".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .3gp", "Extract the frames of videos."),
-        (".dcm .dicom .nii .nrrd .mha .mhd", "Export medical images as PNG."),
+        (".ima .nii .nrrd .mha .mhd", "Export medical images as PNG."),
         (".npy .npz .mat .h5 .hdf5 .pkl .pt .tfrecord", "Save arrays as PNG, or use Dataset.from_arrays."),
         (".zip .tar .gz .tgz .7z .rar", "Unpack archives."),
         (".txt .csv .tsv .json .jsonl .xml .yaml .yml .md .html .md .log .py .ipynb .ds_store", ""),

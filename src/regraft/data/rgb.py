@@ -102,7 +102,7 @@ def to_rgb(image: Image.Image, wide: np.ndarray | None, value_range: ValueRange 
     image's own values. Transparent images are composited over white.
     """
     if wide is not None:
-        scaled = _to_uint8(wide, value_range)
+        scaled = _to_uint8(wide, value_range, is_measured=image.format == "DICOM")
         if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # white is zero; Pillow inverts 8 bits alone
             scaled = 255 - scaled
         colors = Image.fromarray(scaled)
@@ -120,13 +120,13 @@ def to_rgb(image: Image.Image, wide: np.ndarray | None, value_range: ValueRange 
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_uint8(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
+def _to_uint8(values: np.ndarray, value_range: ValueRange, *, is_measured: bool) -> np.ndarray:
     floats = values.dtype.kind == "f"
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf)
     finite = np.isfinite(values)
     lowest, highest = (float(bound(values, where=finite, initial=0.0)) for bound in (np.min, np.max))
     own = white_for(highest, floats=floats)
-    if not own or lowest < -_TOLERANCE * own:
+    if not is_measured and (not own or lowest < -_TOLERANCE * own):
         raise UnsupportedImageError(
             f"values in the range {lowest:g} to {highest:g}. Save it with 8 bits, or with 0 as black and 1, 255, 4095 "
             "or 65535 as white."
@@ -134,6 +134,9 @@ def _to_uint8(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     black, white = value_range[floats]
     if not black < white:
         black, white = 0.0, own
+        if is_measured and finite.any():
+            black = float(values.min(where=finite, initial=np.inf))
+            white = max(highest, black + 1)
     return np.clip(np.rint((values - black) * (255 / (white - black))), 0, 255).astype(np.uint8)
 
 

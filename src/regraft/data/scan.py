@@ -289,10 +289,11 @@ def _value_notes(samples: SampleTable) -> Iterator[str]:
         what = pluralize(several, "image has", "images have")
         yield f"{what} several frames or pages; only the first is used."
     for floats, kind in enumerate(("integers", "floats")):
-        values = stats["largest"][(stats["largest"] != 0) & ((stats["mode"] == b"F") == bool(floats))]
-        if len(values):
-            what = pluralize(len(values), "image has", "images have")
-            yield f"{what} more than 8 bits ({kind} in the range 0 to {float(values.max()):,.6g})."
+        wide = stats[(stats["largest"] != 0) & ((stats["mode"] == b"F") == bool(floats))]
+        if len(wide):
+            least, largest = min(0.0, float(wide["low"].min())), float(wide["largest"].max())
+            what = pluralize(len(wide), "image has", "images have")
+            yield f"{what} more than 8 bits ({kind} in the range {least:,.6g} to {largest:,.6g})."
     count = int((stats["largest"] != 0).sum())
     if 0 < count < len(stats):
         yield f"{pluralize(len(stats) - count, 'image of 8 bits is', 'images of 8 bits are')} not scaled as the others."
