@@ -16,7 +16,11 @@ from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError
 from regraft.serving.decode_pool import THUMBNAIL_SIDE, DecodingPool
 
-SIZES = [Preprocessing(size=16), Preprocessing(size=32, resize="pad")]
+SIZES = [
+    Preprocessing(size=16),
+    Preprocessing(size=32, resize="pad"),
+    Preprocessing(size=16, value_range=((29000.0, 31000.0), (0.0, 0.0))),
+]
 
 
 def picture(width: int = 50, height: int = 30) -> bytes:
@@ -36,6 +40,18 @@ def with_pool(use: Callable[[DecodingPool], Awaitable[None]], seconds: float = 2
             await pool.stop()
 
     asyncio.run(run())
+
+
+def test_sixteen_bits_are_shown_in_the_range_of_the_model() -> None:
+    async def use(pool: DecodingPool) -> None:
+        file = io.BytesIO()
+        Image.fromarray(np.linspace(29000, 31000, 32 * 32).reshape(32, 32).astype(np.uint16)).save(file, "PNG")
+        decoded = await pool.decode(file.getvalue(), 2, thumbnail=True)
+        assert np.array_equal(decoded.pixels, SIZES[2](file.getvalue()))
+        with Image.open(io.BytesIO(decoded.thumbnail)) as small:
+            assert np.ptp(np.asarray(small)) > 240
+
+    with_pool(use)
 
 
 def test_pixels_equal_those_of_the_preprocessing() -> None:

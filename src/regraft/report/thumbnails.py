@@ -11,6 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from regraft.data.decode import ImageSource, decode_image
+from regraft.data.rgb import UNKNOWN_RANGE, ValueRange
 from regraft.errors import RegraftError
 from regraft.report.html import image
 from regraft.resources import usable_cpus
@@ -35,16 +36,22 @@ def jpeg_uri(picture: Image.Image, quality: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def read_thumbnails(names: Iterable[str], source: Callable[[str], ImageSource], max_pixels: int) -> dict[str, str]:
+def read_thumbnails(
+    names: Iterable[str],
+    source: Callable[[str], ImageSource],
+    max_pixels: int,
+    value_range: ValueRange = UNKNOWN_RANGE,
+) -> dict[str, str]:
     """Read images and make thumbnails: data URIs by name, without the images that cannot be read.
 
-    `source` returns what the decoder reads for a name, and may raise what a missing image raises.
+    `source` returns what the decoder reads for a name, and may raise what a missing image raises. `value_range` is that
+    of `decode_image`.
     """
     names = list(names)
 
     def read(name: str) -> str | None:
         try:
-            pixels = decode_image(source(name), max_pixels=max_pixels, at_least=THUMBNAIL_SIZE)
+            pixels = decode_image(source(name), max_pixels=max_pixels, at_least=THUMBNAIL_SIZE, value_range=value_range)
             return data_uri(Image.fromarray(pixels))
         except (RegraftError, OSError, ValueError):  # the file changed or is gone
             return None

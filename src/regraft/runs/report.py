@@ -15,6 +15,7 @@ from PIL import Image
 from regraft.atomic_io import sha256_of, write_csv, write_text
 from regraft.data.dataset import Dataset, Part
 from regraft.data.decode import MAX_PIXELS, ImageSource
+from regraft.data.preprocessing import Preprocessing
 from regraft.errors import DataError, RegraftError, RunError, UsageError, suggest_names
 from regraft.evaluation.label_errors import find_label_errors
 from regraft.evaluation.metrics import Evaluation
@@ -59,7 +60,8 @@ def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None
     record = record_of(run)
     source = images_of(run, data)
     max_pixels = data.max_pixels if isinstance(data, Dataset) else MAX_PIXELS
-    thumbnails = {} if source is None else read_thumbnails(record.image_names(), source, max_pixels)
+    value_range = Preprocessing.from_json(run.description["preprocessing"]).value_range
+    thumbnails = {} if source is None else read_thumbnails(record.image_names(), source, max_pixels, value_range)
     suspects = [(s.path, s.label, s.suggested, s.probability) for s in record.suspects]
     write_csv(run.path / SUSPECTS, ("path", "label", "looks_like", "probability"), suspects)
     write_text(run.path / CARD, model_card(record))

@@ -18,6 +18,7 @@ from PIL import Image
 
 from regraft.data.decode import decode_image
 from regraft.data.preprocessing import Preprocessing
+from regraft.data.rgb import ValueRange
 from regraft.errors import ImageError, RegraftError
 from regraft.resources import usable_cpus
 from regraft.worker_process import Exited, Handler, Message, WorkerProcess
@@ -137,8 +138,10 @@ def make_handler(settings: dict[str, Any]) -> Handler:
     def handle(request: Message, emit: Callable[[Any], None]) -> Message:
         (index, wants_thumbnail), (data,) = request.value, request.buffers
         try:
-            pixels = preprocessings[index](data, max_pixels=max_pixels).tobytes()
-            return Message(None, [pixels, _thumbnail(data, max_pixels) if wants_thumbnail else b""])
+            preprocessing = preprocessings[index]
+            pixels = preprocessing(data, max_pixels=max_pixels).tobytes()
+            thumbnail = _thumbnail(data, max_pixels, preprocessing.value_range) if wants_thumbnail else b""
+            return Message(None, [pixels, thumbnail])
         except ImageError as error:
             return Message(error.reason)
         except MemoryError:
@@ -147,8 +150,9 @@ def make_handler(settings: dict[str, Any]) -> Handler:
     return handle
 
 
-def _thumbnail(data: bytes, max_pixels: int) -> bytes:
-    image = Image.fromarray(decode_image(data, max_pixels=max_pixels, at_least=THUMBNAIL_SIDE))
+def _thumbnail(data: bytes, max_pixels: int, value_range: ValueRange) -> bytes:
+    pixels = decode_image(data, max_pixels=max_pixels, at_least=THUMBNAIL_SIDE, value_range=value_range)
+    image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY)
