@@ -147,7 +147,7 @@ def test_the_preset_best_uses_them_for_the_head_over_several_backbones(
             said.append(text)
 
     here = {name: (BACKBONES[name], "wheel") for name in ("efficientnet_lite0", "mobilenetv2")}
-    monkeypatch.setattr(backbone_search, "backbones_here", lambda: here)
+    monkeypatch.setattr(backbone_search, "local_backbones", lambda: here)
     monkeypatch.setattr(backbone_search, "_WORTH_IT", -10.0)  # any combination is worth it
     monkeypatch.setattr(module, "decide", lambda *args, **options: replace(decide(*args, **options), used=True))
     config = load_config(overrides={"run.preset": "best", "model.image_size": 32, "data.unlabelled": str(folder)})
