@@ -139,5 +139,6 @@ _OUT_OF_MEMORY = (
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Cover Python, GPUs and PyTorch on a CPU, which raises a plain RuntimeError."""
-    by_type = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return by_type or "can't allocate memory" in str(error)
+    torch = sys.modules.get("torch")  # without it no device can be out of memory
+    kinds = (MemoryError,) if torch is None else (MemoryError, torch.cuda.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
