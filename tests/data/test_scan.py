@@ -398,7 +398,7 @@ def test_images_of_eight_bits_beside_others_are_said(tmp_path, png):
     root = write_wide(tmp_path / "data", [900])
     (root / "cat" / "plain.png").write_bytes(png("plain"))
     dataset = scan(root)
-    assert dataset.notes[1] == "1 image of 8 bits is not scaled as the others are."
+    assert dataset.notes[1] == "1 image of 8 bits is not scaled as the others."
     assert scan(write_wide(tmp_path / "black", [0, 0], "png")).value_range == ((0, 0), (0, 0))
 
 

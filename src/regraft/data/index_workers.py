@@ -154,7 +154,7 @@ def examine_pixels(pixels: np.ndarray) -> Answer:
     record = np.zeros((), RECORD_DTYPE)
     thumbnail, *measures = measure(Image.fromarray(pixels))
     height, width = pixels.shape[:2]
-    record["stats"] = (pixels.nbytes, width, height, "", "RGB", 1, 1, 0.0, *measures)
+    record["stats"] = (pixels.nbytes, width, height, "", "RGB", 1, 1, 0.0, *measures, 0.0, 0.0)
     record["thumbnail"] = thumbnail
     return pixels_sha256(pixels), record.tobytes()
 

@@ -164,7 +164,8 @@ def check_features_fit(model: Classifier, split: Split, config: Config) -> None:
     own, earlier = model.get_config(), Run(config.run.from_run).description
 
     def what_makes_features(description: Mapping[str, Any]) -> str:
-        image = {name: value for name, value in description["preprocessing"].items() if name != "white"}
+        ranges = ("value_range", "white")  # of the data; take_head has those of the earlier run
+        image = {name: value for name, value in description["preprocessing"].items() if name not in ranges}
         return json.dumps([description["backbone"], description["pooling"], description["head"]["stages"], image])
 
     is_same = model.weights.source == "run" and Path(model.weights.name) == Path(config.run.from_run)

@@ -22,8 +22,12 @@ from regraft.training.setup import plan_phases
 
 
 def take_head(model: Classifier, run: Path) -> None:
-    """Copy the rows of the classes that stay from the head of a run, if the heads have the same shape."""
+    """Copy the rows of the classes that stay from the head of a run, if the heads have the same shape.
+
+    Images of more than 8 bits are scaled as in that run, whose features and weights are of such images.
+    """
     earlier = load_classifier(run)
+    model.preprocessing = model.preprocessing.for_value_range(earlier.preprocessing.value_range)
     if model.head.has_shape_of(earlier.head):
         model.head.copy_rows(model.classes, earlier.head, earlier.classes)
 
