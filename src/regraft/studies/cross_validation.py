@@ -165,7 +165,7 @@ def cross_validate(
         others = find_unlabeled_for(every, config, reporter)
         chosen = part_to_use(len(dataset), len(others), seed=seed)
         images = others.images.with_samples(others.images.table.take(chosen))
-        extra = frozen_features(model, images, cache, reporter)
+        extra = frozen_features(model, images, cache, reporter, value_range=dataset.value_range)
     features = frozen_features(model, dataset, cache, reporter)
     clock.append(time.perf_counter())
     labels, classes = dataset.labels, len(dataset.classes)
