@@ -12,11 +12,15 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 from served import Server
 from terminal import regraft
 
+from regraft.data.decode import decode_image
 from regraft.models.rejection import RejectionPolicy
 from regraft.runs.run import load
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,22 @@ def test_bad_image_does_not_affect_others(server: Server, squares_folder: Path) 
     first, second = answer.json()["images"]
     assert first["label"] is None or first["label"] in ("blue", "green", "red")
     assert second == {"name": "b.png", "error": "not an image that can be read: a text file"}
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        (FIXTURES / "heic" / "irot_and_exif.heic", "image/heic"),
+        (FIXTURES / "jpeg_xl" / "turned.jxl", "image/jxl"),
+        (Path(str(get_testdata_file("MR_small.dcm"))), "application/dicom"),
+    ],
+)
+def test_photos_of_phones_and_of_scanners(server: Server, file: Path, kind: str) -> None:
+    answer = server.client.post("/predict?explain=true", content=file.read_bytes(), headers={"Content-Type": kind})
+    assert answer.status_code == 200, answer.text
+    heat_map = answer.json()["images"][0]["heat_map"]
+    height, width = decode_image(file).shape[:2]
+    assert (heat_map["width"], heat_map["height"]) == (width, height)
 
 
 def test_request_fails_if_no_image_can_be_read(server: Server) -> None:

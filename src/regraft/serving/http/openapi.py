@@ -87,9 +87,13 @@ def _bodies(images: int) -> dict[str, dict[str, Any]]:
         **_json(schema, one=("one image", {"image": TINY_PNG}), many=("several", several)),
         "multipart/form-data": {"schema": _object(["image"], image=_array(_BINARY, images))},
         "image/*": {"schema": _BINARY},
+        "application/dicom": {"schema": _BINARY},
         "application/octet-stream": {"schema": _BINARY},
     }
-    description = "JPEG, PNG, WebP, BMP, GIF, TIFF or PNM, of any mode and orientation; gzip and deflate are unpacked."
+    description = (
+        "JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, AVIF, HEIC, JPEG 2000 and, where the server has the extras `jxl` and "
+        "`dicom`, JPEG XL and DICOM; of any mode and orientation. gzip and deflate are unpacked."
+    )
     reference, example = {"$ref": _REF.format(model="InferRequest")}, {"id": "1", "inputs": [json.loads(_TENSOR)]}
     return {
         "/predict": {"required": True, "description": description, "content": content},

@@ -33,9 +33,12 @@ _DROPPED, _PAUSE = 8, 1.0
 #: Number of characters of a file name that are kept.
 _NAME = 255
 _CLOSE = {"Connection": "close"}
-_ACCEPT = "multipart/form-data, application/json, image/*, application/octet-stream"
+_ACCEPT = "multipart/form-data, application/json, image/*, application/dicom, application/octet-stream"
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
-TYPES = "multipart/form-data with files named image, application/json, image/* or application/octet-stream"
+TYPES = (
+    "multipart/form-data with files named image, application/json, image/*, application/dicom or "
+    "application/octet-stream"
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class BodyReader:
             return await _parse(_from_form, body, options.get(b"boundary", b""), self.limits)
         if kind == b"application/json":
             return await _parse(_from_json, body, self.limits)
-        if kind.startswith(b"image/") or kind == b"application/octet-stream":
+        if kind.startswith(b"image/") or kind in (b"application/dicom", b"application/octet-stream"):
             return [Upload(_file(body, "the body"))]
         given = f"the type {printable(content_type)!r}" if content_type else "a body without a type"
         raise Problem(415, f"Received {given}; expected {TYPES}.", headers={"Accept-Post": _ACCEPT})
