@@ -52,7 +52,9 @@ def test_equals_gradcam_by_gradients(backbone: str, options: dict[str, Any]) -> 
         expected = explain_pixels(
             model, pixels.permute(0, 3, 1, 2), targets, method="gradcam", stage=module.stage
         ).numpy()
-        heat = gradcam_from_evidence(evidence, targets.numpy(), activation=model.head.activation, size=64).numpy()
+        heat = gradcam_from_evidence(
+            evidence, targets.numpy(), activation=model.head.activation, shape=(64, 64)
+        ).numpy()
         np.testing.assert_allclose(heat, expected, atol=2e-3)
         largest.append(expected.max())
     assert max(largest) == 1

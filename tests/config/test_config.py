@@ -129,10 +129,14 @@ def test_a_value_that_fits_none_of_several_types_is_reported_once() -> None:
     ]  # fmt: skip
 
 
-def test_square_image_sizes() -> None:
+def test_image_sizes() -> None:
     for given in ("64x64", "(64, 64)", [64, 64], (64, 64, 3), "64", 64):
         assert load_config(overrides={"model.image_size": given}).model.image_size == 64
-    for wrong in ("64x32", [64, 64, 4], (3, 64, 64), "64x"):
+    for given in ("64x32", "(64, 32)", [64, 32], (64, 32, 3), "64 x 32"):
+        assert load_config(overrides={"model.image_size": given}).model.image_size == "64x32"
+    again = load_config(overrides={"model.image_size": "64x32"})
+    assert 'image_size = "64x32"' in again.to_toml()
+    for wrong in ([64, 64, 4], (3, 64, 64), "64x", "x64", -64, "4096", "64x4096", "large"):
         with pytest.raises(ConfigError, match="image_size"):
             load_config(overrides={"model.image_size": wrong})
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from regraft.data.preprocessing import Preprocessing
+from regraft.data.preprocessing import Preprocessing, read_size
 from regraft.errors import ImageError
 
 RESIZES = ("stretch", "crop", "pad")
@@ -155,6 +155,46 @@ def test_the_value_range_of_the_data_travels_with_the_model(encode):
     old = {name: value for name, value in plain.to_json().items() if name != "value_range"}
     assert Preprocessing.from_json(old)(dark).max() == 4, "a model of version 0.1 was trained with 16 bits"
     assert Preprocessing.from_json(old | {"white": [4095, 0]}) == fitted, "a model of version 0.2"
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("shape", [(24, 48), (60, 20)])
+def test_a_height_and_a_width_that_differ(resize, shape):
+    """`crop` and `pad` keep the aspect ratio, and the heat map of the input lies over the same part of the image."""
+    preprocessing = Preprocessing(size=shape, resize=resize, interpolation="bilinear")
+    assert (preprocessing.shape, preprocessing.named_size) == (shape, f"{shape[0]}x{shape[1]}")
+    height, width = 120, 160
+    image = np.full((height, width, 3), 200, np.uint8)
+    image[..., 0], image[..., 1] = np.linspace(0, 255, width), np.linspace(0, 255, height)[:, None]
+    pixels = preprocessing(image)
+    assert pixels.shape == (*shape, 3)
+    inside = pixels[..., 2] == 200
+    right, down = (float(np.diff(pixels[..., channel].astype(float), axis=1 - channel).mean()) for channel in (0, 1))
+    if resize == "crop":  # a pixel is as wide as it is high
+        assert inside.all()
+        assert right * width == pytest.approx(down * height, rel=0.1)
+    elif resize == "stretch":
+        assert inside.all()
+        assert right * shape[1] == pytest.approx(down * shape[0], rel=0.1)
+    else:
+        rows, columns = inside.any(axis=1).sum(), inside.any(axis=0).sum()
+        assert columns / rows == pytest.approx(width / height, rel=0.1)
+        assert inside.sum() == rows * columns < inside.size
+    back = preprocessing.map_to_image(pixels[..., 0].astype(np.float32), width, height)
+    seen = preprocessing.map_to_image(np.ones(shape, np.float32), width, height) > 0.99
+    assert back.shape == (height, width)
+    inner = seen & (np.abs(image[..., 0] - 128.0) < 100)
+    assert inner.mean() > 0.2
+    assert np.abs(back - image[..., 0])[inner].mean() < 12
+
+
+def test_equal_sides_are_a_square():
+    assert Preprocessing(size=(32, 32)) == Preprocessing(size=32)
+    again = Preprocessing.from_json(json.loads(json.dumps(Preprocessing(size=(64, 32)).to_json())))
+    assert again == Preprocessing(size=(64, 32))
+    assert [read_size(size) for size in (64, "64x32")] == [64, (64, 32)]
+    with pytest.raises(ValueError, match="at least 8 pixels"):
+        Preprocessing(size=(64, 4))
 
 
 def test_it_is_a_value():

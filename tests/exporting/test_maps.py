@@ -97,13 +97,13 @@ def test_the_code_of_its_readme_gives_the_map(
     names = {"given": pixels}
     exec(code, names)
     whole = gradcam_from_evidence(
-        model.evidence(pixels), np.array([names["target"]]), activation="softmax", size=model.preprocessing.size
+        model.evidence(pixels), np.array([names["target"]]), activation="softmax", shape=model.preprocessing.shape
     )
     heat = np.asarray(names["heat"])
     assert heat.shape == model.check_maps()["grid"]
     assert heat.max() > 0
     # Enlarged, it is regraft's map.
-    enlarged = to_heat_maps(torch.tensor(heat[None]), whole.shape[-1])
+    enlarged = to_heat_maps(torch.tensor(heat[None]), model.preprocessing.shape)
     np.testing.assert_allclose(enlarged, whole, atol=1e-5)
 
 

@@ -62,12 +62,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [large, *(save(folder, *given) for given in [*turned, *upright])]
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize(
+    ("resize", "size"),
+    [("stretch", 24), ("crop", 24), ("pad", 24), ("stretch", (16, 40)), ("crop", (40, 16)), ("pad", (40, 16))],
+)
 def test_script_prepares_every_file_as_regraft_does(
-    resize: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resize: Any, size: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All formats, modes and orientations."""
-    preprocessing = Preprocessing(size=24, resize=resize, value_range=((900.0, 60000.5), (10.0, 200.0)))
+    preprocessing = Preprocessing(size=size, resize=resize, value_range=((900.0, 60000.5), (10.0, 200.0)))
     parts = ScriptParts("nothing", "import math", "seen = []", "seen.append(np.asarray(image)) or np.ones(1)")
     (tmp_path / "export.json").write_text('{"classes": ["a"]}')
     monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, files)])

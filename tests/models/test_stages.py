@@ -86,7 +86,7 @@ def test_other_timm_models_are_split_too(name: str) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False, num_classes=0).eval()
     size = 224 if model.pretrained_cfg["fixed_input_size"] else 96
-    stages = split_stages(model, size)
+    stages = split_stages(model, (size, size))
     assert len(stages) > 4
     images = torch.randn(1, 3, size, size)
     with torch.inference_mode():
@@ -98,7 +98,7 @@ def test_other_timm_models_are_split_too(name: str) -> None:
 
 def test_a_model_that_is_not_a_chain_is_one_stage() -> None:
     model = timm.create_model("levit_128s", pretrained=False, num_classes=0).eval()
-    stages = split_stages(model, 224)
+    stages = split_stages(model, (224, 224))
     assert [stage.name for stage in stages] == ["features", "pool"]
     assert resolve_boundary(stages, "auto") == 0
 
@@ -108,7 +108,7 @@ def test_splitting_does_not_change_mode_or_random_state() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    split_stages(model, 32)
+    split_stages(model, (32, 32))
     assert torch.equal(torch.rand(1), expected)
     assert model.training
 

@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from regraft.attribution.methods import Method
 from regraft.config import load_config
 from regraft.data.decode import decode_image
 from regraft.data.preprocessing import Preprocessing
+from regraft.errors import UsageError
 from regraft.exporting.export import export
-from regraft.runs.run import load
+from regraft.exporting.exported_model import ExportedModel
+from regraft.models.classifier import build
+from regraft.runs.explain import explain
+from regraft.runs.run import Run, load
 from regraft.runs.train import train_from
+from regraft.studies.attribution_audit import audit_attribution
 from regraft.training.callbacks import NullReporter
 
 
@@ -62,3 +69,46 @@ def test_images_of_sixteen_bits_are_scaled_as_the_training_images(tmp_path: Path
     description = json.loads((result.path / "export.json").read_text())
     assert Preprocessing.from_json(description["preprocessing"]) == run.classifier.preprocessing
     assert f"upright_rgb(file, {run.classifier.preprocessing.value_range})" in (result.path / "predict.py").read_text()
+
+
+@pytest.fixture(scope="module")
+def rectangular(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory, fast_settings: dict[str, Any]) -> Run:
+    """A run with an input of 48 x 32 pixels."""
+    settings = {**fast_settings, "model.backbone": "cnn", "model.weights": "none", "model.image_size": "48x32"}
+    return train_from(squares_folder, load_config(overrides=settings), tmp_path_factory.mktemp("rectangles") / "run")
+
+
+def test_an_input_that_is_no_square_works_as_any_other(rectangular: Run, squares_folder: Path) -> None:
+    run, file = rectangular, squares_folder / "red" / "01.png"
+    assert (run.classifier.preprocessing.shape, run.metrics["model"]["image_size"]) == ((48, 32), "48x32")
+    assert 'image_size = "48x32"' in (run.path / "config.toml").read_text()
+    (prediction,) = run.predict([file], tta="crops")
+    assert prediction.error is None
+    methods: tuple[Method, ...] = ("gradcam", "scorecam", "integrated-gradients")
+    for method in methods:
+        (explanation,) = explain(run, [file], method=method)
+        assert explanation.heat.shape == (1, *decode_image(file).shape[:2])
+        assert explanation.heat.max() > 0
+    audit = audit_attribution(run)
+    assert len(audit.images) == len(run.predictions.part("test"))
+    assert audit.maps.shape == (3, 48, 32)
+    assert "48x32 pixels" in (run.path / "MODEL_CARD.md").read_text()
+    again = build(run.path, classes=run.classes)
+    assert again.preprocessing.shape == (48, 32)
+    assert "48 x 32" in str(run.classifier.summary())
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "cnn,test_efficientnet"])
+def test_backbones_that_take_squares_alone_say_so(name: str) -> None:
+    with pytest.raises(UsageError, match=r"image_size = 64x32, but .* takes squares alone"):
+        build(name, classes=("a", "b"), weights="none", image_size="64x32")
+
+
+def test_exports_have_the_height_and_width_of_the_run(rectangular: Run, tmp_path: Path) -> None:
+    """Each passes its parity gate on the run's images."""
+    for result in export(rectangular, ["onnx", "openvino", "exported-program", "savedmodel", "litert"], out=tmp_path):
+        description = json.loads((result.path / "export.json").read_text())
+        assert description["input"]["shape"] == ["N", 48, 32, 3]
+        assert "(N, 48, 32, 3)" in (result.path / "README.md").read_text()
+        model = ExportedModel(result.path, trust=True)
+        assert model.probabilities(np.zeros((2, 48, 32, 3), np.uint8)).shape == (2, 3)

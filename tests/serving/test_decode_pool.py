@@ -19,6 +19,7 @@ from regraft.serving.decode_pool import THUMBNAIL_SIDE, DecodingPool
 SIZES = [
     Preprocessing(size=16),
     Preprocessing(size=32, resize="pad"),
+    Preprocessing(size=(32, 16), resize="crop"),
     Preprocessing(size=16, value_range=((29000.0, 31000.0), (0.0, 0.0))),
 ]
 
@@ -46,8 +47,8 @@ def test_sixteen_bits_are_shown_in_the_range_of_the_model() -> None:
     async def use(pool: DecodingPool) -> None:
         file = io.BytesIO()
         Image.fromarray(np.linspace(29000, 31000, 32 * 32).reshape(32, 32).astype(np.uint16)).save(file, "PNG")
-        decoded = await pool.decode(file.getvalue(), 2, thumbnail=True)
-        assert np.array_equal(decoded.pixels, SIZES[2](file.getvalue()))
+        decoded = await pool.decode(file.getvalue(), 3, thumbnail=True)
+        assert np.array_equal(decoded.pixels, SIZES[3](file.getvalue()))
         with Image.open(io.BytesIO(decoded.thumbnail)) as small:
             assert np.ptp(np.asarray(small)) > 240
 

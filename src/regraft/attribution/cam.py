@@ -30,7 +30,7 @@ def explain_pixels(
 ) -> torch.Tensor:
     """Compute the heat map of a class for each image; the model's mode does not change, and it keeps no gradient.
 
-    Pixels (N, 3, S, S), uint8 or float in 0..255, and class indices, int64 (N,), give float32 (N, S, S) on the CPU, in
+    Pixels (N, 3, H, W), uint8 or float in 0..255, and class indices, int64 (N,), give float32 (N, H, W) on the CPU, in
     [0, 1]: the largest value of each map is 1, or all are 0 if nothing supports the class. `stage` is the index of the
     stage whose output is explained, `default_stage` if None. Raises UsageError if that output has no spatial axes.
 
@@ -50,7 +50,7 @@ def explain_pixels(
             stage = default_stage(model, method)
         batches = (torch.split(values.to(model.mean.device), BATCH) for values in (pixels, targets))
         maps = [
-            to_heat_maps(compute(model, batch, batch_targets, method, stage), model.preprocessing.size)
+            to_heat_maps(compute(model, batch, batch_targets, method, stage), model.preprocessing.shape)
             for batch, batch_targets in zip(*batches, strict=True)
         ]
         return torch.cat(maps).cpu() if maps else torch.zeros(0, *pixels.shape[2:])
@@ -58,9 +58,9 @@ def explain_pixels(
         model.train(was_training)
 
 
-def to_heat_maps(maps: torch.Tensor, side: int) -> torch.Tensor:
-    """Positive part of maps (N, H, W), interpolated to (N, S, S), and divided by its largest value."""
-    return normalize(upsample(maps.clamp_min(0), side))
+def to_heat_maps(maps: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Positive part of maps (N, H, W), interpolated to a height and width, and divided by its largest value."""
+    return normalize(upsample(maps.clamp_min(0), shape))
 
 
 def smooth(maps: torch.Tensor, radius: int) -> torch.Tensor:
@@ -124,8 +124,7 @@ def default_stage(model: Classifier, method: Method) -> int:
                 default_stage(model.member(index), method)
                 return 0
         raise UsageError(f"No backbone has a stage with spatial axes, which {method} needs. Use integrated-gradients.")
-    side = model.preprocessing.size
-    pixels = torch.full((1, 3, side, side), 128.0, device=model.mean.device)
+    pixels = torch.full((1, 3, *model.preprocessing.shape), 128.0, device=model.mean.device)
     last = len(model.stages) - 2  # below the pooling
     reads_class = model.tokens is not None and (
         "class" in model.tap_parts.get(last, ()) or (model.tokens.pooled == "class" and model.pooling == "avg")
@@ -190,11 +189,11 @@ def _tokens_to_maps(values: torch.Tensor, prefix_tokens: int, side: int) -> torc
     return patches.reshape(*patches.shape[:2], side, side)
 
 
-def upsample(maps: torch.Tensor, side: int) -> torch.Tensor:
-    """Maps (N, H, W), interpolated to (N, S, S)."""
-    if maps.shape[1:] == (side, side):
+def upsample(maps: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Maps (N, H, W), interpolated to another height and width."""
+    if maps.shape[1:] == shape:
         return maps
-    return functional.interpolate(maps[:, None], size=(side, side), mode="bicubic", align_corners=False)[:, 0]
+    return functional.interpolate(maps[:, None], size=shape, mode="bicubic", align_corners=False)[:, 0]
 
 
 def normalize(maps: torch.Tensor) -> torch.Tensor:
@@ -252,17 +251,17 @@ def _scorecam(
     model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, stage: int, others: torch.Tensor | float
 ) -> torch.Tensor:
     """Sum of maps weighted by the score of the image under them; only the strongest. Wang et al. 2020."""
-    to_maps, side = maps_of_stage(model, stage), model.preprocessing.size
+    to_maps, shape = maps_of_stage(model, stage), model.preprocessing.shape
     results = []
     with torch.no_grad():
         for index, (image, target) in enumerate(zip(pixels.float(), targets, strict=True)):
             constant = others[index] if isinstance(others, torch.Tensor) else others
             maps = to_maps(model.activations(image[None], stage + 1).values)[0]
             strongest = maps[maps.flatten(1).std(dim=1).topk(min(_MASKS, len(maps))).indices]
-            masks = functional.interpolate(strongest[None], size=(side, side), mode="bilinear")[0]
+            masks = functional.interpolate(strongest[None], size=shape, mode="bilinear")[0]
             low, high = masks.amin(dim=(1, 2), keepdim=True), masks.amax(dim=(1, 2), keepdim=True)
             masks = (masks - low) / (high - low).clamp_min(torch.finfo(masks.dtype).tiny)
-            base = model.mean.expand(1, 3, side, side)
+            base = model.mean.expand(1, 3, *shape)
             masked = torch.cat([base, base + masks[:, None] * (image - base)])
             scores = torch.cat([
                 _log_odds(model, model(batch) + constant, target.expand(len(batch)))
@@ -311,5 +310,5 @@ def compute(
         return _scorecam(model, pixels, targets, stage, others)
     if method == "integrated-gradients":
         # Neighboring pixels have opposite signs; their smoothed sum shows the contribution of a region.
-        return smooth(_pixel_contributions(model, pixels, targets), pixels.shape[-1] // 16)
+        return smooth(_pixel_contributions(model, pixels, targets), min(pixels.shape[2:]) // 16)
     return _FROM_GRADIENT[method](*_stage_gradient(model, pixels, targets, stage, others))

@@ -63,8 +63,8 @@ def evidence_weights(model: Classifier) -> tuple[int, torch.Tensor]:
         stage = default_stage(model, "gradcam")
     except UsageError as error:
         raise UsageError(f"{model.spec.name} has no stage with spatial axes, which maps need.") from error
-    size = model.preprocessing.size
-    noise = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    shape, generator = model.preprocessing.shape, torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (2, 3, *shape), generator=generator, dtype=torch.uint8)
     weights, others = (_summed_gradients(model, image[None].to(model.mean.device), stage) for image in noise)
     if not torch.allclose(weights, others, rtol=1e-3, atol=1e-5 * float(weights.abs().max())):
         raise UsageError(
@@ -75,12 +75,12 @@ def evidence_weights(model: Classifier) -> tuple[int, torch.Tensor]:
 
 
 def gradcam_from_evidence(
-    evidence: Evidence, targets: np.ndarray, *, activation: Activation, size: int
+    evidence: Evidence, targets: np.ndarray, *, activation: Activation, shape: tuple[int, int]
 ) -> torch.Tensor:
-    """Grad-CAM of a class, int64 (N,), for each of N images, as `explain_pixels`: float32 (N, S, S) in [0, 1]."""
+    """Grad-CAM of a class, int64 (N,), for each of N images, as `explain_pixels`: float32 (N, H, W) in [0, 1]."""
     coefficients = _log_odds_gradient(evidence.logits.astype(np.float64), targets, activation)
     maps = np.einsum("nk,nkhw->nhw", coefficients, evidence.maps.astype(np.float64))
-    return to_heat_maps(torch.from_numpy(maps.astype(np.float32)), size)
+    return to_heat_maps(torch.from_numpy(maps.astype(np.float32)), shape)
 
 
 def _log_odds_gradient(logits: np.ndarray, targets: np.ndarray, activation: Activation) -> np.ndarray:

@@ -28,13 +28,18 @@ class Faithfulness(NamedTuple):
 
 def border_and_center(maps: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Shares of the maps (N, S, S) at the border and in the center, float64 (N,) in [0, 1]; NaN for a map of zeros."""
-    side = maps.shape[-1]
-    edge, quarter = round(BORDER * side), round((1 - CENTER) / 2 * side)
+    inside, middle = ([_between(side, share) for side in maps.shape[1:]] for share in (BORDER, (1 - CENTER) / 2))
     total = maps.double().sum(dim=(1, 2))
-    inner = maps[:, edge : side - edge, edge : side - edge].double().sum(dim=(1, 2))
-    center = maps[:, quarter : side - quarter, quarter : side - quarter].double().sum(dim=(1, 2))
+    inner = maps[:, inside[0], inside[1]].double().sum(dim=(1, 2))
+    center = maps[:, middle[0], middle[1]].double().sum(dim=(1, 2))
     total = torch.where(total > 0, total, torch.nan)
     return (1 - inner / total).numpy(), (center / total).numpy()
+
+
+def _between(side: int, share: float) -> slice:
+    """A side without this share of it at both ends."""
+    edge = round(share * side)
+    return slice(edge, side - edge)
 
 
 def top_pixels(maps: torch.Tensor, share: float) -> torch.Tensor:
@@ -47,7 +52,7 @@ def top_pixels(maps: torch.Tensor, share: float) -> torch.Tensor:
 
 def occlude(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Blur the pixels of a mask, bool (N, S, S), with a smooth transition that adds no edge: float32 (N, 3, S, S)."""
-    return torch.lerp(pixels.float(), blur(pixels), smooth(mask.float(), pixels.shape[-1] // 16)[:, None])
+    return torch.lerp(pixels.float(), blur(pixels), smooth(mask.float(), min(pixels.shape[2:]) // 16)[:, None])
 
 
 def blur(pixels: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,7 @@ def explain_members(model: Classifier, pixels: torch.Tensor, targets: torch.Tens
         alone: dict[str, list[torch.Tensor]] = {members[index].spec.name: [] for index in stages}
         batches = (torch.split(values.to(model.mean.device), BATCH) for values in (pixels, targets))
         for batch, batch_targets in zip(*batches, strict=True):
-            maps = _maps(model.backbone, members, stages, batch, batch_targets, method, model.preprocessing.size)
+            maps = _maps(model.backbone, members, stages, batch, batch_targets, method, model.preprocessing.shape)
             total.append(normalize(maps.sum(dim=0)))
             scale = maps.clamp_min(0).amax(dim=(0, 2, 3), keepdim=True)
             scaled = maps.clamp_min(0) / scale.clamp_min(torch.finfo(maps.dtype).tiny)
@@ -80,7 +80,7 @@ def _maps(
     pixels: torch.Tensor,
     targets: torch.Tensor,
     method: Method,
-    side: int,
+    shape: tuple[int, int],
 ) -> torch.Tensor:
     """Signed maps (M, N, S, S) of the backbones with positions, in one unit."""
     with torch.no_grad():
@@ -96,5 +96,5 @@ def _maps(
         else:
             rows, columns = grid_of(member, stage) or (1, 1)
             values = values * rows * columns
-        maps.append(upsample(values, side))
+        maps.append(upsample(values, shape))
     return torch.stack(maps)

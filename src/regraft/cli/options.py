@@ -40,7 +40,9 @@ BackboneOrAuto = Annotated[
     str | None, Option("--backbone", help="A name from `regraft backbones`, any timm name, several (a,b), or auto.")
 ]
 Weights = Annotated[str | None, Option(help="auto, wheel, hub, none, or a path.")]
-ImageSize = Annotated[str | None, Option(metavar="PIXELS", help="Side of the input, such as 224 or 224x224.")]
+ImageSize = Annotated[
+    str | None, Option(metavar="PIXELS", help="Side of the input (224), or height x width (384x128).")
+]
 CLASS_WEIGHTS = "balanced, or weights such as cat=1,dog=3."
 ClassWeights = Annotated[str | None, Option(metavar="WEIGHTS", help=CLASS_WEIGHTS)]
 GroupBy = Annotated[str | None, Option(help="Regular expression; paths with the same match share a part.")]

@@ -43,9 +43,11 @@ def augment(pixels: torch.Tensor, augmentation: Augmentation, keys: Sequence[int
 
 def _transform(changes: Augmentation, size: list[int]) -> v2.Transform:
     scale, jitter = (1 - changes.random_crop, 1.0), changes.color_jitter
+    aspect = size[1] / size[0]
+    ratio = (3 / 4 * aspect, 4 / 3 * aspect)
     steps = (
         changes.moves and partial(_random_affine, changes=changes),
-        changes.random_crop and v2.RandomResizedCrop(size, scale=scale, ratio=(3 / 4, 4 / 3), antialias=True),
+        changes.random_crop and v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True),
         changes.flip and v2.RandomHorizontalFlip(changes.flip),
         changes.vertical_flip and v2.RandomVerticalFlip(changes.vertical_flip),
         (changes.brightness or changes.color_jitter) and v2.ColorJitter(changes.brightness or jitter, jitter, jitter),

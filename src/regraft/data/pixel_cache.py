@@ -72,7 +72,7 @@ class StreamedPixels:
         self, dataset: Dataset, preprocessing: Preprocessing, cache: Cache | None = None, *, workers: int | None = None
     ) -> None:
         self.dataset, self.preprocessing, self.workers = dataset, preprocessing, workers or usable_cpus()
-        self.shape = (len(dataset), preprocessing.size, preprocessing.size, 3)
+        self.shape = (len(dataset), *preprocessing.shape, 3)
         self.table = None if cache is None else cache.existing_table("pixels", *_rows_of(preprocessing))
         self.numbers = np.full(len(dataset), -1)
         if self.table is not None:
@@ -132,7 +132,7 @@ def _rows_of(preprocessing: Preprocessing) -> tuple[dict[str, Any], tuple[int, i
         "value_range": [list(ends) for ends in preprocessing.value_range],
         "fill": list(preprocessing.mean) if preprocessing.resize == "pad" else None,
     }
-    return key, (preprocessing.size, preprocessing.size, 3), np.uint8
+    return key, (*preprocessing.shape, 3), np.uint8
 
 
 def load_pixels(

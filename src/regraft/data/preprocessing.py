@@ -1,4 +1,4 @@
-"""Resize decoded images to the square that a backbone takes as input.
+"""Resize decoded images to the square, or rectangle, that a backbone takes as input.
 
 The mean and standard deviation are part of the preprocessing but are applied inside the model, so no user of the model
 can normalize differently.
@@ -16,6 +16,8 @@ from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
 from regraft.data.rgb import UNKNOWN_RANGE, ValueRange
 
 Resize = Literal["stretch", "crop", "pad"]
+#: Side of a square in pixels, or height and width.
+ImageSize = int | tuple[int, int]
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -24,17 +26,25 @@ _FILTERS = {
 }
 
 
+def read_size(named: int | str) -> ImageSize:
+    """The size that `Preprocessing.named_size` names."""
+    if isinstance(named, int):
+        return named
+    height, width = map(int, named.split("x"))
+    return height, width
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the input of a model, a square of `size` pixels; saved with the model.
+    """How an image becomes the input of a model; saved with the model.
 
-    `stretch` changes the aspect ratio; `crop` takes the largest square at the center; `pad` keeps the whole image and
-    its aspect ratio and fills the rest with the mean color. Interpolation is antialiased. `mean` and `std` of each
-    channel are on the scale 0..1; the model subtracts and divides by them. `value_range` is that of
-    `decode_image`.
+    The input is a square of `size` pixels, or `size` is its height and width. `stretch` changes the aspect ratio;
+    `crop` takes the largest part at the center with the input's aspect ratio; `pad` keeps the whole image and its
+    aspect ratio and fills the rest with the mean color. Interpolation is antialiased. `mean` and `std` of each channel
+    are on the scale 0..1; the model subtracts and divides by them. `value_range` is that of `decode_image`.
     """
 
-    size: int
+    size: ImageSize
     resize: Resize = "stretch"
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -46,27 +56,41 @@ class Preprocessing:
             raise ValueError(f"interpolation {self.interpolation!r}; expected one of {', '.join(_FILTERS)}")
         if self.resize not in get_args(Resize):
             raise ValueError(f"resize {self.resize!r}; expected one of {', '.join(get_args(Resize))}")
-        if self.size < 8:
+        if not isinstance(self.size, int):
+            height, width = self.size
+            object.__setattr__(self, "size", height if height == width else (height, width))
+        if min(self.shape) < 8:
             raise ValueError(f"size {self.size}; expected at least 8 pixels")
 
+    @property
+    def named_size(self) -> int | str:
+        """The size as in `model.image_size`: 224, or "384x128" for height and width."""
+        return self.size if isinstance(self.size, int) else "{}x{}".format(*self.size)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
     def __call__(self, source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """Decode and resize to uint8 (size, size, 3); arguments and errors are those of `decode_image`."""
+        """Decode and resize to uint8 (H, W, 3); arguments and errors are those of `decode_image`."""
         # Twice the final size keeps every frequency that survives the resizing.
-        pixels = decode_image(source, max_pixels=max_pixels, at_least=2 * self.size, value_range=self.value_range)
-        height, width = pixels.shape[:2]
-        size, resample = self.size, _FILTERS[self.interpolation]
-        if (height, width) == (size, size):
+        at_least = 2 * max(self.shape)
+        pixels = decode_image(source, max_pixels=max_pixels, at_least=at_least, value_range=self.value_range)
+        if pixels.shape[:2] == self.shape:
             return pixels
+        height, width = pixels.shape[:2]
+        size, resample = self.shape[::-1], _FILTERS[self.interpolation]
         image = Image.fromarray(pixels)
         if self.resize == "stretch":
-            return np.asarray(image.resize((size, size), resample))
+            return np.asarray(image.resize(size, resample))
         if self.resize == "crop":
-            side = min(width, height)
-            left, top = (width - side) / 2, (height - side) / 2
-            return np.asarray(image.resize((size, size), resample, box=(left, top, left + side, top + side)))
+            inner_width, inner_height = self._cropped_size(width, height)
+            left, top = (width - inner_width) / 2, (height - inner_height) / 2
+            return np.asarray(image.resize(size, resample, box=(left, top, left + inner_width, top + inner_height)))
         inner = self._padded_size(width, height)
-        canvas = Image.new("RGB", (size, size), tuple(round(255 * channel) for channel in self.mean))
-        canvas.paste(image.resize(inner, resample), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+        canvas = Image.new("RGB", size, tuple(round(255 * channel) for channel in self.mean))
+        canvas.paste(image.resize(inner, resample), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
         return np.asarray(canvas)
 
     def for_value_range(self, value_range: ValueRange) -> Preprocessing:
@@ -74,26 +98,33 @@ class Preprocessing:
         return replace(self, value_range=value_range) if self.value_range == UNKNOWN_RANGE else self
 
     def map_to_image(self, values: np.ndarray, width: int, height: int) -> np.ndarray:
-        """Map a heat map over the model's input, (size, size), back to the original image of this size in pixels.
+        """Map a heat map over the model's input, (H, W), back to the original image of this size in pixels.
 
         Returns float32 (height, width), interpolated; 0 where the image was cropped.
         """
-        square = Image.fromarray(np.ascontiguousarray(values, np.float32))
+        heat = Image.fromarray(np.ascontiguousarray(values, np.float32))
         bilinear = Image.Resampling.BILINEAR
         if self.resize == "stretch":
-            return np.asarray(square.resize((width, height), bilinear))
+            return np.asarray(heat.resize((width, height), bilinear))
         if self.resize == "crop":
-            side = min(width, height)
+            inner_width, inner_height = self._cropped_size(width, height)
+            part = max(1, round(inner_width)), max(1, round(inner_height))
             canvas = Image.new("F", (width, height))
-            canvas.paste(square.resize((side, side), bilinear), ((width - side) // 2, (height - side) // 2))
+            canvas.paste(heat.resize(part, bilinear), ((width - part[0]) // 2, (height - part[1]) // 2))
             return np.asarray(canvas)
         inner = self._padded_size(width, height)
-        left, top = (self.size - inner[0]) // 2, (self.size - inner[1]) // 2
+        left, top = (self.shape[1] - inner[0]) // 2, (self.shape[0] - inner[1]) // 2
         box = (left, top, left + inner[0], top + inner[1])
-        return np.asarray(square.resize((width, height), bilinear, box=box))
+        return np.asarray(heat.resize((width, height), bilinear, box=box))
+
+    def _cropped_size(self, width: int, height: int) -> tuple[float, float]:
+        """Width and height of the largest part of an image that has the aspect ratio of the input."""
+        rows, columns = self.shape
+        return min(width, height * columns / rows), min(height, width * rows / columns)
 
     def _padded_size(self, width: int, height: int) -> tuple[int, int]:
-        scale = self.size / max(width, height)
+        rows, columns = self.shape
+        scale = min(rows / height, columns / width)
         return max(1, round(width * scale)), max(1, round(height * scale))
 
     def to_json(self) -> dict[str, Any]:
@@ -107,5 +138,5 @@ class Preprocessing:
         value = dict(value)
         integers, floats = value.pop("white", (65535, 0))
         (first, second) = value.pop("value_range", ((0.0, integers), (0.0, floats)))
-        tuples = {name: tuple(value[name]) for name in ("mean", "std")}
+        tuples = {name: tuple(value[name]) for name in ("mean", "std", "size") if not isinstance(value[name], int)}
         return cls(**{**value, **tuples, "value_range": (tuple(first), tuple(second))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,9 +55,9 @@ def parity_images(run: Run, data: Path | str | None) -> ParityImages:
     part = predictions.part(name)
     if not len(part):
         raise UsageError(f"{run.path} has no validation or test images, and an export is checked on them.")
-    limit = max(_MIN_PARITY_IMAGES, min(_MAX_PARITY_IMAGES, _MAX_PARITY_BYTES // (3 * preprocessing.size**2)))
+    limit = max(_MIN_PARITY_IMAGES, min(_MAX_PARITY_IMAGES, _MAX_PARITY_BYTES // (3 * math.prod(preprocessing.shape))))
     chosen = evenly_spaced(len(part), limit)
-    pixels = np.empty((len(chosen), preprocessing.size, preprocessing.size, 3), np.uint8)
+    pixels = np.empty((len(chosen), *preprocessing.shape, 3), np.uint8)
     for row, i in enumerate(chosen):
         pixels[row] = _read_pixels(run, source, part.ids[i])
     return ParityImages(name, tuple(part.ids[i] for i in chosen), part.labels[chosen], pixels, source)

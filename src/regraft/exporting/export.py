@@ -236,14 +236,14 @@ def _write(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise ExportError(f"{target.name} cannot be written: {first_line(error)[:500]}") from error
     write_text(target / SCRIPT, predict_script(export_format, preprocessing))
-    size, backbone, maps = preprocessing.size, str(run.description["backbone"]["name"]), _maps_of(reference.module)
-    about = readme(export_format, backbone=backbone, classes=len(run.classes), size=size, maps=maps)
+    shape, backbone, maps = preprocessing.shape, str(run.description["backbone"]["name"]), _maps_of(reference.module)
+    about = readme(export_format, backbone=backbone, classes=len(run.classes), shape=shape, maps=maps)
     write_text(target / README, about)
     write_json(target / DESCRIPTION, {
         "version": VERSION,
         "format": export_format.name,
         "precision": precision,
-        "input": {"name": "images", "shape": ["N", size, size, 3], "dtype": "uint8", "order": "RGB"},
+        "input": {"name": "images", "shape": ["N", *shape, 3], "dtype": "uint8", "order": "RGB"},
         "output": {"name": "probabilities", "shape": ["N", len(run.classes)], "dtype": "float32"},
         "maps": maps,
         "classes": list(run.classes),

@@ -167,7 +167,8 @@ def _read_description(file: Path) -> dict[str, Any]:
         )
     preprocessing = checked["preprocessing"]
     size, color = preprocessing["size"], [*preprocessing["mean"], *preprocessing["std"]]
-    if not (type(size) is int and 8 <= size <= 4096):
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    if not all(type(side) is int and 8 <= side <= 4096 for side in sides):
         raise ExportError(f"{file} asks for images of {size!r} pixels; expected 8 to 4096.")
     if len(color) != 6 or not all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in color):
         raise ExportError(f"{file} has the mean and standard deviation {color}; expected three numbers of 0 to 1 each.")

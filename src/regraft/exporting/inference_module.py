@@ -63,8 +63,7 @@ class InferenceModule(nn.Module):
 
     def example_input(self) -> torch.Tensor:
         """Return two black images."""
-        size = self.model.preprocessing.size
-        return torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        return torch.zeros(2, *self.model.preprocessing.shape, 3, dtype=torch.uint8)
 
     def exported_program(self) -> torch.export.ExportedProgram:
         """Return the graph for any number of images, without stack traces, which name files of this machine."""

@@ -43,22 +43,24 @@ for name in sys.argv[1:]:
 
 def predict_script(export_format: Format, preprocessing: Preprocessing) -> str:
     """Return the source of `predict.py`, which contains the rules by which regraft's own decoder converts colors."""
-    size, resampling = preprocessing.size, f"Image.Resampling.{preprocessing.interpolation.upper()}"
+    (rows, columns), resampling = preprocessing.shape, f"Image.Resampling.{preprocessing.interpolation.upper()}"
     if preprocessing.resize == "stretch":
-        resize = [f"image = image.resize(({size}, {size}), {resampling})"]
+        resize = [f"image = image.resize(({columns}, {rows}), {resampling})"]
     elif preprocessing.resize == "crop":
         resize = [
-            "left, top = (max(image.width - image.height, 0) / 2, max(image.height - image.width, 0) / 2)",
-            "box = (left, top, image.width - left, image.height - top)",
-            f"image = image.resize(({size}, {size}), {resampling}, box=box)",
+            f"width = min(image.width, image.height * {columns} / {rows})",
+            f"height = min(image.height, image.width * {rows} / {columns})",
+            "left, top = (image.width - width) / 2, (image.height - height) / 2",
+            "box = (left, top, left + width, top + height)",
+            f"image = image.resize(({columns}, {rows}), {resampling}, box=box)",
         ]
     else:
         color = tuple(round(255 * channel) for channel in preprocessing.mean)
         resize = [
-            f"scale = {size} / max(image.size)",
+            f"scale = min({rows} / image.height, {columns} / image.width)",
             f"inner = image.resize([max(1, round(side * scale)) for side in image.size], {resampling})",
-            f"image = Image.new('RGB', ({size}, {size}), {color})",
-            f"image.paste(inner, (({size} - inner.width) // 2, ({size} - inner.height) // 2))",
+            f"image = Image.new('RGB', ({columns}, {rows}), {color})",
+            f"image.paste(inner, (({columns} - inner.width) // 2, ({rows} - inner.height) // 2))",
         ]
     source = inspect.getsource(rgb)
     lines, tree = source.splitlines(), ast.parse(source)
@@ -67,7 +69,7 @@ def predict_script(export_format: Format, preprocessing: Preprocessing) -> str:
     imports |= set(export_format.script.imports.splitlines())
     return _TEMPLATE.format(
         **export_format.script._asdict() | {"imports": "\n".join(sorted(imports, key=_import_order))},
-        rules="\n".join(lines[nodes[-1].end_lineno or 0 :]).strip(), draft_size=2 * size,
+        rules="\n".join(lines[nodes[-1].end_lineno or 0 :]).strip(), draft_size=2 * max(rows, columns),
         value_range=preprocessing.value_range, resize="\n".join(f"    {line}" for line in resize),
     )  # fmt: skip
 

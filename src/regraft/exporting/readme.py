@@ -11,7 +11,7 @@ _TEXT = """# {backbone} for {classes} classes, in the format {name}
 
 | | name | dtype | shape | |
 |---|---|---|---|---|
-| input | `images` | uint8 | (N, {size}, {size}, 3) | RGB pixels from 0 to 255; normalization is inside the graph |
+| input | `images` | uint8 | (N, {height}, {width}, 3) | RGB pixels from 0 to 255; normalization is inside the graph |
 | output | `probabilities` | float32 | (N, {classes}) | calibrated; in the order of `classes` in `export.json` |
 {outputs}
 ```sh
@@ -45,7 +45,7 @@ import numpy as np
 
 here = Path(".")
 {load}
-pixels = np.zeros((1, {size}, {size}, 3), np.uint8)  # your image
+pixels = np.zeros((1, {height}, {width}, 3), np.uint8)  # your image
 probabilities, logits, evidence = {predict_all}
 target = int(probabilities[0].argmax())
 shares = np.exp(logits[0] - np.delete(logits[0], target).max())
@@ -58,17 +58,22 @@ heat = np.maximum(heat, 0)  # ({rows}, {columns}), from the top left of the pixe
 
 
 def readme(
-    export_format: Format, *, backbone: str, classes: int, size: int, maps: Mapping[str, Any] | None = None
+    export_format: Format,
+    *,
+    backbone: str,
+    classes: int,
+    shape: tuple[int, int],
+    maps: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the text for an export of a network with inputs of `size` pixels a side; `maps` as in `export.json`."""
-    outputs = snippet = ""
+    """Return the text for an export of a network with inputs of this height and width; `maps` as in `export.json`."""
+    outputs, snippet, sides = "", "", dict(zip(("height", "width"), shape, strict=True))
     if maps is not None:
-        values = {"classes": classes, "size": size, **dict(zip(("rows", "columns"), maps["grid"], strict=True))}
+        values = {"classes": classes, **sides, **dict(zip(("rows", "columns"), maps["grid"], strict=True))}
         values |= {"activation": maps["activation"], **export_format.script._asdict()}
         outputs = _OUTPUTS.format(**values)
         snippet = _MAPS.format(**values) if maps["activation"] == "softmax" else ""
     return _TEXT.format(
-        backbone=backbone, classes=classes, name=export_format.name, size=size,
+        backbone=backbone, classes=classes, name=export_format.name, **sides,
         requirements=export_format.script.requirements, trust=" --trust" if export_format.runs_code else "",
         outputs=outputs, maps=snippet, files=", ".join(f"`{file}`" for file in export_format.files),
     )  # fmt: skip

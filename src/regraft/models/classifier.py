@@ -321,6 +321,6 @@ def build(
             return Classifier(spec, network, classes, preprocessing, weights=record, **head)
         except RuntimeError as error:  # torch's, from the first pass
             raise UsageError(
-                f"{spec.name} cannot process images of {preprocessing.size} pixels: {error}. "
+                f"{spec.name} cannot process images of {preprocessing.named_size} pixels: {error}. "
                 "Choose a larger image_size."
             ) from error

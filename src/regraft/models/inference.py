@@ -270,12 +270,12 @@ def _views(pixels: torch.Tensor, tta: Tta) -> Iterator[torch.Tensor]:
         yield pixels.flip(3)
     if tta != "crops":
         return
-    side = pixels.shape[-1]
-    inner = round(side * _CROP)
-    end = side - inner
-    for top, left in ((0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)):
-        crop = pixels[:, :, top : top + inner, left : left + inner].float()
-        crop = functional.interpolate(crop, size=(side, side), mode="bilinear", antialias=True)
+    shape = pixels.shape[2:]
+    height, width = (round(side * _CROP) for side in shape)
+    down, right = shape[0] - height, shape[1] - width
+    for top, left in ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)):
+        crop = pixels[:, :, top : top + height, left : left + width].float()
+        crop = functional.interpolate(crop, size=shape, mode="bilinear", antialias=True)
         yield crop
         yield crop.flip(3)
 

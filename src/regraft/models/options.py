@@ -29,19 +29,25 @@ _POOLINGS = {
 }
 
 
-def _read_image_size(value: Any) -> Any:
-    """Return `(64, 64)`, `(64, 64, 3)` and `"64x64"` as 64; raise `ValueError` for sides that differ."""
-    sides = value
-    if isinstance(value, str):
-        sides = re.split(r"[x,\s]+", value.strip("()[] ").lower())
-    if not isinstance(sides, (tuple, list)) or len(sides) < 2:
-        return value
-    if len(sides) > 3 or (len(sides) == 3 and str(sides[2]) not in ("1", "3")) or str(sides[0]) != str(sides[1]):
-        raise ValueError(
-            "the input is a square, so expected one number of pixels, such as 224; model.resize says how images that "
-            "are not square become one (stretch, crop or pad)"
-        )
-    return sides[0]
+#: Largest side of the input in pixels.
+_LARGEST = 2048
+
+
+def _read_image_size(value: Any) -> int | str:
+    """Return `(64, 64)`, `(64, 64, 3)` and `"64x64"` as 64, and a height and width that differ as "384x128".
+
+    Raises `ValueError` for anything else.
+    """
+    sides = re.split(r"[x,\s]+", value.strip("()[] ").lower()) if isinstance(value, str) else value
+    sides = list(sides) if isinstance(sides, (tuple, list)) else [sides]
+    if len(sides) == 3 and str(sides[2]) in ("1", "3"):
+        sides.pop()
+    if len(sides) not in (1, 2) or not all(re.fullmatch(r"\d+(\.0)?", str(side)) for side in sides):
+        raise ValueError("expected a number of pixels, such as 224, or height x width, such as 384x128")
+    height, width = (int(float(side)) for side in (sides[0], sides[-1]))
+    if max(height, width) > _LARGEST:
+        raise ValueError(f"expected at most {_LARGEST} pixels")
+    return height if height == width else f"{height}x{width}"
 
 
 @usage_errors
@@ -61,9 +67,13 @@ class ModelOptions:
         Field(description="auto (wheel, then hub), wheel, hub, none (random), or a path: a file, a folder, a run"),
     ] = "auto"
     image_size: Annotated[
-        int,
+        int | str,
         BeforeValidator(_read_image_size),
-        Field(ge=0, le=2048, description="pixels a side; 0: the backbone's own size, or less for tiny images"),
+        Field(
+            description=(
+                "pixels a side, or height x width (384x128); 0: the backbone's own size, or less for tiny images"
+            )
+        ),
     ] = 0
     resize: Annotated[
         Resize,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from regraft.data.preprocessing import Preprocessing
+from regraft.data.preprocessing import Preprocessing, read_size
 from regraft.errors import UsageError, WeightsError
 from regraft.models.options import ModelOptions
 from regraft.models.registry import BackboneSpec
@@ -48,11 +48,16 @@ def build_network(spec: BackboneSpec, options: ModelOptions, head_stages: HeadSt
 
 def _build_one(spec: BackboneSpec, options: ModelOptions, shorter_side: int) -> Pretrained:
     cfg, native = timm.models.get_pretrained_cfg(spec.timm_name), _native_size(spec)
-    size = options.image_size or native
+    size = read_size(options.image_size) or native
     if not options.image_size and not (cfg and cfg.fixed_input_size):
         size = size_for(native, shorter_side)
+    if not isinstance(size, int) and cfg and cfg.fixed_input_size:
+        raise _only_squares(spec, options.image_size, "its layers are made for the positions of a square")
     network, record = build_backbone(spec, options.weights, size)
-    _check_patches(spec, network, size)
+    if isinstance(size, int):
+        _check_patches(spec, network, size)
+    elif token_layout(network) is not None:
+        raise _only_squares(spec, options.image_size, "it cuts images into patches, whose positions are of a square")
     mean, std = record.normalization or ((cfg.mean, cfg.std) if cfg else (Preprocessing.mean, Preprocessing.std))
     preprocessing = Preprocessing(
         size=size,
@@ -65,6 +70,8 @@ def _build_one(spec: BackboneSpec, options: ModelOptions, shorter_side: int) -> 
 
 
 def _build_several(spec: BackboneSpec, options: ModelOptions, head_stages: HeadStages, shorter_side: int) -> Pretrained:
+    if not isinstance(options.image_size, int):
+        raise _only_squares(spec, options.image_size, "each of several backbones resizes a square")
     if run := read_run_description(options.weights):
         return _several_of_run(spec, Path(options.weights), run, options)
     if Path(options.weights).is_file():
@@ -98,6 +105,13 @@ def _several_of_run(spec: BackboneSpec, folder: Path, run: dict[str, Any], optio
         own = member.preprocessing
         member.weights = replace(record, normalization=(own.mean, own.std))
     return Pretrained(backbone, record, replace(preprocessing_of(backbone), resize=options.resize))
+
+
+def _only_squares(spec: BackboneSpec, image_size: int | str, reason: str) -> UsageError:
+    return UsageError(
+        f"image_size = {image_size}, but {spec.name} takes squares alone: {reason}. Choose one number of pixels, with "
+        "model.resize = pad, stretch or crop, or a convolutional network."
+    )
 
 
 def size_for(native: int, shorter_side: int) -> int:
@@ -143,9 +157,10 @@ def _check_patches(spec: BackboneSpec, network: nn.Module, size: int) -> None:
     )
 
 
-def check_image_sizes(spec: BackboneSpec, image_size: int) -> None:
+def check_image_sizes(spec: BackboneSpec, image_size: int | str) -> None:
     """Raise `UsageError` if a size is given that is too small or too large."""
-    sizes = [("The image size", image_size, "or 0, which chooses one")]
+    sides = [image_size] if isinstance(image_size, int) else [int(side) for side in image_size.split("x")]
+    sizes = [("The image size", side, "or 0, which chooses one") for side in sides]
     sizes += [(f"The size of {one.name}", one.size, f"or no @{one.size} behind the name") for one in spec.members]
     for name, size, or_none in sizes:
         if size and not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:

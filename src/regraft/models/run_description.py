@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from regraft.data.preprocessing import Preprocessing
 from regraft.errors import WeightsError
 
 
@@ -32,7 +33,7 @@ def options_of_run(path: str) -> dict[str, Any]:
     if not (run := read_run_description(path)):
         return {}
     image = run["preprocessing"]
-    name, size, resize = run["backbone"]["name"], image["size"], image["resize"]
+    name, size, resize = run["backbone"]["name"], Preprocessing.from_json(image).named_size, image["resize"]
     if several := run["backbone"].get("members"):  # each has a size of its own
         name, size = ",".join(f"{one['name']}@{one['preprocessing']['size']}" for one in several), 0
     return {"backbone": name, "weights": str(Path(path).resolve()), "image_size": size, "resize": resize}

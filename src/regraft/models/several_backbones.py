@@ -29,9 +29,9 @@ class SeveralBackbones(nn.Module):
     def __init__(self, members: Sequence[StagedNetwork]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.size = max(member.preprocessing.size for member in members)
+        self.size = max(_side(member.preprocessing) for member in members)
         for index, member in enumerate(members):
-            matrix = resizing_matrix(self.size, member.preprocessing.size, member.preprocessing.interpolation)
+            matrix = resizing_matrix(self.size, _side(member.preprocessing), member.preprocessing.interpolation)
             self.register_buffer(f"resizing_{index}", matrix, persistent=False)
 
     def networks(self) -> tuple[StagedNetwork, ...]:
@@ -98,8 +98,15 @@ def several_from_config(
 
 def preprocessing_of(backbone: SeveralBackbones) -> Preprocessing:
     """The preprocessing that all members share: the largest size, and values from 0 to 1."""
-    largest = max((member.preprocessing for member in backbone.networks()), key=lambda one: one.size)
+    largest = max((member.preprocessing for member in backbone.networks()), key=_side)
     return replace(largest, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def _side(preprocessing: Preprocessing) -> int:
+    """Side of the input, which is a square for each of several backbones."""
+    height, width = preprocessing.shape
+    assert height == width
+    return height
 
 
 def resizing_matrix(before: int, after: int, interpolation: str) -> torch.Tensor | None:

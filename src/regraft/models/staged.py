@@ -69,7 +69,7 @@ class StagedNetwork(nn.Module):
         self.pooling: Pooling = pooling
         self.weights = weights or WeightsRecord("none")
         self.backbone = backbone
-        self.stages: list[Stage] = list(stages) or split_stages(backbone, preprocessing.size, pooling=pooling)
+        self.stages: list[Stage] = list(stages) or split_stages(backbone, preprocessing.shape, pooling=pooling)
         self.tokens = token_layout(backbone)
         if isinstance(head_stages, str):
             self.tap_parts: Taps = choose_taps(backbone, self.stages, head_stages, pooling)

@@ -80,8 +80,8 @@ def stages_of(model: Classifier) -> list[tuple[str, str, Stage]]:
 
 def summary_of(model: Classifier) -> Summary:
     """Summarize a model; it runs once and does not change."""
-    size = model.preprocessing.size
-    title = f"{model.spec.name}, {len(model.classes)} classes, input {size} x {size} pixels"
+    height, width = model.preprocessing.shape
+    title = f"{model.spec.name}, {len(model.classes)} classes, input {height} x {width} pixels"
     return Summary(title, tuple(summarize(model)), model.megabytes())
 
 
@@ -92,7 +92,7 @@ def summarize(model: Classifier) -> list[Layer]:
     ]
     leaves = [(name, module) for name, module in model.head.named_modules() if not list(module.children())]
     head = [("head", f"head.{name}", module) for name, module in leaves]
-    size, shapes = model.preprocessing.size, dict[int, tuple[int, ...]]()
+    shapes = dict[int, tuple[int, ...]]()
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor):
@@ -101,7 +101,7 @@ def summarize(model: Classifier) -> list[Layer]:
     handles = [module.register_forward_hook(record) for _, _, module in backbone + head]
     try:
         with torch.inference_mode():
-            model(torch.full((1, 3, size, size), 128, dtype=torch.uint8, device=model.mean.device))
+            model(torch.full((1, 3, *model.preprocessing.shape), 128, dtype=torch.uint8, device=model.mean.device))
     finally:
         for handle in handles:
             handle.remove()

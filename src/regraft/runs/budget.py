@@ -104,13 +104,11 @@ def fit_into_budget(
         return replace(plan, seconds={**plan.seconds, "head": plan.seconds["head"] + of_unlabeled})
 
     rates = measure(model, split, config)
-    size = model.preprocessing.size
+    size = before = min(model.preprocessing.shape)
     if budget and at_size:
         size = distributed.on_rank_0(lambda: _fitting_size(model, rates, plan_with))
-    if at_size and size != model.preprocessing.size:
-        reporter.on_message(
-            f"The input size is {size} pixels instead of {model.preprocessing.size}, so more training fits."
-        )
+    if at_size and size != before:
+        reporter.on_message(f"The input size is {size} pixels instead of {before}, so more training fits.")
         model = at_size(size)
         config = config.model_copy(update={"model": replace(config.model, image_size=size)})
         rates = measure(model, split, config)
@@ -231,7 +229,7 @@ def measure(model: Classifier, split: Split, config: Config) -> Throughput:
 
 def _fitting_size(model: Classifier, rates: Throughput, plan_with: Callable[[Throughput], Plan]) -> int:
     """The largest size for which a thorough plan fits, or else the size with the most thorough plan."""
-    current, ranks = model.preprocessing.size, {}
+    current, ranks = min(model.preprocessing.shape), dict[int, int]()
     for size in [current, *smaller_sizes(model.spec, current)]:
         with suppress(UsageError):  # nothing fits
             plan = plan_with(rates.at((size / current) ** 2))

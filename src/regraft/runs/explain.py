@@ -232,10 +232,10 @@ class _FromEvidence:
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, MapsOf]:
         """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes), and the function for their maps."""
         evidence, activation = self.model.evidence(images), self.maps["activation"]
-        size = self.model.preprocessing.size
+        shape = self.model.preprocessing.shape
 
         def maps_of(order: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-            maps = [gradcam_from_evidence(evidence, t, activation=activation, size=size).numpy() for t in order.T]
+            maps = [gradcam_from_evidence(evidence, t, activation=activation, shape=shape).numpy() for t in order.T]
             return np.stack(maps, axis=1), {}
 
         return evidence.probabilities, maps_of
@@ -244,7 +244,7 @@ class _FromEvidence:
 def finer_maps(model: Run | Classifier | EvidencePredictor, stage: str) -> str:
     """What gives maps with more cells than those of a stage, as options of `regraft explain`."""
     classifier = classifier_of(model)
-    image_size = f"a model that is trained with an --image-size above {classifier.preprocessing.size}"
+    image_size = f"a model that is trained with an --image-size above {classifier.preprocessing.named_size}"
     finer = finer_stage(classifier, find_stage(classifier, stage)) if isinstance(classifier, Classifier) else None
     if finer is None:
         return image_size

@@ -131,7 +131,7 @@ def write_results(
         "parameters": model.parameter_count(),
         "trainable_parameters": sum(p.numel() for _, p in model.trainable_parameters()),
         "megabytes": model.megabytes(),
-        "image_size": model.preprocessing.size,
+        "image_size": model.preprocessing.named_size,
         "finetuned_from": training.boundary if training.finetuned else None,
         "trained": "head" if not training.finetuned else "all" if model.boundary == 0 else "upper stages",
     }

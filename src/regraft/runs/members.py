@@ -160,7 +160,7 @@ def _config_of(config: Config, one: Classifier, seconds: float | None, **trainin
     # A budget of 0 would be none.
     training |= {"budget": 0.0 if seconds is None else max(seconds, 1e-3)}
     image = one.preprocessing
-    model = replace(config.model, backbone=one.spec.name, image_size=image.size)
+    model = replace(config.model, backbone=one.spec.name, image_size=image.named_size)
     return config.model_copy(
         update={
             "run": replace(config.run, out="", from_run="", keep_images="auto", class_changes=()),

@@ -128,7 +128,7 @@ def measure_rates(model: Classifier, split: Split, config: Config) -> Rates:
         device=device.type,
         precision=str(precision).removeprefix("torch."),
         backbone=model.spec.name,
-        image_size=model.preprocessing.size,
+        image_size=model.preprocessing.named_size,
         boundary=plan_phases(model, training).boundary_name,
         cpus=cpus,
         decode=speeds.decode / cpus,

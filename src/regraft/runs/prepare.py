@@ -61,7 +61,7 @@ def describe_model(model: Classifier, split: Split, config: Config, reporter: Pr
     for note in split.dataset.describe_values(value_range):
         reporter.on_message(note)
     is_given = config.model.image_size or any(member.size for member in model.spec.members)
-    if (size := model.preprocessing.size) < model.spec.image_size and not is_given:
+    if (size := min(model.preprocessing.shape)) < model.spec.image_size and not is_given:
         reporter.on_message(
             f"The images have {split.dataset.shorter_side} pixels, so the input size is {size} (model.image_size)."
         )

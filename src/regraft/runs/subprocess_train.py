@@ -137,10 +137,9 @@ def _train(job: dict[str, str], reporter: ProgressReporter) -> Timing:
 def measure_timing(run: Run) -> Timing:
     """Time the network of a run on black images."""
     model = run.classifier
-    side = model.preprocessing.size
 
     def milliseconds(batch_size: int, passes: int) -> float:
-        pixels = torch.zeros(batch_size, 3, side, side, dtype=torch.uint8)
+        pixels = torch.zeros(batch_size, 3, *model.preprocessing.shape, dtype=torch.uint8)
         seconds = time_passes(lambda: predict_batch(model, pixels), passes=passes, min_seconds=_MIN_SECONDS)
         return 1000 * median(seconds) / batch_size
 

@@ -359,7 +359,7 @@ def _with_loss(options: dict[str, Any], loss: str | LossFunction | None) -> tupl
 def _resolved_config(model: Classifier, config: Config) -> Config:
     """Describe a model that was built from Python in a configuration, so that the run can be reproduced."""
     head, image, weights, default = model.head, model.preprocessing, model.weights, ModelOptions()
-    name, size = model.spec.name, image.size
+    name, size = model.spec.name, image.named_size
     if model.members:  # each has a size of its own
         name, size = ",".join(f"{one.spec.name}@{one.preprocessing.size}" for one in model.members), 0
     model_options = ModelOptions(

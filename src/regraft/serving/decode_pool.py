@@ -104,9 +104,9 @@ class DecodingPool:
             raise ImageError(f"the decoder process {reply}")
         if reply.value is not None:
             raise ImageError(str(reply.value))
-        size = self._preprocessings[preprocessing].size
+        shape = self._preprocessings[preprocessing].shape
         pixels, jpeg = reply.buffers
-        return Decoded(np.frombuffer(pixels, np.uint8).reshape(size, size, 3), jpeg)
+        return Decoded(np.frombuffer(pixels, np.uint8).reshape(*shape, 3), jpeg)
 
     async def _start_worker(self) -> None:
         while self._failures < _MAX_FAILURES:

@@ -53,9 +53,8 @@ class Engine:
 
     def warm_up(self, max_size: int) -> None:
         """Set `sizes` to the powers of two up to `max_size` that do not change a bit."""
-        side = self.preprocessing.size
         count = 1 << (max_size.bit_length() - 1)
-        noise = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (count, *self.preprocessing.shape, 3), dtype=np.uint8)
         alone = [prediction for image in noise for prediction in predict_pixels(self.model, image[None])]
         sizes = [1]
         while sizes[0] < count:

@@ -271,8 +271,7 @@ def _fastest_export(run: Run) -> ExportedModel | None:
 
 
 def _images_per_second(model: Classifier | Predictor) -> float:
-    side = model.preprocessing.size
-    images = np.random.default_rng(0).integers(0, 256, (_TIMED_BATCH, side, side, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (_TIMED_BATCH, *model.preprocessing.shape, 3), dtype=np.uint8)
     seconds = time_passes(lambda: predict_pixels(model, images), passes=2, min_seconds=_TIMED_SECONDS)
     return _TIMED_BATCH * len(seconds) / sum(seconds)
 

@@ -173,10 +173,10 @@ def audit_attribution(
         data = held_out(model)
     dataset = select_labeled(data, classifier, part, progress=partial(reporter.on_progress, "scan"))
     index = default_stage(classifier, method) if stage is None else find_stage(classifier, stage)
-    names, side = classifier.classes, classifier.preprocessing.size
+    names, shape = classifier.classes, classifier.preprocessing.shape
     rows: list[ImageAttribution] = []
     examples: dict[str, tuple[float, np.ndarray]] = {}
-    maps, pictures = np.zeros((len(names), side, side)), np.zeros((len(names), side, side, 3))
+    maps, pictures = np.zeros((len(names), *shape)), np.zeros((len(names), *shape, 3))
     counts = np.zeros(len(names))
     for start in range(0, len(dataset), _BATCH):
         samples = dataset.samples[start : start + _BATCH]
@@ -188,7 +188,7 @@ def audit_attribution(
         strongest = top_pixels(heat, OCCLUDED)
         occluded, control = (
             predict_batch(classifier, occlude(pixels, mask))[0].argmax(axis=1)
-            for mask in (strongest, strongest.roll((side // 2, side // 2), dims=(1, 2)))
+            for mask in (strongest, strongest.roll((shape[0] // 2, shape[1] // 2), dims=(1, 2)))
         )
         for i, sample in enumerate(samples):
             rows.append(ImageAttribution(

@@ -241,8 +241,7 @@ def row_bytes(model: Classifier, boundary: int, precision: torch.dtype) -> int:
 
 
 def _shape(model: Classifier, boundary: int) -> tuple[int, ...]:
-    size = model.preprocessing.size
-    return model.stages[boundary - 1].shape if boundary else (3, size, size)
+    return model.stages[boundary - 1].shape if boundary else (3, *model.preprocessing.shape)
 
 
 def _tables(model: Classifier, cache: Cache | MemoryCache, backend: PrefixBackend) -> Iterator[Table | MemoryTable]:

@@ -109,10 +109,11 @@ def _linear_layers(model: Classifier, boundary: int) -> list[str]:
         if isinstance(layer, nn.Linear) and layer not in wholes
     }
     handles = [layer.register_forward_hook(lambda layer, *_: called.add(layer)) for layer in layers]
-    side = model.preprocessing.size
     try:
         with torch.no_grad():
-            inputs = model.activations(torch.zeros(1, 3, side, side, device=model.mean.device), boundary)
+            inputs = model.activations(
+                torch.zeros(1, 3, *model.preprocessing.shape, device=model.mean.device), boundary
+            )
             called.clear()
             model.forward_tail(inputs, boundary)
     finally:

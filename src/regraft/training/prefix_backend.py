@@ -136,12 +136,12 @@ def choose_backend(
     if not possible or not boundary or rows < _WORTH_MEASURING:
         return "torch", ""
     backends: list[PrefixBackend] = [kind(model, boundary, precision) for kind in (TorchBackend, OpenVinoBackend)]
-    key = [model.spec.name, model.preprocessing.size, boundary, list(model.taps), str(precision)]
+    key: list[Any] = [model.spec.name, model.preprocessing.size, boundary, list(model.taps), str(precision)]
     key += [[member.spec.name, member.preprocessing.size, list(member.taps)] for member in model.members]
     key += [backend.version for backend in backends]
     measurement = None if cache is None else cache.get("backends", key)
     if measurement is None:
-        measurement = _compare(backends, model.preprocessing.size)
+        measurement = _compare(backends, model.preprocessing.shape)
         if cache is not None:
             measurement = cache.put_if_absent("backends", key, measurement)
     rates = measurement["rates"]
@@ -152,15 +152,15 @@ def choose_backend(
     return name, f"The frozen prefix runs on {name} (images per second: {measured})."
 
 
-def _compare(backends: Sequence[PrefixBackend], size: int) -> dict[str, dict[str, Any]]:
+def _compare(backends: Sequence[PrefixBackend], shape: tuple[int, int]) -> dict[str, dict[str, Any]]:
     """`rates`: images per second of each backend that agrees with the first; `failed`: problems of the others."""
-    noise = _noise(size, 4)
+    noise = _noise(shape, 4)
     expected, rates, failed = backends[0](noise), dict[str, float](), dict[str, str]()
     for backend in backends:
         try:
             outputs = backend(noise)
             if all(_agrees(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True)):
-                rates[backend.name] = images_per_second(backend, size)
+                rates[backend.name] = images_per_second(backend, shape)
             else:
                 failed[backend.name] = "computes different activations for this backbone"
         except Exception as error:  # the converter of another library may raise anything
@@ -176,14 +176,14 @@ def _agrees(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return ours.shape == theirs.shape and bool((ours.float() - theirs.float()).norm() <= 0.1 * theirs.float().norm())
 
 
-def _noise(size: int, count: int) -> torch.Tensor:
+def _noise(shape: tuple[int, int], count: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (count, 3, *shape), dtype=torch.uint8, generator=generator)
 
 
-def images_per_second(backend: PrefixBackend, size: int) -> float:
-    """Throughput of a backend on noise: the best of three passes after one that sets it up."""
-    pixels = _noise(size, 2 * _BATCH)
+def images_per_second(backend: PrefixBackend, shape: tuple[int, int]) -> float:
+    """Throughput of a backend on noise of this height and width: the best of three passes after one that sets it up."""
+    pixels = _noise(shape, 2 * _BATCH)
     return len(pixels) / min(time_passes(lambda: backend(pixels), passes=3))
 
 
@@ -201,13 +201,13 @@ class _Prefix(nn.Module):
 def _compile_for_openvino(model: Classifier, boundary: int, precision: torch.dtype) -> Any:
     import openvino  # type: ignore[import-untyped,unused-ignore]  # it declares no types
 
-    size = model.preprocessing.size
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    shape = model.preprocessing.shape
+    example = torch.zeros(2, 3, *shape, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # tracing warns that sizes become constants, which is intended
         traced = torch.jit.trace(_Prefix(model, boundary).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
         converted = openvino.convert_model(traced, example_input=example)
-    converted.reshape([_BATCH, 3, size, size])
+    converted.reshape([_BATCH, 3, *shape])
     hints = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on every core

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from regraft.data.preprocessing import Preprocessing, read_size
 from regraft.errors import UsageError, cause_of
 from regraft.models.classifier import Classifier
 from regraft.training import lora
@@ -44,7 +45,7 @@ class Rates:
         device: "cpu" or "cuda": what `prefix`, `features`, `tail` and `predict` were measured on.
         precision: Type of their values: "float32", "bfloat16" or "float16".
         backbone: Name of the network that was measured.
-        image_size: Side of its input in pixels.
+        image_size: Side of its input in pixels, or height x width, such as "384x128".
         boundary: Name of its first stage that was fine-tuned.
         cpus: CPUs that these speeds used, where the device is the CPU.
         decode: Images per second that one CPU decodes and resizes.
@@ -63,7 +64,7 @@ class Rates:
     device: str
     precision: str
     backbone: str
-    image_size: int
+    image_size: int | str
     boundary: str
     cpus: int
     decode: float
@@ -193,7 +194,7 @@ class ScalePlan:
     views: int
     live_prefix: bool
     boundary: str
-    measured_at: int = 0
+    measured_at: int | str = 0
     unmeasured: tuple[str, ...] = ()
 
     @property
@@ -242,8 +243,8 @@ def plan_scale(
         lora.check_lora(model, phases.boundary)
     if options.feature_cache != "auto":
         room = None  # what is asked for is planned
-    size = model.preprocessing.size
-    speed = rates.on(cluster).at((size / rates.image_size) ** 2)
+    size, measured = model.preprocessing, Preprocessing(read_size(rates.image_size))
+    speed = rates.on(cluster).at(math.prod(size.shape) / math.prod(measured.shape))
     plan = make_plan(model, images, options, speed, changes_views=changes_views, room=room)
     phases = plan_phases(model, plan.options, changes_views=changes_views)
     # What decoding takes is the difference from files that need none.
@@ -291,7 +292,7 @@ def plan_scale(
         views=1 if plan.is_live else max(1, plan.options.views),
         live_prefix=plan.is_live,
         boundary=plan.boundary,
-        measured_at=rates.image_size if rates.image_size != size else 0,
+        measured_at=rates.image_size if measured.shape != size.shape else 0,
         unmeasured=tuple(unmeasured),
     )
 

@@ -6,6 +6,7 @@ kept on disk, in memory, or nowhere.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def storage_needs(
     features = head_bytes(model, train, val, views=head_views, processes=sharing, fitted=fitted)
     return StorageNeeds(
         activations=rows * has_prefix * row_bytes(model, phases.cut, precision),
-        pixels=(train + val) * 3 * model.preprocessing.size**2,
+        pixels=(train + val) * 3 * math.prod(model.preprocessing.shape),
         features=features if phases.head != "none" else 0,
         reads_once=not phases.finetunes and phases.views == 1,
     )

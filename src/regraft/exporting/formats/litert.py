@@ -71,11 +71,11 @@ def _save_frozen(tf: Any, job: ExportJob, folder: str) -> None:
     # As a SavedModel whose weights are constants, which is what LiteRT's converter gets.
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    size = job.module.model.preprocessing.size
-    function = pixel_signature(tf, convert_to_keras(job), size).get_concrete_function()
+    shape = job.module.model.preprocessing.shape
+    function = pixel_signature(tf, convert_to_keras(job), shape).get_concrete_function()
     frozen = convert_variables_to_constants_v2(function)
     saved = tf.Module()
-    saved.pixels = pixel_signature(tf, lambda images: frozen(images)[0], size)
+    saved.pixels = pixel_signature(tf, lambda images: frozen(images)[0], shape)
     tf.saved_model.save(saved, folder, signatures={"serving_default": saved.pixels})
 
 

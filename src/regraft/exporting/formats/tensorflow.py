@@ -43,13 +43,13 @@ def convert_to_keras(job: ExportJob, *, layers_only: bool = False) -> Any:
     return module.conversions[key]
 
 
-def pixel_signature(tf: Any, model: Any, size: int) -> Any:
-    """Return a `tf.function` from "images", uint8 (N, size, size, 3), to a dict with "probabilities"."""
+def pixel_signature(tf: Any, model: Any, shape: tuple[int, int]) -> Any:
+    """Return a `tf.function` from "images", uint8 (N, H, W, 3), to a dict with "probabilities"."""
 
     def pixels(images: Any) -> dict[str, Any]:
         return {"probabilities": model(images)}
 
-    return tf.function(pixels, input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name="images")])
+    return tf.function(pixels, input_signature=[tf.TensorSpec((None, *shape, 3), tf.uint8, name="images")])
 
 
 class SavedModelFormat(Format):
@@ -76,7 +76,7 @@ class SavedModelFormat(Format):
         saved = tf.Module()
         saved.model = model = convert_to_keras(job)
         saved.metadata = {key: tf.Variable(value, trainable=False) for key, value in job.metadata.items()}
-        saved.pixels = pixel_signature(tf, model, preprocessing.size)
+        saved.pixels = pixel_signature(tf, model, preprocessing.shape)
         signatures = {"serving_default": saved.pixels}
         if preprocessing.interpolation in FILTERS:
             read = file_reader(preprocessing)

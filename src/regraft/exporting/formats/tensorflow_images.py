@@ -20,31 +20,32 @@ _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 
 
 def file_reader(preprocessing: Preprocessing) -> Callable[[Any], Any]:
-    """Return a function from the contents of a JPEG or PNG file, a string tensor, to pixels, uint8 (S, S, 3), RGB."""
+    """Return a function from the contents of a JPEG or PNG file, a string tensor, to pixels, uint8 (H, W, 3), RGB."""
     import tensorflow as tf
 
-    size, name = preprocessing.size, preprocessing.interpolation
+    (rows, columns), name = preprocessing.shape, preprocessing.interpolation
 
     def read(contents: Any) -> Any:
         image = tf.cast(tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"), tf.float64)
         shape = tf.shape(image)
         height, width = tf.cast(shape[0], tf.float64), tf.cast(shape[1], tf.float64)
         if preprocessing.resize == "pad":
-            scale = size / tf.maximum(height, width)
+            scale = tf.minimum(rows / height, columns / width)
             inner_height, inner_width = (
                 tf.maximum(1, tf.cast(tf.round(side * scale), tf.int32)) for side in (height, width)
             )
             inner = _resize(tf, image, (0.0, 0.0, width, height), inner_height, inner_width, name)
-            top, left = (size - inner_height) // 2, (size - inner_width) // 2
-            margins = [[top, size - inner_height - top], [left, size - inner_width - left], [0, 0]]
+            top, left = (rows - inner_height) // 2, (columns - inner_width) // 2
+            margins = [[top, rows - inner_height - top], [left, columns - inner_width - left], [0, 0]]
             inside = tf.pad(tf.ones_like(inner), margins)
             color = tf.constant([float(round(255 * channel)) for channel in preprocessing.mean], tf.float64)
             return tf.cast(tf.where(inside > 0, tf.pad(inner, margins), color), tf.uint8)
         left, top = tf.zeros([], tf.float64), tf.zeros([], tf.float64)
         if preprocessing.resize == "crop":
-            left, top = tf.maximum(width - height, 0) / 2, tf.maximum(height - width, 0) / 2
-        resized = _resize(tf, image, (left, top, width - left, height - top), size, size, name)
-        return tf.ensure_shape(tf.cast(resized, tf.uint8), (size, size, 3))
+            left = tf.maximum(width - height * columns / rows, 0) / 2
+            top = tf.maximum(height - width * rows / columns, 0) / 2
+        resized = _resize(tf, image, (left, top, width - left, height - top), rows, columns, name)
+        return tf.ensure_shape(tf.cast(resized, tf.uint8), (rows, columns, 3))
 
     return read
 

@@ -78,7 +78,7 @@ class ModelDescription(_Value):
     version: str = Field(description="first digits of the SHA-256 of the weights")
     engine: str = Field(description="runtime", examples=["torch"])
     classes: list[str]
-    image_size: int = Field(description="side of the network's input in pixels")
+    image_size: int | str = Field(description="side of the network's input in pixels, or height x width: 384x128")
     explains: bool = Field(description="whether heat maps are available")
     min_confidence: float | None = Field(description="lowest confidence of an accepted prediction")
     ood_threshold: float | None = Field(description="highest p-value of an out-of-distribution image")

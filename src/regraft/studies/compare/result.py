@@ -24,7 +24,7 @@ class ComparedModel:
     weights: str  # source of the initial weights: `file`, `wheel`, `hub`, or `none` (random)
     trained: str  # which layers, in words
     parameters: int
-    image_size: int
+    image_size: int | str  # a side, or height x width: 384x128
     megabytes: float  # 10^6 bytes, as `peak_megabytes`
     peak_megabytes: float
     train_seconds: float  # without decoding, which only the first model of a size does
