@@ -17,6 +17,7 @@ from regraft.data.preprocessing import Preprocessing
 from regraft.errors import UsageError
 from regraft.exporting.export import export
 from regraft.exporting.exported_model import ExportedModel
+from regraft.exporting.formats import FORMATS
 from regraft.models.classifier import build
 from regraft.runs.explain import explain
 from regraft.runs.run import Run, load
@@ -106,7 +107,7 @@ def test_backbones_that_take_squares_alone_say_so(name: str) -> None:
 
 def test_exports_have_the_height_and_width_of_the_run(rectangular: Run, tmp_path: Path) -> None:
     """Each passes its parity gate on the run's images."""
-    for result in export(rectangular, ["onnx", "openvino", "exported-program", "savedmodel", "litert"], out=tmp_path):
+    for result in export(rectangular, list(FORMATS), out=tmp_path):
         description = json.loads((result.path / "export.json").read_text())
         assert description["input"]["shape"] == ["N", 48, 32, 3]
         assert "(N, 48, 32, 3)" in (result.path / "README.md").read_text()

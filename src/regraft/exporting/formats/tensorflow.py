@@ -131,7 +131,7 @@ class KerasFormat(Format):
         import keras
 
         model = keras.models.load_model(folder / self.files[0], compile=False, safe_mode=True)
-        run = pixel_signature(tf, model, model.input_shape[1])
+        run = pixel_signature(tf, model, model.input_shape[1:3])
         return Runtime(lambda images: run(images)["probabilities"].numpy())
 
 
