@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,7 +75,7 @@ def _decide(
     config: Config, data: Path | str, chosen: KeepImages, reporter: ProgressReporter
 ) -> tuple[KeepImages, list[str], bool]:
     """`all` or `none`, sentences for the user, and whether features replace images."""
-    earlier = Run(config.run.from_run)
+    earlier, where = Run(config.run.from_run), _shown(config.run.from_run)
     known = [row["sha256"] for row in split_rows(earlier.path) if row.get("sha256")]
     own = _hashes(config, data, _cache(config), reporter)
     here, missing = sum(sha256 in own for sha256 in known), sum(sha256 not in own for sha256 in known)
@@ -82,7 +83,7 @@ def _decide(
         return "none", [], False
     if chosen == "auto" and here:
         text = (
-            f"{data} has {here:,} of the {len(known):,} images of {earlier.path}, so the others are taken for removed. "
+            f"{data} has {here:,} of the {len(known):,} images of {where}, so the others are taken for removed. "
             "To train on them, too: --keep-images all."
         )
         return "none", [text], False
@@ -91,23 +92,21 @@ def _decide(
         reason = found.reason or "none of the files is there"
         if chosen == "all":
             raise UsageError(
-                f"The images of {earlier.path} cannot be read: {reason}. Restore them, or train without them: "
+                f"The images of {where} cannot be read: {reason}. Restore them, or train without them: "
                 "--keep-images none."
             )
-        text = f"The images of {earlier.path} cannot be read, so the model learns from the new ones alone: {reason}."
+        text = f"The images of {where} cannot be read, so the model learns from the new ones alone: {reason}."
         return "none", [text], False
     notes = []
     if found.count:
         notes.append(
-            f"{pluralize(found.count, 'image')} of {earlier.path} {'is' if found.count == 1 else 'are'} used beside "
+            f"{pluralize(found.count, 'image')} of {where} {'is' if found.count == 1 else 'are'} used beside "
             f"those of {data}, each in its part. To do without: --keep-images none."
         )
     if found.exemplars is not None:
-        gone, kept = found.expected - found.count, len(found.exemplars.sha256s)
         notes.append(
-            f"{pluralize(gone, 'image')} of {earlier.path} {'is' if gone == 1 else 'are'} gone. The features of "
-            f"{kept:,} of them, which the run has kept, replace them: the head is fitted anew, and the layers below it "
-            "stay as they are."
+            f"Images of {where} are gone. Features that it has kept replace them: the head is fitted anew, and the "
+            "layers below it stay as they are."
         )
     return "all", notes, found.exemplars is not None
 
@@ -301,7 +300,7 @@ def _without_changed(dataset: Dataset, found: _Found, prefix: str) -> Dataset:
         if path in hashes:
             is_earlier[i], is_same[i] = True, hashes[path] == sha256
     left = int((is_earlier & is_same).sum())
-    gone, where = found.expected - left, found.earlier.path
+    gone, where = found.expected - left, _shown(found.earlier.path)
     if not gone:
         return dataset
     kept = table.take(is_same)
@@ -314,6 +313,13 @@ def _without_changed(dataset: Dataset, found: _Found, prefix: str) -> Dataset:
     what = "left out" if found.exemplars is None else f"the features of {len(found.exemplars.sha256s):,} replace them"
     note = f"{gone:,} of {pluralize(found.expected, 'image')} of {where} are missing, unreadable or changed: {what}."
     return replace(dataset.with_samples(kept), notes=(*dataset.notes, note))
+
+
+def _shown(path: Path | str) -> str:
+    """The path of a run as the user would type it: from the working directory, if it is inside."""
+    with suppress(ValueError):
+        return str(Path(path).relative_to(Path.cwd()))
+    return str(path)
 
 
 def location_of(earlier: Run) -> str:
