@@ -252,7 +252,7 @@ def train(
             whose model is the start: backbone, and the head's rows of classes that stay; or `auto`, which chooses among
             the backbones whose weights are on this machine.
         split: A split from `split`. With a run or `auto` as `model` also a data set or what `scan` takes, in which the
-            images of that run keep their part.
+            images of that run keep their part; at a path without any of these, they train beside the new ones.
         out: The run's folder, which must not contain a run yet. Default: a new one under `runs/`.
         augmentation: Augmentation of the training images. Default: flips, crops and color jitter.
         track: One or several of `tensorboard`, `wandb` and `mlflow`; default: none, or those of the run as `model`. A
