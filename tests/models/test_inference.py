@@ -76,8 +76,8 @@ def test_other_files_of_a_folder_are_said(files: list[Path], tmp_path: Path) -> 
         assert list(iter_sources(tmp_path)) == images
     assert [str(w.message).partition(":")[0] for w in warned] == ["No extension", "Hidden and system files"]
     (tmp_path / "alone").mkdir()
-    (tmp_path / "alone" / "scan.dcm").touch()
-    with pytest.raises(UsageError, match=r"has no image.\n\.dcm: 1 file ignored"):
+    (tmp_path / "alone" / "scan.psd").touch()
+    with pytest.raises(UsageError, match=r"has no image.\n\.psd: 1 file ignored"):
         list(iter_sources(tmp_path / "alone"))
 
 

@@ -63,10 +63,10 @@ def test_data_that_cannot_be_trained_on_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "data" / "one").mkdir(parents=True)
     (tmp_path / "data" / "empty").mkdir()
     Image.linear_gradient("L").save(tmp_path / "data" / "one" / "1.png")
-    (tmp_path / "data" / "one" / "2.dcm").touch()
+    (tmp_path / "data" / "one" / "2.psd").touch()
     done = regraft("inspect", tmp_path / "data", "--out", tmp_path / "page.html", "--json")
     assert done.returncode == 1, done.stderr  # as `split` and `train`, and the page shows what is there
     assert (tmp_path / "page.html").is_file()
-    assert json.loads(done.stdout)["ignored"] == ["one/2.dcm"]
-    assert ".dcm: 1 file ignored, such as one/2.dcm." in json.loads(done.stdout)["notes"][0]
+    assert json.loads(done.stdout)["ignored"] == ["one/2.psd"]
+    assert ".psd: 1 file ignored, such as one/2.psd." in json.loads(done.stdout)["notes"][0]
     assert {"structure", "empty_class"} <= {finding["kind"] for finding in json.loads(done.stdout)["findings"]}

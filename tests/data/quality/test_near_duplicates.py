@@ -135,7 +135,7 @@ def test_pairs_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert {s.near_duplicate_group for s in first.samples if s.path.startswith("a/0")} == {
         first.samples[0].near_duplicate_group
     }
-    monkeypatch.setattr("regraft.data.scan.find_near_duplicates", None)
+    monkeypatch.setattr("regraft.data.quality.same_pictures.find_near_duplicates", None)
     assert scan(tmp_path / "data", cache=Cache(tmp_path / "store")) == first
     assert scan(tmp_path / "data", near_duplicates=False).pairs == ()
 
