@@ -91,6 +91,9 @@ def test_rates_of_another_size_are_scaled_by_the_pixels(model: Classifier) -> No
     assert (at_64.measured_at, at_32.measured_at) == (0, 32)
     assert at_32.seconds["finetune"] == pytest.approx(4 * at_64.seconds["finetune"])
     assert at_32.seconds["decode"] == pytest.approx(at_64.seconds["decode"])
+    wide = plan_scale(model, IMAGES, options, replace(CPU, image_size="32x128"), Cluster())
+    assert wide.measured_at == "32x128"
+    assert wide.seconds["finetune"] == pytest.approx(at_64.seconds["finetune"]), "as many pixels"
     batches = options.batch_size * CPU.activation_bytes + 64 * CPU.peak_layer_bytes
     assert at_32.memory - at_64.memory == pytest.approx(3 * batches)
 
@@ -201,7 +204,11 @@ def test_rates_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "rates.json"
     file.write_text(json.dumps(GPU.to_json()))
     assert Rates.load(file) == GPU
+    for size, read in (("384x128", "384x128"), (160.0, 160)):
+        file.write_text(json.dumps(GPU.to_json() | {"image_size": size}))
+        assert Rates.load(file) == replace(GPU, image_size=read)
     for change, words in (
+        ({"image_size": "384x"}, "image_size is '384x'"),
         ({"device": "tpu"}, "expected cpu or cuda"), ({"prefix": 0}, "prefix is 0"), ({"tail": True}, "tail is True"),
         ({"boundary": 3}, "boundary is 3; expected a name"), ({"precision": "int8"}, "expected float32 or bfloat16"),
         ({"speed": 1.0}, "--save-rates"), ({"decode": "fast"}, "decode is 'fast'"),

@@ -34,6 +34,12 @@ def read_size(named: int | str) -> ImageSize:
     return height, width
 
 
+def shape_of(named: int | str) -> tuple[int, int]:
+    """Height and width of the size that `Preprocessing.named_size` names."""
+    size = read_size(named)
+    return (size, size) if isinstance(size, int) else size
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes the input of a model; saved with the model.

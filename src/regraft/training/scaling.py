@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from regraft.data.preprocessing import Preprocessing, read_size
+from regraft.data.preprocessing import shape_of
 from regraft.errors import UsageError, cause_of
 from regraft.models.classifier import Classifier
 from regraft.training import lora
@@ -95,13 +96,16 @@ class Rates:
             )
         for name, value in values.items():
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if name == "image_size" and isinstance(value, str) and re.fullmatch(r"[1-9]\d*x[1-9]\d*", value):
+                continue
             if name in _WORDS:
                 if not isinstance(value, str) or value not in (_WORDS[name] or (value,)):
                     expected = " or ".join(_WORDS[name]) or "a name"
                     raise UsageError(f"{file}: {name} is {value!r}; expected {expected}.")
             elif not is_number or value < 0 or (name in required and not value):
                 raise UsageError(f"{file}: {name} is {value!r}; expected a positive number.")
-        return cls(**values)
+        size = values["image_size"]
+        return cls(**values | {"image_size": size if isinstance(size, str) else max(1, round(size))})
 
     def on(self, cluster: Cluster) -> Throughput:
         """The speed of all devices of a cluster together."""
@@ -243,8 +247,8 @@ def plan_scale(
         lora.check_lora(model, phases.boundary)
     if options.feature_cache != "auto":
         room = None  # what is asked for is planned
-    size, measured = model.preprocessing, Preprocessing(read_size(rates.image_size))
-    speed = rates.on(cluster).at(math.prod(size.shape) / math.prod(measured.shape))
+    size = model.preprocessing
+    speed = rates.on(cluster).at(math.prod(size.shape) / math.prod(shape_of(rates.image_size)))
     plan = make_plan(model, images, options, speed, changes_views=changes_views, room=room)
     phases = plan_phases(model, plan.options, changes_views=changes_views)
     # What decoding takes is the difference from files that need none.
@@ -292,7 +296,7 @@ def plan_scale(
         views=1 if plan.is_live else max(1, plan.options.views),
         live_prefix=plan.is_live,
         boundary=plan.boundary,
-        measured_at=rates.image_size if measured.shape != size.shape else 0,
+        measured_at=rates.image_size if rates.image_size != size.named_size else 0,
         unmeasured=tuple(unmeasured),
     )
 
