@@ -180,8 +180,13 @@ def record(trainings: Trainings, facts: dict[str, dict[str, Any]]) -> None:
     save(
         "accuracy", {label: [one.accuracy for one in trainings[label]] for label in labels},
         unit="test accuracy", title="presets", facts=shown,
-        command=re.sub(r" --new| --minutes \S+", "", shown_command()),  # parts of the whole
+        command="; ".join(dict.fromkeys([*commands(), re.sub(r" --new| --minutes \S+", "", shown_command())])),
     )  # fmt: skip
+
+
+def commands() -> list[str]:
+    """The commands that gave what is in the record."""
+    return json.loads(_FILE.read_text(encoding="utf-8"))["command"].split("; ") if _FILE.is_file() else []
 
 
 def print_table(trainings: Trainings) -> None:
