@@ -152,9 +152,9 @@ def test_images_without_labels(cells: Path, tmp_path: Path, monkeypatch: pytest.
     # Of more than can be compared, the features of others are not computed.
     asked: list[int] = []
 
-    def features(model, dataset, *rest):
+    def features(model, dataset, *rest, **options):
         asked.append(len(dataset))
-        return frozen_features(model, dataset, *rest)
+        return frozen_features(model, dataset, *rest, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "frozen_features", features)

@@ -63,6 +63,8 @@ class Preprocessing:
         if self.resize not in get_args(Resize):
             raise ValueError(f"resize {self.resize!r}; expected one of {', '.join(get_args(Resize))}")
         if not isinstance(self.size, int):
+            if not isinstance(self.size, (tuple, list)) or len(self.size) != 2:
+                raise ValueError(f"size {self.size!r}; expected a number of pixels, or height and width")
             height, width = self.size
             object.__setattr__(self, "size", height if height == width else (height, width))
         if min(self.shape) < 8:
@@ -144,5 +146,5 @@ class Preprocessing:
         value = dict(value)
         integers, floats = value.pop("white", (65535, 0))
         (first, second) = value.pop("value_range", ((0.0, integers), (0.0, floats)))
-        tuples = {name: tuple(value[name]) for name in ("mean", "std", "size") if not isinstance(value[name], int)}
+        tuples = {name: tuple(value[name]) for name in ("mean", "std", "size") if isinstance(value[name], list)}
         return cls(**{**value, **tuples, "value_range": (tuple(first), tuple(second))})
