@@ -142,7 +142,7 @@ class Preprocessing:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Preprocessing:
         """Read the values that `to_json` returned."""
-        # Before 0.3, black was 0, and in 0.1 all integers had values of 16 bits.
+        # In models of the versions before, black was 0, and in the first ones all integers had values of 16 bits.
         value = dict(value)
         integers, floats = value.pop("white", (65535, 0))
         (first, second) = value.pop("value_range", ((0.0, integers), (0.0, floats)))
