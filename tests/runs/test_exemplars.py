@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from terminal import csv_rows
 
 import regraft as library
@@ -27,18 +26,6 @@ def without_images(squares_run: library.Run, tmp_path_factory: pytest.TempPathFa
     shutil.copytree(squares_run.path, folder)
     (folder / "source.json").write_text(json.dumps({"data": str(folder.parent / "gone")}))
     return library.load(folder)
-
-
-@pytest.fixture(scope="module")
-def yellow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("new") / "more"
-    (folder / "yellow").mkdir(parents=True)
-    rng = np.random.default_rng(5)
-    for i in range(8):
-        pixels = rng.integers(90, 160, (40, 40, 3), dtype=np.uint8)
-        pixels[5:25, 5:25] = (230, 220, 30)
-        Image.fromarray(pixels).save(folder / "yellow" / f"{i:02d}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")

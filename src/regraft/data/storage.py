@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -153,16 +154,8 @@ class Listing:
         return folder
 
 
-@dataclass(frozen=True)
-class CombinedStorage:
-    """Several storages as one, each in the folder of its name."""
-
-    storages: Mapping[str, Storage]
-
-    @property
-    def top(self) -> Directory:
-        """Root directory with all folders."""
-        return Listing.of(f"{folder}/{name}" for folder, s in self.storages.items() for name in s.top.files_below)
+class RoutedStorage(ABC):
+    """A storage whose files are those of others, found by their names."""
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
@@ -185,6 +178,22 @@ class CombinedStorage:
         """The stamp that the file's storage gives."""
         storage, inner = self._find(name)
         return storage.stamp(inner)
+
+    @abstractmethod
+    def _find(self, name: str) -> tuple[Storage, str]:
+        """The storage of a file, and the file's name in it; raises `FileNotFoundError` if there is none."""
+
+
+@dataclass(frozen=True)
+class CombinedStorage(RoutedStorage):
+    """Several storages as one, each in the folder of its name."""
+
+    storages: Mapping[str, Storage]
+
+    @property
+    def top(self) -> Directory:
+        """Root directory with all folders."""
+        return Listing.of(f"{folder}/{name}" for folder, s in self.storages.items() for name in s.top.files_below)
 
     def key_of(self, name: str) -> str:
         """The folder of the storage that a name leads into; raises `OSError` if there is none."""

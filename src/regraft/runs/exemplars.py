@@ -33,7 +33,7 @@ from regraft.training.callbacks import Training
 EXEMPLARS = "exemplars.safetensors"
 #: Size of the file in bytes at most, without the labels and hashes.
 _MAX_BYTES = 16_000_000
-#: Of each class there are half as many validation images, and test images, as training images.
+#: Rows for each training image: its own, and half a row each of validation and test images.
 _ROWS_OF_TRAIN = 2
 
 

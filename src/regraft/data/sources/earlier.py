@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from regraft.data.decode import ImageSource
 from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.samples import Part
 from regraft.data.sources.folders import FolderLayout, Layout
 from regraft.data.sources.groups import compile_pattern, group_by_pattern
 from regraft.data.sources.open import DataSource, open_data
-from regraft.data.storage import Directory, Storage
+from regraft.data.storage import Directory, RoutedStorage, Storage
 from regraft.data.strings import in_blocks
 from regraft.errors import UsageError
 
@@ -98,7 +97,7 @@ def join(source: DataSource, earlier: DataSource) -> DataSource:
 
 
 @dataclass(frozen=True)
-class WithEarlier:
+class WithEarlier(RoutedStorage):
     """A storage, and another one whose files have names in the folder `earlier`."""
 
     storage: Storage
@@ -108,26 +107,6 @@ class WithEarlier:
     def top(self) -> Directory:
         """Root directory of the first storage."""
         return self.storage.top
-
-    def exists(self, name: str) -> bool:
-        """Whether there is a file of this name."""
-        storage, inner = self._find(name)
-        return storage.exists(inner)
-
-    def read(self, name: str) -> bytes:
-        """All bytes of a file."""
-        storage, inner = self._find(name)
-        return storage.read(inner)
-
-    def source(self, name: str) -> ImageSource:
-        """The file's path or bytes."""
-        storage, inner = self._find(name)
-        return storage.source(inner)
-
-    def stamp(self, name: str) -> tuple[int, ...] | None:
-        """The stamp that the file's storage gives."""
-        storage, inner = self._find(name)
-        return storage.stamp(inner)
 
     def _find(self, name: str) -> tuple[Storage, str]:
         folder, _, inner = name.partition("/")
