@@ -22,7 +22,8 @@ def test_clear_changes_are_named_and_others_are_not() -> None:
     comparison = {"part": "test", "relabeled": 0, "as_new_class": 7, "classes": classes, **whole}
     earlier = {"run": "/a/b/first", "changes": None, "new_classes": ["owl"], "comparison": comparison}
     text = list(describe_earlier(earlier))
-    assert text[0].startswith("Compared with first on 300 test images of both: accuracy 50.0 % before, 49.3 % now")
+    start = "Compared with the run first on 300 test images of both: accuracy 50.0 % before, 49.3 % now"
+    assert text[0].startswith(start)
     assert "the difference is not significant" in text[0]
     assert text[1:] == [
         "Significantly better than before: cat.",

@@ -24,7 +24,7 @@ def describe_earlier(earlier: Mapping[str, Any]) -> Iterator[str]:
     low, high = (100 * bound for bound in comparison["interval"])
     doubt = "" if comparison["p"] < SIGNIFICANT else "; the difference is not significant"
     yield (
-        f"Compared with {name} on {pluralize(comparison['count'], f'{part} image')} of both: accuracy "
+        f"Compared with the run {name} on {pluralize(comparison['count'], f'{part} image')} of both: accuracy "
         f"{100 * comparison['before']:.1f} % before, {100 * comparison['after']:.1f} % now (95 % interval of the "
         f"difference {low:+.1f} to {high:+.1f} points; {comparison['better']} better, {comparison['worse']} worse, "
         f"p = {comparison['p']:.2g}{doubt})."
