@@ -65,7 +65,7 @@ def test_a_linear_head_with_dropout_trains_in_epochs(make_model: MakeModel) -> N
 
 def test_the_loss_chooses_the_last_activation_unless_it_is_given() -> None:
     def chosen(**options: Any) -> str:
-        return output_activation(TrainingOptions(**options))
+        return output_activation(TrainingOptions(**options), "classification")
 
     assert chosen() == "softmax"
     assert chosen(loss="binary_cross_entropy") == "sigmoid"

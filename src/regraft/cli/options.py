@@ -54,6 +54,12 @@ ImageColumn = Annotated[str | None, Option(metavar="NAME", help="A manifest's co
 LabelColumn = Annotated[
     str | None, Option(metavar="NAME", help="The column with the labels; or one for each class: cat,dog.")
 ]
+AskedTask = Annotated[
+    str | None, Option("--task", metavar="TASK", help="classification, multilabel (several labels an image), or auto.")
+]
+LabelSeparator = Annotated[
+    str | None, Option(metavar="TEXT", help="What is between several labels in a cell of a manifest.")
+]
 Remote = Annotated[bool, Option("--remote", help="Fetch the images that a manifest names by URL.")]
 Unlabeled = Annotated[
     str | None, Option("--unlabelled", metavar="FOLDER", help="Images without labels, from which the head may learn.")

@@ -15,6 +15,7 @@ from regraft.distributed import launch
 from regraft.errors import RegraftError, UsageError
 
 if TYPE_CHECKING:
+    from regraft.data.dataset import Part
     from regraft.evaluation.metrics import Evaluation
     from regraft.runs.run import Run
 
@@ -59,7 +60,8 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
     console.print()
     if metrics["model"]["weights"]["source"] == "none":
         console.print(f"[yellow]{RANDOM_WEIGHTS}[/yellow]\n")
-    if part := next((part for part in ("test", "val") if part in metrics), None):
+    parts: tuple[Part, ...] = ("test", "val")
+    if part := next((part for part in parts if part in metrics), None):
         _print_part(console, run, part)
     training = metrics["training"]
     cells = cells_of(run_row(metrics))
@@ -67,6 +69,10 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
     for name, text in cells.items():
         console.print(escape(f"{name:<{max(map(len, cells))}}  {text}"))
     console.print(f"\nTrained on {training['device']} ({training['precision']}), {seconds:.0f} s in total.")
+    if run.task == "multilabel":
+        if training["stopped"]:
+            console.print(f"[yellow]Stopped early: {escape(training['stopped'])}[/yellow]")
+        return
     kept = [row for row in run.history if row["kept"]] or [fit for fit in run.head_path if fit["chosen"]]
     measured = kept[-1]["val_accuracy"] if kept else None
     if "val" in metrics and measured is not None and abs(measured - metrics["val"]["accuracy"]) > 1e-6:
@@ -85,11 +91,20 @@ def print_report(console: Console, evaluation: Evaluation, rest: str) -> None:
         console.print(escape(f"These are the {_WEAKEST} of {count} classes with the lowest F1; {rest}.\n"))
 
 
-def _print_part(console: Console, run: Run, part: str) -> None:
+def _print_part(console: Console, run: Run, part: Part) -> None:
     from regraft.evaluation.calibration import MIN_IMAGES
     from regraft.evaluation.metrics import evaluate
     from regraft.report.record import WITHHELD, calibrations_of
 
+    if run.task == "multilabel":
+        labels = run.evaluate_labels(part)
+        low, high = labels.intervals["mean_average_precision"]
+        console.print(escape(str(labels)))
+        console.print(
+            f"[bold green]{part.capitalize()} mean average precision {labels.mean_average_precision:.3f}[/bold green] "
+            f"(95 % interval {low:.3f} to {high:.3f}) on {labels.count} images, macro-F1 {labels.macro_f1:.3f}."
+        )
+        return
     evaluation, scores = evaluate(run.predictions.part(part)), run.metrics[part]
     low, high = scores["accuracy_interval"]
     print_report(console, evaluation, f"{run.path / 'metrics.json'} and the report list all")

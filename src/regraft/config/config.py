@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from regraft.config.presets import DEFAULT_PRESET, PRESETS, Preset, describe_preset, merge_preset
 from regraft.data.augmentation_options import Augmentation
+from regraft.data.labels import AskedTask
 from regraft.data.scan import OnUnreadable
 from regraft.data.sources.folders import FolderLayout
 from regraft.errors import ConfigError, UsageError, cause_of, suggest_names
@@ -57,6 +58,13 @@ class DataOptions:
     image_column: Annotated[str, Field(description="column of a manifest with the images' paths; empty: found")] = ""
     label_column: Annotated[
         str, Field(description="column of a manifest with the labels, or several with 0 and 1 (cat,dog); empty: found")
+    ] = ""
+    task: Annotated[
+        AskedTask,
+        Field(description="classification (one class for each image), multilabel (any number of classes), or auto"),
+    ] = "auto"
+    label_separator: Annotated[
+        str, Field(description="what is between several labels in a cell of a manifest; empty: found")
     ] = ""
     remote: Annotated[
         bool, Field(description="fetch the images that a manifest names by URL, each time that they are read")

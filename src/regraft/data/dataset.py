@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8, pixels_sha256
+from regraft.data.labels import Task, classes_in, indicators, join_labels, split_labels
 from regraft.data.rgb import ValueRange, white_for
 from regraft.data.samples import PARTS as PARTS
 from regraft.data.samples import Part as Part
@@ -56,6 +57,8 @@ class Dataset(NotebookRepr):
         root: Folder or file that the samples' paths are relative to; for remote data the URL without credentials.
         samples: The samples, sorted by path. Those of a scan are in columns (`table`) and become objects on access.
         classes: Class names in the order of the model's outputs, sorted by code point.
+        task: Whether an image has one class (`classification`), or any number of them (`multilabel`); then the label of
+            a sample is what `regraft.data.labels.join_labels` makes of its classes.
         bad: Files that cannot be read.
         ignored: Files in the data that are not used: no images by their extension, hidden, or in no class folder.
         notes: What the user should know about the data, in sentences.
@@ -77,13 +80,14 @@ class Dataset(NotebookRepr):
     pairs: tuple[Pair, ...] = field(default=(), repr=False)
     class_problems: tuple[str, ...] = ()
     scanned: str = field(default="", repr=False, compare=False)
+    task: Task = "classification"
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_arrays(
         cls,
         images: Sequence[np.ndarray] | np.ndarray,
-        labels: Sequence[str],
+        labels: Sequence[str] | Sequence[Collection[str]],
         *,
         groups: Sequence[str | None] | None = None,
     ) -> Dataset:
@@ -91,7 +95,7 @@ class Dataset(NotebookRepr):
 
         Args:
             images: N arrays as `decode_image` accepts them, or one array (N, H, W, C), whose floats have one range.
-            labels: N class names.
+            labels: N class names; or N collections of them, which make a multi-label data set.
             groups: N group names, which a split keeps in one part; None: no group.
 
         Raises:
@@ -110,11 +114,15 @@ class Dataset(NotebookRepr):
                 arrays[f"array-{i:07d}"] = decode_image(np.asarray(image))
             except ImageError as error:
                 raise ImageError(error.reason, f"images[{i}]", error.code) from error
+        are_several = any(isinstance(label, (list, tuple, set, frozenset)) for label in labels)
+        task: Task = "multilabel" if are_several else "classification"
         samples = []
         for (path, array), label, group in zip(arrays.items(), labels, groups, strict=True):
             group, size = None if group is None else str(group), (array.shape[1], array.shape[0])
-            samples.append(Sample(path, str(label), pixels_sha256(array), group=group, size=size))
-        return cls(Path(), tuple(samples), tuple(sorted({s.label for s in samples})), _arrays=arrays)
+            text = str(label) if task == "classification" else join_labels(map(str, label))
+            samples.append(Sample(path, text, pixels_sha256(array), group=group, size=size))
+        classes = sorted(classes_in([sample.label for sample in samples], task))
+        return cls(Path(), tuple(samples), tuple(classes), task=task, _arrays=arrays)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -143,8 +151,25 @@ class Dataset(NotebookRepr):
         return SampleTable.of(self.samples)
 
     @property
+    def targets(self) -> np.ndarray:
+        """What a model is trained to answer: `labels`, or whether an image has each class, float32 (N, C)."""
+        return self.labels if self.task == "classification" else self.indicators.astype(np.float32)
+
+    @property
+    def indicators(self) -> np.ndarray:
+        """Whether each sample has each class, bool (N, C)."""
+        if self.task == "multilabel":
+            return indicators(self.table.labels, self.classes)
+        return np.asarray(self.labels[:, None] == np.arange(len(self.classes)))
+
+    def names_of(self, sample: Sample) -> tuple[str, ...]:
+        """The classes of a sample."""
+        return split_labels(sample.label) if self.task == "multilabel" else (sample.label,)
+
+    @property
     def labels(self) -> np.ndarray:
-        """Class index of each sample, int64 (N,)."""
+        """Class index of each sample, int64 (N,), of a data set in which an image has one class."""
+        assert self.task == "classification"
         labels, index = self.table.labels, {name: i for i, name in enumerate(self.classes)}
         of_code = np.array([index.get(name, -1) for name in labels.names.tolist()], dtype=np.int64)
         numbers: np.ndarray = of_code[labels.codes]
@@ -183,7 +208,9 @@ class Dataset(NotebookRepr):
         ]
 
     def counts(self) -> dict[str, int]:
-        """Number of samples of each class, in class order, including zeros."""
+        """Number of samples of each class, in class order, including zeros; of several classes each counts."""
+        if self.task == "multilabel":
+            return dict(zip(self.classes, self.indicators.sum(axis=0).tolist(), strict=True))
         labels = self.table.labels
         counts = np.bincount(labels.codes, minlength=len(labels.names)).tolist()
         counter = dict(zip(labels.names.tolist(), counts, strict=True))

@@ -15,6 +15,7 @@ from regraft.data.dataset import BadFile, Dataset, Pair
 from regraft.data.decode import MAX_PIXELS
 from regraft.data.ignored import describe_ignored
 from regraft.data.index import Progress
+from regraft.data.labels import AskedTask, Task, classes_in
 from regraft.data.quality.near_duplicates import Pictures
 from regraft.data.quality.same_pictures import near_duplicate_pairs
 from regraft.data.read_images import ReadImages, open_cache, read_images
@@ -44,6 +45,8 @@ def scan(
     layout: FolderLayout = "auto",
     image_column: str = "",
     label_column: str = "",
+    task: AskedTask = "auto",
+    label_separator: str = "",
     on_unreadable: OnUnreadable = "skip",
     classes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -76,6 +79,8 @@ def scan(
         image_column: Column of a manifest with the paths of the images; default: found by its name or contents.
         label_column: Column of a manifest with the labels, or the names of several columns with 0 and 1, with commas
             between them; default: found by the names or contents.
+        task: `classification` gives each image one class, `multilabel` any number of classes; `auto` finds out.
+        label_separator: What is between several labels in a cell of a manifest; default: `|`.
         on_unreadable: `skip` lists unreadable images in `Dataset.bad`; `error` raises.
         classes: Classes of an existing model. The data may have any of them, even one alone, but no others.
         max_pixels: Larger images count as unreadable.
@@ -89,8 +94,8 @@ def scan(
 
     Raises:
         UsageError: `path` does not exist or is none of these; `root` is given without a manifest; a manifest names
-            images by URL and `remote` is not set; `on_unreadable` or `layout` has another value; `group_by` is not a
-            regular expression, or the data has groups of its own.
+            images by URL and `remote` is not set; `on_unreadable`, `layout` or `task` has another value; `group_by` is
+            not a regular expression, or the data has groups of its own.
         MissingExtraError: Parquet or a URL needs a package that is not installed.
         DataError: It is unclear which folders are classes; there are no classes, only one class, an empty class, or a
             class in val or test that is not in train; a folder, archive or table cannot be read; no path matches
@@ -106,6 +111,8 @@ def scan(
     as_path(path, "The data")
     if group_by:
         compile_pattern(group_by)  # before the source is opened
+    if task not in get_args(AskedTask):
+        raise UsageError(f"task={task!r}; expected {', '.join(get_args(AskedTask))}.")
     if layout not in get_args(FolderLayout):
         raise UsageError(f"layout={layout!r}; expected {', '.join(get_args(FolderLayout))}.")
     if (image_column or label_column) and suffix_of(str(path)) not in SUFFIXES:
@@ -115,9 +122,10 @@ def scan(
         )
     source = open_data(
         path, root, remote=remote, layout=layout, known=classes or (), image_column=image_column,
-        label_column=label_column,
+        label_column=label_column, task=task, label_separator=label_separator,
     )  # fmt: skip
-    is_plain = root is None and layout == "auto" and not image_column and not label_column
+    is_plain = root is None and layout == "auto" and task == "auto"
+    is_plain = is_plain and not (image_column or label_column or label_separator)
     return scan_source(
         with_groups(source, group_by), path, on_unreadable=on_unreadable, classes=classes, max_pixels=max_pixels,
         cache=cache, near_duplicates=near_duplicates, lenient=lenient, workers=workers, progress=progress,
@@ -156,14 +164,14 @@ def scan_source(
     problems: tuple[str, ...] = ()
     try:
         if classes is None:
-            classes = _check_classes(name, samples, read.classes)
+            classes = _check_classes(name, samples, read.classes, read.task)
         else:
-            _check_known(name, samples, classes)
+            _check_known(name, samples, classes, read.task)
     except DataError as error:
         if not lenient:
             raise DataError(f"{error}\n{describe_unreadable(bad)}") if bad else error from None
         problems = (str(error),)
-        classes = sorted({label for _, label in read.classes} | set(samples.labels.used()))
+        classes = sorted({label for _, label in read.classes} | classes_in(samples.labels, read.task))
     alike = (" and ".join(map(repr, names)) for names in similar_names(classes))
     spelling = (f"The classes {names} differ only in spelling." for names in alike)
     others = describe_ignored(sorted(read.ignored), source.storage.source)
@@ -171,7 +179,7 @@ def scan_source(
     ignored = tuple(sorted(read.ignored + read.noted))
     return Dataset(
         source.root, samples, tuple(classes), bad, ignored, notes, max_pixels, source.storage, pairs, problems,
-        scanned,
+        scanned, read.task,
     )  # fmt: skip
 
 
@@ -208,14 +216,14 @@ def _with_near_duplicates(
     return samples, tuple(pairs)
 
 
-def _check_classes(path: str, samples: SampleTable, named: set[tuple[Part | None, str]]) -> tuple[str, ...]:
+def _check_classes(path: str, samples: SampleTable, named: set[tuple[Part | None, str]], task: Task) -> tuple[str, ...]:
     """The sorted class names; raises `DataError` if a classifier cannot be trained on them.
 
     `named` has part and name of every class, including classes without readable images.
     """
     labels_in: defaultdict[Part | None, set[str]] = defaultdict(set)
     for index, part in enumerate((*PARTS, None)):
-        labels_in[part] = set(samples.labels[samples.parts == (index if part else -1)].used())
+        labels_in[part] = classes_in(samples.labels[samples.parts == (index if part else -1)], task)
     parts = {part for part, _ in named if part}
     if parts and "train" not in parts:
         raise DataError(
@@ -242,7 +250,7 @@ def _check_classes(path: str, samples: SampleTable, named: set[tuple[Part | None
             f"{path}: {pluralize(len(empty), 'class', 'classes')} without a readable image{where}: "
             f"{join_truncated(empty)}. Add images or remove the class."
         )
-    if len(expected) == 1:
+    if len(expected) == 1 and task == "classification":
         (only,) = expected
         folder = Path(path) / only
         inner = Folder(folder).top.folders if not parts and folder.is_dir() else []
@@ -273,8 +281,8 @@ def _suggest_folder_above(path: Path, inner: str = "") -> str:
     return f" Did you mean {above}? It contains {join_truncated(beside)}."
 
 
-def _check_known(path: str, samples: SampleTable, classes: Sequence[str]) -> None:
-    if unknown := sorted(set(samples.labels.used()) - set(classes)):
+def _check_known(path: str, samples: SampleTable, classes: Sequence[str], task: Task) -> None:
+    if unknown := sorted(classes_in(samples.labels, task) - set(classes)):
         raise DataError(
             f"{path} has {pluralize(len(unknown), 'class', 'classes')} that the model does not know: "
             f"{join_truncated(unknown)}. Its classes are {join_truncated(classes)}."

@@ -69,6 +69,11 @@ class ExportedModel:
     def __repr__(self) -> str:
         return f"ExportedModel({str(self.path)!r})"
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Probability from which on an image is said to have each class; empty if it has one."""
+        return tuple(self.description["thresholds"])
+
     @torch_defaults()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes).
@@ -156,6 +161,7 @@ def _read_description(file: Path) -> dict[str, Any]:
             "format": str(value["format"]),
             "sha256": {str(k): str(v) for k, v in value["sha256"].items()},
             "maps": _read_maps(value.get("maps")),
+            "thresholds": [float(limit) for limit in value.get("thresholds", [])],
         }
         Preprocessing.from_json(checked["preprocessing"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -56,6 +56,8 @@ class InferenceModule(nn.Module):
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         head = self.model.head
+        if head.task == "multilabel":
+            return logits.sigmoid()
         if head.activation == "softmax":
             return (logits / head.temperature).softmax(dim=1)
         # Normalized powers of sigmoids, which are a softmax of their logarithms: log sigmoid(x) = -softplus(-x).

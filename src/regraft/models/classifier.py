@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import nn
 
+from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import UsageError
 from regraft.models.head import Activation, Head
@@ -72,6 +73,8 @@ class Classifier(StagedNetwork):
         activation: Activation = "softmax",
         hidden_activation: HiddenActivation = "relu",
         queries: int = 0,
+        task: Task = "classification",
+        thresholds: Sequence[float] = (),
         weights: WeightsRecord | None = None,
         stages: Sequence[Stage] = (),
     ) -> None:
@@ -91,11 +94,23 @@ class Classifier(StagedNetwork):
             hidden_activation=hidden_activation,
             positions=self.positions,
             queries=queries,
+            task=task,
+            thresholds=thresholds,
         )
         self.ood: MahalanobisOod | None = None
         self.freeze(len(self.stages))
         self.to(memory_format=torch.channels_last)  # twice as fast as the default on a CPU
         self.eval()
+
+    @property
+    def task(self) -> Task:
+        """Whether an image has one class, or any number of them."""
+        return self.head.task
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Probability from which on an image is said to have each class; empty if it has one."""
+        return self.head.thresholds
 
     @property
     def members(self) -> tuple[StagedNetwork, ...]:
@@ -124,7 +139,7 @@ class Classifier(StagedNetwork):
             model = Classifier(
                 network.spec, network.backbone, self.classes, one, pooling=self.pooling, stages=network.stages,
                 head_stages=network.parts_by_stage, dropout=self.head.dropout, activation=self.head.activation,
-                weights=network.weights,
+                task=self.head.task, thresholds=self.head.thresholds, weights=network.weights,
             )  # fmt: skip
         model.to(self.mean.device)
         with torch.no_grad():
@@ -223,6 +238,7 @@ class Classifier(StagedNetwork):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values from which `Classifier.from_config` builds the same model, without the weights."""
+        several_labels = self.head.task == "multilabel"
         several = self.backbone if isinstance(self.backbone, SeveralBackbones) else None
         return {
             "backbone": {
@@ -238,6 +254,7 @@ class Classifier(StagedNetwork):
                 "activation": self.head.activation,
                 "hidden_activation": self.head.hidden_activation,
                 **({"queries": len(self.head.attention.queries)} if self.head.attention else {}),
+                **({"task": self.head.task, "thresholds": list(self.head.thresholds)} if several_labels else {}),
             },
             "stages": [stage.name for stage in self.stages],
             "boundary": self.boundary,
@@ -270,6 +287,7 @@ def build(
     backbone: str | os.PathLike[str] = DEFAULT_BACKBONE,
     *,
     classes: Sequence[str],
+    task: Task = "classification",
     shorter_side: int = 0,
     seed: int = 0,
     **options: Any,
@@ -280,6 +298,7 @@ def build(
         backbone: A friendly name, any timm name, or the folder of a run, whose backbone, weights, image size and
             resizing are then the defaults.
         classes: Class names in the order of the outputs.
+        task: `classification` for one class of each image, or `multilabel` for any number of them (`Dataset.task`).
         shorter_side: Shorter side of the images in pixels (`Dataset.shorter_side`); it lowers the image size for tiny
             images unless `image_size` is given. 0: unknown.
         seed: Seed of the head's initial weights (and of the backbone's with `weights="none"`).
@@ -288,7 +307,8 @@ def build(
     Raises:
         UnknownNameError: The backbone is unknown.
         WeightsError: The weights are not available or do not fit.
-        UsageError: There are fewer than two classes, two have the same name, or the image size does not fit.
+        UsageError: There are fewer than two classes (of several labels: none), two have the same name, or the image
+            size does not fit.
 
     Examples:
         >>> model = regraft.build("efficientnet_lite0", classes=parts.classes, image_size=64)
@@ -301,8 +321,11 @@ def build(
     chosen = ModelOptions(**{"backbone": backbone, **options_of_run(backbone), **options})
     if isinstance(classes, (int, str)):
         raise UsageError(f"classes = {classes!r}; expected the names of the classes, such as split.classes.")
-    if len(classes) < 2 or len(set(classes)) < len(classes):
-        raise UsageError(f"classes = {list(classes)}; expected at least two different names.")
+    if task not in get_args(Task):
+        raise UsageError(f"task = {task!r}; expected {' or '.join(get_args(Task))}.")
+    least = 1 if task == "multilabel" else 2
+    if len(classes) < least or len(set(classes)) < len(classes):
+        raise UsageError(f"classes = {list(classes)}; expected at least {least} different names.")
     spec = architecture_of(find_backbone(chosen.backbone), chosen.weights)
     check_image_sizes(spec, chosen.image_size)
     if spec.members and chosen.pooling == "attention":
@@ -313,7 +336,9 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, record, preprocessing = build_network(spec, chosen, head_stages, shorter_side)
-        head: dict[str, Any] = {"pooling": chosen.pooling, "head_stages": head_stages}
+        head: dict[str, Any] = {"pooling": chosen.pooling, "head_stages": head_stages, "task": task}
+        if task == "multilabel":
+            head["activation"] = "sigmoid"
         if chosen.head == "mlp":
             head |= {"widths": chosen.head_widths, "hidden_activation": chosen.head_activation}
         head["dropout"] = chosen.dropout if chosen.dropout != "auto" else _MLP_DROPOUT if chosen.head == "mlp" else 0.0

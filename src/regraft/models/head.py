@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from regraft.data.labels import Task
 from regraft.models.attention_pooling import AttentionPooling
 from regraft.models.options import HiddenActivation
 
@@ -38,12 +39,17 @@ class Head(nn.Module):
         hidden_activation: HiddenActivation = "relu",
         positions: tuple[int, int] | None = None,
         queries: int = 0,
+        task: Task = "classification",
+        thresholds: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.positions = positions
         self.attention = AttentionPooling(positions[1], queries) if positions else None
         self.features, self.widths, self.dropout = features, tuple(widths), dropout
         self.activation: Activation = activation
+        self.task: Task = task
+        #: Probability from which on an image is said to have each class, if it may have any number of them.
+        self.thresholds = tuple(thresholds) or (0.5,) * (classes if task == "multilabel" else 0)
         self.hidden_activation: HiddenActivation = hidden_activation
         layers: list[nn.Module] = []
         #: Number of features after the attention.
@@ -77,8 +83,13 @@ class Head(nn.Module):
         return logits
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) to probabilities at the head's temperature, float64, with rows that sum to 1."""
+        """Logits (N, classes) to probabilities at the head's temperature, float64, with rows that sum to 1.
+
+        If an image may have any number of classes, each is the probability of that class by itself.
+        """
         logits = logits.double()
+        if self.task == "multilabel":
+            return logits.sigmoid()
         if self.activation == "softmax":
             return (logits / self.temperature).softmax(dim=1)
         scores = logits.sigmoid() ** (1 / self.temperature)  # normalized as in scikit-learn's OneVsRestClassifier
@@ -95,6 +106,16 @@ class Head(nn.Module):
                 before = earlier_classes.index(name)
                 self.classifier.weight[row] = earlier.classifier.weight[before]
                 self.classifier.bias[row] = earlier.classifier.bias[before]
+
+    @torch.no_grad()
+    def rescale(self, slopes: Sequence[float], offsets: Sequence[float]) -> None:
+        """Change the last layer so that each logit z becomes slope * z + offset."""
+        weight, bias = self.classifier.weight, self.classifier.bias
+        slope, offset = (
+            torch.tensor(values, dtype=torch.float64, device=weight.device) for values in (slopes, offsets)
+        )
+        weight.copy_(weight * slope[:, None])
+        bias.copy_(bias * slope + offset)
 
     def has_shape_of(self, other: Head) -> bool:
         """Whether both read the same number of features through layers of the same widths, or through attention."""

@@ -22,6 +22,7 @@ from torch.nn import functional
 from regraft.data.dataset import Split
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8
 from regraft.data.ignored import describe_ignored
+from regraft.data.labels import join_labels
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.sources.folders import find_images
 from regraft.errors import ImageError, UsageError, as_path, cause_of
@@ -43,11 +44,14 @@ class Prediction(NotebookRepr):
     Attributes:
         source: The path, or "" for what is not a path.
         classes: Class names.
-        probabilities: float64 (classes,), with sum 1; empty if the image could not be read.
+        probabilities: float64 (classes,), with sum 1; each by itself if an image may have any number of classes; empty
+            if the image could not be read.
         error: Reason why the image could not be read, or None.
         ood_p_value: Share of the validation images that are at least as far from all classes, above 0 and up to 1; near
             0 for an out-of-distribution image, whatever its confidence. None if the model has no detector.
         ood_distance: Distance from the nearest class, 0 or more; None if the model has no detector.
+        thresholds: Probability from which on the image is said to have each class, if it may have any number of them;
+            empty: it has one.
     """
 
     source: str
@@ -56,10 +60,23 @@ class Prediction(NotebookRepr):
     error: str | None = None
     ood_p_value: float | None = None
     ood_distance: float | None = None
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of the image, the most probable first; () if it has none, or could not be read."""
+        if self.error is not None:
+            return ()
+        if not self.thresholds:
+            return (self.label,)
+        limit_of = dict(zip(self.classes, self.thresholds, strict=True))
+        return tuple(name for name, p in self.top(len(self.classes)) if p >= limit_of[name])
 
     @property
     def label(self) -> str:
-        """The most probable class; "" if the image could not be read."""
+        """The most probable class, or `labels` as `join_labels` writes them; "" if the image could not be read."""
+        if self.thresholds:
+            return join_labels(self.labels)
         return self.classes[int(self.probabilities.argmax())] if self.error is None else ""
 
     @property
@@ -83,6 +100,10 @@ class Predictor(Protocol):
     @property
     def preprocessing(self) -> Preprocessing:
         """Conversion of an image file to the input."""
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Thresholds of a model that gives an image any number of classes; empty: it gives one."""
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes)."""
@@ -294,7 +315,10 @@ def predict_pixels(
         probabilities = model.probabilities(images)
     ood = ([None] * len(images) if values is None else values.tolist() for values in (p_values, distances))
     rows = zip(sources or [""] * len(images), probabilities, *ood, strict=True)
-    return [Prediction(source, model.classes, row, None, *values) for source, row, *values in rows]
+    return [
+        Prediction(source, model.classes, row, None, *values, thresholds=model.thresholds)
+        for source, row, *values in rows
+    ]
 
 
 def _predict_read(

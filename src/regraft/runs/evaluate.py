@@ -13,11 +13,14 @@ from regraft import distributed
 from regraft.cache import Cache
 from regraft.cluster.executor import Cluster
 from regraft.data.dataset import Dataset, Split
+from regraft.data.labels import classes_in
 from regraft.data.samples import PARTS, Part
 from regraft.data.scan import OnUnreadable, scan
 from regraft.errors import DataError, UsageError, suggest_names
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
+from regraft.evaluation.multilabel.metrics import MultilabelEvaluation, evaluate_labels
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
@@ -29,14 +32,14 @@ from regraft.runs.training_overlap import overlap_with_run
 
 @suggest_names
 def evaluate(
-    model: Run | Path | str | Classifier | Predictor | Predictions,
+    model: Run | Path | str | Classifier | Predictor | Predictions | MultilabelPredictions,
     data: Dataset | Split | Path | str | None = None,
     *,
     part: Part | None = None,
     out: Path | str | None = None,
     cluster: Cluster | str | None = None,
-) -> Evaluation:
-    """Evaluate on labeled images.
+) -> Evaluation | MultilabelEvaluation:
+    """Evaluate on labeled images; of a model that gives an image any number of classes, class by class.
 
     Images that a run knows from its training are counted in `Evaluation.overlap`, with the accuracy without them.
 
@@ -59,15 +62,19 @@ def evaluate(
     """
     if isinstance(model, Predictions):
         return evaluate_predictions(model.part(part) if part else model)
+    if isinstance(model, MultilabelPredictions):
+        return evaluate_labels(model.part(part) if part else model)
     model = open_model(model)
     if (out is not None and (data is None or not isinstance(model, Run))) or (cluster is not None and out is None):
         raise UsageError("cluster= needs out=, and out= needs the folder of a run and data.")
     if data is None:
         if not isinstance(model, Run):
             raise UsageError("evaluate(model) needs labeled data: evaluate(model, dataset).")
-        return model.evaluate(part)
+        return model.evaluate(part) if model.task == "classification" else model.evaluate_labels(part)
     classifier = classifier_of(model)
     dataset = select_labeled(data, classifier, part)
+    if classifier.thresholds:
+        return evaluate_labels(predict_samples(classifier, dataset).label_predictions)
     known: Run | Predictor = model if isinstance(model, Run) else classifier
     if out is not None and isinstance(model, Run):
         from regraft.runs.prediction_parts.dataset import predict_dataset_parts
@@ -115,13 +122,19 @@ def select_labeled(
         data = scan(
             data, on_unreadable=on_unreadable, remote=remote, image_column=image_column, label_column=label_column,
             classes=classifier.classes, near_duplicates=False, cache=Cache(), progress=progress,
+            task="multilabel" if classifier.thresholds else "classification",
         )  # fmt: skip
     if isinstance(data, Split):
         data = data.dataset
     table = data.table
     wanted = part or ("test" if "test" in table.parts_present() else None)
     chosen = data if wanted is None else data.with_samples(table.take(table.parts == PARTS.index(wanted)))
-    unknown = sorted(set(chosen.table.labels.used()) - set(classifier.classes))
+    if (data.task == "multilabel") != bool(classifier.thresholds):
+        several = "any number of classes" if classifier.thresholds else "one class"
+        raise UsageError(
+            f"The data's task is {data.task}, and the model gives an image {several}. Scan it accordingly."
+        )
+    unknown = sorted(classes_in(chosen.table.labels, data.task) - set(classifier.classes))
     if unknown:
         raise DataError(
             f"The model does not know these labels of the data: {', '.join(unknown)}. "
@@ -146,10 +159,50 @@ def predict_dataset(
 
 @dataclass(frozen=True, eq=False)
 class SamplePredictions:
-    """Predictions of a data set, and the distance of each image from the nearest class, float64 (N,), or None."""
+    """What a model says about the images of a data set.
 
-    predictions: Predictions
+    Attributes:
+        dataset: The images, whose classes are those of the model.
+        probabilities: float64 (N, C).
+        thresholds: Those of a model that gives an image any number of classes, (C,), else ().
+        ood_distances: Distance of each image from the nearest class, float64 (N,), or None.
+    """
+
+    dataset: Dataset
+    probabilities: np.ndarray
+    thresholds: tuple[float, ...]
     ood_distances: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def predictions(self) -> Predictions:
+        """The predictions of images that have one class."""
+        return Predictions(
+            ids=tuple(self.dataset.table.paths.tolist()),
+            labels=self.dataset.labels,
+            probabilities=self.probabilities,
+            classes=self.dataset.classes,
+            parts=self._parts,
+        )
+
+    @property
+    def label_predictions(self) -> MultilabelPredictions:
+        """The predictions of images that have any number of classes."""
+        return MultilabelPredictions(
+            ids=tuple(self.dataset.table.paths.tolist()),
+            indicators=self.dataset.indicators,
+            probabilities=self.probabilities,
+            classes=self.dataset.classes,
+            parts=self._parts,
+            thresholds=np.array(self.thresholds),
+        )
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        names = ("", *PARTS)
+        return tuple(names[part + 1] for part in self.dataset.table.parts.tolist())
 
 
 def predict_samples(
@@ -193,7 +246,7 @@ def predict_jointly(
             progress=lambda done, total: progress(min(done * processes, count), count),
         )  # fmt: skip
         distances = np.full(len(own), np.nan) if predicted.ood_distances is None else predicted.ood_distances
-        values = np.column_stack([predicted.predictions.probabilities, distances])
+        values = np.column_stack([predicted.probabilities, distances])
     whole = np.empty((count, values.shape[1]))
     for process, part in enumerate(distributed.all_gather(values)):
         whole[process_of == process] = part
@@ -212,9 +265,9 @@ def predict_features(
         if classifier.ood is not None:
             of_features = classifier.ood(features).cpu().numpy()
     distances = after.ood_distances
-    before = np.full(len(after.predictions), np.nan) if distances is None else distances
+    before = np.full(len(after), np.nan) if distances is None else distances
     return _as_predictions(
-        dataset, classifier, np.concatenate([after.predictions.probabilities, said]),
+        dataset, classifier, np.concatenate([after.probabilities, said]),
         np.concatenate([before, of_features]),
     )  # fmt: skip
 
@@ -223,13 +276,9 @@ def _as_predictions(
     dataset: Dataset, classifier: Classifier | Predictor, probabilities: np.ndarray, distances: np.ndarray
 ) -> SamplePredictions:
     """Combine probabilities of the images of a data set with their labels; a missing distance is NaN."""
-    table, classes = dataset.table, classifier.classes
-    names = ("", *PARTS)
-    predictions = Predictions(
-        ids=tuple(table.paths.tolist()),
-        labels=replace(dataset, classes=classes).labels,
-        probabilities=probabilities,
-        classes=classes,
-        parts=tuple(names[part + 1] for part in table.parts.tolist()),
+    return SamplePredictions(
+        replace(dataset, classes=classifier.classes),
+        probabilities,
+        classifier.thresholds,
+        None if np.isnan(distances).any() else distances,
     )
-    return SamplePredictions(predictions, None if np.isnan(distances).any() else distances)

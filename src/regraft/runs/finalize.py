@@ -22,7 +22,7 @@ from regraft.data.samples import PARTS, Part
 from regraft.evaluation.calibration import apply_temperature, fit_temperature, measure_calibration
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.predictions import Predictions
-from regraft.evaluation.stored_predictions import write_predictions
+from regraft.evaluation.stored_predictions import CSV, write_predictions
 from regraft.models.classifier import Classifier
 from regraft.report.earlier_run import describe_earlier
 from regraft.report.plots.confusion import plot_confusion
@@ -33,6 +33,7 @@ from regraft.runs.backbone_search import read_search
 from regraft.runs.evaluate import predict_features, predict_jointly
 from regraft.runs.exemplars import captured, held_out_rows
 from regraft.runs.members import TrainedMember
+from regraft.runs.multilabel_results import LabelCalibration, calibrate_labels, measure_labels
 from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
 from regraft.runs.teacher import Lesson
@@ -46,14 +47,16 @@ _PART_TITLES = {"val": "Validation", "test": "Test"}
 class HeldOut:
     """Predictions of val and test images at temperature 1 and the fitted one; milliseconds per image from the file.
 
-    `features` are what the head reads of the images with the numbers `kept`, which rise, float32 (K, F).
+    Of images with any number of classes they are in `labels` instead. `features` are what the head reads of the images
+    with the numbers `kept`, which rise, float32 (K, F).
     """
 
-    before: Predictions
-    after: Predictions
+    before: Predictions | None
+    after: Predictions | None
     milliseconds: float
     kept: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     features: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    labels: LabelCalibration | None = None
 
 
 def calibrate(model: Classifier, split: Split, reporter: ProgressReporter, *, exemplars: int = 0) -> HeldOut | None:
@@ -80,15 +83,19 @@ def calibrate(model: Classifier, split: Split, reporter: ProgressReporter, *, ex
     if stored:
         found += [torch.from_numpy(stored[0][row - count]) for row in kept[kept >= count].tolist()]
         predicted = predict_features(model, torch.from_numpy(stored[0]), held_out, after=predicted)
-    before, distances = predicted.predictions, predicted.ood_distances
+    distances = predicted.ood_distances
     is_val = held_out.table.parts == PARTS.index("val")
     if model.ood is not None and distances is not None and is_val.any():
         model.ood.calibrate(torch.from_numpy(distances[is_val]))
     else:
         model.ood = None
+    features = torch.stack(found) if found else torch.empty(0, 0)
+    if model.task == "multilabel":
+        labels = calibrate_labels(model.head, predicted.label_predictions)
+        return HeldOut(None, None, milliseconds, kept, features, labels)
+    before = predicted.predictions
     model.head.temperature = fit_temperature(before.part("val"))
     after = replace(before, probabilities=apply_temperature(before.probabilities, model.head.temperature))
-    features = torch.stack(found) if found else torch.empty(0, 0)
     return HeldOut(before, after, milliseconds, kept, features)
 
 
@@ -110,14 +117,19 @@ def write_results(
         _write_rows(path / HEAD_PATH, HeadFit, head_path)
     plot_history(history, path / "plots" / "training_history.png", head_path=head_path)
     metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": len(split.train)}}
-    if held_out:
+    parts: list[Part] = [part for part in ("val", "test") if len(split[part])] if held_out else []
+    if held_out and held_out.labels:
+        held_out.labels.after.write_csv(path / CSV)
+        metrics |= measure_labels(held_out.labels, parts)
+    if held_out and held_out.before is not None and held_out.after is not None:
         notes += filter(None, [write_predictions(held_out.after, path)])
-        parts: list[Part] = [part for part in ("val", "test") if len(split[part])]
         for part in parts:
             predictions = held_out.after.part(part)
             overlap = overlap_within(split, predictions)
             metrics[part] = replace(evaluate_predictions(predictions), overlap=overlap).to_json()
-        metrics["calibration"] = _calibration(held_out, model.head.temperature, parts, path / "plots")
+        metrics["calibration"] = _calibration(
+            held_out.before, held_out.after, model.head.temperature, parts, path / "plots"
+        )
         _plot_predictions(path / "plots", held_out.after.part(parts[-1]), split, parts[-1], model.preprocessing)
     earlier = {"members": sum(member.seconds for member in members)} if members else {}
     metrics["time"] = {
@@ -185,11 +197,13 @@ def _model_of_members(model: Classifier, members: Sequence[TrainedMember]) -> di
     }
 
 
-def _calibration(held_out: HeldOut, temperature: float, parts: list[Part], plots: Path) -> dict[str, Any]:
+def _calibration(
+    uncalibrated: Predictions, calibrated: Predictions, temperature: float, parts: list[Part], plots: Path
+) -> dict[str, Any]:
     """Measure the calibration of each part before and after temperature scaling, and plot that of the last part."""
     section: dict[str, Any] = {"temperature": temperature, "fitted_on": "val" if "val" in parts else None}
     for part in parts:
-        before, after = (measure_calibration(p.part(part)) for p in (held_out.before, held_out.after))
+        before, after = (measure_calibration(p.part(part)) for p in (uncalibrated, calibrated))
         section[part] = {"before": before.to_json(), "after": after.to_json()}
     plot_reliability(before, after, temperature, plots / "reliability.png", part=parts[-1])
     return section

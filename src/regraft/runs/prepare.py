@@ -71,7 +71,6 @@ def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter)
     """Scan and split the data; settings of a training that cannot work are refused before."""
     check_trackers(config.tracking.to)
     choose_precision(config.training.precision, choose_device(config.training.device))
-    output_activation(config.training)
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
 
@@ -88,7 +87,8 @@ def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter)
     split = Split(dataset) if config.run.class_changes else split_with(dataset, config)
     split = replace(split, stored=stored)
     distributed.check_equal("images or labels", split_sha256(split))
-    weights_of_classes(config.training.class_weights, split.train.labels, split.classes)
+    output_activation(config.training, split.dataset.task)
+    weights_of_classes(config.training.class_weights, split.train.targets, split.classes)
     for note in (*_missing_parts(split, config), describe(split)):
         reporter.on_message(note)
     return split
@@ -104,6 +104,8 @@ def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: P
         layout=config.data.layout,
         image_column=config.data.image_column,
         label_column=config.data.label_column,
+        task=config.data.task,
+        label_separator=config.data.label_separator,
         cache=cache,
         progress=partial(reporter.on_progress, "scan", detail="images"),
         compare_progress=partial(reporter.on_progress, "near duplicates"),
@@ -138,7 +140,9 @@ def build_for(config: Config, dataset: Dataset, image_size: int | None = None) -
     """Build the configured model for the classes of the data; `image_size` in pixels replaces the configured one."""
     options = asdict(config.model) | ({} if image_size is None else {"image_size": image_size})
     name, side = options.pop("backbone"), dataset.shorter_side
-    model = build(name, classes=dataset.classes, shorter_side=side, seed=config.training.seed, **options)
+    model = build(
+        name, classes=dataset.classes, task=dataset.task, shorter_side=side, seed=config.training.seed, **options
+    )
     if config.run.from_run:
         take_head(model, Path(config.run.from_run))
     return model

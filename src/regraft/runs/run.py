@@ -8,17 +8,22 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from regraft.data.dataset import Part
+from regraft.data.labels import Task
 from regraft.errors import RunError, UsageError, as_path, suggest_names
 from regraft.evaluation.abstention import Selection, conformal_threshold, threshold_for
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
+from regraft.evaluation.multilabel.metrics import MultilabelEvaluation, evaluate_labels
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import CSV, find_predictions, read_predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
@@ -66,6 +71,12 @@ class Run(NotebookRepr):
         """Class names in output order."""
         return tuple(self.description["classes"])
 
+    @property
+    def task(self) -> Task:
+        """Whether the model gives an image one class (`classification`) or any number (`multilabel`)."""
+        task: Task = self.description["head"].get("task", "classification")
+        return task
+
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Content of `metrics.json`."""
@@ -89,7 +100,13 @@ class Run(NotebookRepr):
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Predictions of the validation and test images at the end of the training."""
+        """Predictions of the validation and test images at the end of the training, each of which has one class.
+
+        Raises:
+            UsageError: The images have any number of classes; see `label_predictions`.
+        """
+        if self.task == "multilabel":
+            raise UsageError(f"{self.path} gives images several labels. Expected one class for each image.")
         if file := find_predictions(self.path):
             return read_predictions(file)
         if (self.path / METRICS).is_file():
@@ -98,6 +115,12 @@ class Run(NotebookRepr):
                 "are stored. Give labeled images, or train with data.val and data.test above 0."
             )
         raise RunError(f"{self.path} has no {CSV}: the training was stopped before the evaluation.")
+
+    @cached_property
+    def label_predictions(self) -> MultilabelPredictions:
+        """Predictions of the validation and test images where an image has any number of classes."""
+        self._text(CSV)
+        return MultilabelPredictions.read_csv(self.path / CSV, np.array(self.description["head"]["thresholds"]))
 
     def predict(self, sources: Any, *, batch_size: int = 32, tta: Tta = "none") -> list[Prediction]:
         """Predict one image or many; see `regraft.predict`."""
@@ -110,6 +133,10 @@ class Run(NotebookRepr):
     def summary(self) -> Summary:
         """List the layers; see `regraft.summary`."""
         return summary_of(self.classifier)
+
+    def evaluate_labels(self, part: Part | None = None) -> MultilabelEvaluation:
+        """Evaluate the stored predictions of one part where an image has any number of classes."""
+        return evaluate_labels(self.label_predictions.part(self._stored_part(self.label_predictions.parts, part)))
 
     def evaluate(self, part: Part | None = None) -> Evaluation:
         """Evaluate the stored predictions of one part; see `predictions_of`."""
@@ -124,14 +151,17 @@ class Run(NotebookRepr):
         Raises:
             UsageError: The run has no predictions of this part.
         """
-        parts = set(self.predictions.parts)
+        return self.predictions.part(self._stored_part(self.predictions.parts, part))
+
+    def _stored_part(self, stored: Sequence[str], part: Part | None) -> Part:
+        parts = set(stored)
         part = part or ("test" if "test" in parts else "val")
         if part not in parts:
             raise UsageError(
                 f"{self.path} has predictions of {', '.join(sorted(parts)) or 'no images'}; to evaluate {part}, give "
                 "the data."
             )
-        return self.predictions.part(part)
+        return part
 
     def confidence_threshold(self, accuracy: float) -> Selection:
         """Find the lowest confidence from which on predictions have this accuracy on the validation images.

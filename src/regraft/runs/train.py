@@ -219,7 +219,7 @@ def _write_run(
         shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)
     run = Run(path, model)
     try:
-        if with_report:
+        if with_report and model.task == "classification":
             write_report(run, split.dataset)
     except RegraftError as error:  # the run is complete without a report
         tracked.on_message(f"The report could not be written: {error} To try again: regraft report {path}")

@@ -29,6 +29,7 @@ from regraft.models.several_backbones import SeveralBackbones
 from regraft.training.activations import Activations, ActivationSource, CachedTensor
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import autocast
+from regraft.training.losses import Objective
 from regraft.training.memory_cache import MemoryCache, MemoryTable
 from regraft.training.prefix_backend import PrefixBackend
 from regraft.training.row_sums import own_rows
@@ -198,23 +199,29 @@ def predict_logits(model: Classifier, activations: ActivationSource, precision: 
 
 
 def score_with_features(
-    model: Classifier, activations: ActivationSource, labels: torch.Tensor, precision: torch.dtype, *, max_images: int
+    model: Classifier,
+    activations: ActivationSource,
+    targets: torch.Tensor,
+    objective: Objective,
+    precision: torch.dtype,
+    *,
+    max_images: int,
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Run the tail and the head over the plain views, and keep what the head embeds of some images, evenly spread.
 
-    Only the images with a label count: the first N, for labels (N,). Returns the accuracy, in 0..1; indices of K <=
-    `max_images` images, int64 (K,); float32 (K, E), as `Head.embed` has it. All are on the CPU.
+    Only the images with a label count: the first N, for targets (N, C). Returns the accuracy (`Objective.hits`), in
+    0..1; indices of K <= `max_images` images, int64 (K,); float32 (K, E), as `Head.embed` has it. All are on the CPU.
     """
-    count = len(labels)
+    count = len(targets)
     indices = torch.linspace(0, count - 1, min(count, max_images)).round().long()
-    correct, kept = torch.zeros(1, dtype=torch.int64), torch.zeros(len(indices), model.head.embedding)
+    correct, kept = torch.zeros(1, dtype=torch.float64), torch.zeros(len(indices), model.head.embedding)
     with torch.inference_mode():
         for rows, features in _features(model, activations, 0, precision, count):
             is_kept = (indices >= rows.start) & (indices < rows.stop)
             embedded = model.head.embed(features)
             kept[is_kept] = embedded.cpu()[indices[is_kept] - rows.start]
-            correct += (model.head.classify(embedded).argmax(dim=1).cpu() == labels[rows]).sum()
-    accuracy = int(distributed.all_reduce_sum(correct)) / count
+            correct += objective.hits(model.head.classify(embedded).cpu(), targets[rows]).double().sum()
+    accuracy = float(distributed.all_reduce_sum(correct)) / count
     return accuracy, indices, distributed.all_reduce_sum(kept)
 
 

@@ -96,7 +96,7 @@ class HeadLoss:
     def _targets(self, images: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Target probabilities (n, C) and weights (n,) of some images."""
         targets = self.labels[images] if self.labels.ndim == 2 else self.objective.targets(self.labels[images])
-        weights = targets @ self.class_weights
+        weights = self.objective.weights(targets)
         return targets, weights if self.weights is None else weights * self.weights[images]
 
     def _chunks(self, shard: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -133,7 +133,7 @@ class HeadLoss:
             total = torch.zeros(2, dtype=torch.float64)
             for values, targets, weights in self.chunks(shard):
                 logits = values @ weight.T + bias
-                correct = (logits.argmax(1) == targets.argmax(1)).double().sum()
+                correct = self.objective.hits(logits, targets).double().sum()
                 total += torch.stack([self._of_chunk(logits, targets, weights).double(), correct]).cpu()
             return total
 

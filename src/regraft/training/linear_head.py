@@ -85,7 +85,7 @@ def fit_path(
     classes, size = len(objective.class_weights), len(second_moments)
     identity = torch.eye(size, device=device)
     # Second derivative of the loss with respect to a logit, at equal probabilities.
-    curvature = 0.25 if objective.loss == "binary_cross_entropy" else (classes - 1) / classes**2
+    curvature = 0.25 if objective.loss != "cross_entropy" else (classes - 1) / classes**2
     weight = torch.zeros(classes, size, device=device) if start is None else start.weight * deviation
     bias = torch.zeros(classes, device=device)
     if start is not None:
@@ -219,7 +219,8 @@ def fit_head(
     their own says how sharp the probabilities were. `on_fit` is called with each head, the number of heads fitted so
     far, and an upper bound of their number.
     """
-    every, calibrated = as_rows(features), labels.is_floating_point()
+    every = as_rows(features)
+    calibrated = labels.is_floating_point() and objective.task == "classification"
     rows, searched, search_weights = every.plain(), labels, weights
     if len(labels) > MAX_SEARCH_IMAGES:
         chosen = stratified_part(class_indices(labels).cpu().numpy(), MAX_SEARCH_IMAGES, seed=seed)

@@ -1,18 +1,23 @@
-"""The training loss of logits (N, C) for targets (N, C), which are class probabilities, and the metrics of an epoch."""
+"""The training loss of logits (N, C) for targets (N, C), and the metrics of an epoch.
+
+Targets are class probabilities; where an image has any number of classes, each is the probability of a class by itself.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
+from regraft.data.labels import Task
 from regraft.errors import UnknownNameError, UsageError
 from regraft.evaluation.metrics import confusion_matrix, macro_f1
+from regraft.evaluation.multilabel.metrics import indicator_f1
 from regraft.models.head import Activation
 from regraft.training.options import ClassWeights, Loss
 
@@ -20,6 +25,9 @@ from regraft.training.options import ClassWeights, Loss
 SMALL_VALIDATION = 50
 _INDICES = "A class is given by its name, or by its index from 0 among the sorted names."
 
+
+#: Of the asymmetric loss, for images without a class.
+_FOCUS, _MARGIN = 4, 0.05
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -32,6 +40,10 @@ class Objective:
     against the rest. Over a softmax, as in some Keras projects, their mean is taken as Keras does: for two classes that
     is the cross-entropy, for more it also punishes what the wrong classes share.
 
+    If an image has any number of classes (`task` multilabel), the weight of a class is that of its images in the loss
+    of this class, and all images have the same. `asymmetric` is the loss of Ridnik et al. (2021, arXiv 2009.14119)
+    with a focus of 4 on wrong and 0 on right labels, and a margin of 0.05: images that clearly lack a class count less.
+
     A `function` of logits and targets, both float32 (N, C), replaces them as the training loss.
     """
 
@@ -40,6 +52,7 @@ class Objective:
     class_weights: torch.Tensor  # float32 (C,); an image has the weight of its class
     activation: Activation | None = None  # None: that which belongs to the loss
     function: LossFunction | None = None
+    task: Task = "classification"
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
         """One-hot rows without smoothing of class indices (N,), float32 (N, C); probabilities (N, C) as they are."""
@@ -52,12 +65,28 @@ class Objective:
             smooth = targets * (1 - smoothing) + smoothing / targets.shape[1]
             return -(smooth * logits.log_softmax(dim=1)).sum(dim=1)
         smooth = targets * (1 - smoothing) + smoothing / 2
+        if self.task == "multilabel":
+            weights = self.class_weights.to(device=logits.device, dtype=logits.dtype)
+            return _one_by_one(logits, smooth, weights, asymmetric=self.loss == "asymmetric").sum(dim=1)
         if self.activation == "softmax":
             log_probabilities = logits.log_softmax(dim=1)
             # log(1 - p) is the log-probability of all other classes; the bound is Keras's epsilon.
             log_others = torch.log1p(-log_probabilities.exp().clamp_max(1 - 1e-7))
             return -(smooth * log_probabilities + (1 - smooth) * log_others).mean(dim=1)
         return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").sum(dim=1)
+
+    def plain(self) -> Objective:
+        """The loss without smoothing, weights of classes and function, by which models are compared."""
+        loss: Loss = "binary_cross_entropy" if self.loss == "asymmetric" else self.loss
+        return replace(
+            self, loss=loss, label_smoothing=0.0, class_weights=torch.ones_like(self.class_weights), function=None
+        )
+
+    def hits(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """How right the answer for each image is, 0..1 (N,): its class, or the share of right answers for classes."""
+        if self.task == "multilabel":
+            return ((logits > 0) == (targets > 0.5)).float().mean(dim=1)
+        return (logits.argmax(dim=1) == targets.argmax(dim=1)).float()
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Weighted mean over the images, a scalar."""
@@ -68,9 +97,21 @@ class Objective:
 
     def weights(self, targets: torch.Tensor) -> torch.Tensor:
         """Weight of each image in the mean, (N,); a function weights all images alike."""
-        if self.function is not None:
+        if self.function is not None or self.task == "multilabel":
             return targets.new_ones(len(targets))
         return targets @ self.class_weights.to(device=targets.device, dtype=targets.dtype)
+
+
+def _one_by_one(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, *, asymmetric: bool
+) -> torch.Tensor:
+    """Binary loss of each class (N, C), where its images have a weight (C,)."""
+    if not asymmetric:
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=weights)
+    without = (torch.sigmoid(logits) - _MARGIN).clamp_min(0)
+    # The focus is a weight, which is not differentiated.
+    negative = without.detach() ** _FOCUS * torch.log1p(-without.clamp_max(1 - 1e-7))
+    return -(weights * targets * F.logsigmoid(logits) + (1 - targets) * negative)
 
 
 def class_indices(labels: torch.Tensor) -> torch.Tensor:
@@ -81,10 +122,15 @@ def class_indices(labels: torch.Tensor) -> torch.Tensor:
 def weights_of_classes(option: ClassWeights, labels: np.ndarray, classes: Sequence[str]) -> torch.Tensor:
     """Class weights, float32 (C,): ones, those given by name or index, or N / (C * n_c), as scikit-learn's `balanced`.
 
-    A class without a given weight has 1. Raises `UsageError` for a name that is neither a class nor the index of one.
+    Labels are class indices, int64 (N,), or indicators, (N, C), where `balanced` gives the images with a class as much
+    weight as those without it. A class without a given weight has 1. Raises `UsageError` for a name that is neither a
+    class nor the index of one.
     """
     if option == "none":
         return torch.ones(len(classes))
+    if option == "balanced" and labels.ndim == 2:
+        counts = np.maximum(labels.sum(axis=0), 1)
+        return torch.from_numpy(np.maximum(len(labels) - counts, 1) / counts).float()
     if option == "balanced":
         counts = np.bincount(labels, minlength=len(classes))
         return torch.from_numpy(len(labels) / (len(classes) * np.maximum(counts, 1))).float()
@@ -161,18 +207,24 @@ def compute_metrics(
 ) -> EpochMetrics:
     """Compute the metrics of logits (N, C) for class indices (N,), with calibrated losses if `calibrate`.
 
-    For target probabilities (N, C) the most probable class counts as the correct one.
+    For target probabilities (N, C) the most probable class counts as the correct one. If an image has any number of
+    classes, these are the indicators (N, C); the accuracy is that of the answers for each class, at a probability of
+    0.5.
     """
-    plain = Objective(objective.loss, 0.0, torch.ones_like(objective.class_weights), objective.activation)
+    plain = objective.plain()
     logits, labels = logits.float().cpu(), labels.cpu()
-    predicted = logits.argmax(dim=1)
-    targets, labels = plain.targets(labels), class_indices(labels)
+    targets = plain.targets(labels)
     losses = plain.per_image(logits, targets).double()
+    if objective.task == "multilabel":
+        f1 = indicator_f1(targets.numpy() > 0.5, logits.numpy() > 0)
+    else:
+        labels = class_indices(labels)
+        f1 = macro_f1(confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1]))
     return EpochMetrics(
         loss=float(losses.mean()),
         loss_error=float(losses.std(correction=0)) / max(1, len(losses)) ** 0.5,
-        accuracy=float((predicted == labels).double().mean()),
-        macro_f1=macro_f1(confusion_matrix(labels.numpy(), predicted.numpy(), logits.shape[1])),
+        accuracy=float(plain.hits(logits, targets).double().mean()),
+        macro_f1=f1,
         count=len(labels),
         calibrated_losses=tuple(_calibrated_losses(plain, logits, targets)[0].tolist()) if calibrate else (),
     )
@@ -180,7 +232,7 @@ def compute_metrics(
 
 def best_temperature(objective: Objective, logits: torch.Tensor, labels: torch.Tensor) -> float:
     """The temperature at which logits (N, C) have the least mean loss for class indices (N,)."""
-    plain = Objective(objective.loss, 0.0, torch.ones_like(objective.class_weights), objective.activation)
+    plain = objective.plain()
     return _calibrated_losses(plain, logits.float().cpu(), plain.targets(labels.cpu()))[1]
 
 

@@ -15,7 +15,8 @@ from regraft.synonyms import canonical, spelled_like
 
 Optimizer = Literal["adamw", "adam", "rmsprop", "sgd"]
 HeadOptimizer = Literal["lbfgs", "adamw", "adam", "rmsprop", "sgd"]
-Loss = Literal["cross_entropy", "binary_cross_entropy"]
+Loss = Literal["cross_entropy", "binary_cross_entropy", "asymmetric"]
+AskedLoss = Literal["auto", "cross_entropy", "binary_cross_entropy", "asymmetric"]
 FinetuneMethod = Literal["full", "lora"]
 Schedule = Literal["cosine", "constant"]
 OutputActivation = Literal["auto", "softmax", "sigmoid"]
@@ -32,6 +33,7 @@ _LOSSES = {
     **dict.fromkeys(("categoricalcrossentropy", "sparsecategoricalcrossentropy"), "cross_entropy"),
     **dict.fromkeys(("binarycrossentropy", "bce", "bcewithlogitsloss"), "binary_cross_entropy"),
     "crossentropyloss": "cross_entropy",
+    **dict.fromkeys(("asymmetricloss", "asl"), "asymmetric"),
 }
 _PRECISIONS = {
     **dict.fromkeys(("mixedfloat16", "float16"), "fp16"),
@@ -59,6 +61,10 @@ _KEEP_FINETUNED = (
 _KEEP_EPOCH = (
     "epoch of each phase whose weights are kept: best, last, or auto (the best, and with a cosine schedule a later one "
     "that is worse by less than its standard error)"
+)
+_LOSS = (
+    "cross_entropy, binary_cross_entropy (each class against the rest), asymmetric (of several labels: images that "
+    "clearly lack a class count less), or auto: the first, and of several labels the second"
 )
 _OUTPUT_ACTIVATION = (
     "activation of the last layer: softmax, sigmoid (each class against the rest), or auto (sigmoid for "
@@ -160,11 +166,7 @@ class TrainingOptions:
         int, Field(ge=0, description="training steps per epoch; 0: one pass over the training images")
     ] = 0
     views: Annotated[int, Field(ge=0, le=256, description=_VIEWS)] = 0
-    loss: Annotated[
-        Loss,
-        BeforeValidator(spelled_like(Loss, **_LOSSES)),
-        Field(description="cross_entropy, or binary_cross_entropy (each class against the rest)"),
-    ] = "cross_entropy"
+    loss: Annotated[AskedLoss, BeforeValidator(spelled_like(AskedLoss, **_LOSSES)), Field(description=_LOSS)] = "auto"
     output_activation: Annotated[
         OutputActivation, BeforeValidator(spelled_like(OutputActivation)), Field(description=_OUTPUT_ACTIVATION)
     ] = "auto"

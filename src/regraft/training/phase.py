@@ -260,7 +260,7 @@ class PhaseTrainer:
                     loss = self.objective(logits, targets) * (0.0 if is_idle else weight)
                     self.scaler.scale(loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
                     values[0] = loss.detach() * len(indices)
-                    values[1] = (logits.detach().argmax(1) == targets.argmax(1)).sum() * (not is_idle)
+                    values[1] = self.objective.hits(logits.detach(), targets).sum() * (not is_idle)
                 else:
                     self.scaler.scale(values)  # sets itself up
                 values[2] = float(distributed.is_interrupted())

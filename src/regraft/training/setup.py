@@ -20,6 +20,7 @@ from regraft import distributed
 from regraft.cache import Cache
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Split
+from regraft.data.labels import Task
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.cpu.fuse_training import FusedTraining
@@ -30,12 +31,17 @@ from regraft.training.callbacks import Callback, ProgressReporter
 from regraft.training.data import TrainingData
 from regraft.training.device import choose_device, choose_precision
 from regraft.training.losses import LossFunction, Objective, check_loss, weights_of_classes
-from regraft.training.options import TrainingOptions
+from regraft.training.options import Loss, TrainingOptions
 from regraft.training.prefix_backend import openvino_version
 from regraft.training.several_heads import LinearWeights
 from regraft.training.soft_labels import check_labels
 from regraft.training.soft_targets import SoftTargets, beside
 
+#: The losses of each task; the first is the default.
+_LOSSES: dict[Task, tuple[Loss, ...]] = {
+    "classification": ("cross_entropy", "binary_cross_entropy"),
+    "multilabel": ("binary_cross_entropy", "asymmetric"),
+}
 #: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
 _VIEWS = 8
 
@@ -75,7 +81,9 @@ def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: b
     from_scratch = is_random and boundary == 0
     head = model.head
     is_linear = not head.widths and not head.dropout and head.attention is None
-    solvable = options.head_optimizer == "lbfgs" and is_linear and not options.custom_loss
+    solvable = (
+        options.head_optimizer == "lbfgs" and is_linear and not options.custom_loss and options.loss != "asymmetric"
+    )
     return PhasePlan(
         boundary=boundary,
         boundary_name=model.stages[boundary].name if finetunes else "head",
@@ -120,11 +128,28 @@ def check_sharding(options: TrainingOptions, precision: torch.dtype) -> None:
         raise UsageError("training.sharding = fsdp needs a precision without loss scaling: bf16 or off.")
 
 
-def output_activation(options: TrainingOptions) -> Activation:
+def loss_of(options: TrainingOptions, task: Task) -> Loss:
+    """The loss by name; raise `UsageError` if it is none of this task."""
+    if options.loss == "auto":
+        return _LOSSES[task][0]
+    if options.loss not in _LOSSES[task]:
+        raise UsageError(
+            f"training.loss = {options.loss} is no loss of the task {task}. Expected {' or '.join(_LOSSES[task])}."
+        )
+    return options.loss
+
+
+def output_activation(options: TrainingOptions, task: Task) -> Activation:
     """The activation of the last layer; raise `UsageError` if the loss has no meaning over it."""
+    loss = loss_of(options, task)
+    if task == "multilabel" and options.output_activation == "softmax":
+        raise UsageError(
+            "training.output_activation = softmax gives an image one class, and the task is multilabel. Expected "
+            "sigmoid."
+        )
     if options.output_activation == "auto":
-        return "sigmoid" if options.loss == "binary_cross_entropy" else "softmax"
-    if options.output_activation == "sigmoid" and options.loss == "cross_entropy":
+        return "softmax" if loss == "cross_entropy" else "sigmoid"
+    if options.output_activation == "sigmoid" and loss == "cross_entropy":
         raise UsageError(
             "training.output_activation = sigmoid with training.loss = cross_entropy, which needs probabilities that "
             "add up to 1. Set loss = binary_cross_entropy, or output_activation = softmax."
@@ -136,10 +161,10 @@ def output_activation(options: TrainingOptions) -> Activation:
 class TrainingSetup:
     """What stays the same during a training.
 
-    `trainable` names the tensors that any phase changes. Labels are int64; `targets` are those of all training images:
-    their labels, or probabilities, float32 (N + M, C), with M unlabeled images after the labeled ones. The state is
-    saved in `checkpoint` after each epoch, and no epoch ends after `deadline`, a value of `time.monotonic()`. `planned`
-    are seconds by step, by which the time to the deadline is divided.
+    `trainable` names the tensors that any phase changes. Labels are what `Dataset.targets` has; `targets` are those of
+    all training images: their labels, or probabilities, float32 (N + M, C), with M unlabeled images after the labeled
+    ones. The state is saved in `checkpoint` after each epoch, and no epoch ends after `deadline`, a value of
+    `time.monotonic()`. `planned` are seconds by step, by which the time to the deadline is divided.
     """
 
     model: Classifier
@@ -238,13 +263,15 @@ def set_up(
         soft_targets.check(split, phases.views)
     model.to(device)
     model.head.temperature, model.ood = 1.0, None  # of an earlier training
-    model.head.activation = output_activation(options)
+    task = split.dataset.task
+    model.head.activation = output_activation(options, task)
     model.freeze(phases.boundary)
     if phases.finetunes and options.finetune_method == "lora":
         lora.attach(model, phases.boundary, rank=options.lora_rank, alpha=options.lora_alpha, seed=options.seed)
-    weights = weights_of_classes(options.class_weights, split.train.labels, split.classes)
-    smoothing = options.label_smoothing if soft_targets is None else 0.0  # probabilities need none
-    labels, images = torch.from_numpy(split.train.labels), split.with_files("train")
+    labels, images = torch.from_numpy(split.train.targets), split.with_files("train")
+    weights = weights_of_classes(options.class_weights, labels.numpy(), split.classes)
+    # Probabilities need none, and of several labels there is no share that all classes could have.
+    smoothing = options.label_smoothing if soft_targets is None and task == "classification" else 0.0
     if soft_targets is not None and split.unlabeled is not None:
         images = beside(split.train, split.unlabeled.images)
     model.preprocessing = model.preprocessing.for_value_range(split.dataset.value_range)
@@ -256,9 +283,9 @@ def set_up(
         phases=phases,
         device=device,
         precision=precision,
-        objective=Objective(options.loss, smoothing, weights, model.head.activation, loss_function),
+        objective=Objective(loss_of(options, task), smoothing, weights, model.head.activation, loss_function, task),
         labels=labels,
-        val_labels=torch.from_numpy(split.val.labels),
+        val_labels=torch.from_numpy(split.val.targets),
         targets=labels if soft_targets is None else soft_targets.plain(),
         trainable=frozenset(model.trained_tensors()),
         fused=FusedTraining(model, phases.boundary, precision),

@@ -362,9 +362,16 @@ def measure(
             if "val" in cached:
                 result.val_logits = predict_logits(model, cached["val"], setup.precision)
             result.train_accuracy, indices, features = score_with_features(
-                model, cached["train"], setup.labels, setup.precision, max_images=MAX_FIT_IMAGES
+                model,
+                cached["train"],
+                setup.objective.targets(setup.labels),
+                setup.objective,
+                setup.precision,
+                max_images=MAX_FIT_IMAGES,
             )
-    state.ood = fit_ood(features, setup.labels[indices])
+    # Of images with several labels, all are one class: what is far from all of them is unlike the training images.
+    one_class = torch.zeros(len(setup.labels), dtype=torch.int64)
+    state.ood = fit_ood(features, (setup.labels if setup.labels.ndim == 1 else one_class)[indices])
     result.train_features = indices, features
 
 

@@ -29,6 +29,7 @@ from regraft.runs.progress import rich_progress
 if TYPE_CHECKING:
     from regraft.cluster.executor import Cluster
     from regraft.data.dataset import Dataset
+    from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
     from regraft.evaluation.predictions import Predictions
     from regraft.models.classifier import Classifier
     from regraft.models.inference import Predictor, Tta
@@ -91,6 +92,9 @@ def command(
     if exported and data is None:
         raise UsageError(f"{run} is an export and has no stored predictions. Give DATA.")
     screen = console(json)
+    if data is None and load(run).task == "multilabel":
+        _print_labels(screen, run, load(run).evaluate_labels(part), json)
+        return
     gain: dict[str, Any] | None = None
     bad: list[dict[str, str]] = []
     ignored: list[str] = []
@@ -154,6 +158,15 @@ def command(
         table = find_predictions(out)
         screen.print(escape(f"\n{out}: evaluation.json, {table.name if table else ''}, confusion_matrix.png"))
     screen.print(f"\n[bold]Try next[/bold]\n  {escape(advice)}")
+
+
+def _print_labels(screen: Console, run: Path, evaluation: MultilabelEvaluation, json: bool) -> None:
+    """Print the evaluation of a model that gives an image any number of classes."""
+    if json:
+        print_json({"run": str(run), **evaluation.to_json()})
+        return
+    screen.print(escape(f"{evaluation.count} images\n"))
+    screen.print(escape(str(evaluation)))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typer import Argument, Exit, Option
 
 from regraft.cli.options import (
     TRAINING_FLAGS,
+    AskedTask,
     BackboneOrAuto,
     Budget,
     ClusterAddress,
@@ -22,6 +23,7 @@ from regraft.cli.options import (
     ImageSize,
     Json,
     LabelColumn,
+    LabelSeparator,
     Remote,
     Settings,
     Unlabeled,
@@ -63,6 +65,8 @@ def command(
     layout: FolderLayout = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    task: AskedTask = None,
+    label_separator: LabelSeparator = None,
     remote: Remote = False,
     unlabeled: Unlabeled = None,
     from_run: Annotated[
@@ -100,7 +104,8 @@ def command(
         "training.budget": None if budget is None else parse_seconds(budget), "training.device": device,
         "data.on_unreadable": on_unreadable, "data.group_by": group_by, "data.keep_split": keep_split,
         "data.remote": remote or None, "data.layout": layout, "data.unlabelled": unlabeled,
-        "data.image_column": image_column, "data.label_column": label_column, **flags,
+        "data.image_column": image_column, "data.label_column": label_column, "data.task": task,
+        "data.label_separator": label_separator, **flags,
     }  # fmt: skip
     if data is not None and resume is not None:
         raise UsageError(f"Received DATA and --resume {resume}, which continues with the run's own data.")

@@ -14,6 +14,7 @@ import numpy as np
 
 from regraft.data.dataset import BadFile
 from regraft.data.entries import EntryTable, ImageEntry
+from regraft.data.labels import Task, split_labels
 from regraft.data.samples import PARTS, Part
 from regraft.data.sources.foreign import CONVERT, describe_foreign, names_with_labels
 from regraft.data.sources.label_tables import is_table, read_label_table
@@ -30,7 +31,7 @@ class Layout:
 
     `classes` are part and name of every class, including those without images; `ignored` files are no images by their
     extension or in no class folder; `noted` ones are ignored, and `notes` say so; `bad` files are unreadable before any
-    is read.
+    is read. The labels of a `task` with several labels are texts of `join_labels`.
     """
 
     found: EntryTable
@@ -39,6 +40,7 @@ class Layout:
     notes: list[str] = field(default_factory=list)
     bad: list[BadFile] = field(default_factory=list)
     noted: list[str] = field(default_factory=list)
+    task: Task = "classification"
 
     def ignore(self, images: Sequence[str], why: str) -> None:
         """Ignore images and add a note with the reason."""
@@ -254,14 +256,16 @@ def _refuse_unclear(name: str, folders: Sequence[_ClassFolder], top: Directory) 
 _MIXED = "some rows have a split and some have none. Fill the column for all or for none."
 
 
-def layout_of(found: EntryTable, name: str, mixed: str = _MIXED) -> Layout:
+def layout_of(found: EntryTable, name: str, mixed: str = _MIXED, task: Task = "classification") -> Layout:
     """The layout of a table; raises `DataError` with `mixed` if some rows have a part and some have none."""
     parts, labels = found.parts, found.labels
     pairs = np.unique(np.stack([parts.astype(np.int32), labels.codes], axis=1), axis=0).tolist()
-    classes = {(None if part < 0 else PARTS[part], labels.names[code]) for part, code in pairs}
-    if len({part is None for part, _ in classes}) > 1:
+    if len({part < 0 for part, _ in pairs}) > 1:
         raise DataError(f"{name}: {mixed}")
-    return Layout(found, classes)
+    texts = ((None if part < 0 else PARTS[part], str(labels.names[code])) for part, code in pairs)
+    if task == "multilabel":
+        return Layout(found, {(part, label) for part, text in texts for label in split_labels(text)}, task=task)
+    return Layout(found, set(texts))
 
 
 def part_of_shard(name: str) -> Part | None:

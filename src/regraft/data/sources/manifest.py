@@ -5,6 +5,8 @@ Paths are absolute or relative to the file's folder. All errors of a file are re
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import unicodedata
 from array import array
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from regraft.data.entries import EntryTable, ImageEntry
+from regraft.data.labels import SEPARATOR, AskedTask, Task, join_labels
 from regraft.data.samples import Part
 from regraft.data.sources.columns import FLAGS, ColumnFinder, Columns
 from regraft.data.sources.table import MAX_ERRORS, Cells, read_cells
@@ -44,6 +47,7 @@ class Manifest:
 
     rows: EntryTable
     notes: list[str]
+    task: Task = "classification"
 
 
 def read_manifest(path: Path, storage: Storage | None = None, **options: Any) -> Manifest:
@@ -56,23 +60,35 @@ def read_manifest(path: Path, storage: Storage | None = None, **options: Any) ->
 
 
 def parse_manifest(
-    name: str, data: bytes, storage: Storage, *, image_column: str = "", label_column: str = "", labeled: bool = True
+    name: str,
+    data: bytes,
+    storage: Storage,
+    *,
+    image_column: str = "",
+    label_column: str = "",
+    labeled: bool = True,
+    task: AskedTask = "auto",
+    label_separator: str = "",
 ) -> Manifest:
     """Read a manifest whose relative paths are names in `storage`; `name` is for messages.
 
     `image_column` and `label_column` name columns that their names and contents do not reveal; several names with
     commas between them are those of columns with 0 and 1. Files that are not where a path leads are searched for by
     the end of the path, with or without extension. Without `labeled`, labels, parts and groups do not count, and the
-    label of every image is empty. Raises `DataError` as `check_rows` does, and if it is unclear which column or which
-    file is meant.
+    label of every image is empty. Of the `task` `multilabel`, cells have any number of labels with `label_separator`
+    between them (default: `|`), or as a JSON list, and any number of columns have a 1. Raises `DataError` as
+    `check_rows` does, and if it is unclear which column or which file is meant.
     """
     cells = read_cells(name, data)
     # A web server does not know which files it has, and says yes to all.
     exists = (lambda _: False) if storage.exists("no such file") else storage.exists
     finder = ColumnFinder(name, cells, PART_NAMES, exists)
     columns = finder.find(image_column, label_column) if labeled else finder.find_images(image_column)
-    table = _Rows(name, cells, columns, storage.exists, storage.top)
-    return Manifest(table.read(), [*cells.notes, *columns.notes, *table.notes])
+    is_multilabel = labeled and task == "multilabel"
+    separator = label_separator or SEPARATOR
+    table = _Rows(name, cells, columns, storage.exists, storage.top, separator if is_multilabel else "")
+    found: Task = "multilabel" if is_multilabel else "classification"
+    return Manifest(table.read(), [*cells.notes, *columns.notes, *table.notes], found)
 
 
 def check_rows(name: str, cells: Cells, exists: Callable[[str], bool], columns: Columns | None = None) -> EntryTable:
@@ -87,11 +103,21 @@ def check_rows(name: str, cells: Cells, exists: Callable[[str], bool], columns: 
 
 
 class _Rows:
-    """The rows of a table, read and validated; `top` lists the files that are searched for."""
+    """The rows of a table, read and validated; `top` lists the files that are searched for.
+
+    An image has any number of labels if there is a `separator` of those in a cell.
+    """
 
     def __init__(
-        self, name: str, cells: Cells, columns: Columns, exists: Callable[[str], bool], top: Directory
+        self,
+        name: str,
+        cells: Cells,
+        columns: Columns,
+        exists: Callable[[str], bool],
+        top: Directory,
+        separator: str = "",
     ) -> None:
+        self._separator = separator
         self._name, self._cells, self._columns, self._exists, self._top = name, cells, columns, exists, top
         self._errors = list[tuple[int, str]]()
         self._moved = dict[str, str]()
@@ -140,7 +166,8 @@ class _Rows:
         order = np.argsort(rows)
         labels = entries.labels.names[codes[order]].tolist()
         places = (self._cells.place(numbers[i]) for i in np.flatnonzero(is_first)[rows[order]].tolist())
-        errors += self._label_errors(dict(zip(labels, places, strict=True)))
+        if not self._separator:
+            errors += self._label_errors(dict(zip(labels, places, strict=True)))
         if errors:
             lines = join_truncated(errors, "\n  ", shown=MAX_ERRORS)
             raise DataError(f"{self._name} has {pluralize(len(errors), 'error')}:\n  {lines}")
@@ -154,7 +181,7 @@ class _Rows:
         if not file.strip():
             raise ValueError("no path")
         label = self._label(row) if columns.labels else ""
-        if not label and columns.labels:
+        if not label and columns.labels and not self._separator:
             raise ValueError(f"no label for {redact(file)}")
         if ("\n" in file and not self._exists(file)) or ("\n" in label and label not in file):
             raise ValueError(f"a line break in {f'{file},{label}'[:80]!r}; is a quote missing?")
@@ -164,8 +191,10 @@ class _Rows:
 
     def _label(self, row: list[str]) -> str:
         labels = self._columns.labels
-        if len(labels) == 1:
+        if len(labels) == 1 and not self._separator:
             return row[labels[0]].strip()
+        if len(labels) == 1:
+            return join_labels(read_labels(row[labels[0]], self._separator))
         chosen = []
         for i in labels:
             name, value = self._cells.columns[i].strip(), row[i].strip()
@@ -173,6 +202,8 @@ class _Rows:
                 raise ValueError(f"{value!r} in the column {name}; expected 0 or 1")
             if flag:
                 chosen.append(name)
+        if self._separator:
+            return join_labels(chosen)
         if len(chosen) != 1:
             found = f"{len(chosen)} labels: {join_truncated(chosen)}" if chosen else "no label: no class has a 1"
             raise ValueError(f"{found}; expected one class for an image")
@@ -230,6 +261,26 @@ class _Rows:
             several = [[one.strip() for one in parts] for mark in marks if len(parts := re.split(mark, label)) > 1]
             if any(all(one in places for one in parts) for parts in several) or re.fullmatch(r"\[['\"\d].*\]", label):
                 yield f"{place}: several labels: {label}; expected one class for an image"
+
+
+def read_labels(cell: str, separator: str) -> list[str]:
+    """The labels in a cell: a JSON list, or texts with a separator between them; none in an empty cell.
+
+    Raises `ValueError` if a list is damaged or has something else than texts.
+    """
+    cell = cell.strip()
+    if not cell.startswith("["):
+        return [label.strip() for label in cell.split(separator) if label.strip()]
+    try:
+        labels = json.loads(cell)
+    except json.JSONDecodeError:
+        try:
+            labels = ast.literal_eval(cell)  # as pandas writes a list
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f'labels {cell[:80]!r}; expected a list such as ["cat", "dog"]') from error
+    if not isinstance(labels, list) or not all(isinstance(label, (str, int)) for label in labels):
+        raise ValueError(f"labels {cell[:80]!r}; expected a list of names")
+    return [str(label).strip() for label in labels]
 
 
 def _contradiction(entry: ImageEntry, other: ImageEntry, place: str) -> str:

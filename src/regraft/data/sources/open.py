@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.data.entries import EntryTable, ImageEntry
+from regraft.data.labels import AskedTask
 from regraft.data.sources.archive import TAR_SUFFIXES, Archive, is_archive, is_tar
 from regraft.data.sources.folders import FolderLayout, Layout, layout_of, read_layout, shards_in
 from regraft.data.sources.http import WebFolder
@@ -52,6 +53,8 @@ def open_data(
     known: Collection[str] = (),
     image_column: str = "",
     label_column: str = "",
+    task: AskedTask = "auto",
+    label_separator: str = "",
 ) -> DataSource:
     """Open the source that `scan` reads; the arguments are those of `scan`, where `known` is `classes`.
 
@@ -61,7 +64,8 @@ def open_data(
     """
     path = _resolve(path)
     if _is_manifest(path):
-        return _open_manifest(path, root, remote, {"image_column": image_column, "label_column": label_column})
+        columns = {"image_column": image_column, "label_column": label_column}
+        return _open_manifest(path, root, remote, {**columns, "task": task, "label_separator": label_separator})
     name = redact(str(path))
     if root is not None:
         raise UsageError(f"{name} is not a manifest and is its own root; root={redact(str(root))} is for manifests.")
@@ -218,7 +222,7 @@ def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, colu
             raise DataError(f"{name} has URLs that differ only in their credentials. Keep one URL for each image.")
         storage = UrlStorage(storage, urls)
         rows = EntryTable(replace(row, path=redact(row.path)) if is_url(row.path) else row for row in rows)
-    layout = layout_of(rows, name)
+    layout = layout_of(rows, name, task=manifest.task)
     layout.notes.extend(manifest.notes)
     return DataSource(storage, location, layout, bool(links) or isinstance(location, str))
 

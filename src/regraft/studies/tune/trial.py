@@ -22,7 +22,7 @@ from regraft.training.callbacks import Epoch, NullReporter, ProgressReporter
 from regraft.training.device import choose_device, choose_precision
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
 from regraft.training.prefix_backend import BackendName, choose_backend
-from regraft.training.setup import output_activation, plan_phases
+from regraft.training.setup import loss_of, output_activation, plan_phases
 from regraft.training.trainer import train as train_classifier
 
 #: Weight of the loss beside macro-F1: it decides between equal scores alone.
@@ -89,9 +89,11 @@ def run_trial(
         raise KeyboardInterrupt
     if training.error or training.val_logits is None:
         raise TrainingError(training.error or "There are no validation images.")
-    weights = torch.ones(len(split.classes))
-    objective = Objective(config.training.loss, 0.0, weights, output_activation(config.training))
-    scores = compute_metrics(objective, training.val_logits, torch.from_numpy(split.val.labels), calibrate=True)
+    weights, task = torch.ones(len(split.classes)), split.dataset.task
+    objective = Objective(
+        loss_of(config.training, task), 0.0, weights, output_activation(config.training, task), task=task
+    )
+    scores = compute_metrics(objective, training.val_logits, torch.from_numpy(split.val.targets), calibrate=True)
     if not math.isfinite(scores.loss):
         raise TrainingError(f"The validation loss is {scores.loss}; expected a finite number.")
     loss = sum(scores.calibrated_losses) / len(scores.calibrated_losses)

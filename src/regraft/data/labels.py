@@ -1,0 +1,55 @@
+"""What images are labeled with: one class, any number of classes, or a number; and several labels as one text.
+
+A data set stores the label of an image as text. Of a multi-label data set it is what `join_labels` returns, in the same
+form in manifests, `split.csv` and predictions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from regraft.data.strings import Names
+
+#: classification: one class for each image; multilabel: any number of classes, also none.
+Task = Literal["classification", "multilabel"]
+#: What a user may ask for; `auto` finds out.
+AskedTask = Literal["auto", "classification", "multilabel"]
+SEPARATOR = "|"
+
+
+def join_labels(labels: Iterable[str]) -> str:
+    """Different labels, sorted, as one text with `|` between them; as a JSON list if a name would be misread."""
+    names = sorted(set(labels))
+    if any(SEPARATOR in name or name.startswith("[") or not name.strip() for name in names):
+        return json.dumps(names, ensure_ascii=False)
+    return SEPARATOR.join(names)
+
+
+def split_labels(text: str) -> tuple[str, ...]:
+    """The inverse of `join_labels`; the empty text has no labels."""
+    if text.startswith("["):
+        return tuple(json.loads(text))
+    return tuple(text.split(SEPARATOR)) if text else ()
+
+
+def classes_in(labels: Names | Sequence[str], task: Task) -> set[str]:
+    """The classes that labels name: these themselves, or of a multi-label data set those in each of them."""
+    texts = labels.used() if isinstance(labels, Names) else labels
+    return {name for text in texts for name in split_labels(text)} if task == "multilabel" else set(texts)
+
+
+def indicators(labels: Names, classes: Sequence[str]) -> np.ndarray:
+    """Whether each image has each class, bool (N, C), for labels that `join_labels` returned.
+
+    Raises `KeyError` with the name of a label that is none of the classes.
+    """
+    column = {name: number for number, name in enumerate(classes)}
+    of_code = np.zeros((len(labels.names) + 1, len(classes)), bool)  # the last is that of the code -1
+    for code in np.unique(labels.codes).tolist():
+        if code >= 0:
+            of_code[code, [column[name] for name in split_labels(labels.names[code])]] = True
+    return np.asarray(of_code[labels.codes])

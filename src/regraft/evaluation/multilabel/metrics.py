@@ -1,0 +1,239 @@
+"""Metrics of models that give an image any number of classes, with confidence intervals.
+
+An average over classes is over those that an image has and an image lacks; about the others the images say nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from regraft.errors import DataError
+from regraft.evaluation.intervals import interval_about, wilson_interval
+from regraft.evaluation.metrics import lists_to_tuples, tuples_to_lists
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.notebook_repr import NotebookRepr
+from regraft.text import display_width, one_line
+
+#: Bootstrap draws, and largest number of values in memory at once.
+_DRAWS, _CHUNK_VALUES = 1000, 4_000_000
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """Metrics of one class, 0..1 and 0 where their denominator is 0, with 95 % intervals (low, high)."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    average_precision: float
+    support: int  # number of images that have the class
+    threshold: float
+    precision_interval: tuple[float, float]  # Wilson, as that of recall; (0, 1) where the denominator is 0
+    recall_interval: tuple[float, float]
+    f1_interval: tuple[float, float]  # by the Bayesian bootstrap, as that of the average precision
+    average_precision_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class MultilabelEvaluation(NotebookRepr):
+    """Metrics of one set of predictions. All but `loss` and the counts lie in 0..1.
+
+    Attributes:
+        count: Number of images.
+        mean_average_precision: Mean over the classes of the average precision, which needs no threshold (mAP).
+        micro_f1: F1 of all answers for all classes together.
+        macro_f1: Mean F1 over the classes.
+        exact_match: Share of the images all of whose classes are right, as scikit-learn's `accuracy_score`.
+        exact_match_interval: 95 % Wilson interval of this share, (low, high).
+        hamming_loss: Share of the wrong answers among all answers for all classes.
+        loss: Mean over images and classes of the binary cross-entropy in nats, 0 or more.
+        per_class: Reports in class order, including classes that no image has.
+        intervals: 95 % intervals by the Bayesian bootstrap over the images, by the names of the first three.
+        cooccurrence: Number of images that have both of two classes, read-only int64 (C, C).
+    """
+
+    count: int
+    mean_average_precision: float
+    micro_f1: float
+    macro_f1: float
+    exact_match: float
+    exact_match_interval: tuple[float, float]
+    hamming_loss: float
+    loss: float
+    per_class: tuple[LabelReport, ...]
+    intervals: Mapping[str, tuple[float, float]]
+    cooccurrence: np.ndarray
+
+    @property
+    def untested(self) -> list[str]:
+        """Names of the classes that no image or every image has, over which no average is."""
+        return [report.name for report in self.per_class if not 0 < report.support < self.count]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values without NaN."""
+        return {
+            "task": "multilabel",
+            **asdict(self),
+            "exact_match_interval": list(self.exact_match_interval),
+            "per_class": [tuples_to_lists(asdict(report)) for report in self.per_class],
+            "intervals": tuples_to_lists(self.intervals),
+            "cooccurrence": self.cooccurrence.tolist(),
+            "untested": self.untested,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> MultilabelEvaluation:
+        """The inverse of `to_json`; DataError for any other value."""
+        try:
+            fields = {name: item for name, item in value.items() if name not in ("task", "untested")}
+            together = np.array(fields["cooccurrence"], np.int64)
+            together.setflags(write=False)
+            return cls(
+                **{
+                    **fields,
+                    "exact_match_interval": tuple(fields["exact_match_interval"]),
+                    "per_class": tuple(LabelReport(**lists_to_tuples(row)) for row in fields["per_class"]),
+                    "intervals": lists_to_tuples(fields["intervals"]),
+                    "cooccurrence": together,
+                }
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"not an evaluation: {error!r}; expected the output of `to_json`") from error
+
+    def __str__(self) -> str:
+        columns = ("precision", "recall", "f1-score", "AP", "threshold", "support")
+        names = [one_line(report.name) for report in self.per_class]
+        width = max(map(display_width, [*names, "micro F1"]))
+        lines = [" " * width + "".join(f"{column:>11}" for column in columns)]
+        for name, report in zip(names, self.per_class, strict=True):
+            values = (report.precision, report.recall, report.f1, report.average_precision, report.threshold)
+            cells = "".join(f"{value:>11.4f}" for value in values) + f"{report.support:>11}"
+            lines.append(name + " " * (width - display_width(name)) + cells)
+        averages = {"mAP": "mean_average_precision", "micro F1": "micro_f1", "macro F1": "macro_f1"}
+        lines.append("")
+        for title, name in averages.items():
+            low, high = self.intervals[name]
+            lines.append(f"{title:<{width}}{getattr(self, name):>11.4f}   95 % interval {low:.3f} to {high:.3f}")
+        low, high = self.exact_match_interval
+        lines.append(f"{'all right':<{width}}{self.exact_match:>11.4f}   95 % interval {low:.3f} to {high:.3f}")
+        return "\n".join(lines) + "\n"
+
+
+def evaluate_labels(predictions: MultilabelPredictions) -> MultilabelEvaluation:
+    """Compute all metrics; DataError without predictions.
+
+    The average precision is the mean of the precision over the images that have the class, each at its own place in the
+    order of the probabilities (Manning et al. 2008, Introduction to Information Retrieval, section 8.4), as
+    scikit-learn computes it. A ratio with a denominator of 0 is 0.
+    """
+    if not len(predictions):
+        raise DataError("0 predictions; expected at least one image to evaluate")
+    truth, said, probabilities = predictions.indicators, predictions.predicted, predictions.probabilities
+    count = len(predictions)
+    ranking = _Ranking(truth, probabilities)
+    estimate = _scores(truth, said, ranking, np.ones((1, count)))
+    draws: list[dict[str, np.ndarray]] = []
+    rng = np.random.default_rng(0)
+    size = max(1, min(_DRAWS, _CHUNK_VALUES // max(1, 3 * truth.size)))
+    for start in range(0, _DRAWS, size):
+        draws.append(_scores(truth, said, ranking, rng.standard_exponential((min(size, _DRAWS - start), count))))
+    drawn = {name: np.concatenate([draw[name] for draw in draws]) for name in estimate}
+    interval = {name: interval_about(estimate[name][0], drawn[name]) for name in estimate}
+    hits, support, answers = (truth & said).sum(axis=0), truth.sum(axis=0), said.sum(axis=0)
+    per_class = tuple(
+        LabelReport(
+            name=name,
+            precision=float(hits[i] / answers[i]) if answers[i] else 0.0,
+            recall=float(hits[i] / support[i]) if support[i] else 0.0,
+            f1=float(estimate["f1"][0, i]),
+            average_precision=float(estimate["average_precision"][0, i]),
+            support=int(support[i]),
+            threshold=float(predictions.thresholds[i]),
+            precision_interval=wilson_interval(int(hits[i]), int(answers[i])) if answers[i] else (0.0, 1.0),
+            recall_interval=wilson_interval(int(hits[i]), int(support[i])) if support[i] else (0.0, 1.0),
+            f1_interval=_pair(interval["f1"][:, i]),
+            average_precision_interval=_pair(interval["average_precision"][:, i]),
+        )
+        for i, name in enumerate(predictions.classes)
+    )
+    exact = int((truth == said).all(axis=1).sum())
+    together = truth.T.astype(np.int64) @ truth.astype(np.int64)
+    together.setflags(write=False)
+    averages = ("mean_average_precision", "micro_f1", "macro_f1")
+    return MultilabelEvaluation(
+        count=count,
+        exact_match=exact / count,
+        exact_match_interval=wilson_interval(exact, count),
+        hamming_loss=float((truth != said).mean()),
+        loss=binary_log_loss(truth, probabilities),
+        per_class=per_class,
+        intervals={name: _pair(interval[name]) for name in averages},
+        cooccurrence=together,
+        **{name: float(estimate[name][0]) for name in averages},
+    )
+
+
+def binary_log_loss(indicators: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean over images and classes of the binary cross-entropy in nats; probabilities are clipped at 2.2e-16."""
+    right = np.where(indicators, probabilities, 1 - probabilities)
+    return float(-np.log(np.clip(right, np.finfo(np.float64).eps, 1.0)).mean()) + 0.0  # avoids -0.0
+
+
+def indicator_f1(truth: np.ndarray, said: np.ndarray) -> float:
+    """Mean F1, 0..1, of answers, bool (N, C), over the classes that an image has and an image lacks; 0 without any."""
+    tested = truth.any(axis=0) & ~truth.all(axis=0)
+    whole = truth.sum(axis=0) + said.sum(axis=0)
+    f1 = 2 * (truth & said).sum(axis=0) / np.maximum(whole, 1)
+    return float(f1[tested].mean()) if tested.any() else 0.0
+
+
+class _Ranking:
+    """The images in the order of their probabilities, for each class; images with equal ones share a place."""
+
+    def __init__(self, truth: np.ndarray, probabilities: np.ndarray) -> None:
+        self.order = np.argsort(-probabilities, axis=0, kind="stable")
+        ranked = np.take_along_axis(probabilities, self.order, axis=0)
+        self.truth = np.take_along_axis(truth, self.order, axis=0)
+        is_end = np.ones(ranked.shape, bool)
+        is_end[:-1] = ranked[1:] < ranked[:-1]
+        # For each place, the last place with the same probability.
+        places = np.where(is_end, np.arange(len(ranked))[:, None], len(ranked))
+        self.ends = np.minimum.accumulate(places[::-1], axis=0)[::-1]
+
+    def average_precision(self, weights: np.ndarray) -> np.ndarray:
+        """Average precision of each class, (b, C), for weights of the images (b, N); 0 for a class that none has."""
+        result = np.zeros((len(weights), self.order.shape[1]))
+        for column in range(self.order.shape[1]):
+            ranked = weights[:, self.order[:, column]]
+            right = ranked * self.truth[:, column]
+            ends = self.ends[:, column]
+            precision = np.cumsum(right, axis=1)[:, ends] / np.maximum(np.cumsum(ranked, axis=1)[:, ends], 1e-300)
+            total = right.sum(axis=1)
+            result[:, column] = (right * precision).sum(axis=1) / np.where(total > 0, total, 1.0)
+        return result
+
+
+def _scores(truth: np.ndarray, said: np.ndarray, ranking: _Ranking, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores for weights of the images (b, N): by class (b, C), and averages (b,)."""
+    hits, support, answers = (weights @ values.astype(np.float64) for values in (truth & said, truth, said))
+    tested = truth.any(axis=0) & ~truth.all(axis=0)
+    f1 = 2 * hits / np.maximum(support + answers, 1e-300)
+    average_precision = ranking.average_precision(weights)
+    total = (support + answers).sum(axis=1)
+    none = np.zeros(len(weights))
+    return {
+        "f1": f1,
+        "average_precision": average_precision,
+        "mean_average_precision": average_precision[:, tested].mean(axis=1) if tested.any() else none,
+        "micro_f1": 2 * hits.sum(axis=1) / np.maximum(total, 1e-300),
+        "macro_f1": f1[:, tested].mean(axis=1) if tested.any() else none,
+    }
+
+
+def _pair(values: np.ndarray) -> tuple[float, float]:
+    return float(values[0]), float(values[1])

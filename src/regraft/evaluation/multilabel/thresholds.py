@@ -1,0 +1,59 @@
+"""Choose from which probability on an image is said to have a class, class by class, on validation images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: Threshold of a class about which the images say nothing.
+UNDECIDED = 0.5
+
+
+def thresholds_for_f1(indicators: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The threshold of each class with the highest F1 on these images.
+
+    Args:
+        indicators: Whether each image has each class, bool (N, C).
+        probabilities: float64 (N, C).
+
+    Returns:
+        float64 (C,), in the middle between two probabilities of the images; 0.5 for a class that no image has.
+    """
+    return np.array([_best_f1(*columns) for columns in zip(indicators.T, probabilities.T, strict=True)])
+
+
+def thresholds_for_precision(indicators: np.ndarray, probabilities: np.ndarray, precision: float) -> np.ndarray:
+    """The lowest threshold of each class from which on at least this share of the answers is right on these images.
+
+    Arguments and result are those of `thresholds_for_f1`; `precision` is in 0..1. A class for which no threshold has
+    this precision gets one above 1, so it is never said.
+    """
+    return np.array(
+        [_least_with_precision(*columns, precision) for columns in zip(indicators.T, probabilities.T, strict=True)]
+    )
+
+
+def _steps(has: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Right answers and all answers if the first k+1 of the sorted images are said to have the class; the thresholds.
+
+    Only the steps that a threshold can make, between different probabilities.
+    """
+    order = np.argsort(-probability, kind="stable")
+    values, hits = probability[order], np.cumsum(has[order])
+    ends = np.flatnonzero(np.append(values[1:] < values[:-1], True))
+    below = np.append(values[1:], 0.0)[ends]
+    return hits[ends], ends + 1, (values[ends] + below) / 2
+
+
+def _best_f1(has: np.ndarray, probability: np.ndarray) -> float:
+    if not has.any():
+        return UNDECIDED
+    hits, said, thresholds = _steps(has, probability)
+    return float(thresholds[np.argmax(2 * hits / (said + has.sum()))])
+
+
+def _least_with_precision(has: np.ndarray, probability: np.ndarray, precision: float) -> float:
+    if not len(has):
+        return UNDECIDED
+    hits, said, thresholds = _steps(has, probability)
+    enough = np.flatnonzero(hits >= precision * said)
+    return float(thresholds[enough[-1]]) if len(enough) else float(np.nextafter(1.0, 2.0))

@@ -1,0 +1,103 @@
+"""Metrics of several labels agree with scikit-learn's, and survive JSON."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from regraft.errors import DataError
+from regraft.evaluation.multilabel.metrics import (
+    MultilabelEvaluation,
+    binary_log_loss,
+    evaluate_labels,
+    indicator_f1,
+)
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+
+
+def random_case(rng: np.random.Generator) -> MultilabelPredictions:
+    """Random answers for up to 40 images and two to five classes, also with equal probabilities and empty classes."""
+    shape = int(rng.integers(1, 40)), int(rng.integers(2, 6))
+    truth = rng.random(shape) < rng.random(shape[1])
+    probabilities = np.clip(truth * rng.random() * 0.6 + rng.random(shape) * 0.6, 0, 1)
+    if rng.random() < 0.5:
+        probabilities = probabilities.round(1)
+    return MultilabelPredictions.from_arrays(truth, probabilities, thresholds=rng.random(shape[1]))
+
+
+def test_scores_are_those_of_scikit_learn_in_random_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regraft.evaluation.multilabel.metrics._DRAWS", 2)
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        case = random_case(rng)
+        ours = evaluate_labels(case)
+        truth, said = case.indicators, case.predicted
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes without images
+            precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
+                truth, said, average=None, zero_division=0
+            )
+            average_precision = [
+                sklearn_metrics.average_precision_score(t, p) if t.any() else 0.0
+                for t, p in zip(truth.T, case.probabilities.T, strict=True)
+            ]
+            micro = sklearn_metrics.f1_score(truth.ravel(), said.ravel(), zero_division=0)
+        for name, expected in (
+            ("precision", precision), ("recall", recall), ("f1", f1), ("average_precision", average_precision),
+            ("support", support),
+        ):  # fmt: skip
+            assert np.allclose([getattr(row, name) for row in ours.per_class], expected), name
+        assert ours.micro_f1 == pytest.approx(micro)
+        assert ours.exact_match == pytest.approx((truth == said).all(axis=1).mean())
+        assert ours.hamming_loss == pytest.approx(sklearn_metrics.hamming_loss(truth, said))
+        tested = truth.any(axis=0) & ~truth.all(axis=0)
+        assert ours.macro_f1 == pytest.approx(f1[tested].mean() if tested.any() else 0.0)
+        assert indicator_f1(truth, said) == pytest.approx(ours.macro_f1)
+        mean = np.array(average_precision)[tested].mean() if tested.any() else 0.0
+        assert ours.mean_average_precision == pytest.approx(mean)
+
+
+def test_one_class_is_scored_as_it_is_among_others() -> None:
+    rng = np.random.default_rng(4)
+    truth, probabilities = rng.random((30, 2)) < 0.4, rng.random((30, 2))
+    alone = evaluate_labels(MultilabelPredictions.from_arrays(truth[:, :1], probabilities[:, :1])).per_class[0]
+    beside = evaluate_labels(MultilabelPredictions.from_arrays(truth, probabilities)).per_class[0]
+    assert (alone.f1, alone.average_precision) == (beside.f1, beside.average_precision)
+
+
+def test_the_loss_is_the_mean_of_those_of_the_classes() -> None:
+    rng = np.random.default_rng(1)
+    truth, probabilities = rng.random((30, 3)) < 0.5, rng.random((30, 3))
+    expected = np.mean([sklearn_metrics.log_loss(truth[:, i], probabilities[:, i]) for i in range(3)])
+    assert binary_log_loss(truth, probabilities) == pytest.approx(expected)
+
+
+def test_an_evaluation_survives_json() -> None:
+    evaluation = evaluate_labels(random_case(np.random.default_rng(2)))
+    value = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
+    again = MultilabelEvaluation.from_json(value)
+    assert again.to_json() == evaluation.to_json()
+    with pytest.raises(DataError, match="not an evaluation"):
+        MultilabelEvaluation.from_json({"count": 1})
+
+
+def test_intervals_contain_the_score_and_narrow_with_more_images() -> None:
+    rng = np.random.default_rng(3)
+    widths = []
+    for count in (40, 400):
+        truth = rng.random((count, 3)) < 0.4
+        probabilities = 0.3 * truth + 0.7 * rng.random((count, 3))
+        evaluation = evaluate_labels(MultilabelPredictions.from_arrays(truth, probabilities))
+        low, high = evaluation.intervals["mean_average_precision"]
+        assert low <= evaluation.mean_average_precision <= high
+        widths.append(high - low)
+    assert widths[1] < widths[0]
+
+
+def test_without_images_there_is_nothing_to_evaluate() -> None:
+    with pytest.raises(DataError, match="at least one image"):
+        evaluate_labels(MultilabelPredictions.from_arrays(np.zeros((0, 2), bool), np.zeros((0, 2))))
