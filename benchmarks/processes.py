@@ -2,12 +2,12 @@
 
     python benchmarks/processes.py DATA [--record] [-- OPTIONS OF regraft train]
 
-It trains in 1, 2 and 4 processes and compares the head's losses, the fine-tuned validation losses, the answers on the
-test images and the images that the metrics are of. Then it compares images per second of the prefix and of fine-tuning
-steps of two processes with one thread each with those of one process with two threads, and the time of a step whose
-gradients travel in one buffer after the backward pass with one of `DistributedDataParallel`. Beside the numbers of
-processes it shows what one thread instead of two changes in one process: sums in another order, which fine-tuning
-amplifies.
+It trains in 1, 2 and 4 processes, each with one thread, and compares the head's losses, the fine-tuned validation
+losses, the answers on the test images and the images that the metrics are of. Then it compares images per second of the
+prefix and of fine-tuning steps of two processes with one thread each with those of one process with two threads, and
+the time of a step whose gradients travel in one buffer after the backward pass with one of `DistributedDataParallel`.
+Beside the numbers of processes it shows what a second thread changes in one process: sums in another order, which
+fine-tuning amplifies.
 """
 
 from __future__ import annotations
@@ -166,14 +166,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for count in PROCESSES:
             run, started = Path(folder) / f"of-{count}", time.monotonic()
-            train(arguments.data, run, options, count)
+            train(arguments.data, run, options, count, threads=count)
             duration = time.monotonic() - started
             facts[str(count)] = differences(run, Path(folder) / "of-1")
             right = right and is_right(facts[str(count)])
             print(f"{count} processes, {duration:.0f} s: {facts[str(count)]}", flush=True)
-        train(arguments.data, Path(folder) / "one-thread", options, 1, threads=1)
-        one_thread = differences(Path(folder) / "one-thread", Path(folder) / "of-1")
-        print(f"1 process with 1 thread: {one_thread}", flush=True)
+        train(arguments.data, Path(folder) / "two-threads", options, 1, threads=2)
+        two_threads = differences(Path(folder) / "two-threads", Path(folder) / "of-1")
+        print(f"1 process with 2 threads: {two_threads}", flush=True)
         ratios: dict[str, list[float]] = {"prefix": [], "tail": []}
         for number in range(3):
             by_count = {}
@@ -190,7 +190,7 @@ def main() -> int:
         measured |= {f"{way} / flat": [a / b for a, b in zip(steps[way], steps["flat"], strict=True)] for way in steps}
     if record:
         named = {f"{count} processes": values for count, values in facts.items()}
-        named["1 process with 1 thread"] = one_thread
+        named["1 process with 2 threads"] = two_threads
         save(
             "processes", measured | {label: [values["equal_answers"]] for label, values in named.items()}, unit="ratio",
             title="Several processes", facts=named, data=arguments.data,

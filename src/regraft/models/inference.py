@@ -315,9 +315,10 @@ def predict_pixels(
         probabilities = model.probabilities(images)
     ood = ([None] * len(images) if values is None else values.tolist() for values in (p_values, distances))
     rows = zip(sources or [""] * len(images), probabilities, *ood, strict=True)
+    limits = model.thresholds
     return [
-        Prediction(source, model.classes, row, None, *values, thresholds=model.thresholds)
-        for source, row, *values in rows
+        Prediction(source, model.classes, row, None, p_value, distance, limits)
+        for source, row, p_value, distance in rows
     ]
 
 
