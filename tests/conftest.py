@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     from regraft.runs.run import Run
 
 COLORS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 30)}
+
+
+def picture_of_some(labels: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """A square of each of these colors somewhere on a noisy ground, 32 pixels wide; later ones cover earlier ones."""
+    image = rng.integers(90, 160, (32, 32, 3))
+    for label in labels:
+        top, left = rng.integers(0, 20, 2)
+        image[top : top + 12, left : left + 12] = COLORS[label]
+    return image.astype(np.uint8)
 
 
 def picture(label: str, rng: np.random.Generator, size: int = 40) -> np.ndarray:
@@ -145,3 +155,17 @@ def squares_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(picture(label, rng)).save(root / label / f"{i:02d}.png")
     (root / "red" / "broken.png").write_bytes(b"not an image at all")
     return root
+
+
+@pytest.fixture(scope="session")
+def several_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of eighty PNG files that have any of three colors, none, one or several."""
+    folder, rng = tmp_path_factory.mktemp("several"), np.random.default_rng(0)
+    rows = []
+    for number in range(80):
+        labels = [color for color in COLORS if rng.random() < 0.45]
+        Image.fromarray(picture_of_some(labels, rng)).save(folder / f"{number:02d}.png")
+        rows.append((f"{number:02d}.png", "|".join(labels)))
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    return folder / "labels.csv"

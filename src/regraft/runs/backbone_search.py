@@ -227,7 +227,7 @@ class _Search:
 
     def run(self) -> BackboneSearch:
         started, most = time.monotonic(), most_backbones(self.config)
-        self.order = stratified_order(self.split.train.labels, seed=self.config.training.seed)
+        self.order = stratified_order(self.split.train.targets, seed=self.config.training.seed)
         # Those with little computation come first, so that a short budget tries most; unknown ones come last.
         alive = sorted(self.found, key=lambda name: (self.found[name][0].gmac or math.inf, name))
         last = 2 if most == 1 else most + 1
@@ -289,6 +289,7 @@ class _Search:
                 partial(
                     build,
                     classes=self.split.classes,
+                    task=self.split.dataset.task,
                     shorter_side=self.split.dataset.shorter_side,
                     seed=config.training.seed,
                     **options,
@@ -319,7 +320,7 @@ class _Search:
         self.folds = min(_FOLDS, len(np.unique(inseparable_set_ids(part.samples))))
         fold = fold_numbers(part, self.folds, seed=self.config.training.seed)
         weights = self.config.training.class_weights
-        return score_head(features, part.labels, fold, part.classes, weights, near=near)
+        return score_head(features, part.targets, fold, part.classes, weights, near=near)
 
     def _is_late(self, name: str, images: int, before: Sequence[str]) -> bool:
         """Whether a comparison would end after the limit, judged by an earlier one and the amount of computation."""

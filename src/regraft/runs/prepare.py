@@ -16,6 +16,7 @@ from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config, DataOptions, load_run_config
 from regraft.data.dataset import Dataset, Split
+from regraft.data.labels import AskedTask
 from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split_file import split_sha256
@@ -146,6 +147,12 @@ def build_for(config: Config, dataset: Dataset, image_size: int | None = None) -
     if config.run.from_run:
         take_head(model, Path(config.run.from_run))
     return model
+
+
+def refuse_several_labels(task: AskedTask, what: str) -> None:
+    """Raise `UsageError` where an image has any number of classes, and `what` is for one class."""
+    if task == "multilabel":
+        raise UsageError(f"{what} is for images with one class each, and the task of the data is multilabel.")
 
 
 def describe(split: Split) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from regraft.runs.prepare import build_for, scan_with
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import find_unlabeled_for
+from regraft.studies.label_cross_validation import MultilabelCrossValidation, score_labels
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.cross_val_predict import cross_val_predict, cross_val_predict_with_unlabeled
@@ -114,12 +116,13 @@ def cross_validate(
     out: Path | str | None = None,
     cluster: Cluster | str | None = None,
     reporter: ProgressReporter | None = None,
-) -> CrossValidation:
-    """Cross-validate the head on frozen features.
+) -> CrossValidation | MultilabelCrossValidation:
+    """Cross-validate the head on frozen features; of several labels per image, class by class.
 
     Args:
         data: A data set, or a path that `scan` takes; its parts are merged.
-        k: Number of folds, at least 2; each class needs as many images that can be divided.
+        k: Number of folds, at least 2; each class needs as many images that can be divided, or two of them where an
+            image has any number of classes.
         repeats: Number of divisions into folds, at least 1.
         unlabelled: Images without labels as in `train`, which each fold uses if cross-validation on its own labeled
             images says that they help. Default: those of the configuration.
@@ -150,12 +153,12 @@ def cross_validate(
     refuse_existing(out)
     clock, cache, seed = [time.perf_counter()], Cache(), config.training.seed
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
-    few = [name for name, count in sorted(inseparable_set_counts(dataset.samples).items()) if count < k]
-    if few:
-        raise DataError(
-            f"{pluralize(len(few), 'class has', 'classes have')} fewer than {k} images that can be divided: "
-            f"{join_truncated(few)}. Use fewer folds (-k), add images, or remove the class."
+    if dataset.task == "multilabel" and config.data.unlabelled:
+        raise UsageError(
+            "Images without labels (data.unlabelled) work where an image has one class, and here it has any number. "
+            "Leave them out."
         )
+    _refuse_few_images(dataset, k)
     folds = [fold_numbers(dataset, k, seed=f"{seed}/{repeat}" if repeat else seed) for repeat in range(repeats)]
     clock.append(time.perf_counter())
     model, others = build_for(config, dataset), None
@@ -168,7 +171,7 @@ def cross_validate(
         extra = frozen_features(model, images, cache, reporter, value_range=dataset.value_range)
     features = frozen_features(model, dataset, cache, reporter)
     clock.append(time.perf_counter())
-    labels, classes = dataset.labels, len(dataset.classes)
+    labels, classes = dataset.targets, len(dataset.classes)
     weights = config.training.class_weights
     if isinstance(weights, dict):  # by index
         given = weights_of_classes(weights, labels, dataset.classes).tolist()
@@ -180,6 +183,12 @@ def cross_validate(
             )
             for fold in folds
         ]
+    if dataset.task == "multilabel":
+        clock.append(time.perf_counter())
+        result = score_labels(dataset, probabilities, folds, _seconds(clock))
+        if out is not None:
+            result.write(new_output_folder(out))
+        return result
     use_of_unlabeled = None
     if others is not None:
         plain, groups = probabilities, inseparable_set_ids(dataset.samples)
@@ -212,8 +221,7 @@ def cross_validate(
         (dataset.samples[e.index].path, dataset.samples[e.index].label, dataset.classes[e.suggested], e.probability)
         for e in found
     )
-    seconds = dict(zip(("scan", "features", "heads"), np.diff(clock).tolist(), strict=True))
-    result = CrossValidation(
+    cross_validation = CrossValidation(
         k,
         float(np.mean([evaluation.accuracy for evaluation in whole])),
         np.array([[evaluation.accuracy for evaluation in row] for row in by_fold]),
@@ -221,12 +229,31 @@ def cross_validate(
         predictions(probabilities[0]),
         whole[0],
         suspects,
-        seconds | {"total": time.perf_counter() - clock[0]},
+        _seconds(clock),
         use_of_unlabeled,
     )
-    if out is not None and (note := result.write(new_output_folder(out))):
+    if out is not None and (note := cross_validation.write(new_output_folder(out))):
         reporter.on_message(note)
-    return result
+    return cross_validation
+
+
+def _seconds(clock: list[float]) -> dict[str, float]:
+    """The durations of the steps that end at these moments, after the first."""
+    seconds = dict(zip(("scan", "features", "heads"), np.diff(clock).tolist(), strict=True))
+    return seconds | {"total": time.perf_counter() - clock[0]}
+
+
+def _refuse_few_images(dataset: Dataset, k: int) -> None:
+    """Raise `DataError` for classes of which some fold's head would see no image, or whose folds would have none."""
+    counts, least = inseparable_set_counts(dataset.samples), k
+    if dataset.task == "multilabel":  # a fold without a class says less about it
+        sets, has = inseparable_set_ids(dataset.samples), dataset.indicators
+        counts, least = Counter({n: len(np.unique(sets[has[:, i]])) for i, n in enumerate(dataset.classes)}), 2
+    if few := [name for name, count in sorted(counts.items()) if count < least]:
+        raise DataError(
+            f"{pluralize(len(few), 'class has', 'classes have')} fewer than {least} images that can be divided: "
+            f"{join_truncated(few)}. Use fewer folds (-k), add images, or remove the class."
+        )
 
 
 def refuse_existing(out: Path | str | None) -> None:

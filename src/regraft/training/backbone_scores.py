@@ -22,7 +22,7 @@ from regraft.training.device import choose_device, choose_precision
 from regraft.training.feature_cache import row_bytes
 from regraft.training.frozen_features import frozen_features
 from regraft.training.linear_head import L2_VALUES, held_out_path
-from regraft.training.losses import Objective, weights_of_classes
+from regraft.training.losses import Objective, strata
 from regraft.training.options import ClassWeights, TrainingOptions
 from regraft.training.prefix_backend import choose_backend
 from regraft.training.setup import plan_phases
@@ -32,6 +32,7 @@ from regraft.training.setup import plan_phases
 class BackboneScore:
     """How well heads on a backbone predict images of other folds: accuracy, 0..1, and mean log loss, natural logarithm.
 
+    Where an image has any number of classes, the accuracy is the share of the right answers, and the loss that of all.
     `l2` is the L2 strength with the lowest loss.
     """
 
@@ -43,8 +44,10 @@ class BackboneScore:
 def stratified_order(labels: np.ndarray, *, seed: int) -> np.ndarray:
     """An order of the images, int64 (N,), in which every first part has the shares of the classes, within one image.
 
-    A longer part contains the shorter ones, so what was computed for these is found again.
+    Labels are class indices, int64 (N,), or indicators, (N, C), of which the shares of the sets of classes are kept. A
+    longer part contains the shorter ones, so what was computed for these is found again.
     """
+    labels = strata(torch.from_numpy(labels), "multilabel") if labels.ndim == 2 else labels
     by_class = np.lexsort((np.random.default_rng(seed).permutation(len(labels)), labels))
     counts = np.bincount(labels)
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -93,28 +96,28 @@ def score_head(
     *,
     near: float | None = None,
 ) -> BackboneScore:
-    """Cross-validate linear heads on features (N, F) with labels and fold numbers, both int64 (N,).
+    """Cross-validate linear heads on features (N, F) with fold numbers and labels, both int64 (N,).
 
+    Labels may be indicators, float32 (N, C), if an image has any number of classes.
     The L2 strength is the one with the lowest loss over all folds; with `near`, among this one and those beside it. The
     score is a little too good for that, and equally so for all backbones.
     """
     place = None if near is None else L2_VALUES.index(near)
     l2_values = L2_VALUES if place is None else L2_VALUES[max(0, place - 1) : place + 2]
-    targets, numbers = torch.from_numpy(labels), np.unique(fold)
+    targets, numbers, objective = torch.from_numpy(labels), np.unique(fold), Objective.of_labels(labels, classes)
     logits = torch.full((len(l2_values), len(labels), len(classes)), torch.nan)
     for number in numbers:
         outside = torch.from_numpy(fold == number)
-        objective = Objective(
-            "cross_entropy", 0.0, weights_of_classes(weights, labels[fold != number], classes).to(features.device)
-        )
+        objective = Objective.of_labels(labels[fold != number], classes, weights)
         path = held_out_path(features, targets, outside, objective, l2_values=l2_values, coarse=True)
         for row, (values, _) in enumerate(path):
             logits[row, outside] = values
-    of_label = logits.double().log_softmax(dim=2)[:, torch.arange(len(labels)), targets]
-    mean = -of_label.mean(dim=1)  # not a number where a fold has ended before
+    plain, wanted = objective.plain(), objective.targets(targets)
+    # Not a number where a fold has ended before.
+    mean = torch.stack([plain.per_image(values.double(), wanted.double()).mean() for values in logits])
     best = int(torch.where(mean.isnan(), torch.inf, mean).argmin())
     return BackboneScore(
-        accuracy=float((logits[best].argmax(dim=1) == targets).double().mean()),
+        accuracy=float(plain.hits(logits[best], wanted).double().mean()),
         loss=float(mean[best]),
         l2=l2_values[best],
     )

@@ -11,7 +11,7 @@ from regraft.cluster.executor import Executor, InProcess, Task
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.label_propagation import nearest_neighbors
 from regraft.training.linear_head import L2_VALUES, fit_path, held_out_path
-from regraft.training.losses import Objective, weights_of_classes
+from regraft.training.losses import Objective
 from regraft.training.options import ClassWeights
 from regraft.training.soft_labels import decide, neighbors_needed, soft_labels
 
@@ -29,8 +29,9 @@ def cross_val_predict(
     """Predict each image by a head that was fitted without its fold: probabilities, float64 (N, C).
 
     The L2 strength of a fold's head is the one with the lowest loss over the images of the other folds. Inputs:
-    features (N, F), labels int64 (N,) below `classes`, and the fold number of each image (N,). `class_weights` are
-    as in `TrainingOptions`, by the indices of the classes. The executor fits the folds; default: this process.
+    features (N, F), labels int64 (N,) below `classes`, or indicators, float32 (N, C), and the fold number of each image
+    (N,). `class_weights` are as in `TrainingOptions`, by the indices of the classes. The executor fits the folds;
+    default: this process.
     """
     executor = executor or InProcess()
     numbers = np.unique(fold)
@@ -56,7 +57,8 @@ def cross_val_predict(
     for row, number in enumerate(numbers):
         outside, others = torch.from_numpy(fold == number), torch.arange(len(numbers)) != row
         best = int(torch.where(losses[row].isfinite(), losses[others].sum(dim=0), torch.inf).argmin())
-        probabilities[outside] = logits[best, outside].double().softmax(dim=1)
+        of_fold = logits[best, outside].double()
+        probabilities[outside] = of_fold.sigmoid() if labels.ndim == 2 else of_fold.softmax(dim=1)
     return probabilities.numpy()
 
 
@@ -87,8 +89,7 @@ def cross_val_predict_with_unlabeled(
     for step, number in enumerate(numbers):
         inside, outside = np.flatnonzero(fold != number), torch.from_numpy(fold == number)
         rows = np.concatenate([inside, others])
-        weights = weights_of_classes(class_weights, labels[inside], [str(i) for i in range(classes)])
-        objective = Objective("cross_entropy", 0.0, weights)
+        objective = Objective.of_labels(labels[inside], [str(i) for i in range(classes)], class_weights)
         graph, inputs = neighbors.among(rows, neighbors_needed()), features[torch.from_numpy(rows)]
 
         def on_fit(done: int, total: int, step: int = step) -> None:
@@ -128,8 +129,7 @@ def fit_fold(
     with warnings.catch_warnings():  # arrays that came from a cluster cannot be written, and nothing writes into them
         warnings.simplefilter("ignore", UserWarning)
         inputs, targets, outside = map(torch.as_tensor, (features, labels, in_fold))
-    weights = weights_of_classes(class_weights, labels[~in_fold], [str(i) for i in range(classes)])
-    objective = Objective("cross_entropy", 0.0, weights)
+    objective = Objective.of_labels(labels[~in_fold], [str(i) for i in range(classes)], class_weights)
     logits: list[torch.Tensor] = []
     losses: list[float] = []
     for held_out, loss in held_out_path(inputs, targets, outside, objective):

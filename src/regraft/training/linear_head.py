@@ -22,7 +22,7 @@ from regraft import distributed
 from regraft.resources import one_blas_thread
 from regraft.training.feature_rows import FeatureRows, TensorRows, as_rows
 from regraft.training.head_loss import HeadLoss, covariance, logits_of, moments, row_count
-from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, class_indices, compute_metrics
+from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, compute_metrics, strata
 from regraft.training.row_sums import sum_over_shards
 
 #: L2 strengths from strong to weak: the penalty is l2 / 2 * |W|^2 on standardized features, added to the mean loss.
@@ -223,7 +223,7 @@ def fit_head(
     calibrated = labels.is_floating_point() and objective.task == "classification"
     rows, searched, search_weights = every.plain(), labels, weights
     if len(labels) > MAX_SEARCH_IMAGES:
-        chosen = stratified_part(class_indices(labels).cpu().numpy(), MAX_SEARCH_IMAGES, seed=seed)
+        chosen = stratified_part(strata(labels, objective.task), MAX_SEARCH_IMAGES, seed=seed)
         rows, numbers = rows.subset(chosen), torch.from_numpy(chosen).to(labels.device)
         searched, search_weights = labels[numbers], None if weights is None else weights[numbers]
         groups = None if groups is None else groups[chosen]
@@ -275,15 +275,15 @@ def held_out_path(
     """Fit heads without some images, bool (N,), and yield the logits (M, C) of these, and their summed loss.
 
     There is a head for each L2 strength, until weaker penalties have made the loss worse twice. Features are float32
-    (N, F), labels int64 (N,); `coarse` is that of `fit_path`.
+    (N, F), labels int64 (N,) or indicators (N, C); `coarse` is that of `fit_path`.
     """
     losses: list[float] = []
-    held_out, true = features[outside], labels[outside]
+    held_out, true, plain = features[outside], objective.targets(labels[outside]).double(), objective.plain()
     for head in fit_path(
         features[~outside], labels[~outside], objective, l2_values=l2_values, consume=True, coarse=coarse
     ):
         logits = held_out @ head.weight.T + head.bias
-        losses.append(torch.nn.functional.cross_entropy(logits.double(), true, reduction="sum").item())
+        losses.append(plain.per_image(logits.double(), true).sum().item())
         yield logits, losses[-1]
         if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
             return
@@ -306,7 +306,7 @@ def l2_by_cross_validation(
 ) -> float:
     """The L2 strength with the lowest loss over at most `folds` folds, which divide no group, int64 (N,)."""
     rows = as_rows(features)
-    fold = stratified_folds(class_indices(labels).cpu().numpy(), folds, groups=groups, seed=seed)
+    fold = stratified_folds(strata(labels, objective.task), folds, groups=groups, seed=seed)
     losses: list[list[float]] = []  # by fold
     for number in range(max(2, int(fold.max(initial=0)) + 1)):
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)

@@ -54,6 +54,14 @@ class Objective:
     function: LossFunction | None = None
     task: Task = "classification"
 
+    @classmethod
+    def of_labels(cls, labels: np.ndarray, classes: Sequence[str], class_weights: ClassWeights = "none") -> Objective:
+        """The default loss of class indices, int64 (N,), or of indicators, (N, C)."""
+        weights = weights_of_classes(class_weights, labels, classes)
+        if labels.ndim == 2:
+            return cls("binary_cross_entropy", 0.0, weights, "sigmoid", task="multilabel")
+        return cls("cross_entropy", 0.0, weights)
+
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
         """One-hot rows without smoothing of class indices (N,), float32 (N, C); probabilities (N, C) as they are."""
         return labels if labels.is_floating_point() else F.one_hot(labels, len(self.class_weights)).float()
@@ -117,6 +125,18 @@ def _one_by_one(
 def class_indices(labels: torch.Tensor) -> torch.Tensor:
     """Class indices (N,) as they are; of target probabilities (N, C) the most probable class, int64 (N,)."""
     return labels.argmax(dim=1) if labels.is_floating_point() else labels
+
+
+def strata(labels: torch.Tensor, task: Task) -> np.ndarray:
+    """Numbers of the kinds of images whose shares a part of them keeps, int64 (N,): classes, or sets of classes.
+
+    Sets that share a rare class have numbers beside each other.
+    """
+    if task == "classification":
+        return class_indices(labels).cpu().numpy()
+    has = labels.cpu().numpy() > 0.5
+    rarest_first = has[:, np.argsort(has.sum(axis=0), kind="stable")]
+    return np.unique(rarest_first, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def weights_of_classes(option: ClassWeights, labels: np.ndarray, classes: Sequence[str]) -> torch.Tensor:

@@ -28,7 +28,7 @@ from regraft.training.linear_head import (
     stratified_folds,
     stratified_part,
 )
-from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, best_temperature, compute_metrics
+from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, best_temperature, compute_metrics, strata
 
 #: Folds of the cross-validation.
 _FOLDS = 5
@@ -81,7 +81,8 @@ def fit_combined_head(
     validation images only.
     """
     by_validation = val is not None and len(val[1]) >= SMALL_VALIDATION
-    cross_validates = not by_validation and not trained and labels.ndim == 1
+    is_soft = labels.is_floating_point() and objective.task == "classification"
+    cross_validates = not by_validation and not trained and not is_soft
     heads = [
         fit_head(
             rows.columns(columns), labels, objective, weights=weights, groups=groups, seed=seed,
@@ -169,10 +170,10 @@ def _cross_validated(
     None instead of logits if the images are all in one group, so that there is nothing to compare.
     """
     if len(labels) > MAX_SEARCH_IMAGES:
-        part = stratified_part(labels.cpu().numpy(), MAX_SEARCH_IMAGES, seed=seed)
+        part = stratified_part(strata(labels, objective.task), MAX_SEARCH_IMAGES, seed=seed)
         rows, labels = rows.subset(part), labels[torch.from_numpy(part).to(labels.device)]
         groups = None if groups is None else groups[part]
-    fold = stratified_folds(labels.cpu().numpy(), _FOLDS, groups=groups, seed=seed)
+    fold = stratified_folds(strata(labels, objective.task), _FOLDS, groups=groups, seed=seed)
     if len(np.unique(fold)) < 2:
         return None, labels
     columns = [slice(0, rows.features), *blocks.values()]

@@ -11,6 +11,7 @@ from rich.table import Table
 from typer import Argument, Exit, Option
 
 from regraft.cli.options import (
+    AskedTask,
     Budget,
     ClusterAddress,
     ClusterCpus,
@@ -49,6 +50,7 @@ def command(
     ] = False,
     weights: Weights = None,
     image_size: ImageSize = None,
+    task: AskedTask = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: StudyFolder = None,
@@ -61,7 +63,7 @@ def command(
     """Train several backbones and plain networks on the same split, and test their differences."""
     screen = console(json)
     seconds = 0.0 if budget is None else parse_seconds(budget)
-    given = {"model.weights": weights, "model.image_size": image_size, **flags}
+    given = {"model.weights": weights, "model.image_size": image_size, "data.task": task, **flags}
     with screen.status("Starting"):
         from regraft.config import load_config
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 from rich.markup import escape
 from typer import Option
 
-from regraft.cli.options import Backbone, ConfigFile, FolderLayout, GroupBy, Json, LabeledData, Settings, Weights
+from regraft.cli.options import (
+    AskedTask,
+    Backbone,
+    ConfigFile,
+    FolderLayout,
+    GroupBy,
+    Json,
+    LabeledData,
+    Settings,
+    Weights,
+)
 from regraft.cli.output import console, print_json
 from regraft.runs.progress import rich_progress
 
@@ -32,6 +42,7 @@ def command(
     seed: Annotated[int | None, Option(help="Seed of the folds and subsets.")] = None,
     group_by: GroupBy = None,
     layout: FolderLayout = None,
+    task: AskedTask = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, Option(help="A new folder for learning_curve.png, .csv and .json.")] = None,
@@ -41,7 +52,7 @@ def command(
     screen = console(json)
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
-        "data.layout": layout,
+        "data.layout": layout, "data.task": task,
     }  # fmt: skip
     with screen.status("Starting"):
         from regraft.config import load_config

@@ -12,6 +12,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from regraft.cli.options import (
+    AskedTask,
     Backbone,
     Budget,
     ClusterAddress,
@@ -46,6 +47,7 @@ def command(
     backbone: Backbone = None,
     weights: Weights = None,
     image_size: ImageSize = None,
+    task: AskedTask = None,
     seed: Annotated[int | None, Option(help="Seed of the search and of every training.")] = None,
     config: ConfigFile = None,
     settings: Annotated[
@@ -64,7 +66,7 @@ def command(
     """Search for better settings: short trainings on cached features, then the best ones in full."""
     started, screen = time.monotonic(), console(json)
     overrides = {"model.backbone": backbone, "model.weights": weights, "model.image_size": image_size,
-                 "training.seed": seed, **flags}  # fmt: skip
+                 "data.task": task, "training.seed": seed, **flags}  # fmt: skip
     fixed = [setting.partition("=")[0].strip() for setting in settings or []]
     fixed += [key for key, value in overrides.items() if value is not None]
     if (data is None) == (resume is None):

@@ -124,8 +124,10 @@ class MultilabelEvaluation(NotebookRepr):
         return "\n".join(lines) + "\n"
 
 
-def evaluate_labels(predictions: MultilabelPredictions) -> MultilabelEvaluation:
+def evaluate_labels(predictions: MultilabelPredictions, said: np.ndarray | None = None) -> MultilabelEvaluation:
     """Compute all metrics; DataError without predictions.
+
+    The answers are those at the thresholds, or `said`, bool (N, C), where an image must not have chosen its own.
 
     The average precision is the mean of the precision over the images that have the class, each at its own place in the
     order of the probabilities (Manning et al. 2008, Introduction to Information Retrieval, section 8.4), as
@@ -133,7 +135,8 @@ def evaluate_labels(predictions: MultilabelPredictions) -> MultilabelEvaluation:
     """
     if not len(predictions):
         raise DataError("0 predictions; expected at least one image to evaluate")
-    truth, said, probabilities = predictions.indicators, predictions.predicted, predictions.probabilities
+    truth, probabilities = predictions.indicators, predictions.probabilities
+    said = predictions.predicted if said is None else said
     count = len(predictions)
     ranking = _Ranking(truth, probabilities)
     estimate = _scores(truth, said, ranking, np.ones((1, count)))
@@ -190,6 +193,13 @@ def indicator_f1(truth: np.ndarray, said: np.ndarray) -> float:
     whole = truth.sum(axis=0) + said.sum(axis=0)
     f1 = 2 * (truth & said).sum(axis=0) / np.maximum(whole, 1)
     return float(f1[tested].mean()) if tested.any() else 0.0
+
+
+def mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean average precision, 0..1, over the classes that an image has and an image lacks, (N, C); 0 without any."""
+    ranking = _Ranking(truth, probabilities)
+    scores = _scores(truth, np.zeros_like(truth), ranking, np.ones((1, len(truth))))
+    return float(scores["mean_average_precision"][0])
 
 
 class _Ranking:

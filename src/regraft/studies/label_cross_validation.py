@@ -1,0 +1,103 @@
+"""Cross-validation where an image has any number of classes: scores of predictions by heads that lack their images.
+
+Input: indicators, probabilities out of fold and the folds, for each repeat. Output: a result, and its files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.atomic_io import write_json
+from regraft.data.dataset import Dataset
+from regraft.evaluation.multilabel.metrics import (
+    MultilabelEvaluation,
+    evaluate_labels,
+    indicator_f1,
+    mean_average_precision,
+)
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.evaluation.multilabel.thresholds import thresholds_for_f1
+from regraft.evaluation.stored_predictions import CSV
+
+
+@dataclass(frozen=True, eq=False)
+class MultilabelCrossValidation:
+    """Scores of a head for several labels on images that it has not seen.
+
+    The thresholds that answer for an image are chosen on the other folds, as those of a run are on validation.
+
+    Attributes:
+        k: Number of folds.
+        mean_average_precisions: mAP on the held-out images of each fold, float64 (repeats, k), 0..1.
+        macro_f1s: Macro-F1 on the same, float64 (repeats, k), 0..1.
+        predictions: Out-of-fold predictions of every image, in the first repeat, at thresholds that all images choose.
+        evaluation: Evaluation of these predictions, each answer by thresholds of the other folds.
+        seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
+    """
+
+    k: int
+    mean_average_precisions: np.ndarray
+    macro_f1s: np.ndarray
+    predictions: MultilabelPredictions
+    evaluation: MultilabelEvaluation
+    seconds: dict[str, float]
+
+    def __repr__(self) -> str:
+        score = self.evaluation.mean_average_precision
+        return f"MultilabelCrossValidation({self.k} folds, {len(self.predictions)} images, mAP {score:.3f})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "task": "multilabel",
+            "k": self.k,
+            "repeats": len(self.macro_f1s),
+            "fold_mean_average_precisions": self.mean_average_precisions.tolist(),
+            "fold_macro_f1s": self.macro_f1s.tolist(),
+            "evaluation": self.evaluation.to_json(),
+            "seconds": self.seconds,
+        }
+
+    def write(self, folder: Path) -> tuple[str, ...]:
+        """Write `predictions.csv` and `crossval.json` into a folder; returns their names."""
+        self.predictions.write_csv(folder / CSV)
+        write_json(folder / "crossval.json", self.to_json())  # last: where it is, all is
+        return CSV, "crossval.json"
+
+
+def score_labels(
+    dataset: Dataset, probabilities: Sequence[np.ndarray], folds: Sequence[np.ndarray], seconds: dict[str, float]
+) -> MultilabelCrossValidation:
+    """The scores of predictions out of fold, float64 (N, C) for each repeat, by the fold of each image, (N,)."""
+    truth, numbers = dataset.indicators, [np.unique(fold) for fold in folds]
+    said = [
+        _answers(truth, probability, fold, of_repeat)
+        for probability, fold, of_repeat in zip(probabilities, folds, numbers, strict=True)
+    ]
+    rows = list(zip(probabilities, said, folds, numbers, strict=True))
+    predictions = MultilabelPredictions(
+        tuple(dataset.table.paths.tolist()), truth, probabilities[0], dataset.classes, ("",) * len(truth),
+        thresholds_for_f1(truth, probabilities[0]),
+    )  # fmt: skip
+    return MultilabelCrossValidation(
+        len(numbers[0]),
+        np.array([[mean_average_precision(truth[f == n], p[f == n]) for n in own] for p, _, f, own in rows]),
+        np.array([[indicator_f1(truth[f == n], answers[f == n]) for n in own] for _, answers, f, own in rows]),
+        predictions,
+        evaluate_labels(predictions, said[0]),
+        seconds,
+    )
+
+
+def _answers(truth: np.ndarray, probabilities: np.ndarray, fold: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Whether each image is said to have each class, by thresholds that the other folds choose, bool (N, C)."""
+    said = np.zeros_like(truth)
+    for number in numbers:
+        inside = fold != number
+        said[~inside] = probabilities[~inside] >= thresholds_for_f1(truth[inside], probabilities[inside])
+    return said

@@ -1,0 +1,92 @@
+"""Cross-validation where an image has any number of classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, f1_score
+from typer.testing import CliRunner
+
+import regraft
+from regraft.cli import app
+from regraft.config import load_config
+from regraft.data.dataset import Dataset
+from regraft.errors import DataError, UsageError
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.evaluation.multilabel.thresholds import thresholds_for_f1
+from regraft.studies.label_cross_validation import MultilabelCrossValidation, score_labels
+
+SMALL = load_config(overrides={"model.image_size": 32, "data.task": "multilabel"})
+
+
+@pytest.fixture(scope="module")
+def validated(several_labels: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[MultilabelCrossValidation, Path]:
+    out = tmp_path_factory.mktemp("out") / "folds"
+    result = regraft.cross_validate(several_labels, 3, repeats=2, config=SMALL, out=out)
+    assert isinstance(result, MultilabelCrossValidation)
+    return result, out
+
+
+def test_every_image_is_predicted_once(validated: tuple[MultilabelCrossValidation, Path]) -> None:
+    result, _ = validated
+    assert result.mean_average_precisions.shape == result.macro_f1s.shape == (2, 3)
+    assert len(set(result.predictions.ids)) == 80
+    assert result.evaluation.mean_average_precision > 0.75
+    low, high = result.evaluation.intervals["mean_average_precision"]
+    assert low < result.evaluation.mean_average_precision < high
+    assert "3 folds, 80 images" in repr(result)
+
+
+def test_the_files_have_the_result(validated: tuple[MultilabelCrossValidation, Path]) -> None:
+    result, out = validated
+    stored = MultilabelPredictions.read_csv(out / "predictions.csv", result.predictions.thresholds)
+    assert np.array_equal(stored.probabilities, result.predictions.probabilities)
+    written = json.loads((out / "crossval.json").read_text())
+    assert written["task"] == "multilabel"
+    assert written["evaluation"]["macro_f1"] == result.evaluation.macro_f1
+
+
+def test_the_thresholds_for_an_image_are_those_of_other_folds() -> None:
+    rng = np.random.default_rng(0)
+    truth, fold = rng.random((60, 2)) < 0.4, np.arange(60) % 3
+    probabilities = rng.random((60, 2))
+    dataset = Dataset.from_arrays(
+        rng.integers(0, 255, (60, 8, 8, 3), dtype=np.uint8),
+        [[name for name, has in zip("ab", row, strict=True) if has] for row in truth],
+    )
+    result = score_labels(dataset, [probabilities], [fold], {})
+    said = np.zeros_like(truth)
+    for number in range(3):
+        limits = thresholds_for_f1(truth[fold != number], probabilities[fold != number])
+        said[fold == number] = probabilities[fold == number] >= limits
+    assert result.evaluation.macro_f1 == pytest.approx(f1_score(truth, said, average="macro"))
+    expected = average_precision_score(truth[fold == 1], probabilities[fold == 1], average="macro")
+    assert result.mean_average_precisions[0, 1] == pytest.approx(expected)
+
+
+def test_a_class_in_one_image_is_refused() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (8, 16, 16, 3), dtype=np.uint8)
+    data = Dataset.from_arrays(images, [["a", "b"], ["a"], [], ["a"], ["c"], ["c"], ["a", "c"], []])
+    with pytest.raises(DataError, match=r"fewer than 2 images .*: b\."):
+        regraft.cross_validate(data, 2, config=SMALL)
+
+
+def test_images_without_labels_are_refused(several_labels: Path) -> None:
+    with pytest.raises(UsageError, match="one class, and here it has any number"):
+        regraft.cross_validate(several_labels, 2, config=SMALL, unlabelled=several_labels.parent)
+
+
+def test_a_learning_curve_is_refused_before_the_scan(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one class each"):
+        regraft.learning_curve(tmp_path / "missing", config=SMALL)
+
+
+def test_the_command_prints_the_scores(several_labels: Path) -> None:
+    words = ["crossval", str(several_labels), "-k", "2", "--task", "multilabel", "--set", "model.image_size=32"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "mAP by fold, repeat 1" in done.output
+    assert "thresholds of the other folds" in done.output
