@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from regraft.models.classifier import Classifier
 from regraft.runs import budget
 from regraft.runs import distill as distill_module
 from regraft.runs import teacher as teacher_module
-from regraft.runs.distill import distill, kept_gain, resume_distillation
+from regraft.runs.distill import distill, kept_gain, resume_distillation, train_and_distill
 from regraft.runs.evaluate import predict_dataset
 from regraft.runs.plan import plan_from
 from regraft.runs.resume import resume
@@ -43,6 +44,19 @@ INTO = "efficientnet_lite0"
 def student(squares_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A student of `squares_run` and, in its folder, the same model on the labels alone."""
     return distill(squares_run, into=INTO, out=tmp_path_factory.mktemp("distilled") / "small", **OPTIONS)
+
+
+def test_a_small_model_is_the_last_step_of_a_training(
+    squares_folder: Path, tmp_path: Path, fast_settings: dict[str, Any]
+) -> None:
+    config = load_config(overrides={**fast_settings, "model.backbone": "efficientnet_lite0,mobilenetv3"})
+    config = config.model_copy(update={"model": replace(config.model, weights="none")})
+    run = train_and_distill(squares_folder, config, INTO, tmp_path / "small")
+    assert run.path == tmp_path / "small"
+    assert Run(tmp_path / "small" / "teacher").metrics["model"]["backbone"] == "efficientnet_lite0,mobilenetv3"
+    assert run.metrics["model"]["backbone"] == INTO
+    assert parts_of(run) == parts_of(Run(tmp_path / "small" / "teacher"))
+    assert set(run.metrics["distillation"]["result"]) >= {"teacher", "student", "plain"}
 
 
 def parts_of(run: Run) -> dict[str, str]:

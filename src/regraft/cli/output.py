@@ -132,6 +132,14 @@ def _print_part(console: Console, run: Run, part: Part) -> None:
             console.print("A temperature fitted on few validation images can be slightly worse on these images.")
 
 
+def print_distillation(console: Console, run: Run) -> None:
+    """Print how much of its teacher's gain a run keeps, if it has a teacher."""
+    from regraft.report.distillation import describe_result
+
+    for line in describe_result(run.metrics.get("distillation") or {}):
+        console.print(f"[bold]{escape(line)}[/bold]")
+
+
 def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
     """List the plots of a run and commands to try next."""
     path = run.path

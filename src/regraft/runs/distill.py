@@ -13,24 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from regraft.atomic_io import write_json, write_text
-from regraft.config import Config, load_config, load_run_config, setting_names
+from regraft.config import Config, RunOptions, load_config, load_run_config, setting_names
+from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.dataset import Part
+from regraft.data.sources.urls import absolute
 from regraft.errors import BudgetError, DataError, Interrupted, UsageError, as_path, suggest_names
 from regraft.evaluation.comparison import Difference, paired_difference
 from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import find_predictions
+from regraft.models.registry import find_backbone
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.resume import resume
 from regraft.runs.run import CONFIG, METRICS, SOURCE, Run, open_model
+from regraft.runs.run_folder import new_folder
 from regraft.runs.run_images import data_of
 from regraft.runs.train import train_from
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.distillation import DistillationOptions
 
-#: Folder of the model that is trained on the labels alone, in that of the student.
-PLAIN = "plain"
+#: Folders, in that of the student, of the model that is trained on the labels alone, and of a teacher of its own.
+PLAIN, TEACHER = "plain", "teacher"
 #: Settings of `distillation.baseline` that are no run: train one, or do without.
 _TRAIN, _NONE = "train", "none"
 
@@ -151,6 +155,47 @@ def distill_with(
     student = train_from(source, config, out, reporter=reporter, started=started)
     left = budget and max(1.0, started + budget - time.monotonic())
     return _compare(student, teacher, config.distillation.baseline, reporter, left)
+
+
+def train_and_distill(
+    data: Path | str,
+    config: Config,
+    into: str,
+    out: Path | str | None = None,
+    *,
+    reporter: ProgressReporter | None = None,
+    started: float | None = None,
+) -> Run:
+    """Train a configured model, then a smaller one on what it says, whose run is returned.
+
+    The first is in the folder `teacher` of this run. Half of a time budget, which starts at `started` (default: now),
+    is for it. All settings but backbone and weights are those of both. Raises `Interrupted` with the teacher's folder
+    after Ctrl-C in its training, and as `distill`.
+    """
+    reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
+    find_backbone(into)
+    path = new_folder(out, Path(absolute(data)).stem, into)
+    training, budget = config.training, config.training.budget
+    of_teacher = config.model_copy(update={"training": replace(training, budget=budget / 2)})
+    teacher = train_from(data, of_teacher, path / TEACHER, reporter=reporter, started=started)
+    if stopped := teacher.metrics["training"]["stopped"]:
+        reporter.on_message(
+            f"The teacher's training was stopped ({stopped}). Continue: regraft train --resume {teacher.path}, then "
+            f"regraft distill {teacher.path} --into {into} --out {path}"
+        )
+        raise Interrupted(teacher.path)
+    reporter.on_message(f"{into} learns what {teacher.path} says.")
+    left = budget and max(1.0, started + budget - time.monotonic())
+    student = config.model_copy(
+        update={
+            "run": RunOptions(preset=config.run.preset if config.run.preset != "best" else DEFAULT_PRESET),
+            "data": replace(config.data, keep_split=str(teacher.path)),
+            "model": replace(config.model, backbone=into, weights="auto"),
+            "training": replace(training, budget=left),
+            "distillation": replace(config.distillation, teacher=str(teacher.path.resolve())),
+        }
+    )
+    return distill_with(student, data, path, reporter=reporter)
 
 
 @with_progress

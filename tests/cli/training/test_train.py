@@ -71,3 +71,9 @@ def test_an_archive_and_a_kept_split(squares_folder: Path, tmp_path: Path) -> No
     assert more.returncode == 0, more.stderr
     parts = [{row["sha256"]: row["part"] for row in csv_rows(tmp_path / run / "split.csv")} for run in ("run", "again")]
     assert parts[0] == parts[1]
+
+
+def test_a_small_model_is_not_trained_in_several_processes(squares_folder: Path, tmp_path: Path) -> None:
+    done = regraft("train", squares_folder, "--into", "efficientnet_lite0", "--processes", "2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--into works in one process" in done.stderr

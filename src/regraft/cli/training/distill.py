@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
-from rich.markup import escape
 from typer import Argument, Option
 
 from regraft.cli.options import (
@@ -21,7 +20,7 @@ from regraft.cli.options import (
     refuse_flags_without_effect,
     with_training_flags,
 )
-from regraft.cli.output import console, parse_seconds, print_json, print_next, print_result
+from regraft.cli.output import console, parse_seconds, print_distillation, print_json, print_next, print_result
 from regraft.errors import Interrupted, UsageError
 from regraft.runs.progress import rich_progress
 
@@ -104,8 +103,5 @@ def command(
 
 def _print(screen: Console, student: Run, seconds: float) -> None:
     print_result(screen, student, seconds)
-    from regraft.report.distillation import describe_result
-
-    for line in describe_result(student.metrics["distillation"]):
-        screen.print(f"[bold]{escape(line)}[/bold]")
+    print_distillation(screen, student)
     print_next(screen, student)

@@ -32,7 +32,7 @@ from regraft.cli.options import (
     refuse_flags_without_effect,
     with_training_flags,
 )
-from regraft.cli.output import console, parse_seconds, print_json, print_next, print_result
+from regraft.cli.output import console, parse_seconds, print_distillation, print_json, print_next, print_result
 from regraft.cli.training.processes import run_in_processes, starts_processes
 from regraft.distributed import launch, process_group
 from regraft.errors import Interrupted, RegraftError, UsageError
@@ -79,6 +79,9 @@ def command(
     track: Annotated[
         list[str] | None, Option(metavar="NAME", help="Log to tensorboard, wandb or mlflow; may be repeated.")
     ] = None,
+    into: Annotated[
+        str | None, Option(metavar="BACKBONE", help="Then train this smaller backbone on what the model says.")
+    ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, Option(help="The run's folder. Default: a new one under runs/.")] = None,
@@ -109,7 +112,7 @@ def command(
     }  # fmt: skip
     if data is not None and resume is not None:
         raise UsageError(f"Received DATA and --resume {resume}, which continues with the run's own data.")
-    given = {"config": config, "set": settings, "out": out, **overrides, "training.finetune_epochs": None}
+    given = {"config": config, "set": settings, "out": out, "into": into, **overrides, "training.finetune_epochs": None}
     names = {"run.from_run": "--from", **{flag.setting: flag.flag for flag in TRAINING_FLAGS}}
     typed = [
         names.get(key, "--" + key.rpartition(".")[2].replace("_", "-"))
@@ -121,6 +124,8 @@ def command(
             f"--resume {resume} continues with the run's own settings and folder. Received also {', '.join(typed)}; "
             "expected only --epochs, --track, --processes and --json."
         )
+    if into is not None and (cluster is not None or processes is not None):
+        raise UsageError("--into works in one process, not with --processes or --cluster. Leave out one of them.")
     on_cluster = cluster_of(cluster, cluster_cpus)
     several = not on_cluster and starts_processes(processes)
     with screen.status("Starting") if not several else nullcontext():
@@ -141,6 +146,12 @@ def command(
             run = _train_on_cluster(on_cluster, processes, data, resolved, out, resume, flags, track, reporter)
         elif resume is not None:
             run = resume_run(resume, finetune_epochs=flags["training.finetune_epochs"], track=track, reporter=reporter)
+        elif into is not None:
+            from regraft.runs.distill import train_and_distill
+
+            assert data is not None
+            folder = out or resolved.run.out or None
+            run = train_and_distill(data, resolved, into, folder, reporter=reporter, started=started)
         else:
             assert data is not None
             run = train_from(data, resolved, out or resolved.run.out or None, reporter=reporter, started=started)
@@ -150,6 +161,7 @@ def command(
         print_json({"run": str(run.path), **run.metrics})
     else:
         print_result(screen, run, time.monotonic() - started)
+        print_distillation(screen, run)
         print_next(screen, run)
     if run.metrics["training"]["stopped"] == "interrupted":
         raise Interrupted(run.path)
