@@ -169,3 +169,13 @@ def several_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *rows])
     return folder / "labels.csv"
+
+
+@pytest.fixture(scope="session")
+def several_run(several_labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run on these images, each of which has any number of labels."""
+    from regraft.config import load_config
+    from regraft.runs.train import train_from
+
+    config = load_config(overrides={**FAST, "data.task": "multilabel"})
+    return train_from(several_labels, config, tmp_path_factory.mktemp("several-runs") / "several")

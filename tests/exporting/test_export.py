@@ -178,7 +178,7 @@ def test_int8_is_a_third_of_the_size_and_leaves_layers_in_float(name: str, run: 
     (result,) = export(run, name, precision="int8", out=tmp_path)
     assert result.path == tmp_path / f"{name}-int8"
     assert result.megabytes < (run.path / "model.safetensors").stat().st_size / 3e6
-    assert result.parity.accuracy >= result.parity.model_accuracy - 0.01
+    assert result.parity.score >= result.parity.model_score - 0.01
     assert result.parity.largest_difference > 1e-4  # it is not the same network
     description = json.loads((result.path / "export.json").read_text())
     assert description["left_in_float"] == ["head", *result.float_layers] == ["head"]

@@ -19,6 +19,7 @@ class MeanPredictor:
 
     classes = ("dark", "bright")
     preprocessing = Preprocessing(size=8)
+    thresholds: tuple[float, ...] = ()
 
     def __init__(self, *, exact: int = 64, failing: int = 13) -> None:
         self.exact, self.failing = exact, failing

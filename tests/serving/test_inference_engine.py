@@ -28,4 +28,4 @@ def test_predictor_has_no_heat_maps() -> None:
     assert not engine.explains
     assert not engine.has_ood
     with pytest.raises(UsageError, match="no heat maps"):
-        engine.explain(pixels(1), 0)
+        engine.explain(pixels(1), [0])

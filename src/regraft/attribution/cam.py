@@ -164,7 +164,12 @@ def _stage_gradient(
 
 
 def _log_odds(model: Classifier, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Log-odds of each image's class against all others, (N,), without what all classes have in common."""
+    """Log-odds of each image's class against all others, (N,), without what all classes have in common.
+
+    Where an image has any number of labels, those of the class against its absence, which are its logit.
+    """
+    if model.task == "multilabel":
+        return logits.gather(1, targets[:, None])[:, 0]
     scores = logits if model.head.activation == "softmax" else functional.logsigmoid(logits)
     chosen = targets[:, None]
     others = scores.scatter(1, chosen, float("-inf")).logsumexp(dim=1)

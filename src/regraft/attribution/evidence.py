@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from regraft.attribution.cam import default_stage, maps_of_stage, to_heat_maps
+from regraft.data.labels import Task
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.head import Activation
@@ -75,10 +76,17 @@ def evidence_weights(model: Classifier) -> tuple[int, torch.Tensor]:
 
 
 def gradcam_from_evidence(
-    evidence: Evidence, targets: np.ndarray, *, activation: Activation, shape: tuple[int, int]
+    evidence: Evidence,
+    targets: np.ndarray,
+    *,
+    activation: Activation,
+    shape: tuple[int, int],
+    task: Task = "classification",
 ) -> torch.Tensor:
     """Grad-CAM of a class, int64 (N,), for each of N images, as `explain_pixels`: float32 (N, H, W) in [0, 1]."""
-    coefficients = _log_odds_gradient(evidence.logits.astype(np.float64), targets, activation)
+    coefficients = np.eye(evidence.logits.shape[1])[targets]  # the logit is the log-odds of one of several labels
+    if task == "classification":
+        coefficients = _log_odds_gradient(evidence.logits.astype(np.float64), targets, activation)
     maps = np.einsum("nk,nkhw->nhw", coefficients, evidence.maps.astype(np.float64))
     return to_heat_maps(torch.from_numpy(maps.astype(np.float32)), shape)
 

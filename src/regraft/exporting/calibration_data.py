@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from regraft.errors import DataError, ImageError, UsageError
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.exporting.formats.base import QuantizationSpec
 from regraft.exporting.inference_module import InferenceModule
 from regraft.runs.run import Run
@@ -29,8 +30,9 @@ _LEVELS, _LAYERS = 255, (nn.Conv2d, nn.Linear)
 
 @dataclass(frozen=True)
 class ParityImages:
-    """N labeled images of a run that it was not trained on: labels int64 (N,), pixels uint8 (N, S, S, 3).
+    """N labeled images of a run that it was not trained on: pixels uint8 (N, S, S, 3), labels int64 (N,).
 
+    If an image has any number of labels, these are indicators, bool (N, C).
     `part` is "val", or "test" if the run has no validation images; `source` maps an image's name to its file.
     """
 
@@ -50,9 +52,11 @@ def parity_images(run: Run, data: Path | str | None) -> ParityImages:
     if source is None:
         text = f"{run.path} does not say where its images are, and an export is checked on them."
         raise UsageError(f"{text} Expected --data (in Python: data=).")
-    predictions, preprocessing = run.predictions, run.classifier.preprocessing
+    preprocessing = run.classifier.preprocessing
+    predictions = run.label_predictions if run.task == "multilabel" else run.predictions
     name = "val" if "val" in predictions.parts else "test"
     part = predictions.part(name)
+    labels = part.indicators if isinstance(part, MultilabelPredictions) else part.labels
     if not len(part):
         raise UsageError(f"{run.path} has no validation or test images, and an export is checked on them.")
     limit = max(_MIN_PARITY_IMAGES, min(_MAX_PARITY_IMAGES, _MAX_PARITY_BYTES // (3 * math.prod(preprocessing.shape))))
@@ -60,7 +64,7 @@ def parity_images(run: Run, data: Path | str | None) -> ParityImages:
     pixels = np.empty((len(chosen), *preprocessing.shape, 3), np.uint8)
     for row, i in enumerate(chosen):
         pixels[row] = _read_pixels(run, source, part.ids[i])
-    return ParityImages(name, tuple(part.ids[i] for i in chosen), part.labels[chosen], pixels, source)
+    return ParityImages(name, tuple(part.ids[i] for i in chosen), labels[chosen], pixels, source)
 
 
 class QuantizationSearch:

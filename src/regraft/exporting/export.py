@@ -29,7 +29,7 @@ from regraft.exporting.exported_model import DESCRIPTION, GOLDEN, PARITY, README
 from regraft.exporting.formats import FORMATS, canonical_format, canonical_precision
 from regraft.exporting.formats.base import PRECISIONS, ExportJob, Format, Precision, QuantizationSpec, first_line
 from regraft.exporting.inference_module import InferenceModule
-from regraft.exporting.parity import Parity, compare_predictions
+from regraft.exporting.parity import Parity, compare_predictions, same_answers
 from regraft.exporting.predict_script import predict_script
 from regraft.exporting.readme import readme
 from regraft.exporting.verify import write_golden_images
@@ -57,7 +57,7 @@ class ExportResult(NotebookRepr):
 
     `megabytes` is the size of the format's files, `milliseconds` the time per image from decoded pixels in batches of 1
     and of 32. `float_layers` are those that int8 left in float. `encoded` compares SavedModel's signature for image
-    files: number of images, share with the same predicted class, largest difference of a probability.
+    files: number of images, share of the same answers as in `Parity`, largest difference of a probability.
     `maps_difference` is the largest difference of the evidence from the run's, as a share of the largest in an image.
     """
 
@@ -187,6 +187,7 @@ def _export(
     search: QuantizationSearch | None, reporter: ProgressReporter,
 ) -> ExportResult:  # fmt: skip
     with_maps = reference.module.stage is not None
+    thresholds = reference.run.classifier.thresholds
     images, final = reference.images, folder / _folder_name(export_format.name, precision, with_maps)
     folder.mkdir(parents=True, exist_ok=True)
     # In a folder beside the final one, so that an accepted export appears there in one step.
@@ -202,7 +203,9 @@ def _export(
             model = ExportedModel(target, trust=True)
             label = f"predictions of {export_format.name}"
             probabilities = _predict(model.probabilities, images, label, reporter)
-            parity = compare_predictions(images.names, images.labels, reference.probabilities, probabilities, precision)
+            parity = compare_predictions(
+                images.names, images.labels, reference.probabilities, probabilities, precision, thresholds=thresholds
+            )
             if not parity.exceeded_limits:
                 break
         if parity.exceeded_limits:
@@ -214,7 +217,9 @@ def _export(
             _compare_encoded(model, reference, reporter), maps_difference,
         )  # fmt: skip
         write_json(target / PARITY, result.to_json())
-        write_golden_images(target / GOLDEN, images, reference.probabilities, probabilities, reference.run.classes)
+        write_golden_images(
+            target / GOLDEN, images, reference.probabilities, probabilities, reference.run.classes, thresholds
+        )
         del model  # it may keep files of the folder open
         target.rename(final)
         (folder / f"{final.name}.rejected.json").unlink(missing_ok=True)  # from an earlier attempt
@@ -226,7 +231,9 @@ def _write(
     quantization: QuantizationSpec | None,
 ) -> None:  # fmt: skip
     run, preprocessing = reference.run, reference.module.model.preprocessing
-    metadata = {"classes": json.dumps(run.classes), "made_by": "regraft"}
+    metadata, thresholds = {"classes": json.dumps(run.classes), "made_by": "regraft"}, run.classifier.thresholds
+    if thresholds:
+        metadata["thresholds"] = json.dumps(thresholds)
     try:
         export_format.write(target, ExportJob(reference.module, precision, metadata, quantization))
     except (RegraftError, OSError):
@@ -235,9 +242,12 @@ def _write(
         if shutil.disk_usage(target).free < 2**20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise ExportError(f"{target.name} cannot be written: {first_line(error)[:500]}") from error
-    write_text(target / SCRIPT, predict_script(export_format, preprocessing))
+    write_text(target / SCRIPT, predict_script(export_format, preprocessing, several_labels=bool(thresholds)))
     shape, backbone, maps = preprocessing.shape, str(run.description["backbone"]["name"]), _maps_of(reference.module)
-    about = readme(export_format, backbone=backbone, classes=len(run.classes), shape=shape, maps=maps)
+    about = readme(
+        export_format, backbone=backbone, classes=len(run.classes), shape=shape, maps=maps,
+        several_labels=bool(thresholds),
+    )  # fmt: skip
     write_text(target / README, about)
     write_json(target / DESCRIPTION, {
         "version": VERSION,
@@ -246,7 +256,9 @@ def _write(
         "input": {"name": "images", "shape": ["N", *shape, 3], "dtype": "uint8", "order": "RGB"},
         "output": {"name": "probabilities", "shape": ["N", len(run.classes)], "dtype": "float32"},
         "maps": maps,
+        "task": run.task,
         "classes": list(run.classes),
+        "thresholds": list(thresholds),
         "preprocessing": preprocessing.to_json(),
         "backbone": run.description["backbone"],
         "temperature": reference.module.model.head.temperature,
@@ -309,7 +321,7 @@ def _compare_encoded(model: ExportedModel, reference: _Reference, reporter: Prog
     encoded, expected = np.stack(predictions), reference.probabilities[rows]
     return {
         "images": len(rows),
-        "agreement": float((encoded.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+        "agreement": float(same_answers(expected, encoded, reference.run.classifier.thresholds).mean()),
         "largest_difference": float(np.abs(encoded - expected).max()),
     }
 

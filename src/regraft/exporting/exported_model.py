@@ -10,6 +10,7 @@ import numpy as np
 
 from regraft.atomic_io import sha256_of
 from regraft.attribution.evidence import Evidence
+from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ExportError, UsageError, as_path
 from regraft.exporting.formats import FORMATS
@@ -151,6 +152,16 @@ def _read_maps(value: Any) -> dict[str, Any] | None:
     return {"stage": str(value["stage"]), "grid": (rows, columns), "activation": value["activation"]}
 
 
+def _read_thresholds(value: dict[str, Any]) -> list[float]:
+    """Check what an export says of several labels; raises KeyError, TypeError or ValueError."""
+    thresholds = [float(limit) for limit in value.get("thresholds", [])]
+    task = value.get("task", "classification")  # older exports have none
+    expected = len(value["classes"]) if task == "multilabel" else 0
+    if task not in get_args(Task) or len(thresholds) != expected:
+        raise ValueError(f"{len(thresholds)} thresholds of the task {task!r}; expected {expected}")
+    return thresholds
+
+
 def _read_description(file: Path) -> dict[str, Any]:
     check_file(file)
     try:
@@ -161,7 +172,7 @@ def _read_description(file: Path) -> dict[str, Any]:
             "format": str(value["format"]),
             "sha256": {str(k): str(v) for k, v in value["sha256"].items()},
             "maps": _read_maps(value.get("maps")),
-            "thresholds": [float(limit) for limit in value.get("thresholds", [])],
+            "thresholds": _read_thresholds(value),
         }
         Preprocessing.from_json(checked["preprocessing"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
 from regraft.evaluation.comparison import difference_of
 
+#: Distance from its threshold up to which a label is undecided: the largest difference of a float32 export.
+_NEAR = 1e-4
+#: Bootstrap draws of a difference of F1.
+_DRAWS = 1000
+#: The metric of each task, as people write it.
+METRIC_NAMES = {"accuracy": "accuracy", "micro_f1": "micro-F1"}
+
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits, 0..1: lowest share of equal classes, largest difference of a probability, largest loss of accuracy."""
+    """Limits, 0..1: lowest share of equal answers, largest difference of a probability, largest loss of the metric."""
 
     agreement: float
     difference: float
@@ -32,21 +40,24 @@ VERIFY_LIMITS: Mapping[str, Limits] = {**EXPORT_LIMITS, "int8": Limits(0.0, 0.15
 
 @dataclass(frozen=True)
 class Parity:
-    """Comparison of an export with its model on the same images; shares, differences and accuracies are 0..1.
+    """Comparison of an export with its model on the same images; shares, differences and scores are 0..1.
 
-    `accuracy_difference` is the export's minus the model's, with its 95 % interval by Bonett and Price (see
-    `evaluation.comparison`). `differing` names the images with another predicted class, or with a difference beyond the
-    limit, the largest difference first.
+    `agreement` is the share of images with the same predicted class; where an image has any number of labels, the share
+    of the same answers for all images and classes. `metric` is then the micro-F1, else the accuracy, `score` that of
+    the export. `score_difference` is the export's minus the model's, with its 95 % interval: by Bonett and Price (see
+    `evaluation.comparison`), and of the micro-F1 by the Bayesian bootstrap over the images. `differing` names the
+    images with another answer, or with a difference beyond the limit, the largest difference first.
     """
 
     precision: str
     images: int
     agreement: float
     largest_difference: float
-    accuracy: float
-    model_accuracy: float
-    accuracy_difference: float
-    accuracy_interval: tuple[float, float]
+    metric: Literal["accuracy", "micro_f1"]
+    score: float
+    model_score: float
+    score_difference: float
+    score_interval: tuple[float, float]
     differing: tuple[str, ...]
     limits: Limits
 
@@ -60,41 +71,89 @@ class Parity:
             )
         if not self.largest_difference <= limits.difference:  # NaN fails as well
             exceeded.append(f"a probability differs by {self.largest_difference:.2g} (limit {limits.difference:g})")
-        if self.accuracy_difference < -limits.accuracy - 1e-12:
-            loss = -100 * self.accuracy_difference
-            exceeded.append(f"accuracy is {loss:.2f} points lower (limit {100 * limits.accuracy:g})")
+        if self.score_difference < -limits.accuracy - 1e-12:
+            loss = -100 * self.score_difference
+            exceeded.append(f"{METRIC_NAMES[self.metric]} is {loss:.2f} points lower (limit {100 * limits.accuracy:g})")
         return exceeded
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, with the limits and those that are exceeded."""
-        return asdict(self) | {
-            "accuracy_interval": list(self.accuracy_interval),
-            "differing": list(self.differing),
-            "largest_difference": self.largest_difference if math.isfinite(self.largest_difference) else None,
-            "faults": self.exceeded_limits,
-        }
+        """Return plain JSON values, with the limits and those that are exceeded; the scores have the metric's name."""
+        values, name = asdict(self), self.metric
+        scores = {key: values.pop(key) for key in ("score", "model_score", "score_difference", "score_interval")}
+        return (
+            values
+            | {key.replace("score", name): score for key, score in scores.items()}
+            | {
+                f"{name}_interval": list(self.score_interval),
+                "differing": list(self.differing),
+                "largest_difference": self.largest_difference if math.isfinite(self.largest_difference) else None,
+                "faults": self.exceeded_limits,
+            }
+        )
 
 
 def compare_predictions(
     names: Sequence[str], labels: np.ndarray, model: np.ndarray, export: np.ndarray, precision: str,
-    limits: Limits | None = None,
+    limits: Limits | None = None, thresholds: Sequence[float] = (),
 ) -> Parity:  # fmt: skip
-    """Compare the probabilities (N, C) of a model and of its export for N >= 1 images with labels, int64 (N,).
+    """Compare the probabilities (N, C) of a model and of its export for N >= 1 images.
 
-    `limits` are by default those of `EXPORT_LIMITS` for the precision.
+    Labels are class indices, int64 (N,). With `thresholds`, (C,), an image has any number of labels, which are then
+    indicators, bool (N, C). `limits` are by default those of `EXPORT_LIMITS` for the precision.
     """
     limits = limits or EXPORT_LIMITS[precision]
     differences = np.abs(export.astype(np.float64) - model).max(axis=1)
     differences = np.where(np.isnan(differences), np.inf, differences)
-    model_classes, export_classes = model.argmax(axis=1), export.argmax(axis=1)
-    model_right, export_right = model_classes == labels, export_classes == labels
-    gained, lost = int((export_right & ~model_right).sum()), int((model_right & ~export_right).sum())
-    change = difference_of(gained, lost, len(names))
-    differing = np.flatnonzero((model_classes != export_classes) | (differences > limits.difference))
+    compare = _compare_classes if not thresholds else partial(_compare_labels, thresholds=np.array(thresholds))
+    same, score = compare(labels, model, export)
+    differing = np.flatnonzero(~same.reshape(len(same), -1).all(axis=1) | (differences > limits.difference))
     return Parity(
-        precision=precision, images=len(names), agreement=float((model_classes == export_classes).mean()),
-        largest_difference=float(differences.max()), accuracy=float(export_right.mean()),
-        model_accuracy=float(model_right.mean()), accuracy_difference=change.accuracy,
-        accuracy_interval=change.interval, limits=limits,
+        precision=precision, images=len(names), agreement=float(same.mean()),
+        largest_difference=float(differences.max()), **score, limits=limits,
         differing=tuple(names[i] for i in differing[np.argsort(-differences[differing], kind="stable")]),
     )  # fmt: skip
+
+
+def same_answers(model: np.ndarray, export: np.ndarray, thresholds: Sequence[float] = ()) -> np.ndarray:
+    """Whether probabilities (N, C) mean the same: the predicted class, bool (N,), or each label, bool (N, C).
+
+    A label is the same if both probabilities are nearer to its threshold than `_NEAR`, where numbers of 32 bits do not
+    decide. (Thresholds lie between two probabilities of the validation images, which may be close.)
+    """
+    if not thresholds:
+        return np.asarray(model.argmax(axis=1) == export.argmax(axis=1))
+    limits = np.array(thresholds)
+    undecided = np.maximum(np.abs(model - limits), np.abs(export - limits)) <= _NEAR
+    return np.asarray(undecided | ((model >= limits) == (export >= limits)))
+
+
+def _compare_classes(labels: np.ndarray, model: np.ndarray, export: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Whether the predicted classes are equal, bool (N,), and the accuracies."""
+    model_right, export_right = model.argmax(axis=1) == labels, export.argmax(axis=1) == labels
+    gained, lost = int((export_right & ~model_right).sum()), int((model_right & ~export_right).sum())
+    change = difference_of(gained, lost, len(labels))
+    return same_answers(model, export), {
+        "metric": "accuracy", "score": float(export_right.mean()), "model_score": float(model_right.mean()),
+        "score_difference": change.accuracy, "score_interval": change.interval,
+    }  # fmt: skip
+
+
+def _compare_labels(
+    truth: np.ndarray, model: np.ndarray, export: np.ndarray, thresholds: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Whether the answers for each class are equal, bool (N, C), and the micro-F1s."""
+    same, said = same_answers(model, export, thresholds.tolist()), model >= thresholds
+    answers = np.stack([np.where(same, said, ~said), said])
+    hits, all_said = (truth & answers).sum(axis=2), truth.sum(axis=1) + answers.sum(axis=2)
+
+    def f1(weights: np.ndarray) -> np.ndarray:
+        """Micro-F1 of export and model, (2, b), for weights of the images (b, N); 0 without any label."""
+        return np.asarray(2 * hits @ weights.T / np.maximum(all_said @ weights.T, 1e-300))
+
+    estimate = f1(np.ones((1, len(truth))))[:, 0]
+    draws = f1(np.random.default_rng(0).standard_exponential((_DRAWS, len(truth))))
+    low, high = np.quantile(draws[0] - draws[1], (0.025, 0.975)).tolist()
+    return same, {
+        "metric": "micro_f1", "score": float(estimate[0]), "model_score": float(estimate[1]),
+        "score_difference": float(estimate[0] - estimate[1]), "score_interval": (low, high),
+    }  # fmt: skip

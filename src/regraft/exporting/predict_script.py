@@ -29,7 +29,7 @@ except ImportError:
 
 
 here = Path(__file__).parent
-classes = json.loads((here / "export.json").read_text(encoding="utf-8"))["classes"]
+{names}
 {load}
 for name in sys.argv[1:]:
     with Image.open(name) as file:
@@ -37,12 +37,24 @@ for name in sys.argv[1:]:
         image = upright_rgb(file, {value_range})
 {resize}
     probabilities = {predict}
-    print(name, classes[int(probabilities.argmax())], f"{{probabilities.max():.4f}}")
+{answer}
 '''
+#: How the script reads the names of the classes, and prints its answer: one class, or any number of labels.
+_ONE = (
+    'classes = json.loads((here / "export.json").read_text(encoding="utf-8"))["classes"]',
+    '    print(name, classes[int(probabilities.argmax())], f"{probabilities.max():.4f}")',
+)
+_SEVERAL = (
+    'about = json.loads((here / "export.json").read_text(encoding="utf-8"))',
+    """    answers = zip(probabilities.tolist(), about["thresholds"], about["classes"])
+    labels = [f"{label} {p:.4f}" for p, threshold, label in sorted(answers, reverse=True) if p >= threshold]
+    print(name, ", ".join(labels) or "none")""",
+)
 
 
-def predict_script(export_format: Format, preprocessing: Preprocessing) -> str:
+def predict_script(export_format: Format, preprocessing: Preprocessing, *, several_labels: bool = False) -> str:
     """Return the source of `predict.py`, which contains the rules by which regraft's own decoder converts colors."""
+    names, answer = _SEVERAL if several_labels else _ONE
     (rows, columns), resampling = preprocessing.shape, f"Image.Resampling.{preprocessing.interpolation.upper()}"
     if preprocessing.resize == "stretch":
         resize = [f"image = image.resize(({columns}, {rows}), {resampling})"]
@@ -71,6 +83,7 @@ def predict_script(export_format: Format, preprocessing: Preprocessing) -> str:
         **export_format.script._asdict() | {"imports": "\n".join(sorted(imports, key=_import_order))},
         rules="\n".join(lines[nodes[-1].end_lineno or 0 :]).strip(), draft_size=2 * max(rows, columns),
         value_range=preprocessing.value_range, resize="\n".join(f"    {line}" for line in resize),
+        names=names, answer=answer,
     )  # fmt: skip
 
 

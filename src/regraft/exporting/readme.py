@@ -12,7 +12,7 @@ _TEXT = """# {backbone} for {classes} classes, in the format {name}
 | | name | dtype | shape | |
 |---|---|---|---|---|
 | input | `images` | uint8 | (N, {height}, {width}, 3) | RGB pixels from 0 to 255; normalization is inside the graph |
-| output | `probabilities` | float32 | (N, {classes}) | calibrated; in the order of `classes` in `export.json` |
+| output | `probabilities` | float32 | (N, {classes}) | {meaning} |
 {outputs}
 ```sh
 python predict.py IMAGE         # needs {requirements}, and not regraft
@@ -30,8 +30,15 @@ own program" of the guide to exports (`docs/export.md`).
 """
 
 
+#: What the probabilities are, of one class for each image and of any number of labels.
+_MEANINGS = (
+    "calibrated; in the order of `classes` in `export.json`",
+    "calibrated, each by itself; in the order of `classes` in `export.json`, whose `thresholds` say from which "
+    "probability on an image has each label",
+)
+
 #: Rows of the table for an export with maps.
-_OUTPUTS = """| output | `logits` | float32 | (N, {classes}) | before temperature and {activation} |
+_OUTPUTS = """| output | `logits` | float32 | (N, {classes}) | before {before} |
 | output | `evidence` | float32 | (N, {classes}, {rows}, {columns}) | for each class, by position in the image |
 """
 #: Grad-CAM in plain NumPy, for an export with maps.
@@ -55,6 +62,23 @@ heat = np.maximum(heat, 0)  # ({rows}, {columns}), from the top left of the pixe
 ```
 
 """
+#: The same where an image has any number of labels.
+_LABEL_MAPS = """`regraft explain . IMAGE` draws heat maps. Without regraft, Grad-CAM of a label is its evidence:
+
+```python
+from pathlib import Path
+import numpy as np
+{imports}
+
+here = Path(".")
+{load}
+pixels = np.zeros((1, {height}, {width}, 3), np.uint8)  # your image
+probabilities, logits, evidence = {predict_all}
+target = int(probabilities[0].argmax())
+heat = np.maximum(evidence[0, target], 0)  # ({rows}, {columns}), from the top left of the pixels to the bottom right
+```
+
+"""
 
 
 def readme(
@@ -64,16 +88,20 @@ def readme(
     classes: int,
     shape: tuple[int, int],
     maps: Mapping[str, Any] | None = None,
+    several_labels: bool = False,
 ) -> str:
     """Return the text for an export of a network with inputs of this height and width; `maps` as in `export.json`."""
     outputs, snippet, sides = "", "", dict(zip(("height", "width"), shape, strict=True))
     if maps is not None:
         values = {"classes": classes, **sides, **dict(zip(("rows", "columns"), maps["grid"], strict=True))}
         values |= {"activation": maps["activation"], **export_format.script._asdict()}
+        values["before"] = "sigmoid" if several_labels else f"temperature and {maps['activation']}"
         outputs = _OUTPUTS.format(**values)
-        snippet = _MAPS.format(**values) if maps["activation"] == "softmax" else ""
+        if several_labels or maps["activation"] == "softmax":
+            snippet = (_LABEL_MAPS if several_labels else _MAPS).format(**values)
     return _TEXT.format(
         backbone=backbone, classes=classes, name=export_format.name, **sides,
         requirements=export_format.script.requirements, trust=" --trust" if export_format.runs_code else "",
-        outputs=outputs, maps=snippet, files=", ".join(f"`{file}`" for file in export_format.files),
+        outputs=outputs, maps=snippet, meaning=_MEANINGS[several_labels],
+        files=", ".join(f"`{file}`" for file in export_format.files),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from regraft.atomic_io import sha256_of, write_json
 from regraft.errors import ExportError, cause_of, suggest_names
 from regraft.exporting.calibration_data import ParityImages
 from regraft.exporting.exported_model import DESCRIPTION, GOLDEN, ExportedModel
-from regraft.exporting.parity import VERIFY_LIMITS, Parity, compare_predictions
+from regraft.exporting.parity import VERIFY_LIMITS, Parity, compare_predictions, same_answers
 from regraft.exporting.validation import check_file
 from regraft.models.torch_defaults import torch_defaults
 
@@ -25,17 +25,22 @@ _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp
 
 
 def write_golden_images(
-    folder: Path, images: ParityImages, model: np.ndarray, export: np.ndarray, classes: Sequence[str]
+    folder: Path,
+    images: ParityImages,
+    model: np.ndarray,
+    export: np.ndarray,
+    classes: Sequence[str],
+    thresholds: Sequence[float] = (),
 ) -> None:
     """Write a few image files, of different classes if possible, with the probabilities that the export gives.
 
-    `model` and `export` are probabilities (N, C). Images on which both predict the same class come first.
+    `model` and `export` are probabilities (N, C). Images on which both give the same answer come first.
     """
     folder.mkdir()
-    predicted = export.argmax(axis=1)
-    agreeing = np.flatnonzero(model.argmax(axis=1) == predicted)
+    predicted = _answers(export, classes, thresholds)
+    agreeing = np.flatnonzero(same_answers(model, export, thresholds).reshape(len(model), -1).all(axis=1))
     candidates = agreeing if len(agreeing) else np.arange(len(predicted))
-    one_per_class = candidates[np.unique(images.labels[candidates], return_index=True)[1]]
+    one_per_class = candidates[np.unique(images.labels[candidates], axis=0, return_index=True)[1]]
     chosen = [*one_per_class.tolist(), *(i for i in candidates.tolist() if i not in one_per_class)][:_COUNT]
     rows: list[dict[str, Any]] = []
     for number, i in enumerate(chosen):
@@ -44,10 +49,18 @@ def write_golden_images(
         name = f"{number}{_SUFFIXES.get(content[:2], '.img')}"
         (folder / name).write_bytes(content)
         rows.append({
-            "file": name, "sha256": sha256_of(folder / name), "label": classes[int(predicted[i])],
+            "file": name, "sha256": sha256_of(folder / name), "labels" if thresholds else "label": predicted[i],
             "probabilities": export[i].tolist(), "of_the_run": model[i].tolist(),
         })  # fmt: skip
     write_json(folder / _EXPECTED, rows)
+
+
+def _answers(probabilities: np.ndarray, classes: Sequence[str], thresholds: Sequence[float]) -> list[Any]:
+    """The predicted class of each row, or the list of its labels in class order."""
+    if not thresholds:
+        return [classes[i] for i in probabilities.argmax(axis=1).tolist()]
+    above = probabilities >= np.array(thresholds)
+    return [[classes[i] for i in np.flatnonzero(row).tolist()] for row in above]
 
 
 @suggest_names
@@ -74,7 +87,8 @@ def verify(path: Path | str, *, trust: bool = False) -> Parity:
     check_file(file)
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-        names, hashes, labels = ([str(row[key]) for row in rows] for key in ("file", "sha256", "label"))
+        names, hashes = ([str(row[key]) for row in rows] for key in ("file", "sha256"))
+        labels = [row["labels" if model.thresholds else "label"] for row in rows]
         expected = np.array([row["probabilities"] for row in rows], np.float64).reshape(len(rows), len(model.classes))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExportError(f"{file} is damaged: {cause_of(error)}. Export the run again.") from error
@@ -86,14 +100,15 @@ def verify(path: Path | str, *, trust: bool = False) -> Parity:
         check_file(file.parent / name)
         if sha256_of(file.parent / name) != digest:
             raise ExportError(f"{file.parent / name} is not the golden image that was exported: its SHA-256 differs.")
-    if labels != [model.classes[i] for i in expected.argmax(axis=1)]:
+    if labels != _answers(expected, model.classes, model.thresholds):
         raise ExportError(f"The classes in {model.path / DESCRIPTION} are not those of the golden images, in order.")
     precision = str(model.description.get("precision"))
     if precision not in VERIFY_LIMITS:
         raise ExportError(f"{model.path / DESCRIPTION} is damaged: it has the precision {precision!r}.")
     pixels = np.stack([model.preprocessing(file.parent / name) for name in names])
+    truth = expected >= np.array(model.thresholds) if model.thresholds else expected.argmax(axis=1)
     parity = compare_predictions(
-        names, expected.argmax(axis=1), expected, model.probabilities(pixels), precision, VERIFY_LIMITS[precision]
+        names, truth, expected, model.probabilities(pixels), precision, VERIFY_LIMITS[precision], model.thresholds
     )
     if parity.exceeded_limits:
         raise ExportError(

@@ -329,4 +329,7 @@ def _predict_read(
     images = [pixels for _, pixels in batch if not isinstance(pixels, str)]
     predictions = iter(predict_pixels(model, np.stack(images), sources=names, tta=tta) if images else ())
     for name, pixels in batch:
-        yield Prediction(name, model.classes, np.empty(0), pixels) if isinstance(pixels, str) else next(predictions)
+        if isinstance(pixels, str):
+            yield Prediction(name, model.classes, np.empty(0), pixels, thresholds=model.thresholds)
+        else:
+            yield next(predictions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from regraft.models.inference import Prediction
@@ -15,6 +15,7 @@ class RejectionPolicy:
     min_confidence: float | None = None  # of an accepted prediction
     min_probability: float | None = None  # of a class in the prediction set
     ood_threshold: float | None = None  # p-values up to it are those of out-of-distribution images
+    label_thresholds: tuple[float, ...] = ()  # of each class of several labels, instead of the model's
 
     @property
     def columns(self) -> list[str]:
@@ -41,13 +42,37 @@ class RejectionPolicy:
         return values
 
     def label(self, prediction: Prediction) -> str | None:
-        """The predicted class, or None where the image is out-of-distribution."""
-        return None if self.of(prediction).get("out_of_distribution") else prediction.label
+        """The predicted class, or all labels as `join_labels` writes them; None where out-of-distribution."""
+        return None if self.of(prediction).get("out_of_distribution") else self.decide(prediction).label
+
+    def labels(self, prediction: Prediction) -> tuple[str, ...] | None:
+        """The labels of the image, the most probable first; None where out-of-distribution."""
+        return None if self.of(prediction).get("out_of_distribution") else self.decide(prediction).labels
+
+    def decide(self, prediction: Prediction) -> Prediction:
+        """The prediction with the thresholds of this policy, if it has any."""
+        return replace(prediction, thresholds=self.label_thresholds) if self.label_thresholds else prediction
 
     def to_json(self, prediction: Prediction, count: int) -> dict[str, Any]:
-        """Plain values: label, confidence, p-value, the policy's columns and the `count` top classes, or the error."""
+        """Plain values: label, confidence, p-value, the policy's columns and the `count` top classes, or the error.
+
+        Where an image may have any number of labels, these are in `labels` instead, and each class has its threshold.
+        """
         if prediction.error is not None:
             return {"error": prediction.error}
+        if prediction.thresholds:
+            labels, decided = self.labels(prediction), self.decide(prediction)
+            limit_of = dict(zip(decided.classes, decided.thresholds, strict=True))
+            ranked = [
+                {"label": name, "probability": p, "threshold": limit_of[name]}
+                for name, p in decided.top(len(decided.classes))
+            ]
+            return {
+                "labels": None if labels is None else [row for row in ranked if row["label"] in labels],
+                "ood_p_value": prediction.ood_p_value,
+                **self.of(prediction),
+                "top": ranked[:count],
+            }
         return {
             "label": self.label(prediction),
             "confidence": prediction.confidence,

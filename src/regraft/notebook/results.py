@@ -68,7 +68,11 @@ def _cards(result: Any, picture: str | None) -> list[dict[str, Any]]:
     if result.error is not None:
         return [card]
     if not isinstance(result, Explanation):
-        return [card | {"probabilities": result.top(_TOP)}]
+        if not result.thresholds:
+            return [card | {"probabilities": result.top(_TOP)}]
+        labels = result.labels
+        title = ", ".join(labels) or "none of the labels"
+        return [card | {"title": title, "probabilities": result.top(max(_TOP, len(labels)))}]
     maps = [
         card | {
             "name": "", "alt": f"Attribution for {target}",

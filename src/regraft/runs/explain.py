@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from PIL import Image
 
 from regraft.atomic_io import atomic_write
 from regraft.attribution.cam import default_stage, explain_pixels, find_stage, finer_stage, grid_of
-from regraft.attribution.evidence import EvidencePredictor, gradcam_from_evidence
+from regraft.attribution.evidence import Evidence, EvidencePredictor, gradcam_from_evidence
 from regraft.attribution.members import explain_members
 from regraft.attribution.methods import Method
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
+from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError, UnknownNameError, UsageError, as_path, suggest_names
 from regraft.models.classifier import Classifier
-from regraft.models.inference import iter_sources, predict_batch
+from regraft.models.inference import Prediction, iter_sources, predict_batch
 from regraft.notebook_repr import NotebookRepr, ResultList
 from regraft.resources import usable_cpus
 from regraft.runs.run import Run, classifier_of
@@ -45,6 +46,7 @@ class Explanation(NotebookRepr):
         error: Reason why the image could not be read, or None.
         members: The heat map of each backbone by its name, if there are several: like `heat`, which is their sum, and
             on one scale.
+        thresholds: Thresholds as from `predict`, if the image may have any number of labels; else empty.
     """
 
     source: str
@@ -57,6 +59,7 @@ class Explanation(NotebookRepr):
     stage: str = ""
     grid: tuple[int, int] | None = None
     members: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    thresholds: tuple[float, ...] = ()
 
     @property
     def empty(self) -> tuple[str, ...]:
@@ -65,8 +68,17 @@ class Explanation(NotebookRepr):
 
     @property
     def label(self) -> str:
-        """Predicted class; "" if the image could not be read."""
-        return self.classes[int(self.probabilities.argmax())] if self.error is None else ""
+        """Predicted class, or `labels` as `join_labels` writes them; "" if the image could not be read."""
+        return self._prediction.label
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of the image, the most probable first; () if it has none, or could not be read."""
+        return self._prediction.labels
+
+    @property
+    def _prediction(self) -> Prediction:
+        return Prediction(self.source, self.classes, self.probabilities, self.error, thresholds=self.thresholds)
 
     def probability(self, name: str) -> float:
         """Return the probability of a class."""
@@ -97,7 +109,7 @@ def explain(
     *,
     method: Method = "gradcam",
     label: str | None = None,
-    likeliest: int = 1,
+    likeliest: int | None = None,
     stage: str | None = None,
     batch_size: int = 16,
 ) -> list[Explanation]:
@@ -107,8 +119,9 @@ def explain(
         model: A run or its folder, a model, or an export (`regraft.ExportedModel`) that was made `with_maps`.
         sources: One or several images as for `predict`. An unreadable file gives an `Explanation` with an `error`.
         method: Attribution method; see docs/explain.md.
-        label: Class to explain. Default: the predicted class of each image.
-        likeliest: Number of most probable classes to explain, if there is no `label`.
+        label: Class to explain. Default: the predicted class of each image; where it may have any number of labels, all
+            that it has, or the most probable class if it has none.
+        likeliest: Number of most probable classes to explain instead, if there is no `label`.
         stage: Name of the backbone's stage, as `regraft summary` lists them. Default: the last with spatial positions.
         batch_size: Number of images per batch.
 
@@ -137,67 +150,82 @@ def stream(
     *,
     method: Method = "gradcam",
     label: str | None = None,
-    likeliest: int = 1,
+    likeliest: int | None = None,
     stage: str | None = None,
     batch_size: int = 16,
     max_pixels: int = MAX_PIXELS,
     side: int | None = None,
+    labels: Iterable[str | None] | None = None,
 ) -> Iterator[Explanation]:
-    """Yield explanations as `explain` does; images with a longer side above `side` are downscaled to it."""
+    """Yield explanations as `explain` does; images with a longer side above `side` are downscaled to it.
+
+    `labels` are the class to explain of each image, or None, instead of one `label` for all.
+    """
     opened = classifier_of(model)
     classes, preprocessing = opened.classes, opened.preprocessing
     if label is not None and label not in classes:
         raise UnknownNameError("class", label, list(classes))
-    if not 1 <= likeliest <= len(classes):
+    if likeliest is not None and not 1 <= likeliest <= len(classes):
         raise UsageError(f"likeliest = {likeliest}; expected 1 to {len(classes)} classes.")
     explainer = (_WithGradients if isinstance(opened, Classifier) else _FromEvidence)(opened, method, stage)
     with ThreadPoolExecutor(usable_cpus()) as pool:
-        remaining = iter(sources)
+        remaining, asked = iter(sources), iter(labels) if labels is not None else repeat(label)
         while batch := list(islice(remaining, batch_size)):
             decoded = list(pool.map(lambda source: _decode(preprocessing, source, max_pixels, side), batch))
+            readable = [not isinstance(pair, str) for pair in decoded]
+            wanted = [
+                name for name, is_readable in zip(islice(asked, len(batch)), readable, strict=True) if is_readable
+            ]
             inputs = [pair[1] for pair in decoded if not isinstance(pair, str)]
             results: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]] = iter(())
             if inputs:
                 probabilities, maps_of = explainer.predict(np.stack(inputs))
-                order = np.argsort(-probabilities, axis=1, kind="stable")[:, :likeliest]
-                if label is not None:
-                    order = np.full((len(inputs), 1), classes.index(label))
-                maps, of_members = maps_of(order)
-                each = ({name: own[i] for name, own in of_members.items()} for i in range(len(inputs)))
-                results = zip(probabilities, order, maps, each, strict=True)
+                targets = [
+                    _targets(row, opened.thresholds, likeliest) if name is None else np.array([classes.index(name)])
+                    for name, row in zip(wanted, probabilities, strict=True)
+                ]
+                numbers = np.repeat(np.arange(len(inputs)), [len(one) for one in targets])
+                maps, of_members = maps_of(numbers, np.concatenate(targets))
+                of_image = [numbers == i for i in range(len(inputs))]
+                each = [{name: own[rows] for name, own in of_members.items()} for rows in of_image]
+                results = zip(probabilities, targets, [maps[rows] for rows in of_image], each, strict=True)
             for source, pair in zip(batch, decoded, strict=True):
                 name = str(source) if isinstance(source, (str, Path)) else ""
                 if isinstance(pair, str):
                     yield Explanation(name, classes, np.empty(0), error=pair)
                     continue
-                row, targets, squares, parts = next(results)
+                row, chosen, squares, parts = next(results)
                 yield Explanation(
-                    name, classes, row, tuple(classes[i] for i in targets),
+                    name, classes, row, tuple(classes[i] for i in chosen),
                     _at_own_size(preprocessing, squares, pair[0]), pair[0], stage=explainer.stage, grid=explainer.grid,
                     members={key: _at_own_size(preprocessing, own, pair[0]) for key, own in parts.items()},
+                    thresholds=opened.thresholds,
                 )  # fmt: skip
 
 
-#: From class indices, int64 (N, targets), to maps, float32 (N, targets, S, S), of the images that were predicted, and
-#: those of each of several backbones.
-MapsOf = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
+def _targets(probabilities: np.ndarray, thresholds: Sequence[float], likeliest: int | None) -> np.ndarray:
+    """The classes to explain of an image, the most probable first: so many, its labels, or the most probable one."""
+    order = np.argsort(-probabilities, kind="stable")
+    if likeliest is None and thresholds:
+        labels = order[probabilities[order] >= np.array(thresholds)[order]]
+        return labels if len(labels) else order[:1]
+    return order[: likeliest or 1]
+
+
+#: From numbers of the images that were predicted and class indices, int64 (M,), to maps, float32 (M, S, S), and those
+#: of each of several backbones.
+MapsOf = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
 
 
 def _explain_targets(
-    model: Classifier, pixels: torch.Tensor, order: np.ndarray, *, method: Method, stage: int
+    model: Classifier, pixels: torch.Tensor, numbers: np.ndarray, targets: np.ndarray, *, method: Method, stage: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Maps (N, targets, S, S) of the classes `order`, (N, targets), and those of each of several backbones."""
-    maps: list[np.ndarray] = []
-    members: dict[str, list[np.ndarray]] = {}
-    for targets in map(torch.from_numpy, order.T.copy()):
-        if not model.members or method == "integrated-gradients":
-            maps.append(explain_pixels(model, pixels, targets, method=method, stage=stage).numpy())
-            continue
-        explained = explain_members(model, pixels, targets, method=method)
-        maps.append(explained.total.numpy())
-        for name, own in explained.members.items():
-            members.setdefault(name, []).append(own.numpy())
-    return np.stack(maps, axis=1), {name: np.stack(own, axis=1) for name, own in members.items()}
+    """Maps (M, S, S) of a class of each of these images, and those of each of several backbones."""
+    chosen, classes = pixels[torch.from_numpy(numbers)], torch.from_numpy(targets)
+    if not model.members or method == "integrated-gradients":
+        return explain_pixels(model, chosen, classes, method=method, stage=stage).numpy(), {}
+    explained = explain_members(model, chosen, classes, method=method)
+    return explained.total.numpy(), {name: own.numpy() for name, own in explained.members.items()}
 
 
 class _WithGradients:
@@ -233,10 +261,12 @@ class _FromEvidence:
         """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes), and the function for their maps."""
         evidence, activation = self.model.evidence(images), self.maps["activation"]
         shape = self.model.preprocessing.shape
+        task: Task = "multilabel" if self.model.thresholds else "classification"
 
-        def maps_of(order: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-            maps = [gradcam_from_evidence(evidence, t, activation=activation, shape=shape).numpy() for t in order.T]
-            return np.stack(maps, axis=1), {}
+        def maps_of(numbers: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+            chosen = Evidence(evidence.probabilities[numbers], evidence.logits[numbers], evidence.maps[numbers])
+            maps = gradcam_from_evidence(chosen, targets, activation=activation, shape=shape, task=task)
+            return maps.numpy(), {}
 
         return evidence.probabilities, maps_of
 

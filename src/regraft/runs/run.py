@@ -24,6 +24,7 @@ from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.multilabel.metrics import MultilabelEvaluation, evaluate_labels
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.evaluation.multilabel.thresholds import thresholds_for_precision
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import CSV, find_predictions, read_predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
@@ -136,7 +137,11 @@ class Run(NotebookRepr):
 
     def evaluate_labels(self, part: Part | None = None) -> MultilabelEvaluation:
         """Evaluate the stored predictions of one part where an image has any number of classes."""
-        return evaluate_labels(self.label_predictions.part(self._stored_part(self.label_predictions.parts, part)))
+        return evaluate_labels(self.label_predictions_of(part))
+
+    def label_predictions_of(self, part: Part | None = None) -> MultilabelPredictions:
+        """Select the stored predictions of one part as `predictions_of`, where an image has any number of classes."""
+        return self.label_predictions.part(self._stored_part(self.label_predictions.parts, part))
 
     def evaluate(self, part: Part | None = None) -> Evaluation:
         """Evaluate the stored predictions of one part; see `predictions_of`."""
@@ -178,6 +183,21 @@ class Run(NotebookRepr):
             UsageError: The run has no validation images, or the coverage is not between 0 and 1.
         """
         return conformal_threshold(self._validation(), coverage)
+
+    def precision_thresholds(self, precision: float) -> tuple[float, ...]:
+        """Find the lowest threshold of each class from which on labels have this precision on the validation images.
+
+        A class that cannot have it gets a threshold above 1.
+
+        Raises:
+            UsageError: The run has no validation images, or gives an image one class.
+        """
+        if self.task != "multilabel":
+            raise UsageError(f"{self.path} gives an image one class. Expected a run with several labels an image.")
+        val = self.label_predictions.part("val")
+        if not len(val):
+            raise UsageError(f"{self.path} has no validation images to choose thresholds on.")
+        return tuple(thresholds_for_precision(val.indicators, val.probabilities, precision).tolist())
 
     def ood_threshold(self, rate: float) -> float:
         """Check that images can be flagged as out-of-distribution at this rate of false alarms, and return it.

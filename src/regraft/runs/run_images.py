@@ -56,7 +56,7 @@ def origin_of(run: Run) -> ImagesOrigin | None:
     try:
         return ImagesOrigin(
             data, options.layout, options.image_column, options.label_column, options.group_by, options.remote,
-            None if earlier is None else ImagesOrigin.from_json(earlier),
+            None if earlier is None else ImagesOrigin.from_json(earlier), run.task, options.label_separator,
         )  # fmt: skip
     except (AttributeError, TypeError) as error:
         raise RunError(f"{run.path / SOURCE} is damaged: {error}. Restore it.") from error
@@ -124,7 +124,7 @@ def _of_path(run: Run, data: Path | str | None) -> SourceOf | None:
     stored = data_of(run)
     if data is None and not (stored and Path(stored).exists()):
         return None
-    origin = (origin_of(run) or ImagesOrigin("")).for_reading(None if data is None else str(data))
+    origin = (origin_of(run) or ImagesOrigin("", task=run.task)).for_reading(None if data is None else str(data))
     try:
         opened = _open_what_is_there(origin)
     except RegraftError:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -20,15 +20,20 @@ from regraft.models.inference import Prediction
 from regraft.serving.decode_pool import Decoded
 from regraft.serving.inference_engine import Engine
 
+#: Largest number of heat maps of an image, those of its most probable labels.
+_MAPS = 8
 _log = logging.getLogger("regraft.serving")
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The result for an image: heat is float32 (S, S) in [0, 1] for the most likely class, thumbnail a small JPEG."""
+    """The result for an image: its heat maps, float32 (S, S) in [0, 1], by class; thumbnail is a small JPEG.
+
+    The maps are of the most likely class, or of the labels of an image that may have any number.
+    """
 
     prediction: Prediction
-    heat: np.ndarray | None = None
+    heats: Mapping[str, np.ndarray] = field(default_factory=dict)
     thumbnail: bytes = b""
 
 
@@ -119,8 +124,10 @@ class Batcher:
                 job.future.set_result(Answer(prediction))
                 continue
             try:
-                heat = engine.explain(job.image.pixels, int(prediction.probabilities.argmax()))
-                job.future.set_result(Answer(prediction, heat, job.image.thumbnail))
+                names = prediction.labels[:_MAPS] or (prediction.top(1)[0][0],)
+                heats = engine.explain(job.image.pixels, [prediction.classes.index(name) for name in names])
+                explained = dict(zip(names, heats, strict=True))
+                job.future.set_result(Answer(prediction, explained, job.image.thumbnail))
             except Exception as error:
                 _log.exception("explanation failed", extra={"event": "explanation-failed"})
                 job.future.set_exception(error)

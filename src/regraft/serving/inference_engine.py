@@ -7,6 +7,7 @@ batch sizes once on noise, and uses those that give every image the bits of a ba
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ class Engine:
 
     def __init__(self, model: Classifier | Predictor, name: str) -> None:
         self.model, self.name = model, name
-        self.classes, self.preprocessing = model.classes, model.preprocessing
+        self.classes, self.preprocessing, self.thresholds = model.classes, model.preprocessing, model.thresholds
         self.sizes: tuple[int, ...] = (1,)
         self._stage: int | None = None
         self.has_ood = False  # whether predictions have an out-of-distribution p-value
@@ -43,13 +44,12 @@ class Engine:
             predictions += predict_pixels(self.model, images[done : done + size])
         return predictions
 
-    def explain(self, image: np.ndarray, target: int) -> np.ndarray:
-        """Return Grad-CAM of a class for an image, uint8 (S, S, 3), at the last spatial stage, in [0, 1]: (S, S)."""
+    def explain(self, image: np.ndarray, targets: Sequence[int]) -> np.ndarray:
+        """Grad-CAM of T classes at the last spatial stage, (T, S, S) in [0, 1], for an image, uint8 (S, S, 3)."""
         if self._stage is None or not isinstance(self.model, Classifier):
             raise UsageError(f"{self.name} has no heat maps.")
-        pixels = torch.tensor(image[None]).permute(0, 3, 1, 2)
-        maps = explain_pixels(self.model, pixels, torch.tensor([target]), method="gradcam", stage=self._stage)
-        return maps[0].numpy()
+        pixels = torch.tensor(image[None]).permute(0, 3, 1, 2).expand(len(targets), -1, -1, -1)
+        return explain_pixels(self.model, pixels, torch.tensor(targets), method="gradcam", stage=self._stage).numpy()
 
     def warm_up(self, max_size: int) -> None:
         """Set `sizes` to the powers of two up to `max_size` that do not change a bit."""
@@ -66,7 +66,7 @@ class Engine:
             sizes.insert(0, size)
         self.sizes = tuple(sizes)
         if self.explains:
-            self.explain(noise[0], 0)
+            self.explain(noise[0], [0])
 
 
 def _is_same(one: Prediction, other: Prediction) -> bool:

@@ -87,7 +87,8 @@ def serve(
         port: Port to listen at; 0: any free port.
         engine: `same` runs what `regraft predict` runs, with the same bits. `fastest` times a run and its float32
             exports and takes the fastest. An export has no out-of-distribution detection and no heat maps.
-        min_accuracy: As for `regraft predict --min-accuracy`; None: 0.95 if the validation images allow it; 0: off.
+        min_accuracy: As for `regraft predict --min-accuracy`; None: 0.95 if the validation images allow it, and off for
+            a model that gives an image any number of labels; 0: off.
         ood_rate: As for `regraft predict --ood-rate`; None: 0.01 if the validation images allow it; 0: off.
         token: Token that clients must send as `Authorization: Bearer TOKEN`.
         trust: Load exports whose format can run code.
@@ -280,6 +281,13 @@ def _min_confidence(run: Run, min_accuracy: float | None) -> tuple[float | None,
     """The confidence from which an answer is accepted, and a fact about it."""
     if min_accuracy == 0:
         return None, []
+    if run.task == "multilabel":
+        if min_accuracy is not None:
+            raise UsageError(
+                f"--min-accuracy is for models that give an image one class. {run.path} gives it any number of labels, "
+                "each from a threshold of its own on. Serve it without --min-accuracy."
+            )
+        return None, [("Labels", "Each from a threshold of its own on, which was chosen on the validation images.")]
     try:
         chosen = run.confidence_threshold(MIN_ACCURACY if min_accuracy is None else min_accuracy)
     except RegraftError as error:
@@ -319,6 +327,14 @@ def _facts(run: Run) -> Facts:
         accuracy, (low, high) = metrics[part]["accuracy"], metrics[part]["accuracy_interval"]
         text = f"{100 * accuracy:.1f} % of {metrics[part]['count']:,} {part} images"
         facts.append(("Accuracy", f"{text} (95 % interval {100 * low:.1f} to {100 * high:.1f})"))
+    ranked = next((name for name in ("test", "val") if "mean_average_precision" in metrics.get(name, {})), None)
+    if ranked is not None:
+        low, high = metrics[ranked]["intervals"]["mean_average_precision"]
+        text = f"{metrics[ranked]['mean_average_precision']:.3f} on {metrics[ranked]['count']:,} {ranked} images"
+        facts.append(("Mean average precision", f"{text} (95 % interval {low:.3f} to {high:.3f})"))
+        low, high = metrics[ranked]["intervals"]["macro_f1"]
+        text = f"{metrics[ranked]['macro_f1']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+        facts.append(("Macro-F1", text))
     if "train" in metrics:
         facts.append(("Training images", f"{metrics['train']['count']:,}"))
     calibration = metrics.get("calibration")

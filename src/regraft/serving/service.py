@@ -179,7 +179,9 @@ class Service:
         return [
             {
                 "name": model.name, "version": model.version, "engine": model.engine.name,
-                "classes": list(model.engine.classes), "image_size": model.engine.preprocessing.named_size,
+                "task": "multilabel" if model.engine.thresholds else "classification",
+                "classes": list(model.engine.classes), "thresholds": list(model.engine.thresholds),
+                "image_size": model.engine.preprocessing.named_size,
                 "explains": model.engine.explains,
                 "min_confidence": model.rejection_policy.min_confidence,
                 "ood_threshold": model.rejection_policy.ood_threshold,

@@ -154,7 +154,7 @@ def audit_attribution(
 
     Raises:
         DataError: There is no image, a label is unknown to the model, or an image can no longer be read.
-        UsageError: `data` is missing, and the run's images cannot be found.
+        UsageError: `data` is missing, and the run's images cannot be found; or an image has any number of labels.
         UnknownNameError: The stage or method does not exist.
 
     Examples:
@@ -165,6 +165,11 @@ def audit_attribution(
     reporter = reporter or NullReporter()
     model = open_model(model)
     classifier = classifier_of(model)
+    if classifier.thresholds:
+        raise UsageError(
+            "An audit measures the evidence for the one class that an image is predicted as, and this model gives an "
+            "image any number of labels. `regraft explain RUN IMAGE` draws the evidence for each label of an image."
+        )
     if data is None:
         if not isinstance(model, Run):
             raise UsageError("audit_attribution(model) needs labeled data: audit_attribution(model, dataset).")

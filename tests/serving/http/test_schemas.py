@@ -39,7 +39,7 @@ def test_a_heat_map_is_opaque_where_it_is_warm() -> None:
     Image.new("RGB", (12, 6)).save(thumbnail, "JPEG")
     heat = np.zeros((8, 8), np.float32)
     heat[:, 4:] = 1
-    answer = Answer(Prediction("", ("dark", "bright"), np.array([0.25, 0.75])), heat, thumbnail.getvalue())
+    answer = Answer(Prediction("", ("dark", "bright"), np.array([0.25, 0.75])), {"bright": heat}, thumbnail.getvalue())
     value = describe(answer, MODEL, None, count=1)["heat_map"]
     assert (value["label"], value["width"], value["height"]) == ("bright", 12, 6)
     assert base64.b64decode(value["image"]) == thumbnail.getvalue()

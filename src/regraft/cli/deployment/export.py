@@ -53,22 +53,26 @@ def command(
 
 
 def _print_results(screen: Console, results: Sequence[ExportResult]) -> None:
-    accuracy = f"accuracy on {results[0].part}"
-    columns = ("export", "same class", "largest difference", accuracy, "MB", "ms, 1 image", "ms, of 32")
+    from regraft.exporting.parity import METRIC_NAMES
+
+    metric = results[0].parity.metric
+    accuracy = f"{METRIC_NAMES[metric]} on {results[0].part}"
+    same = "same class" if metric == "accuracy" else "same labels"
+    columns = ("export", same, "largest difference", accuracy, "MB", "ms, 1 image", "ms, of 32")
     table = Table(*columns, box=None, header_style="bold")
     for result in results:
         parity = result.parity
-        change, (low, high) = 100 * parity.accuracy_difference, parity.accuracy_interval
+        change, (low, high) = 100 * parity.score_difference, parity.score_interval
         table.add_row(
             escape(str(result.path)),
             f"{100 * parity.agreement:.2f} %",
             f"{parity.largest_difference:.1e}",
-            f"{100 * parity.accuracy:.1f} % ({change:+.1f}; {100 * low:+.1f} to {100 * high:+.1f})",
+            f"{100 * parity.score:.1f} % ({change:+.1f}; {100 * low:+.1f} to {100 * high:+.1f})",
             f"{result.megabytes:.1f}",
             *(f"{ms:.1f}" for ms in result.milliseconds),
         )
     times = (f"{ms:.1f}" for ms in results[0].model_milliseconds)
-    model_accuracy = f"{100 * results[0].parity.model_accuracy:.1f} %"
+    model_accuracy = f"{100 * results[0].parity.model_score:.1f} %"
     table.add_row("[dim]the run itself[/dim]", "", "", model_accuracy, "", *times)
     screen.print(table)
     screen.print(f"Compared on {results[0].parity.images:,} image files of the run's {results[0].part} part.")

@@ -89,7 +89,7 @@ def command(
             _audit(model, chosen[0] if chosen else None, method, layer, folder, screen, json)
             return
         _warn_at_chance(model)
-    options = {"batch_size": 4, "method": method, "label": label, "likeliest": 2 if two else 1, "stage": layer}
+    options = {"batch_size": 4, "method": method, "label": label, "likeliest": 2 if two else None, "stage": layer}
     if out is not None and is_picture:
         if mistakes or two or npy:
             raise UsageError(f"--out {out} is one picture, without --mistakes, --two and --npy. Expected a folder.")
@@ -102,7 +102,7 @@ def _warn_at_chance(run: Run) -> None:
     """Heat maps that were asked for are drawn, with the reason why they may mean nothing."""
     from regraft.evaluation.stored_predictions import find_predictions
 
-    if find_predictions(run.path) and (at_chance := run.evaluate().at_chance):
+    if run.task == "classification" and find_predictions(run.path) and (at_chance := run.evaluate().at_chance):
         err.print(f"[yellow]{escape(at_chance)} Read nothing into heat maps of such a model.[/yellow]")
 
 
@@ -122,7 +122,8 @@ def _save_one(
     name = explanation.targets[0]
     probability = explanation.probability(name)
     if json:
-        row = {"path": str(explanation.source), "label": explanation.label, "top": [[name, probability]]}
+        answer = {"labels": list(explanation.labels)} if explanation.thresholds else {"label": explanation.label}
+        row = {"path": str(explanation.source), **answer, "top": [[name, probability]]}
         print_json({"images": [{**row, "picture": str(out)}], "sheet": None})
     else:
         screen.print(f"{escape(name)} {100 * probability:.1f} %  [bold]{escape(str(out))}[/bold]")
@@ -143,6 +144,7 @@ def _explain(
     if mistakes and isinstance(model, Run):
         losses = top_losses(model, mistakes, data)
         names, labels = [loss.path for loss in losses], [loss.label for loss in losses]
+        wrong = [loss.wrong for loss in losses]
         sources: list[Any] = [loss.content for loss in losses]
     else:
         ignored: list[str] = []
@@ -150,14 +152,17 @@ def _explain(
         for line in describe_ignored(ignored, Path):
             err.print(f"[yellow]not used:[/yellow] {escape(line)}")
         names, labels = [str(path) for path in sources], [None] * len(sources)
+        wrong = [None] * len(sources)
     pictures = _Pictures(folder, npy)
     rows: list[dict[str, Any]] = []
     errors: list[dict[str, str]] = []
     with rich_progress(err) as reporter:
-        explanations = zip(stream(model, sources, **options), names, labels, strict=True)
-        for done, (explanation, name, label) in enumerate(explanations, start=1):
+        if any(wrong):
+            options = options | {"labels": wrong}
+        explanations = zip(stream(model, sources, **options), names, labels, wrong, strict=True)
+        for done, (explanation, name, label, mistaken) in enumerate(explanations, start=1):
             if explanation.error is None:
-                rows.append(pictures.add(explanation, name, label))
+                rows.append(pictures.add(explanation, name, label, mistaken))
             else:
                 errors.append({"path": name, "error": explanation.error})
             reporter.on_progress("explain", done, len(sources), "images")
@@ -210,10 +215,12 @@ class _Pictures:
     used: set[str] = field(default_factory=lambda: {"sheet"})
     tiles: list[SampleTile] = field(default_factory=list)
 
-    def add(self, explanation: Explanation, name: str, label: str | None) -> dict[str, Any]:
+    def add(self, explanation: Explanation, name: str, label: str | None, wrong: str | None) -> dict[str, Any]:
+        """Draw an explanation; `wrong` is the class about which the model errs, if it gives any number of labels."""
         import numpy as np
 
         from regraft.atomic_io import atomic_write
+        from regraft.data.labels import split_labels
         from regraft.report.plots.attribution_plots import Panel, overlay, plot_attribution
         from regraft.report.plots.samples import SampleTile
 
@@ -231,7 +238,9 @@ class _Pictures:
             for heat, target in zip(explanation.heat, explanation.targets, strict=True)
         ]
         panels += [Panel(maps[0], f"{explanation.targets[0]}: {name}") for name, maps in explanation.members.items()]
-        truth = "" if label is None else f", true: {label}"
+        several = bool(explanation.thresholds)
+        given = None if label is None or not several else split_labels(label)
+        truth = "" if label is None else f", true: {label if given is None else ', '.join(given) or 'none'}"
         grid = explanation.grid
         caption = f"map of {grid[0]} x {grid[1]} cells ({explanation.stage})" if grid else ""
         plot_attribution(explanation.image, panels, picture, title=Path(name).name + truth, caption=caption)
@@ -239,12 +248,23 @@ class _Pictures:
             step = max(1, max(explanation.image.shape[:2]) // 400)
             image = overlay(explanation.image[::step, ::step], explanation.heat[0, ::step, ::step])
             target = explanation.targets[0]
-            self.tiles.append(SampleTile(image, label, target, explanation.probability(target)))
+            p = explanation.probability(target)
+            if wrong is None or given is None:
+                self.tiles.append(SampleTile(image, label, target, p))
+            elif wrong in given:
+                self.tiles.append(SampleTile(image, target, f"not {target}", 1 - p))
+            else:
+                self.tiles.append(SampleTile(image, f"not {target}", target, p))
         top = sorted(zip(explanation.classes, explanation.probabilities.tolist(), strict=True), key=lambda e: -e[1])
-        row: dict[str, Any] = {"path": name, "label": explanation.label, "targets": list(explanation.targets),
-                               "top": top[:2], "picture": str(picture), "stage": explanation.stage,
+        answer: dict[str, Any] = {"label": explanation.label}
+        if several:
+            answer = {"labels": list(explanation.labels)}
+            top = [(target, explanation.probability(target)) for target in explanation.targets]
+        row: dict[str, Any] = {"path": name, **answer, "targets": list(explanation.targets),
+                               "top": top if several else top[:2], "picture": str(picture), "stage": explanation.stage,
                                "grid": grid and list(grid), "empty": list(explanation.empty)}  # fmt: skip
-        row |= {} if label is None else {"truth": label}
+        row |= {} if label is None else {"truth": label if given is None else list(given)}
+        row |= {} if wrong is None else {"wrong": wrong}
         if self.npy:
             array = self.folder / f"{stem}.npy"
             with atomic_write(array) as temporary, temporary.open("wb") as file:

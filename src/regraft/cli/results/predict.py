@@ -7,6 +7,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from typer import Argument, Option
 from regraft.cli.options import ClusterAddress, ClusterCpus, RunOrExport, Trust, cluster_of, probability
 from regraft.cli.output import console, err, print_json
 from regraft.runs.progress import rich_progress
-from regraft.text import encodable, pluralize
+from regraft.text import encodable, join_truncated, pluralize
 
 if TYPE_CHECKING:
     from regraft.cluster.executor import Cluster
@@ -55,6 +56,12 @@ def command(
     ood_rate: Annotated[
         float | None, probability("Flag out-of-distribution images; false alarms at this rate.")
     ] = None,
+    threshold: Annotated[
+        float | None, probability("Of several labels: give those from this probability on. Default: each its own.")
+    ] = None,
+    min_precision: Annotated[
+        float | None, probability("Of several labels: give those that are right this often on validation.")
+    ] = None,
     tta: Annotated[str, Option(help="Test-time augmentation: none, flip or crops (12 times slower).")] = "none",
     trust: Trust = False,
     cluster: ClusterAddress = None,
@@ -76,7 +83,9 @@ def command(
     ignored: list[str] = []
     files = list(iter_sources(images, ignored.extend))
     screen = console(json)
-    model, policy, selection = _load(run, min_accuracy, coverage, ood_rate, trust)
+    wanted = _Wanted(min_accuracy, coverage, ood_rate, threshold, min_precision)
+    model, policy, selection = _load(run, wanted, trust)
+    gives_labels = bool(model.thresholds)
     if out is not None:
         from regraft.runs.prediction_parts.parts import PartsOptions
 
@@ -92,11 +101,14 @@ def command(
         if json:
             writers.append(lambda p: _write_line({"path": p.source, **policy.to_json(p, count)}))
         elif not csv:
-            ranks = [f"{_ordinal(i)} class" for i in range(1, count + 1)]
-            table = rows = Table("image", *policy.columns, *ranks, box=None, header_style="bold")
-            writers.append(lambda prediction: rows.add_row(*_cells(prediction, count, policy)))
+            columns = [f"{_ordinal(i)} class" for i in range(1, count + 1)]
+            if gives_labels:
+                columns = ["labels", *(["most probable"] if top else [])]
+            table = rows = Table("image", *policy.columns, *columns, box=None, header_style="bold")
+            ranked = top or 0 if gives_labels else count
+            writers.append(lambda prediction: rows.add_row(*_cells(prediction, ranked, policy)))
         if csv:
-            writers.append(stack.enter_context(_csv_writer(csv, model.classes, policy)))
+            writers.append(stack.enter_context(_csv_writer(csv, model, policy)))
         reporter = stack.enter_context(rich_progress(err))
         for done, prediction in enumerate(predict_images(model, files, batch_size=batch_size, tta=views), start=1):
             for write in writers:
@@ -116,6 +128,10 @@ def command(
             f"{100 * selection.coverage:.0f} % of {selection.count} validation images, of which "
             f"{100 * selection.accuracy:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}) were right.[/dim]"
         )
+    if table and gives_labels:
+        limits = zip(model.classes, policy.label_thresholds or model.thresholds, strict=True)
+        texts = [f"{name} {100 * limit:.1f} %" if limit <= 1 else f"{name} never" for name, limit in limits]
+        screen.print(escape(f"Labels from these probabilities on: {join_truncated(texts, shown=12)}."), style="dim")
     if csv:
         screen.print(escape(f"{len(files)} rows in {csv}"))
     for name in ignored if json else ():
@@ -198,25 +214,58 @@ def _open_export(path: Path, *, trust: bool) -> Any:
     return ExportedModel(path, trust=trust)
 
 
-def _load(
-    path: Path, min_accuracy: float | None, coverage: float | None, ood_rate: float | None, trust: bool
-) -> tuple[Classifier | Predictor, RejectionPolicy, Selection | None]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is said of an answer beside its probabilities, and from when on a label is given."""
+
+    min_accuracy: float | None
+    coverage: float | None
+    ood_rate: float | None
+    threshold: float | None
+    min_precision: float | None
+
+    def check(self, path: Path, several: bool) -> None:
+        """Raise `UsageError` for what has no meaning for images with one class, or with `several` labels."""
+        from regraft.errors import UsageError
+
+        if self.threshold is not None and self.min_precision is not None:
+            raise UsageError("Received --threshold and --min-precision; expected one of them.")
+        wrong = {"--threshold": self.threshold, "--min-precision": self.min_precision}
+        if several:
+            wrong = {"--min-accuracy": self.min_accuracy, "--coverage": self.coverage}
+        if given := [name for name, value in wrong.items() if value is not None]:
+            what = "one class, and {} gives it any number of labels: use --min-precision or --threshold."
+            if not several:
+                what = "any number of labels, and {} gives it one class: use --min-accuracy or --coverage."
+            raise UsageError(f"{', '.join(given)} is for models that give an image {what.format(path)}")
+
+
+def _load(path: Path, wanted: _Wanted, trust: bool) -> tuple[Classifier | Predictor, RejectionPolicy, Selection | None]:
     from regraft.errors import UsageError
     from regraft.exporting.exported_model import ExportedModel, is_export
     from regraft.models.rejection import RejectionPolicy
     from regraft.runs.run import load
 
     if is_export(path):
-        options = {"--min-accuracy": min_accuracy, "--coverage": coverage, "--ood-rate": ood_rate}
+        options = {
+            "--min-accuracy": wanted.min_accuracy, "--coverage": wanted.coverage, "--ood-rate": wanted.ood_rate,
+            "--min-precision": wanted.min_precision,
+        }  # fmt: skip
         if given := [name for name, value in options.items() if value is not None]:
             raise UsageError(f"{', '.join(given)} needs a run's validation images, and {path} is an export.")
-        return ExportedModel(path, trust=trust), RejectionPolicy(), None
+        export = ExportedModel(path, trust=trust)
+        wanted.check(path, bool(export.thresholds))
+        limits = () if wanted.threshold is None else (wanted.threshold,) * len(export.classes)
+        return export, RejectionPolicy(label_thresholds=limits), None
     run = load(path)
-    selection = None if min_accuracy is None else run.confidence_threshold(min_accuracy)
+    wanted.check(path, run.task == "multilabel")
+    selection = None if wanted.min_accuracy is None else run.confidence_threshold(wanted.min_accuracy)
+    limits = () if wanted.threshold is None else (wanted.threshold,) * len(run.classes)
     policy = RejectionPolicy(
         None if selection is None else selection.threshold,
-        None if coverage is None else run.conformal_threshold(coverage),
-        None if ood_rate is None else run.ood_threshold(ood_rate),
+        None if wanted.coverage is None else run.conformal_threshold(wanted.coverage),
+        None if wanted.ood_rate is None else run.ood_threshold(wanted.ood_rate),
+        limits if wanted.min_precision is None else run.precision_thresholds(wanted.min_precision),
     )
     return run.classifier, policy, selection
 
@@ -230,13 +279,22 @@ def _cells(prediction: Prediction, count: int, policy: RejectionPolicy) -> list[
 
     cells = [escape(prediction.source), *map(escape, rejection_cells(policy, prediction))]
     if prediction.error is not None:
-        return [*cells, f"[yellow]{escape(prediction.error)}[/yellow]", *[""] * (count - 1)]
-    style = "[dim]{}[/dim]" if policy.label(prediction) is None else "{}"
+        return [*cells, f"[yellow]{escape(prediction.error)}[/yellow]"]
+    labels = policy.labels(prediction)
+    style = "[dim]{}[/dim]" if labels is None else "{}"
+    if prediction.thresholds:
+        probability = dict(zip(prediction.classes, prediction.probabilities.tolist(), strict=True))
+        given = ", ".join(f"{name} {100 * probability[name]:.1f} %" for name in labels or ())
+        cells.append(escape(given) if given else "[dim]none[/dim]")
+        ranked = ", ".join(f"{name} {100 * p:.1f} %" for name, p in prediction.top(count))
+        return [*cells, *([f"[dim]{escape(ranked)}[/dim]"] if count else [])]
     return [*cells, *(style.format(f"{escape(name)} {100 * p:.1f} %") for name, p in prediction.top(count))]
 
 
 @contextmanager
-def _csv_writer(file: Path, classes: Sequence[str], policy: RejectionPolicy) -> Iterator[Callable[[Prediction], None]]:
+def _csv_writer(
+    file: Path, model: Classifier | Predictor, policy: RejectionPolicy
+) -> Iterator[Callable[[Prediction], None]]:
     from regraft.atomic_io import atomic_write
     from regraft.runs.prediction_parts.rows import csv_header, csv_row
 
@@ -245,7 +303,7 @@ def _csv_writer(file: Path, classes: Sequence[str], policy: RejectionPolicy) -> 
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv_module.writer(stream, lineterminator="\n")
-        writer.writerow(csv_header(classes, policy))
+        writer.writerow(csv_header(model.classes, policy, several=bool(model.thresholds)))
         yield lambda prediction: writer.writerow(csv_row(prediction, policy))
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from regraft.data.entries import EntryTable, ImageEntry
+from regraft.data.labels import AskedTask
 from regraft.data.samples import Part
 from regraft.data.sources.folders import FolderLayout, Layout
 from regraft.data.sources.groups import compile_pattern, group_by_pattern
@@ -34,6 +35,8 @@ class ImagesOrigin:
     group_by: str = ""
     remote: bool = False
     earlier: ImagesOrigin | None = None
+    task: AskedTask = "auto"
+    label_separator: str = ""
 
     def for_reading(self, data: str | None = None) -> ImagesOrigin:
         """The origin without groups, which has its own images at `data`; URLs are read only where that is given."""
@@ -56,7 +59,7 @@ def open_origin(origin: ImagesOrigin) -> DataSource:
     """Open the images of a run, with their groups. Raises as `open_data`."""
     source = open_data(
         origin.data, remote=origin.remote, layout=origin.layout, image_column=origin.image_column,
-        label_column=origin.label_column,
+        label_column=origin.label_column, task=origin.task, label_separator=origin.label_separator,
     )  # fmt: skip
     source = with_groups(source, origin.group_by)
     return source if origin.earlier is None else join(source, open_origin(origin.earlier))

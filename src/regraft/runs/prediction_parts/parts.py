@@ -244,7 +244,7 @@ def predict_part(job: _Job, names: Sequence[str], piece: Storage | None, file: P
         else:
             _unreadable_file(file).unlink(missing_ok=True)
 
-    write_rows(file, options.format, rows(), model.classes, options.policy)
+    write_rows(file, options.format, rows(), model.classes, options.policy, several=bool(model.thresholds))
     return len(names)
 
 

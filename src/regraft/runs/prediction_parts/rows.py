@@ -22,15 +22,22 @@ _ROWS = 512
 
 
 def write_rows(
-    file: Path, kind: Format, predictions: Iterable[Prediction], classes: Sequence[str], policy: RejectionPolicy
+    file: Path,
+    kind: Format,
+    predictions: Iterable[Prediction],
+    classes: Sequence[str],
+    policy: RejectionPolicy,
+    *,
+    several: bool = False,
 ) -> None:
     """Write a file as a whole or not at all: one row per prediction, with the probabilities of all classes.
 
+    The answers are one class, or any number of labels if `several`, which are then in the column `labels`.
     Raises `MissingExtraError` for Parquet without pyarrow.
     """
     with atomic_write(file) as temporary:
         if kind == "parquet":
-            _write_parquet(temporary, predictions, classes, policy)
+            _write_parquet(temporary, predictions, classes, policy, several)
             return
         with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
             if kind == "jsonl":
@@ -39,22 +46,27 @@ def write_rows(
                     stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 return
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(csv_header(classes, policy))
+            writer.writerow(csv_header(classes, policy, several=several))
             writer.writerows(csv_row(prediction, policy) for prediction in predictions)
 
 
-def csv_header(classes: Sequence[str], policy: RejectionPolicy) -> list[str]:
-    """Names of the columns of `csv_row`."""
-    return ["path", "label", "confidence", *policy.columns, *probability_columns(classes), "error"]
+def csv_header(classes: Sequence[str], policy: RejectionPolicy, *, several: bool = False) -> list[str]:
+    """Names of the columns of `csv_row`, of images with one class or with `several` labels."""
+    answer = ["labels"] if several else ["label", "confidence"]
+    return ["path", *answer, *policy.columns, *probability_columns(classes), "error"]
 
 
 def csv_row(prediction: Prediction, policy: RejectionPolicy) -> list[Any]:
-    """Path, label, confidence, what the policy says, all probabilities and the error; empty where there is none."""
-    rejection = rejection_cells(policy, prediction)
-    if prediction.error is not None:
-        return [prediction.source, "", "", *rejection, *[""] * len(prediction.classes), prediction.error]
-    label = policy.label(prediction) or ""
-    return [prediction.source, label, prediction.confidence, *rejection, *prediction.probabilities.tolist(), ""]
+    """Path, label, confidence, what the policy says, all probabilities and the error; empty where there is none.
+
+    Several labels are one text, as `join_labels` writes them, and have no confidence.
+    """
+    rejection, is_bad = rejection_cells(policy, prediction), prediction.error is not None
+    answer: list[Any] = ["" if is_bad else policy.label(prediction) or ""]
+    if not prediction.thresholds:
+        answer.append("" if is_bad else prediction.confidence)
+    probabilities = [""] * len(prediction.classes) if is_bad else prediction.probabilities.tolist()
+    return [prediction.source, *answer, *rejection, *probabilities, prediction.error or ""]
 
 
 def rejection_cells(policy: RejectionPolicy, prediction: Prediction) -> list[str]:
@@ -71,14 +83,19 @@ def probability_columns(classes: Sequence[str]) -> list[str]:
 
 
 def _write_parquet(
-    file: Path, predictions: Iterable[Prediction], classes: Sequence[str], policy: RejectionPolicy
+    file: Path,
+    predictions: Iterable[Prediction],
+    classes: Sequence[str],
+    policy: RejectionPolicy,
+    several: bool,
 ) -> None:
     parquet = import_parquet("Parquet files of predictions")
     import pyarrow
 
     text, number = pyarrow.string(), pyarrow.float64()
     kinds = {"out_of_distribution": pyarrow.bool_(), "accepted": pyarrow.bool_(), "prediction_set": pyarrow.list_(text)}
-    columns = {"path": text, "label": text, "confidence": number, "ood_p_value": number}
+    answer = {"labels": pyarrow.list_(text)} if several else {"label": text, "confidence": number}
+    columns = {"path": text, **answer, "ood_p_value": number}
     columns |= {name: kinds[name] for name in policy.columns}
     columns |= dict.fromkeys(probability_columns(classes), number) | {"error": text}
     schema = pyarrow.schema(list(columns.items()))
@@ -92,9 +109,11 @@ def _plain_row(prediction: Prediction, classes: Sequence[str], policy: Rejection
     path = encodable(prediction.source)  # a file name may be any bytes
     if prediction.error is not None:
         return {"path": path, "error": prediction.error}
+    answer: dict[str, Any] = {"labels": policy.labels(prediction)}
+    if not prediction.thresholds:
+        answer = {"label": policy.label(prediction), "confidence": prediction.confidence}
     return {
-        "path": path, "label": policy.label(prediction), "confidence": prediction.confidence,
-        "ood_p_value": prediction.ood_p_value, **policy.of(prediction),
+        "path": path, **answer, "ood_p_value": prediction.ood_p_value, **policy.of(prediction),
         **dict(zip(probability_columns(classes), prediction.probabilities.tolist(), strict=True)),
     }  # fmt: skip
 

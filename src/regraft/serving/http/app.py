@@ -33,7 +33,7 @@ class PredictQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     top_k: int = Field(default=3, ge=1, le=MAX_CLASSES, description="number of classes, most likely first")
-    explain: bool = Field(default=False, description="add a heat map for the most likely class")
+    explain: bool = Field(default=False, description="add heat maps for the most likely class, or for each label")
     model: str | None = Field(default=None, max_length=200, description="name of a model; default: the first")
 
 

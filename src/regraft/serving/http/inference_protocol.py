@@ -1,7 +1,8 @@
 """The Open Inference Protocol, version 2 (https://github.com/kserve/open-inference-protocol), over HTTP.
 
 Input: requests under `/v2`; their one tensor is `images`: BYTES, image files in base64. Output: `probabilities` (FP64),
-`label` (BYTES) and, if the model detects out-of-distribution images, `ood_p_value` (FP64).
+`label` (BYTES) and, if the model detects out-of-distribution images, `ood_p_value` (FP64). Of an image with any number
+of labels `label` has all of them, with `|` between, and `indicators` (BOOL) says whether it has each class.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def router() -> APIRouter:
 async def model_metadata(request: Request) -> Response:
     """Versions, inputs and outputs of the model."""
     model = _model(request)
-    outputs = [_tensor("probabilities", "FP64", -1, len(model.engine.classes)), _tensor("label", "BYTES", -1)]
+    classes = len(model.engine.classes)
+    outputs = [_tensor("probabilities", "FP64", -1, classes), _tensor("label", "BYTES", -1)]
+    if model.engine.thresholds:
+        outputs.append(_tensor("indicators", "BOOL", -1, classes))
     if model.engine.has_ood:
         outputs.append(_tensor("ood_p_value", "FP64", -1))
     about = {"name": model.name, "versions": [model.version], "platform": f"regraft_{model.engine.name}"}
@@ -115,14 +119,18 @@ def _answer(question: schemas.InferRequest, model: ServedModel, answers: list[An
         if prediction.error is not None:
             raise Problem(422, f"inputs[0].data[{i}] cannot be read: {prediction.error}.", name="unreadable")
     probabilities = [float(p) for prediction in predictions for p in prediction.probabilities]
+    classes = model.engine.classes
+    indicators = [name in prediction.labels for prediction in predictions for name in classes]
     tensors = [
-        _tensor("probabilities", "FP64", count, len(model.engine.classes), data=probabilities),
+        _tensor("probabilities", "FP64", count, len(classes), data=probabilities),
         _tensor("label", "BYTES", count, data=[prediction.label for prediction in predictions]),
+        _tensor("indicators", "BOOL", count, len(classes), data=indicators),
     ]
     if model.engine.has_ood:
         tensors.append(_tensor("ood_p_value", "FP64", count, data=[one.ood_p_value for one in predictions]))
     outputs = {tensor["name"]: tensor for tensor in tensors}
-    wanted: list[str] = [output.name for output in question.outputs] or list(outputs)
+    by_default = [name for name in outputs if name != "indicators" or model.engine.thresholds]
+    wanted: list[str] = [output.name for output in question.outputs] or by_default
     if missing := [name for name in wanted if name not in outputs]:
         raise Problem(422, f"{model.name} has no output {missing[0]}.")
     own = {"id": question.id} if question.id else {}

@@ -27,6 +27,16 @@ class ClassProbability(_Value):
 
     label: str
     probability: float = Field(ge=0, le=1, description="calibrated on the validation images")
+    threshold: float | None = Field(
+        default=None, description="probability from which on an image that may have any number of labels has this one"
+    )
+
+
+class LabelHeat(_Value):
+    """The regions of the image that support another of its labels."""
+
+    label: str
+    heat: str = Field(description="the overlay, PNG with transparency in base64")
 
 
 class HeatMap(_Value):
@@ -38,6 +48,9 @@ class HeatMap(_Value):
     height: int = Field(ge=1, description="height of both images in pixels")
     image: str = Field(description="the upright image, JPEG in base64")
     heat: str = Field(description="the overlay, PNG with transparency in base64")
+    others: list[LabelHeat] | None = Field(
+        default=None, description="of an image that may have any number of labels: its others, most likely first"
+    )
 
 
 class ImageAnswer(_Value):
@@ -47,6 +60,11 @@ class ImageAnswer(_Value):
     error: str | None = Field(default=None, description="why the image cannot be read")
     label: str | None = Field(default=None, description="most likely class; null if the image is out-of-distribution")
     confidence: float | None = Field(default=None, ge=0, le=1, description="probability of the most likely class")
+    labels: list[ClassProbability] | None = Field(
+        default=None,
+        description="instead of label and confidence, the labels of an image that may have any number, most likely "
+        "first; null if the image is out-of-distribution",
+    )
     ood_p_value: float | None = Field(
         default=None, ge=0, le=1, description="share of the validation images that are at least as far from training"
     )
@@ -77,7 +95,11 @@ class ModelDescription(_Value):
     name: str
     version: str = Field(description="first digits of the SHA-256 of the weights")
     engine: str = Field(description="runtime", examples=["torch"])
+    task: Literal["classification", "multilabel"] = Field(description="one class for an image, or any number of labels")
     classes: list[str]
+    thresholds: list[float] = Field(
+        description="probability from which on an image has each class, if it may have any number; else empty"
+    )
     image_size: int | str = Field(description="side of the network's input in pixels, or height x width: 384x128")
     explains: bool = Field(description="whether heat maps are available")
     min_confidence: float | None = Field(description="lowest confidence of an accepted prediction")
@@ -141,7 +163,7 @@ class ModelReady(Ready):
 class Tensor(TensorMetadata):
     """Numbers or strings in row-major order."""
 
-    data: list[float] | list[str]
+    data: list[bool] | list[float] | list[str]
 
 
 class InferAnswer(_Value):
@@ -178,7 +200,7 @@ class InferInput(_Strict):
 class InferOutput(_Strict):
     """An output that is asked for."""
 
-    name: Literal["probabilities", "label", "ood_p_value"]
+    name: Literal["probabilities", "label", "indicators", "ood_p_value"]
 
 
 class InferRequest(_Strict):
@@ -213,14 +235,18 @@ def describe(answer: Answer, model: ServedModel, name: str | None, count: int) -
     """The fields of an `ImageAnswer` that are set, with the `count` most likely classes."""
     value: dict[str, Any] = {} if name is None else {"name": name}
     value |= model.rejection_policy.to_json(answer.prediction, min(count, len(model.engine.classes)))
-    if answer.heat is not None:
+    if answer.heats:
         with Image.open(io.BytesIO(answer.thumbnail)) as image:
             width, height = image.size
-        heat = np.clip(model.engine.preprocessing.map_to_image(answer.heat, width, height), 0, 1)
+        to_image = model.engine.preprocessing.map_to_image
+        first, *others = (
+            {"label": label, "heat": base64.b64encode(_overlay(np.clip(to_image(heat, width, height), 0, 1))).decode()}
+            for label, heat in answer.heats.items()
+        )
         value["heat_map"] = {
-            "label": answer.prediction.label, "method": "gradcam", "width": width, "height": height,
+            **first, "method": "gradcam", "width": width, "height": height,
             "image": base64.b64encode(answer.thumbnail).decode(),
-            "heat": base64.b64encode(_overlay(heat)).decode(),
+            **({"others": others} if answer.prediction.thresholds else {}),
         }  # fmt: skip
     return value
 

@@ -52,9 +52,9 @@ export async function card(name) {
   return (await request(`models/${encodeURIComponent(name)}/card`)).text();
 }
 
-/** The prediction for an image. */
-export async function predict(file, model, explain) {
-  const query = new URLSearchParams({ model, top_k: "5", explain: String(explain) });
+/** The prediction for an image, with so many classes. */
+export async function predict(file, model, explain, count = 5) {
+  const query = new URLSearchParams({ model, top_k: String(count), explain: String(explain) });
   const answer = await request(`predict?${query}`, {
     method: "POST",
     headers: { "Content-Type": "application/octet-stream" },

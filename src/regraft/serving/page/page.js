@@ -40,7 +40,8 @@ function about() {
   const model = chosenModel();
   const names = model.classes.slice(0, 4).join(", ");
   const rest = model.classes.length - 4;
-  $("model-line").textContent = `${model.name} classifies: ${names}${rest > 0 ? ` and ${rest} more` : ""}.`;
+  const verb = model.task === "multilabel" ? "finds any of" : "classifies";
+  $("model-line").textContent = `${model.name} ${verb}: ${names}${rest > 0 ? ` and ${rest} more` : ""}.`;
   const rows = [...model.facts, { title: "Version", text: model.version }];
   $("facts").replaceChildren(
     ...rows.flatMap(({ title, text }) => {

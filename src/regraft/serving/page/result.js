@@ -4,6 +4,9 @@ import { predict } from "./api.js";
 
 const template = document.getElementById("result");
 const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
+const MAX_CLASSES = 1000; // of an answer of the server
+const SHOWN = 8; // bars at first, beside those of all labels
+const MAPS = 8; // labels with a heat map, as in the server
 
 export class Result {
   constructor(file, name, model) {
@@ -20,6 +23,10 @@ export class Result {
     this.find(".file").title = name;
     this.slider = this.find("input");
     this.slider.addEventListener("input", () => this.showHeatMap());
+    this.several = model.task === "multilabel";
+    this.which = this.find(".which select");
+    this.which.addEventListener("change", () => this.showHeatMap());
+    this.find(".more button").addEventListener("click", () => this.showAll());
     this.heat = null;
   }
 
@@ -31,12 +38,21 @@ export class Result {
   async answer() {
     let answer;
     try {
-      answer = await predict(this.file, this.model.name, false);
+      const count = this.several ? Math.min(this.model.classes.length, MAX_CLASSES) : 5;
+      answer = await predict(this.file, this.model.name, false, count);
     } catch (error) {
       this.state("failed", error.status === 422 ? "Unreadable image" : "No result", error.message);
       if (error.status === 401) throw error;
       return `${this.name}: ${error.message}`;
     }
+    const text = this.several ? this.showLabels(answer) : this.showClass(answer);
+    this.find(".evidence").hidden = !this.model.explains;
+    this.slider.setAttribute("aria-valuetext", "hidden");
+    return text;
+  }
+
+  /** Show the most likely class. */
+  showClass(answer) {
     const best = `${answer.top[0].label}, ${percent(answer.confidence)}`;
     let text = `${this.name}: ${best}.`;
     if (answer.out_of_distribution) {
@@ -48,10 +64,35 @@ export class Result {
     } else {
       this.state("", answer.top[0].label, "");
     }
-    this.bars(answer.top);
-    this.find(".evidence").hidden = !this.model.explains;
-    this.slider.setAttribute("aria-valuetext", "hidden");
+    this.bars(answer.top.map((row, place) => ({ ...row, chosen: place === 0 })));
     return text;
+  }
+
+  /** Show the labels of an image that may have any number, and how near the others are to their thresholds. */
+  showLabels(answer) {
+    const chosen = answer.labels ?? answer.top.filter(({ probability, threshold }) => probability >= threshold);
+    const labels = chosen.map(({ label }) => label);
+    const names = labels.join(", ") || "None of the labels";
+    let text = `${this.name}: ${names}.`;
+    if (answer.out_of_distribution) {
+      this.state("rejected", "Out of distribution", "This image is unlike the training images, so the labels below mean little.");
+      text = `${this.name}: out of distribution.`;
+    } else {
+      this.state("", names, "");
+    }
+    const others = answer.top.filter(({ label }) => !labels.includes(label));
+    this.bars([...chosen.map((row) => ({ ...row, chosen: true })), ...others.map((row) => ({ ...row, chosen: false }))]);
+    this.find(".legend").hidden = false;
+    const explained = labels.length ? labels.slice(0, MAPS) : [answer.top[0].label];
+    this.which.replaceChildren(...explained.map((name) => new Option(name, name)));
+    this.find(".which").hidden = explained.length < 2;
+    return text;
+  }
+
+  /** Show the bars of all classes. */
+  showAll() {
+    for (const row of this.find(".bars").children) row.hidden = false;
+    this.find(".more").hidden = true;
   }
 
   state(kind, headline, note) {
@@ -62,11 +103,13 @@ export class Result {
     this.find(".note").textContent = note;
   }
 
-  bars(top) {
+  bars(rows) {
     const list = this.find(".bars");
     list.replaceChildren(
-      ...top.map(({ label, probability }) => {
+      ...rows.map(({ label, probability, threshold, chosen }, place) => {
         const row = document.createElement("li");
+        row.classList.toggle("chosen", chosen);
+        row.hidden = place >= SHOWN && !chosen;
         const [name, value, track, fill] = ["name", "value", "track", "fill"].map((kind) => {
           const part = document.createElement("span");
           part.className = kind;
@@ -77,11 +120,25 @@ export class Result {
         track.setAttribute("aria-hidden", "true");
         track.append(fill);
         row.append(name, value, track);
+        if (threshold !== undefined) {
+          const limit = document.createElement("span");
+          limit.className = "limit";
+          limit.style.left = `${100 * Math.min(threshold, 1)}%`;
+          track.append(limit);
+          const spoken = document.createElement("span");
+          spoken.className = "spoken";
+          spoken.textContent = `, threshold ${percent(threshold)}`;
+          value.append(spoken);
+          row.title = `Threshold ${percent(threshold)}`;
+        }
         fill.style.width = "0";
         requestAnimationFrame(() => (fill.style.width = `${100 * probability}%`));
         return row;
       }),
     );
+    const hidden = [...list.children].filter((row) => row.hidden).length;
+    this.find(".more").hidden = !hidden;
+    this.find(".more button").textContent = `Show all ${rows.length} labels`;
   }
 
   async showHeatMap() {
@@ -92,9 +149,10 @@ export class Result {
     show();
     over.style.opacity = String(opacity / 100);
     const map = await this.heatMap();
-    if (map && !over.src) {
-      over.src = `data:image/png;base64,${map.heat}`;
-      over.alt = `Heat map for ${map.label}`;
+    const wanted = [map, ...(map?.others ?? [])].find((one) => one && (!this.several || one.label === this.which.value));
+    if (wanted && over.alt !== `Heat map for ${wanted.label}`) {
+      over.src = `data:image/png;base64,${wanted.heat}`;
+      over.alt = `Heat map for ${wanted.label}`;
     }
     show();
   }
