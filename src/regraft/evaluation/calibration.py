@@ -47,24 +47,37 @@ class Calibration:
     @property
     def is_miscalibrated(self) -> bool:
         """Whether the error is larger than chance alone gives in 97.5 % of the simulations."""
-        return self.images >= MIN_IMAGES and self.chance_interval is not None and self.ece > self.chance_interval[1]
+        return exceeds_chance(self.ece, self.images, self.chance_interval)
 
     def describe(self) -> str:
         """The calibration error beside that of chance, in words; withheld below `MIN_IMAGES` images."""
-        images = pluralize(self.images, "image")
-        if self.images < MIN_IMAGES:
-            return f"not given, because {images} are too few to measure it ({MIN_IMAGES} or more)"
-        text = f"{100 * self.ece:.1f} points on {images}"
-        if self.chance is None or self.chance_interval is None:
-            return f"{text}; what chance alone gives is not known"
-        low, high = self.chance_interval
-        chance = f"a perfectly calibrated model shows {100 * self.chance:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-        verdict = "the model is miscalibrated" if self.is_miscalibrated else "no evidence of miscalibration"
-        return f"{text}, where {chance}: {verdict}"
+        return describe_error(self.ece, self.images, self.chance, self.chance_interval)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return tuples_to_lists(asdict(self))
+
+
+def exceeds_chance(ece: float, images: int, chance_interval: tuple[float, float] | None) -> bool:
+    """Whether a calibration error on enough images is larger than chance alone gives in 97.5 % of the simulations."""
+    return images >= MIN_IMAGES and chance_interval is not None and ece > chance_interval[1]
+
+
+def describe_error(
+    ece: float, images: int, chance: float | None, chance_interval: tuple[float, float] | None
+) -> str:
+    """A calibration error beside that of chance, in words; withheld below `MIN_IMAGES` images."""
+    count = pluralize(images, "image")
+    if images < MIN_IMAGES:
+        return f"not given, because {count} are too few to measure it ({MIN_IMAGES} or more)"
+    text = f"{100 * ece:.1f} points on {count}"
+    if chance is None or chance_interval is None:
+        return f"{text}; what chance alone gives is not known"
+    low, high = chance_interval
+    by_chance = f"a perfectly calibrated model shows {100 * chance:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    is_more = exceeds_chance(ece, images, chance_interval)
+    verdict = "the model is miscalibrated" if is_more else "no evidence of miscalibration"
+    return f"{text}, where {by_chance}: {verdict}"
 
 
 def read_calibration(value: Mapping[str, Any]) -> Calibration:
@@ -79,23 +92,34 @@ def measure_calibration(predictions: Predictions) -> Calibration:
     """Compare confidence with accuracy; DataError without predictions."""
     if not len(predictions):
         raise DataError("0 predictions; expected at least one image to measure calibration")
-    confidence = predictions.confidence
     correct = predictions.predicted == predictions.labels
+    truth = np.zeros_like(predictions.probabilities)
+    np.put_along_axis(truth, predictions.labels[:, None], 1.0, axis=1)
+    brier = float(((predictions.probabilities - truth) ** 2).sum(axis=1).mean())
+    return compare_shares(
+        predictions.confidence, correct, chance_errors(predictions.confidence), brier=brier, loss=log_loss(predictions)
+    )
+
+
+def compare_shares(
+    confidence: np.ndarray, correct: np.ndarray, chance: np.ndarray, *, brier: float, loss: float
+) -> Calibration:
+    """Compare probabilities (N,) with how often what they say is true, bool (N,), in bins of equal width.
+
+    `chance` are errors as `chance_errors` returns them.
+    """
     bins = _bins(confidence)
     count = np.bincount(bins, minlength=BINS)
     divisor = np.maximum(count, 1)
     mean_confidence = np.bincount(bins, confidence, BINS) / divisor
     accuracy = np.bincount(bins, correct, BINS) / divisor
-    chance = chance_errors(confidence)
     low, high = np.quantile(chance, (0.025, 0.975))
-    truth = np.zeros_like(predictions.probabilities)
-    np.put_along_axis(truth, predictions.labels[:, None], 1.0, axis=1)
     return Calibration(
-        ece=float((count * np.abs(mean_confidence - accuracy)).sum() / len(predictions)),
+        ece=float((count * np.abs(mean_confidence - accuracy)).sum() / len(confidence)),
         chance=float(chance.mean()),
         chance_interval=(float(low), float(high)),
-        brier=float(((predictions.probabilities - truth) ** 2).sum(axis=1).mean()),
-        loss=log_loss(predictions),
+        brier=brier,
+        loss=loss,
         confidence=tuple(mean_confidence.tolist()),
         accuracy=tuple(accuracy.tolist()),
         count=tuple(count.tolist()),

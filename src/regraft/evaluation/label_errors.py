@@ -31,14 +31,15 @@ class LabelError:
     given: float
 
 
-def find_label_errors(labels: np.ndarray, probabilities: np.ndarray) -> list[LabelError]:
+def find_label_errors(labels: np.ndarray, probabilities: np.ndarray, *, tests: int = 1) -> list[LabelError]:
     """Find images with a likely wrong label, most likely first, by the margin to the most probable other class.
 
     Every class has at least one label, and each row of the probabilities (N, C) comes from a model that was trained
     without the image. Sources: confident learning, Northcutt et al. 2021 (arXiv 1911.00068), in cleanlab's
-    implementation; of what it finds, the labels that `probability_of_wrong_label` gives more than one half.
+    implementation; of what it finds, the labels that `probability_of_wrong_label` gives more than one half, which is
+    asked about so many `tests` of one data set.
     """
-    is_wrong = probability_of_wrong_label(labels, probabilities) > _LEAST_PROBABILITY
+    is_wrong = probability_of_wrong_label(labels, probabilities, tests=tests) > _LEAST_PROBABILITY
     if not is_wrong.any():
         return []
     from cleanlab.filter import find_label_issues  # imports pandas, which takes two seconds
@@ -60,7 +61,7 @@ def find_label_errors(labels: np.ndarray, probabilities: np.ndarray) -> list[Lab
     return errors
 
 
-def probability_of_wrong_label(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def probability_of_wrong_label(labels: np.ndarray, probabilities: np.ndarray, *, tests: int = 1) -> np.ndarray:
     """The probability that each given label is wrong, float64 (N,), for labels int64 (N,) and probabilities (N, C).
 
     A share e of the labels is wrong, drawn from the other classes alike, and the right class of image x is y with
@@ -69,7 +70,8 @@ def probability_of_wrong_label(labels: np.ndarray, probabilities: np.ndarray) ->
     (C-1), and by Bayes' rule it is right with (1 - e) q(y) over that. Maximum likelihood chooses e and a. It takes
     labels for wrong (e > 0) only where contradictions are more frequent among confident predictions than the
     model's own doubt explains; where that may be chance, all probabilities are 0. The noise is that of Natarajan et
-    al. 2013 (NeurIPS 26), here of any class alike.
+    al. 2013 (NeurIPS 26), here of any class alike. Of several `tests`, each needs the evidence that chance gives as
+    many times more rarely (Bonferroni).
     """
     count, classes = probabilities.shape
     logs = np.log(np.clip(probabilities, 1e-12, 1.0))
@@ -84,11 +86,18 @@ def probability_of_wrong_label(labels: np.ndarray, probabilities: np.ndarray) ->
         best = max(best, (float(likelihood[share]), float(exponent), float(shares[share])))
         best_without = max(best_without, float(likelihood[0]))
     highest, exponent, wrong = best
-    if 2 * (highest - best_without) < _LEAST_EVIDENCE:
+    if 2 * (highest - best_without) < _least_evidence(tests):
         return np.zeros(count)
     right = (1 - wrong) * _probability_of_label(labels, logs, exponent)
     other = wrong * (1 - right / (1 - wrong)) / (classes - 1)
     return np.asarray(other / np.maximum(right + other, 1e-300))
+
+
+def _least_evidence(tests: int) -> float:
+    """`_LEAST_EVIDENCE` for each of several tests; by chance, half of the gains have one degree of freedom."""
+    from scipy.stats import chi2  # takes a third of a second to import
+
+    return _LEAST_EVIDENCE if tests == 1 else float(chi2.isf(chi2.sf(_LEAST_EVIDENCE, 1) / tests, 1))
 
 
 def _probability_of_label(labels: np.ndarray, logs: np.ndarray, exponent: float) -> np.ndarray:

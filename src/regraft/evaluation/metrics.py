@@ -17,7 +17,7 @@ from regraft.notebook_repr import NotebookRepr
 from regraft.text import display_width, join_truncated, one_line, pluralize
 
 #: Width of an accuracy's interval, and number of images of a class, that call for a caution.
-_WIDE_INTERVAL, _FEW_IMAGES = 0.1, 20
+WIDE_INTERVAL, FEW_IMAGES = 0.1, 20
 #: Classes without images that are named beside a number.
 MAX_UNTESTED = 5
 
@@ -146,7 +146,7 @@ class Evaluation(NotebookRepr):
         """Sentences about claims for which there are too few images; empty if there are none."""
         low, high = self.accuracy_interval
         cautions = [] if self.overlap is None else self.overlap.cautions(self.accuracy)
-        if high - low > _WIDE_INTERVAL:
+        if high - low > WIDE_INTERVAL:
             # Number of images with which the 95 % interval is ±2 points.
             needed = round(1.96**2 * max(self.accuracy * (1 - self.accuracy), 0.02) / 0.02**2, -2)
             cautions.append(
@@ -160,10 +160,10 @@ class Evaluation(NotebookRepr):
                 f"{join_truncated(map(one_line, untested))}. Macro averages are over the other "
                 f"{len(self.per_class) - len(untested)}."
             )
-        few = [row.name for row in self.per_class if 0 < row.support < _FEW_IMAGES]
+        few = [row.name for row in self.per_class if 0 < row.support < FEW_IMAGES]
         if few:
             cautions.append(
-                f"{pluralize(len(few), 'class has', 'classes have')} fewer than {_FEW_IMAGES} images here, so the "
+                f"{pluralize(len(few), 'class has', 'classes have')} fewer than {FEW_IMAGES} images here, so the "
                 f"metrics of {join_truncated(map(one_line, few))} are uncertain."
             )
         return cautions

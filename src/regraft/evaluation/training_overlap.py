@@ -36,15 +36,18 @@ class TrainingOverlap:
         interval = value["accuracy_interval"]
         return cls(**{**value, "accuracy_interval": None if interval is None else tuple(interval)})
 
-    def cautions(self, accuracy: float) -> list[str]:
-        """Sentences for an evaluation of all images with this accuracy; empty if the model knows none of them."""
+    def cautions(self, accuracy: float, *, name: str = "accuracy") -> list[str]:
+        """Sentences for an evaluation of all images with this accuracy; empty if the model knows none of them.
+
+        `name` is what the task calls its share of right images.
+        """
         sentences = []
         if self.known:
             what = pluralize(self.known, "of these images was", "of these images were")
             same, near = pluralize(self.identical, "identical file"), pluralize(self.near_duplicates, "near duplicate")
             text = (
                 f"{what} used to train the model or to choose its settings ({same}, {near}), so "
-                f"{100 * accuracy:.1f} % accuracy may be too high. "
+                f"{100 * accuracy:.1f} % {name} may be too high. "
             )
             if self.accuracy is None or self.accuracy_interval is None:
                 text += "There is no other image to evaluate."

@@ -15,13 +15,16 @@ from regraft.data.dataset import Split
 from regraft.data.strings import in_blocks
 from regraft.errors import RegraftError
 from regraft.evaluation.comparison import difference_of, holm
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
 from regraft.runs.class_changes import ClassChanges
 from regraft.runs.run import Run
 from regraft.runs.run_images import split_rows
 
 
-def describe_earlier_run(config: Config, split: Split, predictions: Predictions | None) -> dict[str, Any] | None:
+def describe_earlier_run(
+    config: Config, split: Split, predictions: Predictions | MultilabelPredictions | None
+) -> dict[str, Any] | None:
     """What became of the classes of the earlier run, and which are predicted better or worse; None without one.
 
     `comparison` is None where no held-out image is in the same part of both runs, or the earlier one has no
@@ -32,7 +35,7 @@ def describe_earlier_run(config: Config, split: Split, predictions: Predictions 
     earlier = Run(config.run.from_run)
     changes = ClassChanges.parse(config.run.class_changes, earlier.classes) if config.run.class_changes else None
     comparison = None
-    if predictions is not None:
+    if isinstance(predictions, Predictions):
         try:
             before = earlier.predictions
         except RegraftError:  # it was not evaluated

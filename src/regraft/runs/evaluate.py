@@ -17,11 +17,9 @@ from regraft.data.labels import classes_in
 from regraft.data.samples import PARTS, Part
 from regraft.data.scan import OnUnreadable, scan
 from regraft.errors import DataError, UsageError, suggest_names
-from regraft.evaluation.metrics import Evaluation
-from regraft.evaluation.metrics import evaluate as evaluate_predictions
-from regraft.evaluation.multilabel.metrics import MultilabelEvaluation, evaluate_labels
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions, evaluate_any
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.inference import Predictor, Tta, predict_images
@@ -32,13 +30,13 @@ from regraft.runs.training_overlap import overlap_with_run
 
 @suggest_names
 def evaluate(
-    model: Run | Path | str | Classifier | Predictor | Predictions | MultilabelPredictions,
+    model: Run | Path | str | Classifier | Predictor | AnyPredictions,
     data: Dataset | Split | Path | str | None = None,
     *,
     part: Part | None = None,
     out: Path | str | None = None,
     cluster: Cluster | str | None = None,
-) -> Evaluation | MultilabelEvaluation:
+) -> AnyEvaluation:
     """Evaluate on labeled images; of a model that gives an image any number of classes, class by class.
 
     Images that a run knows from its training are counted in `Evaluation.overlap`, with the accuracy without them.
@@ -60,41 +58,40 @@ def evaluate(
         >>> evaluation.count
         9
     """
-    if isinstance(model, Predictions):
-        return evaluate_predictions(model.part(part) if part else model)
-    if isinstance(model, MultilabelPredictions):
-        return evaluate_labels(model.part(part) if part else model)
+    if isinstance(model, AnyPredictions):
+        return evaluate_any(model.part(part) if part else model)
     model = open_model(model)
     if (out is not None and (data is None or not isinstance(model, Run))) or (cluster is not None and out is None):
         raise UsageError("cluster= needs out=, and out= needs the folder of a run and data.")
     if data is None:
         if not isinstance(model, Run):
             raise UsageError("evaluate(model) needs labeled data: evaluate(model, dataset).")
-        return model.evaluate(part) if model.task == "classification" else model.evaluate_labels(part)
+        return model.evaluation(part)
     classifier = classifier_of(model)
     dataset = select_labeled(data, classifier, part)
-    if classifier.thresholds:
-        return evaluate_labels(predict_samples(classifier, dataset).label_predictions)
     known: Run | Predictor = model if isinstance(model, Run) else classifier
     if out is not None and isinstance(model, Run):
         from regraft.runs.prediction_parts.dataset import predict_dataset_parts
 
-        return evaluate_images(model, dataset, predict_dataset_parts(model.path, dataset, out, cluster=cluster))
+        predictions = predict_dataset_parts(
+            model.path, dataset, out, thresholds=classifier.thresholds, cluster=cluster
+        )
+        return evaluate_images(model, dataset, predictions)
     return evaluate_images(known, dataset, predict_dataset(classifier, dataset))
 
 
 def evaluate_images(
     model: Run | Classifier | Predictor,
     dataset: Dataset,
-    predictions: Predictions,
+    predictions: AnyPredictions,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
+) -> AnyEvaluation:
     """Evaluate predictions of a data set, in its order, and say what of it the model knows from its training.
 
     `progress` is called with (candidates compared, all candidates) during the search for near duplicates.
     """
-    evaluation = evaluate_predictions(predictions)
+    evaluation = evaluate_any(predictions)
     if isinstance(model, Run):
         return replace(evaluation, overlap=overlap_with_run(model, dataset, predictions, progress=progress))
     if isinstance(model, Classifier):  # in memory: nothing is known about its training
@@ -152,9 +149,9 @@ def predict_dataset(
     batch_size: int = 32,
     tta: Tta = "none",
     progress: Callable[[int, int], None] | None = None,
-) -> Predictions:
+) -> AnyPredictions:
     """Predict every image of a data set, in order; `tta` as in `predict`. Raises as `predict_samples` does."""
-    return predict_samples(classifier, dataset, batch_size=batch_size, tta=tta, progress=progress).predictions
+    return predict_samples(classifier, dataset, batch_size=batch_size, tta=tta, progress=progress).of_task()
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +172,10 @@ class SamplePredictions:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    def of_task(self) -> AnyPredictions:
+        """The predictions as the task of the data has them."""
+        return self.label_predictions if self.dataset.task == "multilabel" else self.predictions
 
     @property
     def predictions(self) -> Predictions:

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +16,39 @@ import torch
 from regraft import distributed
 from regraft.atomic_io import write_csv, write_json
 from regraft.data.dataset import Split
-from regraft.data.decode import decode_image
-from regraft.data.preprocessing import Preprocessing
 from regraft.data.samples import PARTS, Part
-from regraft.evaluation.calibration import apply_temperature, fit_temperature, measure_calibration
-from regraft.evaluation.metrics import evaluate as evaluate_predictions
-from regraft.evaluation.predictions import Predictions
-from regraft.evaluation.stored_predictions import CSV, write_predictions
 from regraft.models.classifier import Classifier
 from regraft.report.earlier_run import describe_earlier
-from regraft.report.plots.confusion import plot_confusion
-from regraft.report.plots.reliability import plot_reliability
-from regraft.report.plots.samples import SampleTile, choose_samples, plot_samples
 from regraft.report.plots.training_curve import plot_history
 from regraft.runs.backbone_search import read_search
 from regraft.runs.evaluate import predict_features, predict_jointly
 from regraft.runs.exemplars import captured, held_out_rows
 from regraft.runs.members import TrainedMember
-from regraft.runs.multilabel_results import LabelCalibration, calibrate_labels, measure_labels
 from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
+from regraft.runs.tasks import TASKS, TaskResults
 from regraft.runs.teacher import Lesson
-from regraft.runs.training_overlap import overlap_within
 from regraft.training.callbacks import Epoch, HeadFit, ProgressReporter, Training
-
-_PART_TITLES = {"val": "Validation", "test": "Test"}
+from regraft.training.options import TrainingOptions
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Predictions of val and test images at temperature 1 and the fitted one; milliseconds per image from the file.
+    """Predictions of val and test images, calibrated as the task needs it; milliseconds per image from the file.
 
-    Of images with any number of classes they are in `labels` instead. `features` are what the head reads of the images
-    with the numbers `kept`, which rise, float32 (K, F).
+    `features` are what the head reads of the images with the numbers `kept`, which rise, float32 (K, F).
     """
 
-    before: Predictions | None
-    after: Predictions | None
+    results: TaskResults
     milliseconds: float
     kept: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     features: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
-    labels: LabelCalibration | None = None
 
 
-def calibrate(model: Classifier, split: Split, reporter: ProgressReporter, *, exemplars: int = 0) -> HeldOut | None:
-    """Predict the val and test images, and fit temperature and out-of-distribution statistics on the val images.
+def calibrate(
+    model: Classifier, split: Split, options: TrainingOptions, reporter: ProgressReporter, *, exemplars: int = 0
+) -> HeldOut | None:
+    """Predict the val and test images, and fit calibration and out-of-distribution statistics on the val images.
 
     The features of some of them are kept, for `exemplars` training images of a class.
     """
@@ -90,13 +78,7 @@ def calibrate(model: Classifier, split: Split, reporter: ProgressReporter, *, ex
     else:
         model.ood = None
     features = torch.stack(found) if found else torch.empty(0, 0)
-    if model.task == "multilabel":
-        labels = calibrate_labels(model.head, predicted.label_predictions)
-        return HeldOut(None, None, milliseconds, kept, features, labels)
-    before = predicted.predictions
-    model.head.temperature = fit_temperature(before.part("val"))
-    after = replace(before, probabilities=apply_temperature(before.probabilities, model.head.temperature))
-    return HeldOut(before, after, milliseconds, kept, features)
+    return HeldOut(TASKS[model.task](model, predicted, options), milliseconds, kept, features)
 
 
 def write_results(
@@ -118,19 +100,10 @@ def write_results(
     plot_history(history, path / "plots" / "training_history.png", head_path=head_path)
     metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": len(split.train)}}
     parts: list[Part] = [part for part in ("val", "test") if len(split[part])] if held_out else []
-    if held_out and held_out.labels:
-        held_out.labels.after.write_csv(path / CSV)
-        metrics |= measure_labels(held_out.labels, parts)
-    if held_out and held_out.before is not None and held_out.after is not None:
-        notes += filter(None, [write_predictions(held_out.after, path)])
-        for part in parts:
-            predictions = held_out.after.part(part)
-            overlap = overlap_within(split, predictions)
-            metrics[part] = replace(evaluate_predictions(predictions), overlap=overlap).to_json()
-        metrics["calibration"] = _calibration(
-            held_out.before, held_out.after, model.head.temperature, parts, path / "plots"
-        )
-        _plot_predictions(path / "plots", held_out.after.part(parts[-1]), split, parts[-1], model.preprocessing)
+    if held_out is not None:
+        notes += filter(None, [held_out.results.write(path)])
+        metrics |= held_out.results.measure(split, parts)
+        held_out.results.plot(path / "plots", split, parts[-1], metrics, model.preprocessing)
     earlier = {"members": sum(member.seconds for member in members)} if members else {}
     metrics["time"] = {
         "train_seconds": training.seconds["total"] + sum(earlier.values()),
@@ -195,51 +168,6 @@ def _model_of_members(model: Classifier, members: Sequence[TrainedMember]) -> di
         "finetuned_from": ", ".join(f"{one['finetuned_from']} of {name}" for name, one in tuned.items()) or None,
         "trained": "upper stages" if tuned else "head",
     }
-
-
-def _calibration(
-    uncalibrated: Predictions, calibrated: Predictions, temperature: float, parts: list[Part], plots: Path
-) -> dict[str, Any]:
-    """Measure the calibration of each part before and after temperature scaling, and plot that of the last part."""
-    section: dict[str, Any] = {"temperature": temperature, "fitted_on": "val" if "val" in parts else None}
-    for part in parts:
-        before, after = (measure_calibration(p.part(part)) for p in (uncalibrated, calibrated))
-        section[part] = {"before": before.to_json(), "after": after.to_json()}
-    plot_reliability(before, after, temperature, plots / "reliability.png", part=parts[-1])
-    return section
-
-
-def _plot_predictions(
-    folder: Path, predictions: Predictions, split: Split, part: Part, preprocessing: Preprocessing
-) -> None:
-    evaluation = evaluate_predictions(predictions)
-    plot_confusion(
-        evaluation.confusion,
-        predictions.classes,
-        folder / "confusion_matrix.png",
-        title=f"{_PART_TITLES[part]} images",
-    )
-    dataset, value_range = split[part], preprocessing.value_range
-    predictions = predictions.take(np.arange(len(split.with_files(part))))
-    if not len(predictions):
-        return
-    tiles = [
-        SampleTile(
-            # The predictions of a part are in its order.
-            image=decode_image(
-                dataset.source(dataset.samples[i]), max_pixels=dataset.max_pixels, value_range=value_range
-            ),
-            label=predictions.classes[predictions.labels[i]],
-            predicted=predictions.classes[predictions.predicted[i]],
-            confidence=float(predictions.confidence[i]),
-        )
-        for i in choose_samples(predictions)
-    ]
-    plot_samples(
-        tiles,
-        folder / "sample_predictions.png",
-        title=f"{_PART_TITLES[part]} images: true \N{RIGHTWARDS ARROW} predicted",
-    )
 
 
 def _write_rows(file: Path, row_type: type[Epoch | HeadFit], rows: list[dict[str, Any]]) -> None:

@@ -27,6 +27,7 @@ from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.multilabel.thresholds import thresholds_for_precision
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import CSV, find_predictions, read_predictions
+from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.inference import Prediction, Tta, iter_sources, predict_images
@@ -135,9 +136,18 @@ class Run(NotebookRepr):
         """List the layers; see `regraft.summary`."""
         return summary_of(self.classifier)
 
+    def evaluation(self, part: Part | None = None) -> AnyEvaluation:
+        """Evaluate the stored predictions of one part, whatever the task; see `stored`."""
+        return self.evaluate_labels(part) if self.task == "multilabel" else self.evaluate(part)
+
+    def stored(self, part: Part | None = None) -> AnyPredictions:
+        """Select the stored predictions of one part, whatever the task; as `predictions_of`."""
+        return self.label_predictions_of(part) if self.task == "multilabel" else self.predictions_of(part)
+
     def evaluate_labels(self, part: Part | None = None) -> MultilabelEvaluation:
         """Evaluate the stored predictions of one part where an image has any number of classes."""
-        return evaluate_labels(self.label_predictions_of(part))
+        predictions = self.label_predictions_of(part)
+        return replace(evaluate_labels(predictions), overlap=self._stored_overlap(predictions.parts[0]))
 
     def label_predictions_of(self, part: Part | None = None) -> MultilabelPredictions:
         """Select the stored predictions of one part as `predictions_of`, where an image has any number of classes."""
@@ -146,9 +156,11 @@ class Run(NotebookRepr):
     def evaluate(self, part: Part | None = None) -> Evaluation:
         """Evaluate the stored predictions of one part; see `predictions_of`."""
         predictions = self.predictions_of(part)
-        stored = self.metrics.get(predictions.parts[0], {}) if (self.path / METRICS).is_file() else {}
-        overlap = TrainingOverlap.from_json(stored["overlap"]) if stored.get("overlap") else None
-        return replace(evaluate_predictions(predictions), overlap=overlap)
+        return replace(evaluate_predictions(predictions), overlap=self._stored_overlap(predictions.parts[0]))
+
+    def _stored_overlap(self, part: str) -> TrainingOverlap | None:
+        stored = self.metrics.get(part, {}) if (self.path / METRICS).is_file() else {}
+        return TrainingOverlap.from_json(stored["overlap"]) if stored.get("overlap") else None
 
     def predictions_of(self, part: Part | None = None) -> Predictions:
         """Select the stored predictions of one part. Default: test, or val if there is no test part.

@@ -169,7 +169,7 @@ def train_into(
         )  # fmt: skip
         model.cpu()
         exemplars = number_of(model, config.data.exemplars) if with_report else 0
-        held_out = calibrate(model, split, tracked, exemplars=exemplars)
+        held_out = calibrate(model, split, config.training, tracked, exemplars=exemplars)
         run = distributed.first_on_rank_0(
             lambda: _write_run(
                 model,
@@ -212,14 +212,14 @@ def _write_run(
     write_exemplars(path, split, training, features, exemplars)
     if note := describe_processes(training):
         tracked.on_message(note)
-    earlier = describe_earlier_run(config, split, None if held_out is None else held_out.after)
+    earlier = describe_earlier_run(config, split, None if held_out is None else held_out.results.predictions)
     for note in write_results(path, model, split, training, held_out, members, lesson, earlier):
         tracked.on_message(note)
     if not training.interrupted:
         shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)
     run = Run(path, model)
     try:
-        if with_report and model.task == "classification":
+        if with_report:
             write_report(run, split.dataset)
     except RegraftError as error:  # the run is complete without a report
         tracked.on_message(f"The report could not be written: {error} To try again: regraft report {path}")

@@ -20,8 +20,7 @@ from regraft.data.quality.same_pictures import picture_numbers, read_pictures
 from regraft.data.samples import PARTS
 from regraft.data.strings import in_blocks
 from regraft.errors import RegraftError
-from regraft.evaluation.metrics import evaluate
-from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.tasks import AnyPredictions, evaluate_any
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.serialization import WEIGHTS, read_model_json
 from regraft.runs.run import SPLIT, UNLABELED, Run
@@ -32,7 +31,7 @@ _MAX_IMAGES = 30_000
 
 
 def overlap_with_run(
-    run: Run, dataset: Dataset, predictions: Predictions, *, progress: Progress | None = None
+    run: Run, dataset: Dataset, predictions: AnyPredictions, *, progress: Progress | None = None
 ) -> TrainingOverlap:
     """Compare images, and the run's predictions of them in the same order, with the run's training and val images.
 
@@ -72,7 +71,7 @@ def _lineage(path: Path) -> list[Path]:
         folders.append(earlier)
 
 
-def overlap_within(split: Split, predictions: Predictions) -> TrainingOverlap | None:
+def overlap_within(split: Split, predictions: AnyPredictions) -> TrainingOverlap | None:
     """The overlap of the predicted images of a split, by path, with its other parts; None if there is none.
 
     Only parts that the data brought along overlap; a split never divides copies and near duplicates.
@@ -89,10 +88,10 @@ def overlap_within(split: Split, predictions: Predictions) -> TrainingOverlap | 
     return _overlap(predictions, identical, near, "") if (identical | near).any() else None
 
 
-def _overlap(predictions: Predictions, identical: np.ndarray, near: np.ndarray, unchecked: str) -> TrainingOverlap:
+def _overlap(predictions: AnyPredictions, identical: np.ndarray, near: np.ndarray, unchecked: str) -> TrainingOverlap:
     unknown = np.flatnonzero(~(identical | near))
-    rest = Predictions.from_arrays(predictions.labels[unknown], predictions.probabilities[unknown], predictions.classes)
-    scores = evaluate(rest) if len(rest) else None
+    rest = predictions.take(unknown)
+    scores = evaluate_any(rest) if len(rest) else None
     accuracy, interval = (scores.accuracy, scores.accuracy_interval) if scores else (None, None)
     return TrainingOverlap(int(identical.sum()), int(near.sum()), len(rest), accuracy, interval, unchecked)
 

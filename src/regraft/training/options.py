@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from regraft.evaluation.multilabel.thresholds import read_purpose
 from regraft.option_errors import usage_errors
 from regraft.synonyms import canonical, spelled_like
 
@@ -77,6 +78,11 @@ _CLASS_WEIGHTS = (
 _VIEWS = (
     "cached views of each training image, the plain one included, above a frozen prefix; 0: 8 before fine-tuning, 1 "
     "for the head alone"
+)
+_THRESHOLDS = (
+    "of several labels: what the probability from which on an image is said to have a class is chosen for, on the "
+    "validation images: f1 (the highest F1 of each class), or precision=0.9 (at least this share of the answers for "
+    "each class is right)"
 )
 _MONITOR = "metric of the best epoch: val_loss, val_accuracy or val_macro_f1; without a val part the last epoch is kept"
 _COMPILE = (
@@ -199,6 +205,7 @@ class TrainingOptions:
     monitor: Annotated[Monitor, BeforeValidator(spelled_like(Monitor, **_MONITORS)), Field(description=_MONITOR)] = (
         "val_accuracy"
     )
+    thresholds: Annotated[str, BeforeValidator(read_purpose), Field(description=_THRESHOLDS)] = "f1"
     precision: Annotated[
         Precision,
         BeforeValidator(spelled_like(Precision, **_PRECISIONS)),

@@ -5,7 +5,7 @@ An average over classes is over those that an image has and an image lacks; abou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy as np
 
 from regraft.errors import DataError
 from regraft.evaluation.intervals import interval_about, wilson_interval
-from regraft.evaluation.metrics import lists_to_tuples, tuples_to_lists
+from regraft.evaluation.metrics import FEW_IMAGES, WIDE_INTERVAL, lists_to_tuples, tuples_to_lists
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
-from regraft.text import display_width, one_line
+from regraft.text import display_width, join_truncated, one_line, pluralize
 
 #: Bootstrap draws, and largest number of values in memory at once.
 _DRAWS, _CHUNK_VALUES = 1000, 4_000_000
@@ -50,6 +51,8 @@ class MultilabelEvaluation(NotebookRepr):
         macro_f1: Mean F1 over the classes.
         exact_match: Share of the images all of whose classes are right, as scikit-learn's `accuracy_score`.
         exact_match_interval: 95 % Wilson interval of this share, (low, high).
+        micro_precision: Share of the answers for all classes together that are right.
+        micro_recall: Share of the classes of all images that are answered.
         hamming_loss: Share of the wrong answers among all answers for all classes.
         loss: Mean over images and classes of the binary cross-entropy in nats, 0 or more.
         per_class: Reports in class order, including classes that no image has.
@@ -63,11 +66,70 @@ class MultilabelEvaluation(NotebookRepr):
     macro_f1: float
     exact_match: float
     exact_match_interval: tuple[float, float]
+    micro_precision: float
+    micro_recall: float
     hamming_loss: float
     loss: float
     per_class: tuple[LabelReport, ...]
     intervals: Mapping[str, tuple[float, float]]
     cooccurrence: np.ndarray
+    overlap: TrainingOverlap | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """The same as `exact_match`, by scikit-learn's name."""
+        return self.exact_match
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The same as `exact_match_interval`."""
+        return self.exact_match_interval
+
+    @property
+    def tested(self) -> list[LabelReport]:
+        """Reports of the classes that an image has and an image lacks, over which the averages are."""
+        return [report for report in self.per_class if 0 < report.support < self.count]
+
+    @property
+    def at_chance(self) -> list[str]:
+        """Names of the tested classes whose average precision is not clearly above that of a random order.
+
+        That is about the share of the images that have the class; the interval of the average precision contains it.
+        """
+        return [r.name for r in self.tested if r.average_precision_interval[0] <= r.support / self.count]
+
+    @property
+    def weakest_first(self) -> list[LabelReport]:
+        """Reports, the lowest average precision first and the untested classes last."""
+        return sorted(self.per_class, key=lambda r: (not 0 < r.support < self.count, r.average_precision))
+
+    def cautions(self) -> list[str]:
+        """Sentences about claims for which there are too few images; empty if there are none."""
+        cautions = [] if self.overlap is None else self.overlap.cautions(self.exact_match, name="exact match")
+        low, high = self.intervals["mean_average_precision"]
+        if high - low > WIDE_INTERVAL:
+            cautions.append(
+                f"With {pluralize(self.count, 'image')}, mean average precision is known only to about "
+                f"±{50 * (high - low):.0f} points."
+            )
+        if untested := self.untested:
+            cautions.append(
+                f"{pluralize(len(untested), 'class', 'classes')} that no image or every image here has "
+                f"{'was' if len(untested) == 1 else 'were'} not tested: {join_truncated(map(one_line, untested))}. "
+                f"Averages are over the other {len(self.per_class) - len(untested)}."
+            )
+        if few := [r.name for r in self.tested if min(r.support, self.count - r.support) < FEW_IMAGES]:
+            cautions.append(
+                f"{pluralize(len(few), 'class', 'classes')} that fewer than {FEW_IMAGES} images here have or lack, "
+                f"so the metrics of {join_truncated(map(one_line, few))} are uncertain."
+            )
+        if weak := self.at_chance:
+            cautions.append(
+                f"{pluralize(len(weak), 'class', 'classes')} that the model does not clearly tell from the rest: "
+                f"{join_truncated(map(one_line, weak))}. The interval of the average precision contains the share of "
+                "the images that have the class, which a random order gives."
+            )
+        return cautions
 
     @property
     def untested(self) -> list[str]:
@@ -83,6 +145,8 @@ class MultilabelEvaluation(NotebookRepr):
             "per_class": [tuples_to_lists(asdict(report)) for report in self.per_class],
             "intervals": tuples_to_lists(self.intervals),
             "cooccurrence": self.cooccurrence.tolist(),
+            "overlap": None if self.overlap is None else self.overlap.to_json(),
+            "at_chance": self.at_chance,
             "untested": self.untested,
         }
 
@@ -90,7 +154,7 @@ class MultilabelEvaluation(NotebookRepr):
     def from_json(cls, value: Mapping[str, Any]) -> MultilabelEvaluation:
         """The inverse of `to_json`; DataError for any other value."""
         try:
-            fields = {name: item for name, item in value.items() if name not in ("task", "untested")}
+            fields = {name: item for name, item in value.items() if name not in ("task", "untested", "at_chance")}
             together = np.array(fields["cooccurrence"], np.int64)
             together.setflags(write=False)
             return cls(
@@ -100,19 +164,32 @@ class MultilabelEvaluation(NotebookRepr):
                     "per_class": tuple(LabelReport(**lists_to_tuples(row)) for row in fields["per_class"]),
                     "intervals": lists_to_tuples(fields["intervals"]),
                     "cooccurrence": together,
+                    "overlap": TrainingOverlap.from_json(overlap) if (overlap := value.get("overlap")) else None,
                 }
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"not an evaluation: {error!r}; expected the output of `to_json`") from error
 
     def __str__(self) -> str:
-        columns = ("precision", "recall", "f1-score", "AP", "threshold", "support")
-        names = [one_line(report.name) for report in self.per_class]
-        width = max(map(display_width, [*names, "micro F1"]))
+        return self.report()
+
+    def report(self, *, weakest: int = 0) -> str:
+        """The metrics of each class as plain text, aligned in any fixed-width font.
+
+        Where there are more than twice `weakest` classes, only so many are listed, those with the lowest average
+        precision; 0: all.
+        """
+        columns = ("precision", "recall", "F1", "AP", "threshold", "support")
+        listed: Sequence[LabelReport] = self.per_class
+        if weakest and len(listed) > 2 * weakest:
+            listed = self.weakest_first[:weakest]
+        names = [one_line(report.name) for report in listed]
+        width = max(map(display_width, [*names, "all right"]))
         lines = [" " * width + "".join(f"{column:>11}" for column in columns)]
-        for name, report in zip(names, self.per_class, strict=True):
-            values = (report.precision, report.recall, report.f1, report.average_precision, report.threshold)
-            cells = "".join(f"{value:>11.4f}" for value in values) + f"{report.support:>11}"
+        for name, report in zip(names, listed, strict=True):
+            values = (report.precision, report.recall, report.f1, report.average_precision)
+            threshold = "never" if report.threshold > 1 else f"{report.threshold:.4f}"
+            cells = "".join(f"{value:>11.4f}" for value in values) + f"{threshold:>11}{report.support:>11}"
             lines.append(name + " " * (width - display_width(name)) + cells)
         averages = {"mAP": "mean_average_precision", "micro F1": "micro_f1", "macro F1": "macro_f1"}
         lines.append("")
@@ -172,6 +249,8 @@ def evaluate_labels(predictions: MultilabelPredictions, said: np.ndarray | None 
         count=count,
         exact_match=exact / count,
         exact_match_interval=wilson_interval(exact, count),
+        micro_precision=float(hits.sum() / max(1, answers.sum())),
+        micro_recall=float(hits.sum() / max(1, support.sum())),
         hamming_loss=float((truth != said).mean()),
         loss=binary_log_loss(truth, probabilities),
         per_class=per_class,
@@ -183,8 +262,17 @@ def evaluate_labels(predictions: MultilabelPredictions, said: np.ndarray | None 
 
 def binary_log_loss(indicators: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean over images and classes of the binary cross-entropy in nats; probabilities are clipped at 2.2e-16."""
+    return float(_log_losses(indicators, probabilities).mean()) + 0.0  # avoids -0.0
+
+
+def image_losses(predictions: MultilabelPredictions) -> np.ndarray:
+    """Binary cross-entropy of each image in nats, summed over the classes, float64 (N,); clipped as there."""
+    return np.asarray(_log_losses(predictions.indicators, predictions.probabilities).sum(axis=1))
+
+
+def _log_losses(indicators: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     right = np.where(indicators, probabilities, 1 - probabilities)
-    return float(-np.log(np.clip(right, np.finfo(np.float64).eps, 1.0)).mean()) + 0.0  # avoids -0.0
+    return np.asarray(-np.log(np.clip(right, np.finfo(np.float64).eps, 1.0)))
 
 
 def indicator_f1(truth: np.ndarray, said: np.ndarray) -> float:

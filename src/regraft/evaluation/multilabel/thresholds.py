@@ -6,6 +6,38 @@ import numpy as np
 
 #: Threshold of a class about which the images say nothing.
 UNDECIDED = 0.5
+#: Before the number in a text such as `precision=0.9`.
+_PRECISION = "precision="
+
+
+def read_purpose(value: object) -> str:
+    """What thresholds are chosen for as text: `f1`, or `precision=0.9`.
+
+    Raises `ValueError` for anything else, and for a precision that is not above 0 and at most 1.
+    """
+    text = str(value).strip().lower().replace(" ", "")
+    if text == "f1":
+        return text
+    try:
+        precision = float(text.removeprefix(_PRECISION)) if text.startswith(_PRECISION) else 0.0
+    except ValueError:
+        precision = 0.0
+    if not 0 < precision <= 1:
+        raise ValueError("expected f1, or a precision above 0 and at most 1 such as precision=0.9")
+    return f"{_PRECISION}{precision:g}"
+
+
+def wanted_precision(purpose: str) -> float | None:
+    """The precision in a text of `read_purpose`; None: the thresholds are those with the highest F1."""
+    return float(purpose.removeprefix(_PRECISION)) if purpose.startswith(_PRECISION) else None
+
+
+def choose_thresholds(indicators: np.ndarray, probabilities: np.ndarray, purpose: str) -> np.ndarray:
+    """The thresholds, float64 (C,), of `thresholds_for_f1` or `thresholds_for_precision`, as `read_purpose` says."""
+    precision = wanted_precision(purpose)
+    if precision is None:
+        return thresholds_for_f1(indicators, probabilities)
+    return thresholds_for_precision(indicators, probabilities, precision)
 
 
 def thresholds_for_f1(indicators: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

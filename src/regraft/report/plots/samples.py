@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from regraft.errors import DataError
+from regraft.evaluation.multilabel.metrics import image_losses
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
 from regraft.report.plots import style
 from regraft.text import display_width, shorten
@@ -28,6 +30,40 @@ class SampleTile:
     label: str | None
     predicted: str
     confidence: float
+
+    @property
+    def is_right(self) -> bool | None:
+        """Whether the prediction is correct; None without a label."""
+        return None if self.label is None else self.label == self.predicted
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Two lines below the picture: the classes, and the verdict."""
+        outcome = "" if self.is_right is None else "✓ correct, " if self.is_right else "✗ wrong, "
+        return _caption(self), f"{outcome}{100 * self.confidence:.0f} %"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTile:
+    """An image, uint8 (H, W, 3), the classes that it has, and those that it is said to have."""
+
+    image: np.ndarray
+    labels: tuple[str, ...]
+    predicted: tuple[str, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answers for all classes are right."""
+        return set(self.labels) == set(self.predicted)
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Two lines below the picture: its classes; and those that are missing (-) and wrong (+)."""
+        wrong = [f"+{style.drawable(name)}" for name in self.predicted if name not in self.labels]
+        missing = [f"−{style.drawable(name)}" for name in self.labels if name not in self.predicted]
+        names = ", ".join(map(style.drawable, self.labels)) or "no class"
+        verdict = "✓ all right" if self.is_right else f"✗ {' '.join((*wrong, *missing))}"
+        return shorten(names, _CAPTION_WIDTH), shorten(verdict, _CAPTION_WIDTH + 3)
 
 
 def choose_samples(predictions: Predictions, limit: int = 16) -> list[int]:
@@ -49,7 +85,22 @@ def choose_samples(predictions: Predictions, limit: int = 16) -> list[int]:
     return [*wrong.tolist(), *chosen]
 
 
-def plot_samples(tiles: Sequence[SampleTile], path: Path, *, title: str = "") -> None:
+def choose_label_samples(predictions: MultilabelPredictions, limit: int = 16) -> list[int]:
+    """Choose the indices of up to `limit` images to show, always the same ones, those with wrong answers first.
+
+    Up to half of them have a wrong answer for a class, those with the most and then the highest loss first. The rest
+    are right, those with more classes first.
+    """
+    wrong_answers = (predictions.predicted != predictions.indicators).sum(axis=1)
+    losses = image_losses(predictions)
+    wrong = np.flatnonzero(wrong_answers)
+    wrong = wrong[np.lexsort((-losses[wrong], -wrong_answers[wrong]))][: limit // 2]
+    right = np.flatnonzero(wrong_answers == 0)
+    right = right[np.argsort(-predictions.indicators[right].sum(axis=1), kind="stable")][: limit - len(wrong)]
+    return [*wrong.tolist(), *right.tolist()]
+
+
+def plot_samples(tiles: Sequence[SampleTile] | Sequence[LabelTile], path: Path, *, title: str = "") -> None:
     """Draw a grid of images with frames: green for correct predictions, red for wrong ones, gray without a label."""
     if not tiles:
         raise DataError("0 images; expected at least one to show")
@@ -70,9 +121,9 @@ def plot_samples(tiles: Sequence[SampleTile], path: Path, *, title: str = "") ->
     style.save(figure, path, tight=True)
 
 
-def _draw_tile(axes: Axes, tile: SampleTile) -> None:
-    is_right = tile.label == tile.predicted
-    color = style.FAINT if tile.label is None else style.GREEN if is_right else style.RED
+def _draw_tile(axes: Axes, tile: SampleTile | LabelTile) -> None:
+    is_right = tile.is_right
+    color = style.FAINT if is_right is None else style.GREEN if is_right else style.RED
     height, width = tile.image.shape[:2]
     axes.imshow(tile.image, aspect="equal")
     half = max(height, width) / 2  # a square frame around the whole image
@@ -82,11 +133,10 @@ def _draw_tile(axes: Axes, tile: SampleTile) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set(color=color, linewidth=4)
-    outcome = "" if tile.label is None else "✓ correct, " if is_right else "✗ wrong, "
-    verdict = f"{outcome}{100 * tile.confidence:.0f} %"
+    caption, verdict = tile.texts
     for text, drop, size, ink in (
-        (_caption(tile), -8, style.TEXT_SIZE, style.INK),
-        (verdict, -29, style.SMALL_SIZE, style.MUTED if tile.label is None else color),
+        (caption, -8, style.TEXT_SIZE, style.INK),
+        (verdict, -29, style.SMALL_SIZE, style.MUTED if is_right is None else color),
     ):
         style.write(axes, text, (0.5, 0), (0, drop), size=size, color=ink, align="center", below=True)
 

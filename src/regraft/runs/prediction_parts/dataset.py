@@ -11,11 +11,11 @@ import numpy as np
 
 from regraft.cluster.executor import Cluster
 from regraft.data.dataset import Dataset
-from regraft.data.samples import PARTS
 from regraft.data.sources.table import import_parquet
 from regraft.errors import DataError
-from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.tasks import AnyPredictions
 from regraft.models.inference import Tta
+from regraft.runs.evaluate import SamplePredictions
 from regraft.runs.prediction_parts.parts import Listing, Part, PartsOptions, predict_parts
 from regraft.runs.prediction_parts.rows import probability_columns
 from regraft.runs.run import classifier_of
@@ -28,11 +28,14 @@ def predict_dataset_parts(
     out: Path | str,
     *,
     opener: Callable[[Path], Any] = classifier_of,
+    thresholds: tuple[float, ...] = (),
     tta: Tta = "none",
     cluster: Cluster | str | None = None,
     reporter: ProgressReporter | None = None,
-) -> Predictions:
+) -> AnyPredictions:
     """Predict every image of a data set, in order, as `predict_dataset` does; the arguments are `predict_parts`'s.
+
+    `thresholds` are those of a model that gives an image any number of classes.
 
     Raises `DataError` if an image can no longer be read since the scan, and as `predict_parts`.
     """
@@ -44,13 +47,8 @@ def predict_dataset_parts(
         path, reason = unreadable[0]
         raise DataError(f"{path} could be read during the scan, and now cannot: {reason}")
     classes = _classes(parts.parts[0])
-    return Predictions(
-        ids=tuple(dataset.table.paths.tolist()),
-        labels=replace(dataset, classes=classes).labels,
-        probabilities=np.concatenate([_probabilities(part, classes) for part in parts.parts]),
-        classes=classes,
-        parts=tuple(("", *PARTS)[part + 1] for part in dataset.table.parts.tolist()),
-    )
+    probabilities = np.concatenate([_probabilities(part, classes) for part in parts.parts])
+    return SamplePredictions(replace(dataset, classes=classes), probabilities, thresholds, None).of_task()
 
 
 def _classes(part: Part) -> tuple[str, ...]:

@@ -1,0 +1,87 @@
+"""Calibrate, measure and draw the predictions of a model that gives an image one class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.data.dataset import Split
+from regraft.data.preprocessing import Preprocessing
+from regraft.data.samples import Part
+from regraft.evaluation.calibration import apply_temperature, fit_temperature, measure_calibration, read_calibration
+from regraft.evaluation.metrics import Evaluation, evaluate
+from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.stored_predictions import write_predictions
+from regraft.models.classifier import Classifier
+from regraft.report.plots.confusion import plot_confusion
+from regraft.report.plots.reliability import plot_reliability
+from regraft.report.plots.samples import SampleTile, choose_samples, plot_samples
+from regraft.runs.evaluate import SamplePredictions
+from regraft.runs.tasks.base import PART_TITLES, with_images
+from regraft.runs.training_overlap import overlap_within
+from regraft.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class ClassificationResults:
+    """Predictions at temperature 1 and at the fitted one, which the head now has."""
+
+    before: Predictions
+    predictions: Predictions
+    temperature: float
+
+    @classmethod
+    def calibrated(
+        cls, model: Classifier, predicted: SamplePredictions, options: TrainingOptions
+    ) -> ClassificationResults:
+        """Fit the temperature to the val images."""
+        before = predicted.predictions
+        model.head.temperature = fit_temperature(before.part("val"))
+        probabilities = apply_temperature(before.probabilities, model.head.temperature)
+        return cls(before, replace(before, probabilities=probabilities), model.head.temperature)
+
+    def write(self, folder: Path) -> str:
+        """Write `predictions.csv`, or Parquet if they are many."""
+        return write_predictions(self.predictions, folder)
+
+    def measure(self, split: Split, parts: Sequence[Part]) -> dict[str, Any]:
+        """Metrics of each part, and its calibration before and after temperature scaling."""
+        metrics: dict[str, Any] = {}
+        calibration: dict[str, Any] = {
+            "temperature": self.temperature,
+            "fitted_on": "val" if "val" in parts else None,
+        }
+        for part in parts:
+            predictions = self.predictions.part(part)
+            overlap = overlap_within(split, predictions)
+            metrics[part] = replace(evaluate(predictions), overlap=overlap).to_json()
+            before, after = (measure_calibration(p.part(part)) for p in (self.before, self.predictions))
+            calibration[part] = {"before": before.to_json(), "after": after.to_json()}
+        return metrics | {"calibration": calibration}
+
+    def plot(
+        self, folder: Path, split: Split, part: Part, metrics: Mapping[str, Any], preprocessing: Preprocessing
+    ) -> None:
+        """Draw reliability diagrams, the confusion matrix, and right and wrong predictions."""
+        before, after = (read_calibration(metrics["calibration"][part][when]) for when in ("before", "after"))
+        plot_reliability(before, after, self.temperature, folder / "reliability.png", part=part)
+        title, predictions = f"{PART_TITLES[part]} images", self.predictions.part(part)
+        confusion = Evaluation.from_json(metrics[part]).confusion
+        plot_confusion(confusion, predictions.classes, folder / "confusion_matrix.png", title=title)
+        predictions = predictions.take(np.arange(len(split.with_files(part))))
+        if not len(predictions):
+            return
+
+        def tile(image: np.ndarray, row: int) -> SampleTile:
+            label, predicted = (predictions.classes[of[row]] for of in (predictions.labels, predictions.predicted))
+            return SampleTile(image, label, predicted, float(predictions.confidence[row]))
+
+        # The predictions of a part are in its order.
+        tiles = with_images(choose_samples(predictions), split, part, preprocessing, tile)
+        plot_samples(
+            tiles, folder / "sample_predictions.png", title=f"{title}: true \N{RIGHTWARDS ARROW} predicted"
+        )

@@ -1,0 +1,100 @@
+"""Calibrate, measure and draw the predictions of a model that gives an image any number of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regraft.data.dataset import Split
+from regraft.data.preprocessing import Preprocessing
+from regraft.data.samples import Part
+from regraft.evaluation.multilabel.calibration import fit_slopes_and_offsets, measure_label_calibration
+from regraft.evaluation.multilabel.metrics import evaluate_labels
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.evaluation.multilabel.thresholds import choose_thresholds
+from regraft.evaluation.stored_predictions import CSV
+from regraft.models.classifier import Classifier
+from regraft.report.plots.precision_recall import plot_precision_recall
+from regraft.report.plots.samples import LabelTile, choose_label_samples, plot_samples
+from regraft.runs.evaluate import SamplePredictions
+from regraft.runs.tasks.base import PART_TITLES, with_images
+from regraft.runs.training_overlap import overlap_within
+from regraft.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class MultilabelResults:
+    """Predictions before and after calibration, with the slope and the offset of each class's logit, float64 (C,).
+
+    `thresholds_for` is what the thresholds were chosen for, as in the setting.
+    """
+
+    before: MultilabelPredictions
+    predictions: MultilabelPredictions
+    slopes: np.ndarray
+    offsets: np.ndarray
+    thresholds_for: str
+
+    @classmethod
+    def calibrated(
+        cls, model: Classifier, predicted: SamplePredictions, options: TrainingOptions
+    ) -> MultilabelResults:
+        """Fit each class's calibration and threshold to the val images, and change the head's last layer for them."""
+        before, tiny = predicted.label_predictions, np.finfo(np.float64).eps
+        probabilities = np.clip(before.probabilities, tiny, 1 - tiny)
+        logits = np.log(probabilities) - np.log1p(-probabilities)
+        is_val = np.array([part == "val" for part in before.parts], bool)
+        slopes, offsets = fit_slopes_and_offsets(before.indicators[is_val], logits[is_val])
+        calibrated = 1 / (1 + np.exp(-np.clip(slopes * logits + offsets, -700, 700)))
+        thresholds = choose_thresholds(before.indicators[is_val], calibrated[is_val], options.thresholds)
+        model.head.rescale(slopes.tolist(), offsets.tolist())
+        model.head.thresholds = tuple(thresholds.tolist())
+        after = replace(before, probabilities=calibrated, thresholds=thresholds)
+        return cls(before, after, slopes, offsets, options.thresholds)
+
+    def write(self, folder: Path) -> str:
+        """Write `predictions.csv`."""
+        self.predictions.write_csv(folder / CSV)
+        return ""
+
+    def measure(self, split: Split, parts: Sequence[Part]) -> dict[str, Any]:
+        """Metrics of each part, and the calibration of its classes before and after."""
+        metrics: dict[str, Any] = {}
+        calibration: dict[str, Any] = {
+            "fitted_on": "val" if "val" in parts else None,
+            "slopes": self.slopes.tolist(),
+            "offsets": self.offsets.tolist(),
+            "thresholds_for": self.thresholds_for,
+        }
+        for part in parts:
+            predictions = self.predictions.part(part)
+            overlap = overlap_within(split, predictions)
+            metrics[part] = replace(evaluate_labels(predictions), overlap=overlap).to_json()
+            before, after = (measure_label_calibration(p.part(part)) for p in (self.before, self.predictions))
+            calibration[part] = {"before": before.to_json(), "after": after.to_json()}
+        return metrics | {"calibration": calibration}
+
+    def plot(
+        self, folder: Path, split: Split, part: Part, metrics: Mapping[str, Any], preprocessing: Preprocessing
+    ) -> None:
+        """Draw precision over recall of each class, and images with right and wrong labels."""
+        title, predictions = f"{PART_TITLES[part]} images", self.predictions.part(part)
+        plot_precision_recall(predictions, folder / "precision_recall.png", title=title)
+        predictions = predictions.take(np.arange(len(split.with_files(part))))
+        if not len(predictions):
+            return
+
+        def tile(image: np.ndarray, row: int) -> LabelTile:
+            true, said = (
+                tuple(predictions.classes[i] for i in np.flatnonzero(of[row]))
+                for of in (predictions.indicators, predictions.predicted)
+            )
+            return LabelTile(image, true, said)
+
+        # The predictions of a part are in its order.
+        tiles = with_images(choose_label_samples(predictions), split, part, preprocessing, tile)
+        plot_samples(tiles, folder / "sample_predictions.png", title=f"{title}: their labels, and what is wrong")
