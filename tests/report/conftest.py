@@ -12,7 +12,7 @@ from regraft.data.dataset import Part
 from regraft.evaluation.calibration import measure_calibration
 from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.predictions import Predictions
-from regraft.report.record import RunRecord, Suspect
+from regraft.report.record import ClassificationRecord, Suspect
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -32,7 +32,7 @@ HOSTILE = (
 
 def record_of(
     classes: tuple[str, ...], each: int = 6, parts: tuple[Part, ...] = ("val", "test"), **more: Any
-) -> RunRecord:
+) -> ClassificationRecord:
     """A run with `each` images per class and part; about nine of ten random predictions are correct."""
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(len(classes)), each * len(parts))
@@ -89,11 +89,11 @@ def record_of(
         ),
         "hashes": {"model.safetensors": "1" * 64},
     }  # fmt: skip
-    return RunRecord(**(values | more))
+    return ClassificationRecord(**(values | more))
 
 
 @pytest.fixture(scope="session")
-def make_record() -> Callable[..., RunRecord]:
+def make_record() -> Callable[..., ClassificationRecord]:
     return record_of
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from regraft.report.model_card import model_card
-from regraft.report.record import RunRecord
+from regraft.report.record import ClassificationRecord
 from regraft.text import one_line
 
-Make = Callable[..., RunRecord]
+Make = Callable[..., ClassificationRecord]
 MARKDOWN = MarkdownIt("gfm-like", {"linkify": False})
 
 

@@ -2,9 +2,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from regraft.report.record import FEWER, SHOWN, RunRecord
+from regraft.report.record import FEWER, SHOWN, ClassificationRecord
 
-Make = Callable[..., RunRecord]
+Make = Callable[..., ClassificationRecord]
 
 
 def test_worst_best_and_least_confident_predictions(make_record: Make) -> None:

@@ -10,8 +10,9 @@ from markupsafe import Markup
 from page_parser import Page, check_is_accessible, check_is_self_contained
 
 from regraft.report import run_page as module
-from regraft.report.record import SHOWN, RunRecord
-from regraft.report.run_page import MAX_DRAWN, MAX_NUMBERS, run_page
+from regraft.report.classification import MAX_DRAWN, MAX_NUMBERS
+from regraft.report.record import SHOWN, ClassificationRecord
+from regraft.report.run_page import run_page
 from regraft.text import one_line
 
 PIXEL = "data:image/jpeg;base64,AAAA"
@@ -23,10 +24,10 @@ COMPARISON: Mapping[str, Any] = {
     ],
     "conclusion": ["a<b> is better."],
 }  # fmt: skip
-Make = Callable[..., RunRecord]
+Make = Callable[..., ClassificationRecord]
 
 
-def page_of(record: RunRecord, thumbnails: Mapping[str, str] | None = None) -> Page:
+def page_of(record: ClassificationRecord, thumbnails: Mapping[str, str] | None = None) -> Page:
     return Page(run_page(record, {} if thumbnails is None else thumbnails))
 
 

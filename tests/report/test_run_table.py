@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from regraft.report.record import RunRecord
+from regraft.report.record import ClassificationRecord
 from regraft.report.run_page import key_numbers
 from regraft.report.run_table import COLUMNS, cells_of, describe_trained, folded, run_row
 from regraft.runs.run import Run
@@ -46,7 +46,7 @@ def test_a_wide_table_is_folded_into_several_with_every_column_once() -> None:
                 assert sum(max(map(len, column)) + 2 for column in zip(*block, strict=True)) - 2 <= width
 
 
-def test_the_top_of_a_report_has_the_table(make_record: Callable[..., RunRecord]) -> None:
+def test_the_top_of_a_report_has_the_table(make_record: Callable[..., ClassificationRecord]) -> None:
     record = make_record(("ant", "bee"))
     record.metrics["train"] = {"accuracy": 0.98}  # type: ignore[index]
     names = [name for _, name in key_numbers(record)]

@@ -13,7 +13,8 @@ from regraft.config import load_config
 from regraft.errors import DataError, RunError, UsageError
 from regraft.evaluation.metrics import Evaluation
 from regraft.runs import train as train_module
-from regraft.runs.report import CARD, COMPARISON, REPORT, SUSPECTS, write_report
+from regraft.runs.record import COMPARISON
+from regraft.runs.report import CARD, REPORT, SUSPECTS, write_report
 from regraft.runs.train import train_from
 
 HEAD_ONLY = {"model.image_size": 32, "training.finetune_from": "none", "training.views": 1}

@@ -63,9 +63,7 @@ def exceeds_chance(ece: float, images: int, chance_interval: tuple[float, float]
     return images >= MIN_IMAGES and chance_interval is not None and ece > chance_interval[1]
 
 
-def describe_error(
-    ece: float, images: int, chance: float | None, chance_interval: tuple[float, float] | None
-) -> str:
+def describe_error(ece: float, images: int, chance: float | None, chance_interval: tuple[float, float] | None) -> str:
     """A calibration error beside that of chance, in words; withheld below `MIN_IMAGES` images."""
     count = pluralize(images, "image")
     if images < MIN_IMAGES:

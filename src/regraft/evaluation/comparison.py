@@ -1,19 +1,41 @@
-"""Compare the accuracy of two models on the same images, from their `Predictions`."""
+"""Compare the accuracy of two models on the same images, from their predictions; of several labels the exact match."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from regraft.errors import DataError
-from regraft.evaluation.predictions import Predictions
 
 #: Significance level.
 SIGNIFICANT = 0.05
+
+
+class ImagePredictions(Protocol):
+    """Predictions that are right or wrong as a whole: of one class, or of all classes that an image has."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Name of each image."""
+        ...
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the prediction of each image is right, bool (N,)."""
+        ...
+
+    @property
+    def label_names(self) -> list[str]:
+        """The label of each image as one text."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,7 @@ class Difference:
         return asdict(self) | {"interval": list(self.interval)}
 
 
-def paired_difference(first: Predictions, second: Predictions) -> Difference:
+def paired_difference(first: ImagePredictions, second: ImagePredictions) -> Difference:
     """Compare two models by image id; DataError if there are no images, or the images or their labels differ."""
     if not len(first):
         raise DataError("0 predictions; expected at least one image to compare")
@@ -41,10 +63,10 @@ def paired_difference(first: Predictions, second: Predictions) -> Difference:
         shared = len(set(first.ids) & set(row))
         raise DataError(f"Predictions of {len(first)} and {len(second)} images have {shared} in common; expected all.")
     order = np.array([row[name] for name in first.ids])
-    truth = [second.classes[label] for label in second.labels[order]]
-    if truth != [first.classes[label] for label in first.labels]:
+    truth = second.label_names
+    if [truth[i] for i in order] != first.label_names:
         raise DataError("The two predictions have different labels for the same images; expected equal labels.")
-    correct = first.predicted == first.labels, (second.predicted == second.labels)[order]
+    correct = first.right, second.right[order]
     return difference_of(int((correct[0] & ~correct[1]).sum()), int((correct[1] & ~correct[0]).sum()), len(first))
 
 

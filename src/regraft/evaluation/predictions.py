@@ -91,6 +91,16 @@ class Predictions(NotebookRepr):
         """The probability of the predicted class, float64 (N,)."""
         return np.asarray(self.probabilities.max(axis=1))
 
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the predicted class of each image is the true one, bool (N,)."""
+        return np.asarray(self.predicted == self.labels)
+
+    @property
+    def label_names(self) -> list[str]:
+        """The true class of each image by name, length N."""
+        return [self.classes[label] for label in self.labels.tolist()]
+
     def part(self, name: str) -> Predictions:
         """The predictions of one part, in the same order; may be empty. DataError for an unknown part."""
         if name not in (*PARTS, ""):

@@ -14,6 +14,8 @@ _RENDERERS = {
     "Inspection": ("data", "inspection"),
     "Evaluation": ("data", "evaluation"),
     "Predictions": ("data", "predictions"),
+    "MultilabelEvaluation": ("data", "multilabel_evaluation"),
+    "MultilabelPredictions": ("data", "multilabel_predictions"),
     "Run": ("results", "run"),
     "Prediction": ("results", "single"),
     "Explanation": ("results", "single"),

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from regraft.data.dataset import Dataset, Split
 from regraft.data.quality.findings import Inspection
 from regraft.evaluation.metrics import Evaluation
+from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
+from regraft.report.classification import confusion_view
 from regraft.report.html import render_fragment
-from regraft.report.run_page import confusion_view
+from regraft.report.multilabel.report import together_view
 from regraft.report.thumbnails import read_thumbnails
 from regraft.studies.inspect.gallery import ClassSamples
 from regraft.studies.inspect.page import class_tables, verdict
@@ -64,6 +69,19 @@ def predictions(result: Predictions) -> str:
     ]  # fmt: skip
     correct = int((result.predicted == result.labels).sum())
     return render_fragment("predictions.html.jinja", rows=rows, correct=correct, count=len(result))
+
+
+def multilabel_evaluation(result: MultilabelEvaluation) -> str:
+    """Draw the metrics with their confidence intervals, those of each class, and the classes that occur together."""
+    return render_fragment("multilabel_evaluation.html.jinja", evaluation=result, together=together_view(result))
+
+
+def multilabel_predictions(result: MultilabelPredictions) -> str:
+    """Draw the first predictions, and the number of images with all answers right."""
+    first = np.arange(min(_ROWS, len(result)))
+    rows = zip(result.ids, result.names(result.indicators[first]), result.names(result.predicted[first]), strict=False)
+    right = int((result.predicted == result.indicators).all(axis=1).sum())
+    return render_fragment("multilabel_predictions.html.jinja", rows=list(rows), right=right, count=len(result))
 
 
 def _classes(data: Dataset) -> dict[str, object]:

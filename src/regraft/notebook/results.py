@@ -15,16 +15,23 @@ from regraft.data.decode import MAX_PIXELS
 from regraft.exporting.export import ExportResult
 from regraft.report.html import render_fragment
 from regraft.report.plots.attribution_plots import overlay
-from regraft.report.run_page import confusion_view, key_numbers, training_view
-from regraft.report.sentences import summary
+from regraft.report.run_page import key_numbers, training_view
+from regraft.report.tasks import REPORTS, summary
 from regraft.report.thumbnails import data_uri, jpeg_uri, read_thumbnails
 from regraft.runs.explain import Explanation
-from regraft.runs.report import REPORT, record_of
+from regraft.runs.record import record_of
+from regraft.runs.report import REPORT
 from regraft.runs.run import Run
 from regraft.studies.compare.result import Comparison
 
 #: Classes shown per prediction, cards side by side, and longer side of a chart in pixels.
 _TOP, _CARDS, _CHART_SIDE = 3, 24, 1100
+#: Charts of a run by their titles.
+_CHARTS = {
+    "Sample predictions": "sample_predictions.png",
+    "Reliability diagram": "reliability.png",
+    "Precision over recall": "precision_recall.png",
+}
 
 
 def run(result: Run) -> str:
@@ -37,9 +44,12 @@ def run(result: Run) -> str:
         sentences=summary(record),
         cautions=record.cautions,
         training=training_view(record),
-        confusion=confusion_view(record.evaluations[record.part]) if record.part else None,
-        samples=_chart(result.path / "plots" / "sample_predictions.png"),
-        reliability=_chart(result.path / "plots" / "reliability.png"),
+        charts=[
+            (title, chart)
+            for title, name in _CHARTS.items()
+            if (chart := _chart(result.path / "plots" / name)) is not None
+        ],
+        details=REPORTS[record.task].details(record),
         path=str(page if page.is_file() else result.path),
     )
 

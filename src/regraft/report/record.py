@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from regraft.data.dataset import Part
+from regraft.data.labels import Task
 from regraft.evaluation.calibration import (
     Calibration,
     apply_temperature,
@@ -18,6 +20,7 @@ from regraft.evaluation.calibration import (
 )
 from regraft.evaluation.metrics import ClassReport, Evaluation
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions
 from regraft.report.run_table import describe_trained
 
 #: Maximum number of pictures of wrong predictions and of likely label errors, and of each other kind.
@@ -27,6 +30,8 @@ RANDOM_WEIGHTS = (
     "The network started from random weights, not from pretrained ones: all that it knows comes from these images."
 )
 WITHHELD = "Likely label errors and heat maps are withheld: they mean something only where it is."
+#: Heading of pictures, indices of predictions, and what to say if there are none.
+Group = tuple[str, list[int], str]
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,14 @@ class Suspect:
 
 
 @dataclass(frozen=True, eq=False)
-class RunRecord:
+class RunRecord(ABC):
     """Everything that is reported about a run. Unknown values are empty or None.
 
     `description`, `config` and `metrics` are the contents of `model.json`, `config.toml` and `metrics.json`, `history`
     and `head_path` the rows of the CSV files; `source` is the path or URL of the images. `evaluations` are those of the
     validation and test images, `counts` the images of each class, by part, `suspects` the likely label errors, the most
     likely first, `hashes` the SHA-256 of the run's files, and `comparison` the `models` and `conclusion` of a
-    comparison that includes the run.
+    comparison that includes the run. Each task has a class of its own.
     """
 
     name: str
@@ -58,12 +63,18 @@ class RunRecord:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     head_path: Sequence[Mapping[str, Any]] = ()
-    predictions: Predictions | None = None
-    evaluations: Mapping[Part, Evaluation] = field(default_factory=dict)
+    predictions: AnyPredictions | None = None
+    evaluations: Mapping[Part, AnyEvaluation] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    suspects: tuple[Suspect, ...] = ()
+    suspects: tuple[Any, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
     comparison: Mapping[str, Any] | None = None
+
+    @property
+    def task(self) -> Task:
+        """What the model says about an image."""
+        task: Task = self.description.get("head", {}).get("task", "classification")
+        return task
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,24 +99,19 @@ class RunRecord:
         return next((part for part in parts if part in self.evaluations), None)
 
     @cached_property
-    def reported(self) -> Predictions | None:
+    def reported(self) -> AnyPredictions | None:
         """The predictions of that part."""
         return self.predictions.part(self.part) if self.predictions is not None and self.part else None
 
     @property
-    def calibrations(self) -> tuple[Calibration, Calibration] | None:
-        """Calibration of that part before and after temperature scaling; None where it was not measured."""
-        return calibrations_of(self.metrics, self.reported, self.part)
+    def image_counts(self) -> Mapping[str, int]:
+        """Number of images by part."""
+        return {part: sum(counts.values()) for part, counts in self.counts.items()}
 
     @property
     def has_random_weights(self) -> bool:
         """Whether the network started from random weights."""
         return (self.description.get("weights") or {}).get("source") == "none"
-
-    @property
-    def at_chance(self) -> str:
-        """Why the model is not clearly better than the majority class; "" if it is, or was not evaluated."""
-        return self.evaluations[self.part].at_chance if self.part else ""
 
     @property
     def cautions(self) -> list[str]:
@@ -154,6 +160,49 @@ class RunRecord:
         same = next((i for i, (a, b) in pairs if a != b), min(len(first), len(last)))
         return first[: first.rfind("/", 0, same) + 1]
 
+    @property
+    @abstractmethod
+    def at_chance(self) -> str:
+        """Why what the model says about single images is not to be believed; "" if it is, or was not evaluated."""
+
+    @abstractmethod
+    def picture_groups(self) -> list[Group]:
+        """Pictures of predictions: heading, indices of reported predictions, and what to say if there are none."""
+
+    def image_names(self) -> list[str]:
+        """Names of all images that a page shows."""
+        return list(dict.fromkeys([*self.predicted_image_names(), *(s.path for s in self.suspects[:SHOWN])]))
+
+    def predicted_image_names(self) -> list[str]:
+        """Names of the images that a page shows for their prediction."""
+        if (predictions := self.reported) is None:
+            return []
+        return list(dict.fromkeys(predictions.ids[i] for _, rows, _ in self.picture_groups() for i in rows))
+
+
+@dataclass(frozen=True, eq=False)
+class ClassificationRecord(RunRecord):
+    """What is reported about a run whose model gives an image one class."""
+
+    predictions: Predictions | None = None
+    evaluations: Mapping[Part, Evaluation] = field(default_factory=dict)
+    suspects: tuple[Suspect, ...] = ()
+
+    @cached_property
+    def reported(self) -> Predictions | None:
+        """The predictions of the reported part."""
+        return self.predictions.part(self.part) if self.predictions is not None and self.part else None
+
+    @property
+    def calibrations(self) -> tuple[Calibration, Calibration] | None:
+        """Calibration of that part before and after temperature scaling; None where it was not measured."""
+        return calibrations_of(self.metrics, self.reported, self.part)
+
+    @property
+    def at_chance(self) -> str:
+        """Why the model is not clearly better than the majority class; "" if it is, or was not evaluated."""
+        return self.evaluations[self.part].at_chance if self.part else ""
+
     def worst(self) -> list[int]:
         """Indices of reported predictions: the wrong ones, the most confident first."""
         if (predictions := self.reported) is None:
@@ -184,16 +233,13 @@ class RunRecord:
         rows = self.evaluations[self.part].per_class if self.part else ()
         return sorted(rows, key=lambda row: (row.support == 0, row.f1))
 
-    def image_names(self) -> list[str]:
-        """Names of all images that a page shows."""
-        return list(dict.fromkeys([*self.predicted_image_names(), *(s.path for s in self.suspects[:SHOWN])]))
-
-    def predicted_image_names(self) -> list[str]:
-        """Names of the images that a page shows for their prediction."""
-        if (predictions := self.reported) is None:
-            return []
-        indices = (*self.worst(), *self.best(), *self.least_confident())
-        return list(dict.fromkeys(predictions.ids[i] for i in indices))
+    def picture_groups(self) -> list[Group]:
+        """Wrong, right and least confident predictions."""
+        return [
+            ("Top losses: wrong predictions with the highest confidence", self.worst(), "No prediction is wrong."),
+            ("Correct predictions with the highest confidence", self.best(), "No prediction is correct."),
+            ("Lowest confidence", self.least_confident(), ""),
+        ]
 
 
 def calibrations_of(

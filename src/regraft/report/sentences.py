@@ -1,6 +1,6 @@
-"""What the numbers of a run say, in sentences.
+"""What the numbers of a run say whose model gives an image one class, in sentences.
 
-Input: a `RunRecord`. Output: sentences as tuples of plain text and `Name`s, which a page and a model card escape in
+Input: its record. Output: sentences as tuples of plain text and `Name`s, which a page and a model card escape in
 their own ways.
 """
 
@@ -14,46 +14,38 @@ from regraft.errors import UsageError
 from regraft.evaluation.abstention import select, threshold_for
 from regraft.evaluation.calibration import MIN_IMAGES
 from regraft.evaluation.metrics import MAX_UNTESTED, Evaluation
-from regraft.report.distillation import describe_lesson, describe_result
-from regraft.report.earlier_run import describe_earlier
 from regraft.report.html import Name, interval, percent
-from regraft.report.record import RANDOM_WEIGHTS, WITHHELD, RunRecord
+from regraft.report.record import WITHHELD, ClassificationRecord
+from regraft.report.task_report import Sentence
 from regraft.text import pluralize
-
-Sentence = tuple[str, ...]
 
 #: Accuracy for which a confidence threshold is suggested.
 _TARGET_ACCURACY = 0.95
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def summary(record: RunRecord) -> list[Sentence]:
-    """Return the sentences that say how good the model is, and what limits this statement."""
-    sentences: list[Sentence] = [(RANDOM_WEIGHTS,)] if record.has_random_weights else []
-    sentences += [(text,) for text in record.missing]
-    if record.part is not None:
-        evaluation = record.evaluations[record.part]
-        correct, part = int(np.trace(evaluation.confusion)), PARTS[record.part]
-        low, high = evaluation.intervals["macro_f1"]
-        sentences.append((
-            f"{correct:,} of {pluralize(evaluation.count, f'{part} image')} are classified correctly: "
-            f"{percent(evaluation.accuracy)} accuracy (95 % confidence interval "
-            f"{interval(evaluation.accuracy_interval)}). Macro-F1: {evaluation.macro_f1:.3f} "
-            f"({low:.3f} to {high:.3f})", *_of_tested(evaluation), ".",
-        ))  # fmt: skip
-        if at_chance := objection(evaluation):
-            sentences.append((*at_chance, f" {WITHHELD}"))
-        sentences += _per_class(evaluation)
-    if distillation := record.metrics.get("distillation"):
-        sentences += [(text,) for text in (describe_lesson(distillation), *describe_result(distillation))]
-    if earlier := record.metrics.get("earlier_run"):
-        sentences += [(text,) for text in describe_earlier(earlier)]
-    sentences += [*_calibration(record), *_threshold(record)]
-    sentences += [(str(note),) for note in (record.metrics.get("training") or {}).get("notes", ())]
-    if record.suspects:
-        images = pluralize(len(record.suspects), "validation or test image has", "validation or test images have")
-        sentences.append((f"{images} a label that may be wrong.",))
-    return sentences
+def quality(record: ClassificationRecord) -> Iterator[Sentence]:
+    """Yield the sentences that say how good the model is."""
+    if record.part is None:
+        return
+    evaluation = record.evaluations[record.part]
+    correct, part = int(np.trace(evaluation.confusion)), PARTS[record.part]
+    low, high = evaluation.intervals["macro_f1"]
+    yield (
+        f"{correct:,} of {pluralize(evaluation.count, f'{part} image')} are classified correctly: "
+        f"{percent(evaluation.accuracy)} accuracy (95 % confidence interval "
+        f"{interval(evaluation.accuracy_interval)}). Macro-F1: {evaluation.macro_f1:.3f} "
+        f"({low:.3f} to {high:.3f})", *_of_tested(evaluation), ".",
+    )  # fmt: skip
+    if at_chance := objection(evaluation):
+        yield (*at_chance, f" {WITHHELD}")
+    yield from _per_class(evaluation)
+
+
+def confidence(record: ClassificationRecord) -> Iterator[Sentence]:
+    """Yield the sentences about calibration and about accepting confident predictions only."""
+    yield from _calibration(record)
+    yield from _threshold(record)
 
 
 def objection(evaluation: Evaluation) -> Sentence:
@@ -102,7 +94,7 @@ def _per_class(evaluation: Evaluation) -> Iterator[Sentence]:
                f"” ({images}).")  # fmt: skip
 
 
-def _calibration(record: RunRecord) -> Iterator[Sentence]:
+def _calibration(record: ClassificationRecord) -> Iterator[Sentence]:
     if record.calibrations is None:
         return
     before, after = record.calibrations
@@ -118,7 +110,7 @@ def _calibration(record: RunRecord) -> Iterator[Sentence]:
     yield (f"Expected calibration error: {after.describe()}; {how}.",)
 
 
-def _threshold(record: RunRecord) -> Iterator[Sentence]:
+def _threshold(record: ClassificationRecord) -> Iterator[Sentence]:
     if record.part != "test" or record.predictions is None:
         return
     val, test = record.predictions.part("val"), record.predictions.part("test")

@@ -73,9 +73,7 @@ def evaluate(
     if out is not None and isinstance(model, Run):
         from regraft.runs.prediction_parts.dataset import predict_dataset_parts
 
-        predictions = predict_dataset_parts(
-            model.path, dataset, out, thresholds=classifier.thresholds, cluster=cluster
-        )
+        predictions = predict_dataset_parts(model.path, dataset, out, thresholds=classifier.thresholds, cluster=cluster)
         return evaluate_images(model, dataset, predictions)
     return evaluate_images(known, dataset, predict_dataset(classifier, dataset))
 

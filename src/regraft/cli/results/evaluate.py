@@ -23,14 +23,14 @@ from regraft.cli.options import (
     Trust,
     cluster_of,
 )
-from regraft.cli.output import console, print_json, print_report
+from regraft.cli.output import console, print_json
+from regraft.cli.tasks import OUTPUTS
 from regraft.runs.progress import rich_progress
 
 if TYPE_CHECKING:
     from regraft.cluster.executor import Cluster
     from regraft.data.dataset import Dataset
-    from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
-    from regraft.evaluation.predictions import Predictions
+    from regraft.evaluation.tasks import AnyPredictions
     from regraft.models.classifier import Classifier
     from regraft.models.inference import Predictor, Tta
     from regraft.training.callbacks import ProgressReporter
@@ -46,7 +46,9 @@ def command(
     ] = None,
     part: Annotated[str | None, Option(help="train, val or test. Default: test if DATA has it, else all.")] = None,
     csv: Annotated[Path | None, Option(help="Write the prediction of every image to this file.")] = None,
-    plot: Annotated[Path | None, Option(help="Draw the confusion matrix to this PNG.")] = None,
+    plot: Annotated[
+        Path | None, Option(help="Draw the confusion matrix, or precision over recall, to this PNG.")
+    ] = None,
     tta: Annotated[str, Option(help="Test-time augmentation of DATA, measured: none, flip or crops.")] = "none",
     on_unreadable: Annotated[str, Option(help="Unreadable images: skip or error.")] = "skip",
     image_column: ImageColumn = None,
@@ -55,19 +57,18 @@ def command(
     trust: Trust = False,
     out: Annotated[
         Path | None,
-        Option(help="Folder for metrics, predictions and confusion matrix; it can be continued."),
+        Option(help="Folder for metrics, predictions and their picture; it can be continued."),
     ] = None,
     cluster: ClusterAddress = None,
     cluster_cpus: ClusterCpus = None,
     json: Json = False,
 ) -> None:
-    """Print accuracy with its interval, the classification report and the confusion matrix."""
+    """Print accuracy or mean average precision with intervals, and the metrics of each class."""
     from regraft.atomic_io import write_json
     from regraft.data.dataset import PARTS
     from regraft.data.scan import OnUnreadable
     from regraft.errors import UsageError
-    from regraft.evaluation.calibration import measure_calibration
-    from regraft.evaluation.stored_predictions import find_predictions, write_predictions
+    from regraft.evaluation.stored_predictions import find_predictions
     from regraft.exporting.exported_model import ExportedModel, is_export
     from regraft.models.inference import check_tta
     from regraft.runs.evaluate import evaluate_images, select_labeled
@@ -92,15 +93,13 @@ def command(
     if exported and data is None:
         raise UsageError(f"{run} is an export and has no stored predictions. Give DATA.")
     screen = console(json)
-    if data is None and load(run).task == "multilabel":
-        _print_labels(screen, run, load(run).evaluate_labels(part), json)
-        return
     gain: dict[str, Any] | None = None
     bad: list[dict[str, str]] = []
     ignored: list[str] = []
     if data is None:
         own = load(run)
-        predictions, evaluation = own.predictions_of(part), own.evaluate(part)
+        predictions, evaluation = own.stored(part), own.evaluation(part)
+        task = OUTPUTS[own.task]
         title = f"the run's {predictions.parts[0]} images"
     else:
         loaded = ExportedModel(run, trust=trust) if exported else load(run)
@@ -115,58 +114,47 @@ def command(
             predictions, gain = _predict(model, dataset, views, reporter, place)
             progress = partial(reporter.on_progress, "near duplicates", detail="pairs")
             evaluation = evaluate_images(loaded, dataset, predictions, progress=progress)
+        task = OUTPUTS[dataset.task]
         bad = [{"path": b.path, "reason": b.reason} for b in dataset.bad]
         ignored = list(dataset.ignored)
         for note in dataset.notes:
             screen.print(f"[dim]{escape(note)}[/dim]")
         title = data
-    calibration = measure_calibration(predictions)
+    calibration = task.measure_calibration(predictions)
     extra: dict[str, Any] = {"tta": gain} if gain else {}
     extra |= {"calibration": calibration.to_json() | {"is_miscalibrated": calibration.is_miscalibrated}}
     value = {"run": str(run), "data": title, "bad": bad, "ignored": ignored, **evaluation.to_json(), **extra}
     if out is not None:
         write_json(out / _EVALUATION, value)
-        if note := write_predictions(predictions, out):
+        if note := task.write(predictions, out):
             screen.print(f"[yellow]{escape(note)}[/yellow]")
     if csv is not None:
         predictions.write_csv(csv)
-    for picture in filter(None, (plot, out and out / "confusion_matrix.png")):
-        from regraft.report.plots.confusion import plot_confusion
-
-        plot_confusion(evaluation.confusion, predictions.classes, picture, title=title)
+    for picture in filter(None, (plot, out and out / task.PLOT)):
+        task.plot(evaluation, predictions, picture, title)
     if json:
         print_json(value)
         return
     screen.print(escape(f"{evaluation.count} images of {title}\n"))
-    print_report(screen, evaluation, "--json lists all")
-    screen.print(f"Expected calibration error: {calibration.describe()}.")
-    known = [] if evaluation.overlap is None else evaluation.overlap.cautions(evaluation.accuracy)
-    for caution in (*known, evaluation.at_chance):
+    task.print_report(screen, evaluation, "--json lists all")
+    screen.print(f"{task.CALIBRATION_ERROR}: {calibration.describe()}.")
+    for caution in task.cautions(evaluation):
         if caution:
             screen.print(f"[yellow]{escape(caution)}[/yellow]")
     if gain:
-        _print_gain(screen, gain)
+        _print_gain(screen, gain, task.ACCURACY)
     for file in bad:
         screen.print(f"[yellow]left out[/yellow] {escape(file['path'])}: {escape(file['reason'])}")
     if data is None:
-        advice = f"regraft explain {run} --mistakes 6   (heat maps of its most confident errors)"
+        advice = task.advice(run)
     elif out is None:
-        advice = f"regraft evaluate {run} {data} --out evaluated   (predictions, metrics and confusion matrix as files)"
+        advice = f"regraft evaluate {run} {data} --out evaluated   (predictions, metrics and their picture as files)"
     else:
         advice = f"regraft evaluate {run} {data} --tta flip   (is the mean over an image and its mirror image better?)"
     if out is not None:
         table = find_predictions(out)
-        screen.print(escape(f"\n{out}: evaluation.json, {table.name if table else ''}, confusion_matrix.png"))
+        screen.print(escape(f"\n{out}: evaluation.json, {table.name if table else ''}, {task.PLOT}"))
     screen.print(f"\n[bold]Try next[/bold]\n  {escape(advice)}")
-
-
-def _print_labels(screen: Console, run: Path, evaluation: MultilabelEvaluation, json: bool) -> None:
-    """Print the evaluation of a model that gives an image any number of classes."""
-    if json:
-        print_json({"run": str(run), **evaluation.to_json()})
-        return
-    screen.print(escape(f"{evaluation.count} images\n"))
-    screen.print(escape(str(evaluation)))
 
 
 @dataclass(frozen=True)
@@ -181,13 +169,13 @@ class _Parts:
 
 def _predict(
     model: Classifier | Predictor, dataset: Dataset, views: Tta, reporter: ProgressReporter, place: _Parts | None
-) -> tuple[Predictions, dict[str, Any] | None]:
+) -> tuple[AnyPredictions, dict[str, Any] | None]:
     """Predict; with test-time augmentation, also compare its accuracy and time with plain prediction."""
     from regraft.evaluation.comparison import paired_difference
-    from regraft.evaluation.metrics import evaluate
+    from regraft.evaluation.tasks import evaluate_any
     from regraft.runs.evaluate import predict_dataset
 
-    def predict(tta: Tta) -> Predictions:
+    def predict(tta: Tta) -> AnyPredictions:
         if place is None:
             progress = partial(reporter.on_progress, "evaluate", detail="images")
             return predict_dataset(model, dataset, tta=tta, progress=progress)
@@ -198,10 +186,17 @@ def _predict(
         opener = classifier_of if place.trust is None else partial(ExportedModel, trust=place.trust)
         out = place.out if views == "none" else place.out / tta
         return predict_dataset_parts(
-            place.model, dataset, out, opener=opener, tta=tta, cluster=place.cluster, reporter=reporter
+            place.model,
+            dataset,
+            out,
+            opener=opener,
+            thresholds=model.thresholds,
+            tta=tta,
+            cluster=place.cluster,
+            reporter=reporter,
         )
 
-    def timed(tta: Tta) -> tuple[Predictions, float]:
+    def timed(tta: Tta) -> tuple[AnyPredictions, float]:
         started = time.perf_counter()
         predictions = predict(tta)
         return predictions, 1000 * (time.perf_counter() - started) / len(dataset)
@@ -210,18 +205,22 @@ def _predict(
     if views == "none":
         return plain, None
     predictions, milliseconds = timed(views)
-    gain = {"tta": views, "plain_accuracy": evaluate(plain).accuracy, **paired_difference(predictions, plain).to_json()}
+    gain = {
+        "tta": views,
+        "plain_accuracy": evaluate_any(plain).accuracy,
+        **paired_difference(predictions, plain).to_json(),
+    }
     if place is None:  # else parts of an earlier call may have been found
         gain |= {"milliseconds": milliseconds, "plain_milliseconds": plain_milliseconds}
     return predictions, gain
 
 
-def _print_gain(screen: Console, gain: dict[str, Any]) -> None:
+def _print_gain(screen: Console, gain: dict[str, Any], accuracy: str) -> None:
     from regraft.evaluation.comparison import SIGNIFICANT
 
     low, high = gain["interval"]
     screen.print(
-        f"{gain['tta']}: {100 * gain['accuracy']:+.1f} points of accuracy (95 % interval {100 * low:+.1f} to "
+        f"{gain['tta']}: {100 * gain['accuracy']:+.1f} points of {accuracy} (95 % interval {100 * low:+.1f} to "
         f"{100 * high:+.1f}; {gain['only_first']} images better, {gain['only_second']} worse, p = {gain['p']:.2g})"
         + _describe_time(gain)
         + ("" if gain["p"] < SIGNIFICANT else " The difference is not significant.")

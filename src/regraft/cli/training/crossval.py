@@ -25,7 +25,8 @@ from regraft.cli.options import (
     Weights,
     cluster_of,
 )
-from regraft.cli.output import console, print_json, print_report
+from regraft.cli.output import console, print_json
+from regraft.cli.tasks.classification import print_report
 from regraft.runs.progress import rich_progress
 from regraft.text import pluralize
 

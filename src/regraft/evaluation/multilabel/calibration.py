@@ -84,9 +84,7 @@ def measure_label_calibration(predictions: MultilabelPredictions) -> MultilabelC
     draws = int(np.clip(_VALUES // truth.size, _LEAST_DRAWS, _MOST_DRAWS))
     simulated = [chance_errors(column, draws=draws, seed=i) for i, column in enumerate(probabilities.T)]
     per_class = tuple(
-        compare_shares(
-            said, has, chance, brier=float(((said - has) ** 2).mean()), loss=binary_log_loss(has, said)
-        )
+        compare_shares(said, has, chance, brier=float(((said - has) ** 2).mean()), loss=binary_log_loss(has, said))
         for has, said, chance in zip(truth.T, probabilities.T, simulated, strict=True)
     )
     mean = np.mean(simulated, axis=0)

@@ -256,6 +256,7 @@ def evaluate_labels(predictions: MultilabelPredictions, said: np.ndarray | None 
         per_class=per_class,
         intervals={name: _pair(interval[name]) for name in averages},
         cooccurrence=together,
+        overlap=None,
         **{name: float(estimate[name][0]) for name in averages},
     )
 

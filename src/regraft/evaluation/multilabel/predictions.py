@@ -88,6 +88,16 @@ class MultilabelPredictions(NotebookRepr):
         """Whether each image is said to have each class, bool (N, C)."""
         return np.asarray(self.probabilities >= self.thresholds)
 
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the answers for all classes of each image are right, bool (N,)."""
+        return np.asarray((self.predicted == self.indicators).all(axis=1))
+
+    @property
+    def label_names(self) -> list[str]:
+        """The classes of each image as `join_labels` writes them, length N."""
+        return self.names(self.indicators)
+
     def with_thresholds(self, thresholds: np.ndarray) -> MultilabelPredictions:
         """The same probabilities with other thresholds, float64 (C,)."""
         return replace(self, thresholds=thresholds)

@@ -58,12 +58,15 @@ class LabelTile:
 
     @property
     def texts(self) -> tuple[str, str]:
-        """Two lines below the picture: its classes; and those that are missing (-) and wrong (+)."""
-        wrong = [f"+{style.drawable(name)}" for name in self.predicted if name not in self.labels]
-        missing = [f"−{style.drawable(name)}" for name in self.labels if name not in self.predicted]
+        """Two lines below the picture: its classes, and those that are wrong and missing."""
+        differences = {
+            "wrong": [style.drawable(name) for name in self.predicted if name not in self.labels],
+            "missing": [style.drawable(name) for name in self.labels if name not in self.predicted],
+        }
         names = ", ".join(map(style.drawable, self.labels)) or "no class"
-        verdict = "✓ all right" if self.is_right else f"✗ {' '.join((*wrong, *missing))}"
-        return shorten(names, _CAPTION_WIDTH), shorten(verdict, _CAPTION_WIDTH + 3)
+        said = "; ".join(f"{what} {', '.join(classes)}" for what, classes in differences.items() if classes)
+        verdict = "✓ all right" if self.is_right else f"✗ {said}"
+        return shorten(names, _CAPTION_WIDTH), shorten(verdict, _CAPTION_WIDTH + 4)
 
 
 def choose_samples(predictions: Predictions, limit: int = 16) -> list[int]:
@@ -100,7 +103,7 @@ def choose_label_samples(predictions: MultilabelPredictions, limit: int = 16) ->
     return [*wrong.tolist(), *right.tolist()]
 
 
-def plot_samples(tiles: Sequence[SampleTile] | Sequence[LabelTile], path: Path, *, title: str = "") -> None:
+def plot_samples(tiles: Sequence[SampleTile | LabelTile], path: Path, *, title: str = "") -> None:
     """Draw a grid of images with frames: green for correct predictions, red for wrong ones, gray without a label."""
     if not tiles:
         raise DataError("0 images; expected at least one to show")

@@ -82,6 +82,4 @@ class ClassificationResults:
 
         # The predictions of a part are in its order.
         tiles = with_images(choose_samples(predictions), split, part, preprocessing, tile)
-        plot_samples(
-            tiles, folder / "sample_predictions.png", title=f"{title}: true \N{RIGHTWARDS ARROW} predicted"
-        )
+        plot_samples(tiles, folder / "sample_predictions.png", title=f"{title}: true \N{RIGHTWARDS ARROW} predicted")

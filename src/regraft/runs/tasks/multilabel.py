@@ -40,9 +40,7 @@ class MultilabelResults:
     thresholds_for: str
 
     @classmethod
-    def calibrated(
-        cls, model: Classifier, predicted: SamplePredictions, options: TrainingOptions
-    ) -> MultilabelResults:
+    def calibrated(cls, model: Classifier, predicted: SamplePredictions, options: TrainingOptions) -> MultilabelResults:
         """Fit each class's calibration and threshold to the val images, and change the head's last layer for them."""
         before, tiny = predicted.label_predictions, np.finfo(np.float64).eps
         probabilities = np.clip(before.probabilities, tiny, 1 - tiny)

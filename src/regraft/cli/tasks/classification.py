@@ -1,0 +1,103 @@
+"""What the terminal says of a model that gives an image one class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from regraft.data.dataset import Part
+    from regraft.evaluation.metrics import Evaluation
+    from regraft.evaluation.predictions import Predictions
+    from regraft.runs.run import Run
+
+#: Classes that the terminal lists where there are more than twice as many.
+_WEAKEST = 10
+PLOT, ACCURACY, CALIBRATION_ERROR = "confusion_matrix.png", "accuracy", "Expected calibration error"
+
+
+def print_report(console: Console, evaluation: Evaluation, rest: str) -> None:
+    """Print the classification report; of many classes only the weakest, and where the `rest` is."""
+    console.print(escape(evaluation.report(weakest=_WEAKEST)))
+    if (count := len(evaluation.per_class)) > 2 * _WEAKEST:
+        console.print(escape(f"These are the {_WEAKEST} of {count} classes with the lowest F1; {rest}.\n"))
+
+
+def print_part(console: Console, run: Run, part: Part) -> None:
+    """Print the metrics of one part of a run."""
+    from regraft.evaluation.calibration import MIN_IMAGES
+    from regraft.evaluation.metrics import evaluate
+    from regraft.report.record import WITHHELD, calibrations_of
+
+    evaluation, scores = evaluate(run.predictions.part(part)), run.metrics[part]
+    low, high = scores["accuracy_interval"]
+    print_report(console, evaluation, f"{run.path / 'metrics.json'} and the report list all")
+    console.print(
+        f"[bold green]{part.capitalize()} accuracy {100 * scores['accuracy']:.1f} %[/bold green] "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f}) on {scores['count']} images, "
+        f"macro-F1 {scores['macro_f1']:.3f}{escape(evaluation.of_tested)}."
+    )
+    if evaluation.at_chance:
+        console.print(f"[yellow]{escape(evaluation.at_chance)} {WITHHELD}[/yellow]")
+    for caution in evaluation.cautions():
+        console.print(f"[yellow]{escape(caution)}[/yellow]")
+    calibrations = calibrations_of(run.metrics, run.predictions.part(part), part)
+    if calibrations is None:
+        return
+    before, after = calibrations
+    console.print(f"Expected calibration error: {after.describe()}.")
+    calibration = run.metrics["calibration"]
+    if calibration["fitted_on"] and after.images >= MIN_IMAGES:
+        console.print(
+            f"It was {100 * before.ece:.1f} points before temperature scaling on validation (temperature "
+            f"{calibration['temperature']:.2f})."
+        )
+        if round(after.ece, 3) > round(before.ece, 3) or round(after.loss, 3) > round(before.loss, 3):
+            console.print("A temperature fitted on few validation images can be slightly worse on these images.")
+
+
+def print_note(console: Console, run: Run) -> None:
+    """Print why the validation accuracy differs from that of the last epoch, if it does."""
+    metrics, training = run.metrics, run.metrics["training"]
+    kept = [row for row in run.history if row["kept"]] or [fit for fit in run.head_path if fit["chosen"]]
+    measured = kept[-1]["val_accuracy"] if kept else None
+    if "val" in metrics and measured is not None and abs(measured - metrics["val"]["accuracy"]) > 1e-6:
+        console.print(
+            f"Validation accuracy is {100 * metrics['val']['accuracy']:.1f} % in float32, as in prediction; the "
+            f"{100 * measured:.1f} % above were measured during training in {training['precision']}."
+        )
+
+
+def measure_calibration(predictions: Predictions) -> Any:
+    """The calibration of these predictions."""
+    from regraft.evaluation.calibration import measure_calibration
+
+    return measure_calibration(predictions)
+
+
+def plot(evaluation: Evaluation, predictions: Predictions, path: Path, title: str) -> None:
+    """Draw the confusion matrix into a PNG."""
+    from regraft.report.plots.confusion import plot_confusion
+
+    plot_confusion(evaluation.confusion, predictions.classes, path, title=title)
+
+
+def write(predictions: Predictions, folder: Path) -> str:
+    """Write predictions into a folder; returns a sentence, or ""."""
+    from regraft.evaluation.stored_predictions import write_predictions
+
+    return write_predictions(predictions, folder)
+
+
+def advice(run: Path) -> str:
+    """What to try after an evaluation of stored predictions."""
+    return f"regraft explain {run} --mistakes 6   (heat maps of its most confident errors)"
+
+
+def cautions(evaluation: Evaluation) -> list[str]:
+    """What limits an evaluation of given images."""
+    known = [] if evaluation.overlap is None else evaluation.overlap.cautions(evaluation.accuracy)
+    return [*known, evaluation.at_chance]

@@ -1,0 +1,89 @@
+"""What the terminal says of a model that gives an image any number of classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from regraft.data.dataset import Part
+    from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
+    from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+    from regraft.runs.run import Run
+
+#: Classes that the terminal lists where there are more than twice as many.
+_WEAKEST = 10
+PLOT, ACCURACY = "precision_recall.png", "exact match"
+CALIBRATION_ERROR = "Expected calibration error, mean over the classes"
+
+
+def print_report(console: Console, evaluation: MultilabelEvaluation, rest: str) -> None:
+    """Print the metrics of each class; of many only the weakest, and where the `rest` is."""
+    console.print(escape(evaluation.report(weakest=_WEAKEST)))
+    if (count := len(evaluation.per_class)) > 2 * _WEAKEST:
+        console.print(
+            escape(f"These are the {_WEAKEST} of {count} classes with the lowest average precision; {rest}.\n")
+        )
+
+
+def print_part(console: Console, run: Run, part: Part) -> None:
+    """Print the metrics of one part of a run."""
+    from regraft.evaluation.multilabel.calibration import MultilabelCalibration
+    from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
+    from regraft.report.multilabel.sentences import thresholds
+
+    evaluation = MultilabelEvaluation.from_json(run.metrics[part])
+    low, high = evaluation.intervals["mean_average_precision"]
+    print_report(console, evaluation, f"{run.path / 'metrics.json'} and the report list all")
+    console.print(
+        f"[bold green]{part.capitalize()} mean average precision {evaluation.mean_average_precision:.3f}[/bold green] "
+        f"(95 % interval {low:.3f} to {high:.3f}) on {evaluation.count} images, macro-F1 {evaluation.macro_f1:.3f}."
+    )
+    for caution in evaluation.cautions():
+        console.print(f"[yellow]{escape(caution)}[/yellow]")
+    calibration = run.metrics["calibration"]
+    for sentence in thresholds(evaluation, calibration, part):
+        console.print(escape("".join(sentence)))
+    before, after = (MultilabelCalibration.from_json(calibration[part][when]) for when in ("before", "after"))
+    console.print(f"{CALIBRATION_ERROR}: {after.describe()}.")
+    if calibration["fitted_on"]:
+        console.print(f"It was {100 * before.ece:.1f} points before each class was calibrated on validation.")
+
+
+def print_note(console: Console, run: Run) -> None:
+    """Nothing: what epochs measure is no metric of the run."""
+
+
+def measure_calibration(predictions: MultilabelPredictions) -> Any:
+    """The calibration of these predictions, class by class."""
+    from regraft.evaluation.multilabel.calibration import measure_label_calibration
+
+    return measure_label_calibration(predictions)
+
+
+def plot(evaluation: MultilabelEvaluation, predictions: MultilabelPredictions, path: Path, title: str) -> None:
+    """Draw precision over recall of each class into a PNG."""
+    from regraft.report.plots.precision_recall import plot_precision_recall
+
+    plot_precision_recall(predictions, path, title=title)
+
+
+def write(predictions: MultilabelPredictions, folder: Path) -> str:
+    """Write predictions into a folder; returns ""."""
+    from regraft.evaluation.stored_predictions import CSV
+
+    predictions.write_csv(folder / CSV)
+    return ""
+
+
+def advice(run: Path) -> str:
+    """What to try after an evaluation of stored predictions."""
+    return f"regraft report {run}   (a page with curves, wrong answers and likely label errors)"
+
+
+def cautions(evaluation: MultilabelEvaluation) -> list[str]:
+    """What limits an evaluation of given images."""
+    return evaluation.cautions()

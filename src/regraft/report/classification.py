@@ -1,0 +1,182 @@
+"""What the report of a run says whose model gives an image one class.
+
+Input: its record. Output: values for the templates of the page and the model card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from regraft.evaluation.abstention import risk_coverage
+from regraft.evaluation.calibration import MIN_IMAGES, Calibration
+from regraft.evaluation.metrics import Evaluation
+from regraft.report import sentences
+from regraft.report.earlier_run import class_rows
+from regraft.report.html import interval, percent, short
+from regraft.report.plots.confusion import confusion_figure
+from regraft.report.plots.reliability import draw_reliability, draw_risk_coverage
+from regraft.report.plots.svg import panel, to_svg
+from regraft.report.record import ClassificationRecord
+from regraft.report.task_report import Sentence, TaskReport
+from regraft.text import join_truncated
+
+#: Maximum number of classes in a confusion matrix with numbers, and in one without.
+MAX_NUMBERS, MAX_DRAWN = 24, 100
+#: Maximum number of pairs of confused classes.
+_MAX_PAIRS = 20
+#: Between the bounds of an interval in a narrow column.
+_UNBROKEN_TO = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
+
+
+def _sections(record: ClassificationRecord) -> dict[str, str]:
+    changes = class_rows(record.metrics.get("earlier_run") or {})
+    return {
+        "confusion": "Confusion matrix",
+        "classes": "Per-class metrics",
+        **({"earlier": "Compared with the earlier run"} if changes else {}),
+        "calibration": "Calibration",
+        "predictions": "Top losses",
+        "label_errors": "Label errors",
+    }
+
+
+def _numbers(record: ClassificationRecord) -> list[tuple[str, str]]:
+    if record.part is None:
+        return []
+    evaluation = record.evaluations[record.part]
+    return [
+        (
+            percent(evaluation.accuracy),
+            f"{record.part} accuracy ({interval(evaluation.accuracy_interval)})".replace(" to ", _UNBROKEN_TO),
+        ),
+        (f"{evaluation.macro_f1:.3f}", f"macro-F1{' of the tested classes' if evaluation.untested else ''}"),
+        (f"{evaluation.count:,}", f"{record.part} images"),
+    ]
+
+
+def _objection(record: ClassificationRecord) -> Sentence:
+    return sentences.objection(record.evaluations[record.part]) if record.part else ()
+
+
+def _details(record: ClassificationRecord) -> dict[str, Any]:
+    return {"confusion": confusion_view(record.evaluations[record.part]) if record.part else None}
+
+
+def _page_view(record: ClassificationRecord) -> dict[str, Any]:
+    return {
+        **_details(record),
+        "changes": class_rows(record.metrics.get("earlier_run") or {}),
+        "per_class_rows": record.weakest_first(),
+        "calibration": _calibration_view(record),
+    }
+
+
+def _card_view(record: ClassificationRecord) -> dict[str, Any]:
+    return {
+        "metrics": _card_metrics(record),
+        "weakest": [row for row in record.weakest_first() if row.support],
+        "limitations": [*_weak_classes(record), *_label_errors(record)],
+        "min_calibrated": MIN_IMAGES,
+    }
+
+
+def confusion_view(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the confusion matrix, as a table or a chart depending on its size, and the most frequent confusions."""
+    names = [row.name for row in evaluation.per_class]
+    confusion = evaluation.confusion
+    support = np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    levels = np.ceil(np.sqrt(confusion / support) * 8).astype(int)
+    view: dict[str, Any] = {"names": names, "cells": None, "chart": None}
+    if len(names) <= MAX_NUMBERS:
+        view["cells"] = [
+            [(f"{'hit' if i == j else 'miss'} heat-{levels[i, j]}", int(n)) for j, n in enumerate(row)]
+            for i, row in enumerate(confusion)
+        ]
+    elif len(names) <= MAX_DRAWN:
+        label = f"{int(np.trace(confusion)):,} of {int(confusion.sum()):,} images are on the diagonal."
+        view["chart"] = to_svg(confusion_figure(confusion, names, with_numbers=False), "confusion", label, tight=True)
+    view["pairs"] = [
+        (names[i], names[j], n, n / int(support[i, 0])) for i, j, n in sentences.confused(evaluation, _MAX_PAIRS)
+    ]
+    return view
+
+
+def _calibration_view(record: ClassificationRecord) -> dict[str, Any]:
+    view: dict[str, Any] = {"charts": [], "rows": [], "title": ""}
+    if record.reported is None:
+        return view
+    if record.calibrations:
+        before, after = record.calibrations
+        view["title"] = f"At temperature {record.metrics['calibration']['temperature']:.2f}"
+        for name, title, calibration in (("before", "before calibration", before), ("after", view["title"], after)):
+            label = f"Reliability diagram {title}: expected calibration error {calibration.describe()}."
+            chart = panel(lambda axes, c=calibration: draw_reliability(axes, c), f"reliability-{name}", label)  # type: ignore[misc]
+            view["charts"].append((f"Reliability diagram, {title[0].lower() + title[1:]}", chart))
+        view["rows"] = [
+            ("Expected calibration error", *map(_calibration_error, record.calibrations)),
+            ("The same by chance alone", *map(_chance, record.calibrations)),
+            ("Brier score", f"{before.brier:.4f}", f"{after.brier:.4f}"),
+            ("Log loss", f"{before.loss:.4f}", f"{after.loss:.4f}"),
+        ]
+    coverage, risk = risk_coverage(record.reported)
+    half = float(risk[np.searchsorted(coverage, 0.5)])
+    label = f"Error rate of all predictions: {100 * risk[-1]:.1f} %; of the more confident half: {100 * half:.1f} %."
+    view["charts"].append(("Risk-coverage curve", panel(lambda axes: draw_risk_coverage(axes, coverage, risk),
+                                                        "risk-coverage", label)))  # fmt: skip
+    return view
+
+
+def _calibration_error(calibration: Calibration) -> str:
+    return f"{100 * calibration.ece:.2f} points" if calibration.images >= MIN_IMAGES else "too few images"
+
+
+def _chance(calibration: Calibration) -> str:
+    if calibration.chance is None or calibration.chance_interval is None:
+        return ""
+    return f"{100 * calibration.chance:.2f} points ({interval(calibration.chance_interval)})"
+
+
+def _card_metrics(record: ClassificationRecord) -> list[tuple[str, str, float]]:
+    """Metrics of the front matter: type, name and value."""
+    if record.part is None:
+        return []
+    evaluation = record.evaluations[record.part]
+    macro_f1 = "Macro F1" + (" of the tested classes" if evaluation.untested else "")
+    metrics = [("accuracy", "Accuracy", evaluation.accuracy), ("f1", macro_f1, evaluation.macro_f1)]
+    if record.calibrations and evaluation.count >= MIN_IMAGES:
+        metrics.append(("expected_calibration_error", "Expected calibration error", record.calibrations[1].ece))
+    return [(kind, name, round(value, 6)) for kind, name, value in metrics]
+
+
+def _weak_classes(record: ClassificationRecord) -> Iterator[str]:
+    """A sentence about the classes whose recall is below one half with 97.5 % certainty."""
+    rows = record.evaluations[record.part].per_class if record.part else ()
+    names = [short(row.name, 40) for row in rows if row.support and row.recall_interval[1] < 0.5]
+    if names:
+        yield f"The recall is below 50 % for {join_truncated(names)}."
+
+
+def _label_errors(record: ClassificationRecord) -> Iterator[str]:
+    if record.suspects:
+        yield (f"{len(record.suspects):,} of the validation and test images may have a wrong label (label_errors.csv), "
+               "which affects all metrics.")  # fmt: skip
+
+
+REPORT = TaskReport(
+    page="run.html.jinja",
+    card="model_card.md.jinja",
+    sections=_sections,
+    numbers=_numbers,
+    train_accuracy="accuracy",
+    quality=sentences.quality,
+    confidence=sentences.confidence,
+    objection=_objection,
+    suspect_columns=("path", "label", "looks_like", "probability"),
+    suspect_row=lambda suspect: (suspect.path, suspect.label, suspect.suggested, suspect.probability),
+    details=_details,
+    page_view=_page_view,
+    card_view=_card_view,
+)

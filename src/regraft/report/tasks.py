@@ -1,0 +1,39 @@
+"""The reports of all tasks, and what each task says of a run in a few sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from regraft.data.labels import Task
+from regraft.report import classification
+from regraft.report.distillation import describe_lesson, describe_result
+from regraft.report.earlier_run import describe_earlier
+from regraft.report.multilabel import report as multilabel
+from regraft.report.record import RANDOM_WEIGHTS, RunRecord
+from regraft.report.task_report import Sentence, TaskReport
+from regraft.text import pluralize
+
+REPORTS: Mapping[Task, TaskReport[Any]] = {
+    "classification": classification.REPORT,
+    "multilabel": multilabel.REPORT,
+}
+
+
+def summary(record: RunRecord) -> list[Sentence]:
+    """Return the sentences that say how good the model is, and what limits this statement."""
+    report = REPORTS[record.task]
+    sentences: list[Sentence] = [(RANDOM_WEIGHTS,)] if record.has_random_weights else []
+    sentences += [(text,) for text in record.missing]
+    sentences += report.quality(record)
+    if distillation := record.metrics.get("distillation"):
+        sentences += [(text,) for text in (describe_lesson(distillation), *describe_result(distillation))]
+    if earlier := record.metrics.get("earlier_run"):
+        sentences += [(text,) for text in describe_earlier(earlier)]
+    sentences += report.confidence(record)
+    sentences += [(str(note),) for note in (record.metrics.get("training") or {}).get("notes", ())]
+    if record.suspects:
+        images = len({suspect.path for suspect in record.suspects})
+        text = pluralize(images, "validation or test image has", "validation or test images have")
+        sentences.append((f"{text} a label that may be wrong.",))
+    return sentences
