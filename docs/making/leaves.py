@@ -3,6 +3,7 @@
     python docs/making/leaves.py leaves                # 90 per class
     python docs/making/leaves.py leaves --count 40 --tag spotted
     python docs/making/leaves.py leaves --new 2        # and two others per class, in `new` next to it
+    python docs/making/leaves.py leaves --several      # 270 that are eaten, spotted and tagged, or not; in labels.csv
 
 The license of most labeled photographs does not allow redistribution, so the tutorials use drawn leaves. `--tag` adds a
 paper tag to the images of one class: a shortcut that a classifier learns instead of the leaf.
@@ -11,17 +12,21 @@ paper tag to the images of one class: a shortcut that a classifier learns instea
 from __future__ import annotations
 
 import argparse
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 CLASSES = ("eaten", "healthy", "spotted")
+#: Labels of which a leaf may have any number, and how often it has each.
+LABELS = {"eaten": 0.4, "spotted": 0.35, "tagged": 0.15}
 _SIZE, _SCALE = 256, 2  # drawn at twice the size and downscaled, which smooths the edges
 
 
-def leaf(label: str, rng: np.random.Generator, *, tag: bool = False) -> Image.Image:
-    """Draw one leaf of a class on earth, stone or paper, as an RGB image of 256 x 256 pixels."""
+def leaf(damages: Sequence[str], rng: np.random.Generator, *, tag: bool = False) -> Image.Image:
+    """Draw one leaf that is `eaten` or `spotted`, on earth, stone or paper, as an RGB image of 256 x 256 pixels."""
     size = _SIZE * _SCALE
     ground = np.array([(116, 92, 66), (140, 140, 142), (214, 206, 190), (84, 96, 70)][rng.integers(4)], float)
     coarse = Image.fromarray(rng.normal(128, 40, (24, 24)).clip(0, 255).astype(np.uint8)).resize((size, size))
@@ -53,11 +58,11 @@ def leaf(label: str, rng: np.random.Generator, *, tag: bool = False) -> Image.Im
     mask = Image.new("L", (size, size))
     cut = ImageDraw.Draw(mask)
     cut.polygon(outline, fill=255)
-    for _ in range(rng.integers(1, 7) if label != "healthy" else 0):
+    for damage in (one for one in damages for _ in range(rng.integers(1, 7))):
         where, across = rng.integers(8, 50, 1), rng.uniform(-0.85, 0.85)
         (cx, cy), radius = to_image(x[where], bend[where] + across * half[where])[0], rng.uniform(0.014, 0.045) * size
         box = (cx - radius, cy - radius * rng.uniform(0.7, 1), cx + radius, cy + radius)
-        if label == "eaten":
+        if damage == "eaten":
             cut.ellipse(box, fill=0)
         else:
             pen.ellipse(box, fill=(96, 62, 30))
@@ -74,6 +79,24 @@ def leaf(label: str, rng: np.random.Generator, *, tag: bool = False) -> Image.Im
     return image.resize((_SIZE, _SIZE), Image.Resampling.LANCZOS)
 
 
+def damages_of(label: str) -> tuple[str, ...]:
+    """What to draw on a leaf of a class."""
+    return () if label == "healthy" else (label,)
+
+
+def write_several(folder: Path, count: int, rng: np.random.Generator) -> None:
+    """Write leaves with any number of labels, and `labels.csv`, which has them with `|` in between."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [("image", "labels")]
+    for i in range(count):
+        labels = [name for name, share in LABELS.items() if rng.random() < share]
+        image = leaf([name for name in labels if name != "tagged"], rng, tag="tagged" in labels)
+        image.save(folder / f"leaf{i:03d}.jpg", quality=90)
+        rows.append((f"leaf{i:03d}.jpg", "|".join(labels)))
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
 def main() -> None:
     """Write the images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,18 +105,26 @@ def main() -> None:
     parser.add_argument("--tag", choices=CLASSES, help="class whose images have a paper tag")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--new", type=int, default=0, help="other images per class, in the folder `new` next to it")
+    parser.add_argument("--several", action="store_true", help="three times as many, with any number of labels each")
     args = parser.parse_args()
+    new = args.folder.parent / "new"
+    if args.several:
+        write_several(args.folder, 3 * args.count, np.random.default_rng(args.seed))
+        if args.new:
+            write_several(new, 3 * args.new, np.random.default_rng(args.seed + 1))
+            (new / "labels.csv").unlink()
+        return
     if args.new:
-        new, rng = args.folder.parent / "new", np.random.default_rng(args.seed + 1)
+        rng = np.random.default_rng(args.seed + 1)
         new.mkdir(parents=True, exist_ok=True)
         for label in CLASSES:
             for i in range(args.new):
-                leaf(label, rng).save(new / f"{label}{i:03d}.jpg", quality=90)
+                leaf(damages_of(label), rng).save(new / f"{label}{i:03d}.jpg", quality=90)
     rng = np.random.default_rng(args.seed)
     for label in CLASSES:
         (args.folder / label).mkdir(parents=True, exist_ok=True)
         for i in range(args.count):
-            image = leaf(label, rng, tag=label == args.tag)
+            image = leaf(damages_of(label), rng, tag=label == args.tag)
             image.save(args.folder / label / f"{label}{i:03d}.jpg", quality=90)
 
 
