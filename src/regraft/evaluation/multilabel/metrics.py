@@ -114,18 +114,18 @@ class MultilabelEvaluation(NotebookRepr):
             )
         if untested := self.untested:
             cautions.append(
-                f"{pluralize(len(untested), 'class', 'classes')} that no image or every image here has "
-                f"{'was' if len(untested) == 1 else 'were'} not tested: {join_truncated(map(one_line, untested))}. "
-                f"Averages are over the other {len(self.per_class) - len(untested)}."
+                f"{pluralize(len(untested), 'class was', 'classes were')} not tested, because no image or every image "
+                f"here has it: {join_truncated(map(one_line, untested))}. Averages are over the other "
+                f"{len(self.per_class) - len(untested)}."
             )
         if few := [r.name for r in self.tested if min(r.support, self.count - r.support) < FEW_IMAGES]:
             cautions.append(
-                f"{pluralize(len(few), 'class', 'classes')} that fewer than {FEW_IMAGES} images here have or lack, "
-                f"so the metrics of {join_truncated(map(one_line, few))} are uncertain."
+                f"Fewer than {FEW_IMAGES} images here have, or lack, {pluralize(len(few), 'class', 'classes')}, so the "
+                f"metrics of {join_truncated(map(one_line, few))} are uncertain."
             )
         if weak := self.at_chance:
             cautions.append(
-                f"{pluralize(len(weak), 'class', 'classes')} that the model does not clearly tell from the rest: "
+                f"The model does not clearly tell {pluralize(len(weak), 'class', 'classes')} from the rest: "
                 f"{join_truncated(map(one_line, weak))}. The interval of the average precision contains the share of "
                 "the images that have the class, which a random order gives."
             )

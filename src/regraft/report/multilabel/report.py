@@ -124,7 +124,8 @@ def _calibration_view(record: MultilabelRecord) -> dict[str, Any]:
     charts = []
     for i in order[:_MAX_DIAGRAMS]:
         calibration = after.per_class[i]
-        chart = panel(partial(draw_reliability, calibration=calibration), f"reliability-{i}",
+        draw = partial(draw_reliability, calibration=calibration, across="probability", up="images with the class")
+        chart = panel(draw, f"reliability-{i}",
                       f"Reliability diagram: expected calibration error {calibration.describe()}.")  # fmt: skip
         charts.append((shorten(one_line(record.classes[i]), 40), chart))
     return {"charts": charts, "rows": [rows[i] for i in order], "sentence": f"Mean over the classes: "

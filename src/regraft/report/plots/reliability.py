@@ -37,8 +37,11 @@ def plot_reliability(before: Calibration, after: Calibration, temperature: float
     style.save(figure, path)
 
 
-def draw_reliability(axes: Axes, calibration: Calibration) -> None:
-    """Draw accuracy over confidence with 95 % Wilson intervals, and the number of images in each bin as bars."""
+def draw_reliability(axes: Axes, calibration: Calibration, across: str = "confidence", up: str = "accuracy") -> None:
+    """Draw accuracy over confidence with 95 % Wilson intervals, and the number of images in each bin as bars.
+
+    `across` and `up` are the names of the axes, where these are a probability and a share of the images.
+    """
     style.frame(axes, "both")
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=_TICKS, yticks=_TICKS)
     axes.plot([0, 1], [0, 1], color=style.MUTED, linewidth=1.2, dashes=(4, 3))
@@ -51,7 +54,7 @@ def draw_reliability(axes: Axes, calibration: Calibration) -> None:
         low, high = wilson_interval(round(accuracy[i] * count[i]), int(count[i]))
         axes.plot([confidence[i]] * 2, [low, high], color=style.BLUE, linewidth=1.5, alpha=0.5, clip_on=False)
     axes.plot(confidence[filled], accuracy[filled], "o", markersize=6.5, color=style.BLUE, clip_on=False, zorder=3)
-    _label_shares(axes, "confidence", "accuracy")
+    _label_shares(axes, across, up)
 
 
 def draw_risk_coverage(axes: Axes, coverage: np.ndarray, risk: np.ndarray) -> None:

@@ -66,7 +66,7 @@ class LabelTile:
         names = ", ".join(map(style.drawable, self.labels)) or "no class"
         said = "; ".join(f"{what} {', '.join(classes)}" for what, classes in differences.items() if classes)
         verdict = "✓ all right" if self.is_right else f"✗ {said}"
-        return shorten(names, _CAPTION_WIDTH), shorten(verdict, _CAPTION_WIDTH + 4)
+        return shorten(names, _CAPTION_WIDTH), shorten(verdict, _CAPTION_WIDTH + 9)
 
 
 def choose_samples(predictions: Predictions, limit: int = 16) -> list[int]:
