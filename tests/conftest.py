@@ -131,6 +131,42 @@ def squares_run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
+def numbers_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with a square, and a table of its brightness, a number from 0 to 100."""
+    folder, rng = tmp_path_factory.mktemp("numbers"), np.random.default_rng(0)
+    rows = []
+    for number in range(80):
+        image, value = rng.integers(90, 160, (32, 32, 3)), rng.uniform(0, 100)
+        top, left = rng.integers(0, 8, 2)
+        image[top : top + 22, left : left + 22] = 2.55 * value
+        Image.fromarray(image.astype(np.uint8)).save(folder / f"{number:02d}.png")
+        rows.append((f"{number:02d}.png", f"{value:.1f}"))
+    with (folder / "brightness.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "brightness"), *rows])
+    return folder / "brightness.csv"
+
+
+@pytest.fixture(scope="session")
+def numbers_dataset(numbers_manifest: Path) -> Dataset:
+    """These images, scanned."""
+    from regraft.data.scan import scan
+
+    return scan(numbers_manifest, task="regression")
+
+
+@pytest.fixture(scope="session")
+def numbers_run(numbers_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run on `numbers_manifest`, with an epoch of fine-tuning."""
+    from regraft.config import load_config
+    from regraft.runs.train import train_from
+
+    # Color jitter would change what is to be predicted.
+    config = load_config(overrides={**FAST, "data.task": "regression", "augmentation.color_jitter": 0.0,
+                                    "training.finetune_lr": 1e-4})  # fmt: skip
+    return train_from(numbers_manifest, config, tmp_path_factory.mktemp("runs") / "numbers")
+
+
+@pytest.fixture(scope="session")
 def squares() -> Dataset:
     """Sixteen images of each of three colors, in memory."""
     rng = np.random.default_rng(0)

@@ -55,7 +55,8 @@ LabelColumn = Annotated[
     str | None, Option(metavar="NAME", help="The column with the labels; or one for each class: cat,dog.")
 ]
 AskedTask = Annotated[
-    str | None, Option("--task", metavar="TASK", help="classification, multilabel (several labels an image), or auto.")
+    str | None,
+    Option("--task", metavar="TASK", help="classification, multilabel (several labels), regression (a number), auto."),
 ]
 LabelSeparator = Annotated[
     str | None, Option(metavar="TEXT", help="What is between several labels in a cell of a manifest.")

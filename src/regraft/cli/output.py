@@ -87,6 +87,7 @@ def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
         "report.html": "report on one page",
         "plots/training_history.png": "learning curves",
         "plots/confusion_matrix.png": "confusion matrix",
+        "plots/predicted_true.png": "predicted over true numbers",
         "plots/reliability.png": "reliability diagram",
         "plots/precision_recall.png": "precision over recall of each class",
         "plots/sample_predictions.png": "right and wrong predictions",

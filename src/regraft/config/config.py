@@ -61,7 +61,10 @@ class DataOptions:
     ] = ""
     task: Annotated[
         AskedTask,
-        Field(description="classification (one class for each image), multilabel (any number of classes), or auto"),
+        Field(
+            description="classification (one class for each image), multilabel (any number), regression (a number), or "
+            "auto, which never takes labels for numbers"
+        ),
     ] = "auto"
     label_separator: Annotated[
         str, Field(description="what is between several labels in a cell of a manifest; empty: found")

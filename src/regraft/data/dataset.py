@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8, pixels_sha256
-from regraft.data.labels import Task, classes_in, indicators, join_labels, split_labels
+from regraft.data.labels import (
+    AskedTask,
+    Task,
+    classes_in,
+    indicators,
+    join_labels,
+    number_text,
+    numbers,
+    quantile_bins,
+    split_labels,
+)
 from regraft.data.rgb import ValueRange, white_for
 from regraft.data.samples import PARTS as PARTS
 from regraft.data.samples import Part as Part
@@ -56,9 +66,11 @@ class Dataset(NotebookRepr):
     Attributes:
         root: Folder or file that the samples' paths are relative to; for remote data the URL without credentials.
         samples: The samples, sorted by path. Those of a scan are in columns (`table`) and become objects on access.
-        classes: Class names in the order of the model's outputs, sorted by code point.
-        task: Whether an image has one class (`classification`), or any number of them (`multilabel`); then the label of
-            a sample is what `regraft.data.labels.join_labels` makes of its classes.
+        classes: Class names in the order of the model's outputs, sorted by code point; of numbers the name of the
+            quantity alone, such as "age".
+        task: Whether an image has one class (`classification`), any number of them (`multilabel`; then the label of a
+            sample is what `regraft.data.labels.join_labels` makes of its classes), or a number (`regression`; then the
+            label is that number as text).
         bad: Files that cannot be read.
         ignored: Files in the data that are not used: no images by their extension, hidden, or in no class folder.
         notes: What the user should know about the data, in sentences.
@@ -87,19 +99,23 @@ class Dataset(NotebookRepr):
     def from_arrays(
         cls,
         images: Sequence[np.ndarray] | np.ndarray,
-        labels: Sequence[str] | Sequence[Collection[str]],
+        labels: Sequence[str] | Sequence[Collection[str]] | Sequence[float],
         *,
         groups: Sequence[str | None] | None = None,
+        task: AskedTask = "auto",
+        quantity: str = "value",
     ) -> Dataset:
         """Make a data set from images in memory.
 
         Args:
             images: N arrays as `decode_image` accepts them, or one array (N, H, W, C), whose floats have one range.
-            labels: N class names; or N collections of them, which make a multi-label data set.
+            labels: N class names; or N collections of them, which make a multi-label data set; or N numbers.
             groups: N group names, which a split keeps in one part; None: no group.
+            task: `regression` if the labels are numbers to predict: `auto` takes them for names of classes.
+            quantity: What the numbers are, such as "age".
 
         Raises:
-            DataError: The lengths differ.
+            DataError: The lengths differ, or a label is no finite number.
             ImageError: An array is not an image; the message says which one.
         """
         groups = [None] * len(labels) if groups is None else groups
@@ -115,14 +131,14 @@ class Dataset(NotebookRepr):
             except ImageError as error:
                 raise ImageError(error.reason, f"images[{i}]", error.code) from error
         are_several = any(isinstance(label, (list, tuple, set, frozenset)) for label in labels)
-        task: Task = "multilabel" if are_several else "classification"
+        found: Task = "multilabel" if are_several else "classification"
+        found = found if task == "auto" else task
         samples = []
         for (path, array), label, group in zip(arrays.items(), labels, groups, strict=True):
             group, size = None if group is None else str(group), (array.shape[1], array.shape[0])
-            text = str(label) if task == "classification" else join_labels(map(str, label))
-            samples.append(Sample(path, text, pixels_sha256(array), group=group, size=size))
-        classes = sorted(classes_in([sample.label for sample in samples], task))
-        return cls(Path(), tuple(samples), tuple(classes), task=task, _arrays=arrays)
+            samples.append(Sample(path, _label_text(label, found), pixels_sha256(array), group=group, size=size))
+        names = {quantity} if found == "regression" else classes_in([sample.label for sample in samples], found)
+        return cls(Path(), tuple(samples), tuple(sorted(names)), task=found, _arrays=arrays)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -152,8 +168,25 @@ class Dataset(NotebookRepr):
 
     @property
     def targets(self) -> np.ndarray:
-        """What a model is trained to answer: `labels`, or whether an image has each class, float32 (N, C)."""
+        """What a model is trained to answer: `labels`; whether an image has each class, float32 (N, C); or `numbers`.
+
+        Numbers are float32 (N, 1).
+        """
+        if self.task == "regression":
+            return self.numbers[:, None].astype(np.float32)
         return self.labels if self.task == "classification" else self.indicators.astype(np.float32)
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The number of each sample, float64 (N,), of a data set of numbers."""
+        assert self.task == "regression"
+        return numbers(self.table.labels)
+
+    @property
+    def strata(self) -> SampleTable:
+        """The samples with the labels whose shares a split keeps: of numbers, bins of about equally many images."""
+        table = self.table
+        return table.with_labels(quantile_bins(table.labels)) if self.task == "regression" else table
 
     @property
     def indicators(self) -> np.ndarray:
@@ -208,7 +241,12 @@ class Dataset(NotebookRepr):
         ]
 
     def counts(self) -> dict[str, int]:
-        """Number of samples of each class, in class order, including zeros; of several classes each counts."""
+        """Number of samples of each class, in class order, including zeros; of several classes each counts.
+
+        Of numbers, it is that of all samples.
+        """
+        if self.task == "regression":
+            return {self.classes[0]: len(self)}
         if self.task == "multilabel":
             return dict(zip(self.classes, self.indicators.sum(axis=0).tolist(), strict=True))
         labels = self.table.labels
@@ -219,6 +257,16 @@ class Dataset(NotebookRepr):
     def with_samples(self, samples: Sequence[Sample]) -> Dataset:
         """The same data set with other samples and the same classes."""
         return replace(self, samples=samples if isinstance(samples, SampleTable) else tuple(samples))
+
+
+def _label_text(label: Any, task: Task) -> str:
+    """The label of an image in memory as a sample has it."""
+    if task == "multilabel":
+        return join_labels(map(str, label))
+    try:
+        return str(label) if task == "classification" else number_text(str(label))
+    except ValueError as error:
+        raise DataError(f"The label {error}.") from error
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,10 @@ class EntryTable(Sequence[ImageEntry]):
         """The same images in other groups."""
         return self._replace(self.paths, self.labels, self.parts, groups)
 
+    def with_labels(self, labels: Names) -> EntryTable:
+        """The same images with other labels."""
+        return self._replace(self.paths, labels, self.parts, self.groups)
+
     def first_rows(self) -> np.ndarray:
         """For each entry, the number of the first one with the same path, int64 (N,)."""
         paths = self.paths

@@ -1,23 +1,24 @@
 """What images are labeled with: one class, any number of classes, or a number; and several labels as one text.
 
-A data set stores the label of an image as text. Of a multi-label data set it is what `join_labels` returns, in the same
-form in manifests, `split.csv` and predictions.
+A data set stores the label of an image as text. Of a multi-label data set it is what `join_labels` returns, and of
+numbers what `number_text` returns, in the same form in manifests, `split.csv` and predictions.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 
-from regraft.data.strings import Names
+from regraft.data.strings import Names, string_array
 
-#: classification: one class for each image; multilabel: any number of classes, also none.
-Task = Literal["classification", "multilabel"]
+#: classification: one class for each image; multilabel: any number of classes, also none; regression: a number.
+Task = Literal["classification", "multilabel", "regression"]
 #: What a user may ask for; `auto` finds out.
-AskedTask = Literal["auto", "classification", "multilabel"]
+AskedTask = Literal["auto", "classification", "multilabel", "regression"]
 SEPARATOR = "|"
 
 
@@ -34,6 +35,38 @@ def split_labels(text: str) -> tuple[str, ...]:
     if text.startswith("["):
         return tuple(json.loads(text))
     return tuple(text.split(SEPARATOR)) if text else ()
+
+
+def number_text(text: str) -> str:
+    """A number as it is stored, such as `3` for ` 3.0 `: equal numbers have equal texts.
+
+    Raises `ValueError` if the text is no finite number.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text.strip()[:40]!r}; expected a finite number with a decimal point, such as 12.5")
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+
+def numbers(labels: Names) -> np.ndarray:
+    """The number of each image, float64 (N,), for labels that `number_text` returned."""
+    values: np.ndarray = np.array([float(text) for text in labels.names.tolist()], np.float64)[labels.codes]
+    return values
+
+
+def quantile_bins(labels: Names, *, least: int = 5, most: int = 10) -> Names:
+    """Names of at most `most` bins of the numbers with about equally many images, of `least` or more each.
+
+    Images with one number are in one bin, and a bin of larger numbers has a later name.
+    """
+    values = numbers(labels)
+    count = max(1, min(most, len(values) // least))
+    edges = np.unique(np.quantile(values, np.arange(1, count) / count)) if len(values) else np.empty(0)
+    codes = np.searchsorted(edges, values, side="left").astype(np.int32)
+    return Names(codes, string_array([f"{number:02d}" for number in range(len(edges) + 1)]))
 
 
 def classes_in(labels: Names | Sequence[str], task: Task) -> set[str]:

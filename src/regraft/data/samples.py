@@ -193,6 +193,15 @@ class SampleTable(Sequence[Sample]):
         column[slice(None) if self._rows is None else self._rows] = parts
         return SampleTable(replace(self._all, parts=column), self._rows)
 
+    def with_labels(self, labels: Names) -> SampleTable:
+        """The same samples with other labels, one for each."""
+        if self._given is not None:
+            texts = (text or "" for text in labels.to_list())
+            return SampleTable(given=tuple(replace(s, label=text) for s, text in zip(self._given, texts, strict=True)))
+        codes = np.full(len(self._all.paths), -1, np.int32)
+        codes[slice(None) if self._rows is None else self._rows] = labels.codes
+        return SampleTable(replace(self._all, labels=Names(codes, labels.names)), self._rows)
+
     def with_near_duplicates(self, groups: Names) -> SampleTable:
         """The same samples of a scan in other groups of near duplicates."""
         assert self._given is None

@@ -23,6 +23,7 @@ from regraft.data.samples import PARTS, Part, SampleTable
 from regraft.data.sources.earlier import with_groups
 from regraft.data.sources.folders import FolderLayout, similar_names
 from regraft.data.sources.groups import compile_pattern
+from regraft.data.sources.numbers import refuse_unasked_numbers, with_numbers
 from regraft.data.sources.open import DataSource, open_data
 from regraft.data.sources.table import SUFFIXES
 from regraft.data.sources.urls import absolute, redact, suffix_of
@@ -79,7 +80,8 @@ def scan(
         image_column: Column of a manifest with the paths of the images; default: found by its name or contents.
         label_column: Column of a manifest with the labels, or the names of several columns with 0 and 1, with commas
             between them; default: found by the names or contents.
-        task: `classification` gives each image one class, `multilabel` any number of classes; `auto` finds out.
+        task: `classification` gives each image one class, `multilabel` any number of classes, `regression` a number;
+            `auto` finds out, but never takes labels for numbers.
         label_separator: What is between several labels in a cell of a manifest; default: `|`.
         on_unreadable: `skip` lists unreadable images in `Dataset.bad`; `error` raises.
         classes: Classes of an existing model. The data may have any of them, even one alone, but no others.
@@ -124,6 +126,10 @@ def scan(
         path, root, remote=remote, layout=layout, known=classes or (), image_column=image_column,
         label_column=label_column, task=task, label_separator=label_separator,
     )  # fmt: skip
+    if task == "regression":
+        source = with_numbers(source, redact(str(path)))
+    elif task == "auto" and classes is None and suffix_of(str(path)) in SUFFIXES:
+        refuse_unasked_numbers(source, redact(str(path)))
     is_plain = root is None and layout == "auto" and task == "auto"
     is_plain = is_plain and not (image_column or label_column or label_separator)
     return scan_source(
@@ -163,7 +169,10 @@ def scan_source(
         raise DataError(describe_unreadable(bad))
     problems: tuple[str, ...] = ()
     try:
-        if classes is None:
+        if read.task == "regression":
+            _check_numbers(name, samples, is_model_known=classes is not None)
+            classes = (read.quantity,) if classes is None else classes
+        elif classes is None:
             classes = _check_classes(name, samples, read.classes, read.task)
         else:
             _check_known(name, samples, classes, read.task)
@@ -171,11 +180,12 @@ def scan_source(
         if not lenient:
             raise DataError(f"{error}\n{describe_unreadable(bad)}") if bad else error from None
         problems = (str(error),)
-        classes = sorted({label for _, label in read.classes} | classes_in(samples.labels, read.task))
+        found_classes = {label for _, label in read.classes} | classes_in(samples.labels, read.task)
+        classes = [read.quantity] if read.task == "regression" else sorted(found_classes)
     alike = (" and ".join(map(repr, names)) for names in similar_names(classes))
     spelling = (f"The classes {names} differ only in spelling." for names in alike)
     others = describe_ignored(sorted(read.ignored), source.storage.source)
-    notes = (*notes, *others, *spelling, *_value_notes(samples), *_duplicate_notes(samples))
+    notes = (*notes, *others, *spelling, *_value_notes(samples), *_duplicate_notes(samples, read.task))
     ignored = tuple(sorted(read.ignored + read.noted))
     return Dataset(
         source.root, samples, tuple(classes), bad, ignored, notes, max_pixels, source.storage, pairs, problems,
@@ -260,6 +270,24 @@ def _check_classes(path: str, samples: SampleTable, named: set[tuple[Part | None
     return tuple(sorted(expected))
 
 
+def _check_numbers(path: str, samples: SampleTable, *, is_model_known: bool) -> None:
+    """Raise `DataError` if no model can be trained on the numbers of the images, or none can be evaluated."""
+    if not samples:
+        raise DataError(f"{path} has no readable image with a number.")
+    if is_model_known:
+        return
+    parts = samples.parts_present()
+    if parts and "train" not in parts:
+        raise DataError(f"{path} has images of {join_truncated(sorted(parts))} but none of train.")
+    train = samples.labels[samples.parts == PARTS.index("train")] if parts else samples.labels
+    if len(train.used()) < 2:
+        (only,) = train.used()
+        raise DataError(
+            f"{path}: the number of every image{' in train' if parts else ''} is {only}. Expected at least two "
+            "different ones."
+        )
+
+
 def _suggest_folder_above(path: Path, inner: str = "") -> str:
     """A hint if a folder is one class of several: other folders beside it have images as it does, in `inner` if given.
 
@@ -307,7 +335,7 @@ def _value_notes(samples: SampleTable) -> Iterator[str]:
         yield f"{pluralize(len(stats) - count, 'image of 8 bits is', 'images of 8 bits are')} not scaled as the others."
 
 
-def _duplicate_notes(samples: SampleTable) -> Iterator[str]:
+def _duplicate_notes(samples: SampleTable, task: Task) -> Iterator[str]:
     contents, (_, pictures) = np.unique(samples.contents), np.unique(samples.pictures, return_inverse=True)
     if copies := len(samples) - len(contents):
         yield f"{pluralize(copies, 'exact duplicate')} of other images."
@@ -316,10 +344,11 @@ def _duplicate_notes(samples: SampleTable) -> Iterator[str]:
         yield f"{pluralize(near, 'near duplicate')} of other images; a split keeps them in one part."
     first = np.full(count, len(samples))
     np.minimum.at(first, pictures, np.arange(len(samples)))
-    for values, one, many, what in (
-        (samples.parts, "picture is", "pictures are", "in more than one part (a leak)"),
-        (samples.labels.codes, "picture has", "pictures have", "more than one label (copies or near duplicates)"),
-    ):
+    found = [(samples.parts, "picture is", "pictures are", "in more than one part (a leak)")]
+    if task != "regression":  # pictures that are nearly the same may have numbers that are nearly the same
+        several = "more than one label (copies or near duplicates)"
+        found.append((samples.labels.codes, "picture has", "pictures have", several))
+    for values, one, many, what in found:
         differ = np.flatnonzero(values != values[first[pictures]])
         if len(differ):
             mixed = np.unique(pictures[differ])

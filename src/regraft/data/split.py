@@ -82,7 +82,7 @@ def split(
         if not missing:
             return Split(dataset)
         fractions = {"train": 1 - sum(missing.values()), **missing}
-    pool = table.take(pool_rows)
+    pool = dataset.with_samples(table.take(pool_rows)).strata
     kept = np.full(len(pool), -1) if keep is None else kept_parts(pool, keep)
     names = [*fractions, *(part for part in PARTS if part not in fractions and part not in predefined)]
     kept = np.array([names.index(part) if part in names else -1 for part in (*PARTS, "")])[kept]
@@ -142,7 +142,7 @@ def fold_numbers(dataset: Dataset, k: int = 5, *, seed: int | str = 0) -> np.nda
     if not 2 <= k <= separable:
         raise UsageError(f"k={k}; expected 2 to {separable} folds: the number of images that may be separated.")
     fractions, kept = {str(number): 1 / k for number in range(k)}, np.full(len(dataset), -1)
-    numbers = _assign(dataset.table, fractions, seed, kept, all_in_first=False)
+    numbers = _assign(dataset.strata, fractions, seed, kept, all_in_first=False)
     for empty in sorted(set(range(k)) - set(numbers.tolist())):  # few inseparable sets of very different sizes
         ids_in_fold = [np.unique(ids[numbers == number]) for number in range(k)]
         numbers[ids == max(ids_in_fold, key=len)[-1]] = empty

@@ -9,13 +9,16 @@ from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.multilabel.metrics import MultilabelEvaluation, evaluate_labels
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.regression.metrics import RegressionEvaluation, evaluate_numbers
+from regraft.evaluation.regression.predictions import RegressionPredictions
 
-AnyPredictions = Predictions | MultilabelPredictions
-AnyEvaluation = Evaluation | MultilabelEvaluation
+AnyPredictions = Predictions | MultilabelPredictions | RegressionPredictions
+AnyEvaluation = Evaluation | MultilabelEvaluation | RegressionEvaluation
 
 _EVALUATE: Mapping[type, Callable[[Any], AnyEvaluation]] = {
     Predictions: evaluate,
     MultilabelPredictions: evaluate_labels,
+    RegressionPredictions: evaluate_numbers,
 }
 
 

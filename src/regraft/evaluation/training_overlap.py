@@ -16,7 +16,7 @@ class TrainingOverlap:
     identical: int  # images with the same bytes as a training or validation image
     near_duplicates: int  # other images of nearly the same picture
     count: int  # images that are neither
-    accuracy: float | None  # on these, 0..1; None without such an image
+    accuracy: float | None  # on these, 0..1; None without such an image, and of numbers
     accuracy_interval: tuple[float, float] | None  # 95 %, Wilson
     unchecked: str = ""  # what could not be checked, and why; "" if all was
 
@@ -36,10 +36,10 @@ class TrainingOverlap:
         interval = value["accuracy_interval"]
         return cls(**{**value, "accuracy_interval": None if interval is None else tuple(interval)})
 
-    def cautions(self, accuracy: float, *, name: str = "accuracy") -> list[str]:
+    def cautions(self, accuracy: float | None, *, name: str = "accuracy") -> list[str]:
         """Sentences for an evaluation of all images with this accuracy; empty if the model knows none of them.
 
-        `name` is what the task calls its share of right images.
+        `name` is what the task calls its share of right images; of numbers there is none.
         """
         sentences = []
         if self.known:
@@ -47,9 +47,12 @@ class TrainingOverlap:
             same, near = pluralize(self.identical, "identical file"), pluralize(self.near_duplicates, "near duplicate")
             text = (
                 f"{what} used to train the model or to choose its settings ({same}, {near}), so "
-                f"{100 * accuracy:.1f} % {name} may be too high. "
+                + ("errors" if accuracy is None else f"{100 * accuracy:.1f} % {name}")
+                + f" may be too {'small' if accuracy is None else 'high'}. "
             )
-            if self.accuracy is None or self.accuracy_interval is None:
+            if accuracy is None and self.count:
+                text += f"Evaluate the other {pluralize(self.count, 'image')} alone."
+            elif self.accuracy is None or self.accuracy_interval is None:
                 text += "There is no other image to evaluate."
             else:
                 low, high = self.accuracy_interval

@@ -132,6 +132,8 @@ def export(
     """
     run, reporter = run if isinstance(run, Run) else Run(run), reporter or NullReporter()
     names = list(dict.fromkeys(map(canonical_format, [to] if isinstance(to, str) else to)))
+    if run.task == "regression":
+        raise UsageError(f"{run.path} gives images numbers, and exports are for classes so far.")
     precision = canonical_precision(precision)
     folder = Path(out) if out is not None else run.path / "exports"
     _check_request(names, precision, with_maps, folder)

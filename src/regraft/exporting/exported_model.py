@@ -75,9 +75,21 @@ class ExportedModel:
         """Probability from which on an image is said to have each class; empty if it has one."""
         return tuple(self.description["thresholds"])
 
+    @property
+    def task(self) -> Task:
+        """Whether the model gives an image one class, any number of them, or a number."""
+        task: Task = self.description["task"]
+        return task
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the prediction interval about each number; None: there is none."""
+        width: float | None = self.description["half_width"]
+        return width
+
     @torch_defaults()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes).
+        """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes); of numbers to these, float64 (N, 1).
 
         Raises:
             ExportError: The runtime failed, or returned another shape.
@@ -173,6 +185,8 @@ def _read_description(file: Path) -> dict[str, Any]:
             "sha256": {str(k): str(v) for k, v in value["sha256"].items()},
             "maps": _read_maps(value.get("maps")),
             "thresholds": _read_thresholds(value),
+            "task": str(value.get("task", "classification")),
+            "half_width": None if value.get("half_width") is None else float(value["half_width"]),
         }
         Preprocessing.from_json(checked["preprocessing"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

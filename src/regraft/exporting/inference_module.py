@@ -1,4 +1,4 @@
-"""The network that is exported: from pixels to calibrated probabilities, in one graph."""
+"""The network that is exported: from pixels to calibrated probabilities, or to a number, in one graph."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class InferenceModule(nn.Module):
         return ("probabilities",) if self.stage is None else ("probabilities", "logits", "evidence")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Map RGB images, uint8 (N, S, S, 3), to probabilities, float32 (N, classes).
+        """Map RGB images, uint8 (N, S, S, 3), to probabilities, float32 (N, classes); or to numbers, float32 (N, 1).
 
         With maps also to logits, float32 (N, classes), and evidence, float32 (N, classes, H, W).
         """
@@ -56,6 +56,9 @@ class InferenceModule(nn.Module):
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         head = self.model.head
+        if head.task == "regression":
+            center, scale = head.units or (0.0, 1.0)
+            return logits if (center, scale) == (0.0, 1.0) else logits * scale + center
         if head.task == "multilabel":
             return logits.sigmoid()
         if head.activation == "softmax":

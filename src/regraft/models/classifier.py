@@ -75,6 +75,8 @@ class Classifier(StagedNetwork):
         queries: int = 0,
         task: Task = "classification",
         thresholds: Sequence[float] = (),
+        units: tuple[float, float] | None = None,
+        half_width: float | None = None,
         weights: WeightsRecord | None = None,
         stages: Sequence[Stage] = (),
     ) -> None:
@@ -96,6 +98,8 @@ class Classifier(StagedNetwork):
             queries=queries,
             task=task,
             thresholds=thresholds,
+            units=units,
+            half_width=half_width,
         )
         self.ood: MahalanobisOod | None = None
         self.freeze(len(self.stages))
@@ -104,13 +108,18 @@ class Classifier(StagedNetwork):
 
     @property
     def task(self) -> Task:
-        """Whether an image has one class, or any number of them."""
+        """Whether an image has one class, any number of them, or a number."""
         return self.head.task
 
     @property
     def thresholds(self) -> tuple[float, ...]:
         """Probability from which on an image is said to have each class; empty if it has one."""
         return self.head.thresholds
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the prediction interval about each number; None: there is none."""
+        return self.head.half_width
 
     @property
     def members(self) -> tuple[StagedNetwork, ...]:
@@ -238,7 +247,11 @@ class Classifier(StagedNetwork):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values from which `Classifier.from_config` builds the same model, without the weights."""
-        several_labels = self.head.task == "multilabel"
+        of_task: dict[str, Any] = {} if self.head.task == "classification" else {"task": self.head.task}
+        if self.head.task == "multilabel":
+            of_task["thresholds"] = list(self.head.thresholds)
+        if self.head.task == "regression":
+            of_task |= {"units": self.head.units and list(self.head.units), "half_width": self.head.half_width}
         several = self.backbone if isinstance(self.backbone, SeveralBackbones) else None
         return {
             "backbone": {
@@ -254,7 +267,7 @@ class Classifier(StagedNetwork):
                 "activation": self.head.activation,
                 "hidden_activation": self.head.hidden_activation,
                 **({"queries": len(self.head.attention.queries)} if self.head.attention else {}),
-                **({"task": self.head.task, "thresholds": list(self.head.thresholds)} if several_labels else {}),
+                **of_task,
             },
             "stages": [stage.name for stage in self.stages],
             "boundary": self.boundary,
@@ -298,7 +311,8 @@ def build(
         backbone: A friendly name, any timm name, or the folder of a run, whose backbone, weights, image size and
             resizing are then the defaults.
         classes: Class names in the order of the outputs.
-        task: `classification` for one class of each image, or `multilabel` for any number of them (`Dataset.task`).
+        task: `classification` for one class of each image, `multilabel` for any number of them, or `regression` for a
+            number, of which `classes` has the name of the quantity alone (`Dataset.task`).
         shorter_side: Shorter side of the images in pixels (`Dataset.shorter_side`); it lowers the image size for tiny
             images unless `image_size` is given. 0: unknown.
         seed: Seed of the head's initial weights (and of the backbone's with `weights="none"`).
@@ -307,8 +321,8 @@ def build(
     Raises:
         UnknownNameError: The backbone is unknown.
         WeightsError: The weights are not available or do not fit.
-        UsageError: There are fewer than two classes (of several labels: none), two have the same name, or the image
-            size does not fit.
+        UsageError: There are fewer than two classes (of several labels: none; of numbers not one), two have the same
+            name, or the image size does not fit.
 
     Examples:
         >>> model = regraft.build("efficientnet_lite0", classes=parts.classes, image_size=64)
@@ -323,7 +337,9 @@ def build(
         raise UsageError(f"classes = {classes!r}; expected the names of the classes, such as split.classes.")
     if task not in get_args(Task):
         raise UsageError(f"task = {task!r}; expected {' or '.join(get_args(Task))}.")
-    least = 1 if task == "multilabel" else 2
+    if task == "regression" and len(classes) != 1:
+        raise UsageError(f"classes = {list(classes)}; expected one name for the task regression: what the number is.")
+    least = 2 if task == "classification" else 1
     if len(classes) < least or len(set(classes)) < len(classes):
         raise UsageError(f"classes = {list(classes)}; expected at least {least} different names.")
     spec = architecture_of(find_backbone(chosen.backbone), chosen.weights)
@@ -337,8 +353,8 @@ def build(
         torch.manual_seed(seed)
         network, record, preprocessing = build_network(spec, chosen, head_stages, shorter_side)
         head: dict[str, Any] = {"pooling": chosen.pooling, "head_stages": head_stages, "task": task}
-        if task == "multilabel":
-            head["activation"] = "sigmoid"
+        if task != "classification":
+            head["activation"] = "sigmoid" if task == "multilabel" else "linear"
         if chosen.head == "mlp":
             head |= {"widths": chosen.head_widths, "hidden_activation": chosen.head_activation}
         head["dropout"] = chosen.dropout if chosen.dropout != "auto" else _MLP_DROPOUT if chosen.head == "mlp" else 0.0

@@ -1,4 +1,4 @@
-"""The classification head on top of a backbone: from features (N, F) to logits (N, classes)."""
+"""The head on top of a backbone: from features (N, F) to logits (N, classes), or to a number (N, 1)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from regraft.data.labels import Task
 from regraft.models.attention_pooling import AttentionPooling
 from regraft.models.options import HiddenActivation
 
-Activation = Literal["softmax", "sigmoid"]
+#: Of the last layer; linear: its output is a number.
+Activation = Literal["softmax", "sigmoid", "linear"]
 
 #: As Keras has them by name; its leaky ReLU has a slope of 0.2.
 _HIDDEN: dict[HiddenActivation, Callable[[], nn.Module]] = {
@@ -41,6 +42,8 @@ class Head(nn.Module):
         queries: int = 0,
         task: Task = "classification",
         thresholds: Sequence[float] = (),
+        units: tuple[float, float] | None = None,
+        half_width: float | None = None,
     ) -> None:
         super().__init__()
         self.positions = positions
@@ -50,6 +53,10 @@ class Head(nn.Module):
         self.task: Task = task
         #: Probability from which on an image is said to have each class, if it may have any number of them.
         self.thresholds = tuple(thresholds) or (0.5,) * (classes if task == "multilabel" else 0)
+        #: Center and scale of numbers: an output z is the number `center + scale * z`. None: not trained yet.
+        self.units = None if units is None else (float(units[0]), float(units[1]))
+        #: Half the width of the prediction interval about each number; None: there is none.
+        self.half_width = half_width
         self.hidden_activation: HiddenActivation = hidden_activation
         layers: list[nn.Module] = []
         #: Number of features after the attention.
@@ -82,6 +89,13 @@ class Head(nn.Module):
         logits: torch.Tensor = self.classifier(self.layers(embedded))
         return logits
 
+    def answer(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits to what the model says: `probabilities`, float64 (N, classes), or numbers, float64 (N, 1)."""
+        if self.task != "regression":
+            return self.probabilities(logits)
+        center, scale = self.units or (0.0, 1.0)
+        return logits.double() * scale + center
+
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes) to probabilities at the head's temperature, float64, with rows that sum to 1.
 
@@ -101,6 +115,7 @@ class Head(nn.Module):
         self.layers.load_state_dict(earlier.layers.state_dict())
         if self.attention is not None and earlier.attention is not None:
             self.attention.load_state_dict(earlier.attention.state_dict())
+        self.units = earlier.units
         for row, name in enumerate(classes):
             if name in earlier_classes:
                 before = earlier_classes.index(name)
@@ -116,6 +131,16 @@ class Head(nn.Module):
         )
         weight.copy_(weight * slope[:, None])
         bias.copy_(bias * slope + offset)
+
+    def use_units(self, center: float, scale: float) -> None:
+        """Express outputs in other units, without a change of the numbers that the head answers.
+
+        A head that was not trained yet keeps its weights: it answers nothing in particular.
+        """
+        if self.units is not None:
+            before = self.units
+            self.rescale([before[1] / scale], [(before[0] - center) / scale])
+        self.units = center, scale
 
     def has_shape_of(self, other: Head) -> bool:
         """Whether both read the same number of features through layers of the same widths, or through attention."""

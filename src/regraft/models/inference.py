@@ -22,7 +22,7 @@ from torch.nn import functional
 from regraft.data.dataset import Split
 from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8
 from regraft.data.ignored import describe_ignored
-from regraft.data.labels import join_labels
+from regraft.data.labels import Task, join_labels
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.sources.folders import find_images
 from regraft.errors import ImageError, UsageError, as_path, cause_of
@@ -43,15 +43,18 @@ class Prediction(NotebookRepr):
 
     Attributes:
         source: The path, or "" for what is not a path.
-        classes: Class names.
+        classes: Class names; of a number what it is, such as "age".
         probabilities: float64 (classes,), with sum 1; each by itself if an image may have any number of classes; empty
-            if the image could not be read.
+            if it has a number, or could not be read.
         error: Reason why the image could not be read, or None.
         ood_p_value: Share of the validation images that are at least as far from all classes, above 0 and up to 1; near
             0 for an out-of-distribution image, whatever its confidence. None if the model has no detector.
         ood_distance: Distance from the nearest class, 0 or more; None if the model has no detector.
         thresholds: Probability from which on the image is said to have each class, if it may have any number of them;
             empty: it has one.
+        value: The number of the image, if that is what the model says of images.
+        half_width: Half the width of the interval about the value that has the true number at the model's coverage;
+            None: there is no interval.
     """
 
     source: str
@@ -61,6 +64,20 @@ class Prediction(NotebookRepr):
     ood_p_value: float | None = None
     ood_distance: float | None = None
     thresholds: tuple[float, ...] = ()
+    value: float | None = None
+    half_width: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The prediction interval of the number, (low, high); None if there is none."""
+        if self.value is None or self.half_width is None:
+            return None
+        return self.value - self.half_width, self.value + self.half_width
+
+    @property
+    def answer(self) -> np.ndarray:
+        """What the model said, float64 (classes,): the probabilities, or the number alone."""
+        return self.probabilities if self.value is None else np.array([self.value])
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -74,14 +91,21 @@ class Prediction(NotebookRepr):
 
     @property
     def label(self) -> str:
-        """The most probable class, or `labels` as `join_labels` writes them; "" if the image could not be read."""
+        """The most probable class, `labels` as `join_labels` writes them, or the number with four digits.
+
+        "" if the image could not be read.
+        """
+        if self.value is not None:
+            return f"{self.value:.4g}"
         if self.thresholds:
             return join_labels(self.labels)
         return self.classes[int(self.probabilities.argmax())] if self.error is None else ""
 
     @property
     def confidence(self) -> float:
-        """Probability of the most probable class, 0..1; 0 if the image could not be read."""
+        """Probability of the most probable class, 0..1; 0 if the image could not be read, NaN of a number."""
+        if self.value is not None:
+            return float("nan")
         return float(self.probabilities.max()) if self.error is None else 0.0
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
@@ -105,8 +129,16 @@ class Predictor(Protocol):
     def thresholds(self) -> tuple[float, ...]:
         """Thresholds of a model that gives an image any number of classes; empty: it gives one."""
 
+    @property
+    def task(self) -> Task:
+        """Whether the model gives an image one class, any number of them, or a number."""
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the prediction interval about each number; None: there is none."""
+
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes)."""
+        """Images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes); of numbers these, float64 (N, 1)."""
 
 
 def check_tta(name: str) -> Tta:
@@ -264,7 +296,7 @@ def _read_ahead(
 def predict_batch(
     model: Classifier, pixels: torch.Tensor, *, tta: Tta = "none"
 ) -> tuple[np.ndarray, torch.Tensor | None]:
-    """Predict uint8 (N, 3, S, S): probabilities, float64 (N, classes), and distances from the nearest class.
+    """Predict uint8 (N, 3, S, S): what `Head.answer` gives, float64 (N, classes), and distances from the nearest class.
 
     The distances, float64 (N,), are those of the images without augmentation; None if the model has no detector.
     """
@@ -273,13 +305,13 @@ def predict_batch(
     try:
         with torch.inference_mode():
             head, end = model.head, len(model.stages)
-            probabilities, distances = [], None
+            answers, distances = [], None
             for view in _views(pixels.to(model.mean.device), tta):
                 embedded = rowwise(head.embed, model.forward_tail(model.activations(view, end), end))
-                probabilities.append(rowwise(lambda rows: head.probabilities(head.classify(rows)), embedded))
+                answers.append(rowwise(lambda rows: head.answer(head.classify(rows)), embedded))
                 if distances is None and model.ood is not None:
                     distances = model.ood(embedded)
-            return torch.stack(probabilities).mean(dim=0).cpu().numpy(), distances
+            return torch.stack(answers).mean(dim=0).cpu().numpy(), distances
     finally:
         model.train(was_training)
 
@@ -308,13 +340,19 @@ def predict_pixels(
     """Predict preprocessed images, uint8 (N, S, S, 3), in one forward pass; the sources are "" by default."""
     p_values = distances = None
     if isinstance(model, Classifier):
-        probabilities, distances = predict_batch(model, torch.from_numpy(images).permute(0, 3, 1, 2), tta=tta)
+        answers, distances = predict_batch(model, torch.from_numpy(images).permute(0, 3, 1, 2), tta=tta)
         if distances is not None and model.ood is not None:
             p_values = model.ood.p_value(distances)
     else:
-        probabilities = model.probabilities(images)
+        answers = model.probabilities(images)
     ood = ([None] * len(images) if values is None else values.tolist() for values in (p_values, distances))
-    rows = zip(sources or [""] * len(images), probabilities, *ood, strict=True)
+    rows = zip(sources or [""] * len(images), answers, *ood, strict=True)
+    if model.task == "regression":
+        none, width = np.empty(0), model.half_width
+        return [
+            Prediction(source, model.classes, none, None, p_value, distance, value=float(row[0]), half_width=width)
+            for source, row, p_value, distance in rows
+        ]
     limits = model.thresholds
     return [
         Prediction(source, model.classes, row, None, p_value, distance, limits)

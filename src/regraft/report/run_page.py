@@ -116,7 +116,8 @@ def training_view(record: RunRecord) -> dict[str, Any]:
         label = f"Validation loss of the head for {len(path)} L2 strengths."
         charts.append(("Head: validation loss by L2 strength",
                        panel(lambda axes: draw_head_path(axes, path), "head-path", label)))  # fmt: skip
-    for measure in ("loss", "accuracy") if epochs else ():
+    measures = ("loss", "accuracy") if REPORTS[record.task].train_accuracy else ("loss",)
+    for measure in measures if epochs else ():
         chart = panel(lambda axes, m=measure: draw_curves(axes, epochs, m), measure, describe_curves(epochs, measure))  # type: ignore[misc]
         title = REPORTS[record.task].train_accuracy if measure == "accuracy" else measure
         charts.append((title.capitalize(), chart))

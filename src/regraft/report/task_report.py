@@ -21,7 +21,7 @@ class TaskReport(Generic[R]):
         card: Template of the model card: `model_card.md.jinja`, or one that extends it.
         sections: Titles of the page's sections after the training curves, by the template's blocks.
         numbers: The most important numbers, each with its name.
-        train_accuracy: What the accuracy of the training images and of the epochs is.
+        train_accuracy: What the accuracy of the training images and of the epochs is; "" if there is none.
         quality: Sentences that say how good the model is.
         confidence: Sentences about its probabilities.
         objection: Why what it says about single images is not to be believed; () if it is.

@@ -11,12 +11,14 @@ from regraft.report.distillation import describe_lesson, describe_result
 from regraft.report.earlier_run import describe_earlier
 from regraft.report.multilabel import report as multilabel
 from regraft.report.record import RANDOM_WEIGHTS, RunRecord
+from regraft.report.regression import report as regression
 from regraft.report.task_report import Sentence, TaskReport
 from regraft.text import pluralize
 
 REPORTS: Mapping[Task, TaskReport[Any]] = {
     "classification": classification.REPORT,
     "multilabel": multilabel.REPORT,
+    "regression": regression.REPORT,
 }
 
 

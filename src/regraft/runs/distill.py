@@ -23,6 +23,7 @@ from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import find_predictions
 from regraft.models.registry import find_backbone
+from regraft.runs.prepare import refuse_numbers
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.resume import resume
@@ -120,6 +121,7 @@ def distill(
     teacher = open_model(run)
     if not isinstance(teacher, Run):
         raise UsageError(f"The teacher is a {type(run).__name__}; expected a run or its folder.")
+    refuse_numbers(teacher.task, "`regraft distill`")
     overrides = {_setting(name): value for name, value in options.items()}
     overrides |= {"model.backbone": into, "distillation.teacher": str(teacher.path)}
     overrides["data.unlabelled"] = None if unlabelled is None else str(unlabelled)

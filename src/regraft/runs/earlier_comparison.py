@@ -15,16 +15,14 @@ from regraft.data.dataset import Split
 from regraft.data.strings import in_blocks
 from regraft.errors import RegraftError
 from regraft.evaluation.comparison import difference_of, holm
-from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.tasks import AnyPredictions
 from regraft.runs.class_changes import ClassChanges
 from regraft.runs.run import Run
 from regraft.runs.run_images import split_rows
 
 
-def describe_earlier_run(
-    config: Config, split: Split, predictions: Predictions | MultilabelPredictions | None
-) -> dict[str, Any] | None:
+def describe_earlier_run(config: Config, split: Split, predictions: AnyPredictions | None) -> dict[str, Any] | None:
     """What became of the classes of the earlier run, and which are predicted better or worse; None without one.
 
     `comparison` is None where no held-out image is in the same part of both runs, or the earlier one has no

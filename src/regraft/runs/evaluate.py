@@ -19,6 +19,7 @@ from regraft.data.scan import OnUnreadable, scan
 from regraft.errors import DataError, UsageError, suggest_names
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.regression.predictions import RegressionPredictions
 from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions, evaluate_any
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
@@ -37,7 +38,7 @@ def evaluate(
     out: Path | str | None = None,
     cluster: Cluster | str | None = None,
 ) -> AnyEvaluation:
-    """Evaluate on labeled images; of a model that gives an image any number of classes, class by class.
+    """Evaluate on labeled images, as the task of the model needs it: classes, any number of them, or a number.
 
     Images that a run knows from its training are counted in `Evaluation.overlap`, with the accuracy without them.
 
@@ -70,6 +71,8 @@ def evaluate(
     classifier = classifier_of(model)
     dataset = select_labeled(data, classifier, part)
     known: Run | Predictor = model if isinstance(model, Run) else classifier
+    if out is not None and classifier.task == "regression":
+        raise UsageError("out= is for models that give classes, and this one gives numbers.")
     if out is not None and isinstance(model, Run):
         from regraft.runs.prediction_parts.dataset import predict_dataset_parts
 
@@ -117,19 +120,18 @@ def select_labeled(
         data = scan(
             data, on_unreadable=on_unreadable, remote=remote, image_column=image_column, label_column=label_column,
             classes=classifier.classes, near_duplicates=False, cache=Cache(), progress=progress,
-            task="multilabel" if classifier.thresholds else "classification",
+            task=classifier.task,
         )  # fmt: skip
     if isinstance(data, Split):
         data = data.dataset
     table = data.table
     wanted = part or ("test" if "test" in table.parts_present() else None)
     chosen = data if wanted is None else data.with_samples(table.take(table.parts == PARTS.index(wanted)))
-    if (data.task == "multilabel") != bool(classifier.thresholds):
-        several = "any number of classes" if classifier.thresholds else "one class"
-        raise UsageError(
-            f"The data's task is {data.task}, and the model gives an image {several}. Scan it accordingly."
-        )
-    unknown = sorted(classes_in(chosen.table.labels, data.task) - set(classifier.classes))
+    if data.task != classifier.task:
+        given = {"multilabel": "any number of classes", "regression": "a number"}.get(classifier.task, "one class")
+        raise UsageError(f"The data's task is {data.task}, and the model gives an image {given}. Scan it accordingly.")
+    is_number = data.task == "regression"
+    unknown = [] if is_number else sorted(classes_in(chosen.table.labels, data.task) - set(classifier.classes))
     if unknown:
         raise DataError(
             f"The model does not know these labels of the data: {', '.join(unknown)}. "
@@ -158,21 +160,25 @@ class SamplePredictions:
 
     Attributes:
         dataset: The images, whose classes are those of the model.
-        probabilities: float64 (N, C).
+        probabilities: float64 (N, C); of numbers these, (N, 1).
         thresholds: Those of a model that gives an image any number of classes, (C,), else ().
         ood_distances: Distance of each image from the nearest class, float64 (N,), or None.
+        half_width: Half the width of the prediction interval of numbers; None: there is none.
     """
 
     dataset: Dataset
     probabilities: np.ndarray
     thresholds: tuple[float, ...]
     ood_distances: np.ndarray | None
+    half_width: float | None = None
 
     def __len__(self) -> int:
         return len(self.probabilities)
 
     def of_task(self) -> AnyPredictions:
         """The predictions as the task of the data has them."""
+        if self.dataset.task == "regression":
+            return self.number_predictions
         return self.label_predictions if self.dataset.task == "multilabel" else self.predictions
 
     @property
@@ -199,6 +205,18 @@ class SamplePredictions:
         )
 
     @property
+    def number_predictions(self) -> RegressionPredictions:
+        """The predictions of images that have a number."""
+        return RegressionPredictions(
+            ids=tuple(self.dataset.table.paths.tolist()),
+            targets=self.dataset.numbers,
+            values=self.probabilities[:, 0],
+            parts=self._parts,
+            half_width=self.half_width,
+            quantity=self.dataset.classes[0],
+        )
+
+    @property
     def _parts(self) -> tuple[str, ...]:
         names = ("", *PARTS)
         return tuple(names[part + 1] for part in self.dataset.table.parts.tolist())
@@ -221,7 +239,7 @@ def predict_samples(
         if prediction.error is not None:
             path = dataset.samples[number].path
             raise DataError(f"{path} could be read during the scan, and now cannot: {prediction.error}")
-        probabilities[number] = prediction.probabilities
+        probabilities[number] = prediction.answer
         if prediction.ood_distance is not None:
             distances[number] = prediction.ood_distance
         if progress:
@@ -259,7 +277,7 @@ def predict_features(
     head = classifier.head
     with torch.inference_mode():
         features = features.to(classifier.mean.device)
-        said = rowwise(lambda rows: head.probabilities(head.classify(rows)), features).cpu().numpy()
+        said = rowwise(lambda rows: head.answer(head.classify(rows)), features).cpu().numpy()
         of_features = np.full(len(features), np.nan)
         if classifier.ood is not None:
             of_features = classifier.ood(features).cpu().numpy()
@@ -280,4 +298,5 @@ def _as_predictions(
         probabilities,
         classifier.thresholds,
         None if np.isnan(distances).any() else distances,
+        classifier.half_width,
     )

@@ -162,6 +162,8 @@ def stream(
     `labels` are the class to explain of each image, or None, instead of one `label` for all.
     """
     opened = classifier_of(model)
+    if getattr(opened, "task", "classification") == "regression":
+        raise UsageError("The model gives images numbers, and heat maps are for classes so far.")
     classes, preprocessing = opened.classes, opened.preprocessing
     if label is not None and label not in classes:
         raise UnknownNameError("class", label, list(classes))

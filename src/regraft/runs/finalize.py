@@ -97,7 +97,8 @@ def write_results(
     _write_rows(path / HISTORY, Epoch, history)
     if head_path:
         _write_rows(path / HEAD_PATH, HeadFit, head_path)
-    plot_history(history, path / "plots" / "training_history.png", head_path=head_path)
+    measures = ("loss",) if model.task == "regression" else ("loss", "accuracy")
+    plot_history(history, path / "plots" / "training_history.png", head_path=head_path, measures=measures)
     metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": len(split.train)}}
     parts: list[Part] = [part for part in ("val", "test") if len(split[part])] if held_out else []
     if held_out is not None:

@@ -23,7 +23,7 @@ from regraft.data.split_file import split_sha256
 from regraft.data.stored_features import StoredFeatures
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier, build
-from regraft.models.registry import find_backbone
+from regraft.models.registry import AUTO, find_backbone
 from regraft.resources import alone_on_machine
 from regraft.runs.earlier_images import check_features_fit, scan_with_earlier, uses_earlier_images
 from regraft.runs.earlier_run import notes_on_earlier_run, take_head
@@ -71,6 +71,7 @@ def describe_model(model: Classifier, split: Split, config: Config, reporter: Pr
 def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter) -> Split:
     """Scan and split the data; settings of a training that cannot work are refused before."""
     check_trackers(config.tracking.to)
+    refuse_settings_of_classes(config.data.task, config)
     choose_precision(config.training.precision, choose_device(config.training.device))
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
@@ -150,15 +151,43 @@ def build_for(config: Config, dataset: Dataset, image_size: int | None = None) -
 
 
 def refuse_several_labels(task: AskedTask, what: str) -> None:
-    """Raise `UsageError` where an image has any number of classes, and `what` is for one class."""
-    if task == "multilabel":
-        raise UsageError(f"{what} is for images with one class each, and the task of the data is multilabel.")
+    """Raise `UsageError` where an image has any number of classes, or a number, and `what` is for one class."""
+    if task in ("multilabel", "regression"):
+        raise UsageError(f"{what} is for images with one class each, and the task of the data is {task}.")
+
+
+def refuse_numbers(task: AskedTask, what: str) -> None:
+    """Raise `UsageError` where an image has a number, and `what` is for classes."""
+    if task == "regression":
+        raise UsageError(f"{what} is for images with classes, and the task of the data is regression.")
+
+
+def refuse_settings_of_classes(task: AskedTask, config: Config) -> None:
+    """Raise `UsageError` for settings of a training that have no meaning for numbers, or no way to be kept yet."""
+    if task != "regression":
+        return
+    training, run, is_auto = config.training, config.run, config.model.backbone == AUTO
+    settings = {
+        "backbone = auto": is_auto,
+        "a model of several backbones": not is_auto and bool(find_backbone(config.model.backbone).members),
+        "--from a run": bool(run.from_run),
+        "a teacher (distillation.teacher)": bool(config.distillation.teacher),
+        "data.unlabelled": bool(config.data.unlabelled),
+        "training.class_weights": training.class_weights != "none",
+        f"training.monitor = {training.monitor}": training.monitor == "val_macro_f1",
+    }
+    for what in (name for name, is_chosen in settings.items() if is_chosen):
+        refuse_numbers(task, what[0].upper() + what[1:] if what.startswith("a ") else what)
 
 
 def describe(split: Split) -> str:
-    """Return one line about images, classes, parts and files that were left out."""
+    """Return one line about images, classes or numbers, parts and files that were left out."""
     parts = ", ".join(f"{len(split[part])} {part}" for part in split)
-    text = f"{len(split.dataset)} images in {len(split.classes)} classes: {parts}."
+    what = f"in {len(split.classes)} classes"
+    if split.dataset.task == "regression":
+        numbers = split.dataset.numbers
+        what = f"with {split.classes[0]} from {numbers.min():.6g} to {numbers.max():.6g} (mean {numbers.mean():.4g})"
+    text = f"{len(split.dataset)} images {what}: {parts}."
     if bad := split.dataset.bad:
         text += f" {len(bad)} cannot be read and {'is' if len(bad) == 1 else 'are'} left out: " + "; ".join(
             f"{b.path} ({b.reason})" for b in bad[:5]

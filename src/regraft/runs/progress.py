@@ -65,7 +65,7 @@ class RichReporter:
             rest = "" if narrow else f"  {'lr':>9}  images/s"
             self.console.print(f"[bold]{row.phase:<9} epoch  train loss  accuracy   val loss  accuracy{rest}[/bold]")
         rest = "" if narrow else f"  {row.lr:9.2e}  {row.images_per_second:8.0f}"
-        losses = f"{row.train_loss:10.4f} {row.train_accuracy:9.4f}  {_validation(row)}"
+        losses = f"{row.train_loss:10.4f} {_share(row.train_accuracy)}  {_validation(row)}"
         self.console.print(f"{'':<9} {row.epoch:5d}  {losses}{rest}")
 
     def _is_narrow(self) -> bool:
@@ -80,9 +80,14 @@ class RichReporter:
 
 def _validation(row: Epoch | HeadFit) -> str:
     """Validation loss and accuracy, in two columns."""
-    if row.val_loss is None or row.val_accuracy is None:
+    if row.val_loss is None:
         return f"{'-':>9} {'-':>9}"
-    return f"{row.val_loss:9.4f} {row.val_accuracy:9.4f}"
+    return f"{row.val_loss:9.4f} {_share(row.val_accuracy)}"
+
+
+def _share(value: float | None) -> str:
+    """An accuracy; numbers have none."""
+    return f"{'-':>9}" if value is None else f"{value:9.4f}"
 
 
 class NotebookReporter:

@@ -18,10 +18,12 @@ from regraft.evaluation.label_errors import find_label_errors
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.multilabel.label_errors import find_label_doubts
 from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
+from regraft.evaluation.regression.metrics import RegressionEvaluation
 from regraft.evaluation.stored_predictions import find_predictions
 from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions, evaluate_any
 from regraft.report.multilabel.record import LabelSuspect, MultilabelRecord
 from regraft.report.record import ClassificationRecord, RunRecord, Suspect
+from regraft.report.regression.record import RegressionRecord
 from regraft.runs.run import CONFIG, HISTORY, METRICS, SPLIT, Run
 from regraft.runs.run_images import data_of, read_json, split_rows
 
@@ -47,7 +49,7 @@ def record_of(run: Run) -> RunRecord:
         head_path=run.head_path if has[HISTORY] else (),
         predictions=predictions,
         evaluations=_evaluations(metrics, predictions, of_task),
-        counts=(metrics.get("data") or {}).get("counts") or _counts(run.path, run.task),
+        counts=(metrics.get("data") or {}).get("counts") or _counts(run),
         hashes={
             **run.description.get("sha256", {}),
             **{name: sha256_of(run.path / name) for name in (CONFIG, SPLIT) if (run.path / name).is_file()},
@@ -76,11 +78,11 @@ def _evaluations(
     return evaluations
 
 
-def _counts(path: Path, task: Task) -> dict[str, dict[str, int]]:
+def _counts(run: Run) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in split_rows(path):
-        label = row.get("label") or ""
-        counts[row.get("part") or ""].update(split_labels(label) if task == "multilabel" else [label])
+    for row in split_rows(run.path):
+        label = run.classes[0] if run.task == "regression" else row.get("label") or ""
+        counts[row.get("part") or ""].update(split_labels(label) if run.task == "multilabel" else [label])
     return {part: dict(counter) for part, counter in counts.items()}
 
 
@@ -128,6 +130,9 @@ _TASKS: Mapping[Task, _Task] = {
     "classification": _Task(ClassificationRecord, lambda run: run.predictions, Evaluation.from_json, _suspects),
     "multilabel": _Task(
         MultilabelRecord, lambda run: run.label_predictions, MultilabelEvaluation.from_json, _label_suspects
+    ),
+    "regression": _Task(
+        RegressionRecord, lambda run: run.number_predictions, RegressionEvaluation.from_json, lambda record: ()
     ),
 }
 

@@ -57,8 +57,8 @@ def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None
     report = REPORTS[record.task]
     write_csv(run.path / SUSPECTS, report.suspect_columns, map(report.suspect_row, record.suspects))
     write_text(run.path / CARD, model_card(record))
-    maps = {}
-    if source is not None and not record.at_chance:
+    maps: dict[str, str] | None = None if run.task == "regression" else {}  # numbers have no maps so far
+    if maps is not None and source is not None and not record.at_chance:
         maps = _attribution_maps(run, record, source, max_pixels, set(thumbnails))
     write_text(run.path / REPORT, run_page(record, thumbnails, maps))
     return run.path / REPORT

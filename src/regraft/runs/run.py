@@ -26,6 +26,9 @@ from regraft.evaluation.multilabel.metrics import MultilabelEvaluation, evaluate
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.multilabel.thresholds import thresholds_for_precision
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.regression.conformal import conformal_half_width, least_images
+from regraft.evaluation.regression.metrics import RegressionEvaluation, evaluate_numbers
+from regraft.evaluation.regression.predictions import RegressionPredictions
 from regraft.evaluation.stored_predictions import CSV, find_predictions, read_predictions
 from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions
 from regraft.evaluation.training_overlap import TrainingOverlap
@@ -75,7 +78,7 @@ class Run(NotebookRepr):
 
     @property
     def task(self) -> Task:
-        """Whether the model gives an image one class (`classification`) or any number (`multilabel`)."""
+        """Whether the model gives an image one class (`classification`), any number, or a number (`regression`)."""
         task: Task = self.description["head"].get("task", "classification")
         return task
 
@@ -105,10 +108,11 @@ class Run(NotebookRepr):
         """Predictions of the validation and test images at the end of the training, each of which has one class.
 
         Raises:
-            UsageError: The images have any number of classes; see `label_predictions`.
+            UsageError: The images have any number of classes, or a number; see `stored`.
         """
-        if self.task == "multilabel":
-            raise UsageError(f"{self.path} gives images several labels. Expected one class for each image.")
+        if self.task != "classification":
+            what = "several labels" if self.task == "multilabel" else "a number"
+            raise UsageError(f"{self.path} gives images {what}. Expected one class for each image.")
         if file := find_predictions(self.path):
             return read_predictions(file)
         if (self.path / METRICS).is_file():
@@ -124,6 +128,13 @@ class Run(NotebookRepr):
         self._text(CSV)
         return MultilabelPredictions.read_csv(self.path / CSV, np.array(self.description["head"]["thresholds"]))
 
+    @cached_property
+    def number_predictions(self) -> RegressionPredictions:
+        """Predictions of the validation and test images where an image has a number."""
+        self._text(CSV)
+        half_width = self.description["head"]["half_width"]
+        return RegressionPredictions.read_csv(self.path / CSV, half_width, self.classes[0])
+
     def predict(self, sources: Any, *, batch_size: int = 32, tta: Tta = "none") -> list[Prediction]:
         """Predict one image or many; see `regraft.predict`."""
         return ResultList(self.stream(sources, batch_size=batch_size, tta=tta))
@@ -138,11 +149,20 @@ class Run(NotebookRepr):
 
     def evaluation(self, part: Part | None = None) -> AnyEvaluation:
         """Evaluate the stored predictions of one part, whatever the task; see `stored`."""
+        if self.task == "regression":
+            return self.evaluate_numbers(part)
         return self.evaluate_labels(part) if self.task == "multilabel" else self.evaluate(part)
 
     def stored(self, part: Part | None = None) -> AnyPredictions:
         """Select the stored predictions of one part, whatever the task; as `predictions_of`."""
+        if self.task == "regression":
+            return self.number_predictions.part(self._stored_part(self.number_predictions.parts, part))
         return self.label_predictions_of(part) if self.task == "multilabel" else self.predictions_of(part)
+
+    def evaluate_numbers(self, part: Part | None = None) -> RegressionEvaluation:
+        """Evaluate the stored predictions of one part where an image has a number."""
+        predictions = self.number_predictions.part(self._stored_part(self.number_predictions.parts, part))
+        return replace(evaluate_numbers(predictions), overlap=self._stored_overlap(predictions.parts[0]))
 
     def evaluate_labels(self, part: Part | None = None) -> MultilabelEvaluation:
         """Evaluate the stored predictions of one part where an image has any number of classes."""
@@ -210,6 +230,24 @@ class Run(NotebookRepr):
         if not len(val):
             raise UsageError(f"{self.path} has no validation images to choose thresholds on.")
         return tuple(thresholds_for_precision(val.indicators, val.probabilities, precision).tolist())
+
+    def conformal_half_width(self, coverage: float) -> float:
+        """Find half the width of intervals that contain the true number with this probability.
+
+        Raises:
+            UsageError: The run gives images no number, it has too few validation images, or the coverage is not between
+                0 and 1.
+        """
+        if self.task != "regression":
+            raise UsageError(f"{self.path} gives images classes. Expected a run that gives them a number.")
+        val = self.number_predictions.part("val")
+        width = conformal_half_width(val.residuals, coverage)
+        if width is None:
+            raise UsageError(
+                f"A coverage of {100 * coverage:g} % needs at least {least_images(coverage)} validation images, and "
+                f"{self.path} has {len(val)}. Ask for less, or train with more."
+            )
+        return width
 
     def ood_threshold(self, rate: float) -> float:
         """Check that images can be flagged as out-of-distribution at this rate of false alarms, and return it.

@@ -159,6 +159,6 @@ def probabilities_of(
             for start in range(0, len(dataset), _ROWS):
                 part = slice(start, min(start + _ROWS, len(dataset)))
                 features = teacher.forward_tail(activations.batch(view, part).to(device), end)
-                probabilities[view, part] = teacher.head.probabilities(teacher.head(features)).cpu().numpy()
+                probabilities[view, part] = teacher.head.answer(teacher.head(features)).cpu().numpy()
     teacher.cpu()
     return probabilities

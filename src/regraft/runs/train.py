@@ -35,7 +35,14 @@ from regraft.runs.earlier_images import source_record, with_decision
 from regraft.runs.exemplars import number_of, write_exemplars
 from regraft.runs.finalize import HeldOut, calibrate, write_results
 from regraft.runs.members import TrainedMember, remove_weights, train_members
-from regraft.runs.prepare import build_described, build_for, describe_model, scan_and_split, split_with
+from regraft.runs.prepare import (
+    build_described,
+    build_for,
+    describe_model,
+    refuse_settings_of_classes,
+    scan_and_split,
+    split_with,
+)
 from regraft.runs.processes import describe as describe_processes
 from regraft.runs.processes import jointly, logged, tell_run
 from regraft.runs.progress import with_progress
@@ -94,6 +101,7 @@ def _train_split(
     `source` is what the run's `source.json` has: where the images are from (`data`), and `resumable` = False where the
     caller has made the split; {} for images in memory.
     """
+    refuse_settings_of_classes(split.dataset.task, config)
     config = with_preset_plan(config, split, reporter)
     config, search = choose_backbone(split, config, reporter)
     at_size = None

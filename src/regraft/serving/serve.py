@@ -240,6 +240,8 @@ def _load_run(source: ModelSource, engine: Engine, min_accuracy: float | None, o
     from regraft.serving.service import ServedModel
 
     run = Run(source.path)
+    if run.task == "regression":
+        raise UsageError(f"{run.path} gives images numbers, and the server is for classes so far.")
     model: Classifier | Predictor = run.classifier
     runtime, version = "torch", str(run.description["sha256"][WEIGHTS])
     if engine == "fastest" and (export := _fastest_export(run)) is not None:

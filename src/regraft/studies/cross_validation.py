@@ -23,7 +23,7 @@ from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import write_predictions
 from regraft.report.plots.confusion import plot_confusion
-from regraft.runs.prepare import build_for, scan_with
+from regraft.runs.prepare import build_for, refuse_numbers, scan_with
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import find_unlabeled_for
@@ -152,7 +152,9 @@ def cross_validate(
         raise UsageError("Images without labels (data.unlabelled) work on this machine only. Leave out the cluster.")
     refuse_existing(out)
     clock, cache, seed = [time.perf_counter()], Cache(), config.training.seed
+    refuse_numbers(config.data.task, "`regraft crossval`")
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
+    refuse_numbers(dataset.task, "`regraft crossval`")
     if dataset.task == "multilabel" and config.data.unlabelled:
         raise UsageError(
             "Images without labels (data.unlabelled) work where an image has one class, and here it has any number. "

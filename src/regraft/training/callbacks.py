@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -12,12 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of `history.csv`: scores are in 0..1, validation values None without validation images."""
+    """One row of `history.csv`: scores are in 0..1, validation values None without validation images.
+
+    Numbers have no accuracy and no F1, which are None; their loss is in squares of the standard deviation.
+    """
 
     phase: str  # `head` or `finetune`
     epoch: int  # number within the phase, from 1
     train_loss: float  # mean over the images as they were trained on: augmented, smoothed, mixed
-    train_accuracy: float  # on the same images
+    train_accuracy: float | None  # on the same images
     val_loss: float | None
     val_accuracy: float | None
     val_macro_f1: float | None
@@ -38,13 +42,18 @@ class HeadFit:
     l2: float
     train_loss: float  # mean without the penalty, as `val_loss`
     val_loss: float | None  # None without validation images
-    val_accuracy: float | None
+    val_accuracy: float | None  # None also of numbers
     seconds: float
     chosen: bool = False  # whether the head got these weights
 
     def to_row(self) -> dict[str, Any]:
         """Plain values by column name."""
         return asdict(self)
+
+
+def known(score: float) -> float | None:
+    """A score, or None for NaN: numbers have no accuracy."""
+    return None if math.isnan(score) else score
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,8 @@ class Training:
     boundary: str = "head"  # name of the first stage that was fine-tuned, or `head`
     finetuned: bool = False  # whether the final model is the fine-tuned one
     val_logits: torch.Tensor | None = field(default=None, repr=False)  # float32 (N, C); None: no val, or stopped before
-    train_accuracy: float | None = None  # of the plain training images, 0..1; None where training stopped before
+    #: Of the plain training images, 0..1; None of numbers, and where training stopped before.
+    train_accuracy: float | None = None
     #: Numbers of some training images, int64 (K,), and what the head embeds of them, float32 (K, E); None: stopped.
     train_features: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
     device: str = "cpu"

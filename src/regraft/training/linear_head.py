@@ -1,4 +1,4 @@
-"""Fit a linear head by L-BFGS: multinomial logistic regression on cached features.
+"""Fit a linear head by L-BFGS: multinomial logistic regression on cached features, or ridge regression of numbers.
 
 Input: features of the training images (all views) and of the validation images. Output: the head's weights at the L2
 strength with the lowest validation loss. The strengths form one path from strong to weak, in which each fit starts
@@ -49,7 +49,7 @@ class LinearHead:
     weight: torch.Tensor
     bias: torch.Tensor
     train_loss: float  # without the penalty
-    train_accuracy: float  # 0..1
+    train_accuracy: float  # 0..1; NaN of numbers
     val: EpochMetrics | None
     seconds: float  # duration of the fit
 
@@ -84,8 +84,7 @@ def fit_path(
     second_moments = covariance(rows)
     classes, size = len(objective.class_weights), len(second_moments)
     identity = torch.eye(size, device=device)
-    # Second derivative of the loss with respect to a logit, at equal probabilities.
-    curvature = 0.25 if objective.loss != "cross_entropy" else (classes - 1) / classes**2
+    curvature = _curvature(objective, classes)
     weight = torch.zeros(classes, size, device=device) if start is None else start.weight * deviation
     bias = torch.zeros(classes, device=device)
     if start is not None:
@@ -116,6 +115,13 @@ def fit_path(
             val=val_metrics,
             seconds=time.perf_counter() - started,
         )
+
+
+def _curvature(objective: Objective, classes: int) -> float:
+    """Second derivative of the loss with respect to a logit, at equal probabilities; of a squared error anywhere."""
+    if objective.task == "regression":
+        return 2.0
+    return 0.25 if objective.loss != "cross_entropy" else (classes - 1) / classes**2
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The training loss of logits (N, C) for targets (N, C), and the metrics of an epoch.
 
 Targets are class probabilities; where an image has any number of classes, each is the probability of a class by itself.
+Numbers are targets (N, 1) in standard deviations from their mean over the training images.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class Objective:
     of this class, and all images have the same. `asymmetric` is the loss of Ridnik et al. (2021, arXiv 2009.14119)
     with a focus of 4 on wrong and 0 on right labels, and a margin of 0.05: images that clearly lack a class count less.
 
+    Numbers (`task` regression) have the squared error, so that the mean loss is the share of the variance that the
+    model leaves unexplained; the absolute error; or that of Huber (1964, Annals of Mathematical Statistics 35, 73-101),
+    which is the square up to one standard deviation of the targets, and grows linearly from there.
+
     A `function` of logits and targets, both float32 (N, C), replaces them as the training loss.
     """
 
@@ -69,6 +74,8 @@ class Objective:
     def per_image(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Unweighted loss of each image, (N,)."""
         smoothing = self.label_smoothing
+        if self.task == "regression":
+            return _of_numbers(logits, targets, self.loss)
         if self.loss == "cross_entropy":
             smooth = targets * (1 - smoothing) + smoothing / targets.shape[1]
             return -(smooth * logits.log_softmax(dim=1)).sum(dim=1)
@@ -91,7 +98,12 @@ class Objective:
         )
 
     def hits(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """How right the answer for each image is, 0..1 (N,): its class, or the share of right answers for classes."""
+        """How right the answer for each image is, 0..1 (N,): its class, or the share of right answers for classes.
+
+        Of numbers it is NaN: there is an error, and no right or wrong.
+        """
+        if self.task == "regression":
+            return logits.new_full((len(logits),), math.nan)
         if self.task == "multilabel":
             return ((logits > 0) == (targets > 0.5)).float().mean(dim=1)
         return (logits.argmax(dim=1) == targets.argmax(dim=1)).float()
@@ -105,9 +117,19 @@ class Objective:
 
     def weights(self, targets: torch.Tensor) -> torch.Tensor:
         """Weight of each image in the mean, (N,); a function weights all images alike."""
-        if self.function is not None or self.task == "multilabel":
+        if self.function is not None or self.task != "classification":
             return targets.new_ones(len(targets))
         return targets @ self.class_weights.to(device=targets.device, dtype=targets.dtype)
+
+
+def _of_numbers(outputs: torch.Tensor, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """Loss of each image, (N,), for outputs and targets (N, 1)."""
+    error = (outputs - targets)[:, 0]
+    if loss == "squared_error":
+        return error.square()
+    if loss == "huber":
+        return 2 * F.huber_loss(error, torch.zeros_like(error), reduction="none")
+    return error.abs()
 
 
 def _one_by_one(
@@ -173,7 +195,7 @@ def given_weights(option: Mapping[str, float], classes: Sequence[str]) -> dict[s
 def check_loss(function: LossFunction, name: str, classes: int) -> None:
     """Try a loss function on two images; `UsageError` unless it returns a differentiable scalar."""
     logits = torch.zeros(2, classes, requires_grad=True)
-    targets = F.one_hot(torch.arange(2), classes).float()
+    targets = F.one_hot(torch.arange(2) % classes, classes).float()
     try:
         loss = function(logits, targets)
     except Exception as error:  # whatever the function raises
@@ -191,7 +213,7 @@ def check_loss(function: LossFunction, name: str, classes: int) -> None:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Metrics of a model on one part of the data; accuracy and macro-F1 are in 0..1."""
+    """Metrics of a model on one part of the data; accuracy and macro-F1 are in 0..1, and NaN of numbers."""
 
     loss: float  # mean without label smoothing and class weights
     accuracy: float
@@ -229,7 +251,7 @@ def compute_metrics(
 
     For target probabilities (N, C) the most probable class counts as the correct one. If an image has any number of
     classes, these are the indicators (N, C); the accuracy is that of the answers for each class, at a probability of
-    0.5.
+    0.5. Numbers are (N, 1), and have no accuracy.
     """
     plain = objective.plain()
     logits, labels = logits.float().cpu(), labels.cpu()
@@ -237,6 +259,8 @@ def compute_metrics(
     losses = plain.per_image(logits, targets).double()
     if objective.task == "multilabel":
         f1 = indicator_f1(targets.numpy() > 0.5, logits.numpy() > 0)
+    elif objective.task == "regression":
+        f1 = math.nan
     else:
         labels = class_indices(labels)
         f1 = macro_f1(confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1]))
@@ -260,8 +284,11 @@ def _calibrated_losses(objective: Objective, logits: torch.Tensor, targets: torc
     """Losses after temperature scaling on the same images, and the temperature (arXiv 1706.04599).
 
     Unlike `evaluation.calibration.fit_temperature` it has no prior, because it compares models and must not favor a
-    scale of the logits, and it minimizes the training loss, which may be the binary cross-entropy.
+    scale of the logits, and it minimizes the training loss, which may be the binary cross-entropy. Numbers have no
+    temperature: it is 1.
     """
+    if objective.task == "regression":
+        return objective.per_image(logits, targets).double().numpy(), 1.0
 
     def losses(log_temperature: float) -> np.ndarray:
         return objective.per_image(logits / math.exp(log_temperature), targets).double().numpy()

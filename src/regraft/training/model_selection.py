@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -72,6 +73,8 @@ class BestModel:
         if self.options.keep_finetuned == "if_clear":
             return gain > error
         if metrics.is_small:
+            if math.isnan(metrics.accuracy):  # of numbers
+                return gain > -2 * error
             by_luck = self.before.noise("val_accuracy")
             return gain > -2 * error and metrics.accuracy >= self.before.accuracy - by_luck
         return gain > 0

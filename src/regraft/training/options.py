@@ -16,8 +16,12 @@ from regraft.synonyms import canonical, spelled_like
 
 Optimizer = Literal["adamw", "adam", "rmsprop", "sgd"]
 HeadOptimizer = Literal["lbfgs", "adamw", "adam", "rmsprop", "sgd"]
-Loss = Literal["cross_entropy", "binary_cross_entropy", "asymmetric"]
-AskedLoss = Literal["auto", "cross_entropy", "binary_cross_entropy", "asymmetric"]
+Loss = Literal[
+    "cross_entropy", "binary_cross_entropy", "asymmetric", "squared_error", "huber", "absolute_error"
+]  # fmt: skip
+AskedLoss = Literal[
+    "auto", "cross_entropy", "binary_cross_entropy", "asymmetric", "squared_error", "huber", "absolute_error"
+]
 FinetuneMethod = Literal["full", "lora"]
 Schedule = Literal["cosine", "constant"]
 OutputActivation = Literal["auto", "softmax", "sigmoid"]
@@ -35,6 +39,9 @@ _LOSSES = {
     **dict.fromkeys(("binarycrossentropy", "bce", "bcewithlogitsloss"), "binary_cross_entropy"),
     "crossentropyloss": "cross_entropy",
     **dict.fromkeys(("asymmetricloss", "asl"), "asymmetric"),
+    **dict.fromkeys(("meansquarederror", "mse", "mseloss"), "squared_error"),
+    **dict.fromkeys(("meanabsoluteerror", "mae", "l1loss"), "absolute_error"),
+    **dict.fromkeys(("huberloss", "smoothl1loss"), "huber"),
 }
 _PRECISIONS = {
     **dict.fromkeys(("mixedfloat16", "float16"), "fp16"),
@@ -65,7 +72,8 @@ _KEEP_EPOCH = (
 )
 _LOSS = (
     "cross_entropy, binary_cross_entropy (each class against the rest), asymmetric (of several labels: images that "
-    "clearly lack a class count less), or auto: the first, and of several labels the second"
+    "clearly lack a class count less); of numbers squared_error, huber (of errors above one standard deviation of the "
+    "numbers the absolute one) or absolute_error; or auto: the first of the task"
 )
 _OUTPUT_ACTIVATION = (
     "activation of the last layer: softmax, sigmoid (each class against the rest), or auto (sigmoid for "
@@ -84,7 +92,10 @@ _THRESHOLDS = (
     "validation images: f1 (the highest F1 of each class), or precision=0.9 (at least this share of the answers for "
     "each class is right)"
 )
-_MONITOR = "metric of the best epoch: val_loss, val_accuracy or val_macro_f1; without a val part the last epoch is kept"
+_MONITOR = (
+    "metric of the best epoch: val_loss (always that of numbers), val_accuracy or val_macro_f1; without a val part the "
+    "last epoch is kept"
+)
 _COMPILE = (
     "run fine-tuning steps through torch.compile: minutes of compilation, which can pay on a GPU and not on a CPU"
 )

@@ -26,7 +26,7 @@ from regraft.models.cpu.conv_backward import FastGradients
 from regraft.models.cpu.fuse_training import FusedTraining
 from regraft.models.staged import StageOutput
 from regraft.training.activations import Activations, ActivationSource
-from regraft.training.callbacks import Epoch, ProgressReporter
+from regraft.training.callbacks import Epoch, ProgressReporter, known
 from regraft.training.compiled_tail import compiled_tail
 from regraft.training.data import Batches
 from regraft.training.device import autocast
@@ -179,10 +179,10 @@ class PhaseTrainer:
             phase=phase.name,
             epoch=phase.earlier_epochs + self.epoch,
             train_loss=loss,
-            train_accuracy=accuracy,
+            train_accuracy=known(accuracy),
             val_loss=None if metrics is None else metrics.loss,
-            val_accuracy=None if metrics is None else metrics.accuracy,
-            val_macro_f1=None if metrics is None else metrics.macro_f1,
+            val_accuracy=None if metrics is None else known(metrics.accuracy),
+            val_macro_f1=None if metrics is None else known(metrics.macro_f1),
             lr=lr,
             seconds=seconds,
             images_per_second=self.images_per_epoch / seconds,
@@ -282,10 +282,8 @@ class PhaseTrainer:
                     if not math.isfinite(mean):
                         raise TrainingError(_diverged(phase, epoch * steps + step + 1, steps * phase.epochs))
                     speed = done / (time.perf_counter() - started)
-                    detail = (
-                        f"epoch {epoch + 1}/{phase.epochs}  loss {mean:.3f}  "
-                        f"accuracy {accuracy:.3f}  {speed:.0f} images/s"
-                    )
+                    share = "" if known(accuracy) is None else f"accuracy {accuracy:.3f}  "
+                    detail = f"epoch {epoch + 1}/{phase.epochs}  loss {mean:.3f}  {share}{speed:.0f} images/s"
                     self.reporter.on_progress(phase.name, epoch * count + done, phase.epochs * count, detail)
         self.images_per_epoch = count
         self.communication[0] += distributed.communication_seconds() - before

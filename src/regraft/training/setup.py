@@ -24,7 +24,7 @@ from regraft.data.labels import Task
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.cpu.fuse_training import FusedTraining
-from regraft.models.head import Activation
+from regraft.models.head import Activation, Head
 from regraft.models.serialization import versions
 from regraft.training import lora
 from regraft.training.callbacks import Callback, ProgressReporter
@@ -41,6 +41,7 @@ from regraft.training.soft_targets import SoftTargets, beside
 _LOSSES: dict[Task, tuple[Loss, ...]] = {
     "classification": ("cross_entropy", "binary_cross_entropy"),
     "multilabel": ("binary_cross_entropy", "asymmetric"),
+    "regression": ("squared_error", "huber", "absolute_error"),
 }
 #: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
 _VIEWS = 8
@@ -81,9 +82,8 @@ def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: b
     from_scratch = is_random and boundary == 0
     head = model.head
     is_linear = not head.widths and not head.dropout and head.attention is None
-    solvable = (
-        options.head_optimizer == "lbfgs" and is_linear and not options.custom_loss and options.loss != "asymmetric"
-    )
+    has_solver = not options.custom_loss and options.loss not in ("asymmetric", "absolute_error")
+    solvable = options.head_optimizer == "lbfgs" and is_linear and has_solver
     return PhasePlan(
         boundary=boundary,
         boundary_name=model.stages[boundary].name if finetunes else "head",
@@ -147,6 +147,13 @@ def output_activation(options: TrainingOptions, task: Task) -> Activation:
             "training.output_activation = softmax gives an image one class, and the task is multilabel. Expected "
             "sigmoid."
         )
+    if task == "regression":
+        if options.output_activation != "auto":
+            raise UsageError(
+                f"training.output_activation = {options.output_activation} gives probabilities, and the task is "
+                "regression. Leave it out: the output is the number."
+            )
+        return "linear"
     if options.output_activation == "auto":
         return "softmax" if loss == "cross_entropy" else "sigmoid"
     if options.output_activation == "sigmoid" and loss == "cross_entropy":
@@ -161,10 +168,11 @@ def output_activation(options: TrainingOptions, task: Task) -> Activation:
 class TrainingSetup:
     """What stays the same during a training.
 
-    `trainable` names the tensors that any phase changes. Labels are what `Dataset.targets` has; `targets` are those of
-    all training images: their labels, or probabilities, float32 (N + M, C), with M unlabeled images after the labeled
-    ones. The state is saved in `checkpoint` after each epoch, and no epoch ends after `deadline`, a value of
-    `time.monotonic()`. `planned` are seconds by step, by which the time to the deadline is divided.
+    `trainable` names the tensors that any phase changes. Labels are what `Dataset.targets` has, numbers in standard
+    deviations from their mean; `targets` are those of all training images: their labels, or probabilities, float32
+    (N + M, C), with M unlabeled images after the labeled ones. The state is saved in `checkpoint` after each epoch, and
+    no epoch ends after `deadline`, a value of `time.monotonic()`. `planned` are seconds by step, by which the time to
+    the deadline is divided.
     """
 
     model: Classifier
@@ -268,7 +276,10 @@ def set_up(
     model.freeze(phases.boundary)
     if phases.finetunes and options.finetune_method == "lora":
         lora.attach(model, phases.boundary, rank=options.lora_rank, alpha=options.lora_alpha, seed=options.seed)
-    labels, images = torch.from_numpy(split.train.targets), split.with_files("train")
+    labels, val_labels = (torch.from_numpy(part.targets) for part in (split.train, split.val))
+    images = split.with_files("train")
+    if task == "regression":
+        labels, val_labels = _standardized(model.head, labels, val_labels)
     weights = weights_of_classes(options.class_weights, labels.numpy(), split.classes)
     # Probabilities need none, and of several labels there is no share that all classes could have.
     smoothing = options.label_smoothing if soft_targets is None and task == "classification" else 0.0
@@ -285,7 +296,7 @@ def set_up(
         precision=precision,
         objective=Objective(loss_of(options, task), smoothing, weights, model.head.activation, loss_function, task),
         labels=labels,
-        val_labels=torch.from_numpy(split.val.targets),
+        val_labels=val_labels,
         targets=labels if soft_targets is None else soft_targets.plain(),
         trainable=frozenset(model.trained_tensors()),
         fused=FusedTraining(model, phases.boundary, precision),
@@ -308,6 +319,13 @@ def set_up(
         trained_heads=trained_heads,
         soft_targets=soft_targets,
     )
+
+
+def _standardized(head: Head, train: torch.Tensor, val: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers (N, 1) in standard deviations from the mean of the training images, in which the head answers, too."""
+    center, scale = float(train.double().mean()), float(train.double().std(correction=0)) or 1.0
+    head.use_units(center, scale)
+    return ((train.double() - center) / scale).float(), ((val.double() - center) / scale).float()
 
 
 def check_unlabeled(model: Classifier, options: TrainingOptions, labeled: int) -> None:

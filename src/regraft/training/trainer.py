@@ -27,7 +27,7 @@ from regraft.models.ood import MAX_FIT_IMAGES, fit_ood
 from regraft.models.torch_defaults import torch_defaults
 from regraft.text import pluralize
 from regraft.training.activations import Activations, ActivationSource, CachedTensor
-from regraft.training.callbacks import Callback, HeadFit, NullReporter, ProgressReporter, Training
+from regraft.training.callbacks import Callback, HeadFit, NullReporter, ProgressReporter, Training, known
 from regraft.training.checkpoint import TrainingState, continue_training, save_checkpoint, start_or_resume
 from regraft.training.data import Batches, OnlineAugmentation
 from regraft.training.device import has_room
@@ -309,7 +309,7 @@ def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTarg
             l2=head.l2,
             train_loss=head.train_loss,
             val_loss=None if head.val is None else head.val.loss,
-            val_accuracy=None if head.val is None else head.val.accuracy,
+            val_accuracy=None if head.val is None else known(head.val.accuracy),
             seconds=head.seconds,
             chosen=head is best,
         )
@@ -361,7 +361,7 @@ def measure(
         with setup.fused:
             if "val" in cached:
                 result.val_logits = predict_logits(model, cached["val"], setup.precision)
-            result.train_accuracy, indices, features = score_with_features(
+            accuracy, indices, features = score_with_features(
                 model,
                 cached["train"],
                 setup.objective.targets(setup.labels),
@@ -369,7 +369,9 @@ def measure(
                 setup.precision,
                 max_images=MAX_FIT_IMAGES,
             )
-    # Of images with several labels, all are one class: what is far from all of them is unlike the training images.
+    result.train_accuracy = known(accuracy)
+    # Of images with several labels or with numbers, all are one class: what is far from all of them is unlike the
+    # training images.
     one_class = torch.zeros(len(setup.labels), dtype=torch.int64)
     state.ood = fit_ood(features, (setup.labels if setup.labels.ndim == 1 else one_class)[indices])
     result.train_features = indices, features
@@ -379,6 +381,8 @@ def _finish(setup: TrainingSetup, state: TrainingState) -> None:
     """Load the best weights, mark their epoch, and say whether fine-tuning is kept."""
     model, result, best = setup.model, state.result, state.best_model
     best.restore()
+    if model.task == "regression":  # from here on, every graph gives the numbers themselves
+        model.head.use_units(0.0, 1.0)
     model.ood = state.ood.to(setup.device) if state.ood else None
     model.freeze(setup.phases.boundary)
     model.eval()

@@ -104,6 +104,11 @@ def command(
     else:
         loaded = ExportedModel(run, trust=trust) if exported else load(run)
         model = classifier_of(loaded)
+        if model.task == "regression" and (out is not None or views != "none"):
+            flag = "--out" if out is not None else "--tta"
+            raise UsageError(
+                f"{flag} is for models that give classes, and {run} gives numbers. Expected --csv or --plot."
+            )
         with rich_progress(screen) as reporter:
             progress = partial(reporter.on_progress, "scan", detail="images")
             dataset = select_labeled(
@@ -172,6 +177,7 @@ def _predict(
 ) -> tuple[AnyPredictions, dict[str, Any] | None]:
     """Predict; with test-time augmentation, also compare its accuracy and time with plain prediction."""
     from regraft.evaluation.comparison import paired_difference
+    from regraft.evaluation.regression.predictions import RegressionPredictions
     from regraft.evaluation.tasks import evaluate_any
     from regraft.runs.evaluate import predict_dataset
 
@@ -205,6 +211,8 @@ def _predict(
     if views == "none":
         return plain, None
     predictions, milliseconds = timed(views)
+    assert not isinstance(plain, RegressionPredictions)
+    assert not isinstance(predictions, RegressionPredictions)  # which `command` has refused
     gain = {
         "tta": views,
         "plain_accuracy": evaluate_any(plain).accuracy,

@@ -83,6 +83,13 @@ def command(
     ignored: list[str] = []
     files = list(iter_sources(images, ignored.extend))
     screen = console(json)
+    if (numbers := _model_of_numbers(run, trust)) is not None:
+        from regraft.cli.results.numbers import Wanted, predict_numbers
+
+        of_classes = {"--top": top, "--min-accuracy": min_accuracy, "--threshold": threshold, "--out": out}
+        asked = Wanted(coverage, ood_rate, {**of_classes, "--min-precision": min_precision})
+        predict_numbers(screen, numbers, files, asked, csv=csv, tta=views, batch_size=batch_size, json=json)
+        return
     wanted = _Wanted(min_accuracy, coverage, ood_rate, threshold, min_precision)
     model, policy, selection = _load(run, wanted, trust)
     gives_labels = bool(model.thresholds)
@@ -212,6 +219,15 @@ def _open_export(path: Path, *, trust: bool) -> Any:
     from regraft.exporting.exported_model import ExportedModel
 
     return ExportedModel(path, trust=trust)
+
+
+def _model_of_numbers(path: Path, trust: bool) -> Any:
+    """The run or export in a folder if it gives images a number; else None."""
+    from regraft.exporting.exported_model import ExportedModel, is_export
+    from regraft.runs.run import load
+
+    model = ExportedModel(path, trust=trust) if is_export(path) else load(path)
+    return model if model.task == "regression" else None
 
 
 @dataclass(frozen=True)

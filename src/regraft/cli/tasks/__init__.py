@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
-from regraft.cli.tasks import classification, multilabel
+from regraft.cli.tasks import classification, multilabel, regression
 
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
@@ -49,4 +49,8 @@ class TaskOutput(Protocol):
         """What limits an evaluation of given images."""
 
 
-OUTPUTS: Mapping[Task, TaskOutput] = {"classification": classification, "multilabel": multilabel}
+OUTPUTS: Mapping[Task, TaskOutput] = {
+    "classification": classification,
+    "multilabel": multilabel,
+    "regression": regression,
+}

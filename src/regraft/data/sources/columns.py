@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,13 @@ class Columns:
     notes: list[str]
 
 
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
+
+
 class ColumnFinder:
     """Finds the columns of a table; `part_names` are the values of a split, and `exists` knows the files.
 
@@ -127,15 +135,17 @@ class ColumnFinder:
         image = self._given("image_column", image_column) if image_column else self._image()
         return Columns(image, [], None, None, [])
 
-    def find(self, image_column: str = "", label_column: str = "") -> Columns:
-        """Find all columns; those that are given need not be found."""
+    def find(self, image_column: str = "", label_column: str = "", *, numbers: bool = False) -> Columns:
+        """Find all columns; those that are given need not be found. If the labels are `numbers`, all may differ."""
         image = self._given("image_column", image_column) if image_column else self._image()
         split = next((self._only(name) for name in _SPLIT_NAMES if name in self._names), None)
         group = self._only(_GROUP) if _GROUP in self._names else None
         taken = {image, split, group, *(i for i, name in enumerate(self._names) if name in _SPLIT_NAMES)}
         if label_column:
-            names = [label_column] if label_column.strip() in self._known else label_column.split(",")
+            names = [label_column] if label_column.strip() in self._known or numbers else label_column.split(",")
             labels = [self._given("label_column", name) for name in names]
+        elif numbers:
+            labels = [self._number_column(taken)]
         else:
             labels = self._labels(taken)
         notes = list[str]()
@@ -197,6 +207,17 @@ class ColumnFinder:
         if values and (named or len(values) < _FEW or len(set(values)) < len(values)):
             return found
         raise self._unclear("the labels", found, "label_column", "label")
+
+    def _number_column(self, taken: set[int | None]) -> int:
+        """The column with the numbers that are the labels: `label`, or the only one with numbers."""
+        if "label" in self._names:
+            return self._only("label")
+        left = [i for i, name in enumerate(self._names) if i not in taken and name and not name.startswith("unnamed:")]
+        found = [i for i in left if self._names[i] not in (_OTHERS | _IMAGE_NAMES) and self._holds(i, _is_number)]
+        named = [i for i in found if _LABEL_WORDS & set(self._names[i].split("_"))]
+        if len(named or found) == 1:
+            return (named or found)[0]
+        raise self._unclear("the numbers", named or found, "label_column", "label")
 
     def _split_by_content(self, taken: set[int | None]) -> int | None:
         """The column in which each cell is the name of a part."""

@@ -31,7 +31,8 @@ class Layout:
 
     `classes` are part and name of every class, including those without images; `ignored` files are no images by their
     extension or in no class folder; `noted` ones are ignored, and `notes` say so; `bad` files are unreadable before any
-    is read. The labels of a `task` with several labels are texts of `join_labels`.
+    is read. The labels of a `task` with several labels are texts of `join_labels`, and of numbers the texts of these;
+    `quantity` is what the numbers are.
     """
 
     found: EntryTable
@@ -41,6 +42,7 @@ class Layout:
     bad: list[BadFile] = field(default_factory=list)
     noted: list[str] = field(default_factory=list)
     task: Task = "classification"
+    quantity: str = "value"
 
     def ignore(self, images: Sequence[str], why: str) -> None:
         """Ignore images and add a note with the reason."""

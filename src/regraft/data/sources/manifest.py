@@ -48,6 +48,7 @@ class Manifest:
     rows: EntryTable
     notes: list[str]
     task: Task = "classification"
+    quantity: str = "value"
 
 
 def read_manifest(path: Path, storage: Storage | None = None, **options: Any) -> Manifest:
@@ -76,19 +77,26 @@ def parse_manifest(
     commas between them are those of columns with 0 and 1. Files that are not where a path leads are searched for by
     the end of the path, with or without extension. Without `labeled`, labels, parts and groups do not count, and the
     label of every image is empty. Of the `task` `multilabel`, cells have any number of labels with `label_separator`
-    between them (default: `|`), or as a JSON list, and any number of columns have a 1. Raises `DataError` as
-    `check_rows` does, and if it is unclear which column or which file is meant.
+    between them (default: `|`), or as a JSON list, and any number of columns have a 1. Of the task `regression`, labels
+    are any texts, for `with_numbers`, and the quantity is the name of their column. Raises `DataError` as `check_rows`
+    does, and if it is unclear which column or which file is meant.
     """
     cells = read_cells(name, data)
     # A web server does not know which files it has, and says yes to all.
     exists = (lambda _: False) if storage.exists("no such file") else storage.exists
     finder = ColumnFinder(name, cells, PART_NAMES, exists)
-    columns = finder.find(image_column, label_column) if labeled else finder.find_images(image_column)
-    is_multilabel = labeled and task == "multilabel"
+    is_multilabel, has_numbers = (labeled and task == asked for asked in ("multilabel", "regression"))
+    if labeled:
+        columns = finder.find(image_column, label_column, numbers=has_numbers)
+    else:
+        columns = finder.find_images(image_column)
     separator = label_separator or SEPARATOR
-    table = _Rows(name, cells, columns, storage.exists, storage.top, separator if is_multilabel else "")
+    table = _Rows(
+        name, cells, columns, storage.exists, storage.top, separator if is_multilabel else "", numbers=has_numbers
+    )
     found: Task = "multilabel" if is_multilabel else "classification"
-    return Manifest(table.read(), [*cells.notes, *columns.notes, *table.notes], found)
+    quantity = cells.columns[columns.labels[0]].strip() if has_numbers else "value"
+    return Manifest(table.read(), [*cells.notes, *columns.notes, *table.notes], found, quantity)
 
 
 def check_rows(name: str, cells: Cells, exists: Callable[[str], bool], columns: Columns | None = None) -> EntryTable:
@@ -105,7 +113,8 @@ def check_rows(name: str, cells: Cells, exists: Callable[[str], bool], columns: 
 class _Rows:
     """The rows of a table, read and validated; `top` lists the files that are searched for.
 
-    An image has any number of labels if there is a `separator` of those in a cell.
+    An image has any number of labels if there is a `separator` of those in a cell. Labels that are `numbers` may be
+    written in several ways.
     """
 
     def __init__(
@@ -116,8 +125,10 @@ class _Rows:
         exists: Callable[[str], bool],
         top: Directory,
         separator: str = "",
+        *,
+        numbers: bool = False,
     ) -> None:
-        self._separator = separator
+        self._separator, self._numbers = separator, numbers
         self._name, self._cells, self._columns, self._exists, self._top = name, cells, columns, exists, top
         self._errors = list[tuple[int, str]]()
         self._moved = dict[str, str]()
@@ -166,7 +177,7 @@ class _Rows:
         order = np.argsort(rows)
         labels = entries.labels.names[codes[order]].tolist()
         places = (self._cells.place(numbers[i]) for i in np.flatnonzero(is_first)[rows[order]].tolist())
-        if not self._separator:
+        if not self._separator and not self._numbers:
             errors += self._label_errors(dict(zip(labels, places, strict=True)))
         if errors:
             lines = join_truncated(errors, "\n  ", shown=MAX_ERRORS)

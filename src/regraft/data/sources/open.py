@@ -222,7 +222,7 @@ def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, colu
             raise DataError(f"{name} has URLs that differ only in their credentials. Keep one URL for each image.")
         storage = UrlStorage(storage, urls)
         rows = EntryTable(replace(row, path=redact(row.path)) if is_url(row.path) else row for row in rows)
-    layout = layout_of(rows, name, task=manifest.task)
+    layout = replace(layout_of(rows, name, task=manifest.task), quantity=manifest.quantity)
     layout.notes.extend(manifest.notes)
     return DataSource(storage, location, layout, bool(links) or isinstance(location, str))
 

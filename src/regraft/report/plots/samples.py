@@ -15,6 +15,7 @@ from regraft.errors import DataError
 from regraft.evaluation.multilabel.metrics import image_losses
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.regression.predictions import RegressionPredictions
 from regraft.report.plots import style
 from regraft.text import display_width, shorten
 
@@ -69,6 +70,26 @@ class LabelTile:
         return shorten(names, _CAPTION_WIDTH), shorten(verdict, _CAPTION_WIDTH + 9)
 
 
+@dataclass(frozen=True, eq=False)
+class NumberTile:
+    """An image, uint8 (H, W, 3), its true and its predicted number, and half the width of its interval, if any."""
+
+    image: np.ndarray
+    target: float
+    value: float
+    half_width: float | None
+
+    @property
+    def is_right(self) -> bool | None:
+        """Whether the true number is in the prediction interval; None without one."""
+        return None if self.half_width is None else abs(self.value - self.target) <= self.half_width
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Two lines below the picture: the numbers, and the error."""
+        return f"{self.target:.4g} → {self.value:.4g}", f"error {self.value - self.target:+.4g}"
+
+
 def choose_samples(predictions: Predictions, limit: int = 16) -> list[int]:
     """Choose the indices of up to `limit` images to show, always the same ones, wrong predictions first.
 
@@ -103,7 +124,15 @@ def choose_label_samples(predictions: MultilabelPredictions, limit: int = 16) ->
     return [*wrong.tolist(), *right.tolist()]
 
 
-def plot_samples(tiles: Sequence[SampleTile | LabelTile], path: Path, *, title: str = "") -> None:
+def choose_number_samples(predictions: RegressionPredictions, limit: int = 16) -> list[int]:
+    """Choose the indices of up to `limit` images to show, always the same ones: the largest and the smallest errors."""
+    order = np.argsort(-np.abs(predictions.residuals), kind="stable")
+    if len(order) <= limit:
+        return [int(i) for i in order]
+    return [int(i) for i in (*order[: limit - limit // 2], *order[::-1][: limit // 2])]
+
+
+def plot_samples(tiles: Sequence[SampleTile | LabelTile | NumberTile], path: Path, *, title: str = "") -> None:
     """Draw a grid of images with frames: green for correct predictions, red for wrong ones, gray without a label."""
     if not tiles:
         raise DataError("0 images; expected at least one to show")
@@ -124,7 +153,7 @@ def plot_samples(tiles: Sequence[SampleTile | LabelTile], path: Path, *, title: 
     style.save(figure, path, tight=True)
 
 
-def _draw_tile(axes: Axes, tile: SampleTile | LabelTile) -> None:
+def _draw_tile(axes: Axes, tile: SampleTile | LabelTile | NumberTile) -> None:
     is_right = tile.is_right
     color = style.FAINT if is_right is None else style.GREEN if is_right else style.RED
     height, width = tile.image.shape[:2]

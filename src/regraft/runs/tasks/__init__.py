@@ -10,6 +10,7 @@ from regraft.runs.evaluate import SamplePredictions
 from regraft.runs.tasks.base import TaskResults
 from regraft.runs.tasks.classification import ClassificationResults
 from regraft.runs.tasks.multilabel import MultilabelResults
+from regraft.runs.tasks.regression import RegressionResults
 from regraft.training.options import TrainingOptions
 
 __all__ = ["TASKS", "TaskResults"]
@@ -18,4 +19,5 @@ __all__ = ["TASKS", "TaskResults"]
 TASKS: Mapping[Task, Callable[[Classifier, SamplePredictions, TrainingOptions], TaskResults]] = {
     "classification": ClassificationResults.calibrated,
     "multilabel": MultilabelResults.calibrated,
+    "regression": RegressionResults.calibrated,
 }

@@ -12,8 +12,7 @@ from regraft.data.dataset import Split
 from regraft.data.decode import decode_image
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.samples import Part
-from regraft.evaluation.multilabel.predictions import MultilabelPredictions
-from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.tasks import AnyPredictions
 
 T = TypeVar("T")
 #: What charts call a part.
@@ -24,7 +23,7 @@ class TaskResults(Protocol):
     """Predictions of the val and test images of a run, as the calibrated model gives them, and what is made of them."""
 
     @property
-    def predictions(self) -> Predictions | MultilabelPredictions:
+    def predictions(self) -> AnyPredictions:
         """Those of the calibrated model."""
         ...
 

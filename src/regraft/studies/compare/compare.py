@@ -21,6 +21,7 @@ from regraft.evaluation.comparison import Difference, holm, paired_difference
 from regraft.models.registry import BASELINES, find_backbone
 from regraft.models.serialization import WEIGHTS
 from regraft.report.run_table import run_row
+from regraft.runs.prepare import refuse_numbers
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import SPLIT, Run
@@ -90,6 +91,10 @@ def compare(
     budget = budget or config.training.budget
     refuse_teacher(config, "regraft compare")
     refuse_unlabeled(config, "regraft compare")
+    refuse_numbers(config.data.task, "`regraft compare`")
+    for run in runs:
+        opened = run if isinstance(run, Run) else Run(run)
+        refuse_numbers(opened.task, f"`regraft compare` with {opened.path}")
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     folders = list({path.resolve(): path for path in paths}.values())
     names = _check_names(data, backbones, baselines, folders)

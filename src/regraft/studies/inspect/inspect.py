@@ -15,6 +15,7 @@ from regraft.data.scan import scan
 from regraft.data.sources.folders import FolderLayout
 from regraft.data.split import fold_numbers, inseparable_set_counts
 from regraft.errors import WeightsError
+from regraft.runs.prepare import refuse_numbers
 from regraft.runs.progress import with_progress
 from regraft.text import pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
@@ -85,6 +86,7 @@ def inspect(
             progress=partial(reporter.on_progress, "scan", detail="images"),
             compare_progress=partial(reporter.on_progress, "near duplicates"),
         )
+    refuse_numbers(dataset.task, "`regraft inspect`")
     findings, notes = audit(dataset), dataset.describe_values(dataset.value_range)
     if not labels:
         notes.append("Labels were not checked.")

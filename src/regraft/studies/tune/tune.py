@@ -17,7 +17,7 @@ from regraft.data.sources.urls import absolute
 from regraft.data.split_file import split_sha256
 from regraft.errors import DataError, MissingExtraError, RunError, UsageError, continued_in
 from regraft.models.serialization import versions
-from regraft.runs.prepare import prepare
+from regraft.runs.prepare import prepare, refuse_numbers
 from regraft.runs.progress import with_progress
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.teacher import refuse_teacher
@@ -104,6 +104,7 @@ def tune(
         _refuse_other_settings(stored, settings, Path(str(out)))
     refuse_unlabeled(config, "regraft tune")
     refuse_teacher(config, "regraft tune")
+    refuse_numbers(config.data.task, "`regraft tune`")
     model, split = prepare(data, config, reporter)
     if finetunes_members(model, config.training):
         raise UsageError(

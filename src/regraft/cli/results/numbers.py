@@ -1,0 +1,148 @@
+"""`regraft predict` with a model that gives an image a number."""
+
+from __future__ import annotations
+
+import csv as csv_module
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from regraft.cli.output import err, print_json
+from regraft.evaluation.regression.conformal import COVERAGE
+from regraft.runs.progress import rich_progress
+
+if TYPE_CHECKING:
+    from regraft.exporting.exported_model import ExportedModel
+    from regraft.models.inference import Prediction, Tta
+    from regraft.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is said of a number beside it; `of_classes` are options that have no meaning for numbers, by their flags."""
+
+    coverage: float | None
+    ood_rate: float | None
+    of_classes: Mapping[str, Any]
+
+    def check(self, model: Run | ExportedModel) -> None:
+        """Raise `UsageError` for an option that has no meaning for this model."""
+        from regraft.errors import UsageError
+        from regraft.runs.run import Run
+
+        if given := [flag for flag, value in self.of_classes.items() if value is not None]:
+            what = "is" if len(given) == 1 else "are"
+            raise UsageError(f"{', '.join(given)} {what} for models that give classes, and {model.path} gives numbers.")
+        of_runs = {"--coverage": self.coverage, "--ood-rate": self.ood_rate}
+        if given := [flag for flag, value in of_runs.items() if value is not None and not isinstance(model, Run)]:
+            raise UsageError(f"{', '.join(given)} needs a run's validation images, and {model.path} is an export.")
+
+
+def predict_numbers(
+    screen: Console,
+    model: Run | ExportedModel,
+    files: Sequence[Any],
+    wanted: Wanted,
+    *,
+    csv: Path | None,
+    tta: Tta,
+    batch_size: int,
+    json: bool,
+) -> None:
+    """`regraft predict` with a model that gives an image a number; raises `RegraftError` for unreadable files."""
+    from regraft.errors import RegraftError
+    from regraft.models.inference import predict_images
+    from regraft.runs.run import Run, classifier_of
+
+    wanted.check(model)
+    loaded, width, p_limit = classifier_of(model), None, None
+    if isinstance(model, Run):
+        width = None if wanted.coverage is None else model.conformal_half_width(wanted.coverage)
+        p_limit = None if wanted.ood_rate is None else model.ood_threshold(wanted.ood_rate)
+    quantity = loaded.classes[0]
+    failed: list[Prediction] = []
+    coverage = 100 * (wanted.coverage or COVERAGE)
+    has_interval = (width or loaded.half_width) is not None
+    columns = [
+        quantity,
+        *([f"{coverage:g} % interval"] if has_interval else []),
+        *(["out of dist."] if p_limit else []),
+    ]
+    table = Table("image", *map(escape, columns), box=None, header_style="bold")
+    with ExitStack() as stack:
+        write = None if csv is None else stack.enter_context(_csv_writer(csv, quantity))
+        reporter = stack.enter_context(rich_progress(err))
+        for done, found in enumerate(predict_images(loaded, files, batch_size=batch_size, tta=tta), start=1):
+            prediction = found if width is None or found.value is None else replace(found, half_width=width)
+            if prediction.error is not None:
+                failed.append(prediction)
+            if json:
+                print_json({"path": prediction.source, **number_json(prediction, p_limit)}, indent=None)
+            elif write is None:
+                table.add_row(*_cells(prediction, has_interval, p_limit))
+            if write is not None:
+                write(prediction)
+            if len(files) > batch_size:
+                reporter.on_progress("predict", done, len(files), "images")
+    if len(files) == len(failed) == 1:
+        raise RegraftError(f"{failed[0].source} cannot be read: {failed[0].error}")
+    if csv is not None:
+        screen.print(escape(f"{len(files)} rows in {csv}"))
+    elif not json:
+        screen.print(table)
+    if failed:
+        raise RegraftError(f"{len(failed)} of {len(files)} images could not be read.")
+
+
+def number_json(prediction: Prediction, p_limit: float | None = None) -> dict[str, Any]:
+    """Plain values: number, interval and p-value; whether out-of-distribution, by a limit of this; or the error."""
+    if prediction.value is None:
+        return {"error": prediction.error}
+    interval = prediction.interval
+    values: dict[str, Any] = {
+        "quantity": prediction.classes[0],
+        "value": prediction.value,
+        "interval": None if interval is None else list(interval),
+        "ood_p_value": prediction.ood_p_value,
+    }
+    if p_limit is not None and prediction.ood_p_value is not None:
+        values["out_of_distribution"] = prediction.ood_p_value <= p_limit
+    return values
+
+
+def _cells(prediction: Prediction, has_interval: bool, p_limit: float | None) -> list[str]:
+    """The cells of an image in the table: its name, its number, and the interval or the error."""
+    if prediction.value is None:
+        return [escape(prediction.source), f"[yellow]{escape(prediction.error or '')}[/yellow]"]
+    cells, interval = [escape(prediction.source), f"{prediction.value:.4g}"], prediction.interval
+    if has_interval:
+        cells.append("" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}")
+    if p_limit is not None and prediction.ood_p_value is not None:
+        cells.append("yes" if prediction.ood_p_value <= p_limit else "no")
+    return cells
+
+
+@contextmanager
+def _csv_writer(file: Path, quantity: str) -> Iterator[Callable[[Prediction], None]]:
+    """Write one row per image: path, number, interval and error; empty where there is none."""
+    from regraft.atomic_io import atomic_write
+
+    with (
+        atomic_write(file) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        writer = csv_module.writer(stream, lineterminator="\n")
+        writer.writerow(["path", quantity, "low", "high", "ood_p_value", "error"])
+
+        def write(prediction: Prediction) -> None:
+            low, high = prediction.interval or ("", "")
+            value, p_value = ("" if number is None else number for number in (prediction.value, prediction.ood_p_value))
+            writer.writerow([prediction.source, value, low, high, p_value, prediction.error or ""])
+
+        yield write

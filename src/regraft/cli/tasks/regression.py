@@ -1,0 +1,78 @@
+"""What the terminal says of a model that gives an image a number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from regraft.data.dataset import Part
+    from regraft.evaluation.regression.conformal import IntervalCoverage
+    from regraft.evaluation.regression.metrics import RegressionEvaluation
+    from regraft.evaluation.regression.predictions import RegressionPredictions
+    from regraft.runs.run import Run
+
+PLOT, ACCURACY = "predicted_true.png", "accuracy"
+CALIBRATION_ERROR = "True numbers within their prediction intervals"
+
+
+def print_report(console: Console, evaluation: RegressionEvaluation, rest: str) -> None:
+    """Print all metrics."""
+    console.print(escape(str(evaluation)))
+
+
+def print_part(console: Console, run: Run, part: Part) -> None:
+    """Print the metrics of one part of a run."""
+    from regraft.evaluation.regression.metrics import RegressionEvaluation
+
+    evaluation = RegressionEvaluation.from_json(run.metrics[part])
+    low, high = evaluation.intervals["mae"]
+    r2 = "" if evaluation.r2 is None else f", R2 {evaluation.r2:.3f}"
+    print_report(console, evaluation, "")
+    console.print(
+        f"[bold green]{part.capitalize()} mean absolute error {evaluation.mae:.4g}[/bold green] of "
+        f"{escape(run.classes[0])} (95 % interval {low:.4g} to {high:.4g}) on {evaluation.count} images{r2}."
+    )
+    for caution in cautions(evaluation):
+        console.print(f"[yellow]{escape(caution)}[/yellow]")
+
+
+def print_note(console: Console, run: Run) -> None:
+    """Print what the losses above are."""
+    if run.history or run.head_path:
+        console.print("Losses above are in squares of the standard deviation of the training images' numbers.")
+
+
+def measure_calibration(predictions: RegressionPredictions) -> IntervalCoverage:
+    """How many true numbers are in their prediction intervals."""
+    from regraft.evaluation.regression.conformal import measure_coverage
+
+    return measure_coverage(predictions.residuals, predictions.half_width)
+
+
+def plot(evaluation: RegressionEvaluation, predictions: RegressionPredictions, path: Path, title: str) -> None:
+    """Draw predicted over true numbers into a PNG."""
+    from regraft.report.plots.predicted_true import plot_predicted_true
+
+    plot_predicted_true(predictions, path, title=title, quantity=predictions.quantity)
+
+
+def write(predictions: RegressionPredictions, folder: Path) -> str:
+    """Write predictions into a folder; returns ""."""
+    from regraft.evaluation.stored_predictions import CSV
+
+    predictions.write_csv(folder / CSV)
+    return ""
+
+
+def advice(run: Path) -> str:
+    """What to try after an evaluation of stored predictions."""
+    return f"regraft report {run}   (a page with predicted over true numbers and the largest errors)"
+
+
+def cautions(evaluation: RegressionEvaluation) -> list[str]:
+    """What limits an evaluation of given images."""
+    return [*([evaluation.no_better] if evaluation.no_better else []), *evaluation.cautions()]

@@ -1,0 +1,1 @@
+"""Evaluation of models that give an image a number."""

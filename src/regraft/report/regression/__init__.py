@@ -1,0 +1,1 @@
+"""What is reported about a run whose model gives an image a number."""
