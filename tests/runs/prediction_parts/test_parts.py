@@ -92,10 +92,10 @@ def test_a_failure_leaves_the_parts_that_are_finished(squares_run, images, tmp_p
     written: list[Path] = []
     write = module.write_rows
 
-    def fail(file: Path, *arguments: Any) -> None:
+    def fail(file: Path, *arguments: Any, **options: Any) -> None:
         if written:
             raise OSError(28, "No space left on device", str(file))
-        write(file, *arguments)
+        write(file, *arguments, **options)
         written.append(file)
 
     monkeypatch.setattr(module, "write_rows", fail)

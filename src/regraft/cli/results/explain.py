@@ -233,13 +233,14 @@ class _Pictures:
         if not (contents := self.folder / _EXPLANATIONS).exists():
             write_json(contents, [])  # before the pictures, so that a scan of data around the folder knows it
         picture = self.folder / f"{stem}.png"
+        several = bool(explanation.thresholds)
+        given = None if label is None or not several else split_labels(label)
+        error = "" if wrong is None or given is None else ", missed" if wrong in given else ", absent"
         panels = [
-            Panel(heat, f"{target}, {100 * explanation.probability(target):.1f} %")
+            Panel(heat, f"{target}, {100 * explanation.probability(target):.1f} %{error}")
             for heat, target in zip(explanation.heat, explanation.targets, strict=True)
         ]
         panels += [Panel(maps[0], f"{explanation.targets[0]}: {name}") for name, maps in explanation.members.items()]
-        several = bool(explanation.thresholds)
-        given = None if label is None or not several else split_labels(label)
         truth = "" if label is None else f", true: {label if given is None else ', '.join(given) or 'none'}"
         grid = explanation.grid
         caption = f"map of {grid[0]} x {grid[1]} cells ({explanation.stage})" if grid else ""
@@ -252,9 +253,9 @@ class _Pictures:
             if wrong is None or given is None:
                 self.tiles.append(SampleTile(image, label, target, p))
             elif wrong in given:
-                self.tiles.append(SampleTile(image, target, f"not {target}", 1 - p))
+                self.tiles.append(SampleTile(image, target, "absent", 1 - p))
             else:
-                self.tiles.append(SampleTile(image, f"not {target}", target, p))
+                self.tiles.append(SampleTile(image, "absent", target, p))
         top = sorted(zip(explanation.classes, explanation.probabilities.tolist(), strict=True), key=lambda e: -e[1])
         answer: dict[str, Any] = {"label": explanation.label}
         if several:
