@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 
+from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ExportError
 
@@ -20,6 +21,8 @@ class MeanPredictor:
     classes = ("dark", "bright")
     preprocessing = Preprocessing(size=8)
     thresholds: tuple[float, ...] = ()
+    task: Task = "classification"
+    half_width: float | None = None
 
     def __init__(self, *, exact: int = 64, failing: int = 13) -> None:
         self.exact, self.failing = exact, failing
