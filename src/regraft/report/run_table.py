@@ -15,8 +15,13 @@ Row = Mapping[str, Any]
 
 def run_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a run: scores in 0..1, 10^6 bytes, seconds and milliseconds; None for what was not measured."""
-    model, time, test = metrics["model"], metrics["time"], metrics.get("test") or {}
-    interval = (test.get("intervals") or {}).get("macro_f1")
+    model, time, test, val = metrics["model"], metrics["time"], metrics.get("test") or {}, metrics.get("val") or {}
+    intervals = test.get("intervals") or {}
+    is_multilabel = "multilabel" in (test.get("task"), val.get("task"))
+
+    def interval(name: str) -> list[float] | None:
+        return list(intervals[name]) if name in intervals else None
+
     return {
         "name": model["backbone"],
         "weights": (model.get("weights") or {}).get("source", ""),
@@ -27,12 +32,16 @@ def run_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "peak_megabytes": (metrics.get("memory") or {}).get("peak_megabytes"),
         "train_seconds": time["train_seconds"],
         "predict_ms_file": time.get("predict_ms_per_image"),
-        "train_accuracy": (metrics.get("train") or {}).get("accuracy"),
-        "val_accuracy": (metrics.get("val") or {}).get("accuracy"),
+        # Of several labels it is the share of all right answers, which are mostly that an image lacks a class.
+        "train_accuracy": None if is_multilabel else (metrics.get("train") or {}).get("accuracy"),
+        "val_accuracy": val.get("accuracy"),
+        "val_mean_average_precision": val.get("mean_average_precision"),
         "test_accuracy": test.get("accuracy"),
         "test_accuracy_interval": test.get("accuracy_interval"),
+        "test_mean_average_precision": test.get("mean_average_precision"),
+        "test_mean_average_precision_interval": interval("mean_average_precision"),
         "test_macro_f1": test.get("macro_f1"),
-        "test_macro_f1_interval": None if interval is None else list(interval),
+        "test_macro_f1_interval": interval("macro_f1"),
     }
 
 
@@ -75,7 +84,9 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "from a file": _known("{:.1f} ms".format, "predict_ms_file"),
     "train accuracy": _known("{:.3f}".format, "train_accuracy"),
     "val accuracy": _known("{:.3f}".format, "val_accuracy"),
+    "val mAP": _known("{:.3f}".format, "val_mean_average_precision"),
     "test accuracy (95 %)": _score("test_accuracy"),
+    "test mAP (95 %)": _score("test_mean_average_precision"),
     "test macro-F1 (95 %)": _score("test_macro_f1"),
 }
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
 from regraft.report.run_table import COLUMNS
@@ -24,6 +24,7 @@ def model(
     }  # fmt: skip
 
 
+OF_ONE_CLASS = [name for name in COLUMNS if "mAP" not in name]
 MODELS = [model("a|b <i>", 12.0, 0.9, "none"), model("c", 13.0, 0.89)]
 PAIR = {"first": "a|b <i>", "second": "c", "accuracy": 0.01, "interval": [-0.02, 0.04], "only_first": 3,
         "only_second": 2, "p": 0.31234, "p_corrected": 0.62}  # fmt: skip
@@ -38,18 +39,33 @@ def test_the_markdown_has_a_row_per_model_and_pair() -> None:
     lines = text.splitlines()
     assert lines[:3] == ["# Comparison", "", "a&#124;b &lt;i&gt; is \\*best\\*: 90 %."]
     rows = [line for line in lines if line.startswith("|")]
-    assert rows[0] == "| " + " | ".join(COLUMNS) + " |"
-    assert {row.count("|") for row in rows[:4]} == {len(COLUMNS) + 1}
+    assert rows[0] == "| " + " | ".join(OF_ONE_CLASS) + " |"
+    assert {row.count("|") for row in rows[:4]} == {len(OF_ONE_CLASS) + 1}
     assert rows[2].startswith("| a&#124;b &lt;i&gt; (random weights) | head only | 4 | 224 px | 3.4 M | 14 MB |")
     assert rows[-1] == "| a&#124;b &lt;i&gt; minus c | +1.0 (-2.0 to +4.0) | 3 | 2 | 0.31 | 0.62 |"
     assert "Not tested: d." in lines
     assert "Pairwise differences" not in markdown_of(MODELS, [], [])
 
 
+def test_of_several_labels_the_score_is_the_mean_average_precision() -> None:
+    scores = {"test_mean_average_precision": 0.81, "test_mean_average_precision_interval": [0.7, 0.9]}
+    none = dict.fromkeys(("test_accuracy", "test_accuracy_interval", "train_accuracy", "val_accuracy"))
+    models = [row | none | scores for row in MODELS]
+    pair = {"first": "a", "second": "c", "mean_average_precision": 0.02, "interval": [-0.01, 0.05], "p": 0.2,
+            "p_corrected": 0.4}  # fmt: skip
+    text = markdown_of(models, [pair], ["a is best."])
+    assert "| 0.810 (0.700 to 0.900) |" in text
+    assert "| a minus c | +0.020 (-0.010 to +0.050) | 0.2 | 0.4 |" in text
+    assert "accuracy" not in text
+    texts = [text.get_text() for text in comparison_figure(models).findobj(Text)]
+    assert "mAP and training time" in texts
+    assert any("0.810" in text for text in texts)
+
+
 def test_the_picture_has_every_cell_of_the_table() -> None:
     figure = comparison_figure(FIVE, caption="Not tested: d.")
     texts = {text.get_text() for axes in figure.axes for text in axes.texts}
-    assert texts >= {*COLUMNS, "head only", "23.0 M", "0.970", "0.770 (0.720 to 0.820)", "Not tested: d."}
+    assert texts >= {*OF_ONE_CLASS, "head only", "23.0 M", "0.970", "0.770 (0.720 to 0.820)", "Not tested: d."}
 
 
 def overlaps(figure: Figure) -> list[tuple[str, str]]:

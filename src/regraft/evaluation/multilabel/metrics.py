@@ -291,6 +291,21 @@ def mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> floa
     return float(scores["mean_average_precision"][0])
 
 
+def draws_of_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Average precision of each class in 1,000 draws of the Bayesian bootstrap, float64 (1000, C).
+
+    The draws weight the images alike for all probabilities, (N, C), of the same number of images.
+    """
+    ranking, rng = _Ranking(truth, probabilities), np.random.default_rng(0)
+    size = max(1, min(_DRAWS, _CHUNK_VALUES // max(1, 3 * len(truth))))
+    return np.concatenate(
+        [
+            ranking.average_precision(rng.standard_exponential((min(size, _DRAWS - start), len(truth))))
+            for start in range(0, _DRAWS, size)
+        ]
+    )
+
+
 class _Ranking:
     """The images in the order of their probabilities, for each class; images with equal ones share a place."""
 

@@ -12,12 +12,17 @@ from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
 from regraft.atomic_io import write_json
 from regraft.cluster.executor import Cluster, open_executor
 from regraft.config import Config
 from regraft.data.sources.urls import absolute, is_url, redact
 from regraft.errors import DataError, RegraftError, RunError, UsageError, continued_in
 from regraft.evaluation.comparison import Difference, holm, paired_difference
+from regraft.evaluation.multilabel.comparison import PrecisionDifference, paired_precision_difference
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.evaluation.predictions import Predictions
 from regraft.models.registry import BASELINES, find_backbone
 from regraft.models.serialization import WEIGHTS
 from regraft.report.run_table import run_row
@@ -63,6 +68,8 @@ def compare(
 ) -> Comparison:
     """Train each model on the same split and compare them on the same test images.
 
+    The score is the accuracy, or the mean average precision where an image has any number of classes.
+
     Args:
         data: Labeled images that `scan` takes; not needed if only runs are compared.
         backbones: Names from `regraft backbones`, or any timm names.
@@ -79,7 +86,7 @@ def compare(
         reporter: Receives the progress. Default: progress bars in a notebook or terminal.
 
     Raises:
-        UsageError: Fewer than two models, an unknown name, or a folder with something else.
+        UsageError: Fewer than two models, an unknown name, runs of several tasks, or a folder with something else.
         RunError: No model could be trained, or a run has no test images.
 
     Examples:
@@ -132,7 +139,7 @@ def compare(
     if not models:
         reasons = "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise RunError(f"None of {pluralize(len(names), 'model')} could be trained:\n  {reasons}")
-    ordered = sorted(models.values(), key=lambda m: (-m.test_accuracy, m.test_loss, m.train_seconds))
+    ordered = sorted(models.values(), key=lambda m: (-m.score, m.test_loss, m.train_seconds))
     pairs, notes = _compare_pairs(ordered)
     conclusion = (*conclude(ordered, pairs, failed), *notes)
     result = Comparison(
@@ -158,9 +165,16 @@ def _check_names(
     if names and data is None:
         raise UsageError(f"{', '.join(names)}: expected DATA to train on.")
     for run in runs:
-        if not len(Run(run).predictions.part("test")):
+        if not len(_test_part(Run(run))):
             raise NoTestError(f"{run} has no test images to compare models by.")
+    if len(tasks := {Run(run).task for run in runs}) > 1:
+        raise UsageError(f"The runs have the tasks {' and '.join(sorted(tasks))}; expected one task.")
     return names
+
+
+def _test_part(run: Run) -> Predictions | MultilabelPredictions:
+    every = run.label_predictions if run.task == "multilabel" else run.predictions
+    return every.part("test")
 
 
 def _prepare_folder(out: Path | str | None, data: Path | str | None, names: Sequence[str], config: Config) -> Path:
@@ -194,8 +208,8 @@ def _measure(name: str, run: Run, timing: Timing) -> ComparedModel:
         "stopped": metrics["training"]["stopped"],
         "finetune_epochs": sum(epoch["phase"] == "finetune" for epoch in run.history),
         "predict_ms_1": timing.one, "predict_ms_32": timing.batch, "test_loss": test["loss"],
-        "test_accuracy_interval": tuple(test["accuracy_interval"]),
-        "test_macro_f1_interval": tuple(test["intervals"]["macro_f1"]), "test_images": test["count"],
+        "test_images": test["count"],
+        **{name: tuple(value) for name, value in row.items() if name.endswith("_interval") and value is not None},
     })  # fmt: skip
 
 
@@ -203,27 +217,40 @@ def _untested(models: Sequence[ComparedModel]) -> tuple[str, ...]:
     """Names of the classes without a test image."""
     names: dict[str, None] = {}
     for model in models:
-        test = Run(model.run).predictions.part("test")
-        present = set(test.labels.tolist())
+        test = _test_part(Run(model.run))
+        if isinstance(test, MultilabelPredictions):
+            present = set(np.flatnonzero(test.indicators.any(axis=0) & ~test.indicators.all(axis=0)).tolist())
+        else:
+            present = set(test.labels.tolist())
         names |= {name: None for index, name in enumerate(test.classes) if index not in present}
     return tuple(names)
 
 
 def _compare_pairs(models: Sequence[ComparedModel]) -> tuple[list[ModelPair], list[str]]:
     """Compare every two models with the same test images, and name in a sentence those whose test images differ."""
-    predictions = {m.name: Run(m.run).predictions.part("test") for m in models}
+    predictions = {m.name: _test_part(Run(m.run)) for m in models}
     images = {m.name: _test_images(Path(m.run)) for m in models}
-    pairs: list[tuple[str, str, Difference]] = []
+    pairs: list[tuple[str, str, Difference | PrecisionDifference]] = []
     different: list[str] = []
     for first, second in combinations(predictions, 2):
         with suppress(DataError):  # other labels
             if images[first] == images[second]:
-                pairs.append((first, second, paired_difference(predictions[first], predictions[second])))
+                pairs.append((first, second, _difference(predictions[first], predictions[second])))
                 continue
         different.append(f"{first} and {second}")
     corrected = holm([difference.p for *_, difference in pairs])
     notes = [f"Not compared, because their test images differ: {join_truncated(different)}."] if different else []
     return [ModelPair(*pair, p) for pair, p in zip(pairs, corrected, strict=True)], notes
+
+
+def _difference(
+    first: Predictions | MultilabelPredictions, second: Predictions | MultilabelPredictions
+) -> Difference | PrecisionDifference:
+    if isinstance(first, MultilabelPredictions) and isinstance(second, MultilabelPredictions):
+        return paired_precision_difference(first, second)
+    if isinstance(first, Predictions) and isinstance(second, Predictions):
+        return paired_difference(first, second)
+    raise DataError("The models have different tasks.")
 
 
 def _test_images(run: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from regraft.atomic_io import write_csv, write_json, write_text
 from regraft.evaluation.comparison import SIGNIFICANT, Difference
+from regraft.evaluation.multilabel.comparison import PrecisionDifference
 from regraft.models.registry import BASELINES
 from regraft.notebook_repr import NotebookRepr
 from regraft.studies.compare.page import markdown_of, plot_comparison
@@ -32,15 +33,44 @@ class ComparedModel:
     predict_ms_1: float  # the network's time for an image alone
     predict_ms_32: float  # per image, in batches of 32
     predict_ms_file: float | None  # per image file in batches, decoding included
-    train_accuracy: float | None
+    train_accuracy: float | None  # None where an image has any number of classes, as the two others
     val_accuracy: float | None
-    test_accuracy: float
-    test_accuracy_interval: tuple[float, float]
+    test_accuracy: float | None
+    test_accuracy_interval: tuple[float, float] | None
     test_macro_f1: float
     test_macro_f1_interval: tuple[float, float]
     test_loss: float
     test_images: int
     stopped: str | None = None
+    val_mean_average_precision: float | None = None  # mAP; None where an image has one class, as the two others
+    test_mean_average_precision: float | None = None
+    test_mean_average_precision_interval: tuple[float, float] | None = None
+
+    @property
+    def score(self) -> float:
+        """What models are ordered by: test accuracy, or test mAP where an image has any number of classes."""
+        score = self.test_mean_average_precision if self.test_accuracy is None else self.test_accuracy
+        assert score is not None
+        return score
+
+    @property
+    def val_score(self) -> float:
+        """The same of the validation images; 0 if there are none."""
+        return (self.val_mean_average_precision if self.test_accuracy is None else self.val_accuracy) or 0.0
+
+    @property
+    def score_name(self) -> str:
+        """The name of the score, in words."""
+        return "mAP" if self.test_accuracy is None else "accuracy"
+
+    def describe_score(self) -> str:
+        """The score with its interval."""
+        interval = self.test_mean_average_precision_interval if self.test_accuracy is None else self.test_accuracy_interval
+        assert interval is not None
+        low, high = interval
+        if self.test_accuracy is None:
+            return f"{self.score:.3f} (95 % interval {low:.3f} to {high:.3f})"
+        return f"{100 * self.score:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -53,7 +83,7 @@ class ModelPair:
 
     first: str
     second: str
-    difference: Difference
+    difference: Difference | PrecisionDifference
     p_corrected: float
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +97,8 @@ class Comparison(NotebookRepr):
     """Models that were compared on the same test images.
 
     Attributes:
-        models: Models by test accuracy, the most accurate first; of equal ones the one with the lower test loss.
+        models: Models by test accuracy, or by mAP where an image has any number of classes, the best first; of equal
+            ones the one with the lower test loss.
         pairs: Every two of them that have the same test images.
         conclusion: Conclusions, in sentences.
         failed: Name -> why the model could not be trained.
@@ -85,7 +116,7 @@ class Comparison(NotebookRepr):
     untested: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Comparison({', '.join(f'{m.name} {m.test_accuracy:.3f}' for m in self.models)})"
+        return f"Comparison({', '.join(f'{m.name} {m.score:.3f}' for m in self.models)})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -128,19 +159,15 @@ def conclude(models: Sequence[ComparedModel], pairs: Sequence[ModelPair], failed
     `failed` are the names of the models that are not among them, because they could not be trained.
     """
     best, *others = models
-    low, high = best.test_accuracy_interval
-    accuracy = (
-        f"{100 * best.test_accuracy:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}) on "
-        f"{pluralize(best.test_images, 'image')}"
-    )
+    score, name = f"{best.describe_score()} on {pluralize(best.test_images, 'image')}", best.score_name
     sentences = [f"Not compared, because it could not be trained: {join_truncated(failed)}."] if failed else []
     if others:
         among = f"Of the {len(models)} other models, " if failed else ""
-        sentences.append(f"{among}{best.name} has the highest test accuracy: {accuracy}.")
+        sentences.append(f"{among}{best.name} has the highest test {name}: {score}.")
     else:
-        sentences.append(f"Nothing is compared: {best.name} is the only model. Its test accuracy: {accuracy}.")
-    if ties := [model.name for model in others if model.test_accuracy == best.test_accuracy]:
-        sentences.append(f"{join_truncated(ties)} has the same test accuracy, but not a lower test loss.")
+        sentences.append(f"Nothing is compared: {best.name} is the only model. Its test {name}: {score}.")
+    if ties := [model.name for model in others if model.score == best.score]:
+        sentences.append(f"{join_truncated(ties)} has the same test {name}, but not a lower test loss.")
     by_names = {frozenset((pair.first, pair.second)): pair for pair in pairs}
     tested = [(model, by_names.get(frozenset((best.name, model.name)))) for model in others]
     worse = [model for model, pair in tested if pair and pair.p_corrected < SIGNIFICANT]
@@ -166,7 +193,7 @@ def conclude(models: Sequence[ComparedModel], pairs: Sequence[ModelPair], failed
         sentences.append(f"Training ended early for {join_truncated(early)}.")
     if random := [model.name for model in models if model.weights == "none" and model.name not in BASELINES]:
         sentences.append(
-            f"{join_truncated(random)} started from random weights: the accuracy says nothing about the pretrained "
+            f"{join_truncated(random)} started from random weights: the {name} says nothing about the pretrained "
             "weights."
         )
     return sentences

@@ -178,7 +178,7 @@ class ModelTrainer:
         return None
 
     def choose_again(self, models: Mapping[str, ComparedModel]) -> str | None:
-        """The most accurate on validation of the models for whose wanted epochs there was no time, but is now."""
+        """The best on validation of the models for whose wanted epochs there was no time, but is now."""
         left = 0.0 if self.deadline is None else self._left()
         names = [
             name
@@ -186,7 +186,7 @@ class ModelTrainer:
             if name in models and share * _WORTH_IT < left
             and models[name].finetune_epochs < self._wanted_epochs(name)
         ]  # fmt: skip
-        return max(names, key=lambda n: (n not in BASELINES, models[n].val_accuracy or 0.0), default=None)
+        return max(names, key=lambda n: (n not in BASELINES, models[n].val_score), default=None)
 
     def train_again(self, name: str) -> tuple[Run, Timing]:
         """Train a model anew in all the time that is left, and replace its run."""
