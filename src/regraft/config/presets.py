@@ -6,9 +6,12 @@ Input: a preset's name, or a configuration. Output: the settings of the preset, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
+from regraft.data.labels import Task
 from regraft.text import join_truncated
+from regraft.training.options import TrainingOptions
 
 Preset = Literal["fast", "balanced", "best", "keras"]
 #: The defaults of all settings.
@@ -62,6 +65,12 @@ def default_budget(preset: str, images: int, cpus: int) -> float:
     if preset != "best":
         return 0.0
     return max(_LEAST_SECONDS, _SECONDS_PER_IMAGE * images * 2 / max(1, cpus))
+
+
+def for_task(training: TrainingOptions, preset: str, task: Task) -> TrainingOptions:
+    """The options without those of a preset that are for images with one class: Keras has a sigmoid for several."""
+    is_softmax = PRESETS[preset].get("training", {}).get("output_activation") == training.output_activation == "softmax"
+    return replace(training, output_activation="auto") if task == "multilabel" and is_softmax else training
 
 
 def merge_preset(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:

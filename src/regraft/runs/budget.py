@@ -11,7 +11,7 @@ from pathlib import Path
 from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config
-from regraft.config.presets import default_budget
+from regraft.config.presets import default_budget, for_task
 from regraft.data.dataset import Dataset, Split
 from regraft.errors import BudgetError, DataError, UsageError
 from regraft.models.classifier import Classifier
@@ -127,11 +127,12 @@ def fit_into_budget(
 
 
 def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -> Config:
-    """Adapt a preset to the images: its budget, and whether fine-tuning can be judged; say what it will do.
+    """Adapt a preset to the images: their task, its budget, and whether fine-tuning can be judged; say what it will do.
 
     Changes nothing for a preset without a budget of its own and without `run.finetune_min_val`.
     """
-    images, cpus, training = len(split.train), usable_cpus(), config.training
+    images, cpus = len(split.train), usable_cpus()
+    training = for_task(config.training, config.run.preset, split.dataset.task)
     unjudged = ""
     if training.finetune_epochs and len(split.val) < config.run.finetune_min_val:
         training = replace(training, finetune_epochs=0)

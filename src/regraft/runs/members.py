@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,17 @@ class TrainedMember:
         """One sentence on how good it is alone."""
         trained, part = self.metrics["model"], next((p for p in ("test", "val") if p in self.metrics), None)
         how = f"fine-tuned from {trained['finetuned_from']}" if trained["finetuned_from"] else "its head alone"
-        score = f"{part} accuracy {100 * self.metrics[part]['accuracy']:.1f} %" if part else "no images to test it on"
+        score = describe_score(self.metrics[part], part) if part else "no images to test it on"
         stopped = self.metrics["training"]["stopped"]
         early = f" Its training ended early, and its best weights until then are kept: {stopped}" if stopped else ""
         return f"{self.name} alone: {score} ({how}, {self.seconds:.0f} s).{early}"
+
+
+def describe_score(metrics: Mapping[str, Any], part: str) -> str:
+    """The accuracy of a part, or the mean average precision where an image has any number of classes."""
+    if "mean_average_precision" in metrics:
+        return f"{part} mAP {metrics['mean_average_precision']:.3f}"
+    return f"{part} accuracy {100 * metrics['accuracy']:.1f} %"
 
 
 def train_members(

@@ -15,6 +15,7 @@ import numpy as np
 from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config, DataOptions, load_run_config
+from regraft.config.presets import for_task
 from regraft.data.dataset import Dataset, Split
 from regraft.data.labels import AskedTask
 from regraft.data.scan import scan
@@ -89,7 +90,8 @@ def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter)
     split = Split(dataset) if config.run.class_changes else split_with(dataset, config)
     split = replace(split, stored=stored)
     distributed.check_equal("images or labels", split_sha256(split))
-    output_activation(config.training, split.dataset.task)
+    task = split.dataset.task
+    output_activation(for_task(config.training, config.run.preset, task), task)
     weights_of_classes(config.training.class_weights, split.train.targets, split.classes)
     for note in (*_missing_parts(split, config), describe(split)):
         reporter.on_message(note)

@@ -43,7 +43,9 @@ def command(
     trials: Annotated[int, Option(help="Short trainings; the first uses the given settings.")] = 20,
     finalists: Annotated[int, Option(help="Best trials that train in full, beside the given settings.")] = 2,
     budget: Budget = None,
-    metric: Annotated[str, Option(help="Validation metric: loss (calibrated), accuracy or macro_f1.")] = "loss",
+    metric: Annotated[
+        str, Option(help="Validation metric: loss, accuracy, macro_f1 or mean_average_precision.")
+    ] = "loss",
     backbone: Backbone = None,
     weights: Weights = None,
     image_size: ImageSize = None,
@@ -120,18 +122,27 @@ def _print(screen: Console, result: TuneResult) -> None:
         complete = states.count("complete")
         screen.print(f"The importance of settings needs {MIN_TRIALS} complete trials; there are {complete}.")
     if result.run is not None and (test := result.run.metrics.get("test")):
-        tested = f" (not tested: {join_truncated(test['untested'])})" if test.get("untested") else ""
-        low, high = test["accuracy_interval"]
-        screen.print(
-            f"[bold green]Test accuracy {100 * test['accuracy']:.1f} %[/bold green] (95 % interval {100 * low:.1f} to "
-            f"{100 * high:.1f}) on {test['count']} images, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, log loss "
-            f"{test['loss']:.4f}."
-        )
+        _print_test(screen, test)
     if len(states) > 1:
         screen.print(
             f"The validation score of the best of {len(states)} trials is optimistic, because it was selected. "
             "The test set took no part in the selection."
         )
+
+
+def _print_test(screen: Console, test: dict[str, Any]) -> None:
+    tested = f" (not tested: {join_truncated(test['untested'])})" if test.get("untested") else ""
+    if "mean_average_precision" in test:
+        low, high = test["intervals"]["mean_average_precision"]
+        score = f"mAP {test['mean_average_precision']:.3f}[/bold green] (95 % interval {low:.3f} to {high:.3f})"
+    else:
+        low, high = test["accuracy_interval"]
+        score = f"accuracy {100 * test['accuracy']:.1f} %[/bold green] "
+        score += f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    screen.print(
+        f"[bold green]Test {score} on {test['count']} images, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, log "
+        f"loss {test['loss']:.4f}."
+    )
 
 
 def _print_best(screen: Console, result: TuneResult) -> None:
@@ -143,15 +154,16 @@ def _print_best(screen: Console, result: TuneResult) -> None:
     for name, (before, after) in result.changes.items():
         screen.print(escape(f"  {name:<28} {_text(before)} -> {_text(after)}"))
     if base:
-        text = f"Validation loss {best.loss:.4f} (given settings {base.loss:.4f}), "
-        text += f"accuracy {best.accuracy:.4f} ({base.accuracy:.4f})"
+        text = f"{best.describe().capitalize()} (given settings: {base.describe()})"
         if gain := result.gain:
             text += f"; the mean loss per image is lower by {gain[0]:.4f} (standard error {gain[1]:.4f})"
         screen.print(text + ".")
 
 
 def _table(result: TuneResult) -> Table:
-    table = Table("trial", "trained", "val loss", "accuracy", "macro-F1", "seconds", "", box=None, header_style="bold")
+    several = result.best.record.mean_average_precision is not None
+    columns = ("trial", "trained", "val loss", "mAP" if several else "accuracy", "macro-F1", "seconds", "")
+    table = Table(*columns, box=None, header_style="bold")
     for column in table.columns:
         column.no_wrap, column.justify = True, "right"
     table.columns[1].justify = table.columns[-1].justify = "left"
@@ -162,10 +174,11 @@ def _table(result: TuneResult) -> Table:
         remark = "base" if not record.number else ""
         if record.number == result.best.record.number:
             remark = f"[bold green]{remark + ', ' if remark else ''}best[/bold green]"
+        score = record.mean_average_precision if several else record.accuracy
         table.add_row(
             str(record.number),
             "in full" if record.number in numbers else "short",
-            *(f"{value:.4f}" for value in (record.loss, record.accuracy, record.macro_f1)),
+            *(f"{value:.4f}" for value in (record.loss, score, record.macro_f1)),
             f"{record.seconds:.1f}",
             remark,
         )

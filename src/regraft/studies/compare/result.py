@@ -65,12 +65,11 @@ class ComparedModel:
 
     def describe_score(self) -> str:
         """The score with its interval."""
-        interval = self.test_mean_average_precision_interval if self.test_accuracy is None else self.test_accuracy_interval
-        assert interval is not None
-        low, high = interval
-        if self.test_accuracy is None:
-            return f"{self.score:.3f} (95 % interval {low:.3f} to {high:.3f})"
-        return f"{100 * self.score:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+        if self.test_accuracy_interval is not None:
+            low, high = self.test_accuracy_interval
+            return f"{100 * self.score:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+        low, high = self.test_mean_average_precision_interval or (0.0, 1.0)
+        return f"{self.score:.3f} (95 % interval {low:.3f} to {high:.3f})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

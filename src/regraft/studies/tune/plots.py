@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from regraft.report.plots import style
 from regraft.studies.tune.result import Metric, TrialRecord
 
-_AXIS = {"loss": "validation loss", "accuracy": "1 - validation accuracy", "macro_f1": "1 - validation macro-F1"}
+_AXIS = {"loss": "validation loss", "accuracy": "1 - validation accuracy", "macro_f1": "1 - validation macro-F1",
+         "mean_average_precision": "1 - validation mAP"}  # fmt: skip
 
 
 def plot_history(study: optuna.Study, finalists: Sequence[TrialRecord], metric: Metric, path: Path) -> None:

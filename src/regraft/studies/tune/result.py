@@ -11,18 +11,27 @@ import numpy as np
 
 from regraft.atomic_io import write_csv, write_json, write_text
 from regraft.config import Config
+from regraft.data.labels import Task
 from regraft.runs.run import Run
 from regraft.training.prefix_backend import BackendName
 
-Metric = Literal["loss", "accuracy", "macro_f1"]
+Metric = Literal["loss", "accuracy", "macro_f1", "mean_average_precision"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+#: The metrics of each task; the accuracy of several labels is mostly that of the classes that images lack.
+METRICS_OF: dict[Task, tuple[Metric, ...]] = {
+    "classification": ("loss", "accuracy", "macro_f1"),
+    "multilabel": ("loss", "macro_f1", "mean_average_precision"),
+}
 #: Complete trials below which importances would be chance.
 MIN_TRIALS_FOR_IMPORTANCE = 12
 #: The name of the winner's run, and of its configuration with `.toml`.
 BEST = "best"
 
 _STEPS = ("decode", "prefix", "head", "finetune")
-_COLUMNS = ("number", "in_full", "state", "value", "loss", "accuracy", "macro_f1", "finetuned", "seconds")
+_COLUMNS = (
+    "number", "in_full", "state", "value", "loss", "accuracy", "macro_f1", "mean_average_precision", "finetuned",
+    "seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,13 @@ class TrialRecord:
     prefix_backend: BackendName = "torch"
     cache_too_small: bool = False
     message: str = ""  # why the trial ended early, or which trial it repeats
+    mean_average_precision: float | None = None  # mAP; None where an image has one class
+
+    def describe(self) -> str:
+        """Validation loss and accuracy of a complete trial, or mAP where an image has any number of classes."""
+        if self.mean_average_precision is not None:
+            return f"validation loss {self.loss:.4f}, mAP {self.mean_average_precision:.4f}"
+        return f"validation loss {self.loss:.4f}, accuracy {self.accuracy:.4f}"
 
     @property
     def rank(self) -> float:
@@ -90,8 +106,7 @@ class TuneResult:
     def __repr__(self) -> str:
         record = self.best.record
         return (
-            f"TuneResult({str(self.path)!r}, {len(self.trials)} trials, best {record.number} with validation loss "
-            f"{record.loss:.4f}, accuracy {record.accuracy:.4f})"
+            f"TuneResult({str(self.path)!r}, {len(self.trials)} trials, best {record.number} with {record.describe()})"
         )
 
     @property

@@ -22,7 +22,7 @@ from regraft.data.dataset import Split
 from regraft.errors import RegraftError, RunError
 from regraft.models.classifier import Classifier
 from regraft.runs.budget import RunPlan
-from regraft.runs.evaluate import predict_dataset
+from regraft.runs.evaluate import predict_samples
 from regraft.runs.prepare import build_for
 from regraft.runs.resume import resume
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, Run
@@ -153,7 +153,7 @@ class Search:
         if self.train:
             val, started = self.search_split.val, time.monotonic()
             timed = val.with_samples(val.samples[:_TIMED_IMAGES])
-            predict_dataset(self.model, timed)
+            predict_samples(self.model, timed)
             per_image = (time.monotonic() - started) / len(timed)
             evaluation = 2 + _MARGIN * per_image * sum(len(self.split[p]) for p in self.split if p != "train")
         left = max(0.0, self.deadline - time.monotonic())
@@ -194,6 +194,7 @@ class Search:
                 "loss": row.val_loss,
                 "accuracy": None if row.val_accuracy is None else 1 - row.val_accuracy,
                 "macro_f1": None if row.val_macro_f1 is None else 1 - row.val_macro_f1,
+                "mean_average_precision": row.val_loss,  # epochs have none, and trials are compared with trials
             }[self.metric]
             if value is not None and number and row.epoch not in reported:  # it is, if a cluster's node has died
                 reported.add(row.epoch)
@@ -241,10 +242,7 @@ class Search:
             self.reporter.on_message(f"Trial {record.number} failed: {record.message}")
         elif record.state == "complete" and (best is None or record.rank < best.rank):
             title = "the base configuration" if not record.number else "the best so far"
-            self.reporter.on_message(
-                f"Trial {record.number}: validation loss {record.loss:.4f}, accuracy {record.accuracy:.4f} in "
-                f"{record.seconds:.1f} s, {title}."
-            )
+            self.reporter.on_message(f"Trial {record.number}: {record.describe()} in {record.seconds:.1f} s, {title}.")
 
     def _train_finalists(self) -> None:
         """Train the base and the best others in full, as far as earlier calls have not."""
@@ -278,8 +276,7 @@ class Search:
             self.study.add_finalist(result)
             record = result.record
             self.reporter.on_message(
-                f"{titles[task].capitalize()} in full: validation loss {record.loss:.4f}, accuracy "
-                f"{record.accuracy:.4f} in {record.seconds:.0f} s."
+                f"{titles[task].capitalize()} in full: {record.describe()} in {record.seconds:.0f} s."
             )
         self.reporter.on_progress("finalists", len(chosen), len(chosen), "")
 

@@ -62,7 +62,8 @@ class SearchSpace:
             among("model.head_widths", _WIDTHS, " ".join(map(str, base.model.head_widths)))
             among("model.dropout", (0.0, 0.2, 0.4), 0.2 if base.model.dropout == "auto" else base.model.dropout)
             between("training.head_lr", 1e-4, 1e-2, base.training.head_lr)
-        among("training.label_smoothing", (0.0, 0.05, 0.1, 0.2), base.training.label_smoothing)
+        if self._model.task == "classification":
+            among("training.label_smoothing", (0.0, 0.05, 0.1, 0.2), base.training.label_smoothing)
         if phases.finetunes:
             between("training.finetune_lr", 5e-5, 3e-3, base.training.finetune_lr)
             among("training.layer_decay", (1.0, 0.85, 0.7), base.training.layer_decay)

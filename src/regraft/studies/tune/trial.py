@@ -15,6 +15,7 @@ from regraft.cache import Cache
 from regraft.config import Config
 from regraft.data.dataset import Split
 from regraft.errors import TrainingError
+from regraft.evaluation.multilabel.metrics import mean_average_precision
 from regraft.models.classifier import Classifier
 from regraft.runs.prepare import build_for
 from regraft.studies.tune.result import Metric, TrialRecord, TrialResult
@@ -25,7 +26,7 @@ from regraft.training.prefix_backend import BackendName, choose_backend
 from regraft.training.setup import loss_of, output_activation, plan_phases
 from regraft.training.trainer import train as train_classifier
 
-#: Weight of the loss beside macro-F1: it decides between equal scores alone.
+#: Weight of the loss beside macro-F1 and mAP: it decides between equal scores alone.
 _TIE_WEIGHT = 1e-5
 
 
@@ -96,23 +97,30 @@ def run_trial(
     scores = compute_metrics(objective, training.val_logits, torch.from_numpy(split.val.targets), calibrate=True)
     if not math.isfinite(scores.loss):
         raise TrainingError(f"The validation loss is {scores.loss}; expected a finite number.")
+    precision = None
+    if task == "multilabel":
+        precision = mean_average_precision(split.val.indicators, training.val_logits.double().cpu().numpy())
     loss = sum(scores.calibrated_losses) / len(scores.calibrated_losses)
     record = TrialRecord(
-        number, params, "complete", value=value_to_minimize(metric, loss, scores), loss=loss,
+        number, params, "complete", value=value_to_minimize(metric, loss, scores, precision), loss=loss,
         accuracy=scores.accuracy, macro_f1=scores.macro_f1, seconds=time.monotonic() - started,
         steps={step: seconds for step, seconds in training.seconds.items() if step != "total"},
         finetuned=training.finetuned, prefix_backend=backend, cache_too_small=training.cache_too_small,
+        mean_average_precision=precision,
     )  # fmt: skip
     return TrialResult(record, config, scores.calibrated_losses)
 
 
-def value_to_minimize(metric: Metric, loss: float, scores: EpochMetrics) -> float:
+def value_to_minimize(metric: Metric, loss: float, scores: EpochMetrics, precision: float | None = None) -> float:
     """The loss, or 1 - score, where a smaller loss decides between equal scores."""
     if metric == "loss":
         return loss
     tie = loss / (1 + loss)
     if metric == "accuracy":  # which moves in steps of one image
         return 1 - scores.accuracy + tie / (scores.count + 1)
+    if metric == "mean_average_precision":
+        assert precision is not None
+        return 1 - precision + _TIE_WEIGHT * tie
     return 1 - scores.macro_f1 + _TIE_WEIGHT * tie
 
 

@@ -22,7 +22,7 @@ from regraft.runs.progress import with_progress
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import refuse_unlabeled
-from regraft.studies.tune.result import METRICS, Metric, TuneResult
+from regraft.studies.tune.result import METRICS, METRICS_OF, Metric, TuneResult
 from regraft.studies.tune.search_space import SearchSpace
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.setup import finetunes_members
@@ -51,8 +51,9 @@ def tune(
         trials: Number of short trials, failed and pruned ones included; the first has the base configuration.
         finalists: Number of the best trials that are trained in full, besides the base configuration.
         budget: Seconds for everything, counted from `started`; None: no limit.
-        metric: Validation metric to optimize: `loss` (at the best temperature), `accuracy` or `macro_f1`; the loss
-            decides between equals.
+        metric: Validation metric to optimize: `loss` (at the best temperature), `accuracy` or `macro_f1`; where an
+            image has any number of classes, `loss`, `macro_f1` or `mean_average_precision`. The loss decides between
+            equals.
         config: Base configuration, at which the search starts.
         fixed: Names of settings that keep the base's value, such as `training.finetune_lr`.
         out: Folder of the search; a search in it is resumed. Default: a new folder under `runs/`.
@@ -110,6 +111,10 @@ def tune(
         raise UsageError(
             f"{model.spec.name} are fine-tuned one after the other, and a search tries one training. Search each "
             "backbone, or the head over all: --set training.finetune_epochs=0."
+        )
+    if metric not in (expected := METRICS_OF[split.dataset.task]):
+        raise UsageError(
+            f"metric = {metric}, and the task of the data is {split.dataset.task}. Expected {', '.join(expected)}."
         )
     if not len(split.val):
         raise DataError("There is no val part to judge settings by. Give data.val a share, or the data a val folder.")

@@ -1,0 +1,146 @@
+"""Every way of training a model works, or is refused, where an image has any number of classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from regraft.config import load_config
+from regraft.data.dataset import Dataset, Split
+from regraft.data.scan import scan
+from regraft.data.split import split as split_dataset
+from regraft.errors import UsageError
+from regraft.models.classifier import build
+from regraft.models.serialization import load_classifier
+from regraft.runs.backbone_search import choose_backbone
+from regraft.runs.members import describe_score
+from regraft.runs.resume import resume
+from regraft.runs.run import Run
+from regraft.runs.train import train, train_from
+from regraft.training.callbacks import NullReporter
+
+QUICK = {
+    "data.task": "multilabel",
+    "data.val": 0.25,
+    "data.test": 0.25,
+    "model.weights": "none",
+    "model.image_size": 32,
+    "training.finetune_epochs": 0,
+    "training.head_epochs": 2,
+    "training.views": 2,
+}
+
+
+def trained(data: Path, out: Path, **changes: Any) -> Run:
+    """A run on these images with quick settings, and the given ones as `section__name`."""
+    overrides = QUICK | {name.replace("__", "."): value for name, value in changes.items()}
+    return train_from(data, load_config(overrides=overrides), out)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__head": "mlp", "model__head_widths": (8,)},
+        {"model__pooling": "attention"},
+        {"training__head_optimizer": "adamw", "training__loss": "asymmetric", "augmentation__mixup": 0.3},
+        {"training__class_weights": {"red": 3.0}},
+        {"model__backbone": "cnn", "training__finetune_epochs": 1, "augmentation__cutmix": 1.0},
+    ],
+    ids=["mlp", "attention", "asymmetric", "weights", "from scratch"],
+)  # fmt: skip
+def test_a_head_of_each_kind_trains(several_labels: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    run = trained(several_labels, tmp_path / "run", **changes)
+    assert run.task == "multilabel"
+    assert run.evaluate_labels().count == 20
+    again = load_classifier(run.path)
+    assert len(again.thresholds) == 3
+    assert again.head.activation == "sigmoid"
+
+
+def test_the_keras_preset_has_a_sigmoid(several_labels: Path, tmp_path: Path) -> None:
+    overrides = QUICK | {"run.preset": "keras"}
+    run = train_from(several_labels, load_config(overrides=overrides), tmp_path / "run")
+    assert run.classifier.head.activation == "sigmoid"
+    with pytest.raises(UsageError, match="softmax gives an image one class"):
+        trained(several_labels, tmp_path / "other", training__output_activation="softmax")
+
+
+def test_several_backbones_share_a_head(several_labels: Path, tmp_path: Path) -> None:
+    run = trained(several_labels, tmp_path / "run", model__backbone="ann,cnn", data__val=0.0)
+    assert run.metrics["head"]["by"] == "cross-validation"
+    assert run.evaluate_labels("test").count == 20
+
+
+def test_the_score_of_one_backbone_is_its_mean_average_precision() -> None:
+    assert describe_score({"mean_average_precision": 0.8, "macro_f1": 0.5}, "test") == "test mAP 0.800"
+    assert describe_score({"accuracy": 0.5}, "val") == "val accuracy 50.0 %"
+
+
+def test_the_best_backbone_is_chosen_by_heads_for_several_labels(several_labels: Path) -> None:
+    split = split_dataset(scan(several_labels, task="multilabel"), seed=0)
+    config = load_config(overrides={"model.backbone": "auto", "model.image_size": 32, "training.finetune_epochs": 0})
+    chosen, search = choose_backbone(split, config, NullReporter())
+    assert search is not None
+    assert chosen.model.backbone == search.chosen
+    assert search.candidates[0].accuracy > 0.85
+    assert search.candidates[0].loss < 3 * np.log(2)
+
+
+def test_a_loss_function_gets_the_indicators(several_labels: Path, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(targets)
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+
+    parts = split_dataset(scan(several_labels, task="multilabel"), val=0.25, test=0.25)
+    model = build("cnn", classes=parts.classes, task="multilabel", image_size=32)
+    run = train(model, parts, out=tmp_path / "run", loss=loss, finetune_epochs=1)
+    assert run.task == "multilabel"
+    counts = torch.cat(seen).sum(dim=1)
+    assert counts.min() == 0
+    assert counts.max() > 1
+
+
+def test_images_without_labels_are_refused(several_labels: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="images with one class each"):
+        trained(several_labels, tmp_path / "run", data__unlabelled=str(several_labels.parent))
+
+
+def test_a_run_is_a_backbone_for_several_labels(squares_run: Run, several_labels: Path, tmp_path: Path) -> None:
+    overrides = {name: value for name, value in QUICK.items() if not name.startswith("model.")}
+    config = load_config(overrides=overrides | {"model.backbone": str(squares_run.path)})
+    run = train_from(several_labels, config, tmp_path / "run")
+    assert run.metrics["model"]["weights"]["source"] == "run"
+    assert run.evaluate_labels().mean_average_precision > 0.5
+
+
+def test_more_epochs_follow_a_killed_training(several_labels: Path, tmp_path: Path) -> None:
+    settings = {"model__backbone": "cnn", "training__finetune_epochs": 2}
+    whole = trained(several_labels, tmp_path / "whole", **settings)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(epoch: int, metrics: dict[str, Any]) -> None:
+        if epoch == 2:
+            raise Killed
+
+    config = load_config(overrides=QUICK | {name.replace("__", "."): value for name, value in settings.items()})
+    with pytest.raises(Killed):
+        train_from(several_labels, config, tmp_path / "killed", callbacks=[kill])
+    resumed = resume(tmp_path / "killed")
+    assert np.array_equal(resumed.label_predictions.probabilities, whole.label_predictions.probabilities)
+
+
+def test_a_split_of_arrays_with_several_labels_trains(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (40, 24, 24, 3), dtype=np.uint8)
+    labels = [[name for name in ("a", "b") if rng.random() < 0.5] for _ in images]
+    parts: Split = split_dataset(Dataset.from_arrays(images, labels), val=0.25, test=0.25)
+    model = build("ann", classes=parts.classes, task="multilabel", image_size=24)
+    assert train(model, parts, out=tmp_path / "run", finetune_epochs=1).task == "multilabel"
