@@ -10,10 +10,10 @@ with correlated labels; a fifth of the images is for validation. Bar: 30 s on tw
 emoji of `python benchmarks/datasets.py --out SETS --only emoji` have a maker, a subgroup of Unicode and its first word
 (`animal`, `animal-bird`, `noto`). Features are those of the default backbone. In each draw 60 % of the images (of the
 groups) train, 20 % are for validation and 20 % for the test; a draw that is in `SETS/multilabel.json` is read from
-there. scikit-learn's one-vs-rest LogisticRegressionCV gets the
-same features, standardized and rotated to their principal axes, which changes no solution; C of each class is chosen by
-shuffled 5-fold cross-validation on the training images. Thresholds for F1 are chosen on validation for both. `per class` is
-regraft's head with the L2 strength of each class that has the lowest validation loss, where `regraft` has one for all.
+there. scikit-learn's one-vs-rest LogisticRegressionCV gets the same features, standardized and rotated to their
+principal axes, which changes no solution; C of each class is chosen by shuffled 5-fold cross-validation on the training
+images. Thresholds for F1 are chosen on validation for both. `per class` is regraft's head with the L2 strength of each
+class that has the lowest validation loss, where `regraft` has one for all.
 """
 
 from __future__ import annotations

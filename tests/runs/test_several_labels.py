@@ -17,6 +17,8 @@ from regraft.errors import UsageError
 from regraft.models.classifier import build
 from regraft.models.serialization import load_classifier
 from regraft.runs.backbone_search import choose_backbone
+from regraft.runs.change_classes import change_classes
+from regraft.runs.distill import distill
 from regraft.runs.members import describe_score
 from regraft.runs.resume import resume
 from regraft.runs.run import Run
@@ -144,3 +146,19 @@ def test_a_split_of_arrays_with_several_labels_trains(tmp_path: Path) -> None:
     parts: Split = split_dataset(Dataset.from_arrays(images, labels), val=0.25, test=0.25)
     model = build("ann", classes=parts.classes, task="multilabel", image_size=24)
     assert train(model, parts, out=tmp_path / "run", finetune_epochs=1).task == "multilabel"
+
+
+def test_what_is_for_one_class_is_refused_before_any_work(several_labels: Path, tmp_path: Path) -> None:
+    run = trained(several_labels, tmp_path / "run", model__backbone="ann", training__finetune_epochs=1)
+    with pytest.raises(UsageError, match="several labels, and `regraft classes` is for one class"):
+        change_classes(run, rename={"red": "rouge"}, out=tmp_path / "renamed")
+    with pytest.raises(UsageError, match="several labels, and distillation is for one class"):
+        distill(run, into="ann", out=tmp_path / "small")
+    with pytest.raises(UsageError, match="distillation is for one class"):
+        trained(several_labels, tmp_path / "taught", distillation__teacher=str(run.path))
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_a_teacher_of_one_class_cannot_teach_several(several_labels: Path, squares_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="gives an image one class, and the data has several labels"):
+        trained(several_labels, tmp_path / "run", distillation__teacher=str(squares_run.path))

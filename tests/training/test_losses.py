@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_sample_weight
 
 from regraft.errors import UsageError
+from regraft.evaluation.multilabel.metrics import indicator_f1
 from regraft.training.losses import EpochMetrics, Objective, check_loss, compute_metrics, weights_of_classes
 
 
@@ -133,3 +134,37 @@ def test_a_gain_compares_the_same_images(batch: tuple[torch.Tensor, torch.Tensor
 def test_a_function_that_is_no_loss_is_refused(function: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_loss(function, "mine", 3)
+
+
+def _asymmetric(classes: int) -> Objective:
+    return Objective("asymmetric", 0.0, torch.ones(classes), "sigmoid", task="multilabel")
+
+
+def test_the_gradient_of_the_asymmetric_loss_is_that_of_the_paper() -> None:
+    logits = torch.linspace(-6, 6, 50, dtype=torch.float64)[:, None].requires_grad_()
+    targets = (torch.arange(50) % 2).double()[:, None]
+    (gradient,) = torch.autograd.grad(_asymmetric(1).per_image(logits, targets).sum(), [logits])
+    p = logits.detach().sigmoid()
+    shifted = (p - 0.05).clamp_min(0)
+    without = torch.where(shifted > 0, shifted**4 / (1 - shifted) * p * (1 - p), 0.0)
+    assert torch.allclose(gradient, torch.where(targets > 0, p - 1, without))
+
+
+def test_the_asymmetric_loss_finds_more_of_a_rare_class() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((600, 2)) < [0.04, 0.5]
+    features = torch.from_numpy(np.column_stack([truth + rng.normal(0, 0.7, truth.shape), np.ones(600)])).float()
+    targets = torch.from_numpy(truth.astype(np.float32))
+    found = {}
+    for loss in ("binary_cross_entropy", "asymmetric"):
+        objective = Objective(loss, 0.0, torch.ones(2), "sigmoid", task="multilabel")  # type: ignore[arg-type]
+        weight = torch.zeros(3, 2, requires_grad=True)
+        optimizer = torch.optim.AdamW([weight], lr=0.05, weight_decay=0.0)
+        for _ in range(150):
+            optimizer.zero_grad()
+            objective(features @ weight, targets).backward()
+            optimizer.step()
+        said = (features @ weight).detach().numpy() > 0
+        found[loss] = indicator_f1(truth, said), (said & truth)[:, 0].sum() / truth[:, 0].sum()
+    assert found["asymmetric"][1] > found["binary_cross_entropy"][1] + 0.2
+    assert found["asymmetric"][0] > found["binary_cross_entropy"][0]

@@ -68,8 +68,8 @@ def change_classes(
         reporter: As in `train`.
 
     Raises:
-        UsageError: The run has no such class, fewer than two would be left, nothing changes, or the images are needed
-            and are not there.
+        UsageError: The run gives images several labels, it has no such class, fewer than two would be left, nothing
+            changes, or the images are needed and are not there.
         RunError: `out` contains a run already.
         RegraftError: Reading the images or the training failed.
 
@@ -82,6 +82,7 @@ def change_classes(
     if not isinstance(earlier, Run):
         raise UsageError(f"The run is a {type(run).__name__}; expected a run or its folder.")
     refuse_numbers(earlier.task, "`regraft classes`")
+    earlier.refuse_several_labels("`regraft classes`")
     drop = [drop] if isinstance(drop, str) else drop
     changes = ClassChanges.of(earlier.classes, rename or {}, merge or {}, drop)
     config = load_config(

@@ -148,6 +148,7 @@ def distill_with(
     """
     reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
     teacher = Run(config.distillation.teacher)
+    teacher.refuse_several_labels("distillation")
     source = data if data is not None else data_of(teacher)
     if not source:
         raise UsageError(f"{teacher.path} was trained on images in memory. Give its labeled images.")

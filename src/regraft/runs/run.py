@@ -82,6 +82,11 @@ class Run(NotebookRepr):
         task: Task = self.description["head"].get("task", "classification")
         return task
 
+    def refuse_several_labels(self, what: str) -> None:
+        """Raise `UsageError` where the model gives an image any number of classes, and `what` is for one class."""
+        if self.task == "multilabel":
+            raise UsageError(f"{self.path} gives images several labels, and {what} is for one class for each image.")
+
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Content of `metrics.json`."""

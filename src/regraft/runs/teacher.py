@@ -49,11 +49,15 @@ class Lesson:
 def open_teacher(model: Classifier, config: Config, split: Split) -> Run | None:
     """The configured teacher of `model`, None without one.
 
-    Raises `UsageError` if its folder is no run, it has other classes, or it cannot teach this model here.
+    Raises `UsageError` if its folder is no run, it has other classes or another task, or it cannot teach this model
+    here.
     """
     if not config.distillation.teacher:
         return None
     teacher = Run(config.distillation.teacher)
+    teacher.refuse_several_labels("distillation")
+    if split.dataset.task != teacher.task:
+        raise UsageError(f"The teacher {teacher.path} gives an image one class, and the data has several labels.")
     if teacher.classes != split.classes:
         raise UsageError(
             f"The teacher {teacher.path} knows the classes {join_truncated(teacher.classes)}, and the data has "
