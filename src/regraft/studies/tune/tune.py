@@ -112,6 +112,7 @@ def tune(
             f"{model.spec.name} are fine-tuned one after the other, and a search tries one training. Search each "
             "backbone, or the head over all: --set training.finetune_epochs=0."
         )
+    refuse_numbers(split.dataset.task, "`regraft tune`")
     if metric not in (expected := METRICS_OF[split.dataset.task]):
         raise UsageError(
             f"metric = {metric}, and the task of the data is {split.dataset.task}. Expected {', '.join(expected)}."
