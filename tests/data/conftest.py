@@ -76,6 +76,9 @@ def encode() -> Encode:
         if format == "DICOM":
             return encode_dicom(np.asarray(image), **options)
         file = io.BytesIO()
+        if format == "NPY":
+            np.save(file, np.asarray(image))
+            return file.getvalue()
         (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, format, **options)
         return file.getvalue()
 

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import affine_transform
+from torchvision.transforms import v2
 
 from regraft.data.augmentation import augment as augment_each
-from regraft.data.augmentation import mix, random_key
+from regraft.data.augmentation import describe_color_changes, mix, random_key
 from regraft.data.augmentation_options import Augmentation
 from regraft.errors import UsageError
 
@@ -27,6 +28,12 @@ ONLY = {
     "trivialaugment": Augmentation(flip=0, random_crop=0, color_jitter=0, policy="trivialaugment"),
     "randaugment": Augmentation(flip=0, random_crop=0, color_jitter=0, policy="randaugment"),
 }
+
+
+def only(**changes):
+    return Augmentation(**{"flip": 0, "random_crop": 0, "color_jitter": 0, **changes})
+
+
 KEYS = st.integers(0, 2**63 - 1)
 
 
@@ -91,10 +98,14 @@ def test_a_gpu_is_not_seeded(pixels, monkeypatch):
     augment(pixels, Augmentation(), key=3)
 
 
-def test_the_random_state_comes_back_after_an_error():
+def test_the_random_state_comes_back_after_an_error(monkeypatch):
+    def fail(self, image):
+        raise RuntimeError("a transform that fails")
+
     before = random_states()
-    with pytest.raises((TypeError, ValueError, RuntimeError)):
-        augment(torch.zeros(2, 5, 8, 8, dtype=torch.uint8), Augmentation(), key=1)  # five channels
+    monkeypatch.setattr(v2.Compose, "forward", fail)
+    with pytest.raises(RuntimeError, match="a transform that fails"):
+        augment(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), Augmentation(), key=1)
     assert random_states() == before
 
 
@@ -298,3 +309,27 @@ def test_the_views_of_the_defaults_stay_as_they_were(pixels):
     views = augment(pixels[..., :24], Augmentation(), key=7)
     digest = hashlib.sha256(views.numpy().tobytes()).hexdigest()
     assert digest == "2fd96a5338bb1ed0fe08ff332b48b4d5feabf7fbb00b8ebe61559620780ba704"
+
+
+def test_brightness_and_contrast_of_other_channels_change_and_saturation_does_not():
+    """As torchvision does it, which knows one and three channels alone."""
+    values = torch.randint(40, 200, (1, 5, 6, 7), dtype=torch.uint8)
+    brighter = augment(values, only(brightness=(1.2, 1.2)), key=3)
+    assert torch.equal(brighter, (values.float() * 1.2).round().to(torch.uint8))
+    views = augment(values.repeat(8, 1, 1, 1), only(color_jitter=0.5), key=3)
+    assert views.shape == (8, 5, 6, 7)
+    assert len({tuple(view.flatten().tolist()) for view in views}) == 8
+    spread = views.float().flatten(1).std(dim=1) / views.float().flatten(1).mean(dim=1)
+    assert spread.max() > 1.2 * spread.min(), "contrast changes, too"
+    assert describe_color_changes(only(color_jitter=0.5), 3) == describe_color_changes(only(flip=0.5), 5) == ""
+    assert "brightness and contrast alone" in describe_color_changes(only(color_jitter=0.5), 5)
+    with pytest.raises(UsageError, match="randaugment changes red, green and blue, and the images have 2 channels"):
+        describe_color_changes(only(policy="randaugment"), 2)
+
+
+def test_moves_and_flips_take_any_channels():
+    values = torch.randint(0, 256, (1, 6, 9, 8), dtype=torch.uint8)
+    assert torch.equal(augment(values, only(flip=1.0), key=0), values.flip(3))
+    moved = augment(values, only(rotation=30.0, random_crop=0.3), key=0)
+    first = augment(values[:, :3], only(rotation=30.0, random_crop=0.3), key=0)
+    assert torch.equal(moved[:, :3], first), "each channel moves as the others do"

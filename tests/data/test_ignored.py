@@ -16,10 +16,10 @@ def describe(folder: Path, *names: str) -> list[str]:
 
 
 def test_a_line_for_each_extension_the_most_frequent_first(tmp_path: Path) -> None:
-    lines = describe(tmp_path, "1.nii", "2.NII", "a.psd", "clip.mp4", "d.npy", "e.cr2", "f.txt", "g.zip")
+    lines = describe(tmp_path, "1.nii", "2.NII", "a.psd", "clip.mp4", "d.npz", "e.cr2", "f.txt", "g.zip")
     assert lines[0] == f".nii: 2 files ignored, such as {tmp_path}/1.nii. Export medical images as PNG."
     assert [line.partition(":")[0] for line in lines] == [
-        ".nii", ".cr2", ".mp4", ".npy", ".psd", ".txt", ".zip",
+        ".nii", ".cr2", ".mp4", ".npz", ".psd", ".txt", ".zip",
     ]  # fmt: skip
 
 

@@ -169,7 +169,7 @@ def test_values_without_a_certain_meaning_are_refused(
         (3, "float32", {}, "a TIFF of 3 bands of 32-bit floats"),
         (1, "float64", {}, "a TIFF of 1 band of 64-bit floats"),
         (1, "int8", {}, "signed 8-bit values"),
-        (3, "uint16", {"planes": True}, "separate planes of 16 bits"),
+        (3, "uint16", {"planes": True}, "a TIFF of 3 bands of 16-bit integers, which are not colors"),
         (3, "uint8", {"t254": 1}, "the first page is a small preview"),
     ],
 )

@@ -30,7 +30,7 @@ def explain_pixels(
 ) -> torch.Tensor:
     """Compute the heat map of a class for each image; the model's mode does not change, and it keeps no gradient.
 
-    Pixels (N, 3, H, W), uint8 or float in 0..255, and class indices, int64 (N,), give float32 (N, H, W) on the CPU, in
+    Pixels (N, C, H, W), uint8 or float in 0..255, and class indices, int64 (N,), give float32 (N, H, W) on the CPU, in
     [0, 1]: the largest value of each map is 1, or all are 0 if nothing supports the class. `stage` is the index of the
     stage whose output is explained, `default_stage` if None. Raises UsageError if that output has no spatial axes.
 
@@ -124,7 +124,7 @@ def default_stage(model: Classifier, method: Method) -> int:
                 default_stage(model.member(index), method)
                 return 0
         raise UsageError(f"No backbone has a stage with spatial axes, which {method} needs. Use integrated-gradients.")
-    pixels = torch.full((1, 3, *model.preprocessing.shape), 128.0, device=model.mean.device)
+    pixels = torch.full((1, *model.preprocessing.input_shape), 128.0, device=model.mean.device)
     last = len(model.stages) - 2  # below the pooling
     reads_class = model.tokens is not None and (
         "class" in model.tap_parts.get(last, ()) or (model.tokens.pooled == "class" and model.pooling == "avg")
@@ -266,7 +266,7 @@ def _scorecam(
             masks = functional.interpolate(strongest[None], size=shape, mode="bilinear")[0]
             low, high = masks.amin(dim=(1, 2), keepdim=True), masks.amax(dim=(1, 2), keepdim=True)
             masks = (masks - low) / (high - low).clamp_min(torch.finfo(masks.dtype).tiny)
-            base = model.mean.expand(1, 3, *shape)
+            base = model.mean.expand(1, -1, *shape)
             masked = torch.cat([base, base + masks[:, None] * (image - base)])
             scores = torch.cat([
                 _log_odds(model, model(batch) + constant, target.expand(len(batch)))

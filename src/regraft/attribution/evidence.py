@@ -47,7 +47,7 @@ class EvidencePredictor(Predictor, Protocol):
         """Return `stage`, its name, `grid`, its rows and columns, and the head's `activation`; UsageError if none."""
 
     def evidence(self, images: np.ndarray) -> Evidence:
-        """Images, uint8 (N, S, S, 3), to the evidence."""
+        """Images, uint8 (N, S, S, C), to the evidence."""
 
 
 @torch_defaults()
@@ -64,8 +64,8 @@ def evidence_weights(model: Classifier) -> tuple[int, torch.Tensor]:
         stage = default_stage(model, "gradcam")
     except UsageError as error:
         raise UsageError(f"{model.spec.name} has no stage with spatial axes, which maps need.") from error
-    shape, generator = model.preprocessing.shape, torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (2, 3, *shape), generator=generator, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (2, *model.preprocessing.input_shape), generator=generator, dtype=torch.uint8)
     weights, others = (_summed_gradients(model, image[None].to(model.mean.device), stage) for image in noise)
     if not torch.allclose(weights, others, rtol=1e-3, atol=1e-5 * float(weights.abs().max())):
         raise UsageError(

@@ -51,7 +51,7 @@ def top_pixels(maps: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def occlude(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Blur the pixels of a mask, bool (N, S, S), with a smooth transition that adds no edge: float32 (N, 3, S, S)."""
+    """Blur the pixels of a mask, bool (N, S, S), with a smooth transition that adds no edge: float32 (N, C, S, S)."""
     return torch.lerp(pixels.float(), blur(pixels), smooth(mask.float(), min(pixels.shape[2:]) // 16)[:, None])
 
 

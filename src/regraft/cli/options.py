@@ -61,6 +61,9 @@ AskedTask = Annotated[
 LabelSeparator = Annotated[
     str | None, Option(metavar="TEXT", help="What is between several labels in a cell of a manifest.")
 ]
+Bands = Annotated[
+    str | None, Option("--bands", metavar="NUMBERS", help="Bands that are the channels: 4,3,2, 1-6, or all.")
+]
 Remote = Annotated[bool, Option("--remote", help="Fetch the images that a manifest names by URL.")]
 Unlabeled = Annotated[
     str | None, Option("--unlabelled", metavar="FOLDER", help="Images without labels, from which the head may learn.")

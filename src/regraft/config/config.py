@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from regraft.config.presets import DEFAULT_PRESET, PRESETS, Preset, describe_preset, merge_preset
 from regraft.data.augmentation_options import Augmentation
+from regraft.data.band_values import read_numbers
 from regraft.data.labels import AskedTask
 from regraft.data.scan import OnUnreadable
 from regraft.data.sources.folders import FolderLayout
@@ -29,6 +30,14 @@ from regraft.training.distillation import DistillationOptions
 from regraft.training.options import TrainingOptions
 
 KeepImages = Literal["auto", "all", "none"]
+
+
+def _read_bands(value: Any) -> str:
+    """Return `4`, `[4, 3, 2]` and `4, 3, 2` as texts; raises `ValueError` for what is no setting of bands."""
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    text = ",".join(str(number).replace(" ", "") for number in numbers)
+    read_numbers(text)
+    return text
 
 
 @usage_errors
@@ -68,6 +77,16 @@ class DataOptions:
     ] = "auto"
     label_separator: Annotated[
         str, Field(description="what is between several labels in a cell of a manifest; empty: found")
+    ] = ""
+    bands: Annotated[
+        str,
+        BeforeValidator(_read_bands),
+        Field(
+            description=(
+                "bands of the images that are the channels: numbers from 1, such as 4,3,2 (as red, green and blue) or "
+                "1-6, or all; empty: gray and colors, or all bands of files that have others"
+            )
+        ),
     ] = ""
     remote: Annotated[
         bool, Field(description="fetch the images that a manifest names by URL, each time that they are read")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from regraft.data.augmentation_options import Augmentation, FillMode
+from regraft.data.augmentation_options import Augmentation, Factors, FillMode
 from regraft.errors import UsageError
 from regraft.quick_imports import quick_imports
+from regraft.text import pluralize
 
 with quick_imports():
     from torchvision.transforms import v2
@@ -26,13 +27,13 @@ def random_key(*parts: int) -> int:
 
 
 def augment(pixels: torch.Tensor, augmentation: Augmentation, keys: Sequence[int]) -> torch.Tensor:
-    """Make one random view of each image, uint8 (N, 3, H, W), without MixUp and CutMix.
+    """Make one random view of each image, uint8 (N, C, H, W), without MixUp and CutMix.
 
     The same image and key give the same view, whatever else is in the batch. The global random state is not changed.
     """
     if not augmentation.changes_views or not len(pixels):
         return pixels
-    transform = _transform(augmentation, list(pixels.shape[-2:]))
+    transform = _transform(augmentation, list(pixels.shape[-2:]), pixels.shape[1])
     with torch.random.fork_rng(devices=[]):
         views = []
         for image, key in zip(pixels, keys, strict=True):
@@ -41,7 +42,7 @@ def augment(pixels: torch.Tensor, augmentation: Augmentation, keys: Sequence[int
         return torch.stack(views)
 
 
-def _transform(changes: Augmentation, size: list[int]) -> v2.Transform:
+def _transform(changes: Augmentation, size: list[int], channels: int) -> v2.Transform:
     scale, jitter = (1 - changes.random_crop, 1.0), changes.color_jitter
     aspect = size[1] / size[0]
     ratio = (3 / 4 * aspect, 4 / 3 * aspect)
@@ -50,15 +51,48 @@ def _transform(changes: Augmentation, size: list[int]) -> v2.Transform:
         changes.random_crop and v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True),
         changes.flip and v2.RandomHorizontalFlip(changes.flip),
         changes.vertical_flip and v2.RandomVerticalFlip(changes.vertical_flip),
-        (changes.brightness or changes.color_jitter) and v2.ColorJitter(changes.brightness or jitter, jitter, jitter),
+        (changes.brightness or changes.color_jitter) and _color_jitter(changes.brightness or jitter, jitter, channels),
         changes.policy == "trivialaugment" and v2.TrivialAugmentWide(),
         changes.policy == "randaugment" and v2.RandAugment(),
     )
     return v2.Compose([step for step in steps if step])
 
 
+def _color_jitter(brightness: Factors, jitter: float, channels: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    if channels == 3:
+        colors: Callable[[torch.Tensor], torch.Tensor] = v2.ColorJitter(brightness, jitter, jitter)
+        return colors
+    return partial(_random_levels, brightness=brightness, contrast=jitter)
+
+
+def _random_levels(image: torch.Tensor, brightness: Factors, contrast: float) -> torch.Tensor:
+    """Change brightness and contrast of an image of any channels, uint8 (C, H, W), as torchvision does of colors."""
+    low, high = brightness if isinstance(brightness, tuple) else (1 - brightness, 1 + brightness)
+    brighter, stronger = _uniform(low, high), _uniform(1 - contrast, 1 + contrast)
+    values = image.float() * brighter
+    values = torch.lerp(values.mean(), values, stronger)
+    return values.round().clamp(0, 255).to(torch.uint8)
+
+
+def describe_color_changes(augmentation: Augmentation, channels: int) -> str:
+    """A sentence about changes of colors that images of other channels do not get; "" if there are none.
+
+    Raises `UsageError` for a policy, whose changes are defined for red, green and blue.
+    """
+    if channels == 3:
+        return ""
+    if augmentation.policy != "none":
+        raise UsageError(
+            f"augmentation.policy = {augmentation.policy} changes red, green and blue, and the images have "
+            f"{pluralize(channels, 'channel')}. Choose none, and rotation, zoom or shifts instead."
+        )
+    if not augmentation.color_jitter:
+        return ""
+    return "The augmentation changes brightness and contrast alone: saturation is that of red, green and blue."
+
+
 def _random_affine(image: torch.Tensor, changes: Augmentation) -> torch.Tensor:
-    """Rotate, shift, shear and zoom an image, uint8 (3, H, W), in one interpolation.
+    """Rotate, shift, shear and zoom an image, uint8 (C, H, W), in one interpolation.
 
     The matrix from the result's pixels to the image's is that of Keras's `ImageDataGenerator`.
     """
@@ -76,7 +110,7 @@ def _random_affine(image: torch.Tensor, changes: Augmentation) -> torch.Tensor:
 
 
 def affine(image: torch.Tensor, matrix: torch.Tensor, fill_mode: FillMode, fill: float = 0.0) -> torch.Tensor:
-    """Resample an image, uint8 (3, H, W), bilinearly where a matrix (2, 3) maps each pixel of the result.
+    """Resample an image, uint8 (C, H, W), bilinearly where a matrix (2, 3) maps each pixel of the result.
 
     Coordinates (x, y) run from -1 to 1 between the outer edges. Beyond them `nearest` continues the last pixel,
     `reflect` mirrors the image (abc|cba), `wrap` repeats it, and `constant` is `fill`.

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8, pixels_sha256
+from regraft.data.band_values import Bands, choose_bands_of_arrays, measure_bands
+from regraft.data.decode import (
+    MAX_PIXELS,
+    ImageSource,
+    all_bands,
+    decode_image,
+    decode_picture,
+    floats_to_uint8,
+    pixels_sha256,
+)
 from regraft.data.labels import (
     AskedTask,
     Task,
@@ -79,6 +88,7 @@ class Dataset(NotebookRepr):
         pairs: Near duplicates. Each group of them is connected, but not every pair of a group is listed.
         class_problems: Why a model cannot be trained on the data, in sentences; only a lenient scan returns any.
         scanned: The path or URL from which `scan` finds the same images again; empty if there is none.
+        band_numbers: Numbers, from 1, of the bands of the images that are the channels; () for gray and colors.
     """
 
     root: Path | str
@@ -93,6 +103,7 @@ class Dataset(NotebookRepr):
     class_problems: tuple[str, ...] = ()
     scanned: str = field(default="", repr=False, compare=False)
     task: Task = "classification"
+    band_numbers: tuple[int, ...] = ()
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -104,6 +115,7 @@ class Dataset(NotebookRepr):
         groups: Sequence[str | None] | None = None,
         task: AskedTask = "auto",
         quantity: str = "value",
+        bands: str = "",
     ) -> Dataset:
         """Make a data set from images in memory.
 
@@ -113,23 +125,29 @@ class Dataset(NotebookRepr):
             groups: N group names, which a split keeps in one part; None: no group.
             task: `regression` if the labels are numbers to predict: `auto` takes them for names of classes.
             quantity: What the numbers are, such as "age".
+            bands: Channels to use, of arrays (H, W, C) of any C and of integers or floats: `all`, or numbers from 1,
+                such as `4,3,2`. Default: gray or colors, or all of 2 or more than 4 channels.
 
         Raises:
-            DataError: The lengths differ, or a label is no finite number.
+            UsageError: `bands` is something else.
+            DataError: The lengths differ, or the channels, or a label is no finite number.
             ImageError: An array is not an image; the message says which one.
         """
         groups = [None] * len(labels) if groups is None else groups
         if not len(images) == len(labels) == len(groups):
             lengths = f"{len(images)} images, {len(labels)} labels and {len(groups)} groups"
             raise DataError(f"{lengths}; expected one label, and one group if any, for each image.")
-        if isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):
+        names = [f"images[{i}]" for i in range(len(images))]
+        chosen = choose_bands_of_arrays(bands, names, [np.asarray(image) for image in images])
+        if not chosen and isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):
             images = floats_to_uint8(images)
         arrays: dict[str, np.ndarray] = {}
-        for i, image in enumerate(images):
+        for i, (name, image) in enumerate(zip(names, images, strict=True)):
             try:
-                arrays[f"array-{i:07d}"] = decode_image(np.asarray(image))
+                values = np.asarray(image)
+                arrays[f"array-{i:07d}"] = all_bands(values).values if chosen else decode_image(values)
             except ImageError as error:
-                raise ImageError(error.reason, f"images[{i}]", error.code) from error
+                raise ImageError(error.reason, name, error.code) from error
         are_several = any(isinstance(label, (list, tuple, set, frozenset)) for label in labels)
         found: Task = "multilabel" if are_several else "classification"
         found = found if task == "auto" else task
@@ -137,8 +155,8 @@ class Dataset(NotebookRepr):
         for (path, array), label, group in zip(arrays.items(), labels, groups, strict=True):
             group, size = None if group is None else str(group), (array.shape[1], array.shape[0])
             samples.append(Sample(path, _label_text(label, found), pixels_sha256(array), group=group, size=size))
-        names = {quantity} if found == "regression" else classes_in([sample.label for sample in samples], found)
-        return cls(Path(), tuple(samples), tuple(sorted(names)), task=found, _arrays=arrays)
+        classes = {quantity} if found == "regression" else classes_in([sample.label for sample in samples], found)
+        return cls(Path(), tuple(samples), tuple(sorted(classes)), task=found, band_numbers=chosen, _arrays=arrays)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -230,8 +248,38 @@ class Dataset(NotebookRepr):
         are_floats = stats["mode"] == b"F"
         return _range_of(stats[~are_floats], floats=False), _range_of(stats[are_floats], floats=True)
 
+    @property
+    def channels(self) -> int:
+        """Number of channels C of the images as a model takes them."""
+        return len(self.band_numbers) or 3
+
+    @cached_property
+    def bands(self) -> Bands | None:
+        """The bands that are the channels, with their values; None for gray and colors.
+
+        The values are those of the training images, or of all if there are none; of more than 1000, of as many evenly
+        spread. Raises `ImageError` if an image can no longer be read.
+        """
+        if not self.band_numbers:
+            return None
+        parts = self.table.parts
+        are_training = parts <= PARTS.index("train")
+        chosen = np.flatnonzero(are_training | ~are_training.any())
+        return measure_bands(
+            self.band_numbers, len(chosen), lambda i: self.source(self.samples[chosen[i]]), self.max_pixels
+        )
+
+    def picture_decoder(self) -> Callable[..., np.ndarray]:
+        """`decode_picture` with the values and bands of these images."""
+        numbers, ranges = ((), ()) if self.bands is None else (self.bands.numbers, self.bands.ranges)
+        return partial(
+            decode_picture, max_pixels=self.max_pixels, value_range=self.value_range, numbers=numbers, ranges=ranges
+        )
+
     def describe_values(self, value_range: ValueRange) -> list[str]:
         """Sentences about how images of more than 8 bits, if there are any, become images of 8 bits."""
+        if self.bands is not None:
+            return [self.bands.describe()]
         stats = self.table.stats
         wide = stats[stats["largest"] != 0]
         return [

@@ -21,7 +21,7 @@ _ADVICE = {
         (".psd .psb .xcf .ai .svg .eps .pdf .jxr .exr .hdr .tga .dds .ico .pcx .fits", "Export them as PNG."),
         (".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .3gp", "Extract the frames of videos."),
         (".ima .nii .nrrd .mha .mhd", "Export medical images as PNG."),
-        (".npy .npz .mat .h5 .hdf5 .pkl .pt .tfrecord", "Save arrays as PNG, or use Dataset.from_arrays."),
+        (".npz .mat .h5 .hdf5 .pkl .pt .tfrecord", "Save each array as PNG or .npy, or use Dataset.from_arrays."),
         (".zip .tar .gz .tgz .7z .rar", "Unpack archives."),
         (".txt .csv .tsv .json .jsonl .xml .yaml .yml .md .html .md .log .py .ipynb .ds_store", ""),
     )

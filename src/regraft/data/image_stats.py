@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from regraft.data.decode import MAX_PIXELS, open_image
+from regraft.data.bands import Raster, false_color
+from regraft.data.decode import MAX_PIXELS, open_image, read_raster
 from regraft.data.rgb import BANDS, exif_orientation, load_wide, make_upright, to_rgb
 
 #: Side of the thumbnail in pixels; sharpness is measured at twice this size.
@@ -32,12 +33,13 @@ class ImageStats:
     """Properties of an image file and of its upright pixels.
 
     `format` and `mode` are Pillow's names, such as `JPEG` and `I;16`, with `RGB;16` for 16 bits and `RGB+2` for two
-    more bands, which are not used; `orientation` is EXIF's, 1 (upright) to 8. Only the first of several `frames` or
-    pages is used. `largest` is the largest value of an image with more than 8 bits, `low` and `high` are the 0.1th and
-    99.9th percentile of its values; else all are 0. `brightness` and `contrast` are the mean and the standard deviation
-    of the gray values, 0 (black) to 1 (white); in an image with more than 8 bits, these are `low` and `high`.
-    `sharpness` is the mean absolute difference of neighboring gray values when the image is scaled to 128 x 128 pixels;
-    it is low for images that are blurred at the size that a network sees.
+    more bands, which are not used, or `13xu2` for 13 bands of unsigned integers of 2 bytes; `orientation` is EXIF's, 1
+    (upright) to 8. Only the first of several `frames` or pages is used. `largest` is the largest value of an image with
+    more than 8 bits, `low` and `high` are the 0.1th and 99.9th percentile of its values; else all are 0, also of other
+    bands than colors. `brightness` and `contrast` are the mean and the standard deviation of the gray values, 0 (black)
+    to 1 (white); in an image with more than 8 bits, these are `low` and `high`. `sharpness` is the mean absolute
+    difference of neighboring gray values when the image is scaled to 128 x 128 pixels; it is low for images that are
+    blurred at the size that a network sees.
     """
 
     bytes: int
@@ -72,6 +74,8 @@ def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -
     Returns a `RECORD_DTYPE`, shape (); raises `ImageError` if the image cannot be read.
     """
     size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    if (raster := read_raster(source, max_pixels)) is not None:
+        return _record_of(raster, size)
     with open_image(source, max_pixels) as image:
         (width, height), mode = image.size, image.mode
         # Of a color JPEG, only the luma channel is decoded.
@@ -108,6 +112,17 @@ def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -
         )
         record["thumbnail"] = thumbnail
         return record
+
+
+def _record_of(raster: Raster, size: int) -> np.ndarray:
+    """The record of an image that has other bands than colors, of which the first three, or the first, are measured."""
+    height, width, count = raster.values.shape
+    shown = false_color(raster.select(range(1, min(count, 3) + 1)).to_uint8())
+    thumbnail, *measures = measure(Image.fromarray(shown))
+    record = np.zeros((), RECORD_DTYPE)
+    record["stats"] = (size, width, height, raster.format, raster.mode, 1, 1, 0.0, *measures, 0.0, 0.0)
+    record["thumbnail"] = thumbnail
+    return record
 
 
 def _percentiles(wide: np.ndarray | None) -> tuple[float, float]:

@@ -28,24 +28,24 @@ _AHEAD = 2
 
 
 class PixelSource(Protocol):
-    """Pixels of N images; indexing works as for an array (N, size, size, 3) of uint8."""
+    """Pixels of N images; indexing works as for an array (N, H, W, C) of uint8."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, size, size, 3)."""
+        """(N, H, W, C)."""
 
     def __len__(self) -> int:
         """N."""
 
     def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
-        """Pixels of some images, (n, size, size, 3)."""
+        """Pixels of some images, (n, H, W, C)."""
 
     def batches(self, parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Pixels of one group of images after the other, given by their numbers, int64 (n,)."""
 
 
 class Pixels:
-    """Cached pixels of N images; indexing works as for an array (N, size, size, 3) of uint8."""
+    """Cached pixels of N images; indexing works as for an array (N, H, W, C) of uint8."""
 
     def __init__(self, table: Table, numbers: np.ndarray) -> None:
         self.table, self.numbers = table, numbers
@@ -72,7 +72,7 @@ class StreamedPixels:
         self, dataset: Dataset, preprocessing: Preprocessing, cache: Cache | None = None, *, workers: int | None = None
     ) -> None:
         self.dataset, self.preprocessing, self.workers = dataset, preprocessing, workers or usable_cpus()
-        self.shape = (len(dataset), *preprocessing.shape, 3)
+        self.shape = (len(dataset), *preprocessing.pixel_shape)
         self.table = None if cache is None else cache.existing_table("pixels", *_rows_of(preprocessing))
         self.numbers = np.full(len(dataset), -1)
         if self.table is not None:
@@ -132,7 +132,9 @@ def _rows_of(preprocessing: Preprocessing) -> tuple[dict[str, Any], tuple[int, i
         "value_range": [list(ends) for ends in preprocessing.value_range],
         "fill": list(preprocessing.mean) if preprocessing.resize == "pad" else None,
     }
-    return key, (*preprocessing.shape, 3), np.uint8
+    if (bands := preprocessing.bands) is not None:
+        key["bands"] = [[number, *ends] for number, ends in zip(bands.numbers, bands.ranges, strict=True)]
+    return key, preprocessing.pixel_shape, np.uint8
 
 
 def load_pixels(

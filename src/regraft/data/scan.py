@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from regraft.cache import Cache
+from regraft.data.band_values import choose_bands, format_numbers
 from regraft.data.dataset import BadFile, Dataset, Pair
 from regraft.data.decode import MAX_PIXELS
 from regraft.data.ignored import describe_ignored
@@ -48,6 +49,7 @@ def scan(
     label_column: str = "",
     task: AskedTask = "auto",
     label_separator: str = "",
+    bands: str = "",
     on_unreadable: OnUnreadable = "skip",
     classes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -83,6 +85,9 @@ def scan(
         task: `classification` gives each image one class, `multilabel` any number of classes, `regression` a number;
             `auto` finds out, but never takes labels for numbers.
         label_separator: What is between several labels in a cell of a manifest; default: `|`.
+        bands: Bands that are the channels, by numbers from 1: `4,3,2` or `1-6`, or `all`. Bands of pictures are gray,
+            or red, green, blue and alpha; those of a TIFF with one band are its pages. Default: gray and colors, or all
+            bands of files that have others.
         on_unreadable: `skip` lists unreadable images in `Dataset.bad`; `error` raises.
         classes: Classes of an existing model. The data may have any of them, even one alone, but no others.
         max_pixels: Larger images count as unreadable.
@@ -101,7 +106,8 @@ def scan(
         MissingExtraError: Parquet or a URL needs a package that is not installed.
         DataError: It is unclear which folders are classes; there are no classes, only one class, an empty class, or a
             class in val or test that is not in train; a folder, archive or table cannot be read; no path matches
-            `group_by`; an image is unreadable and `on_unreadable="error"`.
+            `group_by`; an image is unreadable and `on_unreadable="error"`; images differ in their bands, or have too
+            few.
 
     Examples:
         >>> dataset = regraft.scan("photos")
@@ -135,7 +141,7 @@ def scan(
     return scan_source(
         with_groups(source, group_by), path, on_unreadable=on_unreadable, classes=classes, max_pixels=max_pixels,
         cache=cache, near_duplicates=near_duplicates, lenient=lenient, workers=workers, progress=progress,
-        compare_progress=compare_progress, scanned=absolute(path) if is_plain else "",
+        compare_progress=compare_progress, scanned=absolute(path) if is_plain else "", bands=bands,
     )  # fmt: skip
 
 
@@ -153,6 +159,7 @@ def scan_source(
     progress: Progress | None = None,
     compare_progress: Progress | None = None,
     scanned: str = "",
+    bands: str = "",
 ) -> Dataset:
     """Hash and decode every image of an open source, as `scan` does; `path` names it in messages."""
     name, read = redact(str(path)), source.layout
@@ -168,7 +175,9 @@ def scan_source(
     if bad and on_unreadable == "error":
         raise DataError(describe_unreadable(bad))
     problems: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
     try:
+        numbers = choose_bands(bands, samples.paths, samples.stats["mode"], samples.stats["frames"])
         if read.task == "regression":
             _check_numbers(name, samples, is_model_known=classes is not None)
             classes = (read.quantity,) if classes is None else classes
@@ -185,11 +194,11 @@ def scan_source(
     alike = (" and ".join(map(repr, names)) for names in similar_names(classes))
     spelling = (f"The classes {names} differ only in spelling." for names in alike)
     others = describe_ignored(sorted(read.ignored), source.storage.source)
-    notes = (*notes, *others, *spelling, *_value_notes(samples), *_duplicate_notes(samples, read.task))
+    notes = (*notes, *others, *spelling, *_value_notes(samples, numbers), *_duplicate_notes(samples, read.task))
     ignored = tuple(sorted(read.ignored + read.noted))
     return Dataset(
         source.root, samples, tuple(classes), bad, ignored, notes, max_pixels, source.storage, pairs, problems,
-        scanned, read.task,
+        scanned, read.task, numbers,
     )  # fmt: skip
 
 
@@ -319,11 +328,18 @@ def _check_known(path: str, samples: SampleTable, classes: Sequence[str], task: 
         raise DataError(f"{path} has no image of {join_truncated(classes)}. Expected <class>/*.jpg, or a manifest.")
 
 
-def _value_notes(samples: SampleTable) -> Iterator[str]:
+def _value_notes(samples: SampleTable, bands: tuple[int, ...]) -> Iterator[str]:
     stats = samples.stats
+    if bands:
+        used = pluralize(len(bands), "band of each image is", "bands of each image are")
+        yield f"{used} used: {format_numbers(bands)}."
+        return
     if several := int((stats["frames"] > 1).sum()):
         what = pluralize(several, "image has", "images have")
         yield f"{what} several frames or pages; only the first is used."
+    if more := int(np.isin(stats["mode"], [mode for mode in np.unique(stats["mode"]) if b"+" in mode]).sum()):
+        what = pluralize(more, "image has", "images have")
+        yield f"{what} more bands than red, green and blue, which are not used. With data.bands = all they are."
     for floats, kind in enumerate(("integers", "floats")):
         wide = stats[(stats["largest"] != 0) & ((stats["mode"] == b"F") == bool(floats))]
         if len(wide):

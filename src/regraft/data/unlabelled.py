@@ -15,6 +15,7 @@ import numpy as np
 
 from regraft.atomic_io import csv_sha256, write_csv
 from regraft.cache import Cache
+from regraft.data.band_values import choose_bands, format_numbers
 from regraft.data.dataset import Dataset, Unlabeled
 from regraft.data.image_stats import THUMBNAIL_SIZE
 from regraft.data.index import Progress
@@ -78,6 +79,13 @@ def find_unlabeled(
             source.root, images.samples, (), images.bad, max_pixels=labeled.max_pixels, storage=source.storage,
             scanned=absolute(path),
         )  # fmt: skip
+        table = everything.table.stats
+        setting = format_numbers(labeled.band_numbers) if labeled.band_numbers else ""
+        numbers = choose_bands(setting, images.samples.paths, table["mode"], table["frames"])
+        if numbers != labeled.band_numbers:
+            raise DataError(
+                f"{everything.scanned} has images with bands that are not colors, as the labeled ones have."
+            )
         unlabeled = _without_known(everything, images, labeled, group_by, store, compare_progress)
     if not len(unlabeled):
         raise DataError(f"{unlabeled.path} has no image to learn from. {unlabeled.describe()}")

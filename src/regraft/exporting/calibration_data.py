@@ -30,7 +30,7 @@ _LEVELS, _LAYERS = 255, (nn.Conv2d, nn.Linear)
 
 @dataclass(frozen=True)
 class ParityImages:
-    """N labeled images of a run that it was not trained on: pixels uint8 (N, S, S, 3), labels int64 (N,).
+    """N labeled images of a run that it was not trained on: pixels uint8 (N, S, S, C), labels int64 (N,).
 
     If an image has any number of labels, these are indicators, bool (N, C).
     `part` is "val", or "test" if the run has no validation images; `source` maps an image's name to its file.
@@ -59,16 +59,16 @@ def parity_images(run: Run, data: Path | str | None) -> ParityImages:
     labels = part.indicators if isinstance(part, MultilabelPredictions) else part.labels
     if not len(part):
         raise UsageError(f"{run.path} has no validation or test images, and an export is checked on them.")
-    limit = max(_MIN_PARITY_IMAGES, min(_MAX_PARITY_IMAGES, _MAX_PARITY_BYTES // (3 * math.prod(preprocessing.shape))))
+    limit = max(_MIN_PARITY_IMAGES, min(_MAX_PARITY_IMAGES, _MAX_PARITY_BYTES // math.prod(preprocessing.input_shape)))
     chosen = evenly_spaced(len(part), limit)
-    pixels = np.empty((len(chosen), *preprocessing.shape, 3), np.uint8)
+    pixels = np.empty((len(chosen), *preprocessing.pixel_shape), np.uint8)
     for row, i in enumerate(chosen):
         pixels[row] = _read_pixels(run, source, part.ids[i])
     return ParityImages(name, tuple(part.ids[i] for i in chosen), labels[chosen], pixels, source)
 
 
 class QuantizationSearch:
-    """Calibration images from the training part, uint8 (N, S, S, 3), and the quantizations to try on them."""
+    """Calibration images from the training part, uint8 (N, S, S, C), and the quantizations to try on them."""
 
     def __init__(self, run: Run, module: InferenceModule, source: SourceOf, reporter: ProgressReporter) -> None:
         """Read the images; raises `UsageError` if the run names none, `DataError` if one is missing or changed."""
@@ -111,7 +111,7 @@ def sensitive_layers(
 ) -> list[str]:
     """Order the backbone's convolutions and dense layers by how much 8 bits change the probabilities.
 
-    Each layer is quantized alone on some tens of images, uint8 (N, S, S, 3), and restored, as the formats do it: its
+    Each layer is quantized alone on some tens of images, uint8 (N, S, S, C), and restored, as the formats do it: its
     weights symmetrically per channel, its input between the minimum and the maximum. `on_progress` gets the numbers of
     layers that are done and of all. Returns PyTorch's names, which begin with "backbone.", the most sensitive first.
     """

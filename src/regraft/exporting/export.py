@@ -245,9 +245,9 @@ def _write(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise ExportError(f"{target.name} cannot be written: {first_line(error)[:500]}") from error
     write_text(target / SCRIPT, predict_script(export_format, preprocessing, several_labels=bool(thresholds)))
-    shape, backbone, maps = preprocessing.shape, str(run.description["backbone"]["name"]), _maps_of(reference.module)
+    backbone, maps = str(run.description["backbone"]["name"]), _maps_of(reference.module)
     about = readme(
-        export_format, backbone=backbone, classes=len(run.classes), shape=shape, maps=maps,
+        export_format, preprocessing, backbone=backbone, classes=len(run.classes), maps=maps,
         several_labels=bool(thresholds),
     )  # fmt: skip
     write_text(target / README, about)
@@ -255,7 +255,10 @@ def _write(
         "version": VERSION,
         "format": export_format.name,
         "precision": precision,
-        "input": {"name": "images", "shape": ["N", *shape, 3], "dtype": "uint8", "order": "RGB"},
+        "input": {
+            "name": "images", "shape": ["N", *preprocessing.pixel_shape], "dtype": "uint8",
+            "order": "RGB" if preprocessing.bands is None else "bands",
+        },
         "output": {"name": "probabilities", "shape": ["N", len(run.classes)], "dtype": "float32"},
         "maps": maps,
         "task": run.task,

@@ -89,7 +89,7 @@ class ExportedModel:
 
     @torch_defaults()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes); of numbers to these, float64 (N, 1).
+        """Map images, uint8 (N, S, S, C), to probabilities, float64 (N, classes); of numbers to these, float64 (N, 1).
 
         Raises:
             ExportError: The runtime failed, or returned another shape.
@@ -113,7 +113,7 @@ class ExportedModel:
 
     @torch_defaults()
     def evidence(self, images: np.ndarray) -> Evidence:
-        """Map images, uint8 (N, S, S, 3), to probabilities, logits, and the evidence for each class by position.
+        """Map images, uint8 (N, S, S, C), to probabilities, logits, and the evidence for each class by position.
 
         Raises:
             UsageError: The export has no maps.
@@ -188,7 +188,7 @@ def _read_description(file: Path) -> dict[str, Any]:
             "task": str(value.get("task", "classification")),
             "half_width": None if value.get("half_width") is None else float(value["half_width"]),
         }
-        Preprocessing.from_json(checked["preprocessing"])
+        channels = Preprocessing.from_json(checked["preprocessing"]).channels
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(f"{file} is damaged: {error!r}. Export the run again.") from error
     if value.get("version") != VERSION or checked["format"] not in FORMATS:
@@ -201,6 +201,7 @@ def _read_description(file: Path) -> dict[str, Any]:
     sides = size if isinstance(size, list) and len(size) == 2 else [size]
     if not all(type(side) is int and 8 <= side <= 4096 for side in sides):
         raise ExportError(f"{file} asks for images of {size!r} pixels; expected 8 to 4096.")
-    if len(color) != 6 or not all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in color):
-        raise ExportError(f"{file} has the mean and standard deviation {color}; expected three numbers of 0 to 1 each.")
+    if len(color) != 2 * channels or not all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in color):
+        expected = f"{'three' if channels == 3 else channels} numbers of 0 to 1 each"
+        raise ExportError(f"{file} has the mean and standard deviation {color}; expected {expected}.")
     return {**value, **checked}

@@ -42,7 +42,7 @@ class InferenceModule(nn.Module):
         return ("probabilities",) if self.stage is None else ("probabilities", "logits", "evidence")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Map RGB images, uint8 (N, S, S, 3), to probabilities, float32 (N, classes); or to numbers, float32 (N, 1).
+        """Map images, uint8 (N, S, S, C), to probabilities, float32 (N, classes); or to numbers, float32 (N, 1).
 
         With maps also to logits, float32 (N, classes), and evidence, float32 (N, classes, H, W).
         """
@@ -68,7 +68,7 @@ class InferenceModule(nn.Module):
 
     def example_input(self) -> torch.Tensor:
         """Return two black images."""
-        return torch.zeros(2, *self.model.preprocessing.shape, 3, dtype=torch.uint8)
+        return torch.zeros(2, *self.model.preprocessing.pixel_shape, dtype=torch.uint8)
 
     def exported_program(self) -> torch.export.ExportedProgram:
         """Return the graph for any number of images, without stack traces, which name files of this machine."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from regraft.data.band_values import Bands, format_numbers
+from regraft.data.preprocessing import Preprocessing
 from regraft.exporting.formats.base import Format
 
 _TEXT = """# {backbone} for {classes} classes, in the format {name}
 
 | | name | dtype | shape | |
 |---|---|---|---|---|
-| input | `images` | uint8 | (N, {height}, {width}, 3) | RGB pixels from 0 to 255; normalization is inside the graph |
+| input | `images` | uint8 | (N, {height}, {width}, {channels}) | {pixels} from 0 to 255; normalized inside the graph |
 | output | `probabilities` | float32 | (N, {classes}) | {meaning} |
 {outputs}
 ```sh
@@ -52,7 +54,7 @@ import numpy as np
 
 here = Path(".")
 {load}
-pixels = np.zeros((1, {height}, {width}, 3), np.uint8)  # your image
+pixels = np.zeros((1, {height}, {width}, {channels}), np.uint8)  # your image
 probabilities, logits, evidence = {predict_all}
 target = int(probabilities[0].argmax())
 shares = np.exp(logits[0] - np.delete(logits[0], target).max())
@@ -72,7 +74,7 @@ import numpy as np
 
 here = Path(".")
 {load}
-pixels = np.zeros((1, {height}, {width}, 3), np.uint8)  # your image
+pixels = np.zeros((1, {height}, {width}, {channels}), np.uint8)  # your image
 probabilities, logits, evidence = {predict_all}
 target = int(probabilities[0].argmax())
 heat = np.maximum(evidence[0, target], 0)  # ({rows}, {columns}), from the top left of the pixels to the bottom right
@@ -83,15 +85,16 @@ heat = np.maximum(evidence[0, target], 0)  # ({rows}, {columns}), from the top l
 
 def readme(
     export_format: Format,
+    preprocessing: Preprocessing,
     *,
     backbone: str,
     classes: int,
-    shape: tuple[int, int],
     maps: Mapping[str, Any] | None = None,
     several_labels: bool = False,
 ) -> str:
-    """Return the text for an export of a network with inputs of this height and width; `maps` as in `export.json`."""
-    outputs, snippet, sides = "", "", dict(zip(("height", "width"), shape, strict=True))
+    """Return the text for an export of a network with inputs of this preprocessing; `maps` as in `export.json`."""
+    outputs, snippet = "", ""
+    sides = dict(zip(("height", "width", "channels"), preprocessing.pixel_shape, strict=True))
     if maps is not None:
         values = {"classes": classes, **sides, **dict(zip(("rows", "columns"), maps["grid"], strict=True))}
         values |= {"activation": maps["activation"], **export_format.script._asdict()}
@@ -100,8 +103,14 @@ def readme(
         if several_labels or maps["activation"] == "softmax":
             snippet = (_LABEL_MAPS if several_labels else _MAPS).format(**values)
     return _TEXT.format(
-        backbone=backbone, classes=classes, name=export_format.name, **sides,
+        pixels=_pixels(preprocessing.bands), backbone=backbone, classes=classes, name=export_format.name, **sides,
         requirements=export_format.script.requirements, trust=" --trust" if export_format.runs_code else "",
         outputs=outputs, maps=snippet, meaning=_MEANINGS[several_labels],
         files=", ".join(f"`{file}`" for file in export_format.files),
     )  # fmt: skip
+
+
+def _pixels(bands: Bands | None) -> str:
+    if bands is None:
+        return "RGB pixels"
+    return f"the bands {format_numbers(bands.numbers)}, scaled as `export.json` says,"

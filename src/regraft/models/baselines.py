@@ -20,17 +20,17 @@ SIZE = 64
 class PlainDense(nn.Module):
     """An ANN: two layers of Dense and ReLU on the flattened pixels, for images of one size."""
 
-    def __init__(self, img_size: int = SIZE, **_: Any) -> None:
+    def __init__(self, img_size: int = SIZE, in_chans: int = 3, **_: Any) -> None:
         super().__init__()
         self.num_classes = 0
         self.flatten = nn.Flatten()
-        self.dense1 = nn.Linear(3 * img_size**2, 512)
+        self.dense1 = nn.Linear(in_chans * img_size**2, 512)
         self.act1 = nn.ReLU()
         self.dense2 = nn.Linear(512, 256)
         self.act2 = nn.ReLU()
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, S, S) to features (N, 256)."""
+        """Images (N, C, S, S) to features (N, 256)."""
         hidden = self.act1(self.dense1(self.flatten(images)))
         out: torch.Tensor = self.act2(self.dense2(hidden))
         return out
@@ -45,10 +45,10 @@ class PlainDense(nn.Module):
 class PlainConvolutions(nn.Module):
     """A CNN: four blocks of 3 x 3 convolution, GroupNorm, ReLU and max pooling, then global average pooling."""
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, in_chans: int = 3, **_: Any) -> None:
         super().__init__()
         self.num_classes = 0
-        widths = (3, 32, 64, 128, 256)
+        widths = (in_chans, 32, 64, 128, 256)
         self.blocks = nn.Sequential(*(
             nn.Sequential(
                 nn.Conv2d(before, width, 3, padding=1, bias=False), nn.GroupNorm(8, width), nn.ReLU(), nn.MaxPool2d(2)
@@ -57,7 +57,7 @@ class PlainConvolutions(nn.Module):
         ))  # fmt: skip
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, S, S) to maps (N, 256, S / 16, S / 16)."""
+        """Images (N, C, S, S) to maps (N, 256, S / 16, S / 16)."""
         maps: torch.Tensor = self.blocks(images)
         return maps
 
@@ -66,7 +66,7 @@ class PlainConvolutions(nn.Module):
         return maps.mean((2, 3))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, S, S) to features (N, 256)."""
+        """Images (N, C, S, S) to features (N, 256)."""
         return self.forward_head(self.forward_features(images))
 
 

@@ -1,6 +1,6 @@
 """The model: a backbone that is split into stages, or several backbones side by side, and a head.
 
-Input: uint8 pixels (N, 3, S, S). Output: logits (N, classes). `activations` runs the stages below the freeze boundary,
+Input: uint8 pixels (N, C, S, S). Output: logits (N, classes). `activations` runs the stages below the freeze boundary,
 `forward_from` the stages above it and the head; one after the other they equal `forward`.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import nn
 
+from regraft.data.band_values import Bands
 from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import UsageError
@@ -143,7 +144,7 @@ class Classifier(StagedNetwork):
             )
         network, block = self.members[index], self.blocks[index]
         of_all = self.preprocessing
-        one = replace(network.preprocessing, resize=of_all.resize, value_range=of_all.value_range)
+        one = replace(network.preprocessing, resize=of_all.resize, value_range=of_all.value_range, bands=of_all.bands)
         with torch.random.fork_rng(devices=[]):
             model = Classifier(
                 network.spec, network.backbone, self.classes, one, pooling=self.pooling, stages=network.stages,
@@ -163,7 +164,7 @@ class Classifier(StagedNetwork):
         return summary_of(self)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels (N, 3, S, S), uint8 or float in 0..255, to logits (N, classes)."""
+        """Pixels (N, C, S, S), uint8 or float in 0..255, to logits (N, classes)."""
         return self.forward_from(self.activations(pixels, len(self.stages)), len(self.stages))
 
     def forward_from(self, inputs: StageOutput, boundary: int) -> torch.Tensor:
@@ -285,7 +286,7 @@ class Classifier(StagedNetwork):
         if several := config["backbone"].get("members"):
             backbone = several_from_config(spec, several, config["pooling"], weights)
         else:
-            backbone, _ = build_backbone(spec, "none", preprocessing.size)
+            backbone, _ = build_backbone(spec, "none", preprocessing.size, preprocessing.channels)
         options: dict[str, Any] = {"pooling": config["pooling"], "weights": weights, **config["head"]}
         options["head_stages"] = options.pop("stages")
         model = cls(spec, backbone, config["classes"], preprocessing, **options)
@@ -303,6 +304,7 @@ def build(
     task: Task = "classification",
     shorter_side: int = 0,
     seed: int = 0,
+    bands: Bands | None = None,
     **options: Any,
 ) -> Classifier:
     """Build a classifier from a pretrained backbone and a new head.
@@ -316,6 +318,8 @@ def build(
         shorter_side: Shorter side of the images in pixels (`Dataset.shorter_side`); it lowers the image size for tiny
             images unless `image_size` is given. 0: unknown.
         seed: Seed of the head's initial weights (and of the backbone's with `weights="none"`).
+        bands: Bands of the images that are the channels (`Dataset.bands`); the first convolution then takes as many.
+            None: gray and colors.
         **options: Fields of `ModelOptions`.
 
     Raises:
@@ -351,7 +355,7 @@ def build(
         head_stages = "upper" if chosen.head == "linear" and chosen.pooling == "avg" else "last"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network, record, preprocessing = build_network(spec, chosen, head_stages, shorter_side)
+        network, record, preprocessing = build_network(spec, chosen, head_stages, shorter_side, bands)
         head: dict[str, Any] = {"pooling": chosen.pooling, "head_stages": head_stages, "task": task}
         if task != "classification":
             head["activation"] = "sigmoid" if task == "multilabel" else "linear"

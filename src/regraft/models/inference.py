@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from regraft.data.band_values import Bands
 from regraft.data.dataset import Split
-from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8
+from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image, floats_to_uint8, select_bands
 from regraft.data.ignored import describe_ignored
 from regraft.data.labels import Task, join_labels
 from regraft.data.preprocessing import Preprocessing
@@ -138,7 +139,7 @@ class Predictor(Protocol):
         """Half the width of the prediction interval about each number; None: there is none."""
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes); of numbers these, float64 (N, 1)."""
+        """Images, uint8 (N, S, S, C), to probabilities, float64 (N, classes); of numbers these, float64 (N, 1)."""
 
 
 def check_tta(name: str) -> Tta:
@@ -153,15 +154,20 @@ def _warn(names: Sequence[str]) -> None:
         warnings.warn(line, stacklevel=4)
 
 
-def iter_sources(sources: Any, on_ignored: Callable[[Sequence[str]], None] = _warn) -> Iterator[ImageSource]:
+def iter_sources(
+    sources: Any, on_ignored: Callable[[Sequence[str]], None] = _warn, *, bands: Bands | None = None
+) -> Iterator[ImageSource]:
     """Iterate over one or several sources, and over the images below each folder that were not yielded before.
 
     A source is whatever `predict` takes; an array or a tensor with four axes is a batch. `on_ignored` gets the other
-    files of each folder; it warns by default. Raises UsageError for a folder without images, and for anything that is
+    files of each folder; it warns by default. With `bands` an array or tensor has all bands, as the model's images had.
+    Raises UsageError for a folder without images, and for anything that is
     no source.
     """
     seen: set[Path] = set()
-    for source in map(_image_source, _batch_to_uint8(sources) if _is_collection(sources) else [sources]):
+    if bands is None and _is_collection(sources):
+        sources = _batch_to_uint8(sources)
+    for source in (_image_source(source, bands) for source in (sources if _is_collection(sources) else [sources])):
         if isinstance(source, (str, Path)) and Path(source).is_dir():
             images, others = find_images(Path(source))
             ignored = [str(path) for path in others]
@@ -195,7 +201,7 @@ def _batch_to_uint8(sources: Any) -> Any:
     return sources
 
 
-def _image_source(source: Any) -> ImageSource:
+def _image_source(source: Any, bands: Bands | None) -> ImageSource:
     """Return what the decoder reads, or raise a UsageError that names what was received."""
     match source:
         case bytes():
@@ -210,10 +216,13 @@ def _image_source(source: Any) -> ImageSource:
                 source.load()
             return source
         case torch.Tensor():
-            source = _tensor_to_array(source)
+            source = _tensor_to_array(source, any_channels=bands is not None)
     try:
         if isinstance(source, np.ndarray):
-            return decode_image(source)
+            if bands is None:
+                return decode_image(source)
+            select_bands(source, bands.numbers)  # raises if it has too few
+            return source
         if hasattr(source, "read") and not isinstance(source, io.TextIOBase):
             if source.seekable():  # whatever was read of it before
                 source.seek(0)
@@ -229,9 +238,9 @@ def _image_source(source: Any) -> ImageSource:
     )
 
 
-def _tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
+def _tensor_to_array(tensor: torch.Tensor, *, any_channels: bool) -> np.ndarray:
     """Convert (C, H, W) or (H, W) to (H, W, C) or (H, W)."""
-    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4)):
+    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4) and not any_channels):
         shape = tuple(tensor.shape)
         raise UsageError(
             f"An image is a tensor of shape {shape}; expected (C, H, W) with 1, 3 or 4 channels, or (H, W)."
@@ -296,7 +305,7 @@ def _read_ahead(
 def predict_batch(
     model: Classifier, pixels: torch.Tensor, *, tta: Tta = "none"
 ) -> tuple[np.ndarray, torch.Tensor | None]:
-    """Predict uint8 (N, 3, S, S): what `Head.answer` gives, float64 (N, classes), and distances from the nearest class.
+    """Predict uint8 (N, C, S, S): what `Head.answer` gives, float64 (N, classes), and distances from the nearest class.
 
     The distances, float64 (N,), are those of the images without augmentation; None if the model has no detector.
     """
@@ -317,7 +326,7 @@ def predict_batch(
 
 
 def _views(pixels: torch.Tensor, tta: Tta) -> Iterator[torch.Tensor]:
-    """The images, then their augmented views, all (N, 3, S, S)."""
+    """The images, then their augmented views, all (N, C, S, S)."""
     yield pixels
     if tta != "none":
         yield pixels.flip(3)
@@ -337,7 +346,7 @@ def _views(pixels: torch.Tensor, tta: Tta) -> Iterator[torch.Tensor]:
 def predict_pixels(
     model: Classifier | Predictor, images: np.ndarray, *, sources: Sequence[str] = (), tta: Tta = "none"
 ) -> list[Prediction]:
-    """Predict preprocessed images, uint8 (N, S, S, 3), in one forward pass; the sources are "" by default."""
+    """Predict preprocessed images, uint8 (N, S, S, C), in one forward pass; the sources are "" by default."""
     p_values = distances = None
     if isinstance(model, Classifier):
         answers, distances = predict_batch(model, torch.from_numpy(images).permute(0, 3, 1, 2), tta=tta)

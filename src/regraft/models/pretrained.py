@@ -6,13 +6,13 @@ preprocessing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from regraft.data.band_values import Bands
 from regraft.data.preprocessing import Preprocessing, read_size
 from regraft.errors import UsageError, WeightsError
 from regraft.models.options import ModelOptions
@@ -39,41 +39,49 @@ class Pretrained(NamedTuple):
     preprocessing: Preprocessing
 
 
-def build_network(spec: BackboneSpec, options: ModelOptions, head_stages: HeadStages, shorter_side: int) -> Pretrained:
+def build_network(
+    spec: BackboneSpec, options: ModelOptions, head_stages: HeadStages, shorter_side: int, bands: Bands | None
+) -> Pretrained:
     """Build a backbone, or several; raises `WeightsError` and `UsageError` as `build` does."""
     if spec.members:
-        return _build_several(spec, options, head_stages, shorter_side)
-    return _build_one(spec, options, shorter_side)
+        return _build_several(spec, options, head_stages, shorter_side, bands)
+    return _build_one(spec, options, shorter_side, bands)
 
 
-def _build_one(spec: BackboneSpec, options: ModelOptions, shorter_side: int) -> Pretrained:
+def _build_one(spec: BackboneSpec, options: ModelOptions, shorter_side: int, bands: Bands | None) -> Pretrained:
     cfg, native = timm.models.get_pretrained_cfg(spec.timm_name), _native_size(spec)
     size = read_size(options.image_size) or native
     if not options.image_size and not (cfg and cfg.fixed_input_size):
         size = size_for(native, shorter_side)
     if not isinstance(size, int) and cfg and cfg.fixed_input_size:
         raise _only_squares(spec, options.image_size, "its layers are made for the positions of a square")
-    network, record = build_backbone(spec, options.weights, size)
+    channels = 3 if bands is None else len(bands.numbers)
+    network, record = build_backbone(spec, options.weights, size, channels)
     if isinstance(size, int):
         _check_patches(spec, network, size)
     elif token_layout(network) is not None:
         raise _only_squares(spec, options.image_size, "it cuts images into patches, whose positions are of a square")
-    mean, std = record.normalization or ((cfg.mean, cfg.std) if cfg else (Preprocessing.mean, Preprocessing.std))
+    own = None if bands is None or channels == 3 else (bands.mean, bands.std)
+    of_weights = record.normalization if record.normalization and len(record.normalization[0]) == channels else None
+    mean, std = of_weights or own or ((cfg.mean, cfg.std) if cfg else (Preprocessing.mean, Preprocessing.std))
     preprocessing = Preprocessing(
         size=size,
         resize=options.resize,
         interpolation=cfg.interpolation if cfg else "bicubic",
-        mean=_rgb(mean),
-        std=_rgb(std),
+        mean=tuple(mean),
+        std=tuple(std),
+        bands=bands,
     )
     return Pretrained(network, record, preprocessing)
 
 
-def _build_several(spec: BackboneSpec, options: ModelOptions, head_stages: HeadStages, shorter_side: int) -> Pretrained:
+def _build_several(
+    spec: BackboneSpec, options: ModelOptions, head_stages: HeadStages, shorter_side: int, bands: Bands | None
+) -> Pretrained:
     if not isinstance(options.image_size, int):
         raise _only_squares(spec, options.image_size, "each of several backbones resizes a square")
     if run := read_run_description(options.weights):
-        return _several_of_run(spec, Path(options.weights), run, options)
+        return _several_of_run(spec, Path(options.weights), run, options, bands)
     if Path(options.weights).is_file():
         raise WeightsError(
             f"--weights {options.weights} is one file, and {spec.name} is {len(spec.members)} backbones. Pass a folder "
@@ -82,7 +90,7 @@ def _build_several(spec: BackboneSpec, options: ModelOptions, head_stages: HeadS
     members = []
     for member in spec.members:
         own = replace(options, backbone=member.name, image_size=member.size or options.image_size)
-        network, record, preprocessing = _build_one(member, own, shorter_side)
+        network, record, preprocessing = _build_one(member, own, shorter_side, bands)
         members.append(
             StagedNetwork(
                 member, network, preprocessing, pooling=options.pooling, head_stages=head_stages, weights=record
@@ -92,19 +100,27 @@ def _build_several(spec: BackboneSpec, options: ModelOptions, head_stages: HeadS
     return Pretrained(backbone, record_of_several([m.weights for m in members]), preprocessing_of(backbone))
 
 
-def _several_of_run(spec: BackboneSpec, folder: Path, run: dict[str, Any], options: ModelOptions) -> Pretrained:
+def _several_of_run(
+    spec: BackboneSpec, folder: Path, run: dict[str, Any], options: ModelOptions, bands: Bands | None
+) -> Pretrained:
     config = run["backbone"].get("members") or []
     if [one["timm_name"] for one in config] != [member.timm_name for member in spec.members]:
         raise WeightsError(
             f"{folder} is a run of {run['backbone']['name']}, whose weights do not fit {spec.name}. Use its backbone, "
             f"too: --backbone {folder}"
         )
+    channels = 3 if bands is None else len(bands.numbers)
+    if (of_run := Preprocessing.from_json(run["preprocessing"]).channels) != channels:
+        raise WeightsError(
+            f"{folder} is a run of several backbones on images of {of_run} channels, and these have {channels}. "
+            "Choose as many bands (data.bands), or other weights."
+        )
     backbone = several_from_config(spec, config, options.pooling, WeightsRecord("none"))
     record = load_from_run(backbone, folder, run)
     for member in backbone.networks():
         own = member.preprocessing
         member.weights = replace(record, normalization=(own.mean, own.std))
-    return Pretrained(backbone, record, replace(preprocessing_of(backbone), resize=options.resize))
+    return Pretrained(backbone, record, replace(preprocessing_of(backbone), resize=options.resize, bands=bands))
 
 
 def _only_squares(spec: BackboneSpec, image_size: int | str, reason: str) -> UsageError:
@@ -167,8 +183,3 @@ def check_image_sizes(spec: BackboneSpec, image_size: int | str) -> None:
             raise UsageError(
                 f"{name} is {size} pixels. Expected {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels, {or_none}."
             )
-
-
-def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue

@@ -1,6 +1,6 @@
 """Several backbones side by side, which a `Classifier` uses as if they were one.
 
-Input: images in 0..1, (N, 3, S, S), where S is the largest size of a member. Output: the members' features side by
+Input: images in 0..1, (N, C, S, S), where S is the largest size of a member. Output: the members' features side by
 side, (N, F). Each member resizes and normalizes for itself, inside the graph, so that exports contain it. To training
 and prediction the whole is a single stage: it is frozen, and its members are fine-tuned as classifiers of their own.
 """
@@ -39,11 +39,11 @@ class SeveralBackbones(nn.Module):
         return tuple(self.members)  # type: ignore[arg-type]  # a ModuleList forgets the type
 
     def inputs(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """Images in 0..1, (N, 3, S, S), as each member takes them: pixels in 0..255, (N, 3, S_i, S_i)."""
+        """Images in 0..1, (N, C, S, S), as each member takes them: pixels in 0..255, (N, C, S_i, S_i)."""
         return [255 * _resize(values, getattr(self, f"resizing_{index}")) for index in range(len(self.members))]
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Images in 0..1, (N, 3, S, S), to features (N, F)."""
+        """Images in 0..1, (N, C, S, S), to features (N, F)."""
         return torch.cat(
             [member(pixels) for member, pixels in zip(self.members, self.inputs(values), strict=True)], dim=1
         )
@@ -85,7 +85,7 @@ def several_from_config(
     members = []
     for index, (member, one) in enumerate(zip(spec.members, config, strict=True)):
         preprocessing = Preprocessing.from_json(one["preprocessing"])
-        network, _ = build_backbone(member, "none", preprocessing.size)
+        network, _ = build_backbone(member, "none", preprocessing.size, preprocessing.channels)
         record = weights.members[index] if weights.members else weights
         members.append(
             StagedNetwork(
@@ -99,7 +99,7 @@ def several_from_config(
 def preprocessing_of(backbone: SeveralBackbones) -> Preprocessing:
     """The preprocessing that all members share: the largest size, and values from 0 to 1."""
     largest = max((member.preprocessing for member in backbone.networks()), key=_side)
-    return replace(largest, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return replace(largest, mean=(0.0,) * largest.channels, std=(1.0,) * largest.channels)
 
 
 def _side(preprocessing: Preprocessing) -> int:

@@ -1,6 +1,6 @@
 """A pretrained network that is cut into stages, and what a head reads of it.
 
-Input: uint8 pixels (N, 3, S, S). Output: features (N, F). Normalization is part of the network. `activations` runs the
+Input: uint8 pixels (N, C, S, S). Output: features (N, F). Normalization is part of the network. `activations` runs the
 stages below a freeze boundary, `forward_tail` those above it. The head may read several stages: the pooled outputs of
 lower stages (the taps) are passed on beside the activations.
 """
@@ -69,7 +69,9 @@ class StagedNetwork(nn.Module):
         self.pooling: Pooling = pooling
         self.weights = weights or WeightsRecord("none")
         self.backbone = backbone
-        self.stages: list[Stage] = list(stages) or split_stages(backbone, preprocessing.shape, pooling=pooling)
+        self.stages: list[Stage] = list(stages) or split_stages(
+            backbone, preprocessing.shape, pooling=pooling, channels=preprocessing.channels
+        )
         self.tokens = token_layout(backbone)
         if isinstance(head_stages, str):
             self.tap_parts: Taps = choose_taps(backbone, self.stages, head_stages, pooling)
@@ -81,8 +83,8 @@ class StagedNetwork(nn.Module):
             }
         self.taps = tuple(self.tap_parts)
         self.channels_last_maps = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1) * 255, persistent=False)
 
     @property
     def features(self) -> int:
@@ -90,7 +92,7 @@ class StagedNetwork(nn.Module):
         return self.stages[-1].shape[0] + self.taps_below(len(self.stages))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels (N, 3, S, S), uint8 or float in 0..255, to features (N, F)."""
+        """Pixels (N, C, S, S), uint8 or float in 0..255, to features (N, F)."""
         return self.forward_tail(self.activations(pixels, len(self.stages)), len(self.stages))
 
     def activations(self, pixels: torch.Tensor, boundary: int) -> StageOutput:

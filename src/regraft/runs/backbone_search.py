@@ -292,6 +292,7 @@ class _Search:
                     task=self.split.dataset.task,
                     shorter_side=self.split.dataset.shorter_side,
                     seed=config.training.seed,
+                    bands=self.split.dataset.bands,
                     **options,
                 )
             )

@@ -22,6 +22,7 @@ from regraft.config import Config
 from regraft.config.config import KeepImages
 from regraft.data.dataset import Dataset, Split
 from regraft.data.entries import EntryTable
+from regraft.data.preprocessing import Preprocessing
 from regraft.data.samples import Part, Sample
 from regraft.data.scan import scan, scan_source
 from regraft.data.sources.earlier import EARLIER, ImagesOrigin, join, open_origin, select, with_groups
@@ -139,7 +140,8 @@ def scan_with_earlier(
     stored = () if found.exemplars is None else _samples(found, prefix)
     labels = {sample.label for sample in stored} | {name for _, name in (source.layout.classes if source else ())}
     if source is None:  # all images are gone
-        dataset = Dataset(str(data), (), tuple(sorted(labels)))
+        bands = Preprocessing.from_json(earlier.description["preprocessing"]).bands
+        dataset = Dataset(str(data), (), tuple(sorted(labels)), band_numbers=() if bands is None else bands.numbers)
     else:
         dataset = scan_source(
             source,
@@ -147,6 +149,7 @@ def scan_with_earlier(
             on_unreadable=config.data.on_unreadable,
             classes=sorted(labels) if stored else None,  # those of images without files are known
             cache=cache,
+            bands=config.data.bands,
             progress=partial(reporter.on_progress, "scan", detail="images"),
             compare_progress=partial(reporter.on_progress, "near duplicates"),
         )
@@ -194,7 +197,7 @@ def _hashes(config: Config, data: Path | str, cache: Cache | None, reporter: Pro
     options = config.data
     dataset = scan(
         data, remote=options.remote, layout=options.layout, image_column=options.image_column,
-        label_column=options.label_column, cache=cache, near_duplicates=False, lenient=True,
+        label_column=options.label_column, bands=options.bands, cache=cache, near_duplicates=False, lenient=True,
         progress=partial(reporter.on_progress, "scan", detail="images"),
     )  # fmt: skip
     return set(dataset.table.sha256s())

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regraft.config import Config, load_run_config
-from regraft.data.dataset import Split
+from regraft.data.band_values import Bands, check_bands
+from regraft.data.dataset import Dataset, Split
+from regraft.data.preprocessing import Preprocessing
 from regraft.data.samples import Part
 from regraft.models.classifier import Classifier
+from regraft.models.run_description import read_run_description
 from regraft.models.serialization import load_classifier
 from regraft.runs.run import CONFIG, UNLABELED, Run
 from regraft.runs.run_images import read_rows, split_rows
@@ -30,6 +33,13 @@ def take_head(model: Classifier, run: Path) -> None:
     model.preprocessing = model.preprocessing.for_value_range(earlier.preprocessing.value_range)
     if model.head.has_shape_of(earlier.head):
         model.head.copy_rows(model.classes, earlier.head, earlier.classes)
+
+
+def bands_of_earlier(run: Path, dataset: Dataset) -> Bands | None:
+    """The bands of a run's model, with their values there; `UsageError` if the data has others."""
+    bands = Preprocessing.from_json(read_run_description(str(run))["preprocessing"]).bands
+    check_bands(bands, dataset.band_numbers)
+    return bands
 
 
 def training_of(run: Run) -> Training:

@@ -12,6 +12,7 @@ import torch
 from regraft import distributed
 from regraft.cache import Cache
 from regraft.cluster.executor import Cluster
+from regraft.data.band_values import check_bands, format_numbers
 from regraft.data.dataset import Dataset, Split
 from regraft.data.labels import classes_in
 from regraft.data.samples import PARTS, Part
@@ -116,14 +117,16 @@ def select_labeled(
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Scan a path, and select a part as `evaluate` does; `DataError` without images, or if the model lacks a label."""
+    own = classifier.preprocessing.bands
     if not isinstance(data, (Dataset, Split)):
         data = scan(
             data, on_unreadable=on_unreadable, remote=remote, image_column=image_column, label_column=label_column,
-            classes=classifier.classes, near_duplicates=False, cache=Cache(), progress=progress,
-            task=classifier.task,
+            bands="" if own is None else format_numbers(own.numbers), classes=classifier.classes,
+            near_duplicates=False, cache=Cache(), progress=progress, task=classifier.task,
         )  # fmt: skip
     if isinstance(data, Split):
         data = data.dataset
+    check_bands(own, data.band_numbers)
     table = data.table
     wanted = part or ("test" if "test" in table.parts_present() else None)
     chosen = data if wanted is None else data.with_samples(table.take(table.parts == PARTS.index(wanted)))

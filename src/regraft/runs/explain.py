@@ -19,7 +19,7 @@ from regraft.attribution.cam import default_stage, explain_pixels, find_stage, f
 from regraft.attribution.evidence import Evidence, EvidencePredictor, gradcam_from_evidence
 from regraft.attribution.members import explain_members
 from regraft.attribution.methods import Method
-from regraft.data.decode import MAX_PIXELS, ImageSource, decode_image
+from regraft.data.decode import MAX_PIXELS, ImageSource
 from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError, UnknownNameError, UsageError, as_path, suggest_names
@@ -40,7 +40,7 @@ class Explanation(NotebookRepr):
         probabilities: Probabilities as from `predict`, float64 (classes,); empty if the image could not be read.
         targets: Names of the explained classes.
         heat: Heat maps, float32 (targets, H, W) in [0, 1], at the image's own size; 1 where the evidence is strongest.
-        image: Pixels, uint8 (H, W, 3).
+        image: Pixels, uint8 (H, W, 3); of an image with other bands than colors the first three, in false colors.
         stage: Name of the explained stage; "" for integrated gradients, which explain the pixels.
         grid: Rows and columns of the stage's output, which are the cells of the map; None without a stage.
         error: Reason why the image could not be read, or None.
@@ -138,10 +138,11 @@ def explain(
         >>> explanation.heat.shape
         (1, 40, 40)
     """
+    opened = classifier_of(model)
+    images = iter_sources(sources, bands=opened.preprocessing.bands)
     return ResultList(
-        stream(model, iter_sources(sources), method=method, label=label, likeliest=likeliest, stage=stage,
-               batch_size=batch_size)
-    )  # fmt: skip
+        stream(opened, images, method=method, label=label, likeliest=likeliest, stage=stage, batch_size=batch_size)
+    )
 
 
 def stream(
@@ -241,7 +242,7 @@ class _WithGradients:
         self.grid = grid_of(model, self.index) if of_stage else None
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, MapsOf]:
-        """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes), and the function for their maps."""
+        """Map images, uint8 (N, S, S, C), to probabilities, float64 (N, classes), and the function for their maps."""
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         maps_of = partial(_explain_targets, self.model, pixels, method=self.method, stage=self.index)
         return predict_batch(self.model, pixels)[0], maps_of
@@ -260,7 +261,7 @@ class _FromEvidence:
             raise UsageError(f"An export has maps of one stage, here {self.stage}; the run has those of {stage}.")
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, MapsOf]:
-        """Map images, uint8 (N, S, S, 3), to probabilities, float64 (N, classes), and the function for their maps."""
+        """Map images, uint8 (N, S, S, C), to probabilities, float64 (N, classes), and the function for their maps."""
         evidence, activation = self.model.evidence(images), self.maps["activation"]
         shape = self.model.preprocessing.shape
         task: Task = "multilabel" if self.model.thresholds else "classification"
@@ -289,7 +290,7 @@ def _decode(
 ) -> tuple[np.ndarray, np.ndarray] | str:
     """Return the image at its own size or downscaled, and the network's input; or why it cannot be read."""
     try:
-        image = decode_image(source, max_pixels=max_pixels, at_least=side, value_range=preprocessing.value_range)
+        image = preprocessing.picture(source, max_pixels=max_pixels, at_least=side)
         if side is not None and max(image.shape[:2]) > side:
             small = Image.fromarray(image)
             small.thumbnail((side, side), Image.Resampling.LANCZOS)

@@ -42,4 +42,6 @@ def predict(
         >>> prediction.label in prediction.classes
         True
     """
-    return ResultList(predict_images(classifier_of(model), iter_sources(sources), batch_size=batch_size, tta=tta))
+    opened = classifier_of(model)
+    images = iter_sources(sources, bands=opened.preprocessing.bands)
+    return ResultList(predict_images(opened, images, batch_size=batch_size, tta=tta))

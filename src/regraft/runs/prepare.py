@@ -16,6 +16,7 @@ from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config, DataOptions, load_run_config
 from regraft.config.presets import for_task
+from regraft.data.band_values import check_bands
 from regraft.data.dataset import Dataset, Split
 from regraft.data.labels import AskedTask
 from regraft.data.scan import scan
@@ -27,7 +28,7 @@ from regraft.models.classifier import Classifier, build
 from regraft.models.registry import AUTO, find_backbone
 from regraft.resources import alone_on_machine
 from regraft.runs.earlier_images import check_features_fit, scan_with_earlier, uses_earlier_images
-from regraft.runs.earlier_run import notes_on_earlier_run, take_head
+from regraft.runs.earlier_run import bands_of_earlier, notes_on_earlier_run, take_head
 from regraft.runs.ineffective import describe_ineffective
 from regraft.runs.run import CONFIG, METRICS
 from regraft.tracking.tracker import check_trackers
@@ -53,14 +54,18 @@ def build_described(split: Split, config: Config, reporter: ProgressReporter) ->
 
 def describe_model(model: Classifier, split: Split, config: Config, reporter: ProgressReporter) -> None:
     """Report what is to be known about a model before it is trained; refuse one that features do not fit."""
+    check_bands(model.preprocessing.bands, split.dataset.band_numbers)
     if split.stored is not None:
         check_features_fit(model, split, config)
     if model.weights.note:
         reporter.on_message(model.weights.note)
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
         reporter.on_message(note)
-    value_range = model.preprocessing.for_value_range(split.dataset.value_range).value_range
-    for note in split.dataset.describe_values(value_range):
+    preprocessing = model.preprocessing.for_value_range(split.dataset.value_range)
+    notes = split.dataset.describe_values(preprocessing.value_range)
+    if (bands := preprocessing.bands) is not None:
+        notes = [note for note in (bands.describe(), bands.describe_pictures()) if note]
+    for note in notes:
         reporter.on_message(note)
     is_given = config.model.image_size or any(member.size for member in model.spec.members)
     if (size := min(model.preprocessing.shape)) < model.spec.image_size and not is_given:
@@ -110,6 +115,7 @@ def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: P
         label_column=config.data.label_column,
         task=config.data.task,
         label_separator=config.data.label_separator,
+        bands=config.data.bands,
         cache=cache,
         progress=partial(reporter.on_progress, "scan", detail="images"),
         compare_progress=partial(reporter.on_progress, "near duplicates"),
@@ -144,9 +150,12 @@ def build_for(config: Config, dataset: Dataset, image_size: int | None = None) -
     """Build the configured model for the classes of the data; `image_size` in pixels replaces the configured one."""
     options = asdict(config.model) | ({} if image_size is None else {"image_size": image_size})
     name, side = options.pop("backbone"), dataset.shorter_side
+    earlier = config.run.from_run
+    bands = bands_of_earlier(Path(earlier), dataset) if earlier else dataset.bands
     model = build(
-        name, classes=dataset.classes, task=dataset.task, shorter_side=side, seed=config.training.seed, **options
-    )
+        name, classes=dataset.classes, task=dataset.task, shorter_side=side, seed=config.training.seed, bands=bands,
+        **options,
+    )  # fmt: skip
     if config.run.from_run:
         take_head(model, Path(config.run.from_run))
     return model

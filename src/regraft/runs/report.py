@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -52,8 +53,9 @@ def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None
     record = record_of(run)
     source = images_of(run, data)
     max_pixels = data.max_pixels if isinstance(data, Dataset) else MAX_PIXELS
-    value_range = Preprocessing.from_json(run.description["preprocessing"]).value_range
-    thumbnails = {} if source is None else read_thumbnails(record.image_names(), source, max_pixels, value_range)
+    preprocessing = Preprocessing.from_json(run.description["preprocessing"])
+    decode = partial(preprocessing.picture, max_pixels=max_pixels)
+    thumbnails = {} if source is None else read_thumbnails(record.image_names(), source, decode)
     report = REPORTS[record.task]
     write_csv(run.path / SUSPECTS, report.suspect_columns, map(report.suspect_row, record.suspects))
     write_text(run.path / CARD, model_card(record))

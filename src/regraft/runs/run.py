@@ -146,7 +146,8 @@ class Run(NotebookRepr):
 
     def stream(self, sources: Any, *, batch_size: int = 32, tta: Tta = "none") -> Iterator[Prediction]:
         """Yield the predictions of any number of images."""
-        return predict_images(self.classifier, iter_sources(sources), batch_size=batch_size, tta=tta)
+        images = iter_sources(sources, bands=self.classifier.preprocessing.bands)
+        return predict_images(self.classifier, images, batch_size=batch_size, tta=tta)
 
     def summary(self) -> Summary:
         """List the layers; see `regraft.summary`."""

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from regraft.config import DataOptions, load_run_config
+from regraft.data.band_values import format_numbers
 from regraft.data.dataset import Dataset
 from regraft.data.decode import ImageSource
+from regraft.data.preprocessing import Preprocessing
 from regraft.data.scan import scan_source
 from regraft.data.sources.earlier import ImagesOrigin, open_origin, select
 from regraft.data.sources.open import DataSource
@@ -74,7 +76,7 @@ def held_out(run: Run) -> Dataset:
     origin = origin_of(run)
     assert origin is not None
     opened = select(open_origin(origin.for_reading()), wanted)
-    dataset = scan_source(opened, source, near_duplicates=False, classes=predictions.classes)
+    dataset = scan_source(opened, source, near_duplicates=False, classes=predictions.classes, bands=_bands_setting(run))
     hashes = {row.get("path"): row.get("sha256") for row in split_rows(run.path) if row.get("path") in wanted}
     table = dataset.table
     pairs = zip(in_blocks(table.paths), table.sha256s(), strict=True)
@@ -86,6 +88,11 @@ def held_out(run: Run) -> Dataset:
             f"{len(wanted) - len(found)} of the {len(wanted)} images in {source} are missing or have changed."
         )
     return dataset.with_samples(found.with_parts(np.full(len(found), -1)))
+
+
+def _bands_setting(run: Run) -> str:
+    bands = Preprocessing.from_json(run.description["preprocessing"]).bands
+    return "" if bands is None else format_numbers(bands.numbers)
 
 
 def split_rows(path: Path) -> Iterator[dict[str, str]]:

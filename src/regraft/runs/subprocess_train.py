@@ -139,7 +139,7 @@ def measure_timing(run: Run) -> Timing:
     model = run.classifier
 
     def milliseconds(batch_size: int, passes: int) -> float:
-        pixels = torch.zeros(batch_size, 3, *model.preprocessing.shape, dtype=torch.uint8)
+        pixels = torch.zeros(batch_size, *model.preprocessing.input_shape, dtype=torch.uint8)
         seconds = time_passes(lambda: predict_batch(model, pixels), passes=passes, min_seconds=_MIN_SECONDS)
         return 1000 * median(seconds) / batch_size
 

@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from regraft.data.decode import decode_image
 from regraft.data.preprocessing import Preprocessing
-from regraft.data.rgb import ValueRange
 from regraft.errors import ImageError, RegraftError
 from regraft.resources import usable_cpus
 from regraft.worker_process import Exited, Handler, Message, WorkerProcess
@@ -33,7 +31,7 @@ _MAX_FAILURES = 3
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A preprocessed image: pixels uint8 (S, S, 3); thumbnail the upright image as JPEG, empty if not asked for."""
+    """A preprocessed image: pixels uint8 (S, S, C); thumbnail the upright image as JPEG, empty if not asked for."""
 
     pixels: np.ndarray
     thumbnail: bytes = b""
@@ -104,9 +102,9 @@ class DecodingPool:
             raise ImageError(f"the decoder process {reply}")
         if reply.value is not None:
             raise ImageError(str(reply.value))
-        shape = self._preprocessings[preprocessing].shape
+        shape = self._preprocessings[preprocessing].pixel_shape
         pixels, jpeg = reply.buffers
-        return Decoded(np.frombuffer(pixels, np.uint8).reshape(*shape, 3), jpeg)
+        return Decoded(np.frombuffer(pixels, np.uint8).reshape(shape), jpeg)
 
     async def _start_worker(self) -> None:
         while self._failures < _MAX_FAILURES:
@@ -140,7 +138,7 @@ def make_handler(settings: dict[str, Any]) -> Handler:
         try:
             preprocessing = preprocessings[index]
             pixels = preprocessing(data, max_pixels=max_pixels).tobytes()
-            thumbnail = _thumbnail(data, max_pixels, preprocessing.value_range) if wants_thumbnail else b""
+            thumbnail = _thumbnail(data, max_pixels, preprocessing) if wants_thumbnail else b""
             return Message(None, [pixels, thumbnail])
         except ImageError as error:
             return Message(error.reason)
@@ -150,9 +148,8 @@ def make_handler(settings: dict[str, Any]) -> Handler:
     return handle
 
 
-def _thumbnail(data: bytes, max_pixels: int, value_range: ValueRange) -> bytes:
-    pixels = decode_image(data, max_pixels=max_pixels, at_least=THUMBNAIL_SIDE, value_range=value_range)
-    image = Image.fromarray(pixels)
+def _thumbnail(data: bytes, max_pixels: int, preprocessing: Preprocessing) -> bytes:
+    image = Image.fromarray(preprocessing.picture(data, max_pixels=max_pixels, at_least=THUMBNAIL_SIDE))
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY)

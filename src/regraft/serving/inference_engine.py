@@ -37,7 +37,7 @@ class Engine:
         self.explains = self._stage is not None
 
     def predict(self, images: np.ndarray) -> list[Prediction]:
-        """Predict images, uint8 (N, S, S, 3), in batches whose sizes do not change a bit."""
+        """Predict images, uint8 (N, S, S, C), in batches whose sizes do not change a bit."""
         predictions: list[Prediction] = []
         while (done := len(predictions)) < len(images):
             size = next(size for size in self.sizes if size <= len(images) - done)
@@ -45,7 +45,7 @@ class Engine:
         return predictions
 
     def explain(self, image: np.ndarray, targets: Sequence[int]) -> np.ndarray:
-        """Grad-CAM of T classes at the last spatial stage, (T, S, S) in [0, 1], for an image, uint8 (S, S, 3)."""
+        """Grad-CAM of T classes at the last spatial stage, (T, S, S) in [0, 1], for an image, uint8 (S, S, C)."""
         if self._stage is None or not isinstance(self.model, Classifier):
             raise UsageError(f"{self.name} has no heat maps.")
         pixels = torch.tensor(image[None]).permute(0, 3, 1, 2).expand(len(targets), -1, -1, -1)
@@ -54,7 +54,7 @@ class Engine:
     def warm_up(self, max_size: int) -> None:
         """Set `sizes` to the powers of two up to `max_size` that do not change a bit."""
         count = 1 << (max_size.bit_length() - 1)
-        noise = np.random.default_rng(0).integers(0, 256, (count, *self.preprocessing.shape, 3), dtype=np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (count, *self.preprocessing.pixel_shape), dtype=np.uint8)
         alone = [prediction for image in noise for prediction in predict_pixels(self.model, image[None])]
         sizes = [1]
         while sizes[0] < count:

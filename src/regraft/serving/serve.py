@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from regraft.data.band_values import format_numbers
+from regraft.data.preprocessing import Preprocessing
 from regraft.errors import MissingExtraError, RegraftError, UsageError, refuse_old_names
 from regraft.evaluation.calibration import read_calibration
 from regraft.exporting.exported_model import ExportedModel, is_export
@@ -232,6 +234,7 @@ def _load_export(source: ModelSource, min_accuracy: float | None, ood_rate: floa
     facts = [("Backbone", backbone), ("Export", f"{form.name}, {description.get('precision', 'fp32')}")]
     if run := (description.get("run") or {}).get("name"):
         facts.append(("Run", str(run)))
+    facts += _band_facts(export.preprocessing)
     version = description["sha256"][form.files[0]]
     return ServedModel(source.name, version[:_DIGITS], ServingEngine(export, form.name), facts=facts)
 
@@ -251,7 +254,8 @@ def _load_run(source: ModelSource, engine: Engine, min_accuracy: float | None, o
     min_confidence, confidence_fact = _min_confidence(run, min_accuracy)
     ood_threshold, ood_fact = _ood_threshold(run, ood_rate, isinstance(model, Classifier))
     policy = RejectionPolicy(min_confidence=min_confidence, ood_threshold=ood_threshold)
-    facts, file = [*_facts(run), ("Engine", runtime), *confidence_fact, *ood_fact], source.path / CARD
+    facts = [*_facts(run), *_band_facts(model.preprocessing), ("Engine", runtime), *confidence_fact, *ood_fact]
+    file = source.path / CARD
     card = file.read_text(encoding="utf-8") if file.is_file() else ""
     return ServedModel(source.name, version[:_DIGITS], ServingEngine(model, runtime), policy, facts, card)
 
@@ -274,7 +278,8 @@ def _fastest_export(run: Run) -> ExportedModel | None:
 
 
 def _images_per_second(model: Classifier | Predictor) -> float:
-    images = np.random.default_rng(0).integers(0, 256, (_TIMED_BATCH, *model.preprocessing.shape, 3), dtype=np.uint8)
+    shape = (_TIMED_BATCH, *model.preprocessing.pixel_shape)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     seconds = time_passes(lambda: predict_pixels(model, images), passes=2, min_seconds=_TIMED_SECONDS)
     return _TIMED_BATCH * len(seconds) / sum(seconds)
 
@@ -319,6 +324,14 @@ def _ood_threshold(run: Run, ood_rate: float | None, has_detector: bool) -> tupl
         return None, [("Out-of-distribution images", f"Not detected. {error}")]
     text = f"Images farther from the training images than all but {100 * threshold:g} % of the validation images."
     return threshold, [("Out-of-distribution images", text)]
+
+
+def _band_facts(preprocessing: Preprocessing) -> Facts:
+    """Which bands of an image the model reads, if these are not gray or colors."""
+    if (bands := preprocessing.bands) is None:
+        return []
+    text = f"{format_numbers(bands.numbers)} of a TIFF or numpy file (.npy). {bands.describe_pictures()}"
+    return [("Bands", text.rstrip())]
 
 
 def _facts(run: Run) -> Facts:

@@ -16,6 +16,7 @@ from regraft.atomic_io import write_csv, write_json
 from regraft.attribution.cam import default_stage, explain_pixels, find_stage
 from regraft.attribution.faithfulness import BORDER_AREA, CENTER_AREA, OCCLUDED, border_and_center, occlude, top_pixels
 from regraft.attribution.methods import Method
+from regraft.data.bands import false_color
 from regraft.data.dataset import Dataset, Part, Split
 from regraft.errors import DataError, ImageError, UsageError
 from regraft.evaluation.intervals import wilson_interval
@@ -58,7 +59,7 @@ class AttributionAudit:
         classes: Class names.
         images: One row for each image, in the data's order.
         maps: Mean map of the images that are predicted as each class, float32 (classes, S, S); 0 without images.
-        pictures: Mean of these images, uint8 (classes, S, S, 3).
+        pictures: Mean of these images, in false colors if they are not in colors, uint8 (classes, S, S, 3).
         examples: Path -> overlay of the map, uint8 (S, S, 3), of the images with the most evidence at the border.
         method: Attribution method.
         stage: Name of the stage that is explained.
@@ -201,10 +202,11 @@ def audit_attribution(
                 float(center[i]), names[occluded[i]], names[control[i]],
             ))  # fmt: skip
         np.add.at(maps, predicted, heat.numpy())
-        np.add.at(pictures, predicted, pixels.permute(0, 2, 3, 1).numpy())
+        seen = [false_color(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
+        np.add.at(pictures, predicted, np.stack(seen))
         np.add.at(counts, predicted, 1)
         for i in np.flatnonzero(border >= 2 * BORDER_AREA).tolist():
-            examples[samples[i].path] = border[i], overlay(pixels[i].permute(1, 2, 0).numpy(), heat[i].numpy())
+            examples[samples[i].path] = border[i], overlay(seen[i], heat[i].numpy())
         for path in sorted(examples, key=lambda path: -examples[path][0])[_EXAMPLES:]:
             del examples[path]
         reporter.on_progress("evidence", len(rows), len(dataset), "images")

@@ -68,7 +68,7 @@ class Batches(Protocol):
 class OnlineAugmentation:
     """Batches of freshly augmented pixels, for training without a frozen prefix.
 
-    The pixels, uint8 (N, S, S, 3), are on disk or in files, or in the memory of the device that augments them.
+    The pixels, uint8 (N, S, S, C), are on disk or in files, or in the memory of the device that augments them.
     """
 
     pixels: PixelSource | torch.Tensor
@@ -89,7 +89,7 @@ class OnlineAugmentation:
         return len(self.pixels)
 
     def sample(self, indices: np.ndarray, key: int, chosen: np.ndarray | slice = slice(None)) -> StageOutput:
-        """One augmented view of each of these images, uint8 (n, 3, S, S)."""
+        """One augmented view of each of these images, uint8 (n, C, S, S)."""
         indices = indices[chosen]
         keys = [random_key(key, int(i)) for i in indices]
         if isinstance(self.pixels, torch.Tensor):

@@ -40,7 +40,7 @@ _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16:
 
 
 def as_batch(pixels: np.ndarray) -> torch.Tensor:
-    """Cached pixels (N, S, S, 3) as a tensor (N, 3, S, S), uint8."""
+    """Cached pixels (N, S, S, C) as a tensor (N, C, S, S), uint8."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
 
 
@@ -248,7 +248,7 @@ def row_bytes(model: Classifier, boundary: int, precision: torch.dtype) -> int:
 
 
 def _shape(model: Classifier, boundary: int) -> tuple[int, ...]:
-    return model.stages[boundary - 1].shape if boundary else (3, *model.preprocessing.shape)
+    return model.stages[boundary - 1].shape if boundary else model.preprocessing.input_shape
 
 
 def _tables(model: Classifier, cache: Cache | MemoryCache, backend: PrefixBackend) -> Iterator[Table | MemoryTable]:

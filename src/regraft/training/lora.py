@@ -112,7 +112,7 @@ def _linear_layers(model: Classifier, boundary: int) -> list[str]:
     try:
         with torch.no_grad():
             inputs = model.activations(
-                torch.zeros(1, 3, *model.preprocessing.shape, device=model.mean.device), boundary
+                torch.zeros(1, *model.preprocessing.input_shape, device=model.mean.device), boundary
             )
             called.clear()
             model.forward_tail(inputs, boundary)

@@ -44,7 +44,7 @@ class PrefixBackend(Protocol):
         """Versions of everything that can change the last bits of the result."""
 
     def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """Values (n, ...) at the boundary and taps (n, L) if any, of uint8 (n, 3, S, S): on the CPU, in `precision`."""
+        """Values (n, ...) at the boundary and taps (n, L) if any, of uint8 (n, C, S, S): on the CPU, in `precision`."""
 
 
 class TorchBackend:
@@ -141,7 +141,7 @@ def choose_backend(
     key += [backend.version for backend in backends]
     measurement = None if cache is None else cache.get("backends", key)
     if measurement is None:
-        measurement = _compare(backends, model.preprocessing.shape)
+        measurement = _compare(backends, model.preprocessing.input_shape)
         if cache is not None:
             measurement = cache.put_if_absent("backends", key, measurement)
     rates = measurement["rates"]
@@ -152,7 +152,7 @@ def choose_backend(
     return name, f"The frozen prefix runs on {name} (images per second: {measured})."
 
 
-def _compare(backends: Sequence[PrefixBackend], shape: tuple[int, int]) -> dict[str, dict[str, Any]]:
+def _compare(backends: Sequence[PrefixBackend], shape: tuple[int, int, int]) -> dict[str, dict[str, Any]]:
     """`rates`: images per second of each backend that agrees with the first; `failed`: problems of the others."""
     noise = _noise(shape, 4)
     expected, rates, failed = backends[0](noise), dict[str, float](), dict[str, str]()
@@ -176,13 +176,13 @@ def _agrees(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return ours.shape == theirs.shape and bool((ours.float() - theirs.float()).norm() <= 0.1 * theirs.float().norm())
 
 
-def _noise(shape: tuple[int, int], count: int) -> torch.Tensor:
+def _noise(shape: tuple[int, int, int], count: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 3, *shape), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
 
 
-def images_per_second(backend: PrefixBackend, shape: tuple[int, int]) -> float:
-    """Throughput of a backend on noise of this height and width: the best of three passes after one that sets it up."""
+def images_per_second(backend: PrefixBackend, shape: tuple[int, int, int]) -> float:
+    """Throughput of a backend on noise of this shape (C, H, W): the best of three passes after one that sets it up."""
     pixels = _noise(shape, 2 * _BATCH)
     return len(pixels) / min(time_passes(lambda: backend(pixels), passes=3))
 
@@ -201,13 +201,13 @@ class _Prefix(nn.Module):
 def _compile_for_openvino(model: Classifier, boundary: int, precision: torch.dtype) -> Any:
     import openvino  # type: ignore[import-untyped,unused-ignore]  # it declares no types
 
-    shape = model.preprocessing.shape
-    example = torch.zeros(2, 3, *shape, dtype=torch.uint8)
+    shape = model.preprocessing.input_shape
+    example = torch.zeros(2, *shape, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # tracing warns that sizes become constants, which is intended
         traced = torch.jit.trace(_Prefix(model, boundary).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
         converted = openvino.convert_model(traced, example_input=example)
-    converted.reshape([_BATCH, 3, *shape])
+    converted.reshape([_BATCH, *shape])
     hints = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on every core

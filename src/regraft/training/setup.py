@@ -18,7 +18,9 @@ import torch
 
 from regraft import distributed
 from regraft.cache import Cache
+from regraft.data.augmentation import describe_color_changes
 from regraft.data.augmentation_options import Augmentation
+from regraft.data.band_values import check_bands
 from regraft.data.dataset import Split
 from regraft.data.labels import Task
 from regraft.errors import DataError, UsageError
@@ -263,6 +265,9 @@ def set_up(
     if split.stored is not None:
         check_stored(model, split, options)
     _check_loss(options, loss_function, len(split.classes))
+    check_bands(model.preprocessing.bands, split.dataset.band_numbers)
+    if note := describe_color_changes(augmentation, model.preprocessing.channels):
+        reporter.on_message(note)
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
     phases = plan_phases(model, options, changes_views=augmentation.changes_views)

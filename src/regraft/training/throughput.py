@@ -84,10 +84,10 @@ def measure_throughput(
     """
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    shape, boundary_before, device_before = model.preprocessing.shape, model.boundary, model.mean.device
+    shape, boundary_before, device_before = model.preprocessing.input_shape, model.boundary, model.mean.device
     model.to(device).eval()
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (_BATCH, 3, *shape), dtype=torch.uint8, generator=generator).to(device)
+    pixels = torch.randint(0, 256, (_BATCH, *shape), dtype=torch.uint8, generator=generator).to(device)
     phases = plan_phases(model, options)
     name, reason = choose_backend(
         options.prefix_backend, model, phases.cut, precision, rows=images * phases.views, cache=cache

@@ -9,7 +9,17 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Exit, Option
 
-from regraft.cli.options import FolderLayout, GroupBy, ImageColumn, Json, LabelColumn, LabeledData, Remote, Weights
+from regraft.cli.options import (
+    Bands,
+    FolderLayout,
+    GroupBy,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    LabeledData,
+    Remote,
+    Weights,
+)
 from regraft.cli.output import console, print_json
 from regraft.errors import UsageError
 from regraft.runs.progress import rich_progress
@@ -33,6 +43,7 @@ def command(
     layout: FolderLayout = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    bands: Bands = None,
     remote: Remote = False,
     fail_on: Annotated[str | None, Option(help="Exit with code 1 on a finding of this severity or worse.")] = None,
     json: Json = False,
@@ -52,7 +63,7 @@ def command(
         inspection = inspect(
             data, labels=labels, backbone=backbone, weights=weights or "auto", group_by=group_by or "", remote=remote,
             layout=layout or "auto", image_column=image_column or "", label_column=label_column or "",
-            reporter=reporter,
+            bands=bands or "", reporter=reporter,
         )  # fmt: skip
         write_page(inspection, out, progress=lambda done, total: reporter.on_progress("page", done, total, "pictures"))
     if json:

@@ -193,12 +193,15 @@ def _explain(
 def _describe_maps(model: Run | ExportedModel, rows: list[dict[str, Any]], screen: Console) -> None:
     """Say how coarse the maps are and which of them are zero everywhere, and what would be finer."""
     from regraft.runs.explain import finer_maps
-    from regraft.runs.run import Run
+    from regraft.runs.run import Run, classifier_of
 
     empty = [row for row in rows if row["empty"]]
     for row in empty[:_SHEET]:
         names = ", ".join(row["empty"])
         screen.print(f"[yellow]zero everywhere:[/yellow] {escape(row['path'])}: no evidence for {escape(names)}")
+    bands = classifier_of(model).preprocessing.bands
+    if rows and bands is not None and (note := bands.describe_pictures()):
+        screen.print(note)
     if not rows or not rows[0]["grid"]:
         return
     stage, (height, width) = rows[0]["stage"], rows[0]["grid"]

@@ -13,6 +13,7 @@ from regraft.cli.options import (
     TRAINING_FLAGS,
     AskedTask,
     BackboneOrAuto,
+    Bands,
     Budget,
     ClusterAddress,
     ClusterCpus,
@@ -67,6 +68,7 @@ def command(
     label_column: LabelColumn = None,
     task: AskedTask = None,
     label_separator: LabelSeparator = None,
+    bands: Bands = None,
     remote: Remote = False,
     unlabeled: Unlabeled = None,
     from_run: Annotated[
@@ -108,7 +110,7 @@ def command(
         "data.on_unreadable": on_unreadable, "data.group_by": group_by, "data.keep_split": keep_split,
         "data.remote": remote or None, "data.layout": layout, "data.unlabelled": unlabeled,
         "data.image_column": image_column, "data.label_column": label_column, "data.task": task,
-        "data.label_separator": label_separator, **flags,
+        "data.label_separator": label_separator, "data.bands": bands, **flags,
     }  # fmt: skip
     if data is not None and resume is not None:
         raise UsageError(f"Received DATA and --resume {resume}, which continues with the run's own data.")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from regraft.data.bands import has_bands
 from regraft.data.dataset import PARTS, Dataset, Pair, Sample
 from regraft.data.decode import FORMAT_EXTENSIONS
 from regraft.data.ignored import may_be_image
@@ -260,7 +261,7 @@ def _file_properties(samples: Sequence[Sample]) -> Iterator[Finding]:
         ("odd_mode", "info", "{} in an unusual color mode, and converted to RGB.",
          "Check one of them among the sample images.",
          {s.path: f"{f.mode}, values up to {f.largest:,.6g}" if f.largest else f.mode for s, f in known
-          if f.mode not in _COMMON_MODES}),
+          if f.mode not in _COMMON_MODES and not has_bands(f.mode)}),
         ("rotated", "info", "{} rotated by EXIF, in training and prediction alike.",
          "Nothing, if other programs apply EXIF orientation too.",
          {s.path: f"orientation {f.orientation}" for s, f in known if f.orientation != 1}),

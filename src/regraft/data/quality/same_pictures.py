@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from regraft.cache import Cache, cache_key_of
-from regraft.data.decode import ImageSource, decode_image
+from regraft.data.decode import ImageSource, decode_picture
 from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.image_stats import STATS_DTYPE, STATS_VERSION
 from regraft.data.index import ImageIndex, Progress
@@ -128,7 +128,7 @@ class _Contents:
         content = self._source(int(name))
         if isinstance(content, (Path, bytes)):
             return content
-        return Path(content) if isinstance(content, str) else decode_image(content, max_pixels=self._max_pixels)
+        return Path(content) if isinstance(content, str) else decode_picture(content, max_pixels=self._max_pixels)
 
     def read(self, name: str) -> bytes:
         """All bytes of a file."""

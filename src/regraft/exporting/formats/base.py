@@ -33,7 +33,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class QuantizationSpec:
-    """How to quantize a network to 8 bits: calibration images, uint8 (N, S, S, 3), and layers that stay in float.
+    """How to quantize a network to 8 bits: calibration images, uint8 (N, S, S, C), and layers that stay in float.
 
     The layers are named as in PyTorch; the head always stays in float.
     """
@@ -68,7 +68,7 @@ class ScriptParts(NamedTuple):
 
 @dataclass(frozen=True)
 class Runtime:
-    """A loaded export, from images, uint8 (N, S, S, 3), to probabilities, (N, classes).
+    """A loaded export, from images, uint8 (N, S, S, C), to probabilities, (N, classes).
 
     `predict_files` takes the contents of JPEG or PNG files; None if the graph takes only pixels. `predict_all` returns
     arrays by the names of the outputs of the graph; None if the format cannot have more than the probabilities.

@@ -27,7 +27,7 @@ CHANNELS_LAST = (0, 2, 3, 1)
 
 
 def keras_model(program: torch.export.ExportedProgram, name: str, *, layers_only: bool = False) -> Any:
-    """Translate a graph from uint8 (N, S, S, 3) to float32 (N, classes) for any N into a `keras.Model` of this name.
+    """Translate a graph from uint8 (N, S, S, C) to float32 (N, classes) for any N into a `keras.Model` of this name.
 
     Its input is "images" and its output "probabilities". If `layers_only`, it has no operations beside layers. Raises
     `ExportError` if an operation has no translation.

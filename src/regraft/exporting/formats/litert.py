@@ -71,7 +71,7 @@ def _save_frozen(tf: Any, job: ExportJob, folder: str) -> None:
     # As a SavedModel whose weights are constants, which is what LiteRT's converter gets.
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    shape = job.module.model.preprocessing.shape
+    shape = job.module.model.preprocessing.pixel_shape
     function = pixel_signature(tf, convert_to_keras(job), shape).get_concrete_function()
     frozen = convert_variables_to_constants_v2(function)
     saved = tf.Module()

@@ -40,7 +40,7 @@ class OpenVinoFormat(Format):
                 model = _quantize(job, job.quantization)
             else:
                 model = openvino.convert_model(job.module.exported_program())
-        model.reshape([-1, *job.module.model.preprocessing.shape, 3])
+        model.reshape([-1, *job.module.model.preprocessing.pixel_shape])
         model.inputs[0].get_tensor().set_names({"images"})
         for output, name in zip(model.outputs, job.module.outputs, strict=True):
             output.get_tensor().set_names({name})

@@ -43,17 +43,17 @@ def convert_to_keras(job: ExportJob, *, layers_only: bool = False) -> Any:
     return module.conversions[key]
 
 
-def pixel_signature(tf: Any, model: Any, shape: tuple[int, int]) -> Any:
-    """Return a `tf.function` from "images", uint8 (N, H, W, 3), to a dict with "probabilities"."""
+def pixel_signature(tf: Any, model: Any, shape: tuple[int, int, int]) -> Any:
+    """Return a `tf.function` from "images", uint8 (N, H, W, C), to a dict with "probabilities"."""
 
     def pixels(images: Any) -> dict[str, Any]:
         return {"probabilities": model(images)}
 
-    return tf.function(pixels, input_signature=[tf.TensorSpec((None, *shape, 3), tf.uint8, name="images")])
+    return tf.function(pixels, input_signature=[tf.TensorSpec((None, *shape), tf.uint8, name="images")])
 
 
 class SavedModelFormat(Format):
-    """A SavedModel with the signatures `serving_default` (pixels) and `encoded` (contents of image files)."""
+    """A SavedModel with the signatures `serving_default` (pixels) and, for colors, `encoded` (contents of files)."""
 
     name = "savedmodel"
     files = (
@@ -76,9 +76,9 @@ class SavedModelFormat(Format):
         saved = tf.Module()
         saved.model = model = convert_to_keras(job)
         saved.metadata = {key: tf.Variable(value, trainable=False) for key, value in job.metadata.items()}
-        saved.pixels = pixel_signature(tf, model, preprocessing.shape)
+        saved.pixels = pixel_signature(tf, model, preprocessing.pixel_shape)
         signatures = {"serving_default": saved.pixels}
-        if preprocessing.interpolation in FILTERS:
+        if preprocessing.interpolation in FILTERS and preprocessing.bands is None:
             read = file_reader(preprocessing)
 
             def files(contents: Any) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class KerasFormat(Format):
         import keras
 
         model = keras.models.load_model(folder / self.files[0], compile=False, safe_mode=True)
-        run = pixel_signature(tf, model, model.input_shape[1:3])
+        run = pixel_signature(tf, model, model.input_shape[1:])
         return Runtime(lambda images: run(images)["probabilities"].numpy())
 
 

@@ -38,8 +38,8 @@ _NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # timm's contains an activation
 
 
 def sample_pixels(model: StagedNetwork) -> torch.Tensor:
-    """Two images of noise, (2, 3, H, W), always the same, on which transformed networks are compared."""
-    noise = torch.randint(0, 256, (2, 3, *model.preprocessing.shape), generator=torch.Generator().manual_seed(0))
+    """Two images of noise, (2, C, H, W), always the same, on which transformed networks are compared."""
+    noise = torch.randint(0, 256, (2, *model.preprocessing.input_shape), generator=torch.Generator().manual_seed(0))
     return noise.to(model.mean.device)
 
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from regraft.data.dataset import Split
-from regraft.data.decode import decode_image
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.samples import Part
 from regraft.evaluation.tasks import AnyPredictions
@@ -46,9 +45,6 @@ def with_images(
     rows: Iterable[int], split: Split, part: Part, preprocessing: Preprocessing, tile: Callable[[np.ndarray, int], T]
 ) -> list[T]:
     """`tile(image, row)` for rows of a part that have a file; images as the decoder gives them, uint8 (H, W, 3)."""
-    dataset, value_range = split[part], preprocessing.value_range
+    dataset = split[part]
     sources = ((dataset.source(dataset.samples[row]), row) for row in rows)
-    return [
-        tile(decode_image(source, max_pixels=dataset.max_pixels, value_range=value_range), row)
-        for source, row in sources
-    ]
+    return [tile(preprocessing.picture(source, max_pixels=dataset.max_pixels), row) for source, row in sources]

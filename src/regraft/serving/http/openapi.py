@@ -92,7 +92,8 @@ def _bodies(images: int) -> dict[str, dict[str, Any]]:
     }
     description = (
         "JPEG, PNG, WebP, BMP, GIF, TIFF, PNM, AVIF, HEIC, JPEG 2000 and, where the server has the extras `jxl` and "
-        "`dicom`, JPEG XL and DICOM; of any mode and orientation. gzip and deflate are unpacked."
+        "`dicom`, JPEG XL and DICOM; of any mode and orientation. A model of other bands takes TIFF and "
+        "numpy files (application/octet-stream) with these. gzip and deflate are unpacked."
     )
     reference, example = {"$ref": _REF.format(model="InferRequest")}, {"id": "1", "inputs": [json.loads(_TENSOR)]}
     return {

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from regraft.data.dataset import Dataset, Sample
-from regraft.data.decode import decode_image
 from regraft.data.quality.findings import Finding, Inspection
 from regraft.errors import RegraftError
 from regraft.report.thumbnails import THUMBNAIL_SIZE, data_uri
@@ -129,12 +128,11 @@ def read_pictures(
     averaged = {s.path for samples in classes.drawn.values() for s in samples}
     jobs = [s for s in dataset.samples if s.path in shown or s.path in averaged]
 
-    value_range = dataset.value_range
+    decode = dataset.picture_decoder()
 
     def read(sample: Sample) -> tuple[str | None, np.ndarray | None]:
         try:
-            source, limit = dataset.source(sample), dataset.max_pixels
-            pixels = decode_image(source, max_pixels=limit, at_least=THUMBNAIL_SIZE, value_range=value_range)
+            pixels = decode(dataset.source(sample), at_least=THUMBNAIL_SIZE)
         except (RegraftError, OSError, ValueError):  # the file changed or is gone
             return None, None
         image = Image.fromarray(pixels)

@@ -39,6 +39,7 @@ def inspect(
     layout: FolderLayout = "auto",
     image_column: str = "",
     label_column: str = "",
+    bands: str = "",
     cache: Cache | None = None,
     reporter: ProgressReporter | None = None,
 ) -> Inspection:
@@ -57,6 +58,7 @@ def inspect(
         layout: Meaning of folders, as for `scan`.
         image_column: Column of a manifest with the paths, as for `scan`.
         label_column: Column of a manifest with the labels, as for `scan`.
+        bands: Bands that are the channels, as for `scan`.
         cache: Cache of all results; default: that of the user.
         reporter: Reporter that gets the progress; default: that of the notebook or terminal.
 
@@ -82,6 +84,7 @@ def inspect(
             layout=layout,
             image_column=image_column,
             label_column=label_column,
+            bands=bands,
             cache=cache,
             progress=partial(reporter.on_progress, "scan", detail="images"),
             compare_progress=partial(reporter.on_progress, "near duplicates"),
@@ -124,7 +127,10 @@ class _FeatureChecks:
         from regraft.training.frozen_features import frozen_features
 
         dataset = self.dataset
-        model = build(self.backbone, classes=dataset.classes, weights=self.weights, shorter_side=dataset.shorter_side)
+        model = build(
+            self.backbone, classes=dataset.classes, weights=self.weights, shorter_side=dataset.shorter_side,
+            bands=dataset.bands,
+        )  # fmt: skip
         return frozen_features(model, dataset, self.cache, self.reporter).numpy()
 
     def pairs(self) -> tuple[Pair, ...]:
