@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regraft.data.decode import MAX_PIXELS
 from regraft.errors import ImageError
 from regraft.report import thumbnails
 from regraft.report.thumbnails import THUMBNAIL_SIZE, Album, data_uri, read_thumbnails
@@ -29,8 +28,8 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
             raise ImageError("gone", name)
         return arrays[name]
 
-    assert list(read_thumbnails(["good", "missing"], source, MAX_PIXELS)) == ["good"]
-    assert read_thumbnails([str(tmp_path / "missing.png")], Path, MAX_PIXELS) == {}
+    assert list(read_thumbnails(["good", "missing"], source)) == ["good"]
+    assert read_thumbnails([str(tmp_path / "missing.png")], Path) == {}
 
 
 def test_when_the_page_is_full_no_more_pictures_are_placed(monkeypatch: pytest.MonkeyPatch) -> None:

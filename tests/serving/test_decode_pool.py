@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regraft.data.band_values import Bands
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError
 from regraft.serving.decode_pool import THUMBNAIL_SIDE, DecodingPool
@@ -21,6 +22,12 @@ SIZES = [
     Preprocessing(size=32, resize="pad"),
     Preprocessing(size=(32, 16), resize="crop"),
     Preprocessing(size=16, value_range=((29000.0, 31000.0), (0.0, 0.0))),
+    Preprocessing(
+        size=16,
+        mean=(0.5,) * 4,
+        std=(0.2,) * 4,
+        bands=Bands((5, 1, 2, 3), ((0.0, 4000.0),) * 4, (0.5,) * 4, (0.2,) * 4),
+    ),
 ]
 
 
@@ -51,6 +58,23 @@ def test_sixteen_bits_are_shown_in_the_range_of_the_model() -> None:
         assert np.array_equal(decoded.pixels, SIZES[3](file.getvalue()))
         with Image.open(io.BytesIO(decoded.thumbnail)) as small:
             assert np.ptp(np.asarray(small)) > 240
+
+    with_pool(use)
+
+
+def test_other_bands_than_colors_and_their_picture() -> None:
+    async def use(pool: DecodingPool) -> None:
+        file = io.BytesIO()
+        np.save(file, np.random.default_rng(0).integers(0, 4000, (30, 20, 5)).astype(np.uint16))
+        decoded = await pool.decode(file.getvalue(), 4, thumbnail=True)
+        assert decoded.pixels.shape == (16, 16, 4)
+        assert np.array_equal(decoded.pixels, SIZES[4](file.getvalue()))
+        with Image.open(io.BytesIO(decoded.thumbnail)) as small:
+            assert small.size == (20, 30)
+        with pytest.raises(ImageError, match="3 bands of 8-bit integers; expected at least 5"):
+            await pool.decode(picture(), 4)
+        with pytest.raises(ImageError, match="5 bands of 16-bit integers, which are not colors"):
+            await pool.decode(file.getvalue(), 0)
 
     with_pool(use)
 

@@ -86,7 +86,7 @@ def test_the_faster_backend_is_chosen_once_and_remembered(
 
 
 def test_throughput_is_measured(model: Classifier) -> None:
-    assert 1 < images_per_second(TorchBackend(model, 6, torch.float32), (64, 64)) < 1e6
+    assert 1 < images_per_second(TorchBackend(model, 6, torch.float32), (3, 64, 64)) < 1e6
 
 
 def test_openvino_is_refused_where_it_cannot_run(model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
