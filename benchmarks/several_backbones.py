@@ -83,7 +83,8 @@ def _train(dataset: Dataset, backbone: str, epochs: int, seed: int, count: int, 
         options.pop("backbone"), classes=parts.classes, shorter_side=dataset.shorter_side, seed=seed, **options
     )
     precision = choose_precision("auto", choose_device("auto"))
-    rate = images_per_second(make_backend("torch", model, len(model.stages), precision), model.preprocessing.input_shape)
+    backend = make_backend("torch", model, len(model.stages), precision)
+    rate = images_per_second(backend, model.preprocessing.input_shape)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         training = asdict(config.training) | {"finetune_epochs": epochs, "cache_gb": 0.0}
