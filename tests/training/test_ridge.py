@@ -8,9 +8,13 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
+from regraft.data.dataset import Dataset
+from regraft.data.split import split
+from regraft.models.classifier import build
 from regraft.training.linear_head import fit_head, fit_path
 from regraft.training.losses import Objective, check_loss, compute_metrics
 from regraft.training.options import Loss
+from regraft.training.trainer import train
 
 
 def objective(loss: Loss = "squared_error") -> Objective:
@@ -76,3 +80,14 @@ def test_numbers_have_a_loss_and_no_accuracy() -> None:
 
 def test_a_loss_function_is_tried_on_numbers() -> None:
     check_loss(torch.nn.functional.mse_loss, "mse", 1)
+
+
+def test_the_epoch_with_the_lowest_loss_is_kept(numbers_dataset: Dataset) -> None:
+    parts = split(numbers_dataset, train=0.5, val=0.25, test=0.25)
+    model = build("efficientnet_lite0", classes=parts.classes, task="regression", image_size=32)
+    training = train(
+        model, parts, head_optimizer="adamw", head_epochs=6, head_lr=1e-2, finetune_epochs=0, keep_epoch="best",
+        schedule="constant",
+    )  # fmt: skip
+    losses = [row.val_loss for row in training.history]
+    assert [row.kept for row in training.history].index(True) == int(np.argmin(losses))

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -277,6 +277,8 @@ def set_up(
     model.to(device)
     model.head.temperature, model.ood = 1.0, None  # of an earlier training
     task = split.dataset.task
+    if task == "regression":  # which has neither accuracy nor F1
+        options = replace(options, monitor="val_loss")
     model.head.activation = output_activation(options, task)
     model.freeze(phases.boundary)
     if phases.finetunes and options.finetune_method == "lora":
