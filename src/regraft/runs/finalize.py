@@ -20,6 +20,7 @@ from regraft.data.samples import PARTS, Part
 from regraft.models.classifier import Classifier
 from regraft.report.earlier_run import describe_earlier
 from regraft.report.plots.training_curve import plot_history
+from regraft.report.tasks import REPORTS
 from regraft.runs.backbone_search import read_search
 from regraft.runs.evaluate import predict_features, predict_jointly
 from regraft.runs.exemplars import captured, held_out_rows
@@ -97,8 +98,8 @@ def write_results(
     _write_rows(path / HISTORY, Epoch, history)
     if head_path:
         _write_rows(path / HEAD_PATH, HeadFit, head_path)
-    measures = ("loss",) if model.task == "regression" else ("loss", "accuracy")
-    plot_history(history, path / "plots" / "training_history.png", head_path=head_path, measures=measures)
+    accuracy = REPORTS[model.task].train_accuracy
+    plot_history(history, path / "plots" / "training_history.png", head_path=head_path, accuracy=accuracy)
     metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": len(split.train)}}
     parts: list[Part] = [part for part in ("val", "test") if len(split[part])] if held_out else []
     if held_out is not None:

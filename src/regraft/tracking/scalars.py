@@ -85,6 +85,7 @@ def _finals(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
             for report, name in zip(reports, distinct_tags([r["name"] for r in reports]), strict=True):
                 yield f"{part}_recall/{name}", report["recall"]
                 yield f"{part}_f1/{name}", report["f1"]
+                yield f"{part}_average_precision/{name}", report.get("average_precision")
     calibration = metrics.get("calibration", {})
     yield "calibration/temperature", calibration.get("temperature")
     for part in ("val", "test"):

@@ -30,19 +30,21 @@ def plot_history(
     *,
     head_path: Sequence[Row] = (),
     title: str = "",
-    measures: Sequence[str] = ("loss", "accuracy"),
+    accuracy: str = "accuracy",
 ) -> None:
     """Draw the training curves side by side; DataError without rows.
 
     The history has one row per epoch, with `phase` (`head` or `finetune`), `epoch`, `train_loss`, `val_loss`,
     `train_accuracy`, `val_accuracy` (accuracies in 0..1; None or NaN where not measured) and `kept` (whether the run
-    kept this epoch's weights; the last such row is marked). Its `measures` are drawn: numbers have no accuracy. The
-    head's path has one row per L2 strength, with `l2` and `val_loss`.
+    kept this epoch's weights; the last such row is marked). `accuracy` is what the accuracy is called, "" if there is
+    none. The head's path has one row per L2 strength, with `l2` and `val_loss`.
     """
     if not history and not head_path:
         raise DataError("0 epochs; expected at least one row to plot")
     measured = any(row.get("val_loss") is not None for row in head_path)
-    names = (["path"] if measured or not history else []) + (list(measures) if history else [])
+    names = (["path"] if measured or not history else []) + (
+        ["loss", *(["accuracy"] if accuracy else [])] if history else []
+    )
     figure = Figure(figsize=(6.5 * len(names), 5.4))
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     figure.subplots_adjust(left=0.85 / figure.get_figwidth(), right=1 - 0.25 / figure.get_figwidth(), bottom=0.15,
@@ -52,7 +54,7 @@ def plot_history(
             draw_head_path(axes, head_path)
         else:
             draw_curves(axes, history, name)
-        heading = "head: validation loss by L2 strength" if name == "path" else name
+        heading = {"path": "head: validation loss by L2 strength", "accuracy": accuracy}.get(name, name)
         style.write(axes, heading, (0, 1), (0, 44), size=style.TITLE_SIZE - 2, color=style.INK)
     if title:
         text = shorten(style.drawable(title), 45 * len(names))
