@@ -11,7 +11,19 @@ from regraft.data.strings import Names
 
 @pytest.mark.parametrize(
     "labels",
-    [(), ("cat",), ("cat", "dog"), ("a|b", "c"), ("[x]", "y"), ("rock, metal", "jazz"), (" ",), ('"', "\\"), ("é|",)],
+    [
+        (),
+        ("cat",),
+        ("cat", "dog"),
+        ("a|b", "c"),
+        ("[x]", "y"),
+        ("rock, metal", "jazz"),
+        (" ",),
+        ('"', "\\"),
+        ("é|",),
+        ("{x}",),
+        ("",),
+    ],
 )
 def test_labels_and_their_text_are_the_same(labels: tuple[str, ...]) -> None:
     assert set(split_labels(join_labels(labels))) == set(labels)
@@ -20,6 +32,7 @@ def test_labels_and_their_text_are_the_same(labels: tuple[str, ...]) -> None:
 def test_the_text_has_each_label_once_and_in_order() -> None:
     assert join_labels(["dog", "cat", "dog"]) == "cat|dog"
     assert join_labels(["a|b", "a"]) == '["a", "a|b"]'
+    assert join_labels(["Paris, France"]) == '["Paris, France"]'  # else a table of such texts would be misread
 
 
 def test_indicators_of_labels() -> None:

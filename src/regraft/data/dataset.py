@@ -26,10 +26,10 @@ from regraft.data.labels import (
     classes_in,
     indicators,
     join_labels,
+    names_in,
     number_text,
     numbers,
     quantile_bins,
-    split_labels,
 )
 from regraft.data.rgb import ValueRange, white_for
 from regraft.data.samples import PARTS as PARTS
@@ -215,7 +215,7 @@ class Dataset(NotebookRepr):
 
     def names_of(self, sample: Sample) -> tuple[str, ...]:
         """The classes of a sample."""
-        return split_labels(sample.label) if self.task == "multilabel" else (sample.label,)
+        return names_in(sample.label, self.task)
 
     @property
     def labels(self) -> np.ndarray:

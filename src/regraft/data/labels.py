@@ -9,23 +9,51 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
 from regraft.data.strings import Names, string_array
+from regraft.errors import UsageError
 
 #: classification: one class for each image; multilabel: any number of classes, also none; regression: a number.
 Task = Literal["classification", "multilabel", "regression"]
 #: What a user may ask for; `auto` finds out.
 AskedTask = Literal["auto", "classification", "multilabel", "regression"]
 SEPARATOR = "|"
+#: What is recognized between several labels in a cell; names may have commas, and hardly ever bars.
+SEPARATORS = (SEPARATOR, ";", ",")
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """What a user says about labels: the task, and what is between several labels in a cell ("": recognized).
+
+    Raises `UsageError` for another task, or a separator beside one label for each image.
+    """
+
+    task: AskedTask = "auto"
+    separator: str = ""
+
+    def __post_init__(self) -> None:
+        if self.task not in get_args(AskedTask):
+            raise UsageError(f"task={self.task!r}; expected {', '.join(get_args(AskedTask))}.")
+        if self.separator and self.task in ("classification", "regression"):
+            raise UsageError(
+                f"label_separator={self.separator!r} has no effect with task={self.task}, where an image has one "
+                "label. Leave one of them out."
+            )
+
+
+#: Nothing said.
+UNSAID = LabelOptions()
 
 
 def join_labels(labels: Iterable[str]) -> str:
     """Different labels, sorted, as one text with `|` between them; as a JSON list if a name would be misread."""
     names = sorted(set(labels))
-    if any(SEPARATOR in name or name.startswith("[") or not name.strip() for name in names):
+    if any(not name.strip() or name[0] in "[{" or any(mark in name for mark in SEPARATORS) for name in names):
         return json.dumps(names, ensure_ascii=False)
     return SEPARATOR.join(names)
 
@@ -67,6 +95,11 @@ def quantile_bins(labels: Names, *, least: int = 5, most: int = 10) -> Names:
     edges = np.unique(np.quantile(values, np.arange(1, count) / count)) if len(values) else np.empty(0)
     codes = np.searchsorted(edges, values, side="left").astype(np.int32)
     return Names(codes, string_array([f"{number:02d}" for number in range(len(edges) + 1)]))
+
+
+def names_in(label: str, task: Task) -> tuple[str, ...]:
+    """The classes that a label names: itself, or of a multi-label data set those in it."""
+    return split_labels(label) if task == "multilabel" else (label,)
 
 
 def classes_in(labels: Names | Sequence[str], task: Task) -> set[str]:

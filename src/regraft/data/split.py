@@ -15,8 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from regraft.data.dataset import Dataset, Split
+from regraft.data.labels import Task, classes_in, indicators, names_in
 from regraft.data.samples import PARTS, Part, Sample, SampleTable
 from regraft.data.split_file import kept_parts
+from regraft.data.stratification import stratify
 from regraft.data.union_find import connected_sets
 from regraft.errors import UsageError, suggest_names
 from regraft.text import join_truncated
@@ -43,7 +45,7 @@ def split(
     Data that comes in parts keeps them. A missing val or test part is taken from train: the fraction `val` or `test` of
     the images in train. Otherwise all images are split by the three fractions, and of a class with three images or more
     that can be separated, each part gets one. When images are added to a class, few of the others change their part;
-    with `keep`, none do.
+    with `keep`, none do. Images with several labels are stratified by each of them.
 
     Args:
         dataset: Data set from `scan`.
@@ -87,7 +89,7 @@ def split(
     names = [*fractions, *(part for part in PARTS if part not in fractions and part not in predefined)]
     kept = np.array([names.index(part) if part in names else -1 for part in (*PARTS, "")])[kept]
     parts = table.parts.copy()
-    assigned = _assign(pool, fractions, seed, kept)
+    assigned = _assign(pool, fractions, seed, kept, dataset.task)
     parts[pool_rows] = np.array([PARTS.index(part) for part in names])[assigned]
     return Split(dataset.with_samples(table.with_parts(parts)))
 
@@ -142,7 +144,7 @@ def fold_numbers(dataset: Dataset, k: int = 5, *, seed: int | str = 0) -> np.nda
     if not 2 <= k <= separable:
         raise UsageError(f"k={k}; expected 2 to {separable} folds: the number of images that may be separated.")
     fractions, kept = {str(number): 1 / k for number in range(k)}, np.full(len(dataset), -1)
-    numbers = _assign(dataset.strata, fractions, seed, kept, all_in_first=False)
+    numbers = _assign(dataset.strata, fractions, seed, kept, dataset.task, all_in_first=False)
     for empty in sorted(set(range(k)) - set(numbers.tolist())):  # few inseparable sets of very different sizes
         ids_in_fold = [np.unique(ids[numbers == number]) for number in range(k)]
         numbers[ids == max(ids_in_fold, key=len)[-1]] = empty
@@ -154,8 +156,45 @@ def _assign(
     fractions: Mapping[P, float],
     seed: int | str,
     kept: np.ndarray,
+    task: Task,
     *,
     all_in_first: bool = True,
+) -> np.ndarray:
+    """Assign each inseparable set of samples to a part, as `_assign_classes` does, or `stratify` for several labels."""
+    if task == "multilabel":
+        return _assign_several(pool, list(fractions.values()), seed, kept, required=all_in_first)
+    return _assign_classes(pool, fractions, seed, kept, all_in_first=all_in_first)
+
+
+def _assign_several(
+    pool: SampleTable, shares: Sequence[float], seed: int | str, kept: np.ndarray, *, required: bool
+) -> np.ndarray:
+    """Indices in `shares`, int64 (N,), of images with several labels, by iterative stratification of their sets."""
+    assigned, sets = kept.copy(), _Sets(pool)
+    order = sets.drawn(np.arange(len(sets.sizes)), pool, seed)
+    given = np.full(len(order), -1)
+    for place, number in enumerate(order.tolist()):
+        rows = sets[number]
+        if (kept[rows] >= 0).any():
+            _join_kept(rows, assigned, pool.groups.codes)
+            given[place] = assigned[rows[0]]
+    has = indicators(pool.labels, sorted(classes_in(pool.labels, "multilabel"))).astype(np.int64)
+    counts = np.add.reduceat(has[sets.rows], sets.starts) if len(pool) else has
+    parts = stratify(counts[order], sets.sizes[order], shares, given=given, required=required)
+    part_of_set = np.empty(len(order), np.int64)
+    part_of_set[order] = parts
+    of_row = np.empty(len(pool), np.int64)
+    of_row[sets.rows] = np.repeat(part_of_set, sets.sizes)
+    return np.where(assigned >= 0, assigned, of_row)
+
+
+def _assign_classes(
+    pool: SampleTable,
+    fractions: Mapping[P, float],
+    seed: int | str,
+    kept: np.ndarray,
+    *,
+    all_in_first: bool,
 ) -> np.ndarray:
     """Assign each inseparable set of samples to a part: indices in `fractions`, int64 (N,).
 
@@ -310,12 +349,13 @@ def _fit(count: int, quota: Mapping[P, int], counts: Mapping[P, int]) -> dict[P,
     return {part: counts[part] + whole[part] for part in quota}
 
 
-def inseparable_set_counts(samples: Sequence[Sample]) -> Counter[str]:
+def inseparable_set_counts(samples: Sequence[Sample], task: Task = "classification") -> Counter[str]:
     """Number of inseparable sets that contain each class."""
     labels = SampleTable.of(samples).labels
-    pairs = np.unique(np.stack([inseparable_set_ids(samples), labels.codes]), axis=1)
-    counts = np.bincount(pairs[1], minlength=len(labels.names)).tolist()
-    return Counter({name: count for name, count in zip(labels.names.tolist(), counts, strict=True) if count})
+    pairs = np.unique(np.stack([inseparable_set_ids(samples), labels.codes]), axis=1).T.tolist()
+    texts = labels.names.tolist()
+    found = {(number, name) for number, code in pairs for name in names_in(texts[code], task)}
+    return Counter(name for _, name in found)
 
 
 def inseparable_set_ids(samples: Sequence[Sample]) -> np.ndarray:
