@@ -213,5 +213,4 @@ def several_run(several_labels: Path, tmp_path_factory: pytest.TempPathFactory) 
     from regraft.config import load_config
     from regraft.runs.train import train_from
 
-    config = load_config(overrides={**FAST, "data.task": "multilabel"})
-    return train_from(several_labels, config, tmp_path_factory.mktemp("several-runs") / "several")
+    return train_from(several_labels, load_config(overrides=FAST), tmp_path_factory.mktemp("several-runs") / "several")

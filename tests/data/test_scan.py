@@ -420,3 +420,27 @@ def test_pages_and_frames_are_noted(tmp_path):
     dataset = scan(tmp_path)
     assert "10 images have several frames or pages; only the first is used." in dataset.notes
     assert {s.image_stats.frames for s in dataset.samples if not s.path.endswith("mpo")} == {3}
+
+
+def test_an_image_in_several_class_folders_has_all_their_labels(tmp_path, png):
+    for name, content in (("cat/1.png", "a"), ("dog/1.png", "a"), ("dog/2.png", "b"), ("cat/3.png", "c")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(content))
+    dataset = scan(tmp_path, task="multilabel")
+    assert [(s.path, s.label) for s in dataset.samples] == [
+        ("cat/1.png", "cat|dog"), ("cat/3.png", "cat"), ("dog/2.png", "dog"),
+    ]  # fmt: skip
+    assert dataset.task == "multilabel"
+    assert dataset.ignored == ("dog/1.png",)
+    assert any("1 file is a copy of another, such as dog/1.png" in note for note in dataset.notes)
+    assert scan(tmp_path).task == "classification"
+    with pytest.raises(UsageError, match="has no table with labels"):
+        scan(tmp_path, label_separator="|")
+
+
+def test_copies_in_several_parts_stay_in_them(tmp_path, png):
+    for name, content in (("train/cat/1.png", "a"), ("train/dog/1.png", "a"), ("val/dog/1.png", "a")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png(content))
+    dataset = scan(tmp_path, task="multilabel")
+    assert [(s.part, s.label) for s in dataset.samples] == [("train", "cat|dog"), ("val", "dog")]

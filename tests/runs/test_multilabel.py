@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from regraft.config import load_run_config
 from regraft.data.scan import scan
 from regraft.errors import UsageError
 from regraft.runs.evaluate import evaluate
@@ -48,3 +49,7 @@ def test_a_stored_run_is_evaluated_on_data(several_run: Run, several_labels: Pat
     assert evaluation.count == 80
     with pytest.raises(UsageError, match="several labels"):
         _ = several_run.predictions
+
+
+def test_the_run_keeps_what_its_data_was_taken_for(several_run: Run) -> None:
+    assert load_run_config(several_run.path / "config.toml").data.task == "multilabel"

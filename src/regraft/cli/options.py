@@ -55,11 +55,11 @@ LabelColumn = Annotated[
     str | None, Option(metavar="NAME", help="The column with the labels; or one for each class: cat,dog.")
 ]
 AskedTask = Annotated[
-    str | None,
+    Literal["auto", "classification", "multilabel", "regression"] | None,
     Option("--task", metavar="TASK", help="classification, multilabel (several labels), regression (a number), auto."),
 ]
 LabelSeparator = Annotated[
-    str | None, Option(metavar="TEXT", help="What is between several labels in a cell of a manifest.")
+    str | None, Option(metavar="TEXT", help="What is between several labels in a cell, such as |.")
 ]
 Bands = Annotated[
     str | None, Option("--bands", metavar="NUMBERS", help="Bands that are the channels: 4,3,2, 1-6, or all.")

@@ -76,7 +76,7 @@ class DataOptions:
         ),
     ] = "auto"
     label_separator: Annotated[
-        str, Field(description="what is between several labels in a cell of a manifest; empty: found")
+        str, Field(description="what is between several labels in a cell of a table, such as |; empty: found")
     ] = ""
     bands: Annotated[
         str,

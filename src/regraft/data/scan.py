@@ -16,7 +16,7 @@ from regraft.data.dataset import BadFile, Dataset, Pair
 from regraft.data.decode import MAX_PIXELS
 from regraft.data.ignored import describe_ignored
 from regraft.data.index import Progress
-from regraft.data.labels import AskedTask, Task, classes_in
+from regraft.data.labels import AskedTask, LabelOptions, Task, classes_in, join_labels, split_labels
 from regraft.data.quality.near_duplicates import Pictures
 from regraft.data.quality.same_pictures import near_duplicate_pairs
 from regraft.data.read_images import ReadImages, open_cache, read_images
@@ -83,8 +83,9 @@ def scan(
         label_column: Column of a manifest with the labels, or the names of several columns with 0 and 1, with commas
             between them; default: found by the names or contents.
         task: `classification` gives each image one class, `multilabel` any number of classes, `regression` a number;
-            `auto` finds out, but never takes labels for numbers.
-        label_separator: What is between several labels in a cell of a manifest; default: `|`.
+            `auto` finds out, but never takes labels for numbers, and says in `Dataset.notes` why images have several.
+            With `multilabel`, an image that is in several class folders, or rows of a table, has all their labels.
+        label_separator: What is between several labels in a cell of a table; default: `|`, `;` or `,`, as found.
         bands: Bands that are the channels, by numbers from 1: `4,3,2` or `1-6`, or `all`. Bands of pictures are gray,
             or red, green, blue and alpha; those of a TIFF with one band are its pages. Default: gray and colors, or all
             bands of files that have others.
@@ -119,8 +120,7 @@ def scan(
     as_path(path, "The data")
     if group_by:
         compile_pattern(group_by)  # before the source is opened
-    if task not in get_args(AskedTask):
-        raise UsageError(f"task={task!r}; expected {', '.join(get_args(AskedTask))}.")
+    LabelOptions(task, label_separator)  # likewise
     if layout not in get_args(FolderLayout):
         raise UsageError(f"layout={layout!r}; expected {', '.join(get_args(FolderLayout))}.")
     if (image_column or label_column) and suffix_of(str(path)) not in SUFFIXES:
@@ -172,6 +172,10 @@ def scan_source(
         samples, bad = images.samples, images.bad
         if near_duplicates:
             samples, pairs = _with_near_duplicates(images, store, compare_progress)
+    merged: list[str] = []
+    if read.merges_copies:
+        samples, merged = _merge_copies(samples)
+        notes = (*notes, *_merge_notes(merged))
     if bad and on_unreadable == "error":
         raise DataError(describe_unreadable(bad))
     problems: tuple[str, ...] = ()
@@ -195,7 +199,7 @@ def scan_source(
     spelling = (f"The classes {names} differ only in spelling." for names in alike)
     others = describe_ignored(sorted(read.ignored), source.storage.source)
     notes = (*notes, *others, *spelling, *_value_notes(samples, numbers), *_duplicate_notes(samples, read.task))
-    ignored = tuple(sorted(read.ignored + read.noted))
+    ignored = tuple(sorted(read.ignored + read.noted + merged))
     return Dataset(
         source.root, samples, tuple(classes), bad, ignored, notes, max_pixels, source.storage, pairs, problems,
         scanned, read.task, numbers,
@@ -235,6 +239,29 @@ def _with_near_duplicates(
     return samples, tuple(pairs)
 
 
+def _merge_copies(samples: SampleTable) -> tuple[SampleTable, list[str]]:
+    """One sample for all copies of an image in a part, with all their labels, and the paths of the others."""
+    keys = np.stack([samples.contents, samples.parts.astype(np.int32)])
+    _, first_of, number_of = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    first_of = first_of[number_of.ravel()]
+    others = np.flatnonzero(first_of != np.arange(len(samples)))
+    labels, united = samples.labels.to_list(), dict[int, set[str]]()
+    for row, first in zip(others.tolist(), first_of[others].tolist(), strict=True):
+        united.setdefault(first, set(split_labels(labels[first] or ""))).update(split_labels(labels[row] or ""))
+    for first, names in united.items():
+        labels[first] = join_labels(names)
+    kept = np.setdiff1d(np.arange(len(samples)), others)
+    return samples.with_labels(Names.of(labels)).take(kept), list(samples.paths[others].tolist())
+
+
+def _merge_notes(merged: Sequence[str]) -> Iterator[str]:
+    if merged:
+        files = pluralize(len(merged), "file is a copy of another", "files are copies of others")
+        yield f"{files}, such as {merged[0]}: an image in several class folders is one image with all their labels."
+    else:
+        yield "No image is in several class folders, so that each has one label."
+
+
 def _check_classes(path: str, samples: SampleTable, named: set[tuple[Part | None, str]], task: Task) -> tuple[str, ...]:
     """The sorted class names; raises `DataError` if a classifier cannot be trained on them.
 
@@ -260,6 +287,8 @@ def _check_classes(path: str, samples: SampleTable, named: set[tuple[Part | None
                 "train, or remove the class."
             )
     if not expected and not labels_in[train]:
+        if task == "multilabel" and len(samples):
+            raise DataError(f"{path}: no image{where} has a label. Expected at least one class, with images.")
         raise DataError(
             f"{path} has no classes: no folder with images. Expected root/<class>/*.jpg, "
             f"root/train|val|test/<class>/*.jpg, or a manifest.{_suggest_folder_above(Path(path))}"
@@ -362,8 +391,8 @@ def _duplicate_notes(samples: SampleTable, task: Task) -> Iterator[str]:
     np.minimum.at(first, pictures, np.arange(len(samples)))
     found = [(samples.parts, "picture is", "pictures are", "in more than one part (a leak)")]
     if task != "regression":  # pictures that are nearly the same may have numbers that are nearly the same
-        several = "more than one label (copies or near duplicates)"
-        found.append((samples.labels.codes, "picture has", "pictures have", several))
+        several = "more than one label" if task == "classification" else "different labels"
+        found.append((samples.labels.codes, "picture has", "pictures have", f"{several} (copies or near duplicates)"))
     for values, one, many, what in found:
         differ = np.flatnonzero(values != values[first[pictures]])
         if len(differ):

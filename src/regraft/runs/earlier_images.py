@@ -130,7 +130,7 @@ def scan_with_earlier(
         source = with_groups(
             open_data(
                 data, remote=options.remote, layout=options.layout, image_column=options.image_column,
-                label_column=options.label_column,
+                label_column=options.label_column, task=options.task, label_separator=options.label_separator,
             ),
             options.group_by,
         )  # fmt: skip
@@ -197,7 +197,8 @@ def _hashes(config: Config, data: Path | str, cache: Cache | None, reporter: Pro
     options = config.data
     dataset = scan(
         data, remote=options.remote, layout=options.layout, image_column=options.image_column,
-        label_column=options.label_column, bands=options.bands, cache=cache, near_duplicates=False, lenient=True,
+        label_column=options.label_column, task=options.task, label_separator=options.label_separator,
+        bands=options.bands, cache=cache, near_duplicates=False, lenient=True,
         progress=partial(reporter.on_progress, "scan", detail="images"),
     )  # fmt: skip
     return set(dataset.table.sha256s())

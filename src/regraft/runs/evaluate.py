@@ -114,6 +114,7 @@ def select_labeled(
     remote: bool = False,
     image_column: str = "",
     label_column: str = "",
+    label_separator: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Scan a path, and select a part as `evaluate` does; `DataError` without images, or if the model lacks a label."""
@@ -123,6 +124,7 @@ def select_labeled(
             data, on_unreadable=on_unreadable, remote=remote, image_column=image_column, label_column=label_column,
             bands="" if own is None else format_numbers(own.numbers), classes=classifier.classes,
             near_duplicates=False, cache=Cache(), progress=progress, task=classifier.task,
+            label_separator=label_separator,
         )  # fmt: skip
     if isinstance(data, Split):
         data = data.dataset

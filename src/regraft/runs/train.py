@@ -20,6 +20,7 @@ from regraft.config import Config, load_config
 from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
+from regraft.data.labels import Task
 from regraft.data.sources.urls import absolute
 from regraft.data.split_file import write_split
 from regraft.data.unlabelled import write_unlabeled
@@ -121,7 +122,7 @@ def _train_split(
     with lock_run(new_folder(out, name, config.model.backbone)) as path, continued_in(path):
         is_resumable = source.get("resumable", bool(source))
         if is_resumable:
-            plan = replace(plan, config=_with_data(plan.config, source["data"]))
+            plan = replace(plan, config=_with_data(plan.config, source["data"], split.dataset.task))
             reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
         if source and not distributed.rank():
             write_json(path / SOURCE, source)
@@ -130,10 +131,11 @@ def _train_split(
         return train_into(plan, split, path, reporter, callbacks=callbacks, loss=loss, lesson=lesson)
 
 
-def _with_data(config: Config, data: str) -> Config:
-    """The configuration with the path of its images, unless that has bytes that are no text."""
+def _with_data(config: Config, data: str, task: Task) -> Config:
+    """The configuration with what its images were taken for, and their path unless that has bytes that are no text."""
     is_text = data.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in data)
-    return config.model_copy(update={"run": replace(config.run, data=data if is_text else "", out="")})
+    run = replace(config.run, data=data if is_text else "", out="")
+    return config.model_copy(update={"run": run, "data": replace(config.data, task=task)})
 
 
 def train_into(

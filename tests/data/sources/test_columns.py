@@ -48,8 +48,7 @@ def test_a_column_for_each_class():
     image, labels, _, notes = find(text)
     assert (image, labels) == ("filename", ["cat", "dog", "_unlabeled"])
     assert notes == [
-        "m.csv: images from the column 'filename' and labels from the columns cat, dog, _unlabeled, one of which is 1 "
-        "in each row."
+        "m.csv: images from the column 'filename' and labels from the columns cat, dog, _unlabeled, which have 0 and 1."
     ]
     assert find("path,cat,dog\na.jpg,TRUE,FALSE\nb.jpg,false,true\n")[1] == ["cat", "dog"]
     assert find("path,age,cat,dog\na.jpg,30,1,0\n", label_column="cat, dog")[1] == ["cat", "dog"]

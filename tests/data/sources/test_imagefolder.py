@@ -148,3 +148,25 @@ def test_a_table_of_that_name_that_names_no_files_is_another_file(write, content
     dataset = scan(write("cat/1.png", "dog/1.png", **{"metadata.csv": content}))
     assert dataset.classes == ("cat", "dog")
     assert dataset.ignored == ("metadata.csv",)
+
+
+def test_lists_of_labels_in_json_lines(write):
+    rows = [["cat", "dog"], ["dog"], [], "dog"]
+    lines = [json.dumps({"file_name": f"{i}.png", "labels": row, "bbox": [1, 2]}) for i, row in enumerate(rows)]
+    dataset = scan(write(*(f"{i}.png" for i in range(4)), **{"metadata.jsonl": "\n".join(lines)}), task="multilabel")
+    assert [s.label for s in dataset.samples] == ["cat|dog", "dog", "", "dog"]
+
+
+def test_the_tables_of_all_parts_decide_together(write):
+    rows = {"train": [["cat", "dog"], ["dog"]], "test": [["cat"], ["dog"]]}
+    tables = {
+        f"{part}/metadata.jsonl": "\n".join(
+            json.dumps({"file_name": f"{part}{i}.png", "labels": row}) for i, row in enumerate(labels)
+        )
+        for part, labels in rows.items()
+    }
+    dataset = scan(write(*(f"{part}/{part}{i}.png" for part in rows for i in range(2)), **tables))
+    assert dataset.task == "multilabel"
+    assert [(s.label, s.part) for s in dataset.samples] == [
+        ("cat", "test"), ("dog", "test"), ("cat|dog", "train"), ("dog", "train"),
+    ]  # fmt: skip

@@ -1,12 +1,17 @@
 import pytest
 
-from regraft.data.sources.label_tables import is_table, read_label_table
+from regraft.data.labels import LabelOptions
+from regraft.data.sources.label_cells import form_of_tables
+from regraft.data.sources.label_tables import find_label_table, is_table
 from regraft.data.storage import Folder
 from regraft.errors import DataError
 
 
 def read(root, table, images=("train/a1.png", "train/b.2.png")):
-    return read_label_table(Folder(root), "data", images, [table], "train")
+    found = find_label_table(Folder(root), "data", images, [table], "train")
+    if found is None:
+        return None
+    return found.entries(form_of_tables([(found.cells, found.columns)], "data", LabelOptions())), found.note
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ def test_all_faults_are_reported_at_once(manifest):
         "  line 5: split 'holdout'; expected train, val or test",
         "  line 6: a.jpg is 'dog', but 'cat' in line 2; expected one label",
         "  line 7: group 'g1' in test, before in train; expected one part",
+        "If an image may have several labels, or none, use --task multilabel (task= in Python).",
     ]
 
 

@@ -304,3 +304,16 @@ def test_without_pyarrow_the_error_says_how_to_install_it(tmp_path, structs, mon
     monkeypatch.setattr(importlib, "import_module", refuse)
     with pytest.raises(MissingExtraError, match="needs the extra 'parquet'"):
         scan(path)
+
+
+def test_lists_of_labels(tmp_path, structs):
+    path = write(tmp_path / "x.parquet", {"image": structs(*"abcd"), "labels": [[0, 1], [1], [], None]})
+    dataset = scan(path)
+    assert (dataset.task, [s.label for s in dataset.samples]) == ("multilabel", ["0|1", "1", "", ""])
+    features = {"labels": {"feature": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "_type": "Sequence"}}
+    table = parquet.read_table(path)
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+    assert [s.label for s in scan(path).samples] == ["cat|dog", "dog", "", ""]
+    single = write(tmp_path / "y.parquet", {"image": structs(*"ab"), "tags": [["cat"], ["dog"]]})
+    assert (scan(single).task, scan(single).classes) == ("classification", ("cat", "dog"))

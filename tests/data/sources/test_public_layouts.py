@@ -141,9 +141,14 @@ CASES = {
         counts=counts("train", "val", "test"),
         notes=["Roboflow export: labels from _classes.csv."],
     ),
+    "Roboflow, several classes in one image": Case(
+        grid("train/{c}_{i}.rf.1.jpg"), {"train/_classes.csv": ONE_HOT.replace("g_0.rf.1.jpg, 0", "g_0.rf.1.jpg, 1")},
+        error=["line 4: 2 labels: cat, dog", "one class for an image", "--task multilabel"],
+    ),
     "Roboflow, several classes in an image": Case(
         grid("train/{c}_{i}.rf.1.jpg"), {"train/_classes.csv": ONE_HOT.replace("jpg, 0, 1", "jpg, 1, 1")},
-        error=["line 4: 2 labels: cat, dog", "one class for an image"],
+        counts={("train", "cat"): 2, ("train", "cat|dog"): 2},
+        notes=["several labels an image: 2 of 4 have more than one, and 0 none"],
     ),
     "Roboflow, COCO boxes": Case(
         ["train/1.rf.1.jpg", "valid/2.rf.1.jpg"], {"train/_annotations.coco.json": "{}"},
@@ -309,10 +314,13 @@ CASES = {
         [], {"fashion-mnist_train.csv": "label,pixel1,pixel2\n2,0,0\n"}, path="fashion-mnist_train.csv", error=["path"]
     ),
     "Label Studio, CSV": Case(
-        ["1.jpg"], {"project.csv": "image,id,choice,annotator\n/data/upload/1/ab-1.jpg,1,cat,1\n"}, path="project.csv",
-        error=["path|label"],
+        ["1.jpg", "images/2.jpg"],
+        {"project.csv": "image,id,choice\n/data/upload/1/1a2b3c4d-1.jpg,1,cat\n/data/upload/1/2.jpg,2,dog\n"},
+        path="project.csv", counts=counts(None, count=1),
     ),
-    "Label Studio, JSON": Case(["1.jpg"], {"a.json": "[]"}, path="a.json", error=["is a file. Expected a folder"]),
+    "Label Studio, JSON": Case(
+        ["1.jpg"], {"a.json": "[]"}, path="a.json", error=["is no list of records and no annotations of COCO"]
+    ),
     # Other
     "Hugging Face, metadata.csv": Case(
         ["train/1.jpg", "train/2.jpg"], {"train/metadata.csv": "file_name,label\n1.jpg,cat\n2.jpg,dog\n"},

@@ -99,12 +99,27 @@ def test_names_that_do_not_fit(tmp_path, sample, text, message):
 
 def test_labels_in_json(tmp_path, png):
     members: dict[str, bytes | str] = {}
-    for i, label in enumerate(["cat", 7, None, [1]]):
+    for i, label in enumerate(["cat", 7, None, {"cat": 1}]):
         members |= {f"{i}.png": png(str(i)), f"{i}.json": json.dumps({"label": label, "width": 8})}
     dataset = scan(shard(tmp_path / "x.tar", members))
     assert [(s.path, s.label) for s in dataset.samples] == [("0.png", "cat"), ("1.png", "7")]
     assert dataset.ignored == ("2.png", "3.png")
     assert dataset.notes == ("2 images without a label ignored, for example 2.png.",)
+
+
+@pytest.mark.parametrize("key", ["label", "labels"])
+def test_lists_in_json(tmp_path, png, key):
+    members: dict[str, bytes | str] = {"classes.txt": "cat\ndog\n"}
+    for i, label in enumerate([["cat", "dog"], [1, 0], "dog", [], ["cat"]]):
+        members |= {f"{i}.png": png(str(i)), f"{i}.json": json.dumps({key: label})}
+    dataset = scan(shard(tmp_path / "x.tar", members))
+    assert (dataset.task, [s.label for s in dataset.samples]) == (
+        "multilabel",
+        ["cat|dog", "cat|dog", "dog", "", "cat"],
+    )
+    assert "2 of 5 have more than one, in a list" in " ".join(dataset.notes)
+    with pytest.raises(DataError, match=r"--task multilabel"):
+        scan(tmp_path / "x.tar", task="classification")
 
 
 def test_json_beside_images_in_one_folder(tmp_path, png):
@@ -168,7 +183,7 @@ def test_labels_that_are_no_single_text_are_refused(tmp_path, sample):
     path = shard(tmp_path / "x.tar", {**members, "0.cls": "K\xe4fer".encode("latin-1")})
     with pytest.raises(DataError, match=r"x\.tar: 0\.cls is not text in UTF-8"):
         scan(path)
-    with pytest.raises(DataError, match=r"x\.tar: 1\.cls has several lines; expected one label"):
+    with pytest.raises(DataError, match=r"x\.tar: 1\.cls has several lines; expected one label.*--task multilabel"):
         scan(shard(tmp_path / "x.tar", {**members, "1.cls": "dog\ncat\n"}))
 
 

@@ -18,6 +18,7 @@ from regraft.cli.options import (
     ImageColumn,
     Json,
     LabelColumn,
+    LabelSeparator,
     Remote,
     RunOrExport,
     Trust,
@@ -53,6 +54,7 @@ def command(
     on_unreadable: Annotated[str, Option(help="Unreadable images: skip or error.")] = "skip",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    label_separator: LabelSeparator = None,
     remote: Remote = False,
     trust: Trust = False,
     out: Annotated[
@@ -113,7 +115,7 @@ def command(
             progress = partial(reporter.on_progress, "scan", detail="images")
             dataset = select_labeled(
                 data, model, part, on_unreadable=on_unreadable, remote=remote, image_column=image_column or "",
-                label_column=label_column or "", progress=progress,
+                label_column=label_column or "", label_separator=label_separator or "", progress=progress,
             )  # fmt: skip
             place = None if out is None else _Parts(run, out, on_cluster, trust if exported else None)
             predictions, gain = _predict(model, dataset, views, reporter, place)

@@ -18,6 +18,7 @@ from regraft.cli.options import (
     ConfigFile,
     ImageSize,
     Json,
+    LabelSeparator,
     Settings,
     StudyFolder,
     Weights,
@@ -51,6 +52,7 @@ def command(
     weights: Weights = None,
     image_size: ImageSize = None,
     task: AskedTask = None,
+    label_separator: LabelSeparator = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: StudyFolder = None,
@@ -63,7 +65,13 @@ def command(
     """Train several backbones and plain networks on the same split, and test their differences."""
     screen = console(json)
     seconds = 0.0 if budget is None else parse_seconds(budget)
-    given = {"model.weights": weights, "model.image_size": image_size, "data.task": task, **flags}
+    given = {
+        "model.weights": weights,
+        "model.image_size": image_size,
+        "data.task": task,
+        "data.label_separator": label_separator,
+        **flags,
+    }
     with screen.status("Starting"):
         from regraft.config import load_config
 

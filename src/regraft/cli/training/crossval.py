@@ -20,6 +20,7 @@ from regraft.cli.options import (
     GroupBy,
     Json,
     LabeledData,
+    LabelSeparator,
     Settings,
     Unlabeled,
     Weights,
@@ -48,6 +49,7 @@ def command(
     group_by: GroupBy = None,
     layout: FolderLayout = None,
     task: AskedTask = None,
+    label_separator: LabelSeparator = None,
     unlabeled: Unlabeled = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -60,7 +62,8 @@ def command(
     screen = console(json)
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
-        "data.layout": layout, "data.task": task, "data.unlabelled": unlabeled, "training.class_weights": class_weights,
+        "data.layout": layout, "data.task": task, "data.label_separator": label_separator,
+        "data.unlabelled": unlabeled, "training.class_weights": class_weights,
     }  # fmt: skip
     with screen.status("Starting"):
         from regraft.config import load_config

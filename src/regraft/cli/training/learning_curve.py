@@ -16,6 +16,7 @@ from regraft.cli.options import (
     GroupBy,
     Json,
     LabeledData,
+    LabelSeparator,
     Settings,
     Weights,
 )
@@ -43,6 +44,7 @@ def command(
     group_by: GroupBy = None,
     layout: FolderLayout = None,
     task: AskedTask = None,
+    label_separator: LabelSeparator = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, Option(help="A new folder for learning_curve.png, .csv and .json.")] = None,
@@ -52,7 +54,7 @@ def command(
     screen = console(json)
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
-        "data.layout": layout, "data.task": task,
+        "data.layout": layout, "data.task": task, "data.label_separator": label_separator,
     }  # fmt: skip
     with screen.status("Starting"):
         from regraft.config import load_config

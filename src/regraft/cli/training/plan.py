@@ -9,12 +9,14 @@ from rich.markup import escape
 from typer import Option
 
 from regraft.cli.options import (
+    AskedTask,
     Backbone,
     ConfigFile,
     GroupBy,
     ImageSize,
     Json,
     LabeledData,
+    LabelSeparator,
     Settings,
     refuse_flags_without_effect,
     with_training_flags,
@@ -47,6 +49,8 @@ def command(
     image_size: ImageSize = None,
     finetune_from: Annotated[str | None, Option(help="auto, last, none, all, a stage or a number of layers.")] = None,
     group_by: GroupBy = None,
+    task: AskedTask = None,
+    label_separator: LabelSeparator = None,
     config: ConfigFile = None,
     settings: Settings = None,
     json: Json = False,
@@ -61,7 +65,7 @@ def command(
         from regraft.runs.plan import plan_from
     overrides = {
         "model.backbone": backbone, "model.image_size": image_size, "training.finetune_from": finetune_from,
-        "data.group_by": group_by, **flags,
+        "data.group_by": group_by, "data.task": task, "data.label_separator": label_separator, **flags,
     }  # fmt: skip
     resolved = load_config(config, settings or [], overrides)
     refuse_flags_without_effect(resolved, flags)

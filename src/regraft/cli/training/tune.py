@@ -20,6 +20,7 @@ from regraft.cli.options import (
     ConfigFile,
     ImageSize,
     Json,
+    LabelSeparator,
     StudyFolder,
     Weights,
     cluster_of,
@@ -50,6 +51,7 @@ def command(
     weights: Weights = None,
     image_size: ImageSize = None,
     task: AskedTask = None,
+    label_separator: LabelSeparator = None,
     seed: Annotated[int | None, Option(help="Seed of the search and of every training.")] = None,
     config: ConfigFile = None,
     settings: Annotated[
@@ -68,7 +70,8 @@ def command(
     """Search for better settings: short trainings on cached features, then the best ones in full."""
     started, screen = time.monotonic(), console(json)
     overrides = {"model.backbone": backbone, "model.weights": weights, "model.image_size": image_size,
-                 "data.task": task, "training.seed": seed, **flags}  # fmt: skip
+                 "data.task": task, "data.label_separator": label_separator, "training.seed": seed,
+                 **flags}  # fmt: skip
     fixed = [setting.partition("=")[0].strip() for setting in settings or []]
     fixed += [key for key, value in overrides.items() if value is not None]
     if (data is None) == (resume is None):

@@ -59,6 +59,10 @@ _LABEL_WORDS = frozenset(
         "target",
         "targets",
         "diagnosis",
+        "choice",
+        "choices",
+        "tag",
+        "tags",
     ]
 )
 #: Columns that describe images and are never labels, unless `label_column` names them.
@@ -158,7 +162,7 @@ class ColumnFinder:
                 notes.append(f"{self._name}: the data has no parts; {values}.")
         found = [f"images from the column {self._known[image]!r}"] if self._names[image] not in _DEFAULT_IMAGES else []
         if len(labels) > 1:
-            found.append(f"labels from the columns {self._join(labels)}, one of which is 1 in each row")
+            found.append(f"labels from the columns {self._join(labels)}, which have 0 and 1")
         elif self._names[labels[0]] != "label":
             found.append(f"labels from the column {self._known[labels[0]]!r}")
         if found:

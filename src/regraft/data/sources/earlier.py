@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from regraft.data.entries import EntryTable, ImageEntry
-from regraft.data.labels import AskedTask
+from regraft.data.labels import AskedTask, classes_in
 from regraft.data.samples import Part
 from regraft.data.sources.folders import FolderLayout, Layout
 from regraft.data.sources.groups import compile_pattern, group_by_pattern
@@ -46,9 +46,10 @@ class ImagesOrigin:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ImagesOrigin:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; runs before there was a `task` have one label for each image."""
         earlier = value.get("earlier")
-        return cls(**{**value, "earlier": None if earlier is None else cls.from_json(earlier)})
+        known = {"task": "classification", **value}
+        return cls(**{**known, "earlier": None if earlier is None else cls.from_json(earlier)})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -78,7 +79,9 @@ def select(source: DataSource, rows: Mapping[str, tuple[str, Part | None]]) -> D
     found = EntryTable(
         ImageEntry(entry.path, *rows[entry.path], entry.group) for entry in source.layout.found if entry.path in rows
     )
-    return replace(source, layout=Layout(found, {(part, label) for label, part in rows.values()}))
+    task = source.layout.task
+    classes = {(part, name) for label, part in rows.values() for name in classes_in([label], task)}
+    return replace(source, layout=Layout(found, classes, task=task))
 
 
 def join(source: DataSource, earlier: DataSource) -> DataSource:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -14,14 +14,15 @@ import numpy as np
 
 from regraft.data.dataset import BadFile
 from regraft.data.entries import EntryTable, ImageEntry
-from regraft.data.labels import Task, split_labels
+from regraft.data.labels import UNSAID, LabelOptions, Task, join_labels, split_labels
 from regraft.data.samples import PARTS, Part
 from regraft.data.sources.foreign import CONVERT, describe_foreign, names_with_labels
-from regraft.data.sources.label_tables import is_table, read_label_table
+from regraft.data.sources.label_cells import form_of_tables
+from regraft.data.sources.label_tables import LabelTable, find_label_table, is_table
 from regraft.data.sources.manifest import PART_NAMES
 from regraft.data.sources.part_names import holds_masks, is_container, part_of, parts_among
 from regraft.data.storage import Directory, Folder, Storage, is_image
-from regraft.errors import DataError
+from regraft.errors import DataError, UsageError
 from regraft.text import join_truncated, pluralize
 
 
@@ -32,7 +33,7 @@ class Layout:
     `classes` are part and name of every class, including those without images; `ignored` files are no images by their
     extension or in no class folder; `noted` ones are ignored, and `notes` say so; `bad` files are unreadable before any
     is read. The labels of a `task` with several labels are texts of `join_labels`, and of numbers the texts of these;
-    `quantity` is what the numbers are.
+    `quantity` is what the numbers are. With `merges_copies`, images in several class folders are one with all labels.
     """
 
     found: EntryTable
@@ -43,6 +44,7 @@ class Layout:
     noted: list[str] = field(default_factory=list)
     task: Task = "classification"
     quantity: str = "value"
+    merges_copies: bool = False
 
     def ignore(self, images: Sequence[str], why: str) -> None:
         """Ignore images and add a note with the reason."""
@@ -81,11 +83,13 @@ def read_layout(
     *,
     layout: FolderLayout = "auto",
     known: Collection[str] = (),
+    label_options: LabelOptions = UNSAID,
 ) -> Layout:
     """Read classes and parts from the folders in `top`, which is `depth` folders below the root of the storage.
 
-    A folder with images whose name is in `known` is a class. Raises `DataError` if two folders are of the same part, or
-    it is unclear which folders are classes, and `OSError` if a folder cannot be read.
+    A folder with images whose name is in `known` is a class. Where images have several labels, one in several class
+    folders has them all. Raises `DataError` if two folders are of the same part, or it is unclear which folders are
+    classes, `UsageError` for a separator of labels without a table, and `OSError` if a folder cannot be read.
     """
     children = top.folders
     parts = {} if layout == "classes" else parts_among(child.name for child in children)
@@ -93,17 +97,17 @@ def read_layout(
              if child.name in parts and not (child.name in known and _has_images(child))}  # fmt: skip
     if layout == "parts" and not parts:
         raise DataError(f"{name} has no folder of a part. Expected train/<class>/*.jpg, as layout=parts says.")
-    result = Layout(EntryTable(), set(), list(top.files))
+    result, labels = Layout(EntryTable(), set(), list(top.files)), list[LabelTable]()
     if parts:
-        folders = _read_parts(storage, top, name, depth, parts, result)
+        folders = _read_parts(storage, top, name, depth, parts, result, labels)
     else:
         folders = [_ClassFolder(child, None, depth) for child in children]
         filled = [folder for folder in folders if folder.images]
         flat = filled[0].images if len(filled) == 1 and filled[0].has_own_images else []
         flat = flat or ([] if filled else [file for file in top.files if is_image(file)])
         tables = [file for file in top.files if is_table(file, ("train",))]
-        if flat and (labeled := read_label_table(storage, name, flat, tables, None)):
-            _add_table(result, labeled, flat)
+        if flat and (labeled := find_label_table(storage, name, flat, tables, None)):
+            labels.append(labeled)
             result.ignored[:] = sorted({*result.ignored, *(f for c in folders for f in c.others)} - {*flat, *tables})
             folders = []
         elif layout == "auto" and not filled:
@@ -117,6 +121,7 @@ def read_layout(
         result.classes.add((folder.part, label))
         result.found.extend(ImageEntry(image, label, folder.part) for image in folder.images)
         result.ignored.extend(folder.others)
+    result = _with_tables(result, labels, name, label_options)
     if outside := sorted(file for file in result.ignored if is_image(file)):
         count = pluralize(len(outside), "image")
         result.notes.append(f"{count} outside any class folder ignored, for example {outside[0]}.")
@@ -132,9 +137,15 @@ def read_layout(
 
 
 def _read_parts(
-    storage: Storage, top: Directory, name: str, depth: int, parts: Mapping[str, Part], result: Layout
+    storage: Storage,
+    top: Directory,
+    name: str,
+    depth: int,
+    parts: Mapping[str, Part],
+    result: Layout,
+    labels: list[LabelTable],
 ) -> list[_ClassFolder]:
-    """The class folders in the folders of parts; images in parts without class folders are added to `result`."""
+    """The class folders in the folders of parts; tables of the parts without class folders are added to `labels`."""
     children = top.folders
     inner = {child.name: _unwrap(child, depth + 1) for child in children if child.name in parts}
     filled = {part_name for part_name, (folder, _) in inner.items() if folder.folders}
@@ -160,10 +171,10 @@ def _read_parts(
         images, others = _separate(child)
         words = [word for word in PART_NAMES if PART_NAMES[word] == part]
         tables = [file for file in (*folder.files, *child.files, *top.files) if is_table(file, words)]
-        if labeled := read_label_table(storage, name, images, tables, part):
-            _add_table(result, labeled, images)
+        if labeled := find_label_table(storage, name, images, tables, part):
+            labels.append(labeled)
             result.ignored.extend(set(others) - set(tables))
-        elif images and (part != "test" or not (folders or result.found)):
+        elif images and (part != "test" or not (folders or labels)):
             files = [*top.files, *(file for child in children for file in child.files_below)]
             raise DataError(
                 f"{name}: {child.name} has {pluralize(len(images), 'image')} but neither class folders nor a table "
@@ -196,12 +207,28 @@ def _has_images(folder: Directory) -> bool:
     return any(map(is_image, folder.files))
 
 
-def _add_table(result: Layout, labeled: tuple[list[ImageEntry], str], images: Sequence[str]) -> None:
-    entries, note = labeled
-    result.found.extend(entries)
-    result.classes.update((entry.part, entry.label) for entry in entries)
-    result.notes.extend([note] if note not in result.notes else [])
-    result.noted.extend(set(images) - {entry.path for entry in entries})
+def _with_tables(result: Layout, tables: Sequence[LabelTable], name: str, asked: LabelOptions) -> Layout:
+    """The layout with the images of tables; images in class folders have one label, unless the user says otherwise."""
+    if asked.separator and not tables:
+        raise UsageError(f"label_separator={asked.separator!r}: {name} has no table with labels. Leave it out.")
+    if result.classes and asked.task == "auto":
+        asked = LabelOptions("classification")
+    form = form_of_tables([(table.cells, table.columns) for table in tables], name, asked)
+    task: Task = "multilabel" if asked.task == "multilabel" else form.task
+    if task == "multilabel" and result.classes:
+        texts = {label: join_labels([label]) for _, label in result.classes}
+        found = EntryTable(replace(entry, label=texts[entry.label]) for entry in result.found)
+        result = replace(result, found=found, merges_copies=True)
+    for table in tables:
+        entries = table.entries(form)
+        result.found.extend(entries)
+        for entry in entries:
+            labels = split_labels(entry.label) if task == "multilabel" else [entry.label]
+            result.classes.update((entry.part, label) for label in labels)
+        result.notes.extend([table.note] if table.note not in result.notes else [])
+        result.noted.extend(set(table.images) - {entry.path for entry in entries})
+    result.notes.extend(form.notes)
+    return replace(result, task=task)
 
 
 def _refuse_foreign(name: str, images: Sequence[str], files: Sequence[str]) -> None:

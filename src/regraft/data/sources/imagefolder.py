@@ -12,8 +12,10 @@ from pathlib import PurePosixPath
 
 from regraft.data.dataset import Part
 from regraft.data.entries import EntryTable, ImageEntry
+from regraft.data.labels import UNSAID, LabelOptions
 from regraft.data.sources.columns import ColumnFinder
 from regraft.data.sources.folders import Layout, layout_of
+from regraft.data.sources.label_cells import form_of_tables
 from regraft.data.sources.manifest import PART_NAMES, check_rows
 from regraft.data.sources.part_names import part_of
 from regraft.data.sources.table import Cells, read_cells
@@ -24,7 +26,7 @@ NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE = "file_name"
 
 
-def read_metadata(storage: Storage, top: Directory, name: str) -> Layout | None:
+def read_metadata(storage: Storage, top: Directory, name: str, label_options: LabelOptions = UNSAID) -> Layout | None:
     """Read the layout from metadata tables in or below `top`; None if none has the column `file_name`.
 
     Raises `DataError` if a folder has several tables, the columns are ambiguous, a row is wrong, or two folders are of
@@ -39,19 +41,20 @@ def read_metadata(storage: Storage, top: Directory, name: str) -> Layout | None:
         return None
     files = set(top.files_below)
     found, notes = EntryTable(), list[str]()
+    columns_of = {file: ColumnFinder(f"{name}: {file}", cells, PART_NAMES).find(_FILE) for file, cells, _ in tables}
+    form = form_of_tables([(cells, columns_of[file]) for file, cells, _ in tables], name, label_options)
     for file, cells, part in tables:
         prefix = file[: file.rfind("/") + 1]
-        where = f"{name}: {file}"
-        columns = ColumnFinder(where, cells, PART_NAMES).find(_FILE)
+        where, columns = f"{name}: {file}", columns_of[file]
         notes += columns.notes
         below = {file.removeprefix(prefix) for file in files if file.startswith(prefix)}
-        rows = check_rows(where, cells, below.__contains__, columns)
+        rows = check_rows(where, cells, below.__contains__, columns, form)
         for row in _with_parts(rows) if part is None else rows:
             if part and row.part not in (None, part):
                 raise DataError(f"{name}: {file} has rows for {row.part}, but is in the folder of {part}.")
             found.append(replace(row, path=prefix + row.path, part=part or row.part))
-    layout = layout_of(found, name)
-    layout.notes.extend(notes)
+    layout = layout_of(found, name, task=form.task)
+    layout.notes.extend([*notes, *form.notes])
     table_files = {file for file, _, _ in tables}
     others = sorted(files.difference(found.paths.tolist()) - table_files)
     layout.ignored.extend(file for file in others if not is_image(file))

@@ -8,24 +8,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from regraft.data.entries import ImageEntry
 from regraft.data.samples import Part
-from regraft.data.sources.columns import ColumnFinder
+from regraft.data.sources.columns import ColumnFinder, Columns
+from regraft.data.sources.label_cells import LabelForm
 from regraft.data.sources.manifest import PART_NAMES, check_rows
 from regraft.data.sources.table import Cells, read_cells
 from regraft.data.storage import Storage
 from regraft.text import pluralize
 
 
-def read_label_table(
-    storage: Storage, name: str, images: Sequence[str], tables: Sequence[str], part: Part | None
-) -> tuple[list[ImageEntry], str] | None:
-    """The labeled ones of `images` and a note, from the first of `tables` that names them and has labels; else None.
+@dataclass(frozen=True)
+class LabelTable:
+    """A table with the labels of images of a part, whose rows name these images; a `note` says where it was found."""
 
-    Raises `DataError` if its labels are ambiguous.
+    where: str
+    cells: Cells
+    columns: Columns
+    images: Sequence[str]
+    part: Part | None
+    note: str
+
+    def entries(self, form: LabelForm) -> list[ImageEntry]:
+        """The labeled images; raises `DataError` if labels are ambiguous."""
+        rows = check_rows(self.where, self.cells, set(self.images).__contains__, self.columns, form)
+        return [ImageEntry(row.path, row.label, self.part) for row in rows]
+
+
+def find_label_table(
+    storage: Storage, name: str, images: Sequence[str], tables: Sequence[str], part: Part | None
+) -> LabelTable | None:
+    """The first of `tables` that names some of `images` and has labels.
+
+    Raises `DataError` if its columns are ambiguous.
     """
     by_name: dict[str, str] = {}
     for image in images:
@@ -42,15 +60,15 @@ def read_label_table(
         found = [by_name.get(_name(row, named)) for row in cells.rows]
         pairs = zip(found, cells.rows, strict=True)
         rows = [[*row[:named], file, *row[named + 1 :]] if file else [] for file, row in pairs]
-        entries = check_rows(where, replace(cells, rows=rows), set(images).__contains__, columns)
         roboflow = "Roboflow export: " if PurePosixPath(table).name == "_classes.csv" else ""
         of = f" of {part}" if part and not roboflow else ""
         note = f"{roboflow}labels{of} from {PurePosixPath(table).name if roboflow else table}."
-        if unlabeled := len(images) - len(entries):
+        if unlabeled := len(images) - len({file for file in found if file}):
             note += f" It does not name {pluralize(unlabeled, 'image')}."
         if missing := sum(file is None and bool(row) for file, row in zip(found, cells.rows, strict=True)):
             note += f" {missing:,} of its rows {'names' if missing == 1 else 'name'} no image there."
-        return [ImageEntry(e.path, e.label, part) for e in entries], note[0].upper() + note[1:]
+        note = note[0].upper() + note[1:]
+        return LabelTable(where, replace(cells, rows=rows), columns, images, part, note)
     return None
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from regraft.data.entries import EntryTable, ImageEntry
-from regraft.data.labels import AskedTask
+from regraft.data.labels import UNSAID, AskedTask, LabelOptions
+from regraft.data.sources.annotated import annotated_layout, find_annotations
+from regraft.data.sources.annotations import SUFFIXES as ANNOTATIONS
+from regraft.data.sources.annotations import read_annotations
 from regraft.data.sources.archive import TAR_SUFFIXES, Archive, is_archive, is_tar
 from regraft.data.sources.folders import FolderLayout, Layout, layout_of, read_layout, shards_in
 from regraft.data.sources.http import WebFolder
@@ -29,9 +32,11 @@ from regraft.text import pluralize
 
 _EXPECTED = (
     "Expected a folder of labeled images, a zip or tar archive of one, a CSV or Parquet manifest, a Parquet file with "
-    "images, or the URL of a folder or manifest."
+    "images, annotations of COCO, Label Studio or CVAT, or the URL of a folder or manifest."
 )
 _PARQUET = ".parquet"
+#: Folders of annotations, whose images are in the folder above.
+_OF_ANNOTATIONS = frozenset({"annotations", "annotation", "labels"})
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,18 @@ def open_data(
     manifest names files by URL and `remote` is not set; `DataError` if the source is damaged or its labels or parts are
     ambiguous.
     """
-    path = _resolve(path)
+    path, asked = _resolve(path), LabelOptions(task, label_separator)
+    columns = {"image_column": image_column, "label_column": label_column, "label_options": asked}
     if _is_manifest(path):
-        columns = {"image_column": image_column, "label_column": label_column}
-        return _open_manifest(path, root, remote, {**columns, "task": task, "label_separator": label_separator})
+        return _open_manifest(path, root, remote, columns)
+    if isinstance(path, Path) and path.is_file() and path.suffix.lower() in ANNOTATIONS:
+        return _open_annotations(path, root, columns)
     name = redact(str(path))
     if root is not None:
         raise UsageError(f"{name} is not a manifest and is its own root; root={redact(str(root))} is for manifests.")
     try:
-        storage, read = _open_storage(path, partial(read_layout, layout=layout, known=known))
+        folders = partial(read_layout, layout=layout, known=known, label_options=asked)
+        storage, read = _open_storage(path, folders if layout != "auto" else partial(_read_any, folders, asked), asked)
         return DataSource(storage, path if isinstance(path, Path) else name, read(), isinstance(path, str))
     except OSError as error:
         reason = str(error.strerror or error).lower()
@@ -120,26 +128,28 @@ def _is_manifest(path: Path | str) -> bool:
     return path.suffix.lower() != _PARQUET or not is_parquet_images(path)
 
 
-def _open_storage(path: Path | str, read: Callable[..., Layout] = read_layout) -> tuple[Storage, Callable[[], Layout]]:
+def _open_storage(
+    path: Path | str, read: Callable[..., Layout] = read_layout, asked: LabelOptions = UNSAID
+) -> tuple[Storage, Callable[[], Layout]]:
     name = redact(str(path))
     if isinstance(path, str):
         if is_web(path) or is_archive(path):
             what = "a web server cannot list files" if is_web(path) else "archives are not read over a network"
             raise UsageError(f"{name}: {what}. Expected the URL of a manifest (.csv or .parquet), or a local copy.")
         remote = RemoteFolder(path)
-        return remote, lambda: _read_folders(remote, name, read)
+        return remote, lambda: _read_folders(remote, name, read, asked)
     if path.is_dir():
-        return _folder(path, read)
+        return _folder(path, read, asked)
     if is_archive(path):
         archive = Archive(path)
-        return archive, lambda: _read_archive(archive, read)
+        return archive, lambda: _read_archive(archive, read, asked)
     if path.suffix.lower() == _PARQUET:
         table = ParquetImages(path, RowGroupCache())
-        return table, lambda: read_tables({"": table}, name)
+        return table, lambda: read_tables({"": table}, name, asked)
     raise UsageError(f"{path} is a file. {_EXPECTED}")
 
 
-def _folder(path: Path, read: Callable[..., Layout]) -> tuple[Storage, Callable[[], Layout]]:
+def _folder(path: Path, read: Callable[..., Layout], asked: LabelOptions) -> tuple[Storage, Callable[[], Layout]]:
     folder, name = Folder(path), str(path)
     if is_output(path):
         raise UsageError(f"{name} was written by regraft, such as a run, and is not data. {_EXPECTED}")
@@ -147,24 +157,57 @@ def _folder(path: Path, read: Callable[..., Layout]) -> tuple[Storage, Callable[
     if names and all(is_tar(shard) for shard in names):
         shards = {shard: Archive(path / shard) for shard in names}
         storages = (folder, Folder((path / names[0]).parent))
-        return CombinedStorage(shards), lambda: _with_bad(read_webdataset(shards, _class_names(storages), name), shards)
+        return CombinedStorage(shards), lambda: _with_bad(
+            read_webdataset(shards, _class_names(storages), name, asked), shards
+        )
     if names and all(shard.lower().endswith(_PARQUET) for shard in names):
         cache = RowGroupCache()
         tables = {shard: ParquetImages(path / shard, cache) for shard in names}
-        return CombinedStorage(tables), lambda: read_tables(tables, name)
-    return folder, lambda: _read_folders(folder, name, read)
+        return CombinedStorage(tables), lambda: read_tables(tables, name, asked)
+    return folder, lambda: _read_folders(folder, name, read, asked)
 
 
-def _read_folders(storage: Storage, name: str, read: Callable[..., Layout]) -> Layout:
-    return read_metadata(storage, storage.top, name) or read(storage, storage.top, name)
+def _read_any(
+    read: Callable[..., Layout], asked: LabelOptions, storage: Storage, top: Directory, name: str, depth: int = 0
+) -> Layout:
+    """The layout of the folders; where these are no classes, that of annotations in them, if there are any."""
+    try:
+        return read(storage, top, name, depth)
+    except DataError:
+        if not (annotations := find_annotations(storage, top)):
+            raise
+        return annotated_layout(annotations, storage, top, name, asked)
 
 
-def _read_archive(archive: Archive, read: Callable[..., Layout]) -> Layout:
+def _open_annotations(path: Path, root: Path | str | None, columns: Mapping[str, Any]) -> DataSource:
+    """Open a file of annotations, or of records as in a manifest; its images are beside it, or in the folder above."""
+    name, data = str(path), path.read_bytes()
+    annotations = read_annotations(name, data)
+    if annotations is None and path.suffix.lower() == ".xml":
+        raise DataError(f"{name} has no annotations of CVAT. Expected its export 'CVAT for images 1.1'.")
+    if annotations is None:
+        return _open_manifest(path, root, False, columns)
+    if columns["image_column"] or columns["label_column"]:
+        raise UsageError(f"{name} has {annotations.kind} annotations, and no columns to name. Leave the options out.")
+    folder = path.absolute().parent
+    has_images = any(map(is_image, Folder(path.parent).top.files_below))
+    if root is None and folder.name.lower() in _OF_ANNOTATIONS and not has_images:
+        root = path.parent / ".." if path.parent.name in ("", "..") else path.parent.parent
+    storage, location = _open_root(path, root)
+    layout = annotated_layout({path.name: annotations}, storage, storage.top, name, columns["label_options"])
+    return DataSource(storage, location, layout, isinstance(location, str))
+
+
+def _read_folders(storage: Storage, name: str, read: Callable[..., Layout], asked: LabelOptions) -> Layout:
+    return read_metadata(storage, storage.top, name, asked) or read(storage, storage.top, name)
+
+
+def _read_archive(archive: Archive, read: Callable[..., Layout], asked: LabelOptions) -> Layout:
     name = str(archive.path)
     top, depth = _enter(archive.top)
-    layout = read_metadata(archive, top, name)
+    layout = read_metadata(archive, top, name, asked)
     if layout is None and is_tar(archive.path) and is_webdataset(archive):
-        layout = read_webdataset({"": archive}, _class_names((archive, Folder(archive.path.parent))), name)
+        layout = read_webdataset({"": archive}, _class_names((archive, Folder(archive.path.parent))), name, asked)
     return _with_bad(layout or read(archive, top, name, depth), {"": archive})
 
 

@@ -12,15 +12,18 @@ import importlib
 import itertools
 import json
 import os
+import re
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from regraft.data.entries import EntryTable
+from regraft.data.labels import UNSAID, LabelOptions
 from regraft.data.sources.columns import ColumnFinder
 from regraft.data.sources.folders import Layout, layout_of, part_of_shard
+from regraft.data.sources.label_cells import form_of_texts
 from regraft.data.sources.manifest import PART_NAMES, check_rows, class_of
 from regraft.data.sources.spool import Spool
 from regraft.data.sources.table import Cells, import_parquet, text_of
@@ -192,27 +195,30 @@ def is_parquet_images(path: Path) -> bool:
         return False
 
 
-def read_tables(tables: Mapping[str, ParquetImages], name: str) -> Layout:
+def read_tables(tables: Mapping[str, ParquetImages], name: str, label_options: LabelOptions = UNSAID) -> Layout:
     """Read the layout of Parquet files by their names; the name of a single file is empty.
 
     Raises `DataError` if a row is wrong, no row has a label, or some rows have a part and some have none.
     """
     rows, unlabeled = EntryTable(), list[str]()
+    form = form_of_texts(Counter(label for table in tables.values() for label in table.labels), name, label_options)
+    none = () if form.task == "multilabel" else ("", "[]")
     for file, table in tables.items():
         prefix, part = (f"{file}/", part_of_shard(file)) if file else ("", None)
         splits = table.splits or [part] * len(table.names)
         groups = table.groups or [None] * len(table.names)
         cells: list[list[str]] = []
         for image, label, split, group in zip(table.names, table.labels, splits, groups, strict=True):
-            if not label:
-                unlabeled.append(prefix + image)
-            cells.append([prefix + image, label, _text(split), _text(group)] if label else [])
+            unlabeled += [prefix + image] if label in none else []
+            cells.append([] if label in none else [prefix + image, label, _text(split), _text(group)])
         if any(cells):
-            columns = ["path", "label", "split", "group"]
-            rows.extend(check_rows(str(table.path), Cells(columns, cells, first=0), lambda _: True))
+            read = Cells(["path", "label", "split", "group"], cells, first=0)
+            rows.extend(check_rows(str(table.path), read, lambda _: True, form=form))
     if not rows:
         raise DataError(f"{name} has no row with a label. Expected images with a column `label`.")
-    layout = layout_of(rows, name, "some rows or files say train, val or test, and some do not. Expected all, or none.")
+    mixed = "some rows or files say train, val or test, and some do not. Expected all, or none."
+    layout = layout_of(rows, name, mixed, form.task)
+    layout.notes.extend(form.notes)
     layout.ignore(unlabeled, "without a label")
     return layout
 
@@ -243,21 +249,34 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _plain_columns(schema: Any) -> list[str]:
-    return [f.name for f in schema if f.type.num_fields == 0 and not _is_binary(f.type)]
+    return [f.name for f in schema if not _is_binary(f.type) and (f.type.num_fields == 0 or _is_list(f.type))]
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether a column has lists of names, or of numbers of classes."""
+    return bool(re.fullmatch(r"(large_)?list(_view)?<[^:]+: (string|large_string|u?int\d+)( not null)?>.*", str(kind)))
 
 
 def _classes(schema: Any) -> dict[str, Sequence[str]]:
     """Class names for each column of class numbers, by its lower-case name, from the metadata of `datasets`."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        found = {column.strip().lower(): feature.get("names") for column, feature in features.items()}
-    except (AttributeError, KeyError, TypeError, ValueError):  # written by another library
+        found = {column.strip().lower(): _names_of(feature) for column, feature in features.items()}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # written by another library
         return {}
     return {column: [str(name) for name in names] for column, names in found.items() if isinstance(names, list)}
 
 
+def _names_of(feature: Any) -> Any:
+    """The names of the classes of a column, or of those in its lists."""
+    inner = feature.get("feature", feature) if isinstance(feature, dict) else feature[0]
+    return inner.get("names")
+
+
 def _label(value: Any, classes: Sequence[str], where: str) -> str:
-    """The class name, or an empty string for a missing label, which is -1 if classes have names."""
+    """The class name, or an empty string for a missing label, which is -1 if classes have names; or a JSON list."""
+    if isinstance(value, list):
+        return json.dumps([class_of(_text(one), classes, where) for one in value], ensure_ascii=False)
     text = _text(value)
     return "" if classes and text == "-1" else class_of(text, classes, where)
 

@@ -12,7 +12,7 @@ import re
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regraft.data.sources.packed_rows import RowBuilder
@@ -60,15 +60,21 @@ class Cells:
 
 
 def read_cells(name: str, data: bytes) -> Cells:
-    """Read a table by its extension: .parquet, .jsonl (one object per line), or else CSV.
+    """Read a table by its extension: .parquet, .jsonl (one object per line), .json (a list of objects), or else CSV.
 
     Raises `DataError` if the table is damaged.
     """
-    return {".parquet": _read_parquet, ".jsonl": _read_json_lines}.get(suffix_of(name), _read_csv)(name, data)
+    readers = {".parquet": _read_parquet, ".jsonl": _read_json_lines, ".json": _read_json}
+    return readers.get(suffix_of(name), _read_csv)(name, data)
 
 
 def text_of(value: Any) -> str:
-    """A cell's value as text: "" for a missing one, "1" for 1.0, which pandas makes of 1 where others are missing."""
+    """A cell's value as text: "" for a missing one, "1" for 1.0, which pandas makes of 1 where others are missing.
+
+    Lists are JSON.
+    """
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False, default=str)
     if value is None or value != value:  # NaN is missing, too
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -215,17 +221,48 @@ def _read_parquet(name: str, data: bytes) -> Cells:
 
 
 def _read_json_lines(name: str, data: bytes) -> Cells:
-    """Read JSON lines; values that are lists or objects are ignored."""
+    """Read JSON lines; lists of names become JSON texts, and other lists and objects are ignored."""
     rows: list[dict[str, str]] = []
     try:
         for line in data.decode("utf-8-sig").split("\n"):
             values = json.loads(line) if line.strip() else {}
-            rows.append({key: text_of(v) for key, v in values.items() if not isinstance(v, list | dict)})
+            rows.append({key: text_of(v) for key, v in values.items() if _is_cell(key, v)})
     except (ValueError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{name}, line {len(rows) + 1}, cannot be read as a JSON object in UTF-8: {error}. "
             'Expected lines such as {"file_name": "1.jpg", "label": "cat"}.'
         ) from error
+    return _of_records(rows)
+
+
+def _read_json(name: str, data: bytes) -> Cells:
+    """Read a JSON list of objects, such as Label Studio's JSON-MIN, as JSON lines are read."""
+    try:
+        records = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} cannot be read as JSON in UTF-8: {error}.") from error
+    if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):
+        raise DataError(
+            f"{name} is no list of records and no annotations of COCO or Label Studio. Expected one of them, such as "
+            '[{"path": "1.jpg", "label": ["cat", "dog"]}].'
+        )
+    rows = [{key: _cell_of(value) for key, value in record.items()} for record in records]
+    return replace(_of_records(rows), lines=None)
+
+
+def _of_records(rows: Sequence[dict[str, str]]) -> Cells:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [[row.get(column, "") for column in columns] if row else [] for row in rows]
     return Cells(columns, cells, range(1, len(cells) + 1))
+
+
+def _cell_of(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else text_of(value)
+
+
+def _is_cell(key: str, value: Any) -> bool:
+    """Whether a JSON value is that of a cell: no object, and of lists those of names, or of numbers called labels."""
+    if not isinstance(value, list):
+        return not isinstance(value, dict)
+    kinds = {type(item) for item in value}
+    return kinds <= {str} or (kinds == {int} and bool(re.search("label|class|categor|target", key.lower())))
