@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regraft.data.scan import scan
 from regraft.errors import UsageError
 from regraft.studies.write_folders import SPLIT, clean_into, split_into
 
@@ -72,3 +73,42 @@ def test_a_cleaned_manifest_omits_duplicates_with_their_reasons(source: Path, tm
     assert all((out.parent / row["path"]).is_file() for row in rows_of(out))
     with pytest.raises(UsageError, match="nothing is overwritten"):
         clean_into(source, out, ["duplicates"])
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """A table of twelve images with several labels, two of which are the same picture."""
+    rng, rows = np.random.default_rng(1), ["path,label,split"]
+    (tmp_path / "several").mkdir()
+    for i in range(12):
+        pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "several" / f"{i}.png")
+        rows.append(f"{i}.png,{('cat|dog', 'dog', 'cat', '')[i % 4]},")
+    (tmp_path / "several" / "copy.png").write_bytes((tmp_path / "several" / "0.png").read_bytes())
+    rows.append('copy.png,"[""cat"", ""dog""]",')
+    (tmp_path / "several" / "labels.csv").write_text("\n".join(rows))
+    return tmp_path / "several" / "labels.csv"
+
+
+def test_images_with_several_labels_are_in_the_folder_of_their_part(several: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    parts = split_into(several, target)
+    assert parts.dataset.task == "multilabel"
+    rows = rows_of(target / SPLIT)
+    assert {Path(row["path"]).parent.as_posix() for row in rows} == {"train", "val", "test"}
+    assert all((target / row["path"]).is_file() for row in rows)
+    again = scan(target / SPLIT, task="multilabel")
+    labels = {sample.sha256: (sample.label, sample.part) for sample in parts.dataset.samples}
+    assert {sample.sha256: (sample.label, sample.part) for sample in again.samples} == labels
+    assert {label for label, _ in labels.values()} == {"cat|dog", "dog", "cat", ""}
+    split_into(several, target)
+    assert rows_of(target / SPLIT) == rows
+
+
+def test_a_cleaned_manifest_has_all_labels(several: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clean.csv"
+    _, kept, dropped = clean_into(several, out, ["duplicates"])
+    assert [(row.label, row.kind) for row in dropped] == [("cat|dog", "duplicates")]
+    again = scan(out, task="multilabel")
+    assert [sample.label for sample in again.samples] == [sample.label for sample in kept.samples]
+    assert len(again) == 12

@@ -68,6 +68,7 @@ def scan(
             a folder with `metadata.csv` or `.jsonl` (`file_name`, `label`, optionally `split` and `group`);
             a zip or tar archive of either;
             a CSV or Parquet manifest (`path`, `label`, optionally `split` and `group`);
+            annotations of COCO, Label Studio (`.json`) or CVAT (`.xml`);
             a Parquet file with images (`image`, `label`, optionally `split` and `group`), or a folder of them;
             a tar in the WebDataset format, or a folder of them;
             the URL of a folder or manifest, as a string, such as `s3://bucket/photos` (extra `remote`).
@@ -123,7 +124,7 @@ def scan(
     LabelOptions(task, label_separator)  # likewise
     if layout not in get_args(FolderLayout):
         raise UsageError(f"layout={layout!r}; expected {', '.join(get_args(FolderLayout))}.")
-    if (image_column or label_column) and suffix_of(str(path)) not in SUFFIXES:
+    if (image_column or label_column) and suffix_of(str(path)) not in (*SUFFIXES, ".json"):
         raise UsageError(
             f"{redact(str(path))} is not a manifest, and image_column and label_column name the columns of one. Pass "
             f"the table itself, a file that ends in {', '.join(SUFFIXES)}."

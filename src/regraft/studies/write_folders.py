@@ -15,6 +15,7 @@ from regraft.atomic_io import csv_text, write_text
 from regraft.cache import Cache
 from regraft.config import Config, DataOptions
 from regraft.data.dataset import Dataset, Sample, Split
+from regraft.data.labels import AskedTask, Task
 from regraft.data.quality.cleaning import Dropped, clean
 from regraft.data.quality.findings import Inspection
 from regraft.data.sources.folders import FolderLayout
@@ -44,9 +45,14 @@ def split_into(
     layout: FolderLayout = "auto",
     image_column: str = "",
     label_column: str = "",
+    task: AskedTask = "auto",
+    label_separator: str = "",
     reporter: ProgressReporter | None = None,
 ) -> Split:
     """Copy or hard-link every image into `target/train|val|test/<class>/`; after a kill, the same call finishes it.
+
+    An image with several labels cannot be in one class folder: these are in `target/train|val|test/`, and
+    `target/split.csv` is the manifest with their labels.
 
     Near duplicates and groups are never divided. A target that this function wrote before gets the new images; those in
     it stay, unless `keep` names another `split.csv`. Raises `UsageError` as `split`, or if the target contains other
@@ -56,8 +62,9 @@ def split_into(
     source, target, reporter = str(source), Path(target), reporter or NullReporter()
     _check_target(source, target)
     options = DataOptions(
-        group_by=group_by, remote=remote, layout=layout, image_column=image_column, label_column=label_column
-    )
+        group_by=group_by, remote=remote, layout=layout, image_column=image_column, label_column=label_column,
+        task=task, label_separator=label_separator,
+    )  # fmt: skip
     dataset = scan_with(Config(data=options), source, Cache(), reporter)
     earlier = _read_split(target / SPLIT)
     if keep is None and earlier:
@@ -65,7 +72,7 @@ def split_into(
         keep = target / SPLIT
     parts = split_dataset(dataset, train=train, val=val, test=test, seed=seed, keep=keep)
     samples = parts.dataset.samples
-    paths = _target_paths(samples, earlier)
+    paths = _target_paths(samples, earlier, dataset.task)
     rows = [(path, s.label, s.part, s.sha256, s.path) for s, path in zip(samples, paths, strict=True)]
     gone = [row for row in earlier if row["path"] not in set(paths)]
     if gone:
@@ -119,7 +126,7 @@ def _refuse_other_shares(
         )
 
 
-def _target_paths(samples: Sequence[Sample], earlier: Sequence[dict[str, str]]) -> list[str]:
+def _target_paths(samples: Sequence[Sample], earlier: Sequence[dict[str, str]], task: Task) -> list[str]:
     """Path of each sample below the target: that of an earlier call, else its own name if that is free."""
     known = {(row["source"], row["sha256"]): row["path"] for row in earlier}
     taken = {row["path"].casefold() for row in earlier}
@@ -127,14 +134,16 @@ def _target_paths(samples: Sequence[Sample], earlier: Sequence[dict[str, str]]) 
     for sample in samples:
         path = known.get((sample.path, sample.sha256))
         if path is None:
-            label = sample.label
-            if label in (".", "..") or any(c in label for c in "/\\\0"):
-                raise DataError(f"The class {label!r} cannot be a folder name. Rename it.")
+            label, folder = sample.label, f"{sample.part}"
+            if task == "classification":
+                if label in (".", "..") or any(c in label for c in "/\\\0"):
+                    raise DataError(f"The class {label!r} cannot be a folder name. Rename it.")
+                folder = f"{folder}/{label}"
             name = PurePosixPath(sample.path)
-            path, number = f"{sample.part}/{label}/{name.name}", 1
+            path, number = f"{folder}/{name.name}", 1
             while path.casefold() in taken:  # two source folders may have a file with this name
                 number += 1
-                path = f"{sample.part}/{label}/{name.stem}-{number}{name.suffix}"
+                path = f"{folder}/{name.stem}-{number}{name.suffix}"
             taken.add(path.casefold())
         paths.append(path)
     return paths
@@ -177,6 +186,8 @@ def clean_into(
     layout: FolderLayout = "auto",
     image_column: str = "",
     label_column: str = "",
+    task: AskedTask = "auto",
+    label_separator: str = "",
     reporter: ProgressReporter | None = None,
 ) -> tuple[Inspection, Dataset, list[Dropped]]:
     """Write a manifest without the images of some findings, and beside it `<name>.dropped.csv` with the reasons.
@@ -192,7 +203,7 @@ def clean_into(
         raise UsageError(f"{' and '.join(taken)} exist already, and nothing is overwritten. Choose another --out.")
     inspection = inspect(
         data, labels="label_error" in drop, group_by=group_by, layout=layout, image_column=image_column,
-        label_column=label_column, reporter=reporter,
+        label_column=label_column, task=task, label_separator=label_separator, reporter=reporter,
     )  # fmt: skip
     dataset = inspection.dataset
     if not isinstance(dataset.storage, Folder):

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from regraft.data.dataset import BadFile, Dataset, Pair
+from regraft.data.dataset import BadFile, Dataset, Pair, Sample
+from regraft.data.labels import split_labels
 from regraft.data.quality.findings import Finding, Inspection, audit, describe, with_features
 from regraft.errors import ImageErrorCode
 
@@ -176,3 +177,51 @@ def test_describe_counts_and_measures(plain: Make, dataset: Make) -> None:
     assert "1 unreadable" in repr(inspection)
     assert inspection.to_json()["findings"][0]["kind"]
     assert Inspection(data, ()).worst is None
+
+
+def several(labels: list[str], **more: Any) -> Dataset:
+    """Images with several labels, no two alike unless `more` says so."""
+    samples = [
+        Sample(f"{i}.png", label, f"{i}", near_duplicate_group=more.get("near", {}).get(i), part=more.get("part"))
+        for i, label in enumerate(labels)
+    ]
+    classes = sorted({name for label in labels for name in split_labels(label)})
+    return Dataset(Path(), tuple(samples), tuple(classes), task="multilabel")
+
+
+def test_several_labels_count_for_each_class() -> None:
+    labels = ["cat|dog", "dog", "dog|eel", ""] * 6 + ["cat|fox"] * 2
+    found = kinds(several(labels))
+    assert found["no_label"].severity == "info"
+    assert len(found["no_label"].files) == 6
+    assert found["few_images"].severity == "error"
+    assert "fox (2)" in found["few_images"].title
+    assert "cat" not in found["few_images"].title
+    described = describe(several(labels))
+    assert described["classes"]["dog"] == {"all": 18}
+    assert described["labels_per_image"] == {0: 6, 1: 6, 2: 14}
+    assert described["label_pairs"][:2] == [["cat", "dog", 6], ["dog", "eel", 6]]
+
+
+def test_near_duplicates_with_other_sets_of_labels_are_a_conflict() -> None:
+    labels = ["cat|dog", "dog", "cat"] * 5
+    found = kinds(several(labels, near={0: "x", 1: "x", 2: "y", 5: "y"}))["conflict"]
+    assert found.files == (("0.png", "1.png"),)
+    assert "1 picture has different labels" in found.title
+    assert "labels: cat|dog, dog" in found.details[0]
+
+
+def test_a_class_is_in_a_part_if_an_image_has_it_among_others() -> None:
+    dataset = several(["cat|dog", "dog|eel", "cat"] * 5, part="train")
+    moved = tuple(dataclasses.replace(s, part="val") if i in (0, 2) else s for i, s in enumerate(dataset.samples))
+    missing = [f for f in audit(dataset.with_samples(moved)) if f.kind == "missing_in_part"]
+    assert [finding.title for finding in missing] == ["1 class has no image in val: eel."]
+
+
+def test_the_shortcut_to_one_of_several_labels_is_named(sample: Make) -> None:
+    labels = [("cat", "cat|dog", "dog", "")[i % 4] for i in range(80)]
+    samples = tuple(sample(f"{i}.jpg", label, width=170 if "cat" in label else 190) for i, label in enumerate(labels))
+    dataset = Dataset(Path(), samples, ("cat", "dog"), task="multilabel")
+    found = [finding for finding in audit(dataset) if finding.kind == "shortcut"]
+    assert found
+    assert all("The label 'cat' can be guessed" in finding.title for finding in found)

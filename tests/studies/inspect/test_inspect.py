@@ -35,3 +35,20 @@ def test_a_model_at_chance_accuses_no_label(squares: Dataset, tmp_path: Path) ->
         inspection = regraft.inspect(guessed, cache=Cache(tmp_path))
         assert not any(finding.kind == "label_error" for finding in inspection.findings)
         assert any("is not clearly better than always predicting" in note for note in inspection.notes)
+
+
+def test_wrong_answers_of_several_labels_are_named(several_labels: Path, tmp_path: Path) -> None:
+    lines = several_labels.read_text().splitlines()
+    wrong = {3: "blue", 40: "red"}  # images whose labels are exchanged for another one
+    rows = [[str(several_labels.parent / line.split(",")[0]), line.split(",")[1]] for line in lines[1:]]
+    for number, name in wrong.items():
+        names = set(filter(None, rows[number][1].split("|"))) ^ {name}
+        rows[number][1] = "|".join(sorted(names))
+    (tmp_path / "wrong.csv").write_text("path,label\n" + "\n".join(map(",".join, rows)))
+    for _ in range(2):  # the second time from the cache
+        inspection = regraft.inspect(tmp_path / "wrong.csv", backbone="efficientnet_lite0", cache=Cache(tmp_path / "c"))
+        (finding,) = (finding for finding in inspection.findings if finding.kind == "label_error")
+        named = {int(Path(path).stem) for (path,) in finding.files}
+        assert named & set(wrong)
+        assert all("labeled" in detail for detail in finding.details)
+    assert inspection.dataset.task == "multilabel"

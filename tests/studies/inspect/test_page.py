@@ -318,3 +318,16 @@ def test_a_source_that_cannot_be_opened_is_unreadable(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Dataset, "source", failing)
     page = page_of(Inspection(in_memory(["1", "2"], ["a", "b"]), ()), tmp_path)
     assert [e.text for e in page.all("span", "frame none")] == ["unreadable"] * 2
+
+
+def test_classes_that_come_together_are_in_a_table(tmp_path: Path) -> None:
+    dataset = in_memory([f"{i}.png" for i in range(8)], ["cat|dog", "dog", "", "cat|dog|eel"] * 2)
+    dataset = replace(dataset, classes=("cat", "dog", "eel"), task="multilabel")
+    page = page_of(Inspection(dataset, tuple(audit(dataset))), tmp_path)
+    check_is_accessible(page)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    table = text[text.index("Classes that come together</h3>") :].split("</table>")[0]
+    rows = [re.findall(r">(\d+)</td>", row) for row in table.split("<tr>")[2:]]
+    assert rows == [["6", "4", "2"], ["4", "4", "2"], ["2", "2", "2"]]  # dog, cat, eel
+    assert "no label: 2 images" in text
+    assert "2 labels: 2 images" in text

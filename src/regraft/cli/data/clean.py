@@ -9,7 +9,7 @@ from typing import Annotated
 from rich.markup import escape
 from typer import Argument, Option
 
-from regraft.cli.options import FolderLayout, GroupBy, ImageColumn, Json, LabelColumn
+from regraft.cli.options import AskedTask, FolderLayout, GroupBy, ImageColumn, Json, LabelColumn, LabelSeparator
 from regraft.cli.output import console, parse_names, print_json
 from regraft.runs.progress import rich_progress
 
@@ -22,6 +22,8 @@ def command(
     layout: FolderLayout = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    task: AskedTask = None,
+    label_separator: LabelSeparator = None,
     json: Json = False,
 ) -> None:
     """Write a manifest without the images that have certain findings; no image is changed."""
@@ -38,6 +40,8 @@ def command(
             layout=layout or "auto",
             image_column=image_column or "",
             label_column=label_column or "",
+            task=task or "auto",
+            label_separator=label_separator or "",
             reporter=reporter,
         )
     if json:
@@ -52,4 +56,5 @@ def command(
             "Images whose label a model disagrees with are often just hard. A test without them is too optimistic: "
             "evaluate the model on images that were not cleaned."
         )
-    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(str(out))}")
+    task_option = " --task multilabel" if kept.task == "multilabel" else ""
+    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(str(out))}{task_option}")

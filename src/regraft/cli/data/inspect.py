@@ -10,6 +10,7 @@ from rich.markup import escape
 from typer import Exit, Option
 
 from regraft.cli.options import (
+    AskedTask,
     Bands,
     FolderLayout,
     GroupBy,
@@ -17,6 +18,7 @@ from regraft.cli.options import (
     Json,
     LabelColumn,
     LabeledData,
+    LabelSeparator,
     Remote,
     Weights,
 )
@@ -44,6 +46,8 @@ def command(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     bands: Bands = None,
+    task: AskedTask = None,
+    label_separator: LabelSeparator = None,
     remote: Remote = False,
     fail_on: Annotated[str | None, Option(help="Exit with code 1 on a finding of this severity or worse.")] = None,
     json: Json = False,
@@ -63,7 +67,7 @@ def command(
         inspection = inspect(
             data, labels=labels, backbone=backbone, weights=weights or "auto", group_by=group_by or "", remote=remote,
             layout=layout or "auto", image_column=image_column or "", label_column=label_column or "",
-            bands=bands or "", reporter=reporter,
+            bands=bands or "", task=task or "auto", label_separator=label_separator or "", reporter=reporter,
         )  # fmt: skip
         write_page(inspection, out, progress=lambda done, total: reporter.on_progress("page", done, total, "pictures"))
     if json:
@@ -90,7 +94,8 @@ def _print(screen: Console, inspection: Inspection, data: str, out: Path) -> Non
     if kinds := ",".join(proposed(inspection.findings)):
         screen.print(f"[bold]Clean[/bold]    regraft clean {escape(data)} --drop {kinds} --out clean.csv")
     if not inspection.dataset.class_problems:
-        screen.print(f"[bold]Train[/bold]    regraft train {escape(data)}")
+        task_option = " --task multilabel" if inspection.dataset.task == "multilabel" else ""
+        screen.print(f"[bold]Train[/bold]    regraft train {escape(data)}{task_option}")
 
 
 def _print_statistics(screen: Console, statistics: dict[str, Any], data: str) -> None:
@@ -108,6 +113,9 @@ def _print_statistics(screen: Console, statistics: dict[str, Any], data: str) ->
         screen.print(f"  {escape(name):<{indent}}  {counts['all']:>7,}  [blue]{bar}[/blue]")
     if len(classes) > _CLASSES:
         screen.print(f"  and {len(classes) - _CLASSES:,} more classes")
+    if counted := statistics.get("labels_per_image"):
+        each = ", ".join(f"{number or 'no'}: {images:,}" for number, images in counted.items())
+        screen.print(f"  Labels of an image: {each}.")
     if quantiles := statistics["quantiles"]:
         width, height = quantiles["width"], quantiles["height"]
         formats = ", ".join(f"{name} {count:,}" for name, count in statistics["formats"].items())

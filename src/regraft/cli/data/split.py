@@ -8,7 +8,16 @@ from typing import Annotated
 from rich.markup import escape
 from typer import Argument, Option
 
-from regraft.cli.options import FolderLayout, GroupBy, ImageColumn, Json, LabelColumn, Remote
+from regraft.cli.options import (
+    AskedTask,
+    FolderLayout,
+    GroupBy,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    LabelSeparator,
+    Remote,
+)
 from regraft.cli.output import console, print_json
 from regraft.runs.progress import rich_progress
 
@@ -26,10 +35,15 @@ def command(
     layout: FolderLayout = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    task: AskedTask = None,
+    label_separator: LabelSeparator = None,
     remote: Remote = False,
     json: Json = False,
 ) -> None:
-    """Copy labeled images to DST/train|val|test/CLASS; groups and near duplicates stay in one part."""
+    """Copy labeled images to DST/train|val|test/CLASS; groups and near duplicates stay in one part.
+
+    Images with several labels are copied to DST/train|val|test, and DST/split.csv has their labels.
+    """
     screen = console(json)
     with screen.status("Starting"):
         from regraft.studies.write_folders import SPLIT, split_into
@@ -37,7 +51,7 @@ def command(
         parts = split_into(
             source, target, train=train, val=val, test=test, seed=seed, link=link, keep=keep, group_by=group_by or "",
             remote=remote, layout=layout or "auto", image_column=image_column or "", label_column=label_column or "",
-            reporter=reporter,
+            task=task or "auto", label_separator=label_separator or "", reporter=reporter,
         )  # fmt: skip
     bad = parts.dataset.bad
     if json:
@@ -48,4 +62,5 @@ def command(
         screen.print(f"[yellow]left out[/yellow] {escape(file.path)}: {escape(file.reason)}")
     screen.print(escape(f"{target}: " + ", ".join(f"{len(parts[part]):,} {part}" for part in parts) + " images."))
     screen.print(escape(f"{target / SPLIT} lists the source of each image."))
-    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(str(target))}")
+    trained = f"{target / SPLIT} --task multilabel" if parts.dataset.task == "multilabel" else str(target)
+    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(trained)}")

@@ -14,6 +14,7 @@ from regraft.data.bands import has_bands
 from regraft.data.dataset import PARTS, Dataset, Pair, Sample
 from regraft.data.decode import FORMAT_EXTENSIONS
 from regraft.data.ignored import may_be_image
+from regraft.data.labels import Task, classes_in
 from regraft.data.quality.shortcuts import Shortcut, measure_shortcuts
 from regraft.data.sources.folders import similar_names
 from regraft.data.split import inseparable_set_counts, inseparable_set_ids
@@ -32,6 +33,8 @@ EXTREME = 4.0
 #: Color modes of Pillow that are not reported.
 _COMMON_MODES = frozenset({"RGB", "RGBA", "L", "LA", "P"})
 _EXTENSIONS = {**FORMAT_EXTENSIONS, "MPO": FORMAT_EXTENSIONS["JPEG"]}
+#: Pairs of labels that are listed.
+_PAIRS = 100
 #: A class with fewer separable images than this number of folds cannot be cross-validated.
 _FOLDS = 5
 #: Ratio of the largest to the smallest class from which on classes count as imbalanced.
@@ -70,9 +73,23 @@ def audit(dataset: Dataset) -> list[Finding]:
     ids = inseparable_set_ids(dataset.samples)
     advice = "Correct the folders or the manifest; a model cannot be trained on this data."
     structure = (Finding("structure", "error", problem, advice) for problem in dataset.class_problems)
-    files = (*_unreadable(dataset), *_unused(dataset), *_duplicates(dataset.samples))
-    shortcuts = _shortcuts(measure_shortcuts(dataset.samples, ids))
-    return by_severity([*structure, *files, *_classes(dataset), *_file_properties(dataset.samples), *shortcuts])
+    files = (*_unreadable(dataset), *_unused(dataset), *_duplicates(dataset.samples, dataset.task))
+    shortcuts = _shortcuts(measure_shortcuts(dataset.samples, ids, dataset.classes if has_several(dataset) else ()))
+    return by_severity(
+        [
+            *structure,
+            *files,
+            *_classes(dataset),
+            *_without_label(dataset),
+            *_file_properties(dataset.samples),
+            *shortcuts,
+        ]
+    )
+
+
+def has_several(dataset: Dataset) -> bool:
+    """Whether an image has any number of classes."""
+    return dataset.task == "multilabel"
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
@@ -110,7 +127,7 @@ def _unused(dataset: Dataset) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _duplicates(samples: Sequence[Sample]) -> Iterator[Finding]:
+def _duplicates(samples: Sequence[Sample], task: Task) -> Iterator[Finding]:
     by_picture: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_picture[sample.near_duplicate_group or sample.sha256].append(sample)
@@ -126,8 +143,9 @@ def _duplicates(samples: Sequence[Sample]) -> Iterator[Finding]:
          "metrics on val and test are too optimistic.",
          "Keep each in one part: split again (regraft split), or drop the copies (regraft clean --drop leak)."),
         ("conflict", "error", conflicts,
-         f"{pluralize(len(conflicts), 'picture has', 'pictures have')} more than one label: copies or near duplicates "
-         "are labeled differently.",
+         f"{pluralize(len(conflicts), 'picture has', 'pictures have')} "
+         f"{'more than one label' if task == 'classification' else 'different labels'}: copies or near duplicates are "
+         "labeled differently.",
          "Look at them and keep the right label, or drop all of them (regraft clean --drop conflict)."),
         ("duplicates", "warning", exact,
          f"{pluralize(extra_exact, 'image is an exact copy', 'images are exact copies')} of others.",
@@ -199,7 +217,7 @@ def _classes(dataset: Dataset) -> Iterator[Finding]:
             "Add images or remove the class.",
         )  # fmt: skip
     for part in PARTS:
-        present = {s.label for s in dataset.samples if s.part == part}
+        present = classes_in([s.label for s in dataset.samples if s.part == part], dataset.task)
         missing = [name for name in dataset.classes if name not in present and counts[name]]
         if present and missing:
             yield Finding(
@@ -208,7 +226,7 @@ def _classes(dataset: Dataset) -> Iterator[Finding]:
                 f"{join_truncated(missing)}.",
                 f"They have no metrics on {part}. Move some images, or split again.",
             )  # fmt: skip
-    separable = inseparable_set_counts(dataset.samples)
+    separable = inseparable_set_counts(dataset.samples, dataset.task)
     if few := [name for name in dataset.classes if 0 < separable[name] < _FOLDS]:
         too_few = any(separable[name] < len(PARTS) for name in few)
         yield Finding(
@@ -226,6 +244,18 @@ def _classes(dataset: Dataset) -> Iterator[Finding]:
             f"{most!r} has {counts[most] / counts[least]:.0f} times as many images as {least!r} "
             f"({counts[most]:,} and {counts[least]:,}).",
             "Compare macro-F1 and per-class recall; --set training.class_weights=balanced weights the classes equally.",
+        )  # fmt: skip
+
+
+def _without_label(dataset: Dataset) -> Iterator[Finding]:
+    """Images with none of several labels: right if they show none of the classes, and wrong if nobody labeled them."""
+    none = [s.path for s in dataset.samples if not s.label]
+    if has_several(dataset) and none:
+        yield Finding(
+            "no_label", "info",
+            f"{pluralize(len(none), 'image has', 'images have')} no label.",
+            "They count as images that show none of the classes. Leave out those that nobody has labeled.",
+            tuple((path,) for path in none), ("no label",) * len(none),
         )  # fmt: skip
 
 
@@ -276,10 +306,11 @@ def _shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
     for shortcut in shortcuts:
         if shortcut.p >= _CHANCE or shortcut.strength < (_NOTABLE_VISIBLE if shortcut.visible else _NOTABLE):
             continue
+        of = f" {shortcut.label!r}" if shortcut.label else ""
         yield Finding(
             "shortcut", "error" if shortcut.strength >= _STRONG and not shortcut.visible else "warning",
-            f"The label can be guessed from the {shortcut.name} alone with {100 * shortcut.accuracy:.0f} % balanced "
-            f"accuracy; chance is {100 * shortcut.chance:.0f} %.",
+            f"The label{of} can be guessed from the {shortcut.name} alone with {100 * shortcut.accuracy:.0f} % "
+            f"balanced accuracy; chance is {100 * shortcut.chance:.0f} %.",
             "A network may learn this shortcut instead of what the image shows. Make the property the same for all "
             "classes, or test on images where it is.",
             details=shortcut.examples,
@@ -324,7 +355,7 @@ class Inspection(NotebookRepr):
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Counts, and quantiles (0, 5, 25, 50, 75, 95 and 100 %) of sizes, formats and brightness, as JSON values."""
     parts = [part for part in PARTS if part in {s.part for s in dataset.samples}]
-    by_part = Counter((s.label, s.part) for s in dataset.samples)
+    by_part = Counter((name, s.part) for s in dataset.samples for name in dataset.names_of(s))
     stats = [s.image_stats for s in dataset.samples if s.image_stats is not None]
     numbers: dict[str, list[float]] = {
         "width": [f.width for f in stats],
@@ -341,7 +372,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "classes": {
             c: {"all": count, **{part: by_part[c, part] for part in parts}} for c, count in dataset.counts().items()
         },
-        "parts": {part: sum(by_part[name, part] for name in dataset.classes) for part in parts},
+        "parts": {part: sum(s.part == part for s in dataset.samples) for part in parts},
+        **(describe_labels(dataset) if has_several(dataset) else {}),
         "formats": dict(Counter(f.format for f in stats).most_common()),
         "modes": dict(Counter(f.mode for f in stats).most_common()),
         "quantiles": {
@@ -349,4 +381,17 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             for name, values in numbers.items()
             if values
         },
+    }
+
+
+def describe_labels(dataset: Dataset) -> dict[str, Any]:
+    """How many images have how many labels, and two labels together: the most frequent pairs first, as JSON values."""
+    has = dataset.indicators
+    together = has.T.astype(np.int64) @ has
+    pairs = np.argwhere(np.triu(together, 1) > 0).tolist()
+    names = dataset.classes
+    counted = sorted(((names[i], names[j], int(together[i, j])) for i, j in pairs), key=lambda pair: -pair[2])
+    return {
+        "labels_per_image": dict(sorted(Counter(has.sum(axis=1).tolist()).items())),
+        "label_pairs": [list(pair) for pair in counted[:_PAIRS]],
     }

@@ -98,8 +98,9 @@ class ClassSamples:
         shown = [*largest, *smallest]
         members: dict[str, list[Sample]] = {name: [] for name in shown}
         for sample in dataset.samples:
-            if sample.label in members:
-                members[sample.label].append(sample)
+            for name in dataset.names_of(sample):
+                if name in members:
+                    members[name].append(sample)
         pixels = float(np.median([s.size[0] * s.size[1] for s in dataset.samples if s.size] or [1]))
         classes = max(1, len(shown))
         per_class = min(_PER_MEAN, _IN_MEANS // classes, int(_MEAN_PIXELS / pixels / classes))
@@ -125,7 +126,11 @@ def read_pictures(
 ) -> Pictures:
     """Read, once, every image that is shown or is part of a mean image."""
     shown = {*wanted, *(s.path for samples in classes.drawn.values() for s in samples[:SAMPLES])}
-    averaged = {s.path for samples in classes.drawn.values() for s in samples}
+    drawn_for: defaultdict[str, list[str]] = defaultdict(list)
+    for name, samples in classes.drawn.items():
+        for sample in samples:
+            drawn_for[sample.path].append(name)
+    averaged = drawn_for.keys()
     jobs = [s for s in dataset.samples if s.path in shown or s.path in averaged]
 
     decode = dataset.picture_decoder()
@@ -150,8 +155,9 @@ def read_pictures(
                 if thumbnail:
                     thumbnails[sample.path] = thumbnail
                 if small is not None:
-                    sums[sample.label] += small
-                    numbers[sample.label] += 1
+                    for name in drawn_for[sample.path]:
+                        sums[name] += small
+                        numbers[name] += 1
                 if progress:
                     progress(done, len(jobs))
         except BaseException:  # Ctrl-C: do not read the waiting images

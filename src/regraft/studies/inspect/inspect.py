@@ -10,6 +10,7 @@ import numpy as np
 
 from regraft.cache import Cache, cache_key
 from regraft.data.dataset import Dataset, Pair, Split
+from regraft.data.labels import AskedTask
 from regraft.data.quality.findings import Finding, Inspection, audit, by_severity, with_features
 from regraft.data.scan import scan
 from regraft.data.sources.folders import FolderLayout
@@ -40,6 +41,8 @@ def inspect(
     image_column: str = "",
     label_column: str = "",
     bands: str = "",
+    task: AskedTask = "auto",
+    label_separator: str = "",
     cache: Cache | None = None,
     reporter: ProgressReporter | None = None,
 ) -> Inspection:
@@ -59,6 +62,8 @@ def inspect(
         image_column: Column of a manifest with the paths, as for `scan`.
         label_column: Column of a manifest with the labels, as for `scan`.
         bands: Bands that are the channels, as for `scan`.
+        task: Whether images have one label or several, as for `scan`.
+        label_separator: What is between several labels in a cell, as for `scan`.
         cache: Cache of all results; default: that of the user.
         reporter: Reporter that gets the progress; default: that of the notebook or terminal.
 
@@ -85,6 +90,8 @@ def inspect(
             image_column=image_column,
             label_column=label_column,
             bands=bands,
+            task=task,
+            label_separator=label_separator,
             cache=cache,
             progress=partial(reporter.on_progress, "scan", detail="images"),
             compare_progress=partial(reporter.on_progress, "near duplicates"),
@@ -145,6 +152,8 @@ class _FeatureChecks:
         return tuple(replace(pair, features=float(row[0])) for pair, row in zip(pairs, rows, strict=True))
 
     def label_errors(self) -> list[Finding]:
+        if self.dataset.task == "multilabel":
+            return self._label_doubts()
         samples = self.dataset.samples
         counts = inseparable_set_counts(samples)
         checked = np.array([i for i, s in enumerate(samples) if counts[s.label] >= _FOLDS], np.int64)
@@ -177,6 +186,56 @@ class _FeatureChecks:
         advice = "Check these images and correct the wrong labels. The model that names them makes mistakes too."
         files = tuple((sample.path,) for sample in suspects)
         return [Finding("label_error", "warning", title, advice, files, tuple(details))]
+
+    def _label_doubts(self) -> list[Finding]:
+        """Classes that an image of any number of classes likely has or lacks, contrary to its labels."""
+        dataset = self.dataset
+        sets, names = inseparable_set_counts(dataset.samples, dataset.task), dataset.classes
+        lacking = (~dataset.indicators).sum(axis=0)
+        columns = [i for i, name in enumerate(names) if min(sets[name], lacking[i]) >= _FOLDS]
+        if not columns:
+            self.notes.append(
+                f"Labels were not checked: that needs a class with at least {_FOLDS} images that can be divided."
+            )
+            return []
+        table = self.cache.table("label_errors", self._key(_LABELS_VERSION) | {"task": dataset.task}, (3,), np.float64)
+        rows = table.read_list()
+        if rows is None:
+            rows = table.write_list(self._find_label_doubts(columns))
+        if not len(rows):
+            return []
+        details = []
+        for index, column, probability in rows.tolist():
+            name, sample = names[int(column)], dataset.samples[int(index)]
+            what = "labeled" if name in dataset.names_of(sample) else "not labeled"
+            details.append(f"{what} {name}, which a model gives {100 * probability:.0f} %")
+        title = f"{pluralize(len(rows), 'label is', 'labels are')} likely wrong or missing; the likeliest come first."
+        advice = "Check these images and correct the wrong labels. The model that names them makes mistakes too."
+        files = tuple((dataset.samples[int(index)].path,) for index, *_ in rows.tolist())
+        return [Finding("label_error", "warning", title, advice, files, tuple(details))]
+
+    def _find_label_doubts(self, columns: list[int]) -> np.ndarray:
+        """Place in the samples, number of the class and its probability, float64 (n, 3), the likeliest first."""
+        import torch
+
+        from regraft.evaluation.majority import compare_with_majority
+        from regraft.evaluation.metrics import confusion_matrix
+        from regraft.evaluation.multilabel.label_errors import find_label_doubts
+        from regraft.training.cross_val_predict import cross_val_predict
+
+        dataset, has = self.dataset, self.dataset.indicators
+        features, folds = torch.from_numpy(self.features), fold_numbers(dataset, _FOLDS)
+        targets = has[:, columns].astype(np.float32)
+        found = cross_val_predict(features, targets, folds, self.reporter, classes=len(columns))
+        probabilities = np.zeros(has.shape)
+        probabilities[:, columns] = found
+        said = (probabilities > 0.5).astype(np.int64)
+        matrices = {i: confusion_matrix(has[:, i].astype(np.int64), said[:, i], 2) for i in columns}
+        better = [i for i in columns if compare_with_majority(matrices[i]).is_better]
+        if not better:
+            self.notes.append("Labels were not checked: for no class is a classifier on these features clearly better.")
+        doubts = find_label_doubts(has, probabilities, better) if better else []
+        return np.array([(one.index, one.column, one.probability) for one in doubts], np.float64).reshape(-1, 3)
 
     def _find_label_errors(self, checked: np.ndarray, classes: list[str]) -> np.ndarray:
         """Place in `checked`, suggested class, its probability, that of the label; (n, 4), the likeliest first.

@@ -31,6 +31,8 @@ from regraft.text import one_line, pluralize, shorten
 
 #: Most names in a folded list, and most rows of the folded table of classes.
 MAX_NAMES, MAX_ROWS = 200, 1000
+#: Most classes in the table of those that come together.
+MAX_TOGETHER = 20
 
 _VERDICTS: Mapping[Severity | None, str] = {
     "error": "Metrics measured on this data will be wrong until the errors are fixed.",
@@ -66,6 +68,7 @@ def write_page(
         findings=[_finding_view(item, samples) for item in evidence],
         more_findings=len(inspection.findings) - len(evidence),
         classes=class_tables(dataset, classes),
+        labels=label_tables(dataset) if dataset.task == "multilabel" else None,
         drawn=[(name, drawn[:SAMPLES], classes.counts[name], pictures.means.get(name))
                for name, drawn in classes.drawn.items() if drawn],
         sample_count=SAMPLES,
@@ -136,7 +139,7 @@ def _entry_view(entry: Entry, samples: Mapping[str, Sample]) -> dict[str, Any]:
     rest = [path for path in entry.paths if path not in set(entry.shown)]
     return {
         "detail": entry.detail,
-        "files": [(s, [(word, word in differing) for word in (s.label, s.part) if word is not None]) for s in shown],
+        "files": [(s, [(word, word in differing) for word in (s.label, s.part) if word]) for s in shown],
         "rest": _names(((path,), "") for path in rest) if rest else None,
         "rest_count": len(rest),
     }
@@ -162,7 +165,7 @@ def _names(entries: Iterable[tuple[Sequence[str], str]]) -> dict[str, Any]:
 def class_tables(dataset: Dataset, classes: ClassSamples) -> dict[str, Any]:
     """Return the images of each class and part, as the rows of a table in two or three pieces."""
     parts = [part for part in PARTS if any(s.part == part for s in dataset.samples)]
-    by_part = Counter((s.label, s.part) for s in dataset.samples)
+    by_part = Counter((name, s.part) for s in dataset.samples for name in dataset.names_of(s))
 
     def rows(names: Sequence[str]) -> list[tuple[str, int, list[int]]]:
         return [(name, classes.counts[name], [by_part[name, part] for part in parts]) for name in names]
@@ -176,6 +179,22 @@ def class_tables(dataset: Dataset, classes: ClassSamples) -> dict[str, Any]:
         "others_count": len(classes.others),
         "smallest": rows(classes.smallest),
         "ends": ends(classes),
+    }
+
+
+def label_tables(dataset: Dataset) -> dict[str, Any]:
+    """How many images have how many labels, and how many images of a class (row) have another one, too (column)."""
+    has = dataset.indicators
+    order = np.argsort(-has.sum(axis=0), kind="stable")[:MAX_TOGETHER]
+    together = (has.T.astype(np.int64) @ has)[np.ix_(order, order)]
+    names = [dataset.classes[i] for i in order.tolist()]
+    levels = np.ceil(8 * together / np.maximum(np.diag(together), 1)[:, None]).astype(int)
+    rows = [(name, list(zip(levels[i].tolist(), together[i].tolist(), strict=True))) for i, name in enumerate(names)]
+    return {
+        "counts": sorted(Counter(has.sum(axis=1).tolist()).items()),
+        "names": names,
+        "rows": rows,
+        "is_cut": len(dataset.classes) > MAX_TOGETHER,
     }
 
 
