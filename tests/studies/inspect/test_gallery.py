@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from regraft.data import dataset
 from regraft.data.dataset import Dataset, Sample
 from regraft.data.quality.findings import Finding, Inspection
 from regraft.studies.inspect import gallery
@@ -20,14 +21,14 @@ def data() -> Dataset:
 
 def test_each_image_is_read_once(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     reads, lock, progress = Counter[int](), threading.Lock(), list[tuple[int, int]]()
-    decode = gallery.decode_image
+    decode = dataset.decode_picture
 
     def counting(source: np.ndarray, **more: int) -> np.ndarray:
         with lock:
             reads[id(source)] += 1
         return decode(source, **more)
 
-    monkeypatch.setattr(gallery, "decode_image", counting)
+    monkeypatch.setattr(dataset, "decode_picture", counting)
     classes = ClassSamples.draw(data, 0)
     pictures = read_pictures(data, ["0", "1", "0"], classes, lambda *numbers: progress.append(numbers))
     assert set(reads.values()) == {1}
@@ -39,7 +40,7 @@ def test_an_unexpected_error_is_raised(data: Dataset, monkeypatch: pytest.Monkey
     def failing(source: np.ndarray, **more: int) -> np.ndarray:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(gallery, "decode_image", failing)
+    monkeypatch.setattr(dataset, "decode_picture", failing)
     with pytest.raises(ZeroDivisionError):
         read_pictures(data, [], ClassSamples.draw(data, 0), None)
 
