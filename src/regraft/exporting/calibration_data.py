@@ -14,6 +14,7 @@ from torch import nn
 
 from regraft.errors import DataError, ImageError, UsageError
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.evaluation.regression.predictions import RegressionPredictions
 from regraft.exporting.formats.base import QuantizationSpec
 from regraft.exporting.inference_module import InferenceModule
 from regraft.runs.run import Run
@@ -32,7 +33,7 @@ _LEVELS, _LAYERS = 255, (nn.Conv2d, nn.Linear)
 class ParityImages:
     """N labeled images of a run that it was not trained on: pixels uint8 (N, S, S, C), labels int64 (N,).
 
-    If an image has any number of labels, these are indicators, bool (N, C).
+    If an image has any number of labels, these are indicators, bool (N, C), and numbers are float64 (N,).
     `part` is "val", or "test" if the run has no validation images; `source` maps an image's name to its file.
     """
 
@@ -41,6 +42,11 @@ class ParityImages:
     labels: np.ndarray
     pixels: np.ndarray
     source: SourceOf
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of labels that are numbers, 1 if they are all equal; else None."""
+        return (float(self.labels.std()) or 1.0) if self.labels.dtype == np.float64 else None
 
 
 def parity_images(run: Run, data: Path | str | None) -> ParityImages:
@@ -53,10 +59,13 @@ def parity_images(run: Run, data: Path | str | None) -> ParityImages:
         text = f"{run.path} does not say where its images are, and an export is checked on them."
         raise UsageError(f"{text} Expected --data (in Python: data=).")
     preprocessing = run.classifier.preprocessing
-    predictions = run.label_predictions if run.task == "multilabel" else run.predictions
+    predictions = run.every_prediction
     name = "val" if "val" in predictions.parts else "test"
     part = predictions.part(name)
-    labels = part.indicators if isinstance(part, MultilabelPredictions) else part.labels
+    if isinstance(part, MultilabelPredictions):
+        labels = part.indicators
+    else:
+        labels = part.targets if isinstance(part, RegressionPredictions) else part.labels
     if not len(part):
         raise UsageError(f"{run.path} has no validation or test images, and an export is checked on them.")
     limit = max(_MIN_PARITY_IMAGES, min(_MAX_PARITY_IMAGES, _MAX_PARITY_BYTES // math.prod(preprocessing.input_shape)))

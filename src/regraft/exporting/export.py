@@ -132,8 +132,8 @@ def export(
     """
     run, reporter = run if isinstance(run, Run) else Run(run), reporter or NullReporter()
     names = list(dict.fromkeys(map(canonical_format, [to] if isinstance(to, str) else to)))
-    if run.task == "regression":
-        raise UsageError(f"{run.path} gives images numbers, and exports are for classes so far.")
+    if with_maps and run.task == "regression":
+        raise UsageError(f"{run.path} gives images numbers, and maps are for classes. Leave out --with-maps.")
     precision = canonical_precision(precision)
     folder = Path(out) if out is not None else run.path / "exports"
     _check_request(names, precision, with_maps, folder)
@@ -189,7 +189,7 @@ def _export(
     search: QuantizationSearch | None, reporter: ProgressReporter,
 ) -> ExportResult:  # fmt: skip
     with_maps = reference.module.stage is not None
-    thresholds = reference.run.classifier.thresholds
+    thresholds, deviation = reference.run.classifier.thresholds, reference.images.deviation
     images, final = reference.images, folder / _folder_name(export_format.name, precision, with_maps)
     folder.mkdir(parents=True, exist_ok=True)
     # In a folder beside the final one, so that an accepted export appears there in one step.
@@ -206,8 +206,9 @@ def _export(
             label = f"predictions of {export_format.name}"
             probabilities = _predict(model.probabilities, images, label, reporter)
             parity = compare_predictions(
-                images.names, images.labels, reference.probabilities, probabilities, precision, thresholds=thresholds
-            )
+                images.names, images.labels, reference.probabilities, probabilities, precision, thresholds=thresholds,
+                deviation=deviation,
+            )  # fmt: skip
             if not parity.exceeded_limits:
                 break
         if parity.exceeded_limits:
@@ -234,6 +235,7 @@ def _write(
 ) -> None:  # fmt: skip
     run, preprocessing = reference.run, reference.module.model.preprocessing
     metadata, thresholds = {"classes": json.dumps(run.classes), "made_by": "regraft"}, run.classifier.thresholds
+    is_number = run.task == "regression"
     if thresholds:
         metadata["thresholds"] = json.dumps(thresholds)
     try:
@@ -244,11 +246,11 @@ def _write(
         if shutil.disk_usage(target).free < 2**20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise ExportError(f"{target.name} cannot be written: {first_line(error)[:500]}") from error
-    write_text(target / SCRIPT, predict_script(export_format, preprocessing, several_labels=bool(thresholds)))
+    write_text(target / SCRIPT, predict_script(export_format, preprocessing, task=run.task))
     backbone, maps = str(run.description["backbone"]["name"]), _maps_of(reference.module)
     about = readme(
         export_format, preprocessing, backbone=backbone, classes=len(run.classes), maps=maps,
-        several_labels=bool(thresholds),
+        task=run.task, quantity=run.classes[0] if is_number else "",
     )  # fmt: skip
     write_text(target / README, about)
     write_json(target / DESCRIPTION, {
@@ -264,6 +266,7 @@ def _write(
         "task": run.task,
         "classes": list(run.classes),
         "thresholds": list(thresholds),
+        **({"half_width": run.classifier.half_width, "deviation": reference.images.deviation} if is_number else {}),
         "preprocessing": preprocessing.to_json(),
         "backbone": run.description["backbone"],
         "temperature": reference.module.model.head.temperature,
@@ -323,11 +326,11 @@ def _compare_encoded(model: ExportedModel, reference: _Reference, reporter: Prog
         reporter.on_progress("predictions from files", done, len(chosen), "images")
     if not rows:
         return None
-    encoded, expected = np.stack(predictions), reference.probabilities[rows]
+    encoded, expected, deviation = np.stack(predictions), reference.probabilities[rows], images.deviation
     return {
         "images": len(rows),
-        "agreement": float(same_answers(expected, encoded, reference.run.classifier.thresholds).mean()),
-        "largest_difference": float(np.abs(encoded - expected).max()),
+        "agreement": float(same_answers(expected, encoded, reference.run.classifier.thresholds, deviation).mean()),
+        "largest_difference": float(np.abs(encoded - expected).max() / (deviation or 1.0)),
     }
 
 

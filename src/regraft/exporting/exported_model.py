@@ -87,6 +87,12 @@ class ExportedModel:
         width: float | None = self.description["half_width"]
         return width
 
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the true numbers of the images that the export was compared on; None of classes."""
+        deviation: float | None = self.description["deviation"]
+        return deviation if self.task == "regression" else None
+
     @torch_defaults()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Map images, uint8 (N, S, S, C), to probabilities, float64 (N, classes); of numbers to these, float64 (N, 1).
@@ -186,7 +192,7 @@ def _read_description(file: Path) -> dict[str, Any]:
             "maps": _read_maps(value.get("maps")),
             "thresholds": _read_thresholds(value),
             "task": str(value.get("task", "classification")),
-            "half_width": None if value.get("half_width") is None else float(value["half_width"]),
+            **{key: None if value.get(key) is None else float(value[key]) for key in ("half_width", "deviation")},
         }
         channels = Preprocessing.from_json(checked["preprocessing"]).channels
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -17,7 +17,11 @@ _NEAR = 1e-4
 #: Bootstrap draws of a difference of F1.
 _DRAWS = 1000
 #: The metric of each task, as people write it.
-METRIC_NAMES = {"accuracy": "accuracy", "micro_f1": "micro-F1"}
+METRIC_NAMES = {"accuracy": "accuracy", "micro_f1": "micro-F1", "r2": "R2"}
+#: Difference of two numbers, in standard deviations, up to which they count as the same answer.
+_SAME_NUMBER = 0.01
+#: Loss of R2 that differences within the limit of float32 can make, and more.
+_SLACK_OF_R2 = 1e-3
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Parity:
 
     `agreement` is the share of images with the same predicted class; where an image has any number of labels, the share
     of the same answers for all images and classes. `metric` is then the micro-F1, else the accuracy, `score` that of
-    the export. `score_difference` is the export's minus the model's, with its 95 % interval: by Bonett and Price (see
+    the export. Numbers are compared in standard deviations of the true ones: they agree up to a hundredth, and the
+    metric is R2. `score_difference` is the export's minus the model's, with its 95 % interval: by Bonett and Price (see
     `evaluation.comparison`), and of the micro-F1 by the Bayesian bootstrap over the images. `differing` names the
     images with another answer, or with a difference beyond the limit, the largest difference first.
     """
@@ -53,7 +58,7 @@ class Parity:
     images: int
     agreement: float
     largest_difference: float
-    metric: Literal["accuracy", "micro_f1"]
+    metric: Literal["accuracy", "micro_f1", "r2"]
     score: float
     model_score: float
     score_difference: float
@@ -70,8 +75,11 @@ class Parity:
                 f"{100 * self.agreement:.2f} % of the predictions agree (limit {100 * limits.agreement:g} %)"
             )
         if not self.largest_difference <= limits.difference:  # NaN fails as well
-            exceeded.append(f"a probability differs by {self.largest_difference:.2g} (limit {limits.difference:g})")
-        if self.score_difference < -limits.accuracy - 1e-12:
+            what = "a number differs by, in standard deviations," if self.metric == "r2" else "a probability differs by"
+            exceeded.append(f"{what} {self.largest_difference:.2g} (limit {limits.difference:g})")
+        # R2 changes with every bit of a number, and an accuracy only where a class changes.
+        slack = _SLACK_OF_R2 if self.metric == "r2" else 1e-12
+        if self.score_difference < -limits.accuracy - slack:
             loss = -100 * self.score_difference
             exceeded.append(f"{METRIC_NAMES[self.metric]} is {loss:.2f} points lower (limit {100 * limits.accuracy:g})")
         return exceeded
@@ -94,17 +102,21 @@ class Parity:
 
 def compare_predictions(
     names: Sequence[str], labels: np.ndarray, model: np.ndarray, export: np.ndarray, precision: str,
-    limits: Limits | None = None, thresholds: Sequence[float] = (),
+    limits: Limits | None = None, thresholds: Sequence[float] = (), deviation: float | None = None,
 ) -> Parity:  # fmt: skip
     """Compare the probabilities (N, C) of a model and of its export for N >= 1 images.
 
     Labels are class indices, int64 (N,). With `thresholds`, (C,), an image has any number of labels, which are then
-    indicators, bool (N, C). `limits` are by default those of `EXPORT_LIMITS` for the precision.
+    indicators, bool (N, C). With `deviation`, the standard deviation of the true numbers, these are the labels, float64
+    (N,), and `model` and `export` are numbers (N, 1). `limits` are by default those of `EXPORT_LIMITS` for the
+    precision.
     """
     limits = limits or EXPORT_LIMITS[precision]
     differences = np.abs(export.astype(np.float64) - model).max(axis=1)
     differences = np.where(np.isnan(differences), np.inf, differences)
     compare = _compare_classes if not thresholds else partial(_compare_labels, thresholds=np.array(thresholds))
+    if deviation is not None:
+        differences, compare = differences / deviation, partial(_compare_numbers, deviation=deviation)
     same, score = compare(labels, model, export)
     differing = np.flatnonzero(~same.reshape(len(same), -1).all(axis=1) | (differences > limits.difference))
     return Parity(
@@ -114,12 +126,17 @@ def compare_predictions(
     )  # fmt: skip
 
 
-def same_answers(model: np.ndarray, export: np.ndarray, thresholds: Sequence[float] = ()) -> np.ndarray:
+def same_answers(
+    model: np.ndarray, export: np.ndarray, thresholds: Sequence[float] = (), deviation: float | None = None
+) -> np.ndarray:
     """Whether probabilities (N, C) mean the same: the predicted class, bool (N,), or each label, bool (N, C).
 
     A label is the same if both probabilities are nearer to its threshold than `_NEAR`, where numbers of 32 bits do not
-    decide. (Thresholds lie between two probabilities of the validation images, which may be close.)
+    decide. (Thresholds lie between two probabilities of the validation images, which may be close.) Numbers, (N, 1),
+    with this standard deviation are the same if they differ by a hundredth of it at most, bool (N,).
     """
+    if deviation is not None:
+        return np.asarray(np.abs(model - export)[:, 0] <= _SAME_NUMBER * deviation)
     if not thresholds:
         return np.asarray(model.argmax(axis=1) == export.argmax(axis=1))
     limits = np.array(thresholds)
@@ -135,6 +152,26 @@ def _compare_classes(labels: np.ndarray, model: np.ndarray, export: np.ndarray) 
     return same_answers(model, export), {
         "metric": "accuracy", "score": float(export_right.mean()), "model_score": float(model_right.mean()),
         "score_difference": change.accuracy, "score_interval": change.interval,
+    }  # fmt: skip
+
+
+def _compare_numbers(
+    truth: np.ndarray, model: np.ndarray, export: np.ndarray, deviation: float
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Whether the numbers are equal, bool (N,), and R2, with this standard deviation of the true numbers."""
+    errors = ((np.stack([export, model])[:, :, 0] - truth) / deviation) ** 2
+
+    def r2(weights: np.ndarray) -> np.ndarray:
+        """R2 of export and model, (2, b), for weights of the images (b, N) that add up to 1."""
+        return np.asarray(1 - errors @ weights.T)
+
+    estimate = r2(np.full((1, len(truth)), 1 / len(truth)))[:, 0]
+    weights = np.random.default_rng(0).standard_exponential((_DRAWS, len(truth)))
+    draws = r2(weights / weights.sum(axis=1, keepdims=True))
+    low, high = np.quantile(draws[0] - draws[1], (0.025, 0.975)).tolist()
+    return same_answers(model, export, deviation=deviation), {
+        "metric": "r2", "score": float(estimate[0]), "model_score": float(estimate[1]),
+        "score_difference": float(estimate[0] - estimate[1]), "score_interval": (low, high),
     }  # fmt: skip
 
 

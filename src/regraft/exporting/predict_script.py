@@ -11,6 +11,7 @@ from types import ModuleType
 from regraft.data import array_files, rgb, tiff_bands
 from regraft.data import bands as bands_module
 from regraft.data.decode import MAX_PIXELS, VALUES_PER_PIXEL
+from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.exporting.formats.base import Format
 
@@ -41,7 +42,7 @@ for name in sys.argv[1:]:
     probabilities = {predict}
 {answer}
 '''
-#: How the script reads the names of the classes, and prints its answer: one class, or any number of labels.
+#: How the script reads the names of the classes, and prints its answer: one class, any number of labels, or a number.
 _ONE = (
     'classes = json.loads((here / "export.json").read_text(encoding="utf-8"))["classes"]',
     '    print(name, classes[int(probabilities.argmax())], f"{probabilities.max():.4f}")',
@@ -52,6 +53,13 @@ _SEVERAL = (
     labels = [f"{label} {p:.4f}" for p, threshold, label in sorted(answers, reverse=True) if p >= threshold]
     print(name, ", ".join(labels) or "none")""",
 )
+_NUMBER = (
+    'about = json.loads((here / "export.json").read_text(encoding="utf-8"))',
+    """    value, half_width = float(probabilities[0]), about["half_width"]
+    interval = "" if half_width is None else f"{value - half_width:.6g} to {value + half_width:.6g}"
+    print(name, about["classes"][0], f"{value:.6g}", interval)""",
+)
+_ANSWERS: dict[Task, tuple[str, str]] = {"classification": _ONE, "multilabel": _SEVERAL, "regression": _NUMBER}
 
 _READ_COLORS = """with Image.open(name) as file:
     file.draft(file.mode, ({draft_size}, {draft_size}))
@@ -70,9 +78,9 @@ def resized(pixels, size, box=None):
 """
 
 
-def predict_script(export_format: Format, preprocessing: Preprocessing, *, several_labels: bool = False) -> str:
+def predict_script(export_format: Format, preprocessing: Preprocessing, *, task: Task = "classification") -> str:
     """Return the source of `predict.py`, which contains the rules by which regraft's own decoder converts images."""
-    names, answer = _SEVERAL if several_labels else _ONE
+    names, answer = _ANSWERS[task]
     resampling, bands = f"Image.Resampling.{preprocessing.interpolation.upper()}", preprocessing.bands
     if bands is None:
         modules: tuple[ModuleType, ...] = (rgb,)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from regraft.data.band_values import Bands, format_numbers
+from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.exporting.formats.base import Format
 
-_TEXT = """# {backbone} for {classes} classes, in the format {name}
+_TEXT = """# {backbone} for {purpose}, in the format {name}
 
 | | name | dtype | shape | |
 |---|---|---|---|---|
@@ -32,12 +33,13 @@ own program" of the guide to exports (`docs/export.md`).
 """
 
 
-#: What the probabilities are, of one class for each image and of any number of labels.
-_MEANINGS = (
-    "calibrated; in the order of `classes` in `export.json`",
-    "calibrated, each by itself; in the order of `classes` in `export.json`, whose `thresholds` say from which "
-    "probability on an image has each label",
-)
+#: What the output is, whose name is the same for all tasks.
+_MEANINGS: Mapping[Task, str] = {
+    "classification": "calibrated; in the order of `classes` in `export.json`",
+    "multilabel": "calibrated, each by itself; in the order of `classes` in `export.json`, whose `thresholds` say from "
+    "which probability on an image has each label",
+    "regression": "no probability but the number itself; `half_width` in `export.json` is half of its interval",
+}
 
 #: Rows of the table for an export with maps.
 _OUTPUTS = """| output | `logits` | float32 | (N, {classes}) | before {before} |
@@ -90,9 +92,11 @@ def readme(
     backbone: str,
     classes: int,
     maps: Mapping[str, Any] | None = None,
-    several_labels: bool = False,
+    task: Task = "classification",
+    quantity: str = "",
 ) -> str:
     """Return the text for an export of a network with inputs of this preprocessing; `maps` as in `export.json`."""
+    several_labels = task == "multilabel"
     outputs, snippet = "", ""
     sides = dict(zip(("height", "width", "channels"), preprocessing.pixel_shape, strict=True))
     if maps is not None:
@@ -103,9 +107,10 @@ def readme(
         if several_labels or maps["activation"] == "softmax":
             snippet = (_LABEL_MAPS if several_labels else _MAPS).format(**values)
     return _TEXT.format(
-        pixels=_pixels(preprocessing.bands), backbone=backbone, classes=classes, name=export_format.name, **sides,
+        pixels=_pixels(preprocessing.bands), backbone=backbone, purpose=quantity or f"{classes} classes", classes=classes,
+        name=export_format.name, **sides,
         requirements=export_format.script.requirements, trust=" --trust" if export_format.runs_code else "",
-        outputs=outputs, maps=snippet, meaning=_MEANINGS[several_labels],
+        outputs=outputs, maps=snippet, meaning=_MEANINGS[task],
         files=", ".join(f"`{file}`" for file in export_format.files),
     )  # fmt: skip
 

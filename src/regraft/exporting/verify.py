@@ -12,7 +12,7 @@ import numpy as np
 
 from regraft.atomic_io import sha256_of, write_json
 from regraft.errors import ExportError, cause_of, suggest_names
-from regraft.exporting.calibration_data import ParityImages
+from regraft.exporting.calibration_data import ParityImages, evenly_spaced
 from regraft.exporting.exported_model import DESCRIPTION, GOLDEN, ExportedModel
 from regraft.exporting.parity import VERIFY_LIMITS, Parity, compare_predictions, same_answers
 from regraft.exporting.validation import check_file
@@ -37,10 +37,13 @@ def write_golden_images(
     `model` and `export` are probabilities (N, C). Images on which both give the same answer come first.
     """
     folder.mkdir()
-    predicted = _answers(export, classes, thresholds)
-    agreeing = np.flatnonzero(same_answers(model, export, thresholds).reshape(len(model), -1).all(axis=1))
+    deviation = images.deviation
+    predicted = _answers(export, classes, thresholds, deviation)
+    agreeing = np.flatnonzero(same_answers(model, export, thresholds, deviation).reshape(len(model), -1).all(axis=1))
     candidates = agreeing if len(agreeing) else np.arange(len(predicted))
     one_per_class = candidates[np.unique(images.labels[candidates], axis=0, return_index=True)[1]]
+    if deviation is not None:  # in the order of the numbers
+        one_per_class = one_per_class[evenly_spaced(len(one_per_class), _COUNT)]
     chosen = [*one_per_class.tolist(), *(i for i in candidates.tolist() if i not in one_per_class)][:_COUNT]
     rows: list[dict[str, Any]] = []
     for number, i in enumerate(chosen):
@@ -55,8 +58,12 @@ def write_golden_images(
     write_json(folder / _EXPECTED, rows)
 
 
-def _answers(probabilities: np.ndarray, classes: Sequence[str], thresholds: Sequence[float]) -> list[Any]:
-    """The predicted class of each row, or the list of its labels in class order."""
+def _answers(
+    probabilities: np.ndarray, classes: Sequence[str], thresholds: Sequence[float], deviation: float | None
+) -> list[Any]:
+    """The predicted class of each row, or the list of its labels in class order, or its number as text."""
+    if deviation is not None:
+        return [f"{value:.6g}" for value in probabilities[:, 0].tolist()]
     if not thresholds:
         return [classes[i] for i in probabilities.argmax(axis=1).tolist()]
     above = probabilities >= np.array(thresholds)
@@ -100,15 +107,23 @@ def verify(path: Path | str, *, trust: bool = False) -> Parity:
         check_file(file.parent / name)
         if sha256_of(file.parent / name) != digest:
             raise ExportError(f"{file.parent / name} is not the golden image that was exported: its SHA-256 differs.")
-    if labels != _answers(expected, model.classes, model.thresholds):
+    if labels != _answers(expected, model.classes, model.thresholds, model.deviation):
         raise ExportError(f"The classes in {model.path / DESCRIPTION} are not those of the golden images, in order.")
     precision = str(model.description.get("precision"))
     if precision not in VERIFY_LIMITS:
         raise ExportError(f"{model.path / DESCRIPTION} is damaged: it has the precision {precision!r}.")
     pixels = np.stack([model.preprocessing(file.parent / name) for name in names])
     truth = expected >= np.array(model.thresholds) if model.thresholds else expected.argmax(axis=1)
+    truth = truth if model.deviation is None else expected[:, 0]
     parity = compare_predictions(
-        names, truth, expected, model.probabilities(pixels), precision, VERIFY_LIMITS[precision], model.thresholds
+        names,
+        truth,
+        expected,
+        model.probabilities(pixels),
+        precision,
+        VERIFY_LIMITS[precision],
+        model.thresholds,
+        model.deviation,
     )
     if parity.exceeded_limits:
         raise ExportError(

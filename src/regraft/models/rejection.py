@@ -56,10 +56,19 @@ class RejectionPolicy:
     def to_json(self, prediction: Prediction, count: int) -> dict[str, Any]:
         """Plain values: label, confidence, p-value, the policy's columns and the `count` top classes, or the error.
 
-        Where an image may have any number of labels, these are in `labels` instead, and each class has its threshold.
+        Where an image may have any number of labels, these are in `labels` instead, and each class has its threshold. A
+        number is in `value`, with its `interval`, or None, and the `quantity` that it is of.
         """
         if prediction.error is not None:
             return {"error": prediction.error}
+        if prediction.value is not None:
+            return {
+                "quantity": prediction.classes[0],
+                "value": prediction.value,
+                "interval": None if prediction.interval is None else list(prediction.interval),
+                "ood_p_value": prediction.ood_p_value,
+                **self.of(prediction),
+            }
         if prediction.thresholds:
             labels, decided = self.labels(prediction), self.decide(prediction)
             limit_of = dict(zip(decided.classes, decided.thresholds, strict=True))

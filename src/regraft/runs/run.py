@@ -161,9 +161,15 @@ class Run(NotebookRepr):
 
     def stored(self, part: Part | None = None) -> AnyPredictions:
         """Select the stored predictions of one part, whatever the task; as `predictions_of`."""
+        every = self.every_prediction
+        return every.part(self._stored_part(every.parts, part))
+
+    @property
+    def every_prediction(self) -> AnyPredictions:
+        """Predictions of the validation and test images, whatever the task."""
         if self.task == "regression":
-            return self.number_predictions.part(self._stored_part(self.number_predictions.parts, part))
-        return self.label_predictions_of(part) if self.task == "multilabel" else self.predictions_of(part)
+            return self.number_predictions
+        return self.label_predictions if self.task == "multilabel" else self.predictions
 
     def evaluate_numbers(self, part: Part | None = None) -> RegressionEvaluation:
         """Evaluate the stored predictions of one part where an image has a number."""

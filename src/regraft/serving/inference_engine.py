@@ -27,13 +27,15 @@ class Engine:
     def __init__(self, model: Classifier | Predictor, name: str) -> None:
         self.model, self.name = model, name
         self.classes, self.preprocessing, self.thresholds = model.classes, model.preprocessing, model.thresholds
+        self.task = model.task
         self.sizes: tuple[int, ...] = (1,)
         self._stage: int | None = None
         self.has_ood = False  # whether predictions have an out-of-distribution p-value
         if isinstance(model, Classifier):
             self.has_ood = model.ood is not None and len(model.ood.calibration_distances) > 0
-            with contextlib.suppress(UsageError):  # no stage keeps positions
-                self._stage = default_stage(model, "gradcam")
+            if model.task != "regression":  # numbers have no heat maps so far
+                with contextlib.suppress(UsageError):  # no stage keeps positions
+                    self._stage = default_stage(model, "gradcam")
         self.explains = self._stage is not None
 
     def predict(self, images: np.ndarray) -> list[Prediction]:
@@ -70,4 +72,4 @@ class Engine:
 
 
 def _is_same(one: Prediction, other: Prediction) -> bool:
-    return np.array_equal(one.probabilities, other.probabilities) and one.ood_distance == other.ood_distance
+    return np.array_equal(one.answer, other.answer) and one.ood_distance == other.ood_distance

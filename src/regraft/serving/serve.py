@@ -243,8 +243,6 @@ def _load_run(source: ModelSource, engine: Engine, min_accuracy: float | None, o
     from regraft.serving.service import ServedModel
 
     run = Run(source.path)
-    if run.task == "regression":
-        raise UsageError(f"{run.path} gives images numbers, and the server is for classes so far.")
     model: Classifier | Predictor = run.classifier
     runtime, version = "torch", str(run.description["sha256"][WEIGHTS])
     if engine == "fastest" and (export := _fastest_export(run)) is not None:
@@ -295,6 +293,13 @@ def _min_confidence(run: Run, min_accuracy: float | None) -> tuple[float | None,
                 "each from a threshold of its own on. Serve it without --min-accuracy."
             )
         return None, [("Labels", "Each from a threshold of its own on, which was chosen on the validation images.")]
+    if run.task == "regression":
+        if min_accuracy is not None:
+            raise UsageError(
+                f"--min-accuracy is for models that give an image a class, and {run.path} gives it a number. Serve it "
+                "without --min-accuracy."
+            )
+        return None, []
     try:
         chosen = run.confidence_threshold(MIN_ACCURACY if min_accuracy is None else min_accuracy)
     except RegraftError as error:
@@ -350,6 +355,14 @@ def _facts(run: Run) -> Facts:
         low, high = metrics[ranked]["intervals"]["macro_f1"]
         text = f"{metrics[ranked]['macro_f1']:.3f} (95 % interval {low:.3f} to {high:.3f})"
         facts.append(("Macro-F1", text))
+    numbers = next((name for name in ("test", "val") if "mae" in metrics.get(name, {})), None)
+    if numbers is not None:
+        scores, (low, high) = metrics[numbers], metrics[numbers]["intervals"]["mae"]
+        text = f"{scores['mae']:.4g} on {scores['count']:,} {numbers} images (95 % interval {low:.4g} to {high:.4g})"
+        facts.append(("Mean absolute error", text))
+        if scores["coverage"] is not None:
+            share = f"with {100 * scores['coverage']:.0f} % of the true numbers of these images"
+            facts.append(("Prediction interval", f"±{scores['half_width']:.4g}, {share}"))
     if "train" in metrics:
         facts.append(("Training images", f"{metrics['train']['count']:,}"))
     calibration = metrics.get("calibration")

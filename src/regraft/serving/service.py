@@ -179,8 +179,9 @@ class Service:
         return [
             {
                 "name": model.name, "version": model.version, "engine": model.engine.name,
-                "task": "multilabel" if model.engine.thresholds else "classification",
+                "task": model.engine.task,
                 "classes": list(model.engine.classes), "thresholds": list(model.engine.thresholds),
+                "half_width": model.engine.model.half_width,
                 "image_size": model.engine.preprocessing.named_size,
                 "explains": model.engine.explains,
                 "min_confidence": model.rejection_policy.min_confidence,

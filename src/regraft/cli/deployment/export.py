@@ -57,7 +57,7 @@ def _print_results(screen: Console, results: Sequence[ExportResult]) -> None:
 
     metric = results[0].parity.metric
     accuracy = f"{METRIC_NAMES[metric]} on {results[0].part}"
-    same = "same class" if metric == "accuracy" else "same labels"
+    same = {"accuracy": "same class", "micro_f1": "same labels", "r2": "same number"}[metric]
     columns = ("export", same, "largest difference", accuracy, "MB", "ms, 1 image", "ms, of 32")
     table = Table(*columns, box=None, header_style="bold")
     for result in results:

@@ -58,6 +58,7 @@ def predict_numbers(
     """`regraft predict` with a model that gives an image a number; raises `RegraftError` for unreadable files."""
     from regraft.errors import RegraftError
     from regraft.models.inference import predict_images
+    from regraft.models.rejection import RejectionPolicy
     from regraft.runs.run import Run, classifier_of
 
     wanted.check(model)
@@ -65,7 +66,7 @@ def predict_numbers(
     if isinstance(model, Run):
         width = None if wanted.coverage is None else model.conformal_half_width(wanted.coverage)
         p_limit = None if wanted.ood_rate is None else model.ood_threshold(wanted.ood_rate)
-    quantity = loaded.classes[0]
+    quantity, policy = loaded.classes[0], RejectionPolicy(ood_threshold=p_limit)
     failed: list[Prediction] = []
     coverage = 100 * (wanted.coverage or COVERAGE)
     has_interval = (width or loaded.half_width) is not None
@@ -83,7 +84,7 @@ def predict_numbers(
             if prediction.error is not None:
                 failed.append(prediction)
             if json:
-                print_json({"path": prediction.source, **number_json(prediction, p_limit)}, indent=None)
+                print_json({"path": prediction.source, **policy.to_json(prediction, 1)}, indent=None)
             elif write is None:
                 table.add_row(*_cells(prediction, has_interval, p_limit))
             if write is not None:
@@ -98,22 +99,6 @@ def predict_numbers(
         screen.print(table)
     if failed:
         raise RegraftError(f"{len(failed)} of {len(files)} images could not be read.")
-
-
-def number_json(prediction: Prediction, p_limit: float | None = None) -> dict[str, Any]:
-    """Plain values: number, interval and p-value; whether out-of-distribution, by a limit of this; or the error."""
-    if prediction.value is None:
-        return {"error": prediction.error}
-    interval = prediction.interval
-    values: dict[str, Any] = {
-        "quantity": prediction.classes[0],
-        "value": prediction.value,
-        "interval": None if interval is None else list(interval),
-        "ood_p_value": prediction.ood_p_value,
-    }
-    if p_limit is not None and prediction.ood_p_value is not None:
-        values["out_of_distribution"] = prediction.ood_p_value <= p_limit
-    return values
 
 
 def _cells(prediction: Prediction, has_interval: bool, p_limit: float | None) -> list[str]:

@@ -7,7 +7,7 @@ of labels `label` has all of them, with `|` between, and `indicators` (BOOL) say
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
+from regraft.models.inference import Prediction
 from regraft.serving.batching import Answer
 from regraft.serving.http import schemas
 from regraft.serving.http.openapi import PREDICT_STATUSES, problems
@@ -63,6 +64,10 @@ async def model_metadata(request: Request) -> Response:
     model = _model(request)
     classes = len(model.engine.classes)
     outputs = [_tensor("probabilities", "FP64", -1, classes), _tensor("label", "BYTES", -1)]
+    if model.engine.task == "regression":
+        outputs = [_tensor("value", "FP64", -1)]
+        if model.engine.model.half_width is not None:
+            outputs.append(_tensor("interval", "FP64", -1, 2))
     if model.engine.thresholds:
         outputs.append(_tensor("indicators", "BOOL", -1, classes))
     if model.engine.has_ood:
@@ -113,19 +118,32 @@ def _validate(value: Any) -> schemas.InferRequest:
     return question
 
 
+def _numbers(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The outputs of a model that gives images numbers."""
+    values, count = [one.value for one in predictions], len(predictions)
+    intervals = [bound for one in predictions for bound in one.interval or ()]
+    tensors = [_tensor("value", "FP64", count, data=values)]
+    return [*tensors, _tensor("interval", "FP64", count, 2, data=intervals)] if intervals else tensors
+
+
+def _classes(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The outputs of a model that gives images classes."""
+    probabilities = [float(p) for prediction in predictions for p in prediction.probabilities]
+    indicators = [name in prediction.labels for prediction in predictions for name in classes]
+    count = len(predictions)
+    return [
+        _tensor("probabilities", "FP64", count, len(classes), data=probabilities),
+        _tensor("label", "BYTES", count, data=[prediction.label for prediction in predictions]),
+        _tensor("indicators", "BOOL", count, len(classes), data=indicators),
+    ]
+
+
 def _answer(question: schemas.InferRequest, model: ServedModel, answers: list[Answer]) -> dict[str, Any]:
     predictions, count = [answer.prediction for answer in answers], len(answers)
     for i, prediction in enumerate(predictions):
         if prediction.error is not None:
             raise Problem(422, f"inputs[0].data[{i}] cannot be read: {prediction.error}.", name="unreadable")
-    probabilities = [float(p) for prediction in predictions for p in prediction.probabilities]
-    classes = model.engine.classes
-    indicators = [name in prediction.labels for prediction in predictions for name in classes]
-    tensors = [
-        _tensor("probabilities", "FP64", count, len(classes), data=probabilities),
-        _tensor("label", "BYTES", count, data=[prediction.label for prediction in predictions]),
-        _tensor("indicators", "BOOL", count, len(classes), data=indicators),
-    ]
+    tensors = (_numbers if model.engine.task == "regression" else _classes)(predictions, model.engine.classes)
     if model.engine.has_ood:
         tensors.append(_tensor("ood_p_value", "FP64", count, data=[one.ood_p_value for one in predictions]))
     outputs = {tensor["name"]: tensor for tensor in tensors}

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from regraft.data.labels import Task
 from regraft.serving.batching import Answer
 from regraft.serving.service import ServedModel
 
@@ -65,6 +66,11 @@ class ImageAnswer(_Value):
         description="instead of label and confidence, the labels of an image that may have any number, most likely "
         "first; null if the image is out-of-distribution",
     )
+    quantity: str | None = Field(default=None, description="what a model of numbers predicts", examples=["age"])
+    value: float | None = Field(default=None, description="instead of label and confidence, the number of the image")
+    interval: list[float] | None = Field(
+        default=None, min_length=2, max_length=2, description="prediction interval of the number; null: there is none"
+    )
     ood_p_value: float | None = Field(
         default=None, ge=0, le=1, description="share of the validation images that are at least as far from training"
     )
@@ -95,11 +101,12 @@ class ModelDescription(_Value):
     name: str
     version: str = Field(description="first digits of the SHA-256 of the weights")
     engine: str = Field(description="runtime", examples=["torch"])
-    task: Literal["classification", "multilabel"] = Field(description="one class for an image, or any number of labels")
-    classes: list[str]
+    task: Task = Field(description="one class for an image, any number of labels, or a number")
+    classes: list[str] = Field(description="names of the classes; of numbers that of the quantity")
     thresholds: list[float] = Field(
         description="probability from which on an image has each class, if it may have any number; else empty"
     )
+    half_width: float | None = Field(description="half the prediction interval of numbers; null: there is none")
     image_size: int | str = Field(description="side of the network's input in pixels, or height x width: 384x128")
     explains: bool = Field(description="whether heat maps are available")
     min_confidence: float | None = Field(description="lowest confidence of an accepted prediction")
@@ -200,7 +207,7 @@ class InferInput(_Strict):
 class InferOutput(_Strict):
     """An output that is asked for."""
 
-    name: Literal["probabilities", "label", "indicators", "ood_p_value"]
+    name: Literal["probabilities", "label", "indicators", "value", "interval", "ood_p_value"]
 
 
 class InferRequest(_Strict):

@@ -4,6 +4,7 @@ import { predict } from "./api.js";
 
 const template = document.getElementById("result");
 const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
+const digits = (value) => String(Number(value.toPrecision(4)));
 const MAX_CLASSES = 1000; // of an answer of the server
 const SHOWN = 8; // bars at first, beside those of all labels
 const MAPS = 8; // labels with a heat map, as in the server
@@ -45,7 +46,8 @@ export class Result {
       if (error.status === 401) throw error;
       return `${this.name}: ${error.message}`;
     }
-    const text = this.several ? this.showLabels(answer) : this.showClass(answer);
+    const show = { multilabel: this.showLabels, regression: this.showNumber }[this.model.task] ?? this.showClass;
+    const text = show.call(this, answer);
     this.find(".evidence").hidden = !this.model.explains;
     this.slider.setAttribute("aria-valuetext", "hidden");
     return text;
@@ -65,6 +67,20 @@ export class Result {
       this.state("", answer.top[0].label, "");
     }
     this.bars(answer.top.map((row, place) => ({ ...row, chosen: place === 0 })));
+    return text;
+  }
+
+  /** Show a number with its interval. */
+  showNumber(answer) {
+    const number = `${digits(answer.value)}`;
+    const between = answer.interval ? `Probably between ${digits(answer.interval[0])} and ${digits(answer.interval[1])}.` : "";
+    let text = `${this.name}: ${answer.quantity} ${number}. ${between}`;
+    if (answer.out_of_distribution) {
+      this.state("rejected", "Out of distribution", `This image is unlike the training images, so ${number} means little.`);
+      text = `${this.name}: out of distribution.`;
+    } else {
+      this.state("", `${answer.quantity}: ${number}`, between);
+    }
     return text;
   }
 

@@ -1,0 +1,87 @@
+"""A served model that gives an image a number."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import Server, in_thread
+
+from regraft.config import load_config
+from regraft.errors import UsageError
+from regraft.exporting.export import export
+from regraft.runs.run import Run
+from regraft.runs.train import train_from
+from regraft.serving.http.schemas import ImageAnswer, InferAnswer, ModelsAnswer
+from regraft.serving.limits import Limits
+from regraft.serving.serve import ModelSource, load_models
+
+
+@pytest.fixture(scope="module")
+def small_run(numbers_manifest: Path, tmp_path_factory: pytest.TempPathFactory, fast_settings: dict[str, Any]) -> Run:
+    """A run of a small network."""
+    settings = {**fast_settings, "data.task": "regression", "model.backbone": "cnn", "training.finetune_epochs": 0}
+    return train_from(numbers_manifest, load_config(overrides=settings), tmp_path_factory.mktemp("numbers") / "run")
+
+
+@pytest.fixture(scope="module")
+def server(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A run with numbers, and an export of it."""
+    (result,) = export(small_run, "onnx", out=tmp_path_factory.mktemp("exports"))
+    with in_thread(f"numbers={small_run.path}", f"export={result.path}", limits=Limits()) as running:
+        yield running
+
+
+def test_models_say_that_they_give_numbers(server: Server, small_run: Run) -> None:
+    answer = server.client.get("/models").json()
+    ModelsAnswer.model_validate(answer)
+    numbers, exported = answer["models"]
+    assert [model["task"] for model in (numbers, exported)] == ["regression"] * 2
+    assert numbers["classes"] == ["brightness"]
+    assert numbers["half_width"] == exported["half_width"] == small_run.classifier.half_width
+    assert not numbers["explains"]
+    assert {fact["title"] for fact in numbers["facts"]} >= {"Mean absolute error", "Prediction interval"}
+
+
+@pytest.mark.parametrize("name", ["numbers", "export"])
+def test_an_image_gets_its_number_with_an_interval(
+    name: str, server: Server, small_run: Run, numbers_manifest: Path
+) -> None:
+    file = numbers_manifest.parent / "03.png"
+    (expected,) = small_run.predict(file)
+    done = server.client.post("/predict", params={"model": name}, files={"image": file.read_bytes()})
+    assert done.status_code == 200, done.text
+    (image,) = done.json()["images"]
+    ImageAnswer.model_validate(image)
+    assert image["quantity"] == "brightness"
+    assert image["value"] == pytest.approx(expected.value, abs=1e-2)
+    assert image["interval"] == pytest.approx(expected.interval, abs=1e-2)
+    assert "label" not in image
+    assert "top" not in image
+
+
+def test_the_inference_protocol_has_numbers(server: Server, small_run: Run, numbers_manifest: Path) -> None:
+    about = server.client.get("/v2/models/numbers").json()
+    assert [output["name"] for output in about["outputs"]][:2] == ["value", "interval"]
+    files = [numbers_manifest.parent / f"{number:02d}.png" for number in (1, 2)]
+    data = [base64.b64encode(file.read_bytes()).decode() for file in files]
+    question = {"inputs": [{"name": "images", "shape": [2], "datatype": "BYTES", "data": data}]}
+    answer = server.client.post("/v2/models/numbers/infer", json=question).json()
+    InferAnswer.model_validate(answer)
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    expected = small_run.predict(files)
+    assert outputs["value"]["data"] == pytest.approx([one.value for one in expected], abs=1e-4)
+    assert outputs["interval"]["shape"] == [2, 2]
+    asked = {**question, "outputs": [{"name": "probabilities"}]}
+    assert server.client.post("/v2/models/numbers/infer", json=asked).status_code == 422
+
+
+def test_heat_maps_and_accuracy_are_for_classes(server: Server, small_run: Run, numbers_manifest: Path) -> None:
+    file = numbers_manifest.parent / "03.png"
+    done = server.client.post("/predict", params={"explain": True}, files={"image": file.read_bytes()})
+    assert done.status_code == 422
+    with pytest.raises(UsageError, match="--min-accuracy"):
+        load_models([ModelSource.parse(small_run)], "same", 0.9, None, trust=False)
