@@ -107,8 +107,8 @@ def readme(
         if several_labels or maps["activation"] == "softmax":
             snippet = (_LABEL_MAPS if several_labels else _MAPS).format(**values)
     return _TEXT.format(
-        pixels=_pixels(preprocessing.bands), backbone=backbone, purpose=quantity or f"{classes} classes", classes=classes,
-        name=export_format.name, **sides,
+        pixels=_pixels(preprocessing.bands), backbone=backbone, purpose=quantity or f"{classes} classes",
+        classes=classes, name=export_format.name, **sides,
         requirements=export_format.script.requirements, trust=" --trust" if export_format.runs_code else "",
         outputs=outputs, maps=snippet, meaning=_MEANINGS[task],
         files=", ".join(f"`{file}`" for file in export_format.files),

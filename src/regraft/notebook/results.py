@@ -77,6 +77,9 @@ def _cards(result: Any, picture: str | None) -> list[dict[str, Any]]:
     if result.error is not None:
         return [card]
     if not isinstance(result, Explanation):
+        if result.value is not None:
+            interval = "" if result.interval is None else " ({:.4g} to {:.4g})".format(*result.interval)
+            return [card | {"title": f"{result.classes[0]} {result.label}{interval}"}]
         if not result.thresholds:
             return [card | {"probabilities": result.top(_TOP)}]
         labels = result.labels

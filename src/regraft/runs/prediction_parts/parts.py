@@ -266,7 +266,9 @@ def _open(model: _Model) -> Any:
         if (now := _hash_of(model.path)) != model.key:
             raise RunError(f"{model.path} is another model ({now[:12]}) than before ({model.key[:12]}).")
         _opened.clear()
-        _opened[model.key] = model.opener(model.path)
+        _opened[model.key] = opened = model.opener(model.path)
+        if opened.task == "regression":
+            raise UsageError(f"{model.path} gives images numbers, and files of rows are for classes so far.")
     return _opened[model.key]
 
 
