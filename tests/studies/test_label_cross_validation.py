@@ -16,7 +16,7 @@ from regraft.config import load_config
 from regraft.data.dataset import Dataset
 from regraft.errors import DataError, UsageError
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
-from regraft.evaluation.multilabel.thresholds import thresholds_for_f1
+from regraft.evaluation.multilabel.thresholds import choose_thresholds
 from regraft.studies.label_cross_validation import MultilabelCrossValidation, score_labels
 
 SMALL = load_config(overrides={"model.image_size": 32, "data.task": "multilabel"})
@@ -60,7 +60,7 @@ def test_the_thresholds_for_an_image_are_those_of_other_folds() -> None:
     result = score_labels(dataset, [probabilities], [fold], {})
     said = np.zeros_like(truth)
     for number in range(3):
-        limits = thresholds_for_f1(truth[fold != number], probabilities[fold != number])
+        limits = choose_thresholds(truth[fold != number], probabilities[fold != number], "f1")
         said[fold == number] = probabilities[fold == number] >= limits
     assert result.evaluation.macro_f1 == pytest.approx(f1_score(truth, said, average="macro"))
     expected = average_precision_score(truth[fold == 1], probabilities[fold == 1], average="macro")

@@ -21,7 +21,7 @@ from regraft.evaluation.multilabel.metrics import (
     mean_average_precision,
 )
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
-from regraft.evaluation.multilabel.thresholds import thresholds_for_f1
+from regraft.evaluation.multilabel.thresholds import choose_thresholds
 from regraft.evaluation.stored_predictions import CSV
 
 
@@ -82,7 +82,7 @@ def score_labels(
     rows = list(zip(probabilities, said, folds, numbers, strict=True))
     predictions = MultilabelPredictions(
         tuple(dataset.table.paths.tolist()), truth, probabilities[0], dataset.classes, ("",) * len(truth),
-        thresholds_for_f1(truth, probabilities[0]),
+        choose_thresholds(truth, probabilities[0], "f1"),
     )  # fmt: skip
     return MultilabelCrossValidation(
         len(numbers[0]),
@@ -99,5 +99,5 @@ def _answers(truth: np.ndarray, probabilities: np.ndarray, fold: np.ndarray, num
     said = np.zeros_like(truth)
     for number in numbers:
         inside = fold != number
-        said[~inside] = probabilities[~inside] >= thresholds_for_f1(truth[inside], probabilities[inside])
+        said[~inside] = probabilities[~inside] >= choose_thresholds(truth[inside], probabilities[inside], "f1")
     return said

@@ -50,3 +50,17 @@ def test_few_images_change_little() -> None:
     assert slopes == pytest.approx([1.0], abs=0.2)
     assert offsets == pytest.approx([0.0], abs=0.2)
     assert fit_slopes_and_offsets(np.zeros((0, 1), bool), np.zeros((0, 1)))[0].tolist() == [1.0]
+
+
+def test_calibrated_probabilities_choose_better_thresholds_than_few_labels() -> None:
+    rng = np.random.default_rng(0)
+    scores = {1.0: 0.0, 0.25: 0.0}
+    for _ in range(40):
+        logits = rng.normal(-1.5, 1.5, (1100, 1))
+        probabilities = 1 / (1 + np.exp(-logits))
+        truth = rng.random(logits.shape) < probabilities
+        for share in scores:
+            (limit,) = thresholds_for_f1(truth[:100], probabilities[:100], label_share=share)
+            said = probabilities[100:] >= limit
+            scores[share] += 2 * (said & truth[100:]).sum() / (said.sum() + truth[100:].sum()) / 40
+    assert scores[0.25] > scores[1.0] + 0.01

@@ -6,6 +6,9 @@ import numpy as np
 
 #: Threshold of a class about which the images say nothing.
 UNDECIDED = 0.5
+#: Share of the labels in what the F1 of a threshold is computed from; the rest are the calibrated probabilities. A few
+#: images of a class say little about its best threshold (docs/decisions/several-labels.md).
+LABEL_SHARE = 0.25
 #: Before the number in a text such as `precision=0.9`.
 _PRECISION = "precision="
 
@@ -33,24 +36,30 @@ def wanted_precision(purpose: str) -> float | None:
 
 
 def choose_thresholds(indicators: np.ndarray, probabilities: np.ndarray, purpose: str) -> np.ndarray:
-    """The thresholds, float64 (C,), of `thresholds_for_f1` or `thresholds_for_precision`, as `read_purpose` says."""
+    """The thresholds, float64 (C,), of `thresholds_for_f1` or `thresholds_for_precision`, as `read_purpose` says.
+
+    The probabilities are calibrated.
+    """
     precision = wanted_precision(purpose)
     if precision is None:
-        return thresholds_for_f1(indicators, probabilities)
+        return thresholds_for_f1(indicators, probabilities, label_share=LABEL_SHARE)
     return thresholds_for_precision(indicators, probabilities, precision)
 
 
-def thresholds_for_f1(indicators: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def thresholds_for_f1(indicators: np.ndarray, probabilities: np.ndarray, *, label_share: float = 1.0) -> np.ndarray:
     """The threshold of each class with the highest F1 on these images.
 
     Args:
         indicators: Whether each image has each class, bool (N, C).
         probabilities: float64 (N, C).
+        label_share: Share of the labels, 0..1, in what an image counts; the rest is its probability, which has to be
+            calibrated. With 0 it is the F1 that the probabilities let expect, whatever the labels.
 
     Returns:
         float64 (C,), in the middle between two probabilities of the images; 0.5 for a class that no image has.
     """
-    return np.array([_best_f1(*columns) for columns in zip(indicators.T, probabilities.T, strict=True)])
+    columns = zip(indicators.T, probabilities.T, strict=True)
+    return np.array([_best_f1(has, probability, label_share) for has, probability in columns])
 
 
 def thresholds_for_precision(indicators: np.ndarray, probabilities: np.ndarray, precision: float) -> np.ndarray:
@@ -76,11 +85,12 @@ def _steps(has: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.nda
     return hits[ends], ends + 1, (values[ends] + below) / 2
 
 
-def _best_f1(has: np.ndarray, probability: np.ndarray) -> float:
+def _best_f1(has: np.ndarray, probability: np.ndarray, label_share: float) -> float:
     if not has.any():
         return UNDECIDED
-    hits, said, thresholds = _steps(has, probability)
-    return float(thresholds[np.argmax(2 * hits / (said + has.sum()))])
+    counted = label_share * has + (1 - label_share) * probability
+    hits, said, thresholds = _steps(counted, probability)
+    return float(thresholds[np.argmax(2 * hits / (said + counted.sum()))])
 
 
 def _least_with_precision(has: np.ndarray, probability: np.ndarray, precision: float) -> float:
