@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +164,42 @@ def numbers_run(numbers_manifest: Path, tmp_path_factory: pytest.TempPathFactory
     config = load_config(overrides={**FAST, "data.task": "regression", "augmentation.color_jitter": 0.0,
                                     "training.finetune_lr": 1e-4})  # fmt: skip
     return train_from(numbers_manifest, config, tmp_path_factory.mktemp("runs") / "numbers")
+
+
+@pytest.fixture(scope="session")
+def write_squares() -> Callable[..., Path]:
+    """Writes images with a noisy square of a color into each of some folders, which may be nested."""
+
+    def write(root: Path, colors: dict[str, tuple[int, int, int]], count: int = 10, seed: int = 0) -> Path:
+        rng = np.random.default_rng(seed)
+        for folder, color in colors.items():
+            (root / folder).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(60, 190, (32, 32, 3))
+                pixels[6:26, 6:26] = np.array(color) + rng.integers(-60, 60, (20, 20, 3))
+                Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / folder / f"{i}.png")
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tree_folder(write_squares: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images of each of four colors, in nested folders."""
+    warm, cold = {"red": (220, 40, 30), "orange": (235, 130, 30)}, {"blue": COLORS["blue"], "green": COLORS["green"]}
+    colors = {f"{name}/{color}": rgb for name, kind in (("warm", warm), ("cold", cold)) for color, rgb in kind.items()}
+    return write_squares(tmp_path_factory.mktemp("nested") / "colors", colors)
+
+
+@pytest.fixture(scope="session")
+def tree_run(tree_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of a head on `tree_folder`, with its tree; a test that changes files copies its folder first."""
+    from regraft.config import load_config
+    from regraft.runs.train import train_from
+
+    options = {"data.layout": "tree", "model.image_size": 32, "training.finetune_epochs": 0}
+    config = load_config(overrides={**options, "data.val": 0.3, "data.test": 0.3})
+    return train_from(tree_folder, config, tmp_path_factory.mktemp("trees") / "run")
 
 
 @pytest.fixture(scope="session")

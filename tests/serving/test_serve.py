@@ -191,3 +191,10 @@ def test_errors_in_a_running_loop_arrive(run: Path, tmp_path: Path) -> None:
 
     with pytest.raises(RegraftError, match="copy the run again"):
         asyncio.run(cell())
+
+
+def test_a_confidence_can_be_given_for_exports_too(run: Path) -> None:
+    for path in (run, run / "exports" / "onnx"):
+        assert load_one(path, ood_rate=0, min_confidence=0.7).rejection_policy.min_confidence == 0.7
+    with pytest.raises(UsageError, match="expected one"):
+        serve(run, min_accuracy=0.9, min_confidence=0.9)

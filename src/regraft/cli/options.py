@@ -47,8 +47,11 @@ CLASS_WEIGHTS = "balanced, or weights such as cat=1,dog=3."
 ClassWeights = Annotated[str | None, Option(metavar="WEIGHTS", help=CLASS_WEIGHTS)]
 GroupBy = Annotated[str | None, Option(help="Regular expression; paths with the same match share a part.")]
 FolderLayout = Annotated[
-    Literal["auto", "classes", "parts"] | None,
-    Option("--layout", metavar="KIND", help="What the folders are: classes, parts, or auto."),
+    Literal["auto", "classes", "parts", "tree"] | None,
+    Option("--layout", metavar="KIND", help="What the folders are: classes, parts, a tree of classes, or auto."),
+]
+TaxonomyFile = Annotated[
+    str | None, Option("--taxonomy", metavar="FILE", help="A tree above the classes: JSON, or a table child,parent.")
 ]
 ImageColumn = Annotated[str | None, Option(metavar="NAME", help="A manifest's column with the paths.")]
 LabelColumn = Annotated[

@@ -62,8 +62,12 @@ class DataOptions:
     ] = ""
     layout: Annotated[
         FolderLayout,
-        Field(description="which folders are classes: all in the data (classes), all in its parts (parts), or auto"),
+        Field(description="what folders are: classes in the data (classes), or in its parts (parts), a tree, or auto"),
     ] = "auto"
+    taxonomy: Annotated[
+        str,
+        Field(description="a tree above the classes: a JSON file or a table (child,parent); empty: none"),
+    ] = ""
     image_column: Annotated[str, Field(description="column of a manifest with the images' paths; empty: found")] = ""
     label_column: Annotated[
         str, Field(description="column of a manifest with the labels, or several with 0 and 1 (cat,dog); empty: found")
@@ -166,7 +170,7 @@ class Config(BaseModel):
 
 
 #: Settings that are paths from the folder of their file, and those that may be something else, such as a name.
-_PATHS = ("run.data", "run.out", "run.from_run", "data.unlabelled", "distillation.teacher")
+_PATHS = ("run.data", "run.out", "run.from_run", "data.unlabelled", "data.taxonomy", "distillation.teacher")
 _NAMES_OR_PATHS = ("data.keep_split", "model.weights", "model.backbone", "distillation.baseline")
 #: Settings of the version before -> settings of this one.
 RENAMED_SETTINGS = {
@@ -278,6 +282,7 @@ def _with_defaults_of_runs(values: dict[str, Any]) -> dict[str, Any]:
             defaults.get("training", {}).pop("views", None)
         defaults |= {"run": {}, "distillation": {}, "model": {**defaults.get("model", {}), **backbone}}
         defaults.get("data", {}).pop("unlabelled", None)  # which were for its images, and may be test images now
+        defaults.get("data", {}).pop("taxonomy", None)  # its model has the tree
     elif backbone := options_of_run(model.get("backbone", "")):
         del model["backbone"]
         defaults = {"model": backbone}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from regraft.data.samples import Sample as Sample
 from regraft.data.samples import SampleTable
 from regraft.data.storage import Folder, Storage, image_error
 from regraft.data.stored_features import StoredFeatures
+from regraft.data.taxonomy import Taxonomy, check_parents
 from regraft.errors import DataError, ImageError, ImageErrorCode
 from regraft.notebook_repr import NotebookRepr
 
@@ -89,6 +90,7 @@ class Dataset(NotebookRepr):
         class_problems: Why a model cannot be trained on the data, in sentences; only a lenient scan returns any.
         scanned: The path or URL from which `scan` finds the same images again; empty if there is none.
         band_numbers: Numbers, from 1, of the bands of the images that are the channels; () for gray and colors.
+        taxonomy: The tree above the classes, if there is one.
     """
 
     root: Path | str
@@ -104,6 +106,7 @@ class Dataset(NotebookRepr):
     scanned: str = field(default="", repr=False, compare=False)
     task: Task = "classification"
     band_numbers: tuple[int, ...] = ()
+    taxonomy: Taxonomy | None = field(default=None, repr=False)
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -116,6 +119,7 @@ class Dataset(NotebookRepr):
         task: AskedTask = "auto",
         quantity: str = "value",
         bands: str = "",
+        taxonomy: Mapping[str, str | None] | None = None,
     ) -> Dataset:
         """Make a data set from images in memory.
 
@@ -127,10 +131,12 @@ class Dataset(NotebookRepr):
             quantity: What the numbers are, such as "age".
             bands: Channels to use, of arrays (H, W, C) of any C and of integers or floats: `all`, or numbers from 1,
                 such as `4,3,2`. Default: gray or colors, or all of 2 or more than 4 channels.
+            taxonomy: The parent of each class and node of a tree, by name; None: no tree.
 
         Raises:
             UsageError: `bands` is something else.
-            DataError: The lengths differ, or the channels, or a label is no finite number.
+            DataError: The lengths differ, or the channels, a label is no finite number, or the tree does not have
+                every class at its ends.
             ImageError: An array is not an image; the message says which one.
         """
         groups = [None] * len(labels) if groups is None else groups
@@ -155,8 +161,10 @@ class Dataset(NotebookRepr):
         for (path, array), label, group in zip(arrays.items(), labels, groups, strict=True):
             group, size = None if group is None else str(group), (array.shape[1], array.shape[0])
             samples.append(Sample(path, _label_text(label, found), pixels_sha256(array), group=group, size=size))
-        classes = {quantity} if found == "regression" else classes_in([sample.label for sample in samples], found)
-        return cls(Path(), tuple(samples), tuple(sorted(classes)), task=found, band_numbers=chosen, _arrays=arrays)
+        of_data = {quantity} if found == "regression" else classes_in([sample.label for sample in samples], found)
+        classes = tuple(sorted(of_data))
+        tree = None if taxonomy is None else Taxonomy.of(check_parents(taxonomy, "The taxonomy"), classes)
+        return cls(Path(), tuple(samples), classes, task=found, band_numbers=chosen, taxonomy=tree, _arrays=arrays)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -27,9 +27,11 @@ from regraft.data.sources.groups import compile_pattern
 from regraft.data.sources.numbers import refuse_unasked_numbers, with_numbers
 from regraft.data.sources.open import DataSource, open_data
 from regraft.data.sources.table import SUFFIXES
+from regraft.data.sources.taxonomy_file import read_taxonomy
 from regraft.data.sources.urls import absolute, redact, suffix_of
 from regraft.data.storage import Directory, Folder, is_image
 from regraft.data.strings import Names, string_array
+from regraft.data.taxonomy import Taxonomy
 from regraft.data.union_find import connected_sets
 from regraft.errors import DataError, UsageError, as_path, refuse_old_names
 from regraft.text import join_truncated, pluralize
@@ -45,6 +47,7 @@ def scan(
     group_by: str = "",
     remote: bool = False,
     layout: FolderLayout = "auto",
+    taxonomy: Path | str | Mapping[str, str | None] | Taxonomy | None = None,
     image_column: str = "",
     label_column: str = "",
     task: AskedTask = "auto",
@@ -79,7 +82,12 @@ def scan(
             Empty: only the groups in the data.
         remote: Whether to fetch images that a manifest names by URL; they are fetched each time they are read.
         layout: Meaning of folders: `classes` makes each folder in `path` a class and `parts` each folder in a part,
-            whatever its name; `auto` finds out which, and raises where that is unclear.
+            whatever its name; `tree` makes the folders that have images classes, and those around them nodes of a tree
+            above the classes (`animal/dog/beagle/1.jpg`); `auto` finds out which of the first two it is, and raises
+            where that is unclear.
+        taxonomy: A tree above the classes: a JSON file or a table (docs/data.md), or the parent of each name
+            (`{"beagle": "dog", "dog": "animal"}`). The tree of an existing model (`Dataset.taxonomy`) also names
+            nested folders.
         image_column: Column of a manifest with the paths of the images; default: found by its name or contents.
         label_column: Column of a manifest with the labels, or the names of several columns with 0 and 1, with commas
             between them; default: found by the names or contents.
@@ -102,14 +110,14 @@ def scan(
             more than 65,536 images before that with (images searched, all images).
 
     Raises:
-        UsageError: `path` does not exist or is none of these; `root` is given without a manifest; a manifest names
-            images by URL and `remote` is not set; `on_unreadable`, `layout` or `task` has another value; `group_by` is
-            not a regular expression, or the data has groups of its own.
+        UsageError: `path` or `taxonomy` does not exist or is none of these; `root` is given without a manifest; a
+            manifest names images by URL and `remote` is not set; `on_unreadable`, `layout` or `task` has another value;
+            `group_by` is not a regular expression, or the data has groups of its own.
         MissingExtraError: Parquet or a URL needs a package that is not installed.
         DataError: It is unclear which folders are classes; there are no classes, only one class, an empty class, or a
-            class in val or test that is not in train; a folder, archive or table cannot be read; no path matches
-            `group_by`; an image is unreadable and `on_unreadable="error"`; images differ in their bands, or have too
-            few.
+            class in val or test that is not in train; the taxonomy is damaged or does not have a class; a folder,
+            archive or table cannot be read; no path matches `group_by`; an image is unreadable and
+            `on_unreadable="error"`; images differ in their bands, or have too few.
 
     Examples:
         >>> dataset = regraft.scan("photos")
@@ -124,25 +132,29 @@ def scan(
     LabelOptions(task, label_separator)  # likewise
     if layout not in get_args(FolderLayout):
         raise UsageError(f"layout={layout!r}; expected {', '.join(get_args(FolderLayout))}.")
+    tree = None if taxonomy is None else read_taxonomy(taxonomy)
+    known = tree if isinstance(taxonomy, Taxonomy) else None
+    if layout == "tree" and tree is not known:
+        raise UsageError("layout=tree takes the tree from the folders; expected it without a taxonomy.")
     if (image_column or label_column) and suffix_of(str(path)) not in (*SUFFIXES, ".json"):
         raise UsageError(
             f"{redact(str(path))} is not a manifest, and image_column and label_column name the columns of one. Pass "
             f"the table itself, a file that ends in {', '.join(SUFFIXES)}."
         )
     source = open_data(
-        path, root, remote=remote, layout=layout, known=classes or (), image_column=image_column,
+        path, root, remote=remote, layout=layout, known=classes or (), tree=known, image_column=image_column,
         label_column=label_column, task=task, label_separator=label_separator,
     )  # fmt: skip
     if task == "regression":
         source = with_numbers(source, redact(str(path)))
     elif task == "auto" and classes is None and suffix_of(str(path)) in SUFFIXES:
         refuse_unasked_numbers(source, redact(str(path)))
-    is_plain = root is None and layout == "auto" and task == "auto"
+    is_plain = root is None and layout == "auto" and task == "auto" and tree is None
     is_plain = is_plain and not (image_column or label_column or label_separator)
     return scan_source(
-        with_groups(source, group_by), path, on_unreadable=on_unreadable, classes=classes, max_pixels=max_pixels,
-        cache=cache, near_duplicates=near_duplicates, lenient=lenient, workers=workers, progress=progress,
-        compare_progress=compare_progress, scanned=absolute(path) if is_plain else "", bands=bands,
+        with_groups(source, group_by), path, taxonomy=tree, on_unreadable=on_unreadable, classes=classes,
+        max_pixels=max_pixels, cache=cache, near_duplicates=near_duplicates, lenient=lenient, workers=workers,
+        progress=progress, compare_progress=compare_progress, scanned=absolute(path) if is_plain else "", bands=bands,
     )  # fmt: skip
 
 
@@ -150,6 +162,7 @@ def scan_source(
     source: DataSource,
     path: Path | str,
     *,
+    taxonomy: Taxonomy | None = None,
     on_unreadable: OnUnreadable = "skip",
     classes: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -162,7 +175,10 @@ def scan_source(
     scanned: str = "",
     bands: str = "",
 ) -> Dataset:
-    """Hash and decode every image of an open source, as `scan` does; `path` names it in messages."""
+    """Hash and decode every image of an open source, as `scan` does; `path` names it in messages.
+
+    `taxonomy` is the tree for a source whose folders are none.
+    """
     name, read = redact(str(path)), source.layout
     found, notes = read.found.sorted_by_path(), tuple(read.notes)
     pairs: tuple[Pair, ...] = ()
@@ -181,6 +197,11 @@ def scan_source(
         raise DataError(describe_unreadable(bad))
     problems: tuple[str, ...] = ()
     numbers: tuple[int, ...] = ()
+    if taxonomy is not None and read.task != "classification":
+        raise UsageError(f"A tree is for images with one class each, and {name} is read as {read.task}. Leave it out.")
+    if read.parents is not None:
+        taxonomy = Taxonomy((), read.parents, f"The tree of folders in {name}")
+    tree: Taxonomy | None = None
     try:
         numbers = choose_bands(bands, samples.paths, samples.stats["mode"], samples.stats["frames"])
         if read.task == "regression":
@@ -190,6 +211,7 @@ def scan_source(
             classes = _check_classes(name, samples, read.classes, read.task)
         else:
             _check_known(name, samples, classes, read.task)
+        tree = taxonomy and taxonomy.with_classes(classes)
     except DataError as error:
         if not lenient:
             raise DataError(f"{error}\n{describe_unreadable(bad)}") if bad else error from None
@@ -199,11 +221,13 @@ def scan_source(
     alike = (" and ".join(map(repr, names)) for names in similar_names(classes))
     spelling = (f"The classes {names} differ only in spelling." for names in alike)
     others = describe_ignored(sorted(read.ignored), source.storage.source)
-    notes = (*notes, *others, *spelling, *_value_notes(samples, numbers), *_duplicate_notes(samples, read.task))
+    trees = () if tree is None else (tree.describe(),)
+    tree = None if tree is None or tree.depth == 1 else tree
+    values = (*_value_notes(samples, numbers), *_duplicate_notes(samples, read.task))
     ignored = tuple(sorted(read.ignored + read.noted + merged))
     return Dataset(
-        source.root, samples, tuple(classes), bad, ignored, notes, max_pixels, source.storage, pairs, problems,
-        scanned, read.task, numbers,
+        source.root, samples, tuple(classes), bad, ignored, (*notes, *trees, *others, *spelling, *values), max_pixels,
+        source.storage, pairs, problems, scanned, read.task, numbers, tree,
     )  # fmt: skip
 
 

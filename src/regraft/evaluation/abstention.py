@@ -21,6 +21,13 @@ class Selection:
     accuracy: float  # 1 if none is accepted
     accuracy_interval: tuple[float, float]  # 95 % Wilson interval; (0, 1) if none is accepted
     count: int  # with the rejected images
+    class_share: float | None = None  # of all images whose answer is a class, and not a node of a tree above; or None
+
+    def describe_classes(self) -> str:
+        """A sentence about the answers that are classes, after a space; "" without a tree."""
+        if self.class_share is None:
+            return ""
+        return f" A class answers {100 * self.class_share:.0f} %, and a node above it the others that are accepted."
 
 
 def select(predictions: Predictions, threshold: float) -> Selection:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from regraft.errors import DataError
+from regraft.evaluation.hierarchy import Hierarchy
 from regraft.evaluation.intervals import draw_counts, interval_about, wilson_interval
 from regraft.evaluation.majority import MajorityTest, compare_with_majority
 from regraft.evaluation.predictions import Predictions
@@ -59,6 +60,7 @@ class Evaluation(NotebookRepr):
             duplicates make them too narrow.
         overlap: Images that a run knows from its training, and the accuracy without them; None where the images come
             from the run's own split without copies in its other parts, or no run was given.
+        hierarchy: What a tree above the classes adds; None without one.
     """
 
     count: int
@@ -75,6 +77,7 @@ class Evaluation(NotebookRepr):
     confusion: np.ndarray
     intervals: Mapping[str, tuple[float, float]]
     overlap: TrainingOverlap | None = None
+    hierarchy: Hierarchy | None = None
 
     @property
     def confusion_matrix(self) -> np.ndarray:
@@ -106,8 +109,9 @@ class Evaluation(NotebookRepr):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values without NaN; the confusion matrix is a list of rows."""
-        majority = self.majority
-        return asdict(self) | {
+        majority, values = self.majority, asdict(replace(self, hierarchy=None))
+        del values["hierarchy"]
+        return values | {
             "untested": self.untested,
             "majority_class": {
                 "class": self.per_class[majority.class_index].name,
@@ -120,6 +124,7 @@ class Evaluation(NotebookRepr):
             "confusion": self.confusion.tolist(),
             "intervals": tuples_to_lists(self.intervals),
             "overlap": None if self.overlap is None else self.overlap.to_json(),
+            **({} if self.hierarchy is None else {"hierarchy": self.hierarchy.to_json()}),
         }
 
     @classmethod
@@ -135,6 +140,7 @@ class Evaluation(NotebookRepr):
                 "confusion": confusion,
                 "intervals": lists_to_tuples(value["intervals"]),
                 "overlap": TrainingOverlap.from_json(overlap) if (overlap := value.get("overlap")) else None,
+                "hierarchy": Hierarchy.from_json(tree) if (tree := value.get("hierarchy")) else None,
             }
             for derived in ("untested", "majority_class"):
                 fields.pop(derived, None)
@@ -192,6 +198,10 @@ class Evaluation(NotebookRepr):
             *([("top-5 accuracy", f"{self.top5:.4f}")] if self.top5 is not None else []),
             ("weighted F1", with_interval(self.weighted_f1, self.intervals["weighted_f1"])),
             ("log loss", f"{self.loss:.4f}"),
+            *(
+                (name, with_interval(value, bounds))
+                for name, value, bounds in (self.hierarchy.rows() if self.hierarchy else ())
+            ),
         ]
         width = max(display_width(row[0]) for row in (*table, *summary))
         lines = [_pad(name, width) + "".join(f"{cell:>12}" for cell in cells) for name, *cells in table]
@@ -233,6 +243,7 @@ def evaluate(predictions: Predictions) -> Evaluation:
             for name, value in averages.items()
         },
         overlap=None,
+        hierarchy=None,
         **{name: float(value) for name, value in averages.items()},
     )
 

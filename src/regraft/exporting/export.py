@@ -246,11 +246,12 @@ def _write(
         if shutil.disk_usage(target).free < 2**20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise ExportError(f"{target.name} cannot be written: {first_line(error)[:500]}") from error
-    write_text(target / SCRIPT, predict_script(export_format, preprocessing, task=run.task))
+    has_tree = run.taxonomy is not None
+    write_text(target / SCRIPT, predict_script(export_format, preprocessing, task=run.task, has_tree=has_tree))
     backbone, maps = str(run.description["backbone"]["name"]), _maps_of(reference.module)
     about = readme(
         export_format, preprocessing, backbone=backbone, classes=len(run.classes), maps=maps,
-        task=run.task, quantity=run.classes[0] if is_number else "",
+        task=run.task, quantity=run.classes[0] if is_number else "", has_tree=has_tree,
     )  # fmt: skip
     write_text(target / README, about)
     write_json(target / DESCRIPTION, {
@@ -267,6 +268,7 @@ def _write(
         "classes": list(run.classes),
         "thresholds": list(thresholds),
         **({"half_width": run.classifier.half_width, "deviation": reference.images.deviation} if is_number else {}),
+        **({"taxonomy": run.taxonomy.to_json()} if run.taxonomy else {}),
         "preprocessing": preprocessing.to_json(),
         "backbone": run.description["backbone"],
         "temperature": reference.module.model.head.temperature,

@@ -12,7 +12,8 @@ from regraft.atomic_io import sha256_of
 from regraft.attribution.evidence import Evidence
 from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
-from regraft.errors import ExportError, UsageError, as_path
+from regraft.data.taxonomy import Taxonomy
+from regraft.errors import DataError, ExportError, UsageError, as_path
 from regraft.exporting.formats import FORMATS
 from regraft.exporting.formats.base import Runtime, first_line
 from regraft.exporting.validation import check_file
@@ -32,6 +33,7 @@ class ExportedModel:
         path: The export's folder.
         description: Contents of `export.json`.
         classes: Class names in output order.
+        taxonomy: Tree above the classes; None without one.
         preprocessing: How an image file becomes an input.
         runtime: The loaded model.
     """
@@ -54,6 +56,7 @@ class ExportedModel:
             raise UsageError(f"{self.path} is not a folder. Expected an export; `regraft export RUN` makes one.")
         self.description = _read_description(self.path / DESCRIPTION)
         self.classes: tuple[str, ...] = tuple(self.description["classes"])
+        self.taxonomy = Taxonomy.from_json(self.description.get("taxonomy"), self.classes)
         self.preprocessing = Preprocessing.from_json(self.description["preprocessing"])
         export_format = FORMATS[self.description["format"]]
         if export_format.runs_code and not trust:
@@ -195,7 +198,8 @@ def _read_description(file: Path) -> dict[str, Any]:
             **{key: None if value.get(key) is None else float(value[key]) for key in ("half_width", "deviation")},
         }
         channels = Preprocessing.from_json(checked["preprocessing"]).channels
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        Taxonomy.from_json(value.get("taxonomy"), checked["classes"])
+    except (DataError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(f"{file} is damaged: {error!r}. Export the run again.") from error
     if value.get("version") != VERSION or checked["format"] not in FORMATS:
         raise ExportError(

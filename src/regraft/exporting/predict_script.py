@@ -8,7 +8,7 @@ import sys
 import textwrap
 from types import ModuleType
 
-from regraft.data import array_files, rgb, tiff_bands
+from regraft.data import array_files, rgb, tiff_bands, tree_answers
 from regraft.data import bands as bands_module
 from regraft.data.decode import MAX_PIXELS, VALUES_PER_PIXEL
 from regraft.data.labels import Task
@@ -59,6 +59,29 @@ _NUMBER = (
     interval = "" if half_width is None else f"{value - half_width:.6g} to {value + half_width:.6g}"
     print(name, about["classes"][0], f"{value:.6g}", interval)""",
 )
+#: The same for a tree of classes, whose nodes answer where no class is sure: `predict.py --min-confidence P IMAGE...`.
+_TREE = (
+    """about = json.loads((here / "export.json").read_text(encoding="utf-8"))
+classes, above = about["classes"], about["taxonomy"]
+
+
+def depth(node):
+    return 0 if above[node] is None else 1 + depth(above[node])
+
+
+nodes = classes + sorted(set(above) - set(classes), key=lambda node: (-depth(node), node))
+parents = np.array([-1 if above[node] is None else nodes.index(above[node]) for node in nodes])
+min_confidence = 0.0
+if sys.argv[1:2] == ["--min-confidence"]:
+    min_confidence = float(sys.argv[2])
+    del sys.argv[1:3]""",
+    """    sums = node_probabilities(np.asarray(probabilities, np.float64)[None], parents)
+    found = int(answers(sums, parents, len(classes), min_confidence)[0])
+    if found >= 0:
+        print(name, nodes[found], f"{sums[0, found]:.4f}")
+    else:
+        print(name, "(not sure)", f"{sums.max():.4f}")""",
+)
 _ANSWERS: dict[Task, tuple[str, str]] = {"classification": _ONE, "multilabel": _SEVERAL, "regression": _NUMBER}
 
 _READ_COLORS = """with Image.open(name) as file:
@@ -78,9 +101,14 @@ def resized(pixels, size, box=None):
 """
 
 
-def predict_script(export_format: Format, preprocessing: Preprocessing, *, task: Task = "classification") -> str:
-    """Return the source of `predict.py`, which contains the rules by which regraft's own decoder converts images."""
-    names, answer = _ANSWERS[task]
+def predict_script(
+    export_format: Format, preprocessing: Preprocessing, *, task: Task = "classification", has_tree: bool = False
+) -> str:
+    """Return the source of `predict.py`, which contains the rules by which regraft's own decoder converts images.
+
+    With a tree of classes it also contains those by which nodes answer.
+    """
+    names, answer = _TREE if has_tree else _ANSWERS[task]
     resampling, bands = f"Image.Resampling.{preprocessing.interpolation.upper()}", preprocessing.bands
     if bands is None:
         modules: tuple[ModuleType, ...] = (rgb,)
@@ -92,7 +120,7 @@ def predict_script(export_format: Format, preprocessing: Preprocessing, *, task:
         resize, functions = _resize_bands(preprocessing), _RESIZE_BANDS.format(resampling=resampling)
     imports = {"import json", "import sys", "from pathlib import Path", *export_format.script.imports.splitlines()}
     rules = []
-    for module in modules:
+    for module in (*modules, tree_answers) if has_tree else modules:
         source = inspect.getsource(module)
         nodes = [node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
         imports |= {ast.unparse(node) for node in nodes if not _is_own(node)}

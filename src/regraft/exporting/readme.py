@@ -27,7 +27,7 @@ regraft verify .{trust}                # complete, unchanged, and the same answe
 - `export.json`: class names, preprocessing, versions and hashes of the files
 - `parity.json`: how near its predictions are to those of the run that it was made from
 - `golden/`: images with the predictions for them, which `regraft verify` repeats
-
+{tree}
 {maps}regraft's documentation has code for plain Python, TensorFlow, PyTorch and JavaScript, in "Load an export in your
 own program" of the guide to exports (`docs/export.md`).
 """
@@ -41,6 +41,12 @@ _MEANINGS: Mapping[Task, str] = {
     "regression": "no probability but the number itself; `half_width` in `export.json` is half of its interval",
 }
 
+#: A paragraph for an export with a tree of classes.
+_TREE = """
+The classes are the ends of a tree: `taxonomy` in `export.json` has the node above each. The probability of a node is
+the sum over the classes below it; `python predict.py --min-confidence 0.8 IMAGE` answers with the class, or where none
+is that sure with the deepest node that is.
+"""
 #: Rows of the table for an export with maps.
 _OUTPUTS = """| output | `logits` | float32 | (N, {classes}) | before {before} |
 | output | `evidence` | float32 | (N, {classes}, {rows}, {columns}) | for each class, by position in the image |
@@ -94,6 +100,7 @@ def readme(
     maps: Mapping[str, Any] | None = None,
     task: Task = "classification",
     quantity: str = "",
+    has_tree: bool = False,
 ) -> str:
     """Return the text for an export of a network with inputs of this preprocessing; `maps` as in `export.json`."""
     several_labels = task == "multilabel"
@@ -110,7 +117,7 @@ def readme(
         pixels=_pixels(preprocessing.bands), backbone=backbone, purpose=quantity or f"{classes} classes",
         classes=classes, name=export_format.name, **sides,
         requirements=export_format.script.requirements, trust=" --trust" if export_format.runs_code else "",
-        outputs=outputs, maps=snippet, meaning=_MEANINGS[task],
+        outputs=outputs, maps=snippet, meaning=_MEANINGS[task], tree=_TREE if has_tree else "",
         files=", ".join(f"`{file}`" for file in export_format.files),
     )  # fmt: skip
 

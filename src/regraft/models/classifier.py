@@ -18,6 +18,7 @@ from torch import nn
 from regraft.data.band_values import Bands
 from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
+from regraft.data.taxonomy import Taxonomy
 from regraft.errors import UsageError
 from regraft.models.head import Activation, Head
 from regraft.models.malloc import keep_freed_memory
@@ -51,6 +52,7 @@ class Classifier(StagedNetwork):
     Attributes:
         spec: Registry entry of the backbone.
         classes: Class names in the order of the logits.
+        taxonomy: Tree above the classes; None without one.
         preprocessing: Conversion of an image file to the input.
         stages: Stages of the backbone, in order.
         taps: Indices of the stages that the head reads in addition to the last one.
@@ -88,6 +90,7 @@ class Classifier(StagedNetwork):
         )  # fmt: skip
         keep_freed_memory()  # or each layer of each batch would wait for the system to clear pages
         self.classes = tuple(classes)
+        self.taxonomy: Taxonomy | None = None
         self.head = Head(
             self.features,
             len(self.classes),
@@ -152,6 +155,7 @@ class Classifier(StagedNetwork):
                 task=self.head.task, thresholds=self.head.thresholds, weights=network.weights,
             )  # fmt: skip
         model.to(self.mean.device)
+        model.taxonomy = self.taxonomy
         with torch.no_grad():
             model.head.classifier.weight.copy_(self.head.classifier.weight[:, block])
             model.head.classifier.bias.copy_(self.head.classifier.bias / len(self.members))
@@ -273,6 +277,7 @@ class Classifier(StagedNetwork):
             "stages": [stage.name for stage in self.stages],
             "boundary": self.boundary,
             "classes": list(self.classes),
+            **({"taxonomy": self.taxonomy.to_json()} if self.taxonomy else {}),
             "preprocessing": self.preprocessing.to_json(),
             "ood": self.ood.get_config() if self.ood else None,
         }
@@ -290,6 +295,7 @@ class Classifier(StagedNetwork):
         options: dict[str, Any] = {"pooling": config["pooling"], "weights": weights, **config["head"]}
         options["head_stages"] = options.pop("stages")
         model = cls(spec, backbone, config["classes"], preprocessing, **options)
+        model.taxonomy = Taxonomy.from_json(config.get("taxonomy"), model.classes)
         if config["ood"]:
             model.ood = MahalanobisOod(**config["ood"])
         model.freeze(config["boundary"])

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
@@ -26,6 +26,9 @@ from regraft.data.ignored import describe_ignored
 from regraft.data.labels import Task, join_labels
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.sources.folders import find_images
+from regraft.data.taxonomy import Taxonomy
+from regraft.data.tree_answers import answers as nodes_that_answer
+from regraft.data.tree_answers import most_probable_paths
 from regraft.errors import ImageError, UsageError, as_path, cause_of
 from regraft.models.classifier import Classifier
 from regraft.models.ood import rowwise
@@ -56,6 +59,7 @@ class Prediction(NotebookRepr):
         value: The number of the image, if that is what the model says of images.
         half_width: Half the width of the interval about the value that has the true number at the model's coverage;
             None: there is no interval.
+        taxonomy: The tree above the classes; None if the model has none.
     """
 
     source: str
@@ -67,6 +71,7 @@ class Prediction(NotebookRepr):
     thresholds: tuple[float, ...] = ()
     value: float | None = None
     half_width: float | None = None
+    taxonomy: Taxonomy | None = field(default=None, repr=False)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -114,6 +119,42 @@ class Prediction(NotebookRepr):
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
+    def nodes(self) -> dict[str, float]:
+        """Probabilities of the nodes above the classes, in the order of the tree; {} without one.
+
+        Each is the sum over the classes below the node.
+        """
+        if self.taxonomy is None or self.error is not None:
+            return {}
+        sums = self.taxonomy.probabilities(self.probabilities[None])[0]
+        of_node = dict(zip(self.taxonomy.nodes, sums.tolist(), strict=True))
+        return {name: of_node[name] for name in self.taxonomy.inner}
+
+    def levels(self) -> list[tuple[str, float]]:
+        """The most probable node at each step from the top of the tree to a class, with probabilities.
+
+        Without a tree, the most probable class alone; empty if the image could not be read.
+        """
+        if self.taxonomy is None or self.error is not None:
+            return self.top(1)
+        tree, sums = self.taxonomy, self.taxonomy.probabilities(self.probabilities[None])
+        path = dict.fromkeys(most_probable_paths(sums, tree.parent_numbers)[0].tolist())
+        return [(tree.nodes[node], float(sums[0, node])) for node in path]
+
+    def answer_at(self, min_confidence: float) -> tuple[str, float] | None:
+        """The most probable class if its probability is at least `min_confidence`, else a node above the classes.
+
+        That is the deepest node of `levels` with such a probability. None if there is none, or the image could not be
+        read.
+        """
+        if self.error is not None:
+            return None
+        if self.taxonomy is None:
+            return (self.label, self.confidence) if self.confidence >= min_confidence else None
+        tree, sums = self.taxonomy, self.taxonomy.probabilities(self.probabilities[None])
+        node = int(nodes_that_answer(sums, tree.parent_numbers, len(tree.classes), min_confidence)[0])
+        return (tree.nodes[node], float(sums[0, node])) if node >= 0 else None
+
 
 class Predictor(Protocol):
     """A model in another runtime than PyTorch."""
@@ -140,6 +181,12 @@ class Predictor(Protocol):
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Images, uint8 (N, S, S, C), to probabilities, float64 (N, classes); of numbers these, float64 (N, 1)."""
+
+
+def tree_of(model: object) -> Taxonomy | None:
+    """The tree above the classes of a model or `Predictor`; None if it has none."""
+    tree: Taxonomy | None = getattr(model, "taxonomy", None)  # a model of a user's own may not know of trees
+    return tree
 
 
 def check_tta(name: str) -> Tta:
@@ -362,9 +409,9 @@ def predict_pixels(
             Prediction(source, model.classes, none, None, p_value, distance, value=float(row[0]), half_width=width)
             for source, row, p_value, distance in rows
         ]
-    limits = model.thresholds
+    limits, tree = model.thresholds, tree_of(model)
     return [
-        Prediction(source, model.classes, row, None, p_value, distance, limits)
+        Prediction(source, model.classes, row, None, p_value, distance, limits, taxonomy=tree)
         for source, row, p_value, distance in rows
     ]
 
@@ -377,6 +424,8 @@ def _predict_read(
     predictions = iter(predict_pixels(model, np.stack(images), sources=names, tta=tta) if images else ())
     for name, pixels in batch:
         if isinstance(pixels, str):
-            yield Prediction(name, model.classes, np.empty(0), pixels, thresholds=model.thresholds)
+            yield Prediction(
+                name, model.classes, np.empty(0), pixels, thresholds=model.thresholds, taxonomy=tree_of(model)
+            )
         else:
             yield next(predictions)

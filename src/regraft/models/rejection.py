@@ -35,15 +35,17 @@ class RejectionPolicy:
         if self.ood_threshold is not None and prediction.ood_p_value is not None:
             values["out_of_distribution"] = prediction.ood_p_value <= self.ood_threshold
         if self.min_confidence is not None:
-            values["accepted"] = prediction.confidence >= self.min_confidence
+            values["accepted"] = prediction.answer_at(self.min_confidence) is not None
         if self.min_probability is not None:
             ranked = prediction.top(len(prediction.classes))
             values["prediction_set"] = [name for name, p in ranked if p >= self.min_probability]
         return values
 
     def label(self, prediction: Prediction) -> str | None:
-        """The predicted class, or all labels as `join_labels` writes them; None where out-of-distribution."""
-        return None if self.of(prediction).get("out_of_distribution") else self.decide(prediction).label
+        """The answer, or all labels as `join_labels` writes them; None where the image is out-of-distribution."""
+        if self.of(prediction).get("out_of_distribution"):
+            return None
+        return self.decide(prediction).label if prediction.thresholds else self.answer(prediction)[0]
 
     def labels(self, prediction: Prediction) -> tuple[str, ...] | None:
         """The labels of the image, the most probable first; None where out-of-distribution."""
@@ -53,11 +55,20 @@ class RejectionPolicy:
         """The prediction with the thresholds of this policy, if it has any."""
         return replace(prediction, thresholds=self.label_thresholds) if self.label_thresholds else prediction
 
+    def answer(self, prediction: Prediction) -> tuple[str, float]:
+        """The answer and its confidence: the most probable class, or the node of a tree that is sure enough.
+
+        The class stays where no node is. "" and 0 if the image could not be read.
+        """
+        found = None if self.min_confidence is None else prediction.answer_at(self.min_confidence)
+        return found or (prediction.label, prediction.confidence)
+
     def to_json(self, prediction: Prediction, count: int) -> dict[str, Any]:
         """Plain values: label, confidence, p-value, the policy's columns and the `count` top classes, or the error.
 
         Where an image may have any number of labels, these are in `labels` instead, and each class has its threshold. A
-        number is in `value`, with its `interval`, or None, and the `quantity` that it is of.
+        number is in `value`, with its `interval`, or None, and the `quantity` that it is of. With a tree also `levels`,
+        the most probable node at each step from its top to a class.
         """
         if prediction.error is not None:
             return {"error": prediction.error}
@@ -82,10 +93,13 @@ class RejectionPolicy:
                 **self.of(prediction),
                 "top": ranked[:count],
             }
-        return {
+        values = {
             "label": self.label(prediction),
-            "confidence": prediction.confidence,
+            "confidence": self.answer(prediction)[1],
             "ood_p_value": prediction.ood_p_value,
             **self.of(prediction),
             "top": [{"label": name, "probability": p} for name, p in prediction.top(count)],
         }
+        if prediction.taxonomy is not None:
+            values["levels"] = [{"label": name, "probability": p} for name, p in prediction.levels()]
+        return values

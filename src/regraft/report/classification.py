@@ -5,16 +5,18 @@ Input: its record. Output: values for the templates of the page and the model ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from regraft.evaluation.abstention import risk_coverage
 from regraft.evaluation.calibration import MIN_IMAGES, Calibration
+from regraft.evaluation.hierarchy import Hierarchy
 from regraft.evaluation.metrics import Evaluation
 from regraft.report import sentences
 from regraft.report.earlier_run import class_rows
+from regraft.report.hierarchy import answer_rows, level_titles, metric_rows
 from regraft.report.html import interval, percent, short
 from regraft.report.plots.confusion import confusion_figure
 from regraft.report.plots.reliability import draw_reliability, draw_risk_coverage
@@ -35,6 +37,7 @@ def _sections(record: ClassificationRecord) -> dict[str, str]:
     changes = class_rows(record.metrics.get("earlier_run") or {})
     return {
         "confusion": "Confusion matrix",
+        **({"tree": "Tree of classes"} if _hierarchy(record) else {}),
         "classes": "Per-class metrics",
         **({"earlier": "Compared with the earlier run"} if changes else {}),
         "calibration": "Calibration",
@@ -57,6 +60,10 @@ def _numbers(record: ClassificationRecord) -> list[tuple[str, str]]:
     ]
 
 
+def _hierarchy(record: ClassificationRecord) -> Hierarchy | None:
+    return record.evaluations[record.part].hierarchy if record.part else None
+
+
 def _objection(record: ClassificationRecord) -> Sentence:
     return sentences.objection(record.evaluations[record.part]) if record.part else ()
 
@@ -68,6 +75,7 @@ def _details(record: ClassificationRecord) -> dict[str, Any]:
 def _page_view(record: ClassificationRecord) -> dict[str, Any]:
     return {
         **_details(record),
+        "tree": _tree_view(hierarchy) if (hierarchy := _hierarchy(record)) else None,
         "changes": class_rows(record.metrics.get("earlier_run") or {}),
         "per_class_rows": record.weakest_first(),
         "calibration": _calibration_view(record),
@@ -85,11 +93,25 @@ def _card_view(record: ClassificationRecord) -> dict[str, Any]:
 
 def confusion_view(evaluation: Evaluation) -> dict[str, Any]:
     """Return the confusion matrix, as a table or a chart depending on its size, and the most frequent confusions."""
-    names = [row.name for row in evaluation.per_class]
-    confusion = evaluation.confusion
+    return _matrix_view(evaluation.confusion, [row.name for row in evaluation.per_class], "confusion")
+
+
+def _tree_view(hierarchy: Hierarchy) -> dict[str, Any]:
+    return {
+        "rows": metric_rows(hierarchy),
+        "answers": answer_rows(hierarchy),
+        "levels": [
+            (title, _matrix_view(level.confusion, level.nodes, f"confusion-{level.level}"), level.level)
+            for title, level in level_titles(hierarchy)
+        ],
+    }
+
+
+def _matrix_view(confusion: np.ndarray, names: Sequence[str], ids: str) -> dict[str, Any]:
+    """A confusion matrix; `ids` is unique in the page."""
     support = np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     levels = np.ceil(np.sqrt(confusion / support) * 8).astype(int)
-    view: dict[str, Any] = {"names": names, "cells": None, "chart": None}
+    view: dict[str, Any] = {"names": list(names), "cells": None, "chart": None}
     if len(names) <= MAX_NUMBERS:
         view["cells"] = [
             [(f"{'hit' if i == j else 'miss'} heat-{levels[i, j]}", int(n)) for j, n in enumerate(row)]
@@ -97,9 +119,9 @@ def confusion_view(evaluation: Evaluation) -> dict[str, Any]:
         ]
     elif len(names) <= MAX_DRAWN:
         label = f"{int(np.trace(confusion)):,} of {int(confusion.sum()):,} images are on the diagonal."
-        view["chart"] = to_svg(confusion_figure(confusion, names, with_numbers=False), "confusion", label, tight=True)
+        view["chart"] = to_svg(confusion_figure(confusion, names, with_numbers=False), ids, label, tight=True)
     view["pairs"] = [
-        (names[i], names[j], n, n / int(support[i, 0])) for i, j, n in sentences.confused(evaluation, _MAX_PAIRS)
+        (names[i], names[j], n, n / int(support[i, 0])) for i, j, n in sentences.confused(confusion, _MAX_PAIRS)
     ]
     return view
 

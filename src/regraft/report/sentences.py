@@ -13,14 +13,13 @@ import numpy as np
 from regraft.errors import UsageError
 from regraft.evaluation.abstention import select, threshold_for
 from regraft.evaluation.calibration import MIN_IMAGES
+from regraft.evaluation.hierarchy import TARGET_ACCURACY, Hierarchy
 from regraft.evaluation.metrics import MAX_UNTESTED, Evaluation
 from regraft.report.html import Name, interval, percent
 from regraft.report.record import WITHHELD, ClassificationRecord
 from regraft.report.task_report import Sentence
 from regraft.text import pluralize
 
-#: Accuracy for which a confidence threshold is suggested.
-_TARGET_ACCURACY = 0.95
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -40,6 +39,8 @@ def quality(record: ClassificationRecord) -> Iterator[Sentence]:
     if at_chance := objection(evaluation):
         yield (*at_chance, f" {WITHHELD}")
     yield from _per_class(evaluation)
+    if evaluation.hierarchy:
+        yield from _under_tree(evaluation.hierarchy)
 
 
 def confidence(record: ClassificationRecord) -> Iterator[Sentence]:
@@ -65,9 +66,9 @@ def _of_tested(evaluation: Evaluation) -> Iterator[str]:
     yield f"”, and {len(untested) - MAX_UNTESTED:,} more)" if len(untested) > MAX_UNTESTED else "”)"
 
 
-def confused(evaluation: Evaluation, limit: int) -> list[tuple[int, int, int]]:
+def confused(confusion: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
     """Return the most frequent confusions as (true class, predicted class, images); equal ones in class order."""
-    errors = evaluation.confusion.copy()
+    errors = confusion.copy()
     np.fill_diagonal(errors, 0)
     rows, columns = np.nonzero(errors)
     counts = errors[rows, columns]
@@ -87,7 +88,7 @@ def _per_class(evaluation: Evaluation) -> Iterator[Sentence]:
         images = pluralize(weakest.support, "image")
         bounds = interval(weakest.recall_interval)
         yield ("Lowest recall: “", Name(weakest.name), f"”, {percent(weakest.recall)} of its {images} ({bounds}).")
-    if pairs := confused(evaluation, 1):
+    if pairs := confused(evaluation.confusion, 1):
         true, predicted, count = pairs[0]
         images = pluralize(count, "image")
         yield ("Most frequent confusion: “", Name(names[true]), "” predicted as “", Name(names[predicted]),
@@ -110,16 +111,26 @@ def _calibration(record: ClassificationRecord) -> Iterator[Sentence]:
     yield (f"Expected calibration error: {after.describe()}; {how}.",)
 
 
+def _under_tree(hierarchy: Hierarchy) -> Iterator[Sentence]:
+    """What a tree adds; how the confidence of its answers was chosen, if it was."""
+    low, high = hierarchy.intervals["f1"]
+    levels = "".join(f"; {percent(level.accuracy)} at level {level.level}" for level in hierarchy.levels)
+    yield (f"Under the tree of classes, the hierarchical F1 is {hierarchy.f1:.3f} ({low:.3f} to {high:.3f}). Accuracy "
+           f"above the classes{levels.replace(';', ':', 1)}.",)  # fmt: skip
+    if text := hierarchy.describe_answers():
+        yield (f"{text} The confidence was chosen for {100 * TARGET_ACCURACY:.0f} % on the validation images.",)
+
+
 def _threshold(record: ClassificationRecord) -> Iterator[Sentence]:
-    if record.part != "test" or record.predictions is None:
+    if record.part != "test" or record.predictions is None or record.evaluations[record.part].hierarchy:
         return
     val, test = record.predictions.part("val"), record.predictions.part("test")
     if not len(val):
         return
     try:
-        chosen = threshold_for(val, _TARGET_ACCURACY)
+        chosen = threshold_for(val, TARGET_ACCURACY)
     except UsageError:
-        target = f"{100 * _TARGET_ACCURACY:.0f} % accuracy"
+        target = f"{100 * TARGET_ACCURACY:.0f} % accuracy"
         yield (f"No confidence threshold reaches {target} on the validation images.",)
         return
     selection = select(test, chosen.threshold)

@@ -18,7 +18,9 @@ import torch
 
 from regraft.atomic_io import write_csv, write_json, write_text
 from regraft.config import Config, load_config
+from regraft.data.samples import Part
 from regraft.errors import UsageError, suggest_names
+from regraft.evaluation.hierarchy import hierarchy_of_part
 from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.stored_predictions import find_predictions, write_predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
@@ -34,6 +36,7 @@ from regraft.runs.report import write_report
 from regraft.runs.run import CONFIG, HEAD_PATH, HISTORY, METRICS, SOURCE, SPLIT, UNLABELED, Run, open_model
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.run_images import data_of, split_rows
+from regraft.runs.tasks.classification import plot_levels
 from regraft.runs.train import train_from
 from regraft.training.callbacks import NullReporter, ProgressReporter
 
@@ -113,15 +116,17 @@ def _rename(earlier: Run, changes: ClassChanges, config: Config, out: Path | str
             if (earlier.path / name).is_file():
                 (path / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(earlier.path / name, path / name)
+        model = _renamed_model(load_classifier(earlier.path), changes)
         if find_predictions(earlier.path):
             predictions = changes.of_predictions(earlier.predictions)
             write_predictions(predictions, path)
-            part = "test" if "test" in predictions.parts else "val"
+            part: Part = "test" if "test" in predictions.parts else "val"
             evaluation = evaluate(predictions.part(part))
             title = f"{'Test' if part == 'test' else 'Validation'} images"
             plot_confusion(evaluation.confusion, changes.after, path / "plots" / "confusion_matrix.png", title=title)
+            if (hierarchy := hierarchy_of_part(predictions, part, model.taxonomy)) is not None:
+                plot_levels(hierarchy, path / "plots", part)
         write_json(path / METRICS, metrics)
-        model = _renamed_model(load_classifier(earlier.path), changes)
         save_classifier(model, path)
         rename_exemplars(earlier.path, path, changes)
         renamed = Run(path, model)
@@ -138,6 +143,7 @@ def _renamed_model(model: Classifier, changes: ClassChanges) -> Classifier:
     layer.weight.copy_(layer.weight[order].clone())
     layer.bias.copy_(layer.bias[order].clone())
     model.classes = changes.after
+    model.taxonomy = model.taxonomy and changes.of_taxonomy(model.taxonomy)
     return model
 
 
@@ -147,12 +153,14 @@ def _renamed_metrics(earlier: Run, changes: ClassChanges) -> dict[str, Any]:
     metrics = dict(earlier.metrics)
     if find_predictions(earlier.path):
         predictions = changes.of_predictions(earlier.predictions)
+        tree = earlier.taxonomy and changes.of_taxonomy(earlier.taxonomy)
         for part in ("val", "test"):
             if part in metrics:
                 stored = metrics[part].get("overlap")
                 evaluation = evaluate(predictions.part(part))
                 overlap = TrainingOverlap.from_json(stored) if stored else None
-                metrics[part] = replace(evaluation, overlap=overlap).to_json()
+                hierarchy = hierarchy_of_part(predictions, part, tree)
+                metrics[part] = replace(evaluation, overlap=overlap, hierarchy=hierarchy).to_json()
     data = dict(metrics.get("data") or {})
     counts = {
         part: {name: sum(of_part.get(old, 0) for old in changes.sources()[name]) for name in changes.after}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from regraft.data.taxonomy import Taxonomy
 from regraft.errors import UsageError
 from regraft.evaluation.predictions import Predictions
 from regraft.text import join_truncated, nearest
@@ -107,6 +108,37 @@ class ClassChanges:
         parts += [f"{' and '.join(names)} are one class, {new}" for new, names in sources.items() if len(names) > 1]
         parts += [f"{old} is dropped" for old, new in self.new_names.items() if not new]
         return "; ".join(parts) + "."
+
+    def of_taxonomy(self, tree: Taxonomy) -> Taxonomy:
+        """What the tree of the run becomes: a new name takes the place of the old one.
+
+        Merged classes have one parent, or are all classes below the node whose name they take. Raises `UsageError` for
+        other ones, which have no place.
+        """
+        parents = dict(tree.parents)
+        for new, olds in self.sources().items():
+            if olds == [new]:
+                continue
+            for old in olds:
+                parents.pop(old, None)
+            above = {tree.parents[old] for old in olds}
+            if new in tree.inner:
+                below = [name for name in tree.classes if new in tree.lineage(name)]
+                if rest := [name for name in below if name not in olds]:
+                    raise UsageError(
+                        f"{new} is above {join_truncated(rest)} in the tree. Expected another name, or all below it."
+                    )
+                above = {tree.parents[new]}
+                gone = {node for node in tree.parents if new in tree.lineage(node)}
+                parents = {node: up for node, up in parents.items() if node not in gone}
+            if len(above) > 1:
+                places = [f"{old} in {tree.parents[old] or 'the top level'}" for old in olds]
+                raise UsageError(
+                    f"{new} has no place in the tree: {join_truncated(places)}. Expected classes with one parent, or "
+                    "all classes below a node, with its name."
+                )
+            parents[new] = above.pop()
+        return Taxonomy.of(parents, self.after)
 
     def of_predictions(self, predictions: Predictions) -> Predictions:
         """What predictions of the run become: probabilities of merged classes are added.

@@ -28,6 +28,7 @@ from regraft.data.scan import scan, scan_source
 from regraft.data.sources.earlier import EARLIER, ImagesOrigin, join, open_origin, select, with_groups
 from regraft.data.sources.folders import Layout
 from regraft.data.sources.open import DataSource, open_data
+from regraft.data.sources.taxonomy_file import read_taxonomy
 from regraft.data.sources.urls import absolute
 from regraft.data.storage import Folder
 from regraft.data.stored_features import StoredFeatures
@@ -35,6 +36,7 @@ from regraft.data.strings import in_blocks
 from regraft.errors import DataError, RegraftError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.runs.class_changes import ClassChanges
+from regraft.runs.earlier_run import tree_of_earlier
 from regraft.runs.exemplars import Exemplars, read_exemplars
 from regraft.runs.run import Run
 from regraft.runs.run_images import origin_of, split_rows
@@ -120,7 +122,8 @@ def scan_with_earlier(
     The last images are those that are gone, whose features the run has kept, if any. Earlier images that the new data
     has, too, have the labels of the new data. Those that are missing or have changed are left out, and a note says so.
     """
-    earlier = Run(config.run.from_run)
+    earlier, tree = Run(config.run.from_run), tree_of_earlier(config)
+    taxonomy = read_taxonomy(config.data.taxonomy) if config.data.taxonomy else tree
     if config.run.class_changes:
         changes = ClassChanges.parse(config.run.class_changes, earlier.classes)
         found, prefix = _find(earlier, changes=changes, data=str(data)), ""
@@ -129,8 +132,9 @@ def scan_with_earlier(
         options, own = config.data, _hashes(config, data, cache, reporter)
         source = with_groups(
             open_data(
-                data, remote=options.remote, layout=options.layout, image_column=options.image_column,
-                label_column=options.label_column, task=options.task, label_separator=options.label_separator,
+                data, remote=options.remote, layout=options.layout, tree=None if options.taxonomy else tree,
+                image_column=options.image_column, label_column=options.label_column, task=options.task,
+                label_separator=options.label_separator,
             ),
             options.group_by,
         )  # fmt: skip
@@ -141,11 +145,14 @@ def scan_with_earlier(
     labels = {sample.label for sample in stored} | {name for _, name in (source.layout.classes if source else ())}
     if source is None:  # all images are gone
         bands = Preprocessing.from_json(earlier.description["preprocessing"]).bands
-        dataset = Dataset(str(data), (), tuple(sorted(labels)), band_numbers=() if bands is None else bands.numbers)
+        classes, tree = tuple(sorted(labels)), taxonomy and taxonomy.with_classes(sorted(labels))
+        numbers = () if bands is None else bands.numbers
+        dataset = Dataset(str(data), (), classes, band_numbers=numbers, taxonomy=tree)
     else:
         dataset = scan_source(
             source,
             data,
+            taxonomy=taxonomy,
             on_unreadable=config.data.on_unreadable,
             classes=sorted(labels) if stored else None,  # those of images without files are known
             cache=cache,
@@ -196,9 +203,9 @@ def _hashes(config: Config, data: Path | str, cache: Cache | None, reporter: Pro
     """The SHA-256 of the new images, whatever their classes."""
     options = config.data
     dataset = scan(
-        data, remote=options.remote, layout=options.layout, image_column=options.image_column,
-        label_column=options.label_column, task=options.task, label_separator=options.label_separator,
-        bands=options.bands, cache=cache, near_duplicates=False, lenient=True,
+        data, remote=options.remote, layout=options.layout, taxonomy=tree_of_earlier(config),
+        image_column=options.image_column, label_column=options.label_column, task=options.task,
+        label_separator=options.label_separator, bands=options.bands, cache=cache, near_duplicates=False, lenient=True,
         progress=partial(reporter.on_progress, "scan", detail="images"),
     )  # fmt: skip
     return set(dataset.table.sha256s())

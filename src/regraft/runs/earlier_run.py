@@ -7,6 +7,7 @@ of the classes that stay, and sentences for the user.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from regraft.config import Config, load_run_config
@@ -14,14 +15,27 @@ from regraft.data.band_values import Bands, check_bands
 from regraft.data.dataset import Dataset, Split
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.samples import Part
+from regraft.data.taxonomy import Taxonomy
 from regraft.models.classifier import Classifier
 from regraft.models.run_description import read_run_description
 from regraft.models.serialization import load_classifier
+from regraft.runs.class_changes import ClassChanges
 from regraft.runs.run import CONFIG, UNLABELED, Run
 from regraft.runs.run_images import read_rows, split_rows
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import Epoch, HeadFit, Training
 from regraft.training.setup import plan_phases
+
+
+def tree_of_earlier(config: Config) -> Taxonomy | None:
+    """The tree of the run that a training starts from, with the changes of its classes; None if it has none."""
+    if not config.run.from_run:
+        return None
+    earlier = Run(config.run.from_run)
+    tree = Taxonomy.from_json(earlier.description.get("taxonomy"), earlier.classes)
+    if tree is not None and config.run.class_changes:
+        return ClassChanges.parse(config.run.class_changes, earlier.classes).of_taxonomy(tree)
+    return tree and replace(tree, name=f"The tree of {config.run.from_run}")
 
 
 def take_head(model: Classifier, run: Path) -> None:

@@ -18,13 +18,16 @@ from regraft.data.labels import classes_in
 from regraft.data.samples import PARTS, Part
 from regraft.data.scan import OnUnreadable, scan
 from regraft.errors import DataError, UsageError, suggest_names
+from regraft.evaluation.hierarchy import check_tree, measure_hierarchy, target_confidence
+from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.regression.predictions import RegressionPredictions
+from regraft.evaluation.stored_predictions import find_predictions
 from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions, evaluate_any
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Predictor, Tta, predict_images
+from regraft.models.inference import Predictor, Tta, predict_images, tree_of
 from regraft.models.ood import rowwise
 from regraft.runs.run import Run, classifier_of, open_model
 from regraft.runs.training_overlap import overlap_with_run
@@ -36,6 +39,7 @@ def evaluate(
     data: Dataset | Split | Path | str | None = None,
     *,
     part: Part | None = None,
+    min_confidence: float | None = None,
     out: Path | str | None = None,
     cluster: Cluster | str | None = None,
 ) -> AnyEvaluation:
@@ -47,12 +51,14 @@ def evaluate(
         model: A run or its folder, a model, an export, or predictions.
         data: Labeled images, or a path that `scan` takes. Default: the stored predictions of the run.
         part: Part of the data. Default: test if there is one, else everything (val, for stored predictions).
+        min_confidence: Under a tree of classes, the confidence of answers that `Evaluation.hierarchy` has beside the
+            classes. Default: for a run the lowest with 95 % accuracy on its validation images, if there is one.
         out: Folder for the predictions of the data; a later call computes only what is missing in it. Needs a run.
         cluster: Address of a Ray cluster that predicts (`ray://HOST:10001`, `auto` or `local`), whose nodes see the
             model, the data and `out` at the same paths. Needs `out`.
 
     Raises:
-        UsageError: There is a model, but no data; or `out` or `cluster` without what it needs.
+        UsageError: There is a model, but no data; or `min_confidence`, `out` or `cluster` without what it needs.
         DataError: There are no images, or a label is unknown to the model.
 
     Examples:
@@ -61,6 +67,8 @@ def evaluate(
         9
     """
     if isinstance(model, AnyPredictions):
+        if min_confidence is not None:
+            check_tree(None, "A set of predictions")
         return evaluate_any(model.part(part) if part else model)
     model = open_model(model)
     if (out is not None and (data is None or not isinstance(model, Run))) or (cluster is not None and out is None):
@@ -68,6 +76,8 @@ def evaluate(
     if data is None:
         if not isinstance(model, Run):
             raise UsageError("evaluate(model) needs labeled data: evaluate(model, dataset).")
+        if min_confidence is not None:
+            return model.evaluate(part, min_confidence=min_confidence)
         return model.evaluation(part)
     classifier = classifier_of(model)
     dataset = select_labeled(data, classifier, part)
@@ -78,8 +88,8 @@ def evaluate(
         from regraft.runs.prediction_parts.dataset import predict_dataset_parts
 
         predictions = predict_dataset_parts(model.path, dataset, out, thresholds=classifier.thresholds, cluster=cluster)
-        return evaluate_images(model, dataset, predictions)
-    return evaluate_images(known, dataset, predict_dataset(classifier, dataset))
+        return evaluate_images(model, dataset, predictions, min_confidence=min_confidence)
+    return evaluate_images(known, dataset, predict_dataset(classifier, dataset), min_confidence=min_confidence)
 
 
 def evaluate_images(
@@ -87,13 +97,21 @@ def evaluate_images(
     dataset: Dataset,
     predictions: AnyPredictions,
     *,
+    min_confidence: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AnyEvaluation:
     """Evaluate predictions of a data set, in its order, and say what of it the model knows from its training.
 
-    `progress` is called with (candidates compared, all candidates) during the search for near duplicates.
+    `min_confidence` is that of answers under a tree; None: for a run the `target_confidence`. `progress` is called with
+    (candidates compared, all candidates) during the search for near duplicates.
     """
-    evaluation = evaluate_any(predictions)
+    evaluation, tree = evaluate_any(predictions), tree_of(model)
+    if min_confidence is not None:
+        check_tree(tree, "The model")
+    if tree is not None and isinstance(predictions, Predictions) and isinstance(evaluation, Evaluation):
+        if min_confidence is None and isinstance(model, Run) and find_predictions(model.path):
+            min_confidence = target_confidence(model.predictions.part("val"), tree)
+        evaluation = replace(evaluation, hierarchy=measure_hierarchy(predictions, tree, min_confidence))
     if isinstance(model, Run):
         return replace(evaluation, overlap=overlap_with_run(model, dataset, predictions, progress=progress))
     if isinstance(model, Classifier):  # in memory: nothing is known about its training
@@ -123,8 +141,8 @@ def select_labeled(
         data = scan(
             data, on_unreadable=on_unreadable, remote=remote, image_column=image_column, label_column=label_column,
             bands="" if own is None else format_numbers(own.numbers), classes=classifier.classes,
-            near_duplicates=False, cache=Cache(), progress=progress, task=classifier.task,
-            label_separator=label_separator,
+            taxonomy=tree_of(classifier), near_duplicates=False, cache=Cache(), progress=progress,
+            task=classifier.task, label_separator=label_separator,
         )  # fmt: skip
     if isinstance(data, Split):
         data = data.dataset

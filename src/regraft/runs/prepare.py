@@ -28,7 +28,7 @@ from regraft.models.classifier import Classifier, build
 from regraft.models.registry import AUTO, find_backbone
 from regraft.resources import alone_on_machine
 from regraft.runs.earlier_images import check_features_fit, scan_with_earlier, uses_earlier_images
-from regraft.runs.earlier_run import bands_of_earlier, notes_on_earlier_run, take_head
+from regraft.runs.earlier_run import bands_of_earlier, notes_on_earlier_run, take_head, tree_of_earlier
 from regraft.runs.ineffective import describe_ineffective
 from regraft.runs.run import CONFIG, METRICS
 from regraft.tracking.tracker import check_trackers
@@ -111,6 +111,7 @@ def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: P
         group_by=config.data.group_by,
         remote=config.data.remote,
         layout=config.data.layout,
+        taxonomy=config.data.taxonomy or tree_of_earlier(config),
         image_column=config.data.image_column,
         label_column=config.data.label_column,
         task=config.data.task,
@@ -156,6 +157,7 @@ def build_for(config: Config, dataset: Dataset, image_size: int | None = None) -
         name, classes=dataset.classes, task=dataset.task, shorter_side=side, seed=config.training.seed, bands=bands,
         **options,
     )  # fmt: skip
+    model.taxonomy = dataset.taxonomy
     if config.run.from_run:
         take_head(model, Path(config.run.from_run))
     return model

@@ -18,8 +18,10 @@ import numpy as np
 
 from regraft.data.dataset import Part
 from regraft.data.labels import Task
+from regraft.data.taxonomy import Taxonomy
 from regraft.errors import RunError, UsageError, as_path, suggest_names
 from regraft.evaluation.abstention import Selection, conformal_threshold, threshold_for
+from regraft.evaluation.hierarchy import check_tree, hierarchy_of_part, threshold_under_tree
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.metrics import evaluate as evaluate_predictions
 from regraft.evaluation.multilabel.metrics import MultilabelEvaluation, evaluate_labels
@@ -86,6 +88,11 @@ class Run(NotebookRepr):
         """Raise `UsageError` where the model gives an image any number of classes, and `what` is for one class."""
         if self.task == "multilabel":
             raise UsageError(f"{self.path} gives images several labels, and {what} is for one class for each image.")
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy | None:
+        """The tree above the classes; None without one."""
+        return Taxonomy.from_json(self.description.get("taxonomy"), self.classes)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -185,10 +192,15 @@ class Run(NotebookRepr):
         """Select the stored predictions of one part as `predictions_of`, where an image has any number of classes."""
         return self.label_predictions.part(self._stored_part(self.label_predictions.parts, part))
 
-    def evaluate(self, part: Part | None = None) -> Evaluation:
-        """Evaluate the stored predictions of one part; see `predictions_of`."""
+    def evaluate(self, part: Part | None = None, *, min_confidence: float | None = None) -> Evaluation:
+        """Evaluate the stored predictions of one part; see `predictions_of`, and `regraft.evaluate`."""
+        if min_confidence is not None:
+            check_tree(self.taxonomy, self.path)
         predictions = self.predictions_of(part)
-        return replace(evaluate_predictions(predictions), overlap=self._stored_overlap(predictions.parts[0]))
+        part_name = predictions.parts[0]
+        hierarchy = hierarchy_of_part(self.predictions, part_name, self.taxonomy, min_confidence)
+        overlap = self._stored_overlap(part_name)
+        return replace(evaluate_predictions(predictions), overlap=overlap, hierarchy=hierarchy)
 
     def _stored_overlap(self, part: str) -> TrainingOverlap | None:
         stored = self.metrics.get(part, {}) if (self.path / METRICS).is_file() else {}
@@ -215,9 +227,14 @@ class Run(NotebookRepr):
     def confidence_threshold(self, accuracy: float) -> Selection:
         """Find the lowest confidence from which on predictions have this accuracy on the validation images.
 
+        With a tree, these are the answers at that confidence (`Prediction.answer_at`), which may be nodes above the
+        classes.
+
         Raises:
             UsageError: The run has no validation images, or no confidence has this accuracy.
         """
+        if self.taxonomy is not None:
+            return threshold_under_tree(self._validation(), self.taxonomy, accuracy)
         return threshold_for(self._validation(), accuracy)
 
     def conformal_threshold(self, coverage: float) -> float:

@@ -107,6 +107,7 @@ def _train_split(
     config, search = choose_backbone(split, config, reporter)
     at_size = None
     if model is not None:
+        model.taxonomy = split.dataset.taxonomy
         describe_model(model, split, config, reporter)
     else:
         model = build_described(split, config, reporter)
@@ -135,7 +136,8 @@ def _with_data(config: Config, data: str, task: Task) -> Config:
     """The configuration with what its images were taken for, and their path unless that has bytes that are no text."""
     is_text = data.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in data)
     run = replace(config.run, data=data if is_text else "", out="")
-    return config.model_copy(update={"run": run, "data": replace(config.data, task=task)})
+    taxonomy = config.data.taxonomy and absolute(config.data.taxonomy)
+    return config.model_copy(update={"run": run, "data": replace(config.data, task=task, taxonomy=taxonomy)})
 
 
 def train_into(

@@ -60,6 +60,7 @@ def serve(
     port: int = 8000,
     engine: Engine = "same",
     min_accuracy: float | None = None,
+    min_confidence: float | None = None,
     ood_rate: float | None = None,
     token: str | None = None,
     trust: bool = False,
@@ -91,6 +92,7 @@ def serve(
             exports and takes the fastest. An export has no out-of-distribution detection and no heat maps.
         min_accuracy: As for `regraft predict --min-accuracy`; None: 0.95 if the validation images allow it, and off for
             a model that gives an image any number of labels; 0: off.
+        min_confidence: As for `regraft predict --min-confidence`, in place of `min_accuracy`; exports take it, too.
         ood_rate: As for `regraft predict --ood-rate`; None: 0.01 if the validation images allow it; 0: off.
         token: Token that clients must send as `Authorization: Bearer TOKEN`.
         trust: Load exports whose format can run code.
@@ -126,6 +128,8 @@ def serve(
         raise UsageError(f"engine = {engine!r}; expected {' or '.join(get_args(Engine))}.")
     if token is not None and not (len(token) >= 8 and token.isascii() and token.isprintable() and " " not in token):
         raise UsageError("Invalid token; expected at least 8 characters of visible ASCII.")
+    if min_accuracy is not None and min_confidence is not None:
+        raise UsageError("Received --min-accuracy and --min-confidence. The first chooses the second; expected one.")
     root_path = _checked_root_path(root_path)
     for origin in allow_origins:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
@@ -139,7 +143,7 @@ def serve(
     with bind(host, port) as listener:
         address = listener.getsockname()
         on_listening(f"http://{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}")
-        load = functools.partial(load_models, sources, engine, min_accuracy, ood_rate, trust)
+        load = functools.partial(load_models, sources, engine, min_accuracy, ood_rate, trust, min_confidence)
         service = Service(names, load, limits or Limits(), decoders)
         set_up_logging(log_level)
         server = DrainingServer(service, token, root_path=root_path, allow_origins=allow_origins, stop=stop)
@@ -212,18 +216,21 @@ def _default_name(path: Path, export: bool) -> str:
 
 
 def load_models(
-    sources: Sequence[ModelSource], engine: Engine, min_accuracy: float | None, ood_rate: float | None, trust: bool
-) -> list[ServedModel]:
+    sources: Sequence[ModelSource], engine: Engine, min_accuracy: float | None, ood_rate: float | None, trust: bool,
+    min_confidence: float | None = None,
+) -> list[ServedModel]:  # fmt: skip
     """Load the models; see `serve` for the arguments."""
     return [
-        _load_export(source, min_accuracy, ood_rate, trust)
+        _load_export(source, min_accuracy, min_confidence, ood_rate, trust)
         if source.is_export
-        else _load_run(source, engine, min_accuracy, ood_rate)
+        else _load_run(source, engine, min_accuracy, min_confidence, ood_rate)
         for source in sources
     ]
 
 
-def _load_export(source: ModelSource, min_accuracy: float | None, ood_rate: float | None, trust: bool) -> ServedModel:
+def _load_export(
+    source: ModelSource, min_accuracy: float | None, min_confidence: float | None, ood_rate: float | None, trust: bool
+) -> ServedModel:
     from regraft.serving.service import ServedModel
 
     if given := [name for name, value in (("--min-accuracy", min_accuracy), ("--ood-rate", ood_rate)) if value]:
@@ -236,10 +243,19 @@ def _load_export(source: ModelSource, min_accuracy: float | None, ood_rate: floa
         facts.append(("Run", str(run)))
     facts += _band_facts(export.preprocessing)
     version = description["sha256"][form.files[0]]
-    return ServedModel(source.name, version[:_DIGITS], ServingEngine(export, form.name), facts=facts)
+    if min_confidence is not None and export.thresholds:
+        raise UsageError(f"--min-confidence is for one class, and {source.path} gives an image any number of labels.")
+    policy = RejectionPolicy(min_confidence)
+    return ServedModel(source.name, version[:_DIGITS], ServingEngine(export, form.name), policy, facts)
 
 
-def _load_run(source: ModelSource, engine: Engine, min_accuracy: float | None, ood_rate: float | None) -> ServedModel:
+def _load_run(
+    source: ModelSource,
+    engine: Engine,
+    min_accuracy: float | None,
+    min_confidence: float | None,
+    ood_rate: float | None,
+) -> ServedModel:
     from regraft.serving.service import ServedModel
 
     run = Run(source.path)
@@ -249,7 +265,11 @@ def _load_run(source: ModelSource, engine: Engine, min_accuracy: float | None, o
         model = export
         runtime = str(export.description["format"])
         version = export.description["sha256"][FORMATS[runtime].files[0]]
-    min_confidence, confidence_fact = _min_confidence(run, min_accuracy)
+    confidence_fact: Facts = []
+    if min_confidence is not None and run.task == "multilabel":
+        raise UsageError(f"--min-confidence is for one class, and {run.path} gives an image any number of labels.")
+    if min_confidence is None:
+        min_confidence, confidence_fact = _min_confidence(run, min_accuracy)
     ood_threshold, ood_fact = _ood_threshold(run, ood_rate, isinstance(model, Classifier))
     policy = RejectionPolicy(min_confidence=min_confidence, ood_threshold=ood_threshold)
     facts = [*_facts(run), *_band_facts(model.preprocessing), ("Engine", runtime), *confidence_fact, *ood_fact]
@@ -310,7 +330,7 @@ def _min_confidence(run: Run, min_accuracy: float | None) -> tuple[float | None,
     text = (
         f"Confidence of at least {100 * chosen.threshold:.1f} %. Of {chosen.count} validation images, "
         f"{100 * chosen.coverage:.0f} % are accepted, and {100 * chosen.accuracy:.0f} % of these are right (95 % "
-        f"interval {low} to {high})."
+        f"interval {low} to {high}).{chosen.describe_classes()}"
     )
     return chosen.threshold, [("Accepted answers", text)]
 

@@ -155,7 +155,7 @@ class Service:
             image = await self._pool.decode(upload.data, self.names.index(model.name), thumbnail=explain)
         except ImageError as error:
             self.metrics.images.labels(model.name, "unreadable").inc()
-            return Answer(Prediction("", engine.classes, np.empty(0), error.reason))
+            return Answer(Prediction("", engine.classes, np.empty(0), error.reason, taxonomy=engine.taxonomy))
         finally:
             self.metrics.decoding.observe(time.monotonic() - started)
             self.metrics.killed.set(self._pool.killed)
@@ -182,6 +182,7 @@ class Service:
                 "task": model.engine.task,
                 "classes": list(model.engine.classes), "thresholds": list(model.engine.thresholds),
                 "half_width": model.engine.model.half_width,
+                "taxonomy": None if model.engine.taxonomy is None else model.engine.taxonomy.to_json(),
                 "image_size": model.engine.preprocessing.named_size,
                 "explains": model.engine.explains,
                 "min_confidence": model.rejection_policy.min_confidence,

@@ -17,6 +17,7 @@ from regraft.config import Config
 from regraft.data.dataset import Dataset
 from regraft.data.split import fold_numbers, inseparable_set_counts, inseparable_set_ids
 from regraft.errors import DataError, RunError, UsageError
+from regraft.evaluation.hierarchy import measure_hierarchy
 from regraft.evaluation.intervals import wilson_interval
 from regraft.evaluation.label_errors import find_label_errors
 from regraft.evaluation.metrics import Evaluation, evaluate
@@ -214,6 +215,8 @@ def cross_validate(
         return Predictions.from_arrays(labels[rows], probability[rows], dataset.classes, paths[rows].tolist())
 
     whole = [evaluate(predictions(probability)) for probability in probabilities]
+    if dataset.taxonomy is not None:
+        whole[0] = replace(whole[0], hierarchy=measure_hierarchy(predictions(probabilities[0]), dataset.taxonomy))
     by_fold = [
         [evaluate(predictions(probability, fold == number)) for number in np.unique(fold)]
         for probability, fold in zip(probabilities, folds, strict=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from regraft.atomic_io import csv_text, write_text
+from regraft.atomic_io import csv_text, write_json, write_text
 from regraft.cache import Cache
 from regraft.config import Config, DataOptions
 from regraft.data.dataset import Dataset, Sample, Split
@@ -21,6 +21,7 @@ from regraft.data.quality.findings import Inspection
 from regraft.data.sources.folders import FolderLayout
 from regraft.data.split import split as split_dataset
 from regraft.data.storage import Folder
+from regraft.data.taxonomy import Taxonomy
 from regraft.errors import DataError, UsageError
 from regraft.runs.prepare import scan_with
 from regraft.studies.inspect.inspect import inspect
@@ -72,7 +73,7 @@ def split_into(
         keep = target / SPLIT
     parts = split_dataset(dataset, train=train, val=val, test=test, seed=seed, keep=keep)
     samples = parts.dataset.samples
-    paths = _target_paths(samples, earlier, dataset.task)
+    paths = _target_paths(samples, earlier, dataset.task, dataset.taxonomy)
     rows = [(path, s.label, s.part, s.sha256, s.path) for s, path in zip(samples, paths, strict=True)]
     gone = [row for row in earlier if row["path"] not in set(paths)]
     if gone:
@@ -126,7 +127,9 @@ def _refuse_other_shares(
         )
 
 
-def _target_paths(samples: Sequence[Sample], earlier: Sequence[dict[str, str]], task: Task) -> list[str]:
+def _target_paths(
+    samples: Sequence[Sample], earlier: Sequence[dict[str, str]], task: Task, tree: Taxonomy | None
+) -> list[str]:
     """Path of each sample below the target: that of an earlier call, else its own name if that is free."""
     known = {(row["source"], row["sha256"]): row["path"] for row in earlier}
     taken = {row["path"].casefold() for row in earlier}
@@ -136,7 +139,9 @@ def _target_paths(samples: Sequence[Sample], earlier: Sequence[dict[str, str]], 
         if path is None:
             label, folder = sample.label, f"{sample.part}"
             if task == "classification":
-                if label in (".", "..") or any(c in label for c in "/\\\0"):
+                label = label if tree is None else tree.folder_of(label)
+                folders = label.split("/") if tree else [label]
+                if any(one in (".", "..") or any(c in one for c in "/\\\0") for one in folders):
                     raise DataError(f"The class {label!r} cannot be a folder name. Rename it.")
                 folder = f"{folder}/{label}"
             name = PurePosixPath(sample.path)
@@ -192,6 +197,8 @@ def clean_into(
 ) -> tuple[Inspection, Dataset, list[Dropped]]:
     """Write a manifest without the images of some findings, and beside it `<name>.dropped.csv` with the reasons.
 
+    A tree of classes is in `<name>.taxonomy.json`, because a manifest has none.
+
     Return the inspection, the images that stay, and those that were dropped. Raises `UsageError` if a file exists or is
     no `.csv`, the data are not files on disk, or as `clean`.
     """
@@ -199,7 +206,7 @@ def clean_into(
     dropped_file = out.with_suffix(".dropped.csv")
     if out.suffix.lower() != ".csv":
         raise UsageError(f"--out {out}: expected a file name that ends in .csv.")
-    if taken := [str(file) for file in (out, dropped_file) if file.exists()]:
+    if taken := [str(file) for file in (out, dropped_file, tree_file(out)) if file.exists()]:
         raise UsageError(f"{' and '.join(taken)} exist already, and nothing is overwritten. Choose another --out.")
     inspection = inspect(
         data, labels="label_error" in drop, group_by=group_by, layout=layout, image_column=image_column,
@@ -215,8 +222,15 @@ def clean_into(
     out.parent.mkdir(parents=True, exist_ok=True)
     reasons = [(_relative_path(out, dataset, d.path), d.label, d.kind, d.reason) for d in dropped]
     write_text(dropped_file, csv_text(("path", "label", "finding", "reason"), reasons))
+    if dataset.taxonomy is not None:
+        write_json(tree_file(out), dataset.taxonomy.to_json())
     write_text(out, csv_text([columns[i] for i in used], [[row[i] for i in used] for row in rows]))
     return inspection, kept, dropped
+
+
+def tree_file(manifest: Path) -> Path:
+    """The file with the tree of a manifest that `clean_into` writes."""
+    return manifest.with_suffix(".taxonomy.json")
 
 
 def _relative_path(out: Path, dataset: Dataset, path: str) -> str:

@@ -13,7 +13,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from regraft.data.preprocessing import Preprocessing
+from regraft.data.taxonomy import Taxonomy
 from regraft.models.inference import Prediction
+from regraft.models.rejection import RejectionPolicy
 from regraft.serving.batching import Answer
 from regraft.serving.http.schemas import ImageAnswer, InferRequest, describe
 from regraft.serving.service import ServedModel
@@ -64,3 +66,15 @@ def test_a_whole_number_may_be_written_as_a_float() -> None:
 def test_other_inputs_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         InferRequest.model_validate(infer(**changes))
+
+
+def test_an_answer_under_a_tree_is_the_node_that_is_sure() -> None:
+    tree = Taxonomy.of({"beagle": "dog", "pug": "dog", "cat": None})
+    engine: Any = SimpleNamespace(classes=tree.classes, preprocessing=Preprocessing(size=8))
+    model = ServedModel("model", "1", engine, RejectionPolicy(min_confidence=0.8))
+    prediction = Prediction("", tree.classes, np.array([0.5, 0.1, 0.4]), taxonomy=tree)
+    value = describe(Answer(prediction), model, None, count=1)
+    assert (value["label"], value["confidence"], value["accepted"]) == ("dog", 0.9, True)
+    assert value["top"] == [{"label": "beagle", "probability": 0.5}]
+    assert value["levels"] == [{"label": "dog", "probability": 0.9}, {"label": "beagle", "probability": 0.5}]
+    ImageAnswer.model_validate(value)

@@ -29,7 +29,7 @@ def command(
     """Write a manifest without the images that have certain findings; no image is changed."""
     screen = console(json)
     with screen.status("Starting"):
-        from regraft.studies.write_folders import clean_into
+        from regraft.studies.write_folders import clean_into, tree_file
     kinds = parse_names(drop)
     with rich_progress(screen) as reporter:
         _, kept, dropped = clean_into(
@@ -57,4 +57,5 @@ def command(
             "evaluate the model on images that were not cleaned."
         )
     task_option = " --task multilabel" if kept.task == "multilabel" else ""
-    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(str(out))}{task_option}")
+    of_tree = f" --taxonomy {tree_file(out)}" if tree_file(out).is_file() else ""
+    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(f'{out}{of_tree}')}{task_option}")

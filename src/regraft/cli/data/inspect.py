@@ -20,6 +20,7 @@ from regraft.cli.options import (
     LabeledData,
     LabelSeparator,
     Remote,
+    TaxonomyFile,
     Weights,
 )
 from regraft.cli.output import console, print_json
@@ -43,6 +44,7 @@ def command(
     weights: Weights = "auto",
     group_by: GroupBy = None,
     layout: FolderLayout = None,
+    taxonomy: TaxonomyFile = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     bands: Bands = None,
@@ -66,21 +68,22 @@ def command(
     with rich_progress(screen) as reporter:
         inspection = inspect(
             data, labels=labels, backbone=backbone, weights=weights or "auto", group_by=group_by or "", remote=remote,
-            layout=layout or "auto", image_column=image_column or "", label_column=label_column or "",
-            bands=bands or "", task=task or "auto", label_separator=label_separator or "", reporter=reporter,
+            layout=layout or "auto", taxonomy=taxonomy, image_column=image_column or "",
+            label_column=label_column or "", bands=bands or "", task=task or "auto",
+            label_separator=label_separator or "", reporter=reporter,
         )  # fmt: skip
         write_page(inspection, out, progress=lambda done, total: reporter.on_progress("page", done, total, "pictures"))
     if json:
         print_json({**inspection.to_json(), "page": str(out)})
     else:
-        _print(screen, inspection, data, out)
+        _print(screen, inspection, data, out, taxonomy)
     # Data without two classes fails here as in every other verb.
     has_failed = fail_on and inspection.worst in SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     if has_failed or inspection.dataset.class_problems:
         raise Exit(1)
 
 
-def _print(screen: Console, inspection: Inspection, data: str, out: Path) -> None:
+def _print(screen: Console, inspection: Inspection, data: str, out: Path, taxonomy: str | None) -> None:
     from regraft.data.quality.cleaning import proposed
 
     _print_statistics(screen, inspection.to_json()["statistics"], data)
@@ -95,7 +98,8 @@ def _print(screen: Console, inspection: Inspection, data: str, out: Path) -> Non
         screen.print(f"[bold]Clean[/bold]    regraft clean {escape(data)} --drop {kinds} --out clean.csv")
     if not inspection.dataset.class_problems:
         task_option = " --task multilabel" if inspection.dataset.task == "multilabel" else ""
-        screen.print(f"[bold]Train[/bold]    regraft train {escape(data)}{task_option}")
+        of_tree = f" --taxonomy {taxonomy}" if taxonomy else " --layout tree" if inspection.dataset.taxonomy else ""
+        screen.print(f"[bold]Train[/bold]    regraft train {escape(data + of_tree)}{task_option}")
 
 
 def _print_statistics(screen: Console, statistics: dict[str, Any], data: str) -> None:
@@ -105,14 +109,17 @@ def _print_statistics(screen: Console, statistics: dict[str, Any], data: str) ->
         f"\n[bold]{escape(data)}[/bold]: {pluralize(statistics['images'], 'image')} in "
         f"{pluralize(len(classes), 'class', 'classes')}{parts}; {size:,.{int(size < 10)}f} MB."
     )
-    largest = max((counts["all"] for counts in classes.values()), default=1) or 1
+    shown = {name: counts["all"] for name, counts in classes.items()}
+    if tree := statistics.get("tree"):
+        shown = {"  " * (node["level"] - 1) + node["name"]: node["images"] for node in tree}
+    largest = max(shown.values(), default=1) or 1
     block = "#" if screen.options.ascii_only else "█"
-    indent = max(map(len, list(classes)[:_CLASSES]), default=0)
-    for name, counts in list(classes.items())[:_CLASSES]:
-        bar = block * max(1, round(40 * counts["all"] / largest)) if counts["all"] else ""
-        screen.print(f"  {escape(name):<{indent}}  {counts['all']:>7,}  [blue]{bar}[/blue]")
-    if len(classes) > _CLASSES:
-        screen.print(f"  and {len(classes) - _CLASSES:,} more classes")
+    indent = max(map(len, list(shown)[:_CLASSES]), default=0)
+    for name, count in list(shown.items())[:_CLASSES]:
+        bar = block * max(1, round(40 * count / largest)) if count else ""
+        screen.print(f"  {escape(name):<{indent}}  {count:>7,}  [blue]{bar}[/blue]")
+    if len(shown) > _CLASSES:
+        screen.print(f"  and {len(shown) - _CLASSES:,} more {'nodes' if tree else 'classes'}")
     if counted := statistics.get("labels_per_image"):
         each = ", ".join(f"{number or 'no'}: {images:,}" for number, images in counted.items())
         screen.print(f"  Labels of an image: {each}.")

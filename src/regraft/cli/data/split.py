@@ -63,4 +63,5 @@ def command(
     screen.print(escape(f"{target}: " + ", ".join(f"{len(parts[part]):,} {part}" for part in parts) + " images."))
     screen.print(escape(f"{target / SPLIT} lists the source of each image."))
     trained = f"{target / SPLIT} --task multilabel" if parts.dataset.task == "multilabel" else str(target)
-    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(trained)}")
+    of_tree = " --layout tree" if parts.dataset.taxonomy else ""
+    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(trained)}{of_tree}")

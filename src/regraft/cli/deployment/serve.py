@@ -21,6 +21,7 @@ def command(
     port: Annotated[int, Option(metavar="N", min=0, max=65535, help="Port; 0: any free one.")] = 8000,
     engine: Annotated[str, Option(help="same: exactly as `predict`. fastest: run or export by speed.")] = "same",
     min_accuracy: Annotated[float | None, probability("As in `predict`. Default: 0.95 if possible. 0: off.")] = None,
+    min_confidence: Annotated[float | None, probability("As in `predict`, in place of --min-accuracy.")] = None,
     ood_rate: Annotated[float | None, probability("As in `predict`. Default: 0.01 if possible. 0: off.")] = None,
     token_file: Annotated[Path | None, Option(help=f"File with the token of clients. Default: ${_TOKEN}.")] = None,
     max_megabytes: Annotated[float, Option(metavar="N", min=0.01, help="Megabytes per request.")] = 32.0,
@@ -82,8 +83,9 @@ def command(
         err.print(f"Ready. Web page: [bold]{address}/[/bold], API: {address}/docs. Press Ctrl-C to stop.")
 
     raise Exit(serve(
-        models, host=host, port=port, engine=engine, min_accuracy=min_accuracy, ood_rate=ood_rate,  # type: ignore[arg-type]  # checked there
-        token=_token(token_file), trust=trust, decoders=decoders, limits=limits, log_level=log_level,
+        models, host=host, port=port, engine=engine, min_accuracy=min_accuracy,  # type: ignore[arg-type]  # checked there
+        min_confidence=min_confidence, ood_rate=ood_rate, token=_token(token_file), trust=trust,
+        decoders=decoders, limits=limits, log_level=log_level,
         root_path=root_path, allow_origins=allow_origin or (), on_listening=on_listening, on_ready=on_ready,
     ))  # fmt: skip
 

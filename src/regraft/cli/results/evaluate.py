@@ -23,6 +23,7 @@ from regraft.cli.options import (
     RunOrExport,
     Trust,
     cluster_of,
+    probability,
 )
 from regraft.cli.output import console, print_json
 from regraft.cli.tasks import OUTPUTS
@@ -46,6 +47,9 @@ def command(
         str | None, Argument(help="Labeled images. Default: the run's stored predictions of its test images.")
     ] = None,
     part: Annotated[str | None, Option(help="train, val or test. Default: test if DATA has it, else all.")] = None,
+    min_confidence: Annotated[
+        float | None, probability("Under a tree of classes: measure answers this sure. Default: 95 % right on val.")
+    ] = None,
     csv: Annotated[Path | None, Option(help="Write the prediction of every image to this file.")] = None,
     plot: Annotated[
         Path | None, Option(help="Draw the confusion matrix, or precision over recall, to this PNG.")
@@ -100,7 +104,10 @@ def command(
     ignored: list[str] = []
     if data is None:
         own = load(run)
-        predictions, evaluation = own.stored(part), own.evaluation(part)
+        predictions = own.stored(part)
+        evaluation = (
+            own.evaluation(part) if min_confidence is None else own.evaluate(part, min_confidence=min_confidence)
+        )
         task = OUTPUTS[own.task]
         title = f"the run's {predictions.parts[0]} images"
     else:
@@ -120,7 +127,7 @@ def command(
             place = None if out is None else _Parts(run, out, on_cluster, trust if exported else None)
             predictions, gain = _predict(model, dataset, views, reporter, place)
             progress = partial(reporter.on_progress, "near duplicates", detail="pairs")
-            evaluation = evaluate_images(loaded, dataset, predictions, progress=progress)
+            evaluation = evaluate_images(loaded, dataset, predictions, min_confidence=min_confidence, progress=progress)
         task = OUTPUTS[dataset.task]
         bad = [{"path": b.path, "reason": b.reason} for b in dataset.bad]
         ignored = list(dataset.ignored)

@@ -52,6 +52,9 @@ def command(
     min_accuracy: Annotated[
         float | None, probability("Accept answers that are right this often on validation.")
     ] = None,
+    min_confidence: Annotated[
+        float | None, probability("Accept answers this sure; with a tree, the class or else a node above it.")
+    ] = None,
     coverage: Annotated[float | None, probability("Add a set with the true class at this probability.")] = None,
     ood_rate: Annotated[
         float | None, probability("Flag out-of-distribution images; false alarms at this rate.")
@@ -72,7 +75,7 @@ def command(
     from regraft.data.decode import has_frames
     from regraft.data.ignored import describe_ignored
     from regraft.errors import RegraftError, UsageError
-    from regraft.models.inference import check_tta, iter_sources, predict_images
+    from regraft.models.inference import check_tta, iter_sources, predict_images, tree_of
 
     views, on_cluster = check_tta(tta), cluster_of(cluster, cluster_cpus)
     if on_cluster and out is None:
@@ -86,13 +89,13 @@ def command(
     if (numbers := _model_of_numbers(run, trust)) is not None:
         from regraft.cli.results.numbers import Wanted, predict_numbers
 
-        of_classes = {"--top": top, "--min-accuracy": min_accuracy, "--threshold": threshold, "--out": out}
-        asked = Wanted(coverage, ood_rate, {**of_classes, "--min-precision": min_precision})
+        of_classes = {"--top": top, "--min-accuracy": min_accuracy, "--min-confidence": min_confidence, "--out": out}
+        asked = Wanted(coverage, ood_rate, {**of_classes, "--threshold": threshold, "--min-precision": min_precision})
         predict_numbers(screen, numbers, files, asked, csv=csv, tta=views, batch_size=batch_size, json=json)
         return
-    wanted = _Wanted(min_accuracy, coverage, ood_rate, threshold, min_precision)
+    wanted = _Wanted(min_accuracy, min_confidence, coverage, ood_rate, threshold, min_precision)
     model, policy, selection = _load(run, wanted, trust)
-    gives_labels = bool(model.thresholds)
+    gives_labels, tree = bool(model.thresholds), tree_of(model)
     if out is not None:
         from regraft.runs.prediction_parts.parts import PartsOptions
 
@@ -108,7 +111,7 @@ def command(
         if json:
             writers.append(lambda p: _write_line({"path": p.source, **policy.to_json(p, count)}))
         elif not csv:
-            columns = [f"{_ordinal(i)} class" for i in range(1, count + 1)]
+            columns = [*(_tree_columns(policy) if tree else ()), *(f"{_ordinal(i)} class" for i in range(1, count + 1))]
             if gives_labels:
                 columns = ["labels", *(["most probable"] if top else [])]
             table = rows = Table("image", *policy.columns, *columns, box=None, header_style="bold")
@@ -133,7 +136,8 @@ def command(
         screen.print(
             f"[dim]Accepted at a confidence of {100 * selection.threshold:.1f} % or more: "
             f"{100 * selection.coverage:.0f} % of {selection.count} validation images, of which "
-            f"{100 * selection.accuracy:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}) were right.[/dim]"
+            f"{100 * selection.accuracy:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}) were right."
+            f"{selection.describe_classes()}[/dim]"
         )
     if table and gives_labels:
         limits = zip(model.classes, policy.label_thresholds or model.thresholds, strict=True)
@@ -235,6 +239,7 @@ class _Wanted:
     """What is said of an answer beside its probabilities, and from when on a label is given."""
 
     min_accuracy: float | None
+    min_confidence: float | None
     coverage: float | None
     ood_rate: float | None
     threshold: float | None
@@ -246,9 +251,14 @@ class _Wanted:
 
         if self.threshold is not None and self.min_precision is not None:
             raise UsageError("Received --threshold and --min-precision; expected one of them.")
+        if self.min_accuracy is not None and self.min_confidence is not None:
+            raise UsageError("Received --min-accuracy, which chooses a confidence, and --min-confidence; expected one.")
         wrong = {"--threshold": self.threshold, "--min-precision": self.min_precision}
         if several:
-            wrong = {"--min-accuracy": self.min_accuracy, "--coverage": self.coverage}
+            wrong = {
+                "--min-accuracy": self.min_accuracy, "--min-confidence": self.min_confidence,
+                "--coverage": self.coverage,
+            }  # fmt: skip
         if given := [name for name, value in wrong.items() if value is not None]:
             what = "one class, and {} gives it any number of labels: use --min-precision or --threshold."
             if not several:
@@ -272,13 +282,13 @@ def _load(path: Path, wanted: _Wanted, trust: bool) -> tuple[Classifier | Predic
         export = ExportedModel(path, trust=trust)
         wanted.check(path, bool(export.thresholds))
         limits = () if wanted.threshold is None else (wanted.threshold,) * len(export.classes)
-        return export, RejectionPolicy(label_thresholds=limits), None
+        return export, RejectionPolicy(wanted.min_confidence, label_thresholds=limits), None
     run = load(path)
     wanted.check(path, run.task == "multilabel")
     selection = None if wanted.min_accuracy is None else run.confidence_threshold(wanted.min_accuracy)
     limits = () if wanted.threshold is None else (wanted.threshold,) * len(run.classes)
     policy = RejectionPolicy(
-        None if selection is None else selection.threshold,
+        wanted.min_confidence if selection is None else selection.threshold,
         None if wanted.coverage is None else run.conformal_threshold(wanted.coverage),
         None if wanted.ood_rate is None else run.ood_threshold(wanted.ood_rate),
         limits if wanted.min_precision is None else run.precision_thresholds(wanted.min_precision),
@@ -290,10 +300,27 @@ def _write_line(value: dict[str, Any]) -> None:
     print_json(value, indent=None)
 
 
+def _tree_columns(policy: RejectionPolicy) -> list[str]:
+    return [*(["answer"] if policy.min_confidence is not None else []), "from the top of the tree"]
+
+
+def _tree_cells(prediction: Prediction, policy: RejectionPolicy) -> list[str]:
+    """The cells of `_tree_columns`."""
+    if prediction.taxonomy is None:
+        return []
+    label, confidence = policy.answer(prediction)
+    is_sure = policy.of(prediction).get("accepted") and policy.label(prediction) is not None
+    answer = f"{label} {100 * confidence:.1f} %" if is_sure else ""
+    path = " > ".join(f"{name} {100 * p:.1f} %" for name, p in prediction.levels())
+    cells = [answer, path] if policy.min_confidence is not None else [path]
+    return cells if prediction.error is None else [""] * len(cells)
+
+
 def _cells(prediction: Prediction, count: int, policy: RejectionPolicy) -> list[str]:
     from regraft.runs.prediction_parts.rows import rejection_cells
 
-    cells = [escape(prediction.source), *map(escape, rejection_cells(policy, prediction))]
+    own = (*rejection_cells(policy, prediction), *_tree_cells(prediction, policy))
+    cells = [escape(prediction.source), *map(escape, own)]
     if prediction.error is not None:
         return [*cells, f"[yellow]{escape(prediction.error)}[/yellow]"]
     labels = policy.labels(prediction)
@@ -312,6 +339,7 @@ def _csv_writer(
     file: Path, model: Classifier | Predictor, policy: RejectionPolicy
 ) -> Iterator[Callable[[Prediction], None]]:
     from regraft.atomic_io import atomic_write
+    from regraft.models.inference import tree_of
     from regraft.runs.prediction_parts.rows import csv_header, csv_row
 
     with (
@@ -319,7 +347,8 @@ def _csv_writer(
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv_module.writer(stream, lineterminator="\n")
-        writer.writerow(csv_header(model.classes, policy, several=bool(model.thresholds)))
+        tree = tree_of(model)
+        writer.writerow(csv_header(model.classes, policy, several=bool(model.thresholds), tree=tree))
         yield lambda prediction: writer.writerow(csv_row(prediction, policy))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +25,19 @@ def print_report(console: Console, evaluation: Evaluation, rest: str) -> None:
     console.print(escape(evaluation.report(weakest=_WEAKEST)))
     if (count := len(evaluation.per_class)) > 2 * _WEAKEST:
         console.print(escape(f"These are the {_WEAKEST} of {count} classes with the lowest F1; {rest}.\n"))
+    if evaluation.hierarchy and (answers := evaluation.hierarchy.describe_answers()):
+        console.print(answers)
 
 
 def print_part(console: Console, run: Run, part: Part) -> None:
     """Print the metrics of one part of a run."""
     from regraft.evaluation.calibration import MIN_IMAGES
+    from regraft.evaluation.hierarchy import hierarchy_of_part
     from regraft.evaluation.metrics import evaluate
     from regraft.report.record import WITHHELD, calibrations_of
 
-    evaluation, scores = evaluate(run.predictions.part(part)), run.metrics[part]
+    hierarchy = hierarchy_of_part(run.predictions, part, run.taxonomy)
+    evaluation, scores = replace(evaluate(run.predictions.part(part)), hierarchy=hierarchy), run.metrics[part]
     low, high = scores["accuracy_interval"]
     print_report(console, evaluation, f"{run.path / 'metrics.json'} and the report list all")
     console.print(

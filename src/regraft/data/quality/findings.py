@@ -18,6 +18,7 @@ from regraft.data.labels import Task, classes_in
 from regraft.data.quality.shortcuts import Shortcut, measure_shortcuts
 from regraft.data.sources.folders import similar_names
 from regraft.data.split import inseparable_set_counts, inseparable_set_ids
+from regraft.data.taxonomy import Taxonomy
 from regraft.errors import ImageErrorCode
 from regraft.notebook_repr import NotebookRepr
 from regraft.text import join_truncated, pluralize
@@ -352,6 +353,12 @@ class Inspection(NotebookRepr):
         }
 
 
+def _tree(dataset: Dataset, tree: Taxonomy) -> list[dict[str, Any]]:
+    """Every node of the tree with its level, 1 at the top, and its images."""
+    nodes = tree.totals(dataset.counts())
+    return [{"name": name, "level": depth + 1, "images": count} for name, depth, count in nodes]
+
+
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Counts, and quantiles (0, 5, 25, 50, 75, 95 and 100 %) of sizes, formats and brightness, as JSON values."""
     parts = [part for part in PARTS if part in {s.part for s in dataset.samples}]
@@ -372,6 +379,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "classes": {
             c: {"all": count, **{part: by_part[c, part] for part in parts}} for c, count in dataset.counts().items()
         },
+        **({"tree": _tree(dataset, dataset.taxonomy)} if dataset.taxonomy else {}),
         "parts": {part: sum(s.part == part for s in dataset.samples) for part in parts},
         **(describe_labels(dataset) if has_several(dataset) else {}),
         "formats": dict(Counter(f.format for f in stats).most_common()),

@@ -22,6 +22,7 @@ from regraft.data.sources.label_tables import LabelTable, find_label_table, is_t
 from regraft.data.sources.manifest import PART_NAMES
 from regraft.data.sources.part_names import holds_masks, is_container, part_of, parts_among
 from regraft.data.storage import Directory, Folder, Storage, is_image
+from regraft.data.taxonomy import Parents
 from regraft.errors import DataError, UsageError
 from regraft.text import join_truncated, pluralize
 
@@ -34,6 +35,7 @@ class Layout:
     extension or in no class folder; `noted` ones are ignored, and `notes` say so; `bad` files are unreadable before any
     is read. The labels of a `task` with several labels are texts of `join_labels`, and of numbers the texts of these;
     `quantity` is what the numbers are. With `merges_copies`, images in several class folders are one with all labels.
+    `parents` are those of the folders of a tree, by name; None where there is none.
     """
 
     found: EntryTable
@@ -45,6 +47,7 @@ class Layout:
     task: Task = "classification"
     quantity: str = "value"
     merges_copies: bool = False
+    parents: Parents | None = None
 
     def ignore(self, images: Sequence[str], why: str) -> None:
         """Ignore images and add a note with the reason."""
@@ -53,10 +56,11 @@ class Layout:
             self.notes.append(f"{pluralize(len(images), 'image')} {why} ignored, for example {images[0]}.")
 
 
-#: auto: as found; classes: each folder in the data is a class; parts: each folder in a part is a class.
-FolderLayout = Literal["auto", "classes", "parts"]
+#: auto: as found; classes: each folder in the data is a class; parts: each folder in a part is a class; tree: nested
+#: folders, of which those with images are classes.
+FolderLayout = Literal["auto", "classes", "parts", "tree"]
 #: Folders around class folders or images that are neither a class nor a part.
-_WRAPPERS = frozenset({"images", "image", "imgs", "img", "jpg", "jpeg", "png", "data", "photos", "pictures"})
+WRAPPERS = frozenset({"images", "image", "imgs", "img", "jpg", "jpeg", "png", "data", "photos", "pictures"})
 
 
 class _ClassFolder:
@@ -64,13 +68,13 @@ class _ClassFolder:
 
     def __init__(self, folder: Directory, part: Part | None, depth: int) -> None:
         self.name, self.part = folder.name, part
-        self.images, self.others = _separate(folder)
+        self.images, self.others = separate(folder.files_below)
         self.hidden = folder.hidden_below
         parents = {image.rpartition("/")[0] for image in self.images}
         inner = {parent: parent.split("/")[depth + 1 :] for parent in parents if parent.count("/") > depth}
-        inside = {parent for parent, names in inner.items() if not _WRAPPERS.issuperset(map(str.lower, names))}
+        inside = {parent for parent, names in inner.items() if not WRAPPERS.issuperset(map(str.lower, names))}
         self.nested = [image for image in self.images if image.rpartition("/")[0] in inside] if inside else []
-        self.inner = {next((n for n in names if n.lower() not in _WRAPPERS), names[0]) for names in inner.values()}
+        self.inner = {next((n for n in names if n.lower() not in WRAPPERS), names[0]) for names in inner.values()}
         self.has_folders_in_folders = any(len(names) > 1 for names in inner.values())
         self.has_own_images = len(inner) < len(parents)
 
@@ -147,7 +151,7 @@ def _read_parts(
 ) -> list[_ClassFolder]:
     """The class folders in the folders of parts; tables of the parts without class folders are added to `labels`."""
     children = top.folders
-    inner = {child.name: _unwrap(child, depth + 1) for child in children if child.name in parts}
+    inner = {child.name: unwrap(child, depth + 1) for child in children if child.name in parts}
     filled = {part_name for part_name, (folder, _) in inner.items() if folder.folders}
     has_train = "train" in {parts[part_name] for part_name in filled}
     if not has_train and (beside := [c.name for c in children if c.name not in parts and _has_images(c)]):
@@ -168,7 +172,7 @@ def _read_parts(
             folders += [_ClassFolder(inside, part, level) for inside in folder.folders]
             result.ignored.extend({*child.files, *folder.files})
             continue
-        images, others = _separate(child)
+        images, others = separate(child.files_below)
         words = [word for word in PART_NAMES if PART_NAMES[word] == part]
         tables = [file for file in (*folder.files, *child.files, *top.files) if is_table(file, words)]
         if labeled := find_label_table(storage, name, images, tables, part):
@@ -192,12 +196,12 @@ def _ask_for(name: str, part: Part | None = None) -> str:
     return f"To have each folder in {where} as a class, whatever its name, use --layout {layout}."
 
 
-def _unwrap(folder: Directory, depth: int) -> tuple[Directory, int]:
+def unwrap(folder: Directory, depth: int) -> tuple[Directory, int]:
     """Enter folders such as `train/train` and `train/images` that contain everything; returns also the depth."""
     part = part_of(folder.name)
     while len(folder.folders) == 1 and not _has_images(folder):
         (only,) = folder.folders
-        if not (only.name.lower() in _WRAPPERS or (part and part_of(only.name) == part)):
+        if not (only.name.lower() in WRAPPERS or (part and part_of(only.name) == part)):
             break
         folder, depth = only, depth + 1
     return folder, depth
@@ -271,14 +275,14 @@ def _refuse_unclear(name: str, folders: Sequence[_ClassFolder], top: Directory) 
                 f"{name}: {join_truncated(folder.name for folder in filled)}{where} contain {join_truncated(masks)}, "
                 f"whose images are none of the class. {CONVERT} {_ask_for(name, part)}"
             )
-        names = {inner for inner in inside if inner.lower() not in _WRAPPERS}
+        names = {inner for inner in inside if inner.lower() not in WRAPPERS}
         is_clear = any(folder.has_own_images for folder in filled) or any(re.search(r"\d", inner) for inner in names)
         if len(filled) > 1 and len(names) > 1 and not is_clear:
             raise DataError(
                 f"{name}: {join_truncated(f.name for f in filled)}{where} have no images but folders, "
                 f"{join_truncated(sorted(names))}: either may be the classes. Pass one of the former, such as {name}/"
                 f"{filled[0].name}, or a CSV with the columns path and label. "
-                f"{_ask_for(name, part)}"
+                f"{_ask_for(name, part)} If they are a tree of classes, use --layout tree."
             )
 
 
@@ -327,7 +331,7 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises `OSError` if a folder cannot be read.
     """
     top = Folder(folder).top
-    images, others = _separate(top)
+    images, others = separate(top.files_below)
     return [folder / name for name in images], [folder / name for name in (*others, *top.hidden_below)]
 
 
@@ -340,8 +344,9 @@ def similar_names(classes: Iterable[str]) -> list[list[str]]:
     return [names for names in similar.values() if len(names) > 1]
 
 
-def _separate(folder: Directory) -> tuple[list[str], list[str]]:
+def separate(files: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Images by their extensions, and other files."""
     images, others = list[str](), list[str]()
-    for name in folder.files_below:
+    for name in files:
         (images if is_image(name) else others).append(name)
     return images, others

@@ -23,10 +23,12 @@ from regraft.data.sources.parquet import ParquetImages, RowGroupCache, is_parque
 from regraft.data.sources.part_names import part_of, parts_among
 from regraft.data.sources.remote import RemoteFolder, UrlStorage, fetch
 from regraft.data.sources.table import SUFFIXES
+from regraft.data.sources.tree import is_tree, read_tree
 from regraft.data.sources.urls import is_url, is_web, origin_of, parent_of, redact, suffix_of
 from regraft.data.sources.webdataset import CLASS_FILES, class_names, is_webdataset, read_webdataset
 from regraft.data.storage import CombinedStorage, Directory, Folder, Storage, is_image, is_output
 from regraft.data.strings import in_blocks
+from regraft.data.taxonomy import Taxonomy
 from regraft.errors import DataError, UsageError, cause_of
 from regraft.text import pluralize
 
@@ -56,12 +58,15 @@ def open_data(
     remote: bool = False,
     layout: FolderLayout = "auto",
     known: Collection[str] = (),
+    tree: Taxonomy | None = None,
     image_column: str = "",
     label_column: str = "",
     task: AskedTask = "auto",
     label_separator: str = "",
 ) -> DataSource:
     """Open the source that `scan` reads; the arguments are those of `scan`, where `known` is `classes`.
+
+    `tree` is that of an existing model: folders above its classes are recognized, and its names are used.
 
     Raises `UsageError` if `path` does not exist or has no known format, `root` is given without a manifest, or a
     manifest names files by URL and `remote` is not set; `DataError` if the source is damaged or its labels or parts are
@@ -77,12 +82,22 @@ def open_data(
     if root is not None:
         raise UsageError(f"{name} is not a manifest and is its own root; root={redact(str(root))} is for manifests.")
     try:
-        folders = partial(read_layout, layout=layout, known=known, label_options=asked)
+        folders = partial(_read_layout, layout=layout, known=known, tree=tree, asked=asked)
         storage, read = _open_storage(path, folders if layout != "auto" else partial(_read_any, folders, asked), asked)
         return DataSource(storage, path if isinstance(path, Path) else name, read(), isinstance(path, str))
     except OSError as error:
         reason = str(error.strerror or error).lower()
         raise DataError(f"{error.filename or name}: {reason}. Expected a readable folder.") from error
+
+
+def _read_layout(
+    storage: Storage, top: Directory, name: str, depth: int = 0, *, layout: FolderLayout, known: Collection[str],
+    tree: Taxonomy | None,
+    asked: LabelOptions,
+) -> Layout:  # fmt: skip
+    if layout == "tree" or (layout == "auto" and tree is not None and is_tree(top, tree)):
+        return read_tree(storage, top, name, depth, known=tree)
+    return read_layout(storage, top, name, depth, layout=layout, known=known, label_options=asked)
 
 
 def open_images(path: Path | str, *, remote: bool = False, image_column: str = "") -> DataSource:

@@ -28,7 +28,7 @@ from regraft.data.sources.piece import piece_of
 from regraft.data.sources.table import import_parquet
 from regraft.data.storage import Folder, Storage, image_error
 from regraft.errors import DataError, RunError, UsageError
-from regraft.models.inference import Prediction, Tta, check_tta, predict_images
+from regraft.models.inference import Prediction, Tta, check_tta, predict_images, tree_of
 from regraft.models.rejection import RejectionPolicy
 from regraft.models.serialization import versions
 from regraft.runs.prediction_parts.rows import Format, write_rows
@@ -244,7 +244,8 @@ def predict_part(job: _Job, names: Sequence[str], piece: Storage | None, file: P
         else:
             _unreadable_file(file).unlink(missing_ok=True)
 
-    write_rows(file, options.format, rows(), model.classes, options.policy, several=bool(model.thresholds))
+    several, tree = bool(model.thresholds), tree_of(model)
+    write_rows(file, options.format, rows(), model.classes, options.policy, several=several, tree=tree)
     return len(names)
 
 

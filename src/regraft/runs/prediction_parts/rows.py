@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from regraft.atomic_io import atomic_write
 from regraft.data.sources.table import import_parquet
+from regraft.data.taxonomy import Taxonomy
 from regraft.models.inference import Prediction
 from regraft.models.rejection import RejectionPolicy
 from regraft.text import encodable
@@ -29,15 +30,16 @@ def write_rows(
     policy: RejectionPolicy,
     *,
     several: bool = False,
+    tree: Taxonomy | None = None,
 ) -> None:
     """Write a file as a whole or not at all: one row per prediction, with the probabilities of all classes.
 
-    The answers are one class, or any number of labels if `several`, which are then in the column `labels`.
-    Raises `MissingExtraError` for Parquet without pyarrow.
+    The answers are one class, or any number of labels if `several`, which are then in the column `labels`. With a tree
+    the rows also have the sums of the nodes above the classes. Raises `MissingExtraError` for Parquet without pyarrow.
     """
     with atomic_write(file) as temporary:
         if kind == "parquet":
-            _write_parquet(temporary, predictions, classes, policy, several)
+            _write_parquet(temporary, predictions, classes, policy, several, tree)
             return
         with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
             if kind == "jsonl":
@@ -46,14 +48,16 @@ def write_rows(
                     stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 return
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(csv_header(classes, policy, several=several))
+            writer.writerow(csv_header(classes, policy, several=several, tree=tree))
             writer.writerows(csv_row(prediction, policy) for prediction in predictions)
 
 
-def csv_header(classes: Sequence[str], policy: RejectionPolicy, *, several: bool = False) -> list[str]:
+def csv_header(
+    classes: Sequence[str], policy: RejectionPolicy, *, several: bool = False, tree: Taxonomy | None = None
+) -> list[str]:
     """Names of the columns of `csv_row`, of images with one class or with `several` labels."""
     answer = ["labels"] if several else ["label", "confidence"]
-    return ["path", *answer, *policy.columns, *probability_columns(classes), "error"]
+    return ["path", *answer, *policy.columns, *_value_columns(classes, tree), "error"]
 
 
 def csv_row(prediction: Prediction, policy: RejectionPolicy) -> list[Any]:
@@ -64,9 +68,10 @@ def csv_row(prediction: Prediction, policy: RejectionPolicy) -> list[Any]:
     rejection, is_bad = rejection_cells(policy, prediction), prediction.error is not None
     answer: list[Any] = ["" if is_bad else policy.label(prediction) or ""]
     if not prediction.thresholds:
-        answer.append("" if is_bad else prediction.confidence)
-    probabilities = [""] * len(prediction.classes) if is_bad else prediction.probabilities.tolist()
-    return [prediction.source, *answer, *rejection, *probabilities, prediction.error or ""]
+        answer.append("" if is_bad else policy.answer(prediction)[1])
+    values: list[Any] = [*prediction.probabilities.tolist(), *prediction.nodes().values()]
+    values = [""] * len(_value_columns(prediction.classes, prediction.taxonomy)) if is_bad else values
+    return [prediction.source, *answer, *rejection, *values, prediction.error or ""]
 
 
 def rejection_cells(policy: RejectionPolicy, prediction: Prediction) -> list[str]:
@@ -82,12 +87,23 @@ def probability_columns(classes: Sequence[str]) -> list[str]:
     return [f"p({name})" for name in classes]
 
 
+def _value_columns(classes: Sequence[str], tree: Taxonomy | None) -> list[str]:
+    """Names of the columns with numbers of classes and nodes."""
+    return [*probability_columns(classes), *_sum_columns(tree.inner if tree else ())]
+
+
+def _sum_columns(nodes: Iterable[str]) -> list[str]:
+    """Names of the columns with the sums of nodes above the classes."""
+    return [f"sum({name})" for name in nodes]
+
+
 def _write_parquet(
     file: Path,
     predictions: Iterable[Prediction],
     classes: Sequence[str],
     policy: RejectionPolicy,
     several: bool,
+    tree: Taxonomy | None,
 ) -> None:
     parquet = import_parquet("Parquet files of predictions")
     import pyarrow
@@ -97,7 +113,7 @@ def _write_parquet(
     answer = {"labels": pyarrow.list_(text)} if several else {"label": text, "confidence": number}
     columns = {"path": text, **answer, "ood_p_value": number}
     columns |= {name: kinds[name] for name in policy.columns}
-    columns |= dict.fromkeys(probability_columns(classes), number) | {"error": text}
+    columns |= dict.fromkeys(_value_columns(classes, tree), number) | {"error": text}
     schema = pyarrow.schema(list(columns.items()))
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for chunk in _chunks(predictions):
@@ -111,10 +127,11 @@ def _plain_row(prediction: Prediction, classes: Sequence[str], policy: Rejection
         return {"path": path, "error": prediction.error}
     answer: dict[str, Any] = {"labels": policy.labels(prediction)}
     if not prediction.thresholds:
-        answer = {"label": policy.label(prediction), "confidence": prediction.confidence}
+        answer = {"label": policy.label(prediction), "confidence": policy.answer(prediction)[1]}
     return {
         "path": path, **answer, "ood_p_value": prediction.ood_p_value, **policy.of(prediction),
         **dict(zip(probability_columns(classes), prediction.probabilities.tolist(), strict=True)),
+        **dict(zip(_sum_columns(nodes := prediction.nodes()), nodes.values(), strict=True)),
     }  # fmt: skip
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from regraft.data.dataset import Split
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.samples import Part
+from regraft.data.taxonomy import Taxonomy
 from regraft.evaluation.calibration import apply_temperature, fit_temperature, measure_calibration, read_calibration
+from regraft.evaluation.hierarchy import Hierarchy, hierarchy_of_part
 from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import write_predictions
@@ -26,6 +28,13 @@ from regraft.runs.training_overlap import overlap_within
 from regraft.training.options import TrainingOptions
 
 
+def plot_levels(hierarchy: Hierarchy, folder: Path, part: Part) -> None:
+    """Draw the confusion matrix of each level of a tree above the classes."""
+    for level in hierarchy.levels:
+        file = folder / f"confusion_matrix_level_{level.level}.png"
+        plot_confusion(level.confusion, level.nodes, file, title=f"{PART_TITLES[part]} images, level {level.level}")
+
+
 @dataclass(frozen=True)
 class ClassificationResults:
     """Predictions at temperature 1 and at the fitted one, which the head now has."""
@@ -33,6 +42,7 @@ class ClassificationResults:
     before: Predictions
     predictions: Predictions
     temperature: float
+    tree: Taxonomy | None = None
 
     @classmethod
     def calibrated(
@@ -42,7 +52,7 @@ class ClassificationResults:
         before = predicted.predictions
         model.head.temperature = fit_temperature(before.part("val"))
         probabilities = apply_temperature(before.probabilities, model.head.temperature)
-        return cls(before, replace(before, probabilities=probabilities), model.head.temperature)
+        return cls(before, replace(before, probabilities=probabilities), model.head.temperature, model.taxonomy)
 
     def write(self, folder: Path) -> str:
         """Write `predictions.csv`, or Parquet if they are many."""
@@ -58,7 +68,8 @@ class ClassificationResults:
         for part in parts:
             predictions = self.predictions.part(part)
             overlap = overlap_within(split, predictions)
-            metrics[part] = replace(evaluate(predictions), overlap=overlap).to_json()
+            hierarchy = hierarchy_of_part(self.predictions, part, self.tree)
+            metrics[part] = replace(evaluate(predictions), overlap=overlap, hierarchy=hierarchy).to_json()
             before, after = (measure_calibration(p.part(part)) for p in (self.before, self.predictions))
             calibration[part] = {"before": before.to_json(), "after": after.to_json()}
         return metrics | {"calibration": calibration}
@@ -70,8 +81,10 @@ class ClassificationResults:
         before, after = (read_calibration(metrics["calibration"][part][when]) for when in ("before", "after"))
         plot_reliability(before, after, self.temperature, folder / "reliability.png", part=part)
         title, predictions = f"{PART_TITLES[part]} images", self.predictions.part(part)
-        confusion = Evaluation.from_json(metrics[part]).confusion
-        plot_confusion(confusion, predictions.classes, folder / "confusion_matrix.png", title=title)
+        evaluation = Evaluation.from_json(metrics[part])
+        if evaluation.hierarchy is not None:
+            plot_levels(evaluation.hierarchy, folder, part)
+        plot_confusion(evaluation.confusion, predictions.classes, folder / "confusion_matrix.png", title=title)
         predictions = predictions.take(np.arange(len(split.with_files(part))))
         if not len(predictions):
             return

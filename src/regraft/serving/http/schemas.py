@@ -59,8 +59,12 @@ class ImageAnswer(_Value):
 
     name: str | None = Field(default=None, description="file name, if one was sent")
     error: str | None = Field(default=None, description="why the image cannot be read")
-    label: str | None = Field(default=None, description="most likely class; null if the image is out-of-distribution")
-    confidence: float | None = Field(default=None, ge=0, le=1, description="probability of the most likely class")
+    label: str | None = Field(
+        default=None,
+        description="most likely class, or the node above it that is sure enough; null if the image is "
+        "out-of-distribution",
+    )
+    confidence: float | None = Field(default=None, ge=0, le=1, description="probability of the label")
     labels: list[ClassProbability] | None = Field(
         default=None,
         description="instead of label and confidence, the labels of an image that may have any number, most likely "
@@ -77,6 +81,9 @@ class ImageAnswer(_Value):
     accepted: bool | None = Field(default=None, description="false: the confidence is below the model's threshold")
     out_of_distribution: bool | None = Field(default=None, description="true: unlike the images of the training")
     top: list[ClassProbability] | None = Field(default=None, description="most likely classes, best first")
+    levels: list[ClassProbability] | None = Field(
+        default=None, description="with a tree of classes: the most likely node at each step from its top to a class"
+    )
     heat_map: HeatMap | None = None
 
 
@@ -107,6 +114,9 @@ class ModelDescription(_Value):
         description="probability from which on an image has each class, if it may have any number; else empty"
     )
     half_width: float | None = Field(description="half the prediction interval of numbers; null: there is none")
+    taxonomy: dict[str, str | None] | None = Field(
+        description="the parent of every class and node of a tree, null at its top; null without a tree"
+    )
     image_size: int | str = Field(description="side of the network's input in pixels, or height x width: 384x128")
     explains: bool = Field(description="whether heat maps are available")
     min_confidence: float | None = Field(description="lowest confidence of an accepted prediction")

@@ -53,10 +53,11 @@ export class Result {
     return text;
   }
 
-  /** Show the most likely class. */
+  /** Show the most likely class, or the node of a tree that is sure, and the way to it from the top. */
   showClass(answer) {
-    const best = `${answer.top[0].label}, ${percent(answer.confidence)}`;
-    let text = `${this.name}: ${best}.`;
+    const best = `${answer.top[0].label}, ${percent(answer.top[0].probability)}`;
+    const path = (answer.levels ?? []).map(({ label, probability }) => `${label} ${percent(probability)}`).join(" › ");
+    let text = `${this.name}: ${answer.label}, ${percent(answer.confidence)}.`;
     if (answer.out_of_distribution) {
       this.state("rejected", "Out of distribution", "This image is unlike the training images, so the classes below mean little.");
       text = `${this.name}: out of distribution.`;
@@ -64,7 +65,7 @@ export class Result {
       this.state("rejected", "Not sure", `It may be “${answer.top[0].label}”, but the confidence is below the threshold.`);
       text = `${this.name}: not sure, perhaps ${best}.`;
     } else {
-      this.state("", answer.top[0].label, "");
+      this.state("", answer.label, path);
     }
     this.bars(answer.top.map((row, place) => ({ ...row, chosen: place === 0 })));
     return text;

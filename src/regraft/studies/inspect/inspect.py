@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,6 +39,7 @@ def inspect(
     group_by: str = "",
     remote: bool = False,
     layout: FolderLayout = "auto",
+    taxonomy: Path | str | Mapping[str, str | None] | None = None,
     image_column: str = "",
     label_column: str = "",
     bands: str = "",
@@ -59,6 +61,7 @@ def inspect(
         group_by: Regular expression on the path, as for `scan`.
         remote: Whether to download images that a manifest names by URL, as for `scan`.
         layout: Meaning of folders, as for `scan`.
+        taxonomy: Tree above the classes, as for `scan`.
         image_column: Column of a manifest with the paths, as for `scan`.
         label_column: Column of a manifest with the labels, as for `scan`.
         bands: Bands that are the channels, as for `scan`.
@@ -87,6 +90,7 @@ def inspect(
             group_by=group_by,
             remote=remote,
             layout=layout,
+            taxonomy=taxonomy,
             image_column=image_column,
             label_column=label_column,
             bands=bands,

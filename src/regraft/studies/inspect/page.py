@@ -13,6 +13,7 @@ from regraft.atomic_io import write_text
 from regraft.data.dataset import PARTS, Dataset, Sample
 from regraft.data.quality.cleaning import proposed
 from regraft.data.quality.findings import SEVERITIES, Inspection, Severity, describe
+from regraft.data.taxonomy import Taxonomy
 from regraft.report.html import render_page
 from regraft.report.plots.histogram import Measure, draw_histogram
 from regraft.report.plots.svg import panel
@@ -61,8 +62,10 @@ def write_page(
         "inspection.html.jinja",
         title=title,
         kind="data set inspection",
-        sections={"findings": "Findings", "classes": "Classes", "samples": "Samples", "measures": "Image statistics",
-                  "notes": "Notes"},
+        sections={"findings": "Findings", "classes": "Classes",
+                  **({"tree": "Tree of classes"} if dataset.taxonomy else {}), "samples": "Samples",
+                  "measures": "Image statistics", "notes": "Notes"},
+        tree=_tree_view(dataset.taxonomy, dataset) if dataset.taxonomy else None,
         numbers=_numbers(dataset),
         verdict=verdict(inspection),
         findings=[_finding_view(item, samples) for item in evidence],
@@ -196,6 +199,13 @@ def label_tables(dataset: Dataset) -> dict[str, Any]:
         "rows": rows,
         "is_cut": len(dataset.classes) > MAX_TOGETHER,
     }
+
+
+def _tree_view(tree: Taxonomy, dataset: Dataset) -> dict[str, Any]:
+    """The nodes with their images, each indented by its depth."""
+    nodes = tree.totals(dataset.counts())
+    rows = [("\N{EM SPACE}" * 2 * depth + one_line(name), f"{count:,}") for name, depth, count in nodes[:MAX_ROWS]]
+    return {"rows": rows, "more": len(nodes) - len(rows), "sentence": tree.describe()}
 
 
 def ends(classes: ClassSamples) -> tuple[str, str]:
