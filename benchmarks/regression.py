@@ -6,7 +6,8 @@ ELPV is the folder `elpv_dataset/data` of the unpacked wheel `elpv-dataset`: 2,6
 probability of a defect that experts gave (0, 1/3, 2/3 or 1). Each seed is another division into training, validation
 and test images (60, 20 and 20 %). scikit-learn's ridge regression gets the standardized features of the same frozen
 backbone, and chooses its strength by leave-one-out cross-validation on the training images. Only the first seed is
-fine-tuned. Prints mean absolute error, RMSE and R2 on the test images, and the coverage of the 90 % intervals.
+fine-tuned, unless `--epochs 0`. Prints mean absolute error, RMSE and R2 on the test images, and the coverage of the
+90 % intervals.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def main() -> None:
                 "scikit-learn RidgeCV": ridge(parts, cache),
                 "solved head": solved(parts, Path(temporary) / f"head{seed}", 0),
             }
-            if not seed:
+            if not seed and options.epochs:
                 started = time.perf_counter()
                 results["fine-tuned"] = solved(parts, Path(temporary) / "tuned", options.epochs)
                 print(f"fine-tuning: {time.perf_counter() - started:.0f} s")
