@@ -192,8 +192,8 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     path = tmp_path_factory.mktemp("projects") / "solar"
 
-    def from_hub(spec: BackboneSpec, image_size: int) -> tuple[nn.Module, WeightsRecord]:
-        return weights._create(spec, image_size), WeightsRecord("hub", spec.timm_name)
+    def from_hub(spec: BackboneSpec, image_size: int, channels: int = 3) -> tuple[nn.Module, WeightsRecord]:
+        return weights._create(spec, image_size, channels), WeightsRecord("hub", spec.timm_name)
 
     def train_here(data: str, config: Path, out: Path, cache: Path, reporter: ProgressReporter) -> Timing:
         train.train_from(data, load_config(config), out, reporter=reporter)
