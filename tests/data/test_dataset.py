@@ -126,3 +126,9 @@ def test_the_shorter_side_is_a_median_of_what_is_known() -> None:
     assert dataset.samples[0].size == (30, 10)
     assert dataset.shorter_side == 10
     assert dataset.with_samples([]).shorter_side == 0
+
+
+def test_a_text_is_one_of_several_labels():
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    images[1] = 9
+    assert Dataset.from_arrays(images, ["cat", ["cat", "dog"]]).classes == ("cat", "dog")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from regraft.config import load_config
+from regraft.config.presets import for_task
 from regraft.data.dataset import Dataset
 from regraft.data.labels import number_text
 from regraft.data.scan import scan
@@ -26,6 +27,7 @@ from regraft.runs.evaluate import evaluate
 from regraft.runs.predict import predict
 from regraft.runs.run import Run
 from regraft.runs.train import train_from
+from regraft.studies.attribution_audit import audit_attribution
 from regraft.training.trainer import train
 
 
@@ -164,3 +166,14 @@ def test_an_evaluation_has_plain_values(numbers_run: Run) -> None:
     assert set(numbers_run.evaluate_numbers("val").to_json()) == {
         "task", *asdict(numbers_run.evaluate_numbers("val"))
     }  # fmt: skip
+
+
+def test_an_audit_of_numbers_is_refused(numbers_run: Run, numbers_manifest: Path) -> None:
+    with pytest.raises(UsageError, match="this one gives numbers"):
+        audit_attribution(numbers_run, numbers_manifest)
+
+
+def test_the_keras_preset_has_no_softmax_for_numbers() -> None:
+    options = load_config(overrides={"run.preset": "keras"}).training
+    assert for_task(options, "keras", "regression").output_activation == "auto"
+    assert for_task(options, "keras", "classification").output_activation == "softmax"

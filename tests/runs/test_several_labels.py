@@ -18,10 +18,11 @@ from regraft.models.classifier import build
 from regraft.models.serialization import load_classifier
 from regraft.runs.backbone_search import choose_backbone
 from regraft.runs.change_classes import change_classes
-from regraft.runs.distill import distill
+from regraft.runs.distill import distill, train_and_distill
 from regraft.runs.members import describe_score
 from regraft.runs.resume import resume
 from regraft.runs.run import Run
+from regraft.runs.tasks.multilabel import without_calibration
 from regraft.runs.train import train, train_from
 from regraft.training.callbacks import NullReporter
 
@@ -160,5 +161,23 @@ def test_what_is_for_one_class_is_refused_before_any_work(several_labels: Path, 
 
 
 def test_a_teacher_of_one_class_cannot_teach_several(several_labels: Path, squares_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="gives an image one class, and the data has several labels"):
+    with pytest.raises(UsageError, match="has the task classification, and that of the data is multilabel"):
         trained(several_labels, tmp_path / "run", distillation__teacher=str(squares_run.path))
+
+
+def test_more_epochs_begin_without_what_was_fitted_to_the_val_images(several_labels: Path, tmp_path: Path) -> None:
+    run = trained(several_labels, tmp_path / "run", model__backbone="cnn", training__finetune_epochs=1)
+    further = resume(run.path, finetune_epochs=2)
+    assert len(further.history) == 2
+    head, fitted = Run(run.path).classifier.head, further.metrics["calibration"]
+    before = head.classifier.weight.detach().clone()
+    without_calibration(head, further.metrics)
+    slopes = torch.tensor(fitted["slopes"], dtype=torch.float32)[:, None]
+    assert torch.allclose(head.classifier.weight * slopes, before, atol=1e-6)
+
+
+def test_a_small_model_is_refused_before_its_teacher_is_trained(several_labels: Path, tmp_path: Path) -> None:
+    config = load_config(overrides=QUICK | {"data.task": "auto"})
+    with pytest.raises(UsageError, match=r"--into.*one class each"):
+        train_and_distill(several_labels, config, "efficientnet_lite0", tmp_path / "small")
+    assert not (tmp_path / "small").exists()

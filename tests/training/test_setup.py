@@ -93,3 +93,8 @@ def test_wrong_arguments_are_refused_before_any_work(
     vit = make_model(backbone="vit_tiny_patch16_224", weights="none")
     with pytest.raises(UsageError, match=r"CutMix needs feature maps.*Use mixup"):
         train(vit, squares_split, augmentation=Augmentation(cutmix=1.0), finetune_from="last")
+
+
+def test_a_model_for_another_task_is_refused(make_model: MakeModel, squares_split: Split) -> None:
+    with pytest.raises(UsageError, match="built for the task multilabel, and that of the data is classification"):
+        train(make_model(task="multilabel"), squares_split)

@@ -70,7 +70,7 @@ def default_budget(preset: str, images: int, cpus: int) -> float:
 def for_task(training: TrainingOptions, preset: str, task: Task) -> TrainingOptions:
     """The options without those of a preset that are for images with one class: Keras has a sigmoid for several."""
     is_softmax = PRESETS[preset].get("training", {}).get("output_activation") == training.output_activation == "softmax"
-    return replace(training, output_activation="auto") if task == "multilabel" and is_softmax else training
+    return replace(training, output_activation="auto") if task != "classification" and is_softmax else training
 
 
 def merge_preset(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -318,7 +318,7 @@ class Dataset(NotebookRepr):
 def _label_text(label: Any, task: Task) -> str:
     """The label of an image in memory as a sample has it."""
     if task == "multilabel":
-        return join_labels(map(str, label))
+        return join_labels([label] if isinstance(label, str) else map(str, label))
     try:
         return str(label) if task == "classification" else number_text(str(label))
     except ValueError as error:

@@ -71,7 +71,7 @@ def number_text(text: str) -> str:
     Raises `ValueError` if the text is no finite number.
     """
     try:
-        value = float(text)
+        value = math.nan if "_" in text else float(text)  # Python reads 12_5 as 125
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.atomic_io import write_json, write_text
+from regraft.cache import Cache
 from regraft.config import Config, RunOptions, load_config, load_run_config, setting_names
 from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.dataset import Part
@@ -23,7 +24,7 @@ from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import find_predictions
 from regraft.models.registry import find_backbone
-from regraft.runs.prepare import refuse_numbers
+from regraft.runs.prepare import refuse_numbers, refuse_several_labels, scan_with
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.resume import resume
@@ -177,6 +178,10 @@ def train_and_distill(
     """
     reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
     find_backbone(into)
+    refuse_several_labels(config.data.task, "`regraft train --into`")
+    if config.data.task == "auto":  # the training finds in the cache what this scan reads
+        task = scan_with(config, data, Cache() if config.training.cache_gb else None, NullReporter()).task
+        refuse_several_labels(task, "`regraft train --into`")
     path = new_folder(out, Path(absolute(data)).stem, into)
     training, budget = config.training, config.training.budget
     of_teacher = config.model_copy(update={"training": replace(training, budget=budget / 2)})

@@ -24,6 +24,7 @@ from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier
 from regraft.runs.budget import RunPlan, fit_into_budget
 from regraft.runs.run import CHECKPOINT, CONFIG, HEAD_PATH, HISTORY, METRICS, Run
+from regraft.runs.tasks.multilabel import without_calibration
 from regraft.text import pluralize
 from regraft.training.callbacks import Callback, Epoch, HeadFit, ProgressReporter
 from regraft.training.losses import LossFunction
@@ -191,9 +192,11 @@ def _take(one: Classifier, folder: Path, name: str) -> TrainedMember:
     """Load the weights of a finished run into the classifier, whose backbone is the model's."""
     best = load_classifier(folder)
     one.backbone.load_state_dict(best.backbone.state_dict())
+    metrics = Run(folder, best).metrics
+    without_calibration(best.head, metrics)
     head, temperature = best.head.classifier, best.head.temperature
     weights = LinearWeights(head.weight.detach() / temperature, head.bias.detach() / temperature)
-    return TrainedMember(name, weights, Run(folder, best).metrics)
+    return TrainedMember(name, weights, metrics)
 
 
 def remove_weights(path: Path) -> None:

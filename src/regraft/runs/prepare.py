@@ -35,7 +35,7 @@ from regraft.tracking.tracker import check_trackers
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device, choose_precision
 from regraft.training.losses import weights_of_classes
-from regraft.training.setup import output_activation
+from regraft.training.setup import check_task, output_activation
 
 
 def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tuple[Classifier, Split]:
@@ -55,6 +55,7 @@ def build_described(split: Split, config: Config, reporter: ProgressReporter) ->
 def describe_model(model: Classifier, split: Split, config: Config, reporter: ProgressReporter) -> None:
     """Report what is to be known about a model before it is trained; refuse one that features do not fit."""
     check_bands(model.preprocessing.bands, split.dataset.band_numbers)
+    check_task(model, split)
     if split.stored is not None:
         check_features_fit(model, split, config)
     if model.weights.note:

@@ -22,6 +22,7 @@ from regraft.runs.processes import jointly, tell_run
 from regraft.runs.progress import with_progress
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELED, Run
 from regraft.runs.run_folder import lock_run
+from regraft.runs.tasks.multilabel import without_calibration
 from regraft.runs.teacher import ask_teacher, open_teacher
 from regraft.runs.train import tracking_options, train_into
 from regraft.runs.unlabelled import with_unlabeled
@@ -130,6 +131,7 @@ def _train_further(
     if config.distillation.teacher:
         config, split = with_unlabeled(config, split, run.classifier, reporter)
     teacher = open_teacher(run.classifier, config, split)
+    without_calibration(run.classifier.head, run.metrics)
     return train_into(
         RunPlan(run.classifier, config), split, path, reporter, earlier=earlier, callbacks=callbacks, loss=loss,
         lesson=ask_teacher(teacher, run.classifier, config, split, reporter),

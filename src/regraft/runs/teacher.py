@@ -57,7 +57,9 @@ def open_teacher(model: Classifier, config: Config, split: Split) -> Run | None:
     teacher = Run(config.distillation.teacher)
     teacher.refuse_several_labels("distillation")
     if split.dataset.task != teacher.task:
-        raise UsageError(f"The teacher {teacher.path} gives an image one class, and the data has several labels.")
+        raise UsageError(
+            f"The teacher {teacher.path} has the task {teacher.task}, and that of the data is {split.dataset.task}."
+        )
     if teacher.classes != split.classes:
         raise UsageError(
             f"The teacher {teacher.path} knows the classes {join_truncated(teacher.classes)}, and the data has "

@@ -20,7 +20,6 @@ from regraft.config import Config, load_config
 from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
-from regraft.data.labels import Task
 from regraft.data.sources.urls import absolute
 from regraft.data.split_file import write_split
 from regraft.data.unlabelled import write_unlabeled
@@ -121,9 +120,11 @@ def _train_split(
     lesson = lesson or ask_teacher(teacher, plan.model, plan.config, split, reporter)
     # The folder is created after the scan, which must not take it for a class if it is inside the data.
     with lock_run(new_folder(out, name, config.model.backbone)) as path, continued_in(path):
+        of_data = replace(plan.config.data, task=split.dataset.task)  # with which data for a run from it is read
+        plan = replace(plan, config=plan.config.model_copy(update={"data": of_data}))
         is_resumable = source.get("resumable", bool(source))
         if is_resumable:
-            plan = replace(plan, config=_with_data(plan.config, source["data"], split.dataset.task))
+            plan = replace(plan, config=_with_data(plan.config, source["data"]))
             reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
         if source and not distributed.rank():
             write_json(path / SOURCE, source)
@@ -132,12 +133,12 @@ def _train_split(
         return train_into(plan, split, path, reporter, callbacks=callbacks, loss=loss, lesson=lesson)
 
 
-def _with_data(config: Config, data: str, task: Task) -> Config:
-    """The configuration with what its images were taken for, and their path unless that has bytes that are no text."""
+def _with_data(config: Config, data: str) -> Config:
+    """The configuration with the path of its images, unless that has bytes that are no text."""
     is_text = data.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in data)
     run = replace(config.run, data=data if is_text else "", out="")
     taxonomy = config.data.taxonomy and absolute(config.data.taxonomy)
-    return config.model_copy(update={"run": run, "data": replace(config.data, task=task, taxonomy=taxonomy)})
+    return config.model_copy(update={"run": run, "data": replace(config.data, taxonomy=taxonomy)})
 
 
 def train_into(
@@ -271,10 +272,12 @@ def train(
             tracker changes no result, and its failure does not stop the training.
         callbacks: Functions `f(epoch, metrics)`, or objects with this as `on_epoch_end`, that are called after each
             epoch, as Keras does. Epochs count from 1, and `metrics` has the columns of `history.csv`. If one returns
-            True, the training ends after this epoch and keeps its best model.
+            True, the training ends after this epoch and keeps its best model. Metrics that a task does not have are
+            None, such as the accuracy of numbers.
         loss: A name as in `TrainingOptions`, or a function of logits and targets, float32 (N, classes), where a row of
-            targets sums to 1. It returns the mean loss, as `torch.nn.functional.cross_entropy` does. A head that would
-            be fitted is then trained by AdamW. `label_smoothing` and `class_weights` have no effect on a function.
+            targets sums to 1; of several labels each is 1, and a number is in standard deviations. It returns the mean
+            loss, as `torch.nn.functional.cross_entropy` does. A head that would be fitted is then trained by AdamW.
+            `label_smoothing` and `class_weights` have no effect on a function.
         preset: A name as in `run.preset`, such as `fast`: its augmentation and options of the training, where none are
             given. What it says about the model is an option of `build`, such as `head_stages="last"` for `keras`; with
             `best`, the model is `auto`.

@@ -166,6 +166,8 @@ def audit_attribution(
     reporter = reporter or NullReporter()
     model = open_model(model)
     classifier = classifier_of(model)
+    if classifier.task == "regression":
+        raise UsageError("An audit is for models that give an image one class, and this one gives numbers.")
     if classifier.thresholds:
         raise UsageError(
             "An audit measures the evidence for the one class that an image is predicted as, and this model gives an "

@@ -104,7 +104,7 @@ def start_or_resume(setup: TrainingSetup, on_better: Callable[[Classifier], None
     if checkpoint := _load(setup.checkpoint, setup.identity):
         _resume(setup, state, checkpoint)
     if name := setup.options.custom_loss:
-        state.note(f"The training loss is {name}. Validation losses are those of {setup.options.loss}.")
+        state.note(f"The training loss is {name}. Validation losses are those of {setup.objective.loss}.")
     return state
 
 

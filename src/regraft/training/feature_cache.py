@@ -201,7 +201,7 @@ def predict_logits(model: Classifier, activations: ActivationSource, precision: 
 def score_with_features(
     model: Classifier,
     activations: ActivationSource,
-    targets: torch.Tensor,
+    labels: torch.Tensor,
     objective: Objective,
     precision: torch.dtype,
     *,
@@ -209,10 +209,10 @@ def score_with_features(
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Run the tail and the head over the plain views, and keep what the head embeds of some images, evenly spread.
 
-    Only the images with a label count: the first N, for targets (N, C). Returns the accuracy (`Objective.hits`), in
+    Only the images with a label count: the first N, for labels of N images. Returns the accuracy (`Objective.hits`), in
     0..1; indices of K <= `max_images` images, int64 (K,); float32 (K, E), as `Head.embed` has it. All are on the CPU.
     """
-    count = len(targets)
+    count = len(labels)
     indices = torch.linspace(0, count - 1, min(count, max_images)).round().long()
     correct, kept = torch.zeros(1, dtype=torch.float64), torch.zeros(len(indices), model.head.embedding)
     with torch.inference_mode():
@@ -220,7 +220,8 @@ def score_with_features(
             is_kept = (indices >= rows.start) & (indices < rows.stop)
             embedded = model.head.embed(features)
             kept[is_kept] = embedded.cpu()[indices[is_kept] - rows.start]
-            correct += objective.hits(model.head.classify(embedded).cpu(), targets[rows]).double().sum()
+            hits = objective.hits(model.head.classify(embedded).cpu(), objective.targets(labels[rows]))
+            correct += hits.double().sum()
     accuracy = float(distributed.all_reduce_sum(correct)) / count
     return accuracy, indices, distributed.all_reduce_sum(kept)
 

@@ -258,6 +258,7 @@ def set_up(
         raise UsageError(
             f"The model's classes are {model.classes} and the data's {split.classes}. Build the model with the data's."
         )
+    check_task(model, split)
     if not len(split.train):
         raise DataError("The train part has no image.")
     if split.unlabeled is not None and soft_targets is None:
@@ -275,7 +276,9 @@ def set_up(
     if soft_targets is not None:
         soft_targets.check(split, phases.views)
     model.to(device)
-    model.head.temperature, model.ood = 1.0, None  # of an earlier training
+    # What an earlier training has fitted to its images.
+    model.head.temperature, model.head.half_width, model.ood = 1.0, None, None
+    model.head.thresholds = (0.5,) * len(model.head.thresholds)
     task = split.dataset.task
     if task == "regression":  # which has neither accuracy nor F1
         options = replace(options, monitor="val_loss")
@@ -333,6 +336,15 @@ def _standardized(head: Head, train: torch.Tensor, val: torch.Tensor) -> tuple[t
     center, scale = float(train.double().mean()), float(train.double().std(correction=0)) or 1.0
     head.use_units(center, scale)
     return ((train.double() - center) / scale).float(), ((val.double() - center) / scale).float()
+
+
+def check_task(model: Classifier, split: Split) -> None:
+    """Raise `UsageError` if a model was built for another task than that of the data."""
+    if model.task != (task := split.dataset.task):
+        raise UsageError(
+            f"The model was built for the task {model.task}, and that of the data is {task}. Build it with "
+            "task=split.dataset.task."
+        )
 
 
 def check_unlabeled(model: Classifier, options: TrainingOptions, labeled: int) -> None:

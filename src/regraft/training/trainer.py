@@ -364,7 +364,7 @@ def measure(
             accuracy, indices, features = score_with_features(
                 model,
                 cached["train"],
-                setup.objective.targets(setup.labels),
+                setup.labels,
                 setup.objective,
                 setup.precision,
                 max_images=MAX_FIT_IMAGES,

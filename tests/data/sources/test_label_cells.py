@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from regraft.data.labels import LabelOptions
+from regraft.data.labels import LabelOptions, split_labels
 from regraft.data.sources.label_cells import form_of_texts, labels_in_list
 from regraft.data.sources.manifest import parse_manifest
 from regraft.data.storage import Folder
@@ -152,3 +152,9 @@ def test_rows_of_an_image_are_united_where_that_is_asked_for(tmp_path: Path) -> 
 def test_the_texts_of_several_tables_are_judged_together() -> None:
     assert form_of_texts(Counter({"cat": 99, "cat|dog": 1, "dog": 5}), "x", LabelOptions()).task == "classification"
     assert form_of_texts(Counter({"cat": 20, "cat|dog": 2, "dog": 5}), "x", LabelOptions()).task == "multilabel"
+
+
+def test_the_separator_of_most_cells_is_meant_where_several_labels_are_asked_for(tmp_path: Path) -> None:
+    cells = ["cat, dog"] * 5 + ["cat;small, dog"]
+    task, labels, _ = read(tmp_path, cells, task="multilabel")
+    assert (task, labels[0], split_labels(labels[-1])) == ("multilabel", "cat|dog", ("cat;small", "dog"))

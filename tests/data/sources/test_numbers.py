@@ -75,6 +75,8 @@ def test_equal_numbers_have_equal_texts() -> None:
     ]  # fmt: skip
     for value in np.random.default_rng(0).normal(size=100).tolist():
         assert float(number_text(repr(value))) == value
+    with pytest.raises(ValueError, match="12_5"):
+        number_text("12_5")
 
 
 def test_bins_are_about_equally_full_and_in_order() -> None:

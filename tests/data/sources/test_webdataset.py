@@ -192,3 +192,10 @@ def test_a_number_in_json_is_a_label(tmp_path, png):
     members = {f"{key}.json": json.dumps({"label": label}) for key, label in labels.items()}
     path = shard(tmp_path / "x.tar", {**{f"{key}.png": png(key) for key in labels}, **members})
     assert [label for _, label, _ in found(path)] == ["1", "2", "7"]
+
+
+def test_an_empty_list_of_labels_beside_single_classes_leaves_its_image_out(tmp_path, sample, png):
+    members = {**sample("0", "cat"), **sample("1", "dog"), "2.png": png("2"), "2.json": '{"label": []}'}
+    path = shard(tmp_path / "train-0000.tar", members)
+    assert [label for _, label, _ in found(path)] == ["cat", "dog"]
+    assert "2.png" in scan(path).ignored

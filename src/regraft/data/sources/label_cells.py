@@ -165,10 +165,11 @@ def labels_in(value: Any) -> list[str] | None:
 
 
 def _form_asked(filled: Sequence[str], lists: Mapping[str, list[str]], name: str, asked: LabelOptions) -> LabelForm:
-    """The form where the user says that images have several labels; the separator is one that a cell has."""
+    """The form where the user says that images have several labels; the separator is that of the most cells."""
     plain = [text for text in filled if text not in lists]
     used = [mark for mark in SEPARATORS if any(len(_parts(text, mark)) > 1 for text in plain)]
-    separator, notes = asked.separator or (used[0] if used else SEPARATOR), list[str]()
+    usual = max(used, key=lambda mark: sum(len(_parts(text, mark)) > 1 for text in plain), default=SEPARATOR)
+    separator, notes = asked.separator or usual, list[str]()
     if used and not asked.separator:
         example = next(text for text in plain if len(_parts(text, separator)) > 1)
         notes.append(

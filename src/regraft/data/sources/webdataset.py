@@ -24,6 +24,8 @@ from regraft.text import join_truncated
 #: Files with the class names, one per line, in the order of the label numbers.
 CLASS_FILES = ("classes.txt", "classnames.txt", "classnames")
 _LABELS = ("cls", "json")
+#: The text of a sample whose list of labels is empty.
+_NO_LABELS = "[]"
 
 
 def is_webdataset(archive: Archive) -> bool:
@@ -64,12 +66,16 @@ def read_webdataset(
             text = json.dumps(names, ensure_ascii=False) if labels.is_list else names[0]
             texts[text] += 1
             found.append(ImageEntry(prefix + image, text, part))
+    form = replace(form_of_texts(texts, name, label_options), has_lists=True)  # texts were written for lists above
+    if form.task != "multilabel":  # an image without a class
+        unlabeled += [entry.path for entry in found if entry.label == _NO_LABELS]
+        found = EntryTable(entry for entry in found if entry.label != _NO_LABELS)
+        texts.pop(_NO_LABELS, None)
     if not found:
         raise DataError(
             f"{name} has no labels: no image has a .cls file, or a .json file with `label`. Expected key.jpg and "
             "key.cls. For a tar with a folder for each class, pass the tar itself."
         )
-    form = replace(form_of_texts(texts, name, label_options), has_lists=True)  # texts were written for lists above
     try:
         read = {text: form.read(text) for text in texts}
     except ValueError as error:

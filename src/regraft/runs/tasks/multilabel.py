@@ -18,6 +18,7 @@ from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.multilabel.thresholds import choose_thresholds
 from regraft.evaluation.stored_predictions import CSV
 from regraft.models.classifier import Classifier
+from regraft.models.head import Head
 from regraft.report.plots.precision_recall import plot_precision_recall
 from regraft.report.plots.samples import LabelTile, choose_label_samples, plot_samples
 from regraft.runs.evaluate import SamplePredictions
@@ -96,3 +97,14 @@ class MultilabelResults:
         # The predictions of a part are in its order.
         tiles = with_images(choose_label_samples(predictions), split, part, preprocessing, tile)
         plot_samples(tiles, folder / "sample_predictions.png", title=f"{title}: their labels, and what is wrong")
+
+
+def without_calibration(head: Head, metrics: Mapping[str, Any]) -> None:
+    """Take what `MultilabelResults.calibrated` fitted to the val images out of the head, for a fair comparison on them.
+
+    `metrics` are those of the head's run, which for other tasks have no slopes; their temperature is no weight.
+    """
+    fitted = metrics.get("calibration") or {}
+    if "slopes" in fitted:
+        slopes, offsets = np.array(fitted["slopes"]), np.array(fitted["offsets"])
+        head.rescale((1 / slopes).tolist(), (-offsets / slopes).tolist())

@@ -13,6 +13,7 @@ from typing import Any
 
 from regraft.cluster.executor import Cluster, open_executor
 from regraft.config import Config
+from regraft.config.presets import for_task
 from regraft.data.sources.urls import absolute
 from regraft.data.split_file import split_sha256
 from regraft.errors import DataError, MissingExtraError, RunError, UsageError, continued_in
@@ -107,6 +108,8 @@ def tune(
     refuse_teacher(config, "regraft tune")
     refuse_numbers(config.data.task, "`regraft tune`")
     model, split = prepare(data, config, reporter)
+    of_task = for_task(config.training, config.run.preset, split.dataset.task)
+    config = config.model_copy(update={"training": of_task})
     if finetunes_members(model, config.training):
         raise UsageError(
             f"{model.spec.name} are fine-tuned one after the other, and a search tries one training. Search each "
