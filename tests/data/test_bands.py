@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from regraft.data.bands import Raster, bands_of, count_bands, false_color
+from regraft.data.dataset import Dataset
 from regraft.data.decode import decode_bands, decode_image, decode_picture, read_raster
 from regraft.data.image_stats import examine_image, stats_of
+from regraft.data.scan import scan
 from regraft.errors import ImageError, ImageErrorCode
 
 Encode = Callable[..., bytes]
@@ -115,6 +117,22 @@ def test_pictures_to_look_at_show_the_first_bands_in_false_colors() -> None:
     gray = decode_picture(npy(SIX), numbers=(5, 4))
     np.testing.assert_array_equal(gray, np.repeat(decode_bands(SIX, (5,)), 3, axis=2))
     assert false_color(np.zeros((4, 5, 1), np.uint8)).shape == (4, 5, 3)
+
+
+def test_truth_values_are_no_image_and_do_not_end_a_scan(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        np.save(tmp_path / label / "six.npy", SIX)
+    np.save(tmp_path / "dog" / "mask.npy", SIX > 9)
+    dataset = scan(tmp_path)
+    assert [(bad.path, bad.reason) for bad in dataset.bad] == [
+        ("dog/mask.npy", "an array of bool; expected integers or floats")
+    ]
+    assert len(dataset) == 2
+    with pytest.raises(ImageError, match=r"bool; expected .* of integers or floats"):
+        Dataset.from_arrays([SIX > 9] * 2, ["cat", "dog"])
+    with pytest.raises(ImageError, match="an array of bool; expected uint8"):
+        Dataset.from_arrays([SIX[:, :, :3] > 9] * 2, ["cat", "dog"])
 
 
 def test_the_scan_measures_what_it_shows() -> None:

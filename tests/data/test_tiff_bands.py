@@ -84,9 +84,31 @@ def test_damaged_files_raise_soon() -> None:
         tiff(tag_257=4),
         tiff(tag_322=2**16, tag_323=2**16, tag_324=8, tag_325=8),
     ):
-        with pytest.raises(Exception, match=r"truncated|zip\(\)|larger"):
+        with pytest.raises(Exception, match=r"truncated|number of strips|larger"):
             read_bands(damaged, 10**6)
     bomb = zlib.compress(bytes(10**6))
     raster = read_bands(tiff(bomb, tag_259=8), 10)
     assert raster is not None
     assert not raster.values.any(), "what is beyond the last row is never unpacked"
+
+
+def test_a_tiny_file_that_claims_many_tiles_raises_soon() -> None:
+    for planes in (1, 2):
+        tiles = tiff(tag_256=8000, tag_257=8000, tag_284=planes, tag_322=1, tag_323=1, tag_324=8, tag_325=8)
+        with pytest.raises(ValueError, match="number of strips or tiles is not that of the size"):
+            read_bands(tiles, 10**9)
+
+
+def test_a_value_for_no_data_that_the_bands_cannot_have_is_none() -> None:
+    for value, expected_nodata in ((3, 3), (300, None)):
+        raster = read_bands(tiff(tag_42113=value), 10)
+        assert raster is not None
+        assert raster.nodata == expected_nodata
+        valid = raster.is_valid(raster.values).ravel()
+        assert [number for number in range(10) if not valid[number]] == [3] * (value == 3)
+
+
+def test_what_a_sparse_file_lacks_is_no_data() -> None:
+    raster = read_bands(tiff(tag_279=0, tag_42113=7), 10)
+    assert raster is not None
+    assert raster.values.tolist() == [[[7] * 5] * 2]

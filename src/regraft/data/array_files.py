@@ -32,7 +32,7 @@ def read_npy(file: BinaryIO, max_values: int) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, is_fortran, dtype = read_header(file)
-    if dtype.kind not in "buif":
+    if dtype.kind not in "uif":
         raise UnsupportedImageError(f"an array of {dtype}; expected integers or floats")
     count, start = int(np.prod(shape, dtype=object)), file.tell()
     if count > max_values:

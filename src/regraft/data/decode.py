@@ -179,8 +179,11 @@ def all_bands(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Raster:
     """Read all bands of a source of `decode_bands` as they are stored; raises `ImageError` if it cannot be read."""
     if isinstance(source, np.ndarray):
         values = source[:, :, None] if source.ndim == 2 else source
-        if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "buif":
-            raise ImageError(f"an array of shape {source.shape} and {source.dtype}; expected (H, W) or (H, W, C)")
+        if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "uif":
+            raise ImageError(
+                f"an array of shape {source.shape} and {source.dtype}; expected (H, W) or (H, W, C) of integers or "
+                "floats"
+            )
         return Raster(values)
     if not isinstance(source, Image.Image):
         with _image_errors(source):

@@ -11,6 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -73,10 +74,10 @@ def read_tiff(file: BinaryIO, max_values: int) -> tuple[np.ndarray, float | None
     bands = samples * len(alike)
     if width * height * bands > max_values:
         raise TooManyValuesError(f"{width} x {height} pixels of {bands} bands, more than {max_values:,} values allowed")
-    nodata = _nodata(first)
-    values = np.full((height, width, bands), nodata or 0, dtype.newbyteorder("="))
+    nodata = _nodata(first, dtype)
+    values = np.zeros((height, width, bands), dtype.newbyteorder("="))  # takes no memory before it is written
     for index, page in enumerate(alike):
-        _read_page(file, page, dtype, values[:, :, index : index + 1] if len(alike) > 1 else values)
+        _read_page(file, page, dtype, values[:, :, index : index + 1] if len(alike) > 1 else values, nodata or 0)
     return values, nodata, int(_one(first, _ORIENTATION, 1))
 
 
@@ -116,17 +117,19 @@ def _dtype(tags: Any, order: str) -> np.dtype[Any]:
     return np.dtype(f"{order}{kind}{size // 8}")
 
 
-def _nodata(tags: Any) -> float | None:
-    """GDAL's value for no data; None if there is none, or it is NaN, which needs no mark."""
+def _nodata(tags: Any, dtype: np.dtype[Any]) -> float | None:
+    """GDAL's value for no data; None if there is none, no value can be it, or it is NaN, which needs no mark."""
     try:
         nodata = float(str(_one(tags, _NODATA, "")).strip("\0 "))
     except ValueError:
         return None
+    if dtype.kind in "ui" and not (nodata.is_integer() and np.iinfo(dtype).min <= nodata <= np.iinfo(dtype).max):
+        return None  # such as -9999 in bands of 8 bits, where it would be another number
     return None if math.isnan(nodata) else nodata
 
 
-def _read_page(file: BinaryIO, tags: Any, dtype: np.dtype[Any], values: np.ndarray) -> None:
-    """Decode the strips or tiles of a page into its values (H, W, C)."""
+def _read_page(file: BinaryIO, tags: Any, dtype: np.dtype[Any], values: np.ndarray, missing: float) -> None:
+    """Decode the strips or tiles of a page into its values (H, W, C); those that a sparse file lacks are `missing`."""
     height, width, bands = values.shape
     compression, predictor = int(_one(tags, _COMPRESSION, _PLAIN)), int(_one(tags, _PREDICTOR, 1))
     if compression not in (_PLAIN, *_DEFLATE, *_BY_LIBTIFF) or _one(tags, _FILL_ORDER, 1) != 1:
@@ -138,26 +141,26 @@ def _read_page(file: BinaryIO, tags: Any, dtype: np.dtype[Any], values: np.ndarr
     across, down = (width, _one(tags, _ROWS, height)) if not is_tiled else (tags[_TILE_WIDTH], tags[_TILE_HEIGHT])
     across, down = int(across), min(int(down), height) if not is_tiled else int(down)
     planes = bands if _one(tags, _PLANES, 1) == 2 else 1
-    places = [
-        (plane, top, left)
-        for plane in range(planes)
-        for top in range(0, height, down)
-        for left in range(0, width, across)
-    ]
-    offsets, counts = tags[_TILES if is_tiled else _STRIPS], tags[_TILE_BYTES if is_tiled else _STRIP_BYTES]
+    offsets = _list(tags[_TILES if is_tiled else _STRIPS])
+    counts = _list(tags[_TILE_BYTES if is_tiled else _STRIP_BYTES])
     if across * down * bands > 16 * max(values.size, 2**20):
         raise ValueError("tiles that are much larger than the image")
-    for (plane, top, left), offset, count in zip(places, _list(offsets), _list(counts), strict=True):
-        if not count:  # a sparse file: no data
+    tops, lefts = range(0, height, down), range(0, width, across)
+    if not planes * len(tops) * len(lefts) == len(offsets) == len(counts):  # a tiny file may claim any size
+        raise ValueError("the number of strips or tiles is not that of the size")
+    samples = bands // planes
+    for (plane, top, left), offset, count in zip(product(range(planes), tops, lefts), offsets, counts, strict=True):
+        rows = down if is_tiled else min(down, height - top)
+        part = values[top : top + rows, left : left + across, plane : plane + samples]
+        if not count:
+            part[...] = missing
             continue
         file.seek(offset)
-        rows, samples = down if is_tiled else min(down, height - top), bands // planes
         row_bytes = across * samples * dtype.itemsize
         content = _decompress(file.read(count), compression, row_bytes, rows)
         if len(content) < rows * row_bytes:
             raise ValueError("truncated: a strip or tile ends before its last row")
         chunk = _undo_predictor(content[: rows * row_bytes], predictor, dtype, (rows, across, samples))
-        part = values[top : top + rows, left : left + across, plane : plane + samples]
         part[...] = chunk[: part.shape[0], : part.shape[1]]
 
 
