@@ -28,10 +28,16 @@ def small_run(numbers_manifest: Path, tmp_path_factory: pytest.TempPathFactory, 
 
 
 @pytest.fixture(scope="module")
-def server(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A run with numbers, and an export of it."""
+def exported(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of the run."""
     (result,) = export(small_run, "onnx", out=tmp_path_factory.mktemp("exports"))
-    with in_thread(f"numbers={small_run.path}", f"export={result.path}", limits=Limits()) as running:
+    return result.path
+
+
+@pytest.fixture(scope="module")
+def server(small_run: Run, exported: Path) -> Iterator[Server]:
+    """A run with numbers, and an export of it."""
+    with in_thread(f"numbers={small_run.path}", f"export={exported}", limits=Limits()) as running:
         yield running
 
 
@@ -75,8 +81,9 @@ def test_the_inference_protocol_has_numbers(server: Server, small_run: Run, numb
     expected = small_run.predict(files)
     assert outputs["value"]["data"] == pytest.approx([one.value for one in expected], abs=1e-4)
     assert outputs["interval"]["shape"] == [2, 2]
-    asked = {**question, "outputs": [{"name": "probabilities"}]}
-    assert server.client.post("/v2/models/numbers/infer", json=asked).status_code == 422
+    for name in ("probabilities", "indicators"):
+        asked = {**question, "outputs": [{"name": name}]}
+        assert server.client.post("/v2/models/numbers/infer", json=asked).status_code == 422
 
 
 def test_heat_maps_and_accuracy_are_for_classes(server: Server, small_run: Run, numbers_manifest: Path) -> None:
@@ -85,3 +92,9 @@ def test_heat_maps_and_accuracy_are_for_classes(server: Server, small_run: Run, 
     assert done.status_code == 422
     with pytest.raises(UsageError, match="--min-accuracy"):
         load_models([ModelSource.parse(small_run)], "same", 0.9, None, trust=False)
+
+
+def test_a_confidence_is_for_classes(small_run: Run, exported: Path) -> None:
+    for model in (small_run, exported):
+        with pytest.raises(UsageError, match=r"--min-confidence is for .* gives it a number .*'regression'"):
+            load_models([ModelSource.parse(model)], "same", None, None, False, min_confidence=0.9)

@@ -102,8 +102,12 @@ def test_the_inference_protocol_has_indicators(labels_server: Server, labels_run
     assert outputs["label"]["data"] == [one.label for one in expected]
     one = labels_server.client.post("/v2/models/one/infer", json=body).json()["outputs"]
     assert "indicators" not in {output["name"] for output in one}
+    asked = labels_server.client.post("/v2/models/labels/infer", json={**body, "outputs": [{"name": "label"}]}).json()
+    assert [output["name"] for output in asked["outputs"]] == ["label"]
 
 
 def test_an_accuracy_needs_one_class(labels_run: Run) -> None:
     with pytest.raises(UsageError, match="--min-accuracy is for models that give an image one class"):
         load_models([ModelSource.parse(labels_run)], "same", 0.9, None, False)
+    with pytest.raises(UsageError, match=r"--min-confidence is for .* gives it any number of labels .*'multilabel'"):
+        load_models([ModelSource.parse(labels_run)], "same", None, None, False, min_confidence=0.9)

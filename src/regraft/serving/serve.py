@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from regraft.data.band_values import format_numbers
+from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import MissingExtraError, RegraftError, UsageError, refuse_old_names
 from regraft.evaluation.calibration import read_calibration
@@ -243,8 +244,8 @@ def _load_export(
         facts.append(("Run", str(run)))
     facts += _band_facts(export.preprocessing)
     version = description["sha256"][form.files[0]]
-    if min_confidence is not None and export.thresholds:
-        raise UsageError(f"--min-confidence is for one class, and {source.path} gives an image any number of labels.")
+    if min_confidence is not None:
+        _check_gives_one_class(export.task, source.path)
     policy = RejectionPolicy(min_confidence)
     return ServedModel(source.name, version[:_DIGITS], ServingEngine(export, form.name), policy, facts)
 
@@ -266,9 +267,9 @@ def _load_run(
         runtime = str(export.description["format"])
         version = export.description["sha256"][FORMATS[runtime].files[0]]
     confidence_fact: Facts = []
-    if min_confidence is not None and run.task == "multilabel":
-        raise UsageError(f"--min-confidence is for one class, and {run.path} gives an image any number of labels.")
-    if min_confidence is None:
+    if min_confidence is not None:
+        _check_gives_one_class(run.task, run.path)
+    else:
         min_confidence, confidence_fact = _min_confidence(run, min_accuracy)
     ood_threshold, ood_fact = _ood_threshold(run, ood_rate, isinstance(model, Classifier))
     policy = RejectionPolicy(min_confidence=min_confidence, ood_threshold=ood_threshold)
@@ -276,6 +277,16 @@ def _load_run(
     file = source.path / CARD
     card = file.read_text(encoding="utf-8") if file.is_file() else ""
     return ServedModel(source.name, version[:_DIGITS], ServingEngine(model, runtime), policy, facts, card)
+
+
+def _check_gives_one_class(task: Task, path: Path) -> None:
+    """Raise `UsageError` for --min-confidence where answers are no single class."""
+    if task != "classification":
+        gives = "a number" if task == "regression" else "any number of labels"
+        raise UsageError(
+            f"--min-confidence is for models that give an image one class, and {path} gives it {gives} "
+            f"(task = {task!r}). Serve it without --min-confidence."
+        )
 
 
 def _fastest_export(run: Run) -> ExportedModel | None:

@@ -129,13 +129,18 @@ def _numbers(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[
 def _classes(predictions: Sequence[Prediction], classes: Sequence[str]) -> list[dict[str, Any]]:
     """The outputs of a model that gives images classes."""
     probabilities = [float(p) for prediction in predictions for p in prediction.probabilities]
-    indicators = [name in prediction.labels for prediction in predictions for name in classes]
     count = len(predictions)
     return [
         _tensor("probabilities", "FP64", count, len(classes), data=probabilities),
         _tensor("label", "BYTES", count, data=[prediction.label for prediction in predictions]),
-        _tensor("indicators", "BOOL", count, len(classes), data=indicators),
     ]
+
+
+def _indicators(predictions: Sequence[Prediction], classes: Sequence[str]) -> dict[str, Any]:
+    """Whether each image has each class."""
+    given = [set(prediction.labels) for prediction in predictions]
+    data = [name in labels for labels in given for name in classes]
+    return _tensor("indicators", "BOOL", len(predictions), len(classes), data=data)
 
 
 def _answer(question: schemas.InferRequest, model: ServedModel, answers: list[Answer]) -> dict[str, Any]:
@@ -144,11 +149,14 @@ def _answer(question: schemas.InferRequest, model: ServedModel, answers: list[An
         if prediction.error is not None:
             raise Problem(422, f"inputs[0].data[{i}] cannot be read: {prediction.error}.", name="unreadable")
     tensors = (_numbers if model.engine.task == "regression" else _classes)(predictions, model.engine.classes)
+    asked = [output.name for output in question.outputs]
+    has_indicators = "indicators" in asked if asked else bool(model.engine.thresholds)
+    if has_indicators and model.engine.task != "regression":
+        tensors.append(_indicators(predictions, model.engine.classes))
     if model.engine.has_ood:
         tensors.append(_tensor("ood_p_value", "FP64", count, data=[one.ood_p_value for one in predictions]))
     outputs = {tensor["name"]: tensor for tensor in tensors}
-    by_default = [name for name in outputs if name != "indicators" or model.engine.thresholds]
-    wanted: list[str] = [output.name for output in question.outputs] or by_default
+    wanted = asked or list(outputs)
     if missing := [name for name in wanted if name not in outputs]:
         raise Problem(422, f"{model.name} has no output {missing[0]}.")
     own = {"id": question.id} if question.id else {}
