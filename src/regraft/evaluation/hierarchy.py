@@ -285,8 +285,8 @@ def _level(confusion: np.ndarray, tree: Taxonomy, level: int) -> LevelReport:
 
 def _overlaps(tree: Taxonomy) -> tuple[np.ndarray, np.ndarray]:
     """Number of nodes at or above both of two nodes, int64 (nodes, nodes), and at or above each, int64 (nodes,)."""
-    above = tree.ancestors.astype(np.int64)
-    return above @ above.T, above.sum(axis=1)
+    above = tree.ancestors.astype(np.float32)  # exact for such counts, and unlike integers multiplied by BLAS
+    return np.rint(above @ above.T).astype(np.int64), tree.ancestors.sum(axis=1, dtype=np.int64)
 
 
 def _sums(
