@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,24 @@ def test_predict_gives_numbers_with_intervals(numbers_run: Run, numbers_manifest
     assert float(good["low"]) == pytest.approx(value["interval"][0])
     assert bad["brightness"] == ""
     assert bad["error"]
+
+
+def test_files_that_are_no_images_and_out_of_distribution_answers_are_said(
+    numbers_run: Run, numbers_manifest: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "images", tmp_path / "numbers.csv"
+    folder.mkdir()
+    for name in ("a.png", "b.jpeg_large"):
+        shutil.copy(numbers_manifest.parent / "00.png", folder / name)
+    code, lines, errors = regraft("predict", numbers_run.path, folder, "--ood-rate", "0.05", "--json", "--csv", out)
+    assert code == 0, errors
+    assert "not used: .jpeg_large: 1 file ignored" in errors
+    answer, ignored = map(json.loads, lines.splitlines())
+    assert (Path(ignored["path"]).name, "ignored" in ignored) == ("b.jpeg_large", True)
+    with out.open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["out_of_distribution"] == ("yes" if answer["out_of_distribution"] else "no")
+    assert list(row) == ["path", "brightness", "low", "high", "ood_p_value", "out_of_distribution", "error"]
 
 
 @pytest.mark.parametrize("option", [["--top", "2"], ["--min-accuracy", "0.9"], ["--coverage", "0.99"]])

@@ -14,12 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from regraft.cli.output import err, print_json
+from regraft.cli.results.file_notes import print_file_notes
 from regraft.evaluation.regression.conformal import COVERAGE
 from regraft.runs.progress import rich_progress
 
 if TYPE_CHECKING:
     from regraft.exporting.exported_model import ExportedModel
     from regraft.models.inference import Prediction, Tta
+    from regraft.models.rejection import RejectionPolicy
     from regraft.runs.run import Run
 
 
@@ -48,6 +50,7 @@ def predict_numbers(
     screen: Console,
     model: Run | ExportedModel,
     files: Sequence[Any],
+    ignored: Sequence[str],
     wanted: Wanted,
     *,
     csv: Path | None,
@@ -77,7 +80,7 @@ def predict_numbers(
     ]
     table = Table("image", *map(escape, columns), box=None, header_style="bold")
     with ExitStack() as stack:
-        write = None if csv is None else stack.enter_context(_csv_writer(csv, quantity))
+        write = None if csv is None else stack.enter_context(_csv_writer(csv, quantity, policy))
         reporter = stack.enter_context(rich_progress(err))
         for done, found in enumerate(predict_images(loaded, files, batch_size=batch_size, tta=tta), start=1):
             prediction = found if width is None or found.value is None else replace(found, half_width=width)
@@ -97,8 +100,7 @@ def predict_numbers(
         screen.print(escape(f"{len(files)} rows in {csv}"))
     elif not json:
         screen.print(table)
-    if failed:
-        raise RegraftError(f"{len(failed)} of {len(files)} images could not be read.")
+    print_file_notes(files, ignored, failed, json=json, has_table=csv is None and not json)
 
 
 def _cells(prediction: Prediction, has_interval: bool, p_limit: float | None) -> list[str]:
@@ -114,20 +116,22 @@ def _cells(prediction: Prediction, has_interval: bool, p_limit: float | None) ->
 
 
 @contextmanager
-def _csv_writer(file: Path, quantity: str) -> Iterator[Callable[[Prediction], None]]:
-    """Write one row per image: path, number, interval and error; empty where there is none."""
+def _csv_writer(file: Path, quantity: str, policy: RejectionPolicy) -> Iterator[Callable[[Prediction], None]]:
+    """Write one row per image: path, number, interval, what the policy says and error; empty where there is none."""
     from regraft.atomic_io import atomic_write
+    from regraft.runs.prediction_parts.rows import rejection_cells
 
     with (
         atomic_write(file) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv_module.writer(stream, lineterminator="\n")
-        writer.writerow(["path", quantity, "low", "high", "ood_p_value", "error"])
+        writer.writerow(["path", quantity, "low", "high", "ood_p_value", *policy.columns, "error"])
 
         def write(prediction: Prediction) -> None:
             low, high = prediction.interval or ("", "")
             value, p_value = ("" if number is None else number for number in (prediction.value, prediction.ood_p_value))
-            writer.writerow([prediction.source, value, low, high, p_value, prediction.error or ""])
+            cells = [value, low, high, p_value, *rejection_cells(policy, prediction)]
+            writer.writerow([prediction.source, *cells, prediction.error or ""])
 
         yield write

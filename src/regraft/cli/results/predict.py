@@ -17,6 +17,7 @@ from typer import Argument, Option
 
 from regraft.cli.options import ClusterAddress, ClusterCpus, RunOrExport, Trust, cluster_of, probability
 from regraft.cli.output import console, err, print_json
+from regraft.cli.results.file_notes import print_file_notes
 from regraft.runs.progress import rich_progress
 from regraft.text import encodable, join_truncated, pluralize
 
@@ -72,8 +73,6 @@ def command(
     json: Annotated[bool, Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Predict classes in the order given; unreadable files are listed at the end (exit code 1)."""
-    from regraft.data.decode import has_frames
-    from regraft.data.ignored import describe_ignored
     from regraft.errors import RegraftError, UsageError
     from regraft.models.inference import check_tta, iter_sources, predict_images, tree_of
 
@@ -91,7 +90,7 @@ def command(
 
         of_classes = {"--top": top, "--min-accuracy": min_accuracy, "--min-confidence": min_confidence, "--out": out}
         asked = Wanted(coverage, ood_rate, {**of_classes, "--threshold": threshold, "--min-precision": min_precision})
-        predict_numbers(screen, numbers, files, asked, csv=csv, tta=views, batch_size=batch_size, json=json)
+        predict_numbers(screen, numbers, files, ignored, asked, csv=csv, tta=views, batch_size=batch_size, json=json)
         return
     wanted = _Wanted(min_accuracy, min_confidence, coverage, ood_rate, threshold, min_precision)
     model, policy, selection = _load(run, wanted, trust)
@@ -145,17 +144,7 @@ def command(
         screen.print(escape(f"Labels from these probabilities on: {join_truncated(texts, shown=12)}."), style="dim")
     if csv:
         screen.print(escape(f"{len(files)} rows in {csv}"))
-    for name in ignored if json else ():
-        _write_line({"path": name, "ignored": "hidden, or no image by its extension"})
-    for line in describe_ignored(ignored, Path):
-        err.print(f"[yellow]not used:[/yellow] {escape(line)}")
-    if several := [str(file) for file in files if isinstance(file, str | Path) and has_frames(file)]:
-        what = pluralize(len(several), "image has", "images have")
-        err.print(escape(f"{what} several frames or pages, such as {several[0]}; only the first is used."))
-    for prediction in () if table else failed:  # the table says it
-        err.print(f"[yellow]cannot be read:[/yellow] {escape(prediction.source)}: {escape(prediction.error or '')}")
-    if failed:
-        raise RegraftError(f"{len(failed)} of {len(files)} images could not be read.")
+    print_file_notes(files, ignored, failed, json=json, has_table=table is not None)
 
 
 def _refuse_without_effect(of_parts: dict[str, Any], of_table: dict[str, Any], *, has_out: bool) -> None:
