@@ -181,6 +181,8 @@ def test_of_several_annotations_the_ground_truth_counts(folder: Callable[..., Pa
         ("x.xml", "<annotations><image>", "cannot be read as XML"),
         ("x.xml", "<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>", "document type"),
         ("x.xml", "<annotation><object/></annotation>", "no annotations of CVAT"),
+        ("x.xml", '<?xml version="1.0" encoding="utf-99"?><annotations/>', "cannot be read as XML: unknown encoding"),
+        ("x.xml", '<?xml version="1.0" encoding="utf-7"?><annotations/>', "cannot be read as XML: multi-byte"),
         ("x.json", "[1]", "no list of records"),
         ("x.json", "{", "cannot be read as JSON"),
         ("x.json", '{"images": [{}], "annotations": [], "categories": []}', "is damaged: KeyError"),

@@ -53,6 +53,7 @@ def test_a_mapping_and_a_tree():
     ("name", "text", "message"),
     [
         ("t.json", "{", "is no JSON"),
+        ("t.json", "[" * 200_000, "is no JSON"),
         ("t.json", "[]", "has no names"),
         ("t.json", '{"animal": [1]}', "has 1 in animal"),
         ("t.json", '{"animal": ["dog"], "plant": ["dog", "animal"]}',

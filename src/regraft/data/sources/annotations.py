@@ -52,7 +52,7 @@ def read_annotations(name: str, data: bytes) -> Annotations | None:
         return None
     try:
         return _read_coco(value) if isinstance(value, dict) else _read_label_studio(value)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
         raise DataError(f"{name} is damaged: {type(error).__name__} {error}. Export it again.") from error
 
 
@@ -108,7 +108,7 @@ def _read_cvat(name: str, data: bytes) -> Annotations | None:
         raise DataError(f"{name} has a document type, which annotations of CVAT do not have. Export it again.")
     try:
         root = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: an unknown encoding
         raise DataError(f"{name} cannot be read as XML: {error}. Export it again.") from error
     if root.find("track") is not None:
         raise DataError(f"{name} has the tracks of a video. Export it as 'CVAT for images'.")

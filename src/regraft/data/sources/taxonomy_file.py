@@ -79,7 +79,7 @@ def _parents(edges: Iterable[_Edge], name: str) -> dict[str, str | None]:
 def _json(name: str, data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is no JSON: {error}. {_EXPECTED}") from error
 
 
