@@ -86,6 +86,14 @@ def test_the_report_of_a_killed_run_says_so(run: Path) -> None:
     assert "does not say what it was trained on" in (run / REPORT).read_text(encoding="utf-8")
 
 
+def test_a_run_of_numbers_without_metrics_says_what_it_was_trained_on(numbers_run: regraft.Run, tmp_path: Path) -> None:
+    run = shutil.copytree(numbers_run.path, tmp_path / "run")
+    (run / "metrics.json").unlink()
+    write_report(run)
+    page = (run / REPORT).read_text(encoding="utf-8")
+    assert "does not say what it was trained on" not in page
+
+
 def test_a_run_on_arrays_with_one_image_per_class(squares: regraft.Dataset, tmp_path: Path) -> None:
     samples = [replace(s, part=part) for i, s in enumerate(squares.samples)
                if (part := {0: "train", 1: "train", 2: "test"}.get(i % 16))]  # fmt: skip
