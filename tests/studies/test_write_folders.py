@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,18 @@ def test_a_cleaned_manifest_has_all_labels(several: Path, tmp_path: Path) -> Non
     again = scan(out, task="multilabel")
     assert [sample.label for sample in again.samples] == [sample.label for sample in kept.samples]
     assert len(again) == 12
+
+
+def test_bands_are_chosen_by_number(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "source" / label).mkdir(parents=True)
+        for i in range(5):
+            np.save(tmp_path / "source" / label / f"{i}.npy", rng.integers(0, 3000, (40, 40, 3 + i % 2), np.uint16))
+    shutil.copy(tmp_path / "source" / "a" / "0.npy", tmp_path / "source" / "a" / "copy.npy")
+    parts = split_into(tmp_path / "source", tmp_path / "target", bands="3,1", train=0.6, val=0.2, test=0.2)
+    assert parts.dataset.band_numbers == (3, 1)
+    assert len(rows_of(tmp_path / "target" / SPLIT)) == 11
+    inspection, kept, _ = clean_into(tmp_path / "source", tmp_path / "clean.csv", ["duplicates"], bands="3,1")
+    assert inspection.dataset.band_numbers == (3, 1)
+    assert len(kept) == len(rows_of(tmp_path / "clean.csv")) == 10

@@ -46,6 +46,7 @@ def split_into(
     layout: FolderLayout = "auto",
     image_column: str = "",
     label_column: str = "",
+    bands: str = "",
     task: AskedTask = "auto",
     label_separator: str = "",
     reporter: ProgressReporter | None = None,
@@ -64,7 +65,7 @@ def split_into(
     _check_target(source, target)
     options = DataOptions(
         group_by=group_by, remote=remote, layout=layout, image_column=image_column, label_column=label_column,
-        task=task, label_separator=label_separator,
+        bands=bands, task=task, label_separator=label_separator,
     )  # fmt: skip
     dataset = scan_with(Config(data=options), source, Cache(), reporter)
     earlier = _read_split(target / SPLIT)
@@ -191,6 +192,7 @@ def clean_into(
     layout: FolderLayout = "auto",
     image_column: str = "",
     label_column: str = "",
+    bands: str = "",
     task: AskedTask = "auto",
     label_separator: str = "",
     reporter: ProgressReporter | None = None,
@@ -210,7 +212,7 @@ def clean_into(
         raise UsageError(f"{' and '.join(taken)} exist already, and nothing is overwritten. Choose another --out.")
     inspection = inspect(
         data, labels="label_error" in drop, group_by=group_by, layout=layout, image_column=image_column,
-        label_column=label_column, task=task, label_separator=label_separator, reporter=reporter,
+        label_column=label_column, bands=bands, task=task, label_separator=label_separator, reporter=reporter,
     )  # fmt: skip
     dataset = inspection.dataset
     if not isinstance(dataset.storage, Folder):

@@ -9,7 +9,7 @@ from typing import Annotated
 from rich.markup import escape
 from typer import Argument, Option
 
-from regraft.cli.options import AskedTask, FolderLayout, GroupBy, ImageColumn, Json, LabelColumn, LabelSeparator
+from regraft.cli.options import AskedTask, Bands, FolderLayout, GroupBy, ImageColumn, Json, LabelColumn, LabelSeparator
 from regraft.cli.output import console, parse_names, print_json
 from regraft.runs.progress import rich_progress
 
@@ -22,6 +22,7 @@ def command(
     layout: FolderLayout = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    bands: Bands = None,
     task: AskedTask = None,
     label_separator: LabelSeparator = None,
     json: Json = False,
@@ -40,6 +41,7 @@ def command(
             layout=layout or "auto",
             image_column=image_column or "",
             label_column=label_column or "",
+            bands=bands or "",
             task=task or "auto",
             label_separator=label_separator or "",
             reporter=reporter,
@@ -56,6 +58,7 @@ def command(
             "Images whose label a model disagrees with are often just hard. A test without them is too optimistic: "
             "evaluate the model on images that were not cleaned."
         )
-    task_option = " --task multilabel" if kept.task == "multilabel" else ""
+    options = " --task multilabel" if kept.task == "multilabel" else ""
+    options += f" --bands {bands}" if bands else ""
     of_tree = f" --taxonomy {tree_file(out)}" if tree_file(out).is_file() else ""
-    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(f'{out}{of_tree}')}{task_option}")
+    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(f'{out}{of_tree}')}{escape(options)}")

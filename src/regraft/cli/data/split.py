@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from regraft.cli.options import (
     AskedTask,
+    Bands,
     FolderLayout,
     GroupBy,
     ImageColumn,
@@ -35,6 +36,7 @@ def command(
     layout: FolderLayout = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    bands: Bands = None,
     task: AskedTask = None,
     label_separator: LabelSeparator = None,
     remote: Remote = False,
@@ -51,7 +53,7 @@ def command(
         parts = split_into(
             source, target, train=train, val=val, test=test, seed=seed, link=link, keep=keep, group_by=group_by or "",
             remote=remote, layout=layout or "auto", image_column=image_column or "", label_column=label_column or "",
-            task=task or "auto", label_separator=label_separator or "", reporter=reporter,
+            bands=bands or "", task=task or "auto", label_separator=label_separator or "", reporter=reporter,
         )  # fmt: skip
     bad = parts.dataset.bad
     if json:
@@ -63,5 +65,6 @@ def command(
     screen.print(escape(f"{target}: " + ", ".join(f"{len(parts[part]):,} {part}" for part in parts) + " images."))
     screen.print(escape(f"{target / SPLIT} lists the source of each image."))
     trained = f"{target / SPLIT} --task multilabel" if parts.dataset.task == "multilabel" else str(target)
-    of_tree = " --layout tree" if parts.dataset.taxonomy else ""
-    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(trained)}{of_tree}")
+    options = " --layout tree" if parts.dataset.taxonomy else ""
+    options += f" --bands {bands}" if bands else ""
+    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(trained + options)}")
