@@ -16,6 +16,7 @@ import regraft as library
 from regraft.config import load_config
 from regraft.data.taxonomy import Taxonomy
 from regraft.errors import DataError, UsageError
+from regraft.runs.run_images import held_out, images_of, split_rows
 from regraft.runs.train import train_from
 
 HEAD = {"model.image_size": 32, "training.finetune_epochs": 0, "data.val": 0.3, "data.test": 0.3}
@@ -142,13 +143,22 @@ def test_other_data_is_evaluated_under_the_tree(
 
 
 def test_a_run_grows_within_its_tree(tree_run: library.Run, write_squares: WriteSquares, tmp_path: Path) -> None:
-    grown_folder = write_squares(tmp_path / "more", {"warm/yellow": (240, 230, 30)}, 6)
-    done = regraft("train", grown_folder, "--from", tree_run.path, "--epochs", 0, "--out", tmp_path / "grown")
+    grown_folder = write_squares(tmp_path / "more", {"warm/yellow": (240, 230, 30), "cold/navy": (10, 10, 90)}, 6)
+    options = ("--from", tree_run.path, "--epochs", 0, "--layout", "auto")
+    done = regraft("train", grown_folder, *options, "--out", tmp_path / "grown")
     assert done.returncode == 0, done.stderr
     grown = library.load(tmp_path / "grown")
-    assert grown.classes == ("blue", "green", "orange", "red", "yellow")
+    assert grown.classes == ("blue", "green", "navy", "orange", "red", "yellow")
     assert grown.taxonomy is not None
     assert grown.taxonomy.lineage("yellow") == ("warm", "yellow")
+    read = images_of(grown)
+    assert read is not None
+    assert all(read(row["path"]) for row in split_rows(grown.path))
+    assert len(held_out(grown)) == len(grown.predictions_of())
+    pink = write_squares(tmp_path / "pink", {"warm/pink": (240, 150, 160)}, 6)
+    done = regraft("train", pink, "--from", grown.path, "--epochs", 0, "--out", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    assert len(list(split_rows(tmp_path / "again"))) == 40 + 2 * 6 + 6
     flat = write_squares(tmp_path / "flat", {"pink": (240, 150, 160), "red": RED}, 3)
     done = regraft(
         "train", flat, "--from", tree_run.path, "--epochs", 0, "--layout", "classes", "--out", tmp_path / "none"

@@ -33,6 +33,7 @@ from regraft.data.sources.urls import absolute
 from regraft.data.storage import Folder
 from regraft.data.stored_features import StoredFeatures
 from regraft.data.strings import in_blocks
+from regraft.data.taxonomy import Taxonomy
 from regraft.errors import DataError, RegraftError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.runs.class_changes import ClassChanges
@@ -260,7 +261,7 @@ def _find(
         origin = origin_of(earlier) or (ImagesOrigin(data) if data else None)
         if origin is None:
             raise DataError("it was trained on images in memory")
-        opened = _open(replace(origin, data=data or origin.data))
+        opened = _open(replace(origin, data=data or origin.data), earlier.taxonomy)
         source = select(opened, {path: (label, part if with_parts else None) for path, label, part, _ in rows})
         there = set(in_blocks(source.layout.found.paths))
     except RegraftError as error:
@@ -277,16 +278,16 @@ def _find(
     )  # fmt: skip
 
 
-def _open(origin: ImagesOrigin) -> DataSource:
+def _open(origin: ImagesOrigin, tree: Taxonomy | None) -> DataSource:
     """Open the images of a run; those of the runs before, or its own, may be gone."""
     if origin.earlier is None:
-        return open_origin(origin)
+        return open_origin(origin, tree)
     try:
-        own = open_origin(replace(origin, earlier=None))
+        own = open_origin(replace(origin, earlier=None), tree)
     except RegraftError:
-        return join(DataSource(Folder(Path()), origin.data, Layout(EntryTable(), set())), _open(origin.earlier))
+        return join(DataSource(Folder(Path()), origin.data, Layout(EntryTable(), set())), _open(origin.earlier, tree))
     try:
-        return join(own, _open(origin.earlier))
+        return join(own, _open(origin.earlier, tree))
     except RegraftError:
         return own
 

@@ -22,6 +22,7 @@ from regraft.data.scan import scan_source
 from regraft.data.sources.earlier import ImagesOrigin, open_origin, select
 from regraft.data.sources.open import DataSource
 from regraft.data.strings import in_blocks
+from regraft.data.taxonomy import Taxonomy
 from regraft.errors import DataError, ImageError, RegraftError, RunError, UsageError
 from regraft.runs.run import CONFIG, SOURCE, SPLIT, Run
 
@@ -75,7 +76,7 @@ def held_out(run: Run) -> Dataset:
     wanted = {name: (predictions.classes[label], None) for name, label in pairs}
     origin = origin_of(run)
     assert origin is not None
-    opened = select(open_origin(origin.for_reading()), wanted)
+    opened = select(open_origin(origin.for_reading(), run.taxonomy), wanted)
     dataset = scan_source(opened, source, near_duplicates=False, classes=predictions.classes, bands=_bands_setting(run))
     hashes = {row.get("path"): row.get("sha256") for row in split_rows(run.path) if row.get("path") in wanted}
     table = dataset.table
@@ -133,7 +134,7 @@ def _of_path(run: Run, data: Path | str | None) -> SourceOf | None:
         return None
     origin = (origin_of(run) or ImagesOrigin("", task=run.task)).for_reading(None if data is None else str(data))
     try:
-        opened = _open_what_is_there(origin)
+        opened = _open_what_is_there(origin, run.taxonomy)
     except RegraftError:
         if data is not None:
             raise
@@ -152,9 +153,9 @@ def _of_path(run: Run, data: Path | str | None) -> SourceOf | None:
     return source
 
 
-def _open_what_is_there(origin: ImagesOrigin) -> DataSource:
+def _open_what_is_there(origin: ImagesOrigin, tree: Taxonomy | None) -> DataSource:
     """Open the images of a run, without those of earlier runs if these cannot be opened."""
     if origin.earlier is not None:
         with suppress(RegraftError):
-            return open_origin(origin)
-    return open_origin(replace(origin, earlier=None))
+            return open_origin(origin, tree)
+    return open_origin(replace(origin, earlier=None), tree)

@@ -18,6 +18,7 @@ from regraft.data.sources.groups import compile_pattern, group_by_pattern
 from regraft.data.sources.open import DataSource, open_data
 from regraft.data.storage import Directory, RoutedStorage, Storage
 from regraft.data.strings import in_blocks
+from regraft.data.taxonomy import Taxonomy
 from regraft.errors import UsageError
 
 #: Folder of the names of earlier images beside new ones.
@@ -56,14 +57,14 @@ class ImagesOrigin:
         return asdict(self)
 
 
-def open_origin(origin: ImagesOrigin) -> DataSource:
-    """Open the images of a run, with their groups. Raises as `open_data`."""
+def open_origin(origin: ImagesOrigin, tree: Taxonomy | None = None) -> DataSource:
+    """Open the images of a run, with their groups, in the folders of its tree, if any. Raises as `open_data`."""
     source = open_data(
-        origin.data, remote=origin.remote, layout=origin.layout, image_column=origin.image_column,
+        origin.data, remote=origin.remote, layout=origin.layout, tree=tree, image_column=origin.image_column,
         label_column=origin.label_column, task=origin.task, label_separator=origin.label_separator,
     )  # fmt: skip
     source = with_groups(source, origin.group_by)
-    return source if origin.earlier is None else join(source, open_origin(origin.earlier))
+    return source if origin.earlier is None else join(source, open_origin(origin.earlier, tree))
 
 
 def with_groups(source: DataSource, group_by: str) -> DataSource:
