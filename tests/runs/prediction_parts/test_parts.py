@@ -50,6 +50,10 @@ def rows_of(parts: Parts) -> list[dict[str, Any]]:
     return rows
 
 
+#: Batches of other sizes round otherwise; on a processor with AVX2 alone by 1.1e-6.
+_ROUNDING = 1e-5
+
+
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
 def test_every_image_has_one_row_with_its_prediction(squares_run, images, tmp_path, kind) -> None:
     policy = RejectionPolicy(min_confidence=0.5, min_probability=0.2)
@@ -61,11 +65,11 @@ def test_every_image_has_one_row_with_its_prediction(squares_run, images, tmp_pa
     assert [name for name, _ in parts.unreadable] == [str(images[-1])]
     for row, prediction in zip(rows[:-1], expected[:-1], strict=True):
         assert row["label"] == prediction.label
-        assert float(row["confidence"]) == pytest.approx(prediction.confidence, abs=1e-6)
+        assert float(row["confidence"]) == pytest.approx(prediction.confidence, abs=_ROUNDING)
         assert row["accepted"] in (prediction.confidence >= 0.5, "yes" if prediction.confidence >= 0.5 else "no")
         if kind != "jsonl":
             probabilities = [float(row[f"p({name})"]) for name in prediction.classes]
-            assert probabilities == pytest.approx(prediction.probabilities, abs=1e-6)
+            assert probabilities == pytest.approx(prediction.probabilities, abs=_ROUNDING)
     assert rows[-1]["error"] == expected[-1].error
     summary = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [part["images"] for part in summary["parts"]] == [part.images for part in parts.parts]
