@@ -206,9 +206,10 @@ def test_int8_leaves_more_layers_in_float_until_it_passes(
         tried.append(job.quantization.float_layers)
         write_onnx(self, folder, ExportJob(job.module))
 
-    def compare(names: Any, labels: Any, model: np.ndarray, export: np.ndarray, precision: str) -> Any:
+    def compare(names: Any, labels: Any, model: np.ndarray, export: np.ndarray, precision: str, **options: Any) -> Any:
         shifted = np.roll(model, 1, axis=1)
-        return compare_predictions(names, labels, model, shifted if len(tried[-1]) < needed else export, precision)
+        answers = shifted if len(tried[-1]) < needed else export
+        return compare_predictions(names, labels, model, answers, precision, **options)
 
     monkeypatch.setattr(OnnxFormat, "write", write)
     monkeypatch.setattr("regraft.exporting.export._milliseconds", lambda *_: (1.0, 1.0))

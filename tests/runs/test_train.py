@@ -50,7 +50,7 @@ def test_another_process_gives_the_same_probabilities_after_a_move(
         "print(json.dumps([p.probabilities.tolist() for p in regraft.load(sys.argv[1]).predict(sys.argv[2:])]))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(moved), *files], capture_output=True, text=True, check=True)
-    np.testing.assert_allclose(np.array(json.loads(done.stdout)), test.probabilities, atol=1e-6)
+    np.testing.assert_allclose(np.array(json.loads(done.stdout)), test.probabilities, atol=1e-5)  # of other batches
 
 
 def test_the_stored_configuration_reproduces_the_run(

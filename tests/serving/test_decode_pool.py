@@ -82,7 +82,7 @@ def test_other_bands_than_colors_and_their_picture() -> None:
 def test_pixels_equal_those_of_the_preprocessing() -> None:
     async def use(pool: DecodingPool) -> None:
         wide = picture(2000, 400)
-        for number, preprocessing in enumerate(SIZES):
+        for number, preprocessing in enumerate(SIZES[:4]):
             decoded = await pool.decode(picture(), number)
             assert np.array_equal(decoded.pixels, preprocessing(picture()))
             assert decoded.thumbnail == b""

@@ -35,7 +35,7 @@ LabeledData = Annotated[str, Argument(help="Labeled images, as for `regraft trai
 RunFolder = Annotated[Path, Argument(help="The run's folder.")]
 RunOrExport = Annotated[Path, Argument(help="The folder of a run, or of an export.")]
 RunImages = Annotated[str | None, Option("--data", help="The run's images. Default: their path in the run.")]
-Backbone = Annotated[str | None, Option(help="A name from `regraft backbones`, any timm name, or several: a,b.")]
+Backbone = Annotated[str | None, Option(help="From `regraft backbones`, or timm; or several: a,b.")]
 BackboneOrAuto = Annotated[
     str | None, Option("--backbone", help="A name from `regraft backbones`, any timm name, several (a,b), or auto.")
 ]
@@ -48,7 +48,7 @@ ClassWeights = Annotated[str | None, Option(metavar="WEIGHTS", help=CLASS_WEIGHT
 GroupBy = Annotated[str | None, Option(help="Regular expression; paths with the same match share a part.")]
 FolderLayout = Annotated[
     Literal["auto", "classes", "parts", "tree"] | None,
-    Option("--layout", metavar="KIND", help="What the folders are: classes, parts, a tree of classes, or auto."),
+    Option("--layout", metavar="KIND", help="The folders: classes, parts, tree, or auto."),
 ]
 TaxonomyFile = Annotated[
     str | None, Option("--taxonomy", metavar="FILE", help="A tree above the classes: JSON, or a table child,parent.")
@@ -59,7 +59,7 @@ LabelColumn = Annotated[
 ]
 AskedTask = Annotated[
     Literal["auto", "classification", "multilabel", "regression"] | None,
-    Option("--task", metavar="TASK", help="classification, multilabel (several labels), regression (a number), auto."),
+    Option("--task", metavar="TASK", help="auto, classification, multilabel or regression."),
 ]
 LabelSeparator = Annotated[
     str | None, Option(metavar="TEXT", help="What is between several labels in a cell, such as |.")
@@ -77,7 +77,7 @@ StudyFolder = Annotated[Path | None, Option(help="The folder; an unfinished one 
 ConfigFile = Annotated[Path | None, Option(help="Settings as TOML; `regraft config` prints them all.")]
 Settings = Annotated[
     list[str] | None,
-    Option("--set", metavar="KEY=VALUE", help="One setting, such as training.seed=1; may be repeated."),
+    Option("--set", metavar="KEY=VALUE", help="A setting: training.seed=1; may be repeated."),
 ]
 ClusterAddress = Annotated[
     str | None, Option("--cluster", metavar="ADDRESS", help="A Ray cluster: ray://HOST:10001, auto, local.")

@@ -351,7 +351,7 @@ def build(
         raise UsageError(f"classes = {list(classes)}; expected one name for the task regression: what the number is.")
     least = 2 if task == "classification" else 1
     if len(classes) < least or len(set(classes)) < len(classes):
-        raise UsageError(f"classes = {list(classes)}; expected at least {least} different names.")
+        raise UsageError(f"classes = {list(classes)}; expected at least {('one', 'two')[least - 1]} different names.")
     spec = architecture_of(find_backbone(chosen.backbone), chosen.weights)
     check_image_sizes(spec, chosen.image_size)
     if spec.members and chosen.pooling == "attention":

@@ -56,7 +56,12 @@ def cross_val_predict(
     probabilities = torch.empty(len(labels), classes, dtype=torch.float64)
     for row, number in enumerate(numbers):
         outside, others = torch.from_numpy(fold == number), torch.arange(len(numbers)) != row
-        best = int(torch.where(losses[row].isfinite(), losses[others].sum(dim=0), torch.inf).argmin())
+        best = int(losses[others].sum(dim=0).argmin())
+        if not losses[row, best].isfinite():  # its own labels ended its path, and must not decide
+            fitted, _ = fit_fold(
+                features, labels, fold == number, classes, class_weights, reporter=NullReporter(), least=best + 1
+            )
+            logits[: len(fitted), outside] = torch.tensor(fitted)
         of_fold = logits[best, outside].double()
         probabilities[outside] = of_fold.sigmoid() if labels.ndim == 2 else of_fold.softmax(dim=1)
     return probabilities.numpy()
@@ -120,11 +125,12 @@ def fit_fold(
     class_weights: ClassWeights,
     *,
     reporter: ProgressReporter,
+    least: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit heads without a fold, bool (N,), from strong to weak penalties, and predict its M images by each.
 
     Returns logits, float32 (S, M, C), and the summed loss of each, float64 (S,), where S is at most the number of
-    `L2_VALUES`: it ends when weaker penalties make the loss worse twice.
+    `L2_VALUES`: it ends when weaker penalties make the loss worse twice, but not before there are `least` heads.
     """
     with warnings.catch_warnings():  # arrays that came from a cluster cannot be written, and nothing writes into them
         warnings.simplefilter("ignore", UserWarning)
@@ -132,7 +138,7 @@ def fit_fold(
     objective = Objective.of_labels(labels[~in_fold], [str(i) for i in range(classes)], class_weights)
     logits: list[torch.Tensor] = []
     losses: list[float] = []
-    for held_out, loss in held_out_path(inputs, targets, outside, objective):
+    for held_out, loss in held_out_path(inputs, targets, outside, objective, least=least):
         logits.append(held_out.cpu())
         losses.append(loss)
         reporter.on_progress("head", len(losses), len(L2_VALUES))

@@ -276,12 +276,13 @@ def held_out_path(
     objective: Objective,
     *,
     l2_values: Sequence[float] = L2_VALUES,
+    least: int = 1,
     coarse: bool = False,
 ) -> Iterator[tuple[torch.Tensor, float]]:
     """Fit heads without some images, bool (N,), and yield the logits (M, C) of these, and their summed loss.
 
-    There is a head for each L2 strength, until weaker penalties have made the loss worse twice. Features are float32
-    (N, F), labels int64 (N,) or indicators (N, C); `coarse` is that of `fit_path`.
+    There is a head for each L2 strength, until there are `least` of them and weaker penalties have made the loss
+    worse twice. Features are float32 (N, F), labels int64 (N,) or indicators (N, C); `coarse` is that of `fit_path`.
     """
     losses: list[float] = []
     held_out, true, plain = features[outside], objective.targets(labels[outside]).double(), objective.plain()
@@ -291,7 +292,7 @@ def held_out_path(
         logits = held_out @ head.weight.T + head.bias
         losses.append(plain.per_image(logits.double(), true).sum().item())
         yield logits, losses[-1]
-        if len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+        if len(losses) >= max(3, least) and losses[-1] > losses[-2] > losses[-3]:
             return
 
 

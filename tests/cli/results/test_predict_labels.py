@@ -37,8 +37,8 @@ def test_a_table_and_json_list_the_labels(several_run: Run, several_labels: Path
 
 
 def test_files_have_a_column_of_labels(several_run: Run, several_labels: Path, tmp_path: Path) -> None:
-    folder = several_labels.parent
-    done = regraft("predict", several_run.path, folder, "--csv", tmp_path / "p.csv")
+    images = sorted(several_labels.parent.glob("[0-9]*.png"))
+    done = regraft("predict", several_run.path, *images, "--csv", tmp_path / "p.csv")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -48,7 +48,7 @@ def test_files_have_a_column_of_labels(several_run: Run, several_labels: Path, t
         above = [name for name, t in zip(several_run.classes, limits, strict=True) if float(row[f"p({name})"]) >= t]
         assert row["labels"] == join_labels(above)
     for kind in ("parquet", "jsonl"):
-        done = regraft("predict", several_run.path, folder, "--out", tmp_path / kind, "--format", kind)
+        done = regraft("predict", several_run.path, *images, "--out", tmp_path / kind, "--format", kind)
         assert done.returncode == 0, done.stderr
     (part,) = (tmp_path / "parquet").glob("part-*.parquet")
     table = pyarrow.parquet.read_table(part)

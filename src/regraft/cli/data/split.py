@@ -42,10 +42,7 @@ def command(
     remote: Remote = False,
     json: Json = False,
 ) -> None:
-    """Copy labeled images to DST/train|val|test/CLASS; groups and near duplicates stay in one part.
-
-    Images with several labels are copied to DST/train|val|test, and DST/split.csv has their labels.
-    """
+    """Copy images to DST/train|val|test/CLASS (of several labels: beside split.csv), with groups in one part."""
     screen = console(json)
     with screen.status("Starting"):
         from regraft.studies.write_folders import SPLIT, split_into

@@ -48,12 +48,10 @@ def command(
     ] = None,
     part: Annotated[str | None, Option(help="train, val or test. Default: test if DATA has it, else all.")] = None,
     min_confidence: Annotated[
-        float | None, probability("Under a tree of classes: measure answers this sure. Default: 95 % right on val.")
+        float | None, probability("With a tree: measure answers this sure. Default: 95 % right.")
     ] = None,
     csv: Annotated[Path | None, Option(help="Write the prediction of every image to this file.")] = None,
-    plot: Annotated[
-        Path | None, Option(help="Draw the confusion matrix, or precision over recall, to this PNG.")
-    ] = None,
+    plot: Annotated[Path | None, Option(help="Draw confusion matrix or precision over recall.")] = None,
     tta: Annotated[str, Option(help="Test-time augmentation of DATA, measured: none, flip or crops.")] = "none",
     on_unreadable: Annotated[str, Option(help="Unreadable images: skip or error.")] = "skip",
     image_column: ImageColumn = None,

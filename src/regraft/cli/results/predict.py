@@ -42,7 +42,7 @@ def command(
         int | None, Option(metavar="N", min=1, show_default="3", help="Number of classes per image.")
     ] = None,
     batch_size: Annotated[int, Option(metavar="N", min=1, help="Images per batch.")] = 32,
-    csv: Annotated[Path | None, Option(help="Write one row per image, with all probabilities, to this file.")] = None,
+    csv: Annotated[Path | None, Option(help="Write a row per image, with all probabilities.")] = None,
     out: Annotated[Path | None, Option(help="Folder for files of rows; a later call adds the missing.")] = None,
     format: Annotated[
         Literal["parquet", "csv", "jsonl"] | None, Option(show_default="parquet", help="Format of the files in --out.")
@@ -53,20 +53,12 @@ def command(
     min_accuracy: Annotated[
         float | None, probability("Accept answers that are right this often on validation.")
     ] = None,
-    min_confidence: Annotated[
-        float | None, probability("Accept answers this sure; with a tree, the class or else a node above it.")
-    ] = None,
+    min_confidence: Annotated[float | None, probability("Accept answers this sure; with a tree, a node above.")] = None,
     coverage: Annotated[float | None, probability("Add a set with the true class at this probability.")] = None,
-    ood_rate: Annotated[
-        float | None, probability("Flag out-of-distribution images; false alarms at this rate.")
-    ] = None,
-    threshold: Annotated[
-        float | None, probability("Of several labels: give those from this probability on. Default: each its own.")
-    ] = None,
-    min_precision: Annotated[
-        float | None, probability("Of several labels: give those that are right this often on validation.")
-    ] = None,
-    tta: Annotated[str, Option(help="Test-time augmentation: none, flip or crops (12 times slower).")] = "none",
+    ood_rate: Annotated[float | None, probability("Flag out-of-distribution images: rate of false alarms.")] = None,
+    threshold: Annotated[float | None, probability("Of several labels: those from this probability on.")] = None,
+    min_precision: Annotated[float | None, probability("Of several labels: those right this often.")] = None,
+    tta: Annotated[str, Option(help="Test-time augmentation: none, flip or crops (slow).")] = "none",
     trust: Trust = False,
     cluster: ClusterAddress = None,
     cluster_cpus: ClusterCpus = None,

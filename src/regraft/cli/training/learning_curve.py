@@ -47,7 +47,7 @@ def command(
     label_separator: LabelSeparator = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    out: Annotated[Path | None, Option(help="A new folder for learning_curve.png, .csv and .json.")] = None,
+    out: Annotated[Path | None, Option(help="A new folder for plot and tables.")] = None,
     json: Json = False,
 ) -> None:
     """Estimate what twice the images would gain, in total and per class; the frozen layers run once."""

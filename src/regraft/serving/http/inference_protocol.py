@@ -158,7 +158,7 @@ def _answer(question: schemas.InferRequest, model: ServedModel, answers: list[An
     outputs = {tensor["name"]: tensor for tensor in tensors}
     wanted = asked or list(outputs)
     if missing := [name for name in wanted if name not in outputs]:
-        raise Problem(422, f"{model.name} has no output {missing[0]}.")
+        raise Problem(404, f"{model.name} has no output {missing[0]}.")
     own = {"id": question.id} if question.id else {}
     tensors = [outputs[name] for name in wanted]
     return {"model_name": model.name, "model_version": model.version, "outputs": tensors, **own}

@@ -21,7 +21,7 @@ _REF = "#/components/schemas/{model}"
 _MEANINGS: Mapping[int, str] = {
     400: "The body does not have its type.",
     401: "The token is missing or wrong.",
-    404: "The model does not exist.",
+    404: "The model, or the wanted output of it, does not exist.",
     408: "The body arrived too slowly.",
     413: "The body is too large.",
     415: "The type or encoding of the body is not supported.",
