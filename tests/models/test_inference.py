@@ -13,7 +13,8 @@ from PIL import ExifTags, Image
 
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier, build
-from regraft.models.inference import iter_sources, predict_batch, predict_images
+from regraft.models.image_sources import iter_sources
+from regraft.models.inference import predict_batch, predict_images
 
 
 @pytest.fixture(scope="module")

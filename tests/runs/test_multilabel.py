@@ -40,10 +40,7 @@ def test_the_run_says_what_each_image_has(several_run: Run, several_labels: Path
 def test_the_saved_model_gives_the_stored_predictions(several_run: Run, several_labels: Path) -> None:
     stored = several_run.label_predictions
     again = predict(several_run.path, [several_labels.parent / name for name in stored.ids])
-    # Calibration starts from probabilities: of one within 1e-15 of 1, three digits of the logit are left.
-    saturated = np.abs(np.array([one.probabilities for one in again]) - stored.probabilities) > 1e-5
-    assert saturated.mean() < 0.02
-    assert np.allclose([one.probabilities for one in again], stored.probabilities, atol=1e-3)
+    assert np.allclose([one.probabilities for one in again], stored.probabilities, atol=1e-5)
     assert [one.thresholds for one in again] == [tuple(stored.thresholds)] * len(stored)
 
 

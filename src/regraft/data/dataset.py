@@ -10,28 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from regraft.data.band_values import Bands, choose_bands_of_arrays, measure_bands
+from regraft.data.arrays import read_arrays
+from regraft.data.band_values import Bands, measure_bands
 from regraft.data.decode import (
     MAX_PIXELS,
     ImageSource,
-    all_bands,
-    decode_image,
     decode_picture,
-    floats_to_uint8,
-    pixels_sha256,
 )
 from regraft.data.labels import (
     AskedTask,
     Task,
     classes_in,
     indicators,
-    join_labels,
     names_in,
-    number_text,
     numbers,
     quantile_bins,
 )
-from regraft.data.rgb import ValueRange, white_for
+from regraft.data.rgb import ValueRange, describe_value_range, measure_value_range
 from regraft.data.samples import PARTS as PARTS
 from regraft.data.samples import Part as Part
 from regraft.data.samples import Sample as Sample
@@ -39,7 +34,7 @@ from regraft.data.samples import SampleTable
 from regraft.data.storage import Folder, Storage, image_error
 from regraft.data.stored_features import StoredFeatures
 from regraft.data.taxonomy import Taxonomy, check_parents
-from regraft.errors import DataError, ImageError, ImageErrorCode
+from regraft.errors import DataError, ImageErrorCode
 from regraft.notebook_repr import NotebookRepr
 
 
@@ -139,32 +134,14 @@ class Dataset(NotebookRepr):
                 every class at its ends.
             ImageError: An array is not an image; the message says which one.
         """
-        groups = [None] * len(labels) if groups is None else groups
-        if not len(images) == len(labels) == len(groups):
-            lengths = f"{len(images)} images, {len(labels)} labels and {len(groups)} groups"
-            raise DataError(f"{lengths}; expected one label, and one group if any, for each image.")
-        names = [f"images[{i}]" for i in range(len(images))]
-        chosen = choose_bands_of_arrays(bands, names, [np.asarray(image) for image in images])
-        if not chosen and isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):
-            images = floats_to_uint8(images)
-        arrays: dict[str, np.ndarray] = {}
-        for i, (name, image) in enumerate(zip(names, images, strict=True)):
-            try:
-                values = np.asarray(image)
-                arrays[f"array-{i:07d}"] = all_bands(values).values if chosen else decode_image(values)
-            except ImageError as error:
-                raise ImageError(error.reason, name, error.code) from error
-        are_several = any(isinstance(label, (list, tuple, set, frozenset)) for label in labels)
-        found: Task = "multilabel" if are_several else "classification"
-        found = found if task == "auto" else task
-        samples = []
-        for (path, array), label, group in zip(arrays.items(), labels, groups, strict=True):
-            group, size = None if group is None else str(group), (array.shape[1], array.shape[0])
-            samples.append(Sample(path, _label_text(label, found), pixels_sha256(array), group=group, size=size))
-        of_data = {quantity} if found == "regression" else classes_in([sample.label for sample in samples], found)
+        found = read_arrays(images, labels, groups, task, bands)
+        of_data = {quantity} if found.task == "regression" else classes_in([s.label for s in found.samples], found.task)
         classes = tuple(sorted(of_data))
         tree = None if taxonomy is None else Taxonomy.of(check_parents(taxonomy, "The taxonomy"), classes)
-        return cls(Path(), tuple(samples), classes, task=found, band_numbers=chosen, taxonomy=tree, _arrays=arrays)
+        return cls(
+            Path(), found.samples, classes, task=found.task, band_numbers=found.band_numbers, taxonomy=tree,
+            _arrays=found.arrays,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -250,11 +227,8 @@ class Dataset(NotebookRepr):
         They are percentiles over the training images, or over all if there are none: the 1st of the images' `low` and
         the 99th of their `high`. If these are equal, black is 0.
         """
-        stats, parts = self.table.stats, self.table.parts
-        are_training = parts <= PARTS.index("train")
-        stats = stats[(stats["largest"] != 0) & (are_training | ~are_training.any())]
-        are_floats = stats["mode"] == b"F"
-        return _range_of(stats[~are_floats], floats=False), _range_of(stats[are_floats], floats=True)
+        are_training = self.table.parts <= PARTS.index("train")
+        return measure_value_range(self.table.stats[are_training | ~are_training.any()])
 
     @property
     def channels(self) -> int:
@@ -288,13 +262,7 @@ class Dataset(NotebookRepr):
         """Sentences about how images of more than 8 bits, if there are any, become images of 8 bits."""
         if self.bands is not None:
             return [self.bands.describe()]
-        stats = self.table.stats
-        wide = stats[stats["largest"] != 0]
-        return [
-            f"Images of more than 8 bits ({kind}): {black:,.6g} and less becomes black, {white:,.6g} and more white."
-            for kind, is_float, (black, white) in zip(("integers", "floats"), (False, True), value_range, strict=True)
-            if black < white and ((wide["mode"] == b"F") == is_float).any()
-        ]
+        return describe_value_range(self.table.stats, value_range)
 
     def counts(self) -> dict[str, int]:
         """Number of samples of each class, in class order, including zeros; of several classes each counts.
@@ -313,16 +281,6 @@ class Dataset(NotebookRepr):
     def with_samples(self, samples: Sequence[Sample]) -> Dataset:
         """The same data set with other samples and the same classes."""
         return replace(self, samples=samples if isinstance(samples, SampleTable) else tuple(samples))
-
-
-def _label_text(label: Any, task: Task) -> str:
-    """The label of an image in memory as a sample has it."""
-    if task == "multilabel":
-        return join_labels([label] if isinstance(label, str) else map(str, label))
-    try:
-        return str(label) if task == "classification" else number_text(str(label))
-    except ValueError as error:
-        raise DataError(f"The label {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -449,10 +407,3 @@ class Split(NotebookRepr):
     def classes(self) -> tuple[str, ...]:
         """Class names in output order."""
         return self.dataset.classes
-
-
-def _range_of(stats: np.ndarray, *, floats: bool) -> tuple[float, float]:
-    if not len(stats):
-        return 0.0, 0.0
-    black, white = float(np.percentile(stats["low"], 1)), float(np.percentile(stats["high"], 99))
-    return (black, white) if black < white else (0.0, float(white_for(float(stats["largest"].max()), floats=floats)))

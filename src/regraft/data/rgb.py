@@ -154,3 +154,27 @@ def make_upright(image: Image.Image, orientation: int) -> Image.Image:
     """The upright image, given its EXIF orientation."""
     # Not ImageOps.exif_transpose: it rewrites the EXIF block and fails on malformed ones that some cameras write.
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def measure_value_range(stats: np.ndarray) -> ValueRange:
+    """The values that become black and white, from records of statistics (N,), as `Dataset.value_range` has them."""
+    wide = stats[stats["largest"] != 0]
+    are_floats = wide["mode"] == b"F"
+    return _range_of(wide[~are_floats], floats=False), _range_of(wide[are_floats], floats=True)
+
+
+def _range_of(stats: np.ndarray, *, floats: bool) -> tuple[float, float]:
+    if not len(stats):
+        return 0.0, 0.0
+    black, white = float(np.percentile(stats["low"], 1)), float(np.percentile(stats["high"], 99))
+    return (black, white) if black < white else (0.0, float(white_for(float(stats["largest"].max()), floats=floats)))
+
+
+def describe_value_range(stats: np.ndarray, value_range: ValueRange) -> list[str]:
+    """Sentences about how images of more than 8 bits, if these records (N,) have any, become images of 8 bits."""
+    wide = stats[stats["largest"] != 0]
+    return [
+        f"Images of more than 8 bits ({kind}): {black:,.6g} and less becomes black, {white:,.6g} and more white."
+        for kind, is_float, (black, white) in zip(("integers", "floats"), (False, True), value_range, strict=True)
+        if black < white and ((wide["mode"] == b"F") == is_float).any()
+    ]

@@ -13,7 +13,7 @@ from regraft.data.labels import Task
 from regraft.models.attention_pooling import AttentionPooling
 from regraft.models.options import HiddenActivation
 
-#: Of the last layer; linear: its output is a number.
+#: The activation of the last layer. A regression model has none (`linear`): its output is the number.
 Activation = Literal["softmax", "sigmoid", "linear"]
 
 #: As Keras has them by name; its leaky ReLU has a slope of 0.2.
@@ -66,6 +66,8 @@ class Head(nn.Module):
             features = width
         if not widths and dropout:
             layers.append(nn.Dropout(dropout))
+        #: Whether `answer` gives logits instead of probabilities, from which calibration is fitted without rounding.
+        self.answers_logits = False
         #: Temperature of the probabilities, fitted to validation images after training; above 1 lowers confidence.
         self.temperature = 1.0
         self.layers = nn.Sequential(*layers)
@@ -91,6 +93,8 @@ class Head(nn.Module):
 
     def answer(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits to what the model says: `probabilities`, float64 (N, classes), or numbers, float64 (N, 1)."""
+        if self.answers_logits:
+            return logits.double()
         if self.task != "regression":
             return self.probabilities(logits)
         center, scale = self.units or (0.0, 1.0)

@@ -24,7 +24,8 @@ from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError, UnknownNameError, UsageError, as_path, suggest_names
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, iter_sources, predict_batch
+from regraft.models.image_sources import iter_sources
+from regraft.models.inference import Prediction, predict_batch
 from regraft.notebook_repr import NotebookRepr, ResultList
 from regraft.resources import usable_cpus
 from regraft.runs.run import Run, classifier_of

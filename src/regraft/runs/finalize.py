@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from regraft.atomic_io import write_csv, write_json
 from regraft.data.dataset import Split
 from regraft.data.samples import PARTS, Part
 from regraft.models.classifier import Classifier
+from regraft.models.head import Head
 from regraft.report.earlier_run import describe_earlier
 from regraft.report.plots.training_curve import plot_history
 from regraft.report.tasks import REPORTS
@@ -46,6 +48,16 @@ class HeldOut:
     features: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
 
+@contextmanager
+def _with_logits(head: Head, wanted: bool) -> Iterator[None]:
+    """A context in which predictions are logits: a probability near 1 has few digits of its own left."""
+    head.answers_logits = wanted
+    try:
+        yield
+    finally:
+        head.answers_logits = False
+
+
 def calibrate(
     model: Classifier, split: Split, options: TrainingOptions, reporter: ProgressReporter, *, exemplars: int = 0
 ) -> HeldOut | None:
@@ -63,7 +75,7 @@ def calibrate(
     with_files = held_out.with_samples(held_out.table.take(np.arange(count)))
     kept = held_out_rows(held_out, exemplars) if exemplars else np.empty(0, np.int64)
     started = time.perf_counter()
-    with captured(model, kept[kept < count]) as found:
+    with captured(model, kept[kept < count]) as found, _with_logits(model.head, model.task == "multilabel"):
         predicted = predict_jointly(
             model, with_files, progress=lambda done, total: reporter.on_progress("evaluate", done, total, "images")
         )

@@ -7,7 +7,8 @@ from typing import Any
 
 from regraft.errors import suggest_names
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, Predictor, Tta, iter_sources, predict_images
+from regraft.models.image_sources import iter_sources
+from regraft.models.inference import Prediction, Predictor, Tta, predict_images
 from regraft.notebook_repr import ResultList
 from regraft.runs.run import Run, classifier_of
 

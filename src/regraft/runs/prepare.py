@@ -34,8 +34,8 @@ from regraft.runs.run import CONFIG, METRICS
 from regraft.tracking.tracker import check_trackers
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device, choose_precision
-from regraft.training.losses import weights_of_classes
-from regraft.training.setup import check_task, output_activation
+from regraft.training.losses import output_activation, weights_of_classes
+from regraft.training.setup import check_task
 
 
 def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tuple[Classifier, Split]:

@@ -35,7 +35,8 @@ from regraft.evaluation.stored_predictions import CSV, find_predictions, read_pr
 from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, Tta, iter_sources, predict_images
+from regraft.models.image_sources import iter_sources
+from regraft.models.inference import Prediction, Tta, predict_images
 from regraft.models.serialization import load_classifier, read_model_json
 from regraft.models.summary import Summary, summary_of
 from regraft.notebook_repr import NotebookRepr, ResultList

@@ -118,7 +118,7 @@ class Training:
     boundary: str = "head"  # name of the first stage that was fine-tuned, or `head`
     finetuned: bool = False  # whether the final model is the fine-tuned one
     val_logits: torch.Tensor | None = field(default=None, repr=False)  # float32 (N, C); None: no val, or stopped before
-    #: Of the plain training images, 0..1; None of numbers, and where training stopped before.
+    #: Accuracy on the plain training images, 0..1; None if the task is regression, or the training stopped earlier.
     train_accuracy: float | None = None
     #: Numbers of some training images, int64 (K,), and what the head embeds of them, float32 (K, E); None: stopped.
     train_features: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)

@@ -20,15 +20,22 @@ from regraft.errors import UnknownNameError, UsageError
 from regraft.evaluation.metrics import confusion_matrix, macro_f1
 from regraft.evaluation.multilabel.metrics import indicator_f1
 from regraft.models.head import Activation
-from regraft.training.options import ClassWeights, Loss
+from regraft.training.options import ClassWeights, Loss, TrainingOptions
 
 #: Validation images below which choices do not rest on their number of errors (docs/decisions/keep-finetuned.md).
 SMALL_VALIDATION = 50
 _INDICES = "A class is given by its name, or by its index from 0 among the sorted names."
 
 
-#: Of the asymmetric loss, for images without a class.
+#: The asymmetric loss has this focus and margin for images that lack a class.
 _FOCUS, _MARGIN = 4, 0.05
+
+#: The losses of each task; the first is the default.
+_LOSSES: dict[Task, tuple[Loss, ...]] = {
+    "classification": ("cross_entropy", "binary_cross_entropy"),
+    "multilabel": ("binary_cross_entropy", "asymmetric"),
+    "regression": ("squared_error", "huber", "absolute_error"),
+}
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -190,6 +197,42 @@ def given_weights(option: Mapping[str, float], classes: Sequence[str]) -> dict[s
         if name not in classes and name not in by_index:
             raise UnknownNameError("class in training.class_weights", name, classes, _INDICES)
     return {by_index.get(name, name): weight for name, weight in option.items()}
+
+
+def loss_of(options: TrainingOptions, task: Task) -> Loss:
+    """The loss by name; raise `UsageError` if it is none of this task."""
+    if options.loss == "auto":
+        return _LOSSES[task][0]
+    if options.loss not in _LOSSES[task]:
+        raise UsageError(
+            f"training.loss = {options.loss} is no loss of the task {task}. Expected {' or '.join(_LOSSES[task])}."
+        )
+    return options.loss
+
+
+def output_activation(options: TrainingOptions, task: Task) -> Activation:
+    """The activation of the last layer; raise `UsageError` if the loss has no meaning over it."""
+    loss = loss_of(options, task)
+    if task == "multilabel" and options.output_activation == "softmax":
+        raise UsageError(
+            "training.output_activation = softmax gives an image one class, and the task is multilabel. Expected "
+            "sigmoid."
+        )
+    if task == "regression":
+        if options.output_activation != "auto":
+            raise UsageError(
+                f"training.output_activation = {options.output_activation} gives probabilities, and the task is "
+                "regression. Leave it out: the output is the number."
+            )
+        return "linear"
+    if options.output_activation == "auto":
+        return "softmax" if loss == "cross_entropy" else "sigmoid"
+    if options.output_activation == "sigmoid" and loss == "cross_entropy":
+        raise UsageError(
+            "training.output_activation = sigmoid with training.loss = cross_entropy, which needs probabilities that "
+            "add up to 1. Set loss = binary_cross_entropy, or output_activation = softmax."
+        )
+    return options.output_activation
 
 
 def check_loss(function: LossFunction, name: str, classes: int) -> None:

@@ -22,29 +22,22 @@ from regraft.data.augmentation import describe_color_changes
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.band_values import check_bands
 from regraft.data.dataset import Split
-from regraft.data.labels import Task
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.cpu.fuse_training import FusedTraining
-from regraft.models.head import Activation, Head
+from regraft.models.head import Head
 from regraft.models.serialization import versions
 from regraft.training import lora
 from regraft.training.callbacks import Callback, ProgressReporter
 from regraft.training.data import TrainingData
 from regraft.training.device import choose_device, choose_precision
-from regraft.training.losses import LossFunction, Objective, check_loss, weights_of_classes
-from regraft.training.options import Loss, TrainingOptions
+from regraft.training.losses import LossFunction, Objective, check_loss, loss_of, output_activation, weights_of_classes
+from regraft.training.options import TrainingOptions
 from regraft.training.prefix_backend import openvino_version
 from regraft.training.several_heads import LinearWeights
 from regraft.training.soft_labels import check_labels
 from regraft.training.soft_targets import SoftTargets, beside
 
-#: The losses of each task; the first is the default.
-_LOSSES: dict[Task, tuple[Loss, ...]] = {
-    "classification": ("cross_entropy", "binary_cross_entropy"),
-    "multilabel": ("binary_cross_entropy", "asymmetric"),
-    "regression": ("squared_error", "huber", "absolute_error"),
-}
 #: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
 _VIEWS = 8
 
@@ -128,42 +121,6 @@ def check_sharding(options: TrainingOptions, precision: torch.dtype) -> None:
         )
     if precision == torch.float16:
         raise UsageError("training.sharding = fsdp needs a precision without loss scaling: bf16 or off.")
-
-
-def loss_of(options: TrainingOptions, task: Task) -> Loss:
-    """The loss by name; raise `UsageError` if it is none of this task."""
-    if options.loss == "auto":
-        return _LOSSES[task][0]
-    if options.loss not in _LOSSES[task]:
-        raise UsageError(
-            f"training.loss = {options.loss} is no loss of the task {task}. Expected {' or '.join(_LOSSES[task])}."
-        )
-    return options.loss
-
-
-def output_activation(options: TrainingOptions, task: Task) -> Activation:
-    """The activation of the last layer; raise `UsageError` if the loss has no meaning over it."""
-    loss = loss_of(options, task)
-    if task == "multilabel" and options.output_activation == "softmax":
-        raise UsageError(
-            "training.output_activation = softmax gives an image one class, and the task is multilabel. Expected "
-            "sigmoid."
-        )
-    if task == "regression":
-        if options.output_activation != "auto":
-            raise UsageError(
-                f"training.output_activation = {options.output_activation} gives probabilities, and the task is "
-                "regression. Leave it out: the output is the number."
-            )
-        return "linear"
-    if options.output_activation == "auto":
-        return "softmax" if loss == "cross_entropy" else "sigmoid"
-    if options.output_activation == "sigmoid" and loss == "cross_entropy":
-        raise UsageError(
-            "training.output_activation = sigmoid with training.loss = cross_entropy, which needs probabilities that "
-            "add up to 1. Set loss = binary_cross_entropy, or output_activation = softmax."
-        )
-    return options.output_activation
 
 
 @dataclass(frozen=True, kw_only=True)

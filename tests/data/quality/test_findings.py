@@ -9,7 +9,8 @@ import pytest
 
 from regraft.data.dataset import BadFile, Dataset, Pair, Sample
 from regraft.data.labels import split_labels
-from regraft.data.quality.findings import Finding, Inspection, audit, describe, with_features
+from regraft.data.quality.description import describe
+from regraft.data.quality.findings import Finding, Inspection, audit, with_features
 from regraft.errors import ImageErrorCode
 
 Make = Callable[..., Any]

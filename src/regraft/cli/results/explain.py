@@ -134,7 +134,7 @@ def _explain(
     folder: Path, npy: bool, screen: Console, json: bool,
 ) -> None:  # fmt: skip
     from regraft.data.ignored import describe_ignored
-    from regraft.models.inference import iter_sources
+    from regraft.models.image_sources import iter_sources
     from regraft.report.plots.samples import plot_samples
     from regraft.runs.explain import stream
     from regraft.runs.run import Run

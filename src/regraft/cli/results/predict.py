@@ -66,7 +66,8 @@ def command(
 ) -> None:
     """Predict classes in the order given; unreadable files are listed at the end (exit code 1)."""
     from regraft.errors import RegraftError, UsageError
-    from regraft.models.inference import check_tta, iter_sources, predict_images, tree_of
+    from regraft.models.image_sources import iter_sources
+    from regraft.models.inference import check_tta, predict_images, tree_of
 
     views, on_cluster = check_tta(tta), cluster_of(cluster, cluster_cpus)
     if on_cluster and out is None:

@@ -42,13 +42,15 @@ class MultilabelResults:
 
     @classmethod
     def calibrated(cls, model: Classifier, predicted: SamplePredictions, options: TrainingOptions) -> MultilabelResults:
-        """Fit each class's calibration and threshold to the val images, and change the head's last layer for them."""
-        before, tiny = predicted.label_predictions, np.finfo(np.float64).eps
-        probabilities = np.clip(before.probabilities, tiny, 1 - tiny)
-        logits = np.log(probabilities) - np.log1p(-probabilities)
+        """Fit each class's calibration and threshold to the val images, and change the head's last layer for them.
+
+        What is `predicted` are logits, which `Head.answers_logits` asks for.
+        """
+        logits = predicted.probabilities
+        before = replace(predicted, probabilities=_sigmoid(logits)).label_predictions
         is_val = np.array([part == "val" for part in before.parts], bool)
         slopes, offsets = fit_slopes_and_offsets(before.indicators[is_val], logits[is_val])
-        calibrated = 1 / (1 + np.exp(-np.clip(slopes * logits + offsets, -700, 700)))
+        calibrated = _sigmoid(slopes * logits + offsets)
         thresholds = choose_thresholds(before.indicators[is_val], calibrated[is_val], options.thresholds)
         model.head.rescale(slopes.tolist(), offsets.tolist())
         model.head.thresholds = tuple(thresholds.tolist())
@@ -97,6 +99,10 @@ class MultilabelResults:
         # The predictions of a part are in its order.
         tiles = with_images(choose_label_samples(predictions), split, part, preprocessing, tile)
         plot_samples(tiles, folder / "sample_predictions.png", title=f"{title}: their labels, and what is wrong")
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -700, 700))))
 
 
 def without_calibration(head: Head, metrics: Mapping[str, Any]) -> None:

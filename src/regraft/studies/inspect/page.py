@@ -12,7 +12,8 @@ import numpy as np
 from regraft.atomic_io import write_text
 from regraft.data.dataset import PARTS, Dataset, Sample
 from regraft.data.quality.cleaning import proposed
-from regraft.data.quality.findings import SEVERITIES, Inspection, Severity, describe
+from regraft.data.quality.description import describe
+from regraft.data.quality.findings import SEVERITIES, Inspection, Severity
 from regraft.data.taxonomy import Taxonomy
 from regraft.report.html import render_page
 from regraft.report.plots.histogram import Measure, draw_histogram
