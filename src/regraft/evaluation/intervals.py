@@ -10,7 +10,7 @@ import numpy as np
 #: Number of bootstrap draws, and largest number of values in memory at once.
 _DRAWS, _CHUNK_VALUES = 4000, 4_000_000
 #: Prior weight of correct and of wrong predictions in each class (Jeffreys' prior of a proportion).
-_PRIOR = 0.5
+PRIOR = 0.5
 
 
 def wilson_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
@@ -46,7 +46,7 @@ def draw_counts(confusion: np.ndarray, *, seed: int = 0) -> Iterator[tuple[np.nd
         weights = rng.standard_gamma(counts, (draws, len(counts)))
         hits, support, predicted = (np.zeros((draws, classes)) for _ in range(3))
         hits[:, rows[right]] = weights[:, right]
-        hits[:, present] += rng.standard_gamma(_PRIOR, (draws, len(present)))
+        hits[:, present] += rng.standard_gamma(PRIOR, (draws, len(present)))
         support += hits
         predicted += hits
         # A loop, because several cells add to one class; there are at most as many cells as images.
@@ -54,7 +54,7 @@ def draw_counts(confusion: np.ndarray, *, seed: int = 0) -> Iterator[tuple[np.nd
             support[:, rows[cell]] += weights[:, cell]
             predicted[:, columns[cell]] += weights[:, cell]
         if classes > 1:
-            misses = rng.standard_gamma(_PRIOR, (draws, len(present)))
+            misses = rng.standard_gamma(PRIOR, (draws, len(present)))
             other = (present + rng.integers(1, classes, (draws, len(present)))) % classes
             support[:, present] += misses
             np.add.at(predicted, (np.arange(draws)[:, None], other), misses)
@@ -73,9 +73,9 @@ def draw_sums(confusion: np.ndarray, values: np.ndarray, *, seed: int = 0) -> It
     for start in range(0, _DRAWS, size):
         draws = min(size, _DRAWS - start)
         sums = rng.standard_gamma(counts, (draws, len(counts))) @ values[rows, columns]
-        sums += rng.standard_gamma(_PRIOR, (draws, len(present))) @ values[present, present]
+        sums += rng.standard_gamma(PRIOR, (draws, len(present))) @ values[present, present]
         if classes > 1:
-            misses = rng.standard_gamma(_PRIOR, (draws, len(present)))
+            misses = rng.standard_gamma(PRIOR, (draws, len(present)))
             other = (present + rng.integers(1, classes, (draws, len(present)))) % classes
             sums += (misses[..., None] * values[present, other]).sum(axis=1)
         yield sums

@@ -101,3 +101,33 @@ def test_intervals_contain_the_score_and_narrow_with_more_images() -> None:
 def test_without_images_there_is_nothing_to_evaluate() -> None:
     with pytest.raises(DataError, match="at least one image"):
         evaluate_labels(MultilabelPredictions.from_arrays(np.zeros((0, 2), bool), np.zeros((0, 2))))
+
+
+def test_few_images_without_errors_leave_a_wide_interval() -> None:
+    widths = []
+    for count in (12, 120):
+        truth = np.arange(count)[:, None] % 2 == np.array([[0, 1]])
+        evaluation = evaluate_labels(MultilabelPredictions.from_arrays(truth, 0.1 + 0.8 * truth))
+        assert evaluation.mean_average_precision == evaluation.macro_f1 == 1
+        for low, high in (*evaluation.intervals.values(), evaluation.per_class[0].average_precision_interval):
+            assert high == 1
+            assert 0.5 < low < 0.995
+        widths.append(1 - evaluation.intervals["mean_average_precision"][0])
+    assert widths[0] > 4 * widths[1]
+
+
+@pytest.mark.parametrize(("count", "signal"), [(60, 2.0), (300, 1.0)])
+def test_intervals_have_their_coverage(count: int, signal: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regraft.evaluation.multilabel.metrics._DRAWS", 200)
+    rng = np.random.default_rng(0)
+
+    def drawn(size: int) -> MultilabelPredictions:
+        truth = rng.random((size, 3)) < 0.4
+        scores = signal * (truth - 0.5) + rng.normal(size=truth.shape)
+        return MultilabelPredictions.from_arrays(truth, 1 / (1 + np.exp(-scores)))
+
+    true = evaluate_labels(drawn(100_000))
+    found = [evaluate_labels(drawn(count)) for _ in range(200)]
+    for name in ("mean_average_precision", "macro_f1"):
+        inside = [one.intervals[name][0] <= getattr(true, name) <= one.intervals[name][1] for one in found]
+        assert 0.90 <= np.mean(inside) <= 0.995, name  # the standard error of the share is 1.5 points

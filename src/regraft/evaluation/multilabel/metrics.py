@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from regraft.errors import DataError
-from regraft.evaluation.intervals import interval_about, wilson_interval
+from regraft.evaluation.intervals import PRIOR, interval_about, wilson_interval
 from regraft.evaluation.metrics import FEW_IMAGES, WIDE_INTERVAL, lists_to_tuples, tuples_to_lists
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.training_overlap import TrainingOverlap
@@ -221,7 +221,10 @@ def evaluate_labels(predictions: MultilabelPredictions, said: np.ndarray | None 
     rng = np.random.default_rng(0)
     size = max(1, min(_DRAWS, _CHUNK_VALUES // max(1, 3 * truth.size)))
     for start in range(0, _DRAWS, size):
-        draws.append(_scores(truth, said, ranking, rng.standard_exponential((min(size, _DRAWS - start), count))))
+        number = min(size, _DRAWS - start)
+        weights = rng.standard_exponential((number, count))
+        prior = rng.standard_gamma(PRIOR, (3, number, truth.shape[1])) * truth.any(axis=0)
+        draws.append(_scores(truth, said, ranking, weights, prior))
     drawn = {name: np.concatenate([draw[name] for draw in draws]) for name in estimate}
     interval = {name: interval_about(estimate[name][0], drawn[name]) for name in estimate}
     hits, support, answers = (truth & said).sum(axis=0), truth.sum(axis=0), said.sum(axis=0)
@@ -332,12 +335,26 @@ class _Ranking:
         return result
 
 
-def _scores(truth: np.ndarray, said: np.ndarray, ranking: _Ranking, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores for weights of the images (b, N): by class (b, C), and averages (b,)."""
+def _scores(
+    truth: np.ndarray, said: np.ndarray, ranking: _Ranking, weights: np.ndarray, prior: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Scores for weights of the images (b, N): by class (b, C), and averages (b,).
+
+    `prior`, (3, b, C), are weights of further images with each class, that is said, or missed and ranked last, and of
+    one without it of which the class is said. With them a class without errors is not certain to have none, as for
+    images with one class (`intervals.draw_counts`).
+    """
     hits, support, answers = (weights @ values.astype(np.float64) for values in (truth & said, truth, said))
     tested = truth.any(axis=0) & ~truth.all(axis=0)
-    f1 = 2 * hits / np.maximum(support + answers, 1e-300)
     average_precision = ranking.average_precision(weights)
+    if prior is not None:
+        first, last, false = prior
+        share = support / weights.sum(axis=1, keepdims=True)  # the precision at the last place
+        average_precision = (support * average_precision + first + last * share) / np.maximum(
+            support + first + last, 1e-300
+        )
+        hits, support, answers = hits + first, support + first + last, answers + first + false
+    f1 = 2 * hits / np.maximum(support + answers, 1e-300)
     total = (support + answers).sum(axis=1)
     none = np.zeros(len(weights))
     return {

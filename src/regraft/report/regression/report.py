@@ -30,7 +30,7 @@ def _numbers(record: RegressionRecord) -> list[tuple[str, str]]:
     if record.part is None:
         return []
     evaluation = record.evaluations[record.part]
-    bounds = _UNBROKEN_TO.join(f"{bound:.4g}" for bound in evaluation.intervals["mae"])
+    bounds = _UNBROKEN_TO.join(f"{bound:.3g}" for bound in evaluation.intervals["mae"])
     numbers = [
         (f"{evaluation.mae:.4g}", f"{record.part} mean absolute error ({bounds})"),
         (f"{evaluation.rmse:.4g}", "RMSE"),

@@ -40,7 +40,7 @@ function about() {
   const model = chosenModel();
   const names = model.classes.slice(0, 4).join(", ");
   const rest = model.classes.length - 4;
-  const verb = model.task === "multilabel" ? "finds any of" : "classifies";
+  const verb = { multilabel: "finds any of", regression: "predicts" }[model.task] ?? "classifies";
   $("model-line").textContent = `${model.name} ${verb}: ${names}${rest > 0 ? ` and ${rest} more` : ""}.`;
   const rows = [...model.facts, { title: "Version", text: model.version }];
   $("facts").replaceChildren(
