@@ -83,7 +83,7 @@ def test_the_inference_protocol_has_numbers(server: Server, small_run: Run, numb
     assert outputs["interval"]["shape"] == [2, 2]
     for name in ("probabilities", "indicators"):
         asked = {**question, "outputs": [{"name": name}]}
-        assert server.client.post("/v2/models/numbers/infer", json=asked).status_code == 422
+        assert server.client.post("/v2/models/numbers/infer", json=asked).status_code == 404
 
 
 def test_heat_maps_and_accuracy_are_for_classes(server: Server, small_run: Run, numbers_manifest: Path) -> None:
