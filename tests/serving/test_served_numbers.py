@@ -49,7 +49,7 @@ def test_models_say_that_they_give_numbers(server: Server, small_run: Run) -> No
     assert numbers["classes"] == ["brightness"]
     assert numbers["half_width"] == exported["half_width"] == small_run.classifier.half_width
     assert not numbers["explains"]
-    assert {fact["title"] for fact in numbers["facts"]} >= {"Mean absolute error", "Prediction interval"}
+    assert {fact["title"] for fact in numbers["facts"]} >= {"Mean absolute error", "90 % prediction interval"}
 
 
 @pytest.mark.parametrize("name", ["numbers", "export"])

@@ -8,6 +8,7 @@ from regraft.data.band_values import format_numbers
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import RegraftError, UsageError
 from regraft.evaluation.calibration import read_calibration
+from regraft.evaluation.regression.conformal import COVERAGE
 from regraft.runs.run import METRICS, Run
 
 #: Lines for the page, each a title and a text.
@@ -96,8 +97,8 @@ def facts_of(run: Run) -> Facts:
         text = f"{scores['mae']:.4g} on {scores['count']:,} {numbers} images (95 % interval {low:.4g} to {high:.4g})"
         facts.append(("Mean absolute error", text))
         if scores["coverage"] is not None:
-            share = f"with {100 * scores['coverage']:.0f} % of the true numbers of these images"
-            facts.append(("Prediction interval", f"±{scores['half_width']:.4g}, {share}"))
+            found = f"{100 * scores['coverage']:.0f} % of the true numbers of these images are in theirs"
+            facts.append((f"{100 * COVERAGE:g} % prediction interval", f"±{scores['half_width']:.4g}; {found}"))
     if "train" in metrics:
         facts.append(("Training images", f"{metrics['train']['count']:,}"))
     calibration = metrics.get("calibration")

@@ -28,7 +28,8 @@ def cross_val_predict(
 ) -> np.ndarray:
     """Predict each image by a head that was fitted without its fold: probabilities, float64 (N, C).
 
-    The L2 strength of a fold's head is the one with the lowest loss over the images of the other folds. Inputs:
+    The L2 strength of a fold's head is the one with the lowest loss over the images of the other folds, whose heads
+    were fitted with this fold's labels: one number that a fold's labels reach by a little. Inputs:
     features (N, F), labels int64 (N,) below `classes`, or indicators, float32 (N, C), and the fold number of each image
     (N,). `class_weights` are as in `TrainingOptions`, by the indices of the classes. The executor fits the folds;
     default: this process.
