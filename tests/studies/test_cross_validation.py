@@ -64,7 +64,7 @@ def test_every_image_is_predicted_once_by_a_head_fitted_without_it(validated, ce
     monkeypatch.setattr(
         module,
         "cross_val_predict",
-        lambda features, labels, fold, reporter, *, classes, class_weights, executor: _checked(
+        lambda features, labels, fold, reporter, *, classes, class_weights, task, executor: _checked(
             features, labels, fold, reporter, classes
         ),
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from regraft.cache import Cache
 from regraft.cluster.executor import Cluster, open_executor
 from regraft.config import Config
 from regraft.data.dataset import Dataset
+from regraft.data.labels import Task
 from regraft.data.split import fold_numbers, inseparable_set_counts, inseparable_set_ids
 from regraft.errors import DataError, RunError, UsageError
 from regraft.evaluation.hierarchy import measure_hierarchy
@@ -24,11 +26,12 @@ from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import write_predictions
 from regraft.report.plots.confusion import plot_confusion
-from regraft.runs.prepare import build_for, refuse_numbers, scan_with
+from regraft.runs.prepare import build_for, refuse_settings_of_classes, scan_with
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import find_unlabeled_for
 from regraft.studies.label_cross_validation import MultilabelCrossValidation, score_labels
+from regraft.studies.number_cross_validation import NumberCrossValidation, score_numbers
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.cross_val_predict import cross_val_predict, cross_val_predict_with_unlabeled
@@ -37,6 +40,15 @@ from regraft.training.losses import weights_of_classes
 from regraft.training.soft_labels import check_labels, part_to_use
 
 _LABEL_ERRORS = ("path", "label", "looks_like", "probability")
+
+#: What other tasks than one class for each image make of the answers out of fold, the folds and the seconds.
+_SCORES: Mapping[
+    Task,
+    Callable[
+        [Dataset, Sequence[np.ndarray], Sequence[np.ndarray], dict[str, float]],
+        MultilabelCrossValidation | NumberCrossValidation,
+    ],
+] = {"multilabel": score_labels, "regression": score_numbers}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +70,8 @@ class CrossValidation:
             None.
     """
 
+    task: ClassVar[Task] = "classification"
+
     k: int
     accuracy: float
     accuracies: np.ndarray
@@ -72,6 +86,11 @@ class CrossValidation:
         return f"CrossValidation({self.k} folds, {len(self.predictions)} images, accuracy {self.accuracy:.3f})"
 
     @property
+    def repeats(self) -> int:
+        """Number of divisions into folds."""
+        return len(self.accuracies)
+
+    @property
     def accuracy_interval(self) -> tuple[float, float]:
         """95 % Wilson interval of the accuracy, by the number of images: repeats bring no new ones."""
         return wilson_interval(round(self.accuracy * len(self.predictions)), len(self.predictions))
@@ -80,7 +99,7 @@ class CrossValidation:
         """Plain JSON values."""
         return {
             "k": self.k,
-            "repeats": len(self.accuracies),
+            "repeats": self.repeats,
             "accuracy": self.accuracy,
             "accuracy_interval": list(self.accuracy_interval),
             "fold_accuracies": self.accuracies.tolist(),
@@ -117,8 +136,8 @@ def cross_validate(
     out: Path | str | None = None,
     cluster: Cluster | str | None = None,
     reporter: ProgressReporter | None = None,
-) -> CrossValidation | MultilabelCrossValidation:
-    """Cross-validate the head on frozen features; of several labels per image, class by class.
+) -> CrossValidation | MultilabelCrossValidation | NumberCrossValidation:
+    """Cross-validate the head on frozen features; of several labels per image class by class, and of numbers by errors.
 
     Args:
         data: A data set, or a path that `scan` takes; its parts are merged.
@@ -128,13 +147,14 @@ def cross_validate(
         unlabelled: Images without labels as in `train`, which each fold uses if cross-validation on its own labeled
             images says that they help. Default: those of the configuration.
         config: Configuration, of which the settings of data and model, the class weights and the seed count.
-        out: New folder for `crossval.json`, `predictions.csv`, `label_errors.csv` and the confusion matrix. Default:
-            nothing is written.
+        out: New folder for `crossval.json`, `predictions.csv`, and of most tasks `label_errors.csv` and a chart.
+            Default: nothing is written.
         cluster: Address of a Ray cluster that fits the folds at the same time: `ray://HOST:10001`, `auto` or `local`.
         reporter: Reporter that gets the progress; default: that of the notebook or terminal.
 
     Raises:
-        UsageError: `k` or `repeats` is too small, the folder exists, or a cluster is given with images without labels.
+        UsageError: `k` or `repeats` is too small, the folder exists, a cluster is given with images without labels, or
+            a setting is for classes and the images have numbers.
         DataError: As `scan`, or a class has too few images.
         ClusterError: The cluster cannot be reached or used.
 
@@ -153,9 +173,9 @@ def cross_validate(
         raise UsageError("Images without labels (data.unlabelled) work on this machine only. Leave out the cluster.")
     refuse_existing(out)
     clock, cache, seed = [time.perf_counter()], Cache(), config.training.seed
-    refuse_numbers(config.data.task, "`regraft crossval`")
+    refuse_settings_of_classes(config.data.task, config)
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
-    refuse_numbers(dataset.task, "`regraft crossval`")
+    refuse_settings_of_classes(dataset.task, config)
     if dataset.task == "multilabel" and config.data.unlabelled:
         raise UsageError(
             "Images without labels (data.unlabelled) work where an image has one class, and here it has any number. "
@@ -182,13 +202,14 @@ def cross_validate(
     with open_executor(cluster) as executor:
         probabilities = [
             cross_val_predict(
-                features, labels, fold, reporter, classes=classes, class_weights=weights, executor=executor
+                features, labels, fold, reporter, classes=classes, class_weights=weights, task=dataset.task,
+                executor=executor,
             )
             for fold in folds
-        ]
-    if dataset.task == "multilabel":
+        ]  # fmt: skip
+    if (score := _SCORES.get(dataset.task)) is not None:
         clock.append(time.perf_counter())
-        result = score_labels(dataset, probabilities, folds, _seconds(clock))
+        result = score(dataset, probabilities, folds, _seconds(clock))
         if out is not None:
             result.write(new_output_folder(out))
         return result
@@ -250,6 +271,8 @@ def _seconds(clock: list[float]) -> dict[str, float]:
 
 def _refuse_few_images(dataset: Dataset, k: int) -> None:
     """Raise `DataError` for classes of which some fold's head would see no image, or whose folds would have none."""
+    if dataset.task == "regression":  # which has no classes; that there are enough images is seen by the folds
+        return
     counts, least = inseparable_set_counts(dataset.samples), k
     if dataset.task == "multilabel":  # a fold without a class says less about it
         sets, has = inseparable_set_ids(dataset.samples), dataset.indicators

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from regraft.atomic_io import write_json
 from regraft.data.dataset import Dataset
+from regraft.data.labels import Task
 from regraft.evaluation.multilabel.metrics import (
     MultilabelEvaluation,
     evaluate_labels,
@@ -40,6 +41,8 @@ class MultilabelCrossValidation:
         seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
     """
 
+    task: ClassVar[Task] = "multilabel"
+
     k: int
     mean_average_precisions: np.ndarray
     macro_f1s: np.ndarray
@@ -51,12 +54,17 @@ class MultilabelCrossValidation:
         score = self.evaluation.mean_average_precision
         return f"MultilabelCrossValidation({self.k} folds, {len(self.predictions)} images, mAP {score:.3f})"
 
+    @property
+    def repeats(self) -> int:
+        """Number of divisions into folds."""
+        return len(self.macro_f1s)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "task": "multilabel",
+            "task": self.task,
             "k": self.k,
-            "repeats": len(self.macro_f1s),
+            "repeats": self.repeats,
             "fold_mean_average_precisions": self.mean_average_precisions.tolist(),
             "fold_macro_f1s": self.macro_f1s.tolist(),
             "evaluation": self.evaluation.to_json(),

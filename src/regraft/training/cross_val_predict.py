@@ -7,11 +7,13 @@ import warnings
 import numpy as np
 import torch
 
-from regraft.cluster.executor import Executor, InProcess, Task
+from regraft.cluster.executor import Executor, InProcess
+from regraft.cluster.executor import Task as ClusterTask
+from regraft.data.labels import Task
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.label_propagation import nearest_neighbors
 from regraft.training.linear_head import L2_VALUES, fit_path, held_out_path
-from regraft.training.losses import Objective
+from regraft.training.losses import Objective, units_of
 from regraft.training.options import ClassWeights
 from regraft.training.soft_labels import decide, neighbors_needed, soft_labels
 
@@ -24,48 +26,56 @@ def cross_val_predict(
     *,
     classes: int,
     class_weights: ClassWeights = "none",
+    task: Task | None = None,
     executor: Executor | None = None,
 ) -> np.ndarray:
-    """Predict each image by a head that was fitted without its fold: probabilities, float64 (N, C).
+    """Predict each image by a head that was fitted without its fold: probabilities, float64 (N, C), or numbers (N, 1).
 
     The L2 strength of a fold's head is the one with the lowest loss over the images of the other folds, whose heads
     were fitted with this fold's labels: one number that a fold's labels reach by a little. Inputs:
     features (N, F), labels int64 (N,) below `classes`, or indicators, float32 (N, C), and the fold number of each image
-    (N,). `class_weights` are as in `TrainingOptions`, by the indices of the classes. The executor fits the folds;
-    default: this process.
+    (N,). `class_weights` are as in `TrainingOptions`, by the indices of the classes. With `task` regression labels are
+    numbers (N, 1), and so is what is predicted. The executor fits the folds; default: this process.
     """
     executor = executor or InProcess()
     numbers = np.unique(fold)
     shared = features if isinstance(executor, InProcess) else executor.share(features.cpu().numpy())
+    center, scale = units_of(torch.from_numpy(labels)) if task == "regression" else (0.0, 1.0)
+    if task == "regression":  # in one unit for all folds: the head of a fold is the same in any
+        labels = ((labels.astype(np.float64) - center) / scale).astype(np.float32)
     progress = _FoldsProgress(reporter, len(numbers))
     rows = {f"fold {row + 1}": row for row in range(len(numbers))}
     waiting = iter(rows)
 
-    def next_task() -> Task | None:
+    def next_task() -> ClusterTask | None:
         if (name := next(waiting, None)) is None:
             return None
-        arguments = (shared, labels, fold == numbers[rows[name]], classes, class_weights)
-        return Task(name, fit_fold, arguments, progress.of_fold(rows[name]))
+        arguments = (shared, labels, fold == numbers[rows[name]], classes, class_weights, task)
+        return ClusterTask(name, fit_fold, arguments, progress.of_fold(rows[name]))
 
     logits = torch.zeros(len(L2_VALUES), len(labels), classes)
     losses = torch.full((len(numbers), len(L2_VALUES)), float("inf"), dtype=torch.float64)
-    for task, future in executor.run(next_task):
-        row = rows[task.name]
+    for ended, future in executor.run(next_task):
+        row = rows[ended.name]
         fitted, losses_of_fold = future.result()
         logits[: len(fitted), torch.from_numpy(fold == numbers[row])] = torch.tensor(fitted)
         losses[row, : len(fitted)] = torch.tensor(losses_of_fold)
-    probabilities = torch.empty(len(labels), classes, dtype=torch.float64)
+    answers = torch.empty(len(labels), classes, dtype=torch.float64)
+    objective = _objective(labels, classes, class_weights, task)
     for row, number in enumerate(numbers):
         outside, others = torch.from_numpy(fold == number), torch.arange(len(numbers)) != row
         best = int(losses[others].sum(dim=0).argmin())
         if not losses[row, best].isfinite():  # its own labels ended its path, and must not decide
             fitted, _ = fit_fold(
-                features, labels, fold == number, classes, class_weights, reporter=NullReporter(), least=best + 1
+                features, labels, fold == number, classes, class_weights, task, reporter=NullReporter(), least=best + 1
             )
             logits[: len(fitted), outside] = torch.tensor(fitted)
-        of_fold = logits[best, outside].double()
-        probabilities[outside] = of_fold.sigmoid() if labels.ndim == 2 else of_fold.softmax(dim=1)
-    return probabilities.numpy()
+        answers[outside] = objective.answers(logits[best, outside].double())
+    return (answers * scale + center).numpy()
+
+
+def _objective(labels: np.ndarray, classes: int, class_weights: ClassWeights, task: Task | None) -> Objective:
+    return Objective.of_labels(labels, [str(i) for i in range(classes)], class_weights, task)
 
 
 def cross_val_predict_with_unlabeled(
@@ -95,7 +105,7 @@ def cross_val_predict_with_unlabeled(
     for step, number in enumerate(numbers):
         inside, outside = np.flatnonzero(fold != number), torch.from_numpy(fold == number)
         rows = np.concatenate([inside, others])
-        objective = Objective.of_labels(labels[inside], [str(i) for i in range(classes)], class_weights)
+        objective = _objective(labels[inside], classes, class_weights, None)
         graph, inputs = neighbors.among(rows, neighbors_needed()), features[torch.from_numpy(rows)]
 
         def on_fit(done: int, total: int, step: int = step) -> None:
@@ -124,6 +134,7 @@ def fit_fold(
     in_fold: np.ndarray,
     classes: int,
     class_weights: ClassWeights,
+    task: Task | None = None,
     *,
     reporter: ProgressReporter,
     least: int = 1,
@@ -136,7 +147,7 @@ def fit_fold(
     with warnings.catch_warnings():  # arrays that came from a cluster cannot be written, and nothing writes into them
         warnings.simplefilter("ignore", UserWarning)
         inputs, targets, outside = map(torch.as_tensor, (features, labels, in_fold))
-    objective = Objective.of_labels(labels[~in_fold], [str(i) for i in range(classes)], class_weights)
+    objective = _objective(labels[~in_fold], classes, class_weights, task)
     logits: list[torch.Tensor] = []
     losses: list[float] = []
     for held_out, loss in held_out_path(inputs, targets, outside, objective, least=least):

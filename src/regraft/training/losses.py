@@ -67,9 +67,13 @@ class Objective:
     task: Task = "classification"
 
     @classmethod
-    def of_labels(cls, labels: np.ndarray, classes: Sequence[str], class_weights: ClassWeights = "none") -> Objective:
-        """The default loss of class indices, int64 (N,), or of indicators, (N, C)."""
+    def of_labels(
+        cls, labels: np.ndarray, classes: Sequence[str], class_weights: ClassWeights = "none", task: Task | None = None
+    ) -> Objective:
+        """The default loss of class indices, int64 (N,), of indicators, (N, C), or where `task` says so of numbers."""
         weights = weights_of_classes(class_weights, labels, classes)
+        if task == "regression":
+            return cls("squared_error", 0.0, weights, "linear", task=task)
         if labels.ndim == 2:
             return cls("binary_cross_entropy", 0.0, weights, "sigmoid", task="multilabel")
         return cls("cross_entropy", 0.0, weights)
@@ -96,6 +100,12 @@ class Objective:
             log_others = torch.log1p(-log_probabilities.exp().clamp_max(1 - 1e-7))
             return -(smooth * log_probabilities + (1 - smooth) * log_others).mean(dim=1)
         return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").sum(dim=1)
+
+    def answers(self, logits: torch.Tensor) -> torch.Tensor:
+        """What a model says by its logits (N, C): probabilities, or the numbers as they are."""
+        if self.task == "regression":
+            return logits
+        return logits.sigmoid() if self.task == "multilabel" else logits.softmax(dim=1)
 
     def plain(self) -> Objective:
         """The loss without smoothing, weights of classes and function, by which models are compared."""
@@ -127,6 +137,11 @@ class Objective:
         if self.function is not None or self.task != "classification":
             return targets.new_ones(len(targets))
         return targets @ self.class_weights.to(device=targets.device, dtype=targets.dtype)
+
+
+def units_of(numbers: torch.Tensor) -> tuple[float, float]:
+    """Center and scale of the unit in which numbers (N, 1) are trained: their mean, and standard deviation unless 0."""
+    return float(numbers.double().mean()), float(numbers.double().std(correction=0)) or 1.0
 
 
 def _of_numbers(outputs: torch.Tensor, targets: torch.Tensor, loss: Loss) -> torch.Tensor:

@@ -31,7 +31,15 @@ from regraft.training import lora
 from regraft.training.callbacks import Callback, ProgressReporter
 from regraft.training.data import TrainingData
 from regraft.training.device import choose_device, choose_precision
-from regraft.training.losses import LossFunction, Objective, check_loss, loss_of, output_activation, weights_of_classes
+from regraft.training.losses import (
+    LossFunction,
+    Objective,
+    check_loss,
+    loss_of,
+    output_activation,
+    units_of,
+    weights_of_classes,
+)
 from regraft.training.options import TrainingOptions
 from regraft.training.prefix_backend import openvino_version
 from regraft.training.several_heads import LinearWeights
@@ -290,7 +298,7 @@ def set_up(
 
 def _standardized(head: Head, train: torch.Tensor, val: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers (N, 1) in standard deviations from the mean of the training images, in which the head answers, too."""
-    center, scale = float(train.double().mean()), float(train.double().std(correction=0)) or 1.0
+    center, scale = units_of(train)
     head.use_units(center, scale)
     return ((train.double() - center) / scale).float(), ((val.double() - center) / scale).float()
 

@@ -33,6 +33,9 @@ class TaskOutput(Protocol):
     def print_note(self, console: Console, run: Run) -> None:
         """Print what follows the table of a run."""
 
+    def print_cross_validation(self, console: Console, result: Any) -> None:
+        """Print the scores out of fold."""
+
     def measure_calibration(self, predictions: Any) -> Any:
         """The calibration, which has `describe`, `to_json` and `is_miscalibrated`."""
 

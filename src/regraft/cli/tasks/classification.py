@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from regraft.text import pluralize
+
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
     from regraft.evaluation.metrics import Evaluation
     from regraft.evaluation.predictions import Predictions
     from regraft.runs.run import Run
+    from regraft.studies.cross_validation import CrossValidation
 
 #: Classes that the terminal lists where there are more than twice as many.
 _WEAKEST = 10
+#: Number of suspected label errors that the terminal lists.
+_SUSPECTS = 8
 PLOT, ACCURACY, CALIBRATION_ERROR = "confusion_matrix.png", "accuracy", "Expected calibration error"
 
 
@@ -74,6 +79,30 @@ def print_note(console: Console, run: Run) -> None:
             f"Validation accuracy is {100 * metrics['val']['accuracy']:.1f} % in float32, as in prediction; the "
             f"{100 * measured:.1f} % above were measured during training in {training['precision']}."
         )
+
+
+def print_cross_validation(console: Console, result: CrossValidation) -> None:
+    """Print the scores out of fold, and labels that are likely wrong."""
+    print_report(console, result.evaluation, "--json lists all")
+    for number, row in enumerate(result.accuracies, start=1):
+        console.print(f"Repeat {number}: " + "  ".join(f"{100 * value:.1f} %" for value in row))
+    low, high = result.accuracy_interval
+    console.print(
+        f"[bold green]Accuracy {100 * result.accuracy:.1f} %[/bold green] (95 % interval {100 * low:.1f} to "
+        f"{100 * high:.1f}) on {pluralize(len(result.predictions), 'image')}; standard deviation between folds "
+        f"{100 * result.accuracies.std(ddof=1):.1f} points. Head only, without augmentation or fine-tuning."
+    )
+    if use := result.unlabeled:
+        console.print(
+            f"Unlabeled images: {use['compared']:,} helped in {use['folds_used']} of "
+            f"{use['folds']} folds; accuracy {100 * use['accuracy_without']:.1f} % without them."
+        )
+    if at_chance := result.evaluation.at_chance:
+        console.print(f"[yellow]{escape(at_chance)} Likely label errors are withheld.[/yellow]")
+    if result.suspects:
+        console.print(f"\n{pluralize(len(result.suspects), 'label is', 'labels are')} probably wrong, for example")
+        for path, label, suggested, probability in result.suspects[:_SUSPECTS]:
+            console.print(escape(f"  {path}: {label}, looks like {suggested} ({100 * probability:.0f} %)"))
 
 
 def measure_calibration(predictions: Predictions) -> Any:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from regraft.text import pluralize
+
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
     from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
     from regraft.evaluation.multilabel.predictions import MultilabelPredictions
     from regraft.runs.run import Run
+    from regraft.studies.label_cross_validation import MultilabelCrossValidation
 
 #: Classes that the terminal lists where there are more than twice as many.
 _WEAKEST = 10
@@ -55,6 +58,18 @@ def print_part(console: Console, run: Run, part: Part) -> None:
 
 def print_note(console: Console, run: Run) -> None:
     """Nothing: what epochs measure is no metric of the run."""
+
+
+def print_cross_validation(console: Console, result: MultilabelCrossValidation) -> None:
+    """Print the scores out of fold."""
+    console.print(escape(str(result.evaluation)))
+    for number, row in enumerate(result.mean_average_precisions, start=1):
+        console.print(f"mAP by fold, repeat {number}: " + "  ".join(f"{value:.3f}" for value in row))
+    count = pluralize(len(result.predictions), "image")
+    console.print(
+        f"{count}, each predicted by a head that was fitted without it, and answered by thresholds of the other folds. "
+        "Head only, without augmentation or fine-tuning."
+    )
 
 
 def measure_calibration(predictions: MultilabelPredictions) -> Any:

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from regraft.text import pluralize
+
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
     from regraft.evaluation.regression.conformal import IntervalCoverage
     from regraft.evaluation.regression.metrics import RegressionEvaluation
     from regraft.evaluation.regression.predictions import RegressionPredictions
     from regraft.runs.run import Run
+    from regraft.studies.number_cross_validation import NumberCrossValidation
 
+#: Number of suspected label errors that the terminal lists.
+_SUSPECTS = 8
 PLOT, ACCURACY = "predicted_true.png", "accuracy"
 CALIBRATION_ERROR = "True numbers within their prediction intervals"
 
@@ -44,6 +49,26 @@ def print_note(console: Console, run: Run) -> None:
     """Print what the losses above are."""
     if run.history or run.head_path:
         console.print("Losses above are in squares of the standard deviation of the training images' numbers.")
+
+
+def print_cross_validation(console: Console, result: NumberCrossValidation) -> None:
+    """Print the errors out of fold, and numbers that are likely wrong."""
+    evaluation = result.evaluation
+    print_report(console, evaluation, "")
+    for number, row in enumerate(result.mean_absolute_errors, start=1):
+        console.print(f"MAE by fold, repeat {number}: " + "  ".join(f"{value:.4g}" for value in row))
+    low, high = evaluation.intervals["mae"]
+    console.print(
+        f"[bold green]Mean absolute error {evaluation.mae:.4g}[/bold green] of {escape(result.predictions.quantity)} "
+        f"(95 % interval {low:.4g} to {high:.4g}) on {pluralize(len(result.predictions), 'image')}; standard deviation "
+        f"between folds {result.mean_absolute_errors.std(ddof=1):.4g}. Head only, without augmentation or fine-tuning."
+    )
+    if evaluation.no_better:
+        console.print(f"[yellow]{escape(evaluation.no_better)} Likely wrong numbers are withheld.[/yellow]")
+    if result.suspects:
+        console.print(f"\n{pluralize(len(result.suspects), 'number is', 'numbers are')} probably wrong, for example")
+        for path, target, predicted, _ in result.suspects[:_SUSPECTS]:
+            console.print(escape(f"  {path}: {target:.4g}, predicted {predicted:.4g}"))
 
 
 def measure_calibration(predictions: RegressionPredictions) -> IntervalCoverage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -173,6 +174,13 @@ def evaluate_numbers(predictions: RegressionPredictions) -> RegressionEvaluation
         coverage=coverage.coverage,
         coverage_interval=coverage.interval,
     )
+
+
+def scores_of(targets: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
+    """MAE, RMSE and R2 of predicted numbers (n,), n >= 1, alone; R2 is NaN if all true numbers are equal."""
+    scores = _scores(targets - targets.mean(), values - targets, np.full((1, len(targets)), 1 / len(targets)))
+    mae, rmse, r2 = (float(scores[name][0]) for name in ("mae", "rmse", "r2"))
+    return mae, rmse, r2 if np.ptp(targets) else math.nan
 
 
 def _scores(targets: np.ndarray, residuals: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
