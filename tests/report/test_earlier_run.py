@@ -37,3 +37,17 @@ def test_without_common_images_only_the_changes_are_said() -> None:
     earlier = {"run": "first", "changes": "a is dropped.", "new_classes": [], "comparison": None}
     assert list(describe_earlier(earlier)) == ["Classes of first: a is dropped."]
     assert class_rows(earlier) == []
+
+
+def test_of_several_labels_the_average_precision_is_compared() -> None:
+    classes = [row("cat", 100, 18, 0), row("fox", 100, 1, 20)]
+    comparison = {"part": "val", "metric": "mean_average_precision", "count": 50, "relabeled": 0, "as_new_class": 0,
+                  "before": 0.9, "after": 0.95, "interval": [0.01, 0.09], "p": 0.02, "classes": classes}  # fmt: skip
+    earlier = {"run": "/a/b/first", "changes": None, "new_classes": [], "comparison": comparison}
+    assert list(describe_earlier(earlier)) == [
+        "Compared with the run first on 50 validation images of both: mean average precision 0.900 before, 0.950 now "
+        "(95 % interval of the difference +0.010 to +0.090; p = 0.02).",
+        "Significantly better than before: cat.",
+        "Significantly worse than before: fox.",
+    ]
+    assert class_rows(earlier)[1] == ("cat", "100", "0.500", "0.680", "18", "0", "7.6e-06")

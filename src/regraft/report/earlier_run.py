@@ -21,14 +21,21 @@ def describe_earlier(earlier: Mapping[str, Any]) -> Iterator[str]:
     if not (comparison := earlier["comparison"]):
         return
     part = {"val": "validation", "test": "test"}[comparison["part"]]
-    low, high = (100 * bound for bound in comparison["interval"])
     doubt = "" if comparison["p"] < SIGNIFICANT else "; the difference is not significant"
-    yield (
-        f"Compared with the run {name} on {pluralize(comparison['count'], f'{part} image')} of both: accuracy "
-        f"{100 * comparison['before']:.1f} % before, {100 * comparison['after']:.1f} % now (95 % interval of the "
-        f"difference {low:+.1f} to {high:+.1f} points; {comparison['better']} better, {comparison['worse']} worse, "
-        f"p = {comparison['p']:.2g}{doubt})."
-    )
+    on = f"Compared with the run {name} on {pluralize(comparison['count'], f'{part} image')} of both"
+    if comparison.get("metric") == "mean_average_precision":
+        low, high = comparison["interval"]
+        yield (
+            f"{on}: mean average precision {comparison['before']:.3f} before, {comparison['after']:.3f} now (95 % "
+            f"interval of the difference {low:+.3f} to {high:+.3f}; p = {comparison['p']:.2g}{doubt})."
+        )
+    else:
+        low, high = (100 * bound for bound in comparison["interval"])
+        yield (
+            f"{on}: accuracy {100 * comparison['before']:.1f} % before, {100 * comparison['after']:.1f} % now (95 % "
+            f"interval of the difference {low:+.1f} to {high:+.1f} points; {comparison['better']} better, "
+            f"{comparison['worse']} worse, p = {comparison['p']:.2g}{doubt})."
+        )
     for verb, sign in (("better", 1), ("worse", -1)):
         if names := _changed(comparison, sign):
             yield f"Significantly {verb} than before: {join_truncated(names)}."
@@ -48,14 +55,23 @@ def _changed(comparison: Mapping[str, Any], sign: int) -> list[str]:
     ]
 
 
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
 def class_rows(earlier: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each class, the worst change first: name, images, recall before and now, better, worse, p."""
-    comparison = earlier.get("comparison")
-    rows = sorted(comparison["classes"], key=lambda row: row["after"] - row["before"]) if comparison else []
+    """A row for each class, the worst change first: name, images, score before and now, better, worse, p.
+
+    The score is the recall; where an image has any number of classes, the average precision.
+    """
+    comparison = earlier.get("comparison") or {"classes": []}
+    rows = sorted(comparison["classes"], key=lambda row: row["after"] - row["before"])
+    score = "{:.3f}".format if comparison.get("metric") == "mean_average_precision" else _percent
+
     return [
         (
-            row["name"], f"{row['count']:,}", f"{100 * row['before']:.1f} %", f"{100 * row['after']:.1f} %",
-            str(row["better"]), str(row["worse"]), f"{row['p']:.2g}",
+            row["name"], f"{row['count']:,}", score(row["before"]), score(row["after"]), str(row["better"]),
+            str(row["worse"]), f"{row['p']:.2g}",
         )
         for row in rows
     ]  # fmt: skip

@@ -7,12 +7,14 @@ the run become.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from regraft.data.labels import Task, join_labels, split_labels
 from regraft.data.taxonomy import Taxonomy
 from regraft.errors import UsageError
+from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.predictions import Predictions
 from regraft.text import join_truncated, nearest
 
@@ -21,14 +23,16 @@ from regraft.text import join_truncated, nearest
 class ClassChanges:
     """What becomes of the classes of a run.
 
-    `before` are its classes in output order, and `new_names` has the new name of each that changes; "" drops it.
+    `before` are its classes in output order, and `new_names` has the new name of each that changes; "" drops it. `task`
+    is that of the run.
     """
 
     before: tuple[str, ...]
     new_names: Mapping[str, str]
+    task: Task = "classification"
 
     @classmethod
-    def parse(cls, texts: Iterable[str], classes: Sequence[str]) -> ClassChanges:
+    def parse(cls, texts: Iterable[str], classes: Sequence[str], task: Task = "classification") -> ClassChanges:
         """Read `old=new` texts; a name may have equals signs. Raises as `check`."""
         changes: dict[str, str] = {}
         for text in texts:
@@ -36,11 +40,16 @@ class ClassChanges:
             if not ends:
                 raise UsageError(f"{text}: expected old=new, {_one_of(text.partition('=')[0], classes)}")
             changes[text[: ends[-1]]] = text[ends[-1] + 1 :]
-        return cls(tuple(classes), changes).check()
+        return cls(tuple(classes), changes, task).check()
 
     @classmethod
     def of(
-        cls, classes: Sequence[str], rename: Mapping[str, str], merge: Mapping[str, Sequence[str]], drop: Sequence[str]
+        cls,
+        classes: Sequence[str],
+        rename: Mapping[str, str],
+        merge: Mapping[str, Sequence[str]],
+        drop: Sequence[str],
+        task: Task = "classification",
     ) -> ClassChanges:
         """Collect changes of each kind; `merge` has the old names by the new one. Raises as `check`."""
         pairs = [*rename.items(), *((old, new) for new, names in merge.items() for old in names)]
@@ -56,7 +65,7 @@ class ClassChanges:
         for new, names in merge.items():
             if len(names) < 2:
                 raise UsageError(f"{join_truncated(names)}={new}: expected two classes or more to merge.")
-        made = cls(tuple(classes), changes)
+        made = cls(tuple(classes), changes, task)
         joined = [new for new, names in made.sources().items() if len(names) > 1 and new not in merge]
         if joined:
             names = made.sources()[joined[0]]
@@ -67,10 +76,12 @@ class ClassChanges:
         return made.check()
 
     def check(self) -> ClassChanges:
-        """These changes; raises `UsageError` if nothing changes or fewer than two classes are left."""
+        """These changes; raises `UsageError` if nothing changes, or fewer than two classes or no label are left."""
         if all(old == new for old, new in self.new_names.items()):
             raise UsageError("Nothing changes. Expected classes to rename, merge or drop.")
-        if len(self.after) < 2:
+        if self.task == "multilabel" and not self.after:
+            raise UsageError("All labels would be dropped; a model needs at least one.")
+        if self.task != "multilabel" and len(self.after) < 2:
             left = join_truncated(self.after) or "none"
             raise UsageError(f"A classifier needs at least two classes; left would be {left}.")
         return self
@@ -96,6 +107,15 @@ class ClassChanges:
     def new_name(self, label: str) -> str:
         """The new name of a class of the run; "" if it is dropped."""
         return self.new_names.get(label, label)
+
+    def of_label(self, label: str) -> str | None:
+        """What the label of an image becomes: its class, or None if that is dropped, and the image with it.
+
+        Of several labels those that are left, which may be none.
+        """
+        if self.task == "multilabel":
+            return join_labels(new for name in split_labels(label) if (new := self.new_name(name)))
+        return self.new_name(label) or None
 
     def texts(self) -> tuple[str, ...]:
         """The changes as texts that `parse` reads."""
@@ -163,6 +183,14 @@ class ClassChanges:
             tuple(predictions.ids[i] for i in rows), labels[kept], chosen, after,
             tuple(predictions.parts[i] for i in rows),
         )  # fmt: skip
+
+    def of_label_predictions(self, predictions: MultilabelPredictions) -> MultilabelPredictions:
+        """What predictions of several labels become: those of each label that stays, with its new name.
+
+        Merged labels are left out: what was said of each does not tell how probable it is that an image has any.
+        """
+        kept = {new: olds[0] for new, olds in sorted(self.sources().items()) if len(olds) == 1}
+        return replace(predictions.only_classes(list(kept.values())), classes=tuple(kept))
 
 
 def _one_of(name: str, classes: Sequence[str]) -> str:

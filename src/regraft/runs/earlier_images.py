@@ -22,6 +22,7 @@ from regraft.config import Config
 from regraft.config.config import KeepImages
 from regraft.data.dataset import Dataset, Split
 from regraft.data.entries import EntryTable
+from regraft.data.labels import classes_in
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.samples import Part, Sample
 from regraft.data.scan import scan, scan_source
@@ -81,7 +82,8 @@ def _decide(
     """`all` or `none`, sentences for the user, and whether features replace images."""
     earlier, where = Run(config.run.from_run), _shown(config.run.from_run)
     known = [row["sha256"] for row in split_rows(earlier.path) if row.get("sha256")]
-    own = _hashes(config, data, _cache(config), reporter)
+    new = _scan_new(config, data, _cache(config), reporter)
+    own = set(new.table.sha256s())
     here, missing = sum(sha256 in own for sha256 in known), sum(sha256 not in own for sha256 in known)
     if not missing:
         return "none", [], False
@@ -94,6 +96,8 @@ def _decide(
     found = _find(earlier, own)
     if not found.count and found.exemplars is None:
         reason = found.reason or "none of the files is there"
+        if earlier.task == "multilabel":
+            reason += ", and no run keeps the features of images with several labels"
         if chosen == "all":
             raise UsageError(
                 f"The images of {where} cannot be read: {reason}. Restore them, or train without them: "
@@ -101,7 +105,7 @@ def _decide(
             )
         text = f"The images of {where} cannot be read, so the model learns from the new ones alone: {reason}."
         return "none", [text], False
-    notes = []
+    notes = _check_labels(earlier, new, data, where)
     if found.count:
         notes.append(
             f"{pluralize(found.count, 'image')} of {where} {'is' if found.count == 1 else 'are'} used beside "
@@ -115,6 +119,34 @@ def _decide(
     return "all", notes, found.exemplars is not None
 
 
+def _check_labels(earlier: Run, new: Dataset, data: Path | str, where: str) -> list[str]:
+    """Check that new images can train beside earlier ones, and say what to know of their labels.
+
+    Raises `UsageError` if an image has one class in one of them and any number in the other, or for a new label of any
+    number: whether the earlier images have it is unknown, and they are not to train as images without.
+    """
+    if new.task != earlier.task:
+        raise UsageError(
+            f"The task of {data} is {new.task}, and that of {where} is {earlier.task}, so their images cannot train "
+            f"together. Expected --task {earlier.task}; or, for a new head on the backbone, --backbone {where}."
+        )
+    if earlier.task != "multilabel":
+        return []
+    if unknown := sorted(set(new.classes) - set(earlier.classes)):
+        this, it = ("this label", "it") if len(unknown) == 1 else ("these labels", "them")
+        raise UsageError(
+            f"{join_truncated(unknown)}: {data} has {this}, and nobody has said which images of {where} have {it}. "
+            f"Give these images again, with all their labels, in {data}; or train without them: --keep-images none."
+        )
+    if unused := sorted(set(earlier.classes) - set(new.classes)):
+        this = "this label" if len(unused) == 1 else "these labels"
+        return [
+            f"No image of {data} has {join_truncated(unused)}, so all train as images without. If nobody has looked "
+            f"for {this}, add what the images have to {data}."
+        ]
+    return []
+
+
 def scan_with_earlier(
     config: Config, data: Path | str, cache: Cache | None, reporter: ProgressReporter
 ) -> tuple[Dataset, StoredFeatures | None]:
@@ -126,11 +158,11 @@ def scan_with_earlier(
     earlier, tree = Run(config.run.from_run), tree_of_earlier(config)
     taxonomy = read_taxonomy(config.data.taxonomy) if config.data.taxonomy else tree
     if config.run.class_changes:
-        changes = ClassChanges.parse(config.run.class_changes, earlier.classes)
+        changes = ClassChanges.parse(config.run.class_changes, earlier.classes, earlier.task)
         found, prefix = _find(earlier, changes=changes, data=str(data)), ""
         source = found.source
     else:
-        options, own = config.data, _hashes(config, data, cache, reporter)
+        options, own = config.data, set(_scan_new(config, data, cache, reporter).table.sha256s())
         source = with_groups(
             open_data(
                 data, remote=options.remote, layout=options.layout, tree=None if options.taxonomy else tree,
@@ -200,16 +232,15 @@ def _cache(config: Config) -> Cache | None:
     return Cache() if config.training.cache_gb else None
 
 
-def _hashes(config: Config, data: Path | str, cache: Cache | None, reporter: ProgressReporter) -> set[str]:
-    """The SHA-256 of the new images, whatever their classes."""
+def _scan_new(config: Config, data: Path | str, cache: Cache | None, reporter: ProgressReporter) -> Dataset:
+    """The new images, whatever their classes."""
     options = config.data
-    dataset = scan(
+    return scan(
         data, remote=options.remote, layout=options.layout, taxonomy=tree_of_earlier(config),
         image_column=options.image_column, label_column=options.label_column, task=options.task,
         label_separator=options.label_separator, bands=options.bands, cache=cache, near_duplicates=False, lenient=True,
         progress=partial(reporter.on_progress, "scan", detail="images"),
     )  # fmt: skip
-    return set(dataset.table.sha256s())
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,8 +284,8 @@ def _find(
     with_parts = with_parts or changes is not None
     rows: list[tuple[str, str, Part, str]] = []
     for row in split_rows(earlier.path):
-        label = changes.new_name(row["label"]) if changes else row["label"]
-        if label and row["sha256"] not in own:
+        label = changes.of_label(row["label"]) if changes else row["label"]
+        if label is not None and row["sha256"] not in own:
             rows.append((row["path"], label, row["part"], row["sha256"]))  # type: ignore[arg-type]
     source, reason, there = None, "", set[str]()
     try:
@@ -317,7 +348,7 @@ def _without_changed(dataset: Dataset, found: _Found, prefix: str) -> Dataset:
         return dataset
     kept = table.take(is_same)
     labels = set(found.exemplars.labels) if found.exemplars else set()
-    if lost := sorted(set(dataset.classes) - set(kept.labels.used()) - labels):
+    if lost := sorted(set(dataset.classes) - classes_in(kept.labels, dataset.task) - labels):
         raise DataError(
             f"All images of {join_truncated(lost)} in {where} are missing or have changed. Restore them, or train "
             "without the images of that run: --keep-images none."

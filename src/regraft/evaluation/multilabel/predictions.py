@@ -115,6 +115,14 @@ class MultilabelPredictions(NotebookRepr):
             self, ids=ids, indicators=self.indicators[rows], probabilities=self.probabilities[rows], parts=parts
         )
 
+    def only_classes(self, names: Sequence[str]) -> MultilabelPredictions:
+        """The predictions of these classes alone, one or more, in their order."""
+        columns = [self.classes.index(name) for name in names]
+        return replace(
+            self, indicators=self.indicators[:, columns], probabilities=self.probabilities[:, columns],
+            classes=tuple(names), thresholds=self.thresholds[columns],
+        )  # fmt: skip
+
     def names(self, indicators: np.ndarray) -> list[str]:
         """The classes of each row of indicators, bool (N, C), as `join_labels` writes them."""
         return [join_labels(self.classes[i] for i in np.flatnonzero(row)) for row in indicators]

@@ -14,6 +14,7 @@ from regraft.data.labels import join_labels
 from regraft.evaluation.calibration import MIN_IMAGES, Calibration
 from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.report.earlier_run import class_rows
 from regraft.report.html import interval, percent
 from regraft.report.multilabel import sentences
 from regraft.report.multilabel.record import MultilabelRecord
@@ -31,12 +32,17 @@ _UNBROKEN_TO = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
 def _sections(record: MultilabelRecord) -> dict[str, str]:
     return {
         "classes": "Per-class metrics",
+        **({"earlier": "Compared with the earlier run"} if _changes(record) else {}),
         "curves": "Precision and recall",
         "together": "Classes together",
         "calibration": "Calibration",
         "predictions": "Top losses",
         "label_errors": "Label errors",
     }
+
+
+def _changes(record: MultilabelRecord) -> list[tuple[str, ...]]:
+    return class_rows(record.metrics.get("earlier_run") or {})
 
 
 def _numbers(record: MultilabelRecord) -> list[tuple[str, str]]:
@@ -73,6 +79,7 @@ def _page_view(record: MultilabelRecord) -> dict[str, Any]:
     return {
         **_details(record),
         "thresholds": _thresholds(record),
+        "changes": _changes(record),
         "curves": _curves(evaluation, record.reported) if evaluation and record.reported else [],
         "together": together_view(evaluation) if evaluation else None,
         "calibration": _calibration_view(record),
