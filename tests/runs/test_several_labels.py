@@ -17,7 +17,6 @@ from regraft.errors import UsageError
 from regraft.models.classifier import build
 from regraft.models.serialization import load_classifier
 from regraft.runs.backbone_search import choose_backbone
-from regraft.runs.change_classes import change_classes
 from regraft.runs.distill import distill, train_and_distill
 from regraft.runs.members import describe_score
 from regraft.runs.resume import resume
@@ -151,8 +150,6 @@ def test_a_split_of_arrays_with_several_labels_trains(tmp_path: Path) -> None:
 
 def test_what_is_for_one_class_is_refused_before_any_work(several_labels: Path, tmp_path: Path) -> None:
     run = trained(several_labels, tmp_path / "run", model__backbone="ann", training__finetune_epochs=1)
-    with pytest.raises(UsageError, match="several labels, and `regraft classes` is for one class"):
-        change_classes(run, rename={"red": "rouge"}, out=tmp_path / "renamed")
     with pytest.raises(UsageError, match="several labels, and distillation is for one class"):
         distill(run, into="ann", out=tmp_path / "small")
     with pytest.raises(UsageError, match="distillation is for one class"):

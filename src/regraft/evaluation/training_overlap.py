@@ -16,7 +16,7 @@ class TrainingOverlap:
     identical: int  # images with the same bytes as a training or validation image
     near_duplicates: int  # other images of nearly the same picture
     count: int  # images that are neither
-    accuracy: float | None  # on these, 0..1; None without such an image, and of numbers
+    accuracy: float | None  # on these, 0..1; None without such an image, of numbers, and if it was not measured
     accuracy_interval: tuple[float, float] | None  # 95 %, Wilson
     unchecked: str = ""  # what could not be checked, and why; "" if all was
 
@@ -50,7 +50,7 @@ class TrainingOverlap:
                 + ("errors" if accuracy is None else f"{100 * accuracy:.1f} % {name}")
                 + f" may be too {'small' if accuracy is None else 'high'}. "
             )
-            if accuracy is None and self.count:
+            if self.count and (accuracy is None or self.accuracy is None):
                 text += f"Evaluate the other {pluralize(self.count, 'image')} alone."
             elif self.accuracy is None or self.accuracy_interval is None:
                 text += "There is no other image to evaluate."

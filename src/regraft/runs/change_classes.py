@@ -1,9 +1,10 @@
 """Rename, merge or drop classes of a run, into a new run.
 
 Input: a run and `ClassChanges`. Output: a new run. New names change no number: the rows of the head, the predictions
-and the metrics are those of the run. Where classes are merged or dropped, the head is fitted anew on the features of
-the run's images, and the model is calibrated and evaluated again: the probability of a merged class is a sum of
-exponentials of logits, which no row of a linear head gives.
+and the metrics are those of the run, and so it is where one of several labels is dropped. Where classes are merged, or
+dropped from those that exclude each other, the head is fitted anew on the features of the run's images, and the model
+is calibrated and evaluated again: the probability of a merged class is a sum of exponentials of logits, which no row of
+a linear head gives, and that of one of several labels depends on how often they come together.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ import torch
 
 from regraft.atomic_io import write_csv, write_json, write_text
 from regraft.config import Config, load_config
+from regraft.data.labels import names_in
 from regraft.data.samples import Part
+from regraft.data.taxonomy import Taxonomy
 from regraft.errors import UsageError, suggest_names
 from regraft.evaluation.hierarchy import hierarchy_of_part
 from regraft.evaluation.metrics import evaluate
-from regraft.evaluation.stored_predictions import find_predictions, write_predictions
+from regraft.evaluation.stored_predictions import CSV, find_predictions, write_predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier, save_classifier
 from regraft.report.plots.confusion import plot_confusion
+from regraft.report.plots.precision_recall import plot_precision_recall
 from regraft.runs.class_changes import ClassChanges
 from regraft.runs.earlier_images import location_of, source_record
 from regraft.runs.exemplars import rename_exemplars
@@ -36,9 +40,12 @@ from regraft.runs.report import write_report
 from regraft.runs.run import CONFIG, HEAD_PATH, HISTORY, METRICS, SOURCE, SPLIT, UNLABELED, Run, open_model
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.run_images import data_of, split_rows
+from regraft.runs.tasks.base import PART_TITLES
 from regraft.runs.tasks.classification import plot_levels
+from regraft.runs.tasks.multilabel import MultilabelResults
 from regraft.runs.train import train_from
 from regraft.training.callbacks import NullReporter, ProgressReporter
+from regraft.training.losses import given_weights
 
 #: Files that new names of classes leave as they are.
 _SAME = (HISTORY, HEAD_PATH, UNLABELED, "plots/training_history.png", "plots/reliability.png")
@@ -58,21 +65,21 @@ def change_classes(
 ) -> Run:
     """Make a new run of a run, with classes renamed, merged or dropped; the run itself stays as it is.
 
-    New names change no number and need no image. Otherwise the head is fitted again on the features of the run's
-    images, which keep their parts; the layers below it stay.
+    New names change no number and need no image, nor does it to drop one of several labels of an image. Otherwise the
+    head is fitted again on the features of the run's images, which keep their parts; the layers below it stay.
 
     Args:
         run: A run or its folder.
         rename: New names by the old ones.
         merge: The classes that become one, by its name, which may be that of one of them.
-        drop: Classes that the new model does not know; their images are left out.
+        drop: Classes that the new model does not know. Their images are left out, unless an image has several labels.
         data: The run's images, where classes are merged or dropped. Default: their path in the run.
         out: The folder of the new run, which must not contain a run yet. Default: a new one under `runs/`.
         reporter: As in `train`.
 
     Raises:
-        UsageError: The run gives images several labels, it has no such class, fewer than two would be left, nothing
-            changes, or the images are needed and are not there.
+        UsageError: The run gives images a number, it has no such class, fewer than two would be left or not one of
+            several labels, nothing changes, or the images are needed and are not there.
         RunError: `out` contains a run already.
         RegraftError: Reading the images or the training failed.
 
@@ -85,23 +92,25 @@ def change_classes(
     if not isinstance(earlier, Run):
         raise UsageError(f"The run is a {type(run).__name__}; expected a run or its folder.")
     refuse_numbers(earlier.task, "`regraft classes`")
-    earlier.refuse_several_labels("`regraft classes`")
     drop = [drop] if isinstance(drop, str) else drop
-    changes = ClassChanges.of(earlier.classes, rename or {}, merge or {}, drop)
+    changes = ClassChanges.of(earlier.classes, rename or {}, merge or {}, drop, earlier.task)
     config = load_config(
         overrides={
             "run.from_run": str(earlier.path), "run.class_changes": changes.texts(), "training.finetune_epochs": 0,
             "training.budget": 0.0, "data.unlabelled": "",
         }
     )  # fmt: skip
+    if isinstance(weights := config.training.class_weights, dict):
+        named = changes.of_class_weights(given_weights(weights, earlier.classes))
+        config = config.model_copy(update={"training": replace(config.training, class_weights=named or "none")})
     reporter.on_message(changes.describe())
-    if changes.only_renames:
+    if not changes.needs_images:
         return _rename(earlier, changes, config, out)
     return train_from(data if data is not None else location_of(earlier), config, out, reporter=reporter)
 
 
 def _rename(earlier: Run, changes: ClassChanges, config: Config, out: Path | str | None) -> Run:
-    """Write the run with new names; `model.json`, which makes a folder a run, comes last."""
+    """Write the run with new names, or without some labels; `model.json`, which makes a folder a run, comes last."""
     metrics = _renamed_metrics(earlier, changes)
     with lock_run(new_folder(out, earlier.path.resolve().name, "renamed")) as path:
         source = data_of(earlier)
@@ -110,7 +119,7 @@ def _rename(earlier: Run, changes: ClassChanges, config: Config, out: Path | str
         if source:
             write_json(path / SOURCE, source_record(config, source))
         columns = ("path", "label", "part", "sha256")
-        rows = [row | {"label": changes.new_name(row["label"])} for row in split_rows(earlier.path)]
+        rows = [row | {"label": changes.of_label(row["label"]) or ""} for row in split_rows(earlier.path)]
         write_csv(path / SPLIT, columns, [[row[name] for name in columns] for row in rows])
         for name in _SAME:
             if (earlier.path / name).is_file():
@@ -118,14 +127,12 @@ def _rename(earlier: Run, changes: ClassChanges, config: Config, out: Path | str
                 shutil.copyfile(earlier.path / name, path / name)
         model = _renamed_model(load_classifier(earlier.path), changes)
         if find_predictions(earlier.path):
-            predictions = changes.of_predictions(earlier.predictions)
-            write_predictions(predictions, path)
-            part: Part = "test" if "test" in predictions.parts else "val"
-            evaluation = evaluate(predictions.part(part))
-            title = f"{'Test' if part == 'test' else 'Validation'} images"
-            plot_confusion(evaluation.confusion, changes.after, path / "plots" / "confusion_matrix.png", title=title)
-            if (hierarchy := hierarchy_of_part(predictions, part, model.taxonomy)) is not None:
-                plot_levels(hierarchy, path / "plots", part)
+            _write_predictions(earlier, changes, model.taxonomy, path)
+        if gone := metrics["model"]["parameters"] - model.parameter_count():  # rows of dropped labels
+            trainable = metrics["model"]["trainable_parameters"] - gone
+            metrics["model"] |= {
+                "parameters": model.parameter_count(), "trainable_parameters": trainable, "megabytes": model.megabytes()
+            }  # fmt: skip
         write_json(path / METRICS, metrics)
         save_classifier(model, path)
         rename_exemplars(earlier.path, path, changes)
@@ -134,14 +141,43 @@ def _rename(earlier: Run, changes: ClassChanges, config: Config, out: Path | str
         return renamed
 
 
+def _write_predictions(earlier: Run, changes: ClassChanges, tree: Taxonomy | None, path: Path) -> None:
+    """Write the predictions of the run with changed classes, and draw them."""
+    if earlier.task == "multilabel":
+        of_labels = changes.of_label_predictions(earlier.label_predictions)
+        of_labels.write_csv(path / CSV)
+        part = _last_part(of_labels.parts)
+        file = path / "plots" / "precision_recall.png"
+        plot_precision_recall(of_labels.part(part), file, title=f"{PART_TITLES[part]} images")
+        return
+    predictions = changes.of_predictions(earlier.predictions)
+    write_predictions(predictions, path)
+    part = _last_part(predictions.parts)
+    evaluation, title = evaluate(predictions.part(part)), f"{PART_TITLES[part]} images"
+    plot_confusion(evaluation.confusion, changes.after, path / "plots" / "confusion_matrix.png", title=title)
+    if (hierarchy := hierarchy_of_part(predictions, part, tree)) is not None:
+        plot_levels(hierarchy, path / "plots", part)
+
+
+def _last_part(parts: Sequence[str]) -> Part:
+    return "test" if "test" in parts else "val"
+
+
+def _sources(changes: ClassChanges) -> list[int]:
+    """The number of the class of the run that each new class is."""
+    sources = changes.sources()
+    return [changes.before.index(sources[name][0]) for name in changes.after]
+
+
 @torch.no_grad()
 def _renamed_model(model: Classifier, changes: ClassChanges) -> Classifier:
     """The model with new names, whose outputs are in the order of these."""
-    sources = changes.sources()
-    order = torch.tensor([changes.before.index(sources[name][0]) for name in changes.after])
-    layer = model.head.classifier
-    layer.weight.copy_(layer.weight[order].clone())
-    layer.bias.copy_(layer.bias[order].clone())
+    order, head = _sources(changes), model.head
+    layer = head.classifier
+    head.classifier = torch.nn.Linear(layer.in_features, len(order), device=layer.weight.device)
+    head.classifier.weight.copy_(layer.weight[order])
+    head.classifier.bias.copy_(layer.bias[order])
+    head.thresholds = tuple(head.thresholds[i] for i in order) if head.thresholds else ()
     model.classes = changes.after
     model.taxonomy = model.taxonomy and changes.of_taxonomy(model.taxonomy)
     return model
@@ -152,15 +188,10 @@ def _renamed_metrics(earlier: Run, changes: ClassChanges) -> dict[str, Any]:
         raise UsageError(f"{earlier.path} is not finished. Finish it first: regraft train --resume {earlier.path}")
     metrics = dict(earlier.metrics)
     if find_predictions(earlier.path):
-        predictions = changes.of_predictions(earlier.predictions)
-        tree = earlier.taxonomy and changes.of_taxonomy(earlier.taxonomy)
-        for part in ("val", "test"):
-            if part in metrics:
-                stored = metrics[part].get("overlap")
-                evaluation = evaluate(predictions.part(part))
-                overlap = TrainingOverlap.from_json(stored) if stored else None
-                hierarchy = hierarchy_of_part(predictions, part, tree)
-                metrics[part] = replace(evaluation, overlap=overlap, hierarchy=hierarchy).to_json()
+        parts: list[Part] = [part for part in ("val", "test") if part in metrics]
+        stored = {part: metrics[part].get("overlap") for part in parts}
+        overlaps = {part: value and TrainingOverlap.from_json(value) for part, value in stored.items()}
+        metrics |= (_label_metrics if earlier.task == "multilabel" else _class_metrics)(earlier, changes, overlaps)
     data = dict(metrics.get("data") or {})
     counts = {
         part: {name: sum(of_part.get(old, 0) for old in changes.sources()[name]) for name in changes.after}
@@ -171,10 +202,42 @@ def _renamed_metrics(earlier: Run, changes: ClassChanges) -> dict[str, Any]:
     return metrics
 
 
+def _class_metrics(
+    earlier: Run, changes: ClassChanges, overlaps: Mapping[Part, TrainingOverlap | None]
+) -> dict[str, Any]:
+    predictions = changes.of_predictions(earlier.predictions)
+    tree = earlier.taxonomy and changes.of_taxonomy(earlier.taxonomy)
+    return {
+        part: replace(
+            evaluate(predictions.part(part)), overlap=overlap, hierarchy=hierarchy_of_part(predictions, part, tree)
+        ).to_json()
+        for part, overlap in overlaps.items()
+    }
+
+
+def _label_metrics(
+    earlier: Run, changes: ClassChanges, overlaps: Mapping[Part, TrainingOverlap | None]
+) -> dict[str, Any]:
+    """Metrics of the labels that stay; without a dropped one, how many images are right as a whole is another number.
+
+    That of the training images, and of those without overlap, is then not known.
+    """
+    fitted, order = earlier.metrics["calibration"], _sources(changes)
+    fitted = fitted | {name: [fitted[name][i] for i in order] for name in ("slopes", "offsets")}
+    results = MultilabelResults.stored(changes.of_label_predictions(earlier.label_predictions), fitted)
+    if len(order) == len(changes.before):
+        return results.measure_with(overlaps)
+    unknown = {
+        part: overlap and replace(overlap, accuracy=None, accuracy_interval=None) for part, overlap in overlaps.items()
+    }
+    return {"train": {**earlier.metrics["train"], "accuracy": None}, **results.measure_with(unknown)}
+
+
 def class_counts(run: Run) -> dict[str, dict[str, int]]:
     """Number of images of each class of a run, by part."""
     counts: dict[str, dict[str, int]] = {name: {} for name in run.classes}
     for row in split_rows(run.path):
-        if (of_class := counts.get(row["label"])) is not None:
-            of_class[row["part"]] = of_class.get(row["part"], 0) + 1
+        for name in names_in(row["label"], run.task):
+            if (of_class := counts.get(name)) is not None:
+                of_class[row["part"]] = of_class.get(row["part"], 0) + 1
     return counts

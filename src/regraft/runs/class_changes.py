@@ -100,9 +100,21 @@ class ClassChanges:
         return sources
 
     @property
-    def only_renames(self) -> bool:
-        """Whether no class is merged or dropped."""
-        return len(self.after) == len(self.before)
+    def needs_images(self) -> bool:
+        """Whether the head must be fitted anew: some classes are merged, or dropped from those that exclude each other.
+
+        Each of several labels is answered by itself, so one less changes nothing of the others.
+        """
+        stays = [name for name in self.before if self.task != "multilabel" or self.new_name(name)]
+        return len(self.after) < len(stays)
+
+    def of_class_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Weights by the names of the run's classes as those of the new ones; merged classes have the largest."""
+        changed: dict[str, float] = {}
+        for name, weight in weights.items():
+            if new := self.new_name(name):
+                changed[new] = max(weight, changed.get(new, weight))
+        return changed
 
     def new_name(self, label: str) -> str:
         """The new name of a class of the run; "" if it is dropped."""

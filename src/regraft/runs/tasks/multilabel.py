@@ -17,6 +17,7 @@ from regraft.evaluation.multilabel.metrics import evaluate_labels
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.multilabel.thresholds import choose_thresholds
 from regraft.evaluation.stored_predictions import CSV
+from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.head import Head
 from regraft.report.plots.precision_recall import plot_precision_recall
@@ -57,6 +58,18 @@ class MultilabelResults:
         after = replace(before, probabilities=calibrated, thresholds=thresholds)
         return cls(before, after, slopes, offsets, options.thresholds)
 
+    @classmethod
+    def stored(cls, predictions: MultilabelPredictions, calibration: Mapping[str, Any]) -> MultilabelResults:
+        """Those of a run, of some or all of its classes, from what it has stored.
+
+        `calibration` is that of `metrics.json`, with the slopes and offsets of these classes.
+        """
+        slopes, offsets = (np.array(calibration[name], np.float64) for name in ("slopes", "offsets"))
+        logits = np.log(np.clip(predictions.probabilities, 1e-300, None))
+        logits -= np.log(np.clip(1 - predictions.probabilities, 1e-17, None))
+        before = replace(predictions, probabilities=_sigmoid((logits - offsets) / slopes))
+        return cls(before, predictions, slopes, offsets, calibration["thresholds_for"])
+
     def write(self, folder: Path) -> str:
         """Write `predictions.csv`."""
         self.predictions.write_csv(folder / CSV)
@@ -64,16 +77,19 @@ class MultilabelResults:
 
     def measure(self, split: Split, parts: Sequence[Part]) -> dict[str, Any]:
         """Metrics of each part, and the calibration of its classes before and after."""
+        return self.measure_with({part: overlap_within(split, self.predictions.part(part)) for part in parts})
+
+    def measure_with(self, overlaps: Mapping[Part, TrainingOverlap | None]) -> dict[str, Any]:
+        """The same, for parts whose overlap with the training images is known."""
         metrics: dict[str, Any] = {}
         calibration: dict[str, Any] = {
-            "fitted_on": "val" if "val" in parts else None,
+            "fitted_on": "val" if "val" in overlaps else None,
             "slopes": self.slopes.tolist(),
             "offsets": self.offsets.tolist(),
             "thresholds_for": self.thresholds_for,
         }
-        for part in parts:
+        for part, overlap in overlaps.items():
             predictions = self.predictions.part(part)
-            overlap = overlap_within(split, predictions)
             metrics[part] = replace(evaluate_labels(predictions), overlap=overlap).to_json()
             before, after = (measure_label_calibration(p.part(part)) for p in (self.before, self.predictions))
             calibration[part] = {"before": before.to_json(), "after": after.to_json()}
