@@ -178,3 +178,13 @@ def test_a_small_model_is_refused_before_its_teacher_is_trained(several_labels: 
     with pytest.raises(UsageError, match=r"--into.*one class each"):
         train_and_distill(several_labels, config, "efficientnet_lite0", tmp_path / "small")
     assert not (tmp_path / "small").exists()
+
+
+def test_the_best_epoch_is_that_of_the_lowest_loss(several_labels: Path, tmp_path: Path) -> None:
+    run = trained(
+        several_labels, tmp_path / "run", model__backbone="ann", training__head_optimizer="adamw",
+        training__head_lr=0.3, training__head_epochs=8, training__keep_epoch="best", training__schedule="constant",
+    )  # fmt: skip
+    losses = [row["val_loss"] for row in run.history]
+    assert [row["kept"] for row in run.history].index(True) == losses.index(min(losses))
+    assert max(row["val_accuracy"] for row in run.history) > run.history[losses.index(min(losses))]["val_accuracy"]

@@ -11,7 +11,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from regraft.errors import UsageError
 from regraft.evaluation.multilabel.metrics import indicator_f1
-from regraft.training.losses import EpochMetrics, Objective, check_loss, compute_metrics, weights_of_classes
+from regraft.training.losses import EpochMetrics, Objective, check_loss, compute_metrics, monitor_of, weights_of_classes
+from regraft.training.options import TrainingOptions
 
 
 @pytest.fixture
@@ -168,3 +169,11 @@ def test_the_asymmetric_loss_finds_more_of_a_rare_class() -> None:
         found[loss] = indicator_f1(truth, said), (said & truth)[:, 0].sum() / truth[:, 0].sum()
     assert found["asymmetric"][1] > found["binary_cross_entropy"][1] + 0.2
     assert found["asymmetric"][0] > found["binary_cross_entropy"][0]
+
+
+def test_the_task_says_what_chooses_the_best_epoch() -> None:
+    default, chosen = TrainingOptions(), TrainingOptions(monitor="val_macro_f1")
+    assert [monitor_of(default, task) for task in ("classification", "multilabel", "regression")] == [
+        "val_accuracy", "val_loss", "val_loss"
+    ]  # fmt: skip
+    assert [monitor_of(chosen, task) for task in ("classification", "multilabel")] == ["val_macro_f1"] * 2

@@ -34,7 +34,7 @@ def _metrics(accuracy: float, loss: float, count: int = IMAGES, easiest: str = "
 def test_the_summary_says_why_the_best_epoch_is_not_kept(
     model: Classifier, accuracies: tuple[float, float], kept: int, explained: bool
 ) -> None:
-    best_model = BestModel(model, TrainingOptions(), None)
+    best_model = BestModel(model, TrainingOptions(monitor="val_accuracy"), None)
     best_model.begin_phase()
     best_model.update("head", 0, _metrics(0.70, 0.9))
     best_model.begin_phase()
@@ -51,7 +51,7 @@ def test_the_summary_says_why_the_best_epoch_is_not_kept(
 def test_of_epochs_with_an_equal_metric_the_one_with_the_lower_loss_is_kept(
     model: Classifier, schedule: Literal["cosine", "constant"], losses: tuple[float, ...], kept: int
 ) -> None:
-    best_model = BestModel(model, TrainingOptions(schedule=schedule), None)
+    best_model = BestModel(model, TrainingOptions(monitor="val_accuracy", schedule=schedule), None)
     best_model.begin_phase()
     best_model.update("head", 0, _metrics(0.9, 0.9))
     best_model.begin_phase()
@@ -62,7 +62,7 @@ def test_of_epochs_with_an_equal_metric_the_one_with_the_lower_loss_is_kept(
 
 @pytest.mark.parametrize(("count", "kept"), [(17, 2), (100, 1)])
 def test_on_few_images_only_a_clear_difference_decides(model: Classifier, count: int, kept: int) -> None:
-    best_model = BestModel(model, TrainingOptions(), None)
+    best_model = BestModel(model, TrainingOptions(monitor="val_accuracy"), None)
     best_model.begin_phase()
     best_model.update("head", 0, _metrics(0.80, 0.50, count))
     best_model.begin_phase()
@@ -74,7 +74,7 @@ def test_on_few_images_only_a_clear_difference_decides(model: Classifier, count:
 
 
 def test_a_clear_rise_of_the_loss_rejects_fine_tuning_on_few_images_too(model: Classifier) -> None:
-    best_model = BestModel(model, TrainingOptions(), None)
+    best_model = BestModel(model, TrainingOptions(monitor="val_accuracy"), None)
     best_model.begin_phase()
     best_model.update("head", 0, _metrics(0.80, 0.50, 17))
     best_model.begin_phase()

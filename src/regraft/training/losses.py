@@ -20,7 +20,7 @@ from regraft.errors import UnknownNameError, UsageError
 from regraft.evaluation.metrics import confusion_matrix, macro_f1
 from regraft.evaluation.multilabel.metrics import indicator_f1
 from regraft.models.head import Activation
-from regraft.training.options import ClassWeights, Loss, TrainingOptions
+from regraft.training.options import ClassWeights, Loss, Monitor, TrainingOptions
 
 #: Validation images below which choices do not rest on their number of errors (docs/decisions/keep-finetuned.md).
 SMALL_VALIDATION = 50
@@ -35,6 +35,14 @@ _LOSSES: dict[Task, tuple[Loss, ...]] = {
     "classification": ("cross_entropy", "binary_cross_entropy"),
     "multilabel": ("binary_cross_entropy", "asymmetric"),
     "regression": ("squared_error", "huber", "absolute_error"),
+}
+
+#: What chooses the best epoch of each task by default. Of several labels, the share of right answers hardly moves where
+#: labels are rare: a model that always says no has a high one.
+_MONITOR_OF: dict[Task, Monitor] = {
+    "classification": "val_accuracy",
+    "multilabel": "val_loss",
+    "regression": "val_loss",
 }
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -223,6 +231,11 @@ def loss_of(options: TrainingOptions, task: Task) -> Loss:
             f"training.loss = {options.loss} is no loss of the task {task}. Expected {' or '.join(_LOSSES[task])}."
         )
     return options.loss
+
+
+def monitor_of(options: TrainingOptions, task: Task) -> Monitor:
+    """The metric of the best epoch; numbers have neither accuracy nor F1, so theirs is always the loss."""
+    return _MONITOR_OF[task] if options.monitor == "auto" or task == "regression" else options.monitor
 
 
 def output_activation(options: TrainingOptions, task: Task) -> Activation:

@@ -27,7 +27,7 @@ Schedule = Literal["cosine", "constant"]
 OutputActivation = Literal["auto", "softmax", "sigmoid"]
 KeepEpoch = Literal["auto", "best", "last"]
 ClassWeights = Literal["none", "balanced"] | dict[str, float]
-Monitor = Literal["val_loss", "val_accuracy", "val_macro_f1"]
+Monitor = Literal["auto", "val_loss", "val_accuracy", "val_macro_f1"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Sharding = Literal["none", "fsdp"]
@@ -93,8 +93,8 @@ _THRESHOLDS = (
     "each class is right)"
 )
 _MONITOR = (
-    "metric of the best epoch: val_loss (always that of numbers), val_accuracy or val_macro_f1; without a val part the "
-    "last epoch is kept"
+    "metric of the best epoch: val_loss (always that of numbers), val_accuracy or val_macro_f1; auto: val_accuracy, of "
+    "several labels val_loss; without a val part the last epoch is kept"
 )
 _COMPILE = (
     "run fine-tuning steps through torch.compile: minutes of compilation, which can pay on a GPU and not on a CPU"
@@ -214,7 +214,7 @@ class TrainingOptions:
         float, Field(gt=1, description="divisor of the learning rate on a plateau; 10 is Keras's factor = 0.1")
     ] = 10.0
     monitor: Annotated[Monitor, BeforeValidator(spelled_like(Monitor, **_MONITORS)), Field(description=_MONITOR)] = (
-        "val_accuracy"
+        "auto"
     )
     thresholds: Annotated[str, BeforeValidator(read_purpose), Field(description=_THRESHOLDS)] = "f1"
     precision: Annotated[

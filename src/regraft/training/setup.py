@@ -36,6 +36,7 @@ from regraft.training.losses import (
     Objective,
     check_loss,
     loss_of,
+    monitor_of,
     output_activation,
     units_of,
     weights_of_classes,
@@ -245,8 +246,7 @@ def set_up(
     model.head.temperature, model.head.half_width, model.ood = 1.0, None, None
     model.head.thresholds = (0.5,) * len(model.head.thresholds)
     task = split.dataset.task
-    if task == "regression":  # which has neither accuracy nor F1
-        options = replace(options, monitor="val_loss")
+    options = replace(options, monitor=monitor_of(options, task))
     model.head.activation = output_activation(options, task)
     model.freeze(phases.boundary)
     if phases.finetunes and options.finetune_method == "lora":
