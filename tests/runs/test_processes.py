@@ -122,6 +122,24 @@ def test_a_killed_process_ends_the_others_and_one_process_finishes(
     assert_same_result(resume(out).path, by_one.path)
 
 
+def test_several_labels_train_as_in_one_process(several_labels: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = settings | {"data.task": "multilabel", "training.finetune_epochs": 1}
+    by_one = train_from(several_labels, load_config(overrides=settings), tmp_path / "one")
+    process = started(several_labels, tmp_path / "run", settings, tmp_path / "cache")
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    assert_same_result(tmp_path / "run", by_one.path)
+    run = Run(tmp_path / "run")
+    assert run.classifier.thresholds == pytest.approx(by_one.classifier.thresholds, abs=1e-3)
+    for part in ("val", "test"):
+        one, two = (r.metrics[part] for r in (by_one, run))
+        assert two["count"] == one["count"]
+        assert two["mean_average_precision"] == pytest.approx(one["mean_average_precision"], abs=0.01)
+        assert [row["support"] for row in two["per_class"]] == [row["support"] for row in one["per_class"]]
+    assert run.metrics["processes"]["count"] == 2
+    assert run.metrics["train"]["accuracy"] == pytest.approx(by_one.metrics["train"]["accuracy"])
+
+
 SPOILED = """
 import sys
 from pathlib import Path
