@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
+from terminal import csv_rows
 from typer.testing import CliRunner
 
 import regraft
@@ -65,6 +66,42 @@ def test_the_thresholds_for_an_image_are_those_of_other_folds() -> None:
     assert result.evaluation.macro_f1 == pytest.approx(f1_score(truth, said, average="macro"))
     expected = average_precision_score(truth[fold == 1], probabilities[fold == 1], average="macro")
     assert result.mean_average_precisions[0, 1] == pytest.approx(expected)
+
+
+def test_wrong_and_missing_labels_are_found_by_the_mean_of_the_repeats(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    true, fold = rng.random((120, 3)) < 0.5, np.arange(120) % 3
+    true[[5, 50], 0] = [True, False]
+    told = true.copy()
+    told[[5, 50], 0] = [False, True]
+    certainty = 0.8 + 0.1 * rng.random((120, 3))
+    certainty[[5, 50], 0] = 0.9999
+    sure = np.where(true, certainty, 1 - certainty)
+    sure[:, 2] = rng.random(120)  # nobody tells the third class from the rest
+    unsure = sure.copy()
+    unsure[5, 0] = 1 - unsure[5, 0]  # the second repeat agrees with the label of this image
+    images = rng.integers(0, 255, (120, 8, 8, 3), dtype=np.uint8)
+    labels = [[name for name, has in zip("abc", row, strict=True) if has] for row in told]
+    dataset = Dataset.from_arrays(images, labels)
+    result = score_labels(dataset, [sure], [fold], {})
+    assert {row[0]: row[2:4] for row in result.suspects} == {
+        dataset.samples[5].path: ("a", "add"),
+        dataset.samples[50].path: ("a", "remove"),
+    }
+    assert (
+        result.suspects[0][1] == dataset.samples[[s.path for s in dataset.samples].index(result.suspects[0][0])].label
+    )
+    assert "does not clearly tell c from the rest" in result.withheld
+    assert [row[0] for row in score_labels(dataset, [sure, unsure], [fold, fold], {}).suspects] == [
+        dataset.samples[50].path
+    ]
+    result.write(tmp_path)
+    rows = csv_rows(tmp_path / "label_errors.csv")
+    assert [(row["path"], row["class"], row["suggestion"]) for row in rows] == [
+        (s[0], s[2], s[3]) for s in result.suspects
+    ]
+    written = json.loads((tmp_path / "crossval.json").read_text())
+    assert [row["probability"] for row in written["label_errors"]] == [s[4] for s in result.suspects]
 
 
 def test_a_class_in_one_image_is_refused() -> None:

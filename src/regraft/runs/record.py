@@ -103,13 +103,11 @@ def _label_suspects(record: MultilabelRecord) -> tuple[LabelSuspect, ...]:
     predictions = record.predictions
     if predictions is None or record.part is None:
         return ()
-    evaluation = record.evaluations[record.part]
-    trusted = {row.name for row in evaluation.tested} - set(evaluation.at_chance)
-    columns = [i for i, name in enumerate(predictions.classes) if name in trusted]
+    columns = [predictions.classes.index(name) for name in record.evaluations[record.part].doubtable]
     names = predictions.names(predictions.indicators)
     return tuple(
         LabelSuspect(
-            predictions.ids[d.index], split_labels(names[d.index]), predictions.classes[d.column], d.is_labeled,
+            predictions.ids[d.index], split_labels(names[d.index]), predictions.classes[d.column], d.suggestion,
             d.probability,
         )
         for d in find_label_doubts(predictions.indicators, predictions.probabilities, columns)

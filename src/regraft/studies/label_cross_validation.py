@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from regraft.atomic_io import write_json
+from regraft.atomic_io import write_csv, write_json
 from regraft.data.dataset import Dataset
 from regraft.data.labels import Task
+from regraft.evaluation.multilabel.label_errors import find_label_doubts
 from regraft.evaluation.multilabel.metrics import (
     MultilabelEvaluation,
     evaluate_labels,
@@ -24,6 +25,9 @@ from regraft.evaluation.multilabel.metrics import (
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.multilabel.thresholds import choose_thresholds
 from regraft.evaluation.stored_predictions import CSV
+from regraft.text import join_truncated
+
+_LABEL_ERRORS = ("path", "labels", "class", "suggestion", "probability")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,9 @@ class MultilabelCrossValidation:
         macro_f1s: Macro-F1 on the same, float64 (repeats, k), 0..1.
         predictions: Out-of-fold predictions of every image, in the first repeat, at thresholds that all images choose.
         evaluation: Evaluation of these predictions, each answer by thresholds of the other folds.
+        suspects: Path and labels of each image with a likely wrong or missing label, the class, what to do with it (add
+            or remove) and its probability, the most certain first; by the mean of the repeats' probabilities. None of
+            classes that the head does not clearly tell from the rest.
         seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
     """
 
@@ -48,6 +55,7 @@ class MultilabelCrossValidation:
     macro_f1s: np.ndarray
     predictions: MultilabelPredictions
     evaluation: MultilabelEvaluation
+    suspects: tuple[tuple[str, str, str, str, float], ...]
     seconds: dict[str, float]
 
     def __repr__(self) -> str:
@@ -59,6 +67,13 @@ class MultilabelCrossValidation:
         """Number of divisions into folds."""
         return len(self.macro_f1s)
 
+    @property
+    def withheld(self) -> str:
+        """Of which classes no label is doubted, and why; "" if the labels of all are."""
+        if not (names := self.evaluation.at_chance):
+            return ""
+        return f"The head does not clearly tell {join_truncated(names)} from the rest, so no such label is doubted."
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
@@ -68,14 +83,17 @@ class MultilabelCrossValidation:
             "fold_mean_average_precisions": self.mean_average_precisions.tolist(),
             "fold_macro_f1s": self.macro_f1s.tolist(),
             "evaluation": self.evaluation.to_json(),
+            "label_errors_withheld": self.withheld or None,
+            "label_errors": [dict(zip(_LABEL_ERRORS, suspect, strict=True)) for suspect in self.suspects],
             "seconds": self.seconds,
         }
 
     def write(self, folder: Path) -> tuple[str, ...]:
-        """Write `predictions.csv` and `crossval.json` into a folder; returns their names."""
+        """Write `predictions.csv`, `label_errors.csv` and `crossval.json` into a folder; returns their names."""
         self.predictions.write_csv(folder / CSV)
+        write_csv(folder / "label_errors.csv", _LABEL_ERRORS, self.suspects)
         write_json(folder / "crossval.json", self.to_json())  # last: where it is, all is
-        return CSV, "crossval.json"
+        return CSV, "label_errors.csv", "crossval.json"
 
 
 def score_labels(
@@ -92,12 +110,20 @@ def score_labels(
         tuple(dataset.table.paths.tolist()), truth, probabilities[0], dataset.classes, ("",) * len(truth),
         choose_thresholds(truth, probabilities[0], "f1"),
     )  # fmt: skip
+    evaluation = evaluate_labels(predictions, said[0])
+    columns = [dataset.classes.index(name) for name in evaluation.doubtable]
+    names = predictions.label_names
+    suspects = tuple(
+        (predictions.ids[d.index], names[d.index], dataset.classes[d.column], d.suggestion, d.probability)
+        for d in find_label_doubts(truth, np.mean(probabilities, axis=0), columns)
+    )
     return MultilabelCrossValidation(
         len(numbers[0]),
         np.array([[mean_average_precision(truth[f == n], p[f == n]) for n in own] for p, _, f, own in rows]),
         np.array([[indicator_f1(truth[f == n], answers[f == n]) for n in own] for _, answers, f, own in rows]),
         predictions,
-        evaluate_labels(predictions, said[0]),
+        evaluation,
+        suspects,
         seconds,
     )
 

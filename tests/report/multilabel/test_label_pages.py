@@ -50,7 +50,7 @@ def record_of(classes: tuple[str, ...], *, skill: float = 3.0, purpose: str = "f
         "predictions": predictions,
         "evaluations": {part: evaluate_labels(predictions.part(part)) for part in parts},
         "counts": {part: dict.fromkeys(classes, 20) for part in ("train", *parts)},
-        "suspects": (LabelSuspect("set/70.png", (classes[0],), classes[-1], False, 0.93),),
+        "suspects": (LabelSuspect("set/70.png", (classes[0],), classes[-1], "add", 0.93),),
     }
     return MultilabelRecord(**(values | more))
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Classes that the terminal lists where there are more than twice as many.
 _WEAKEST = 10
+#: Likely wrong labels that the terminal lists.
+_SUSPECTS = 5
 PLOT, ACCURACY = "precision_recall.png", "exact match"
 CALIBRATION_ERROR = "Expected calibration error, mean over the classes"
 
@@ -70,6 +72,13 @@ def print_cross_validation(console: Console, result: MultilabelCrossValidation) 
         f"{count}, each predicted by a head that was fitted without it, and answered by thresholds of the other folds. "
         "Head only, without augmentation or fine-tuning."
     )
+    if result.withheld:
+        console.print(f"[yellow]{escape(result.withheld)}[/yellow]")
+    if result.suspects:
+        found = pluralize(len(result.suspects), "label is", "labels are")
+        console.print(f"\n{found} probably wrong or missing, for example")
+        for path, labels, name, suggestion, probability in result.suspects[:_SUSPECTS]:
+            console.print(escape(f"  {path}: {labels or 'no label'}, {suggestion} {name} ({100 * probability:.0f} %)"))
 
 
 def measure_calibration(predictions: MultilabelPredictions) -> Any:

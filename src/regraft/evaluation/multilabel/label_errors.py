@@ -32,6 +32,11 @@ class LabelDoubt:
     probability: float
 
     @property
+    def suggestion(self) -> str:
+        """What to do with the class: add or remove."""
+        return "remove" if self.is_labeled else "add"
+
+    @property
     def certainty(self) -> float:
         """Probability, 0..1, of what is contrary to the label."""
         return 1 - self.probability if self.is_labeled else self.probability

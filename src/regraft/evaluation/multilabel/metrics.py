@@ -99,6 +99,12 @@ class MultilabelEvaluation(NotebookRepr):
         return [r.name for r in self.tested if r.average_precision_interval[0] <= r.support / self.count]
 
     @property
+    def doubtable(self) -> list[str]:
+        """Names of the tested classes that the model clearly tells from the rest, so that it may doubt their labels."""
+        at_chance = set(self.at_chance)
+        return [report.name for report in self.tested if report.name not in at_chance]
+
+    @property
     def weakest_first(self) -> list[LabelReport]:
         """Reports, the lowest average precision first and the untested classes last."""
         return sorted(self.per_class, key=lambda r: (not 0 < r.support < self.count, r.average_precision))

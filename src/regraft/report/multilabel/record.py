@@ -19,19 +19,14 @@ from regraft.report.record import FEWER, SHOWN, Group, RunRecord
 class LabelSuspect:
     """An image that likely has or lacks a class, contrary to its labels, and the probability of the class, 0..1.
 
-    `labels` are all classes of the image, and `is_labeled` says whether this one is among them.
+    `labels` are all classes of the image, and the `suggestion` is to add or to remove this one.
     """
 
     path: str
     labels: tuple[str, ...]
     name: str
-    is_labeled: bool
+    suggestion: str
     probability: float
-
-    @property
-    def suggestion(self) -> str:
-        """What to do with the class: add or remove."""
-        return "remove" if self.is_labeled else "add"
 
 
 @dataclass(frozen=True, eq=False)
