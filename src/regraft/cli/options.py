@@ -58,8 +58,11 @@ LabelColumn = Annotated[
     str | None, Option(metavar="NAME", help="The column with the labels; or one for each class: cat,dog.")
 ]
 AskedTask = Annotated[
-    Literal["auto", "classification", "multilabel", "regression"] | None,
-    Option("--task", metavar="TASK", help="auto, classification, multilabel or regression."),
+    Literal["auto", "classification", "multilabel", "ordinal", "regression"] | None,
+    Option("--task", metavar="TASK", help="auto, classification, multilabel, ordinal or regression."),
+]
+Order = Annotated[
+    str | None, Option("--order", metavar="CLASSES", help="Classes that have an order, lowest first: low,medium,high.")
 ]
 LabelSeparator = Annotated[
     str | None, Option(metavar="TEXT", help="What is between several labels in a cell, such as |.")

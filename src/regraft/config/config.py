@@ -40,6 +40,11 @@ def _read_bands(value: Any) -> str:
     return text
 
 
+def _read_names(value: Any) -> Any:
+    """Return `low, high` as (`low`, `high`); a list as it is."""
+    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) and value else value or ()
+
+
 @usage_errors
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class DataOptions:
@@ -75,10 +80,15 @@ class DataOptions:
     task: Annotated[
         AskedTask,
         Field(
-            description="classification (one class for each image), multilabel (any number), regression (a number), or "
-            "auto, which never takes labels for numbers"
+            description="classification (one class for each image), ordinal (of classes that have an order), "
+            "multilabel (any number), regression (a number), or auto, which never takes labels for numbers"
         ),
     ] = "auto"
+    order: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_read_names),
+        Field(description="the classes of the task ordinal, lowest first (low,medium,high); empty: by their numbers"),
+    ] = ()
     label_separator: Annotated[
         str, Field(description="what is between several labels in a cell of a table, such as |; empty: found")
     ] = ""
@@ -282,7 +292,8 @@ def _with_defaults_of_runs(values: dict[str, Any]) -> dict[str, Any]:
             defaults.get("training", {}).pop("views", None)
         defaults |= {"run": {}, "distillation": {}, "model": {**defaults.get("model", {}), **backbone}}
         defaults.get("data", {}).pop("unlabelled", None)  # which were for its images, and may be test images now
-        defaults.get("data", {}).pop("taxonomy", None)  # its model has the tree
+        for name in ("taxonomy", "order"):  # its model has the tree, and an order is of its classes
+            defaults.get("data", {}).pop(name, None)
     elif backbone := options_of_run(model.get("backbone", "")):
         del model["backbone"]
         defaults = {"model": backbone}

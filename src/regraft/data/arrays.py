@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from regraft.data.band_values import choose_bands_of_arrays
 from regraft.data.decode import all_bands, decode_image, floats_to_uint8, pixels_sha256
-from regraft.data.labels import AskedTask, LabelOptions, Task, join_labels, number_text
+from regraft.data.labels import LabelOptions, Task, join_labels, number_text
 from regraft.data.samples import Sample
 from regraft.errors import DataError, ImageError
 
@@ -29,7 +29,7 @@ def read_arrays(
     images: Sequence[np.ndarray] | np.ndarray,
     labels: Sequence[str] | Sequence[Collection[str]] | Sequence[float],
     groups: Sequence[str | None] | None,
-    task: AskedTask,
+    task: Task | Literal["auto"],
     bands: str,
 ) -> ArraySamples:
     """Check and convert images and labels as `Dataset.from_arrays` takes them, and raise as it does."""

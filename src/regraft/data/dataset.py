@@ -12,6 +12,7 @@ import numpy as np
 
 from regraft.data.arrays import read_arrays
 from regraft.data.band_values import Bands, measure_bands
+from regraft.data.class_order import in_order
 from regraft.data.decode import (
     MAX_PIXELS,
     ImageSource,
@@ -19,6 +20,8 @@ from regraft.data.decode import (
 )
 from regraft.data.labels import (
     AskedTask,
+    LabelOptions,
+    ModelTask,
     Task,
     classes_in,
     indicators,
@@ -71,8 +74,8 @@ class Dataset(NotebookRepr):
     Attributes:
         root: Folder or file that the samples' paths are relative to; for remote data the URL without credentials.
         samples: The samples, sorted by path. Those of a scan are in columns (`table`) and become objects on access.
-        classes: Class names in the order of the model's outputs, sorted by code point; of numbers the name of the
-            quantity alone, such as "age".
+        classes: Class names in the order of the model's outputs: sorted by code point, or lowest first if they are
+            `ordered`; of numbers the name of the quantity alone, such as "age".
         task: Whether an image has one class (`classification`), any number of them (`multilabel`; then the label of a
             sample is what `regraft.data.labels.join_labels` makes of its classes), or a number (`regression`; then the
             label is that number as text).
@@ -86,6 +89,7 @@ class Dataset(NotebookRepr):
         scanned: The path or URL from which `scan` finds the same images again; empty if there is none.
         band_numbers: Numbers, from 1, of the bands of the images that are the channels; () for gray and colors.
         taxonomy: The tree above the classes, if there is one.
+        ordered: Whether the classes have an order, such as grades (the task `ordinal`), of which an image has one.
     """
 
     root: Path | str
@@ -102,6 +106,7 @@ class Dataset(NotebookRepr):
     task: Task = "classification"
     band_numbers: tuple[int, ...] = ()
     taxonomy: Taxonomy | None = field(default=None, repr=False)
+    ordered: bool = False
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -115,6 +120,7 @@ class Dataset(NotebookRepr):
         quantity: str = "value",
         bands: str = "",
         taxonomy: Mapping[str, str | None] | None = None,
+        order: Sequence[str] = (),
     ) -> Dataset:
         """Make a data set from images in memory.
 
@@ -122,25 +128,30 @@ class Dataset(NotebookRepr):
             images: N arrays as `decode_image` accepts them, or one array (N, H, W, C), whose floats have one range.
             labels: N class names; or N collections of them, which make a multi-label data set; or N numbers.
             groups: N group names, which a split keeps in one part; None: no group.
-            task: `regression` if the labels are numbers to predict: `auto` takes them for names of classes.
+            task: `regression` if the labels are numbers to predict: `auto` takes them for names of classes; `ordinal`
+                if the classes have an order.
             quantity: What the numbers are, such as "age".
             bands: Channels to use, of arrays (H, W, C) of any C and of integers or floats: `all`, or numbers from 1,
                 such as `4,3,2`. Default: gray or colors, or all of 2 or more than 4 channels.
             taxonomy: The parent of each class and node of a tree, by name; None: no tree.
+            order: The classes of the task `ordinal`, lowest first; default: by the numbers in their names.
 
         Raises:
-            UsageError: `bands` is something else.
+            UsageError: `bands` is something else, or the order of the classes is not known.
             DataError: The lengths differ, or the channels, a label is no finite number, or the tree does not have
                 every class at its ends.
             ImageError: An array is not an image; the message says which one.
         """
-        found = read_arrays(images, labels, groups, task, bands)
+        asked = LabelOptions(task, order=tuple(order))
+        found = read_arrays(images, labels, groups, asked.read_as, bands)
         of_data = {quantity} if found.task == "regression" else classes_in([s.label for s in found.samples], found.task)
         classes = tuple(sorted(of_data))
+        if asked.is_ordinal:
+            classes = in_order(classes, asked.order, "The data set")
         tree = None if taxonomy is None else Taxonomy.of(check_parents(taxonomy, "The taxonomy"), classes)
         return cls(
             Path(), found.samples, classes, task=found.task, band_numbers=found.band_numbers, taxonomy=tree,
-            _arrays=found.arrays,
+            ordered=asked.is_ordinal, _arrays=found.arrays,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -168,6 +179,11 @@ class Dataset(NotebookRepr):
     def table(self) -> SampleTable:
         """The samples in columns, for work on many of them."""
         return SampleTable.of(self.samples)
+
+    @property
+    def model_task(self) -> ModelTask:
+        """The task as `regraft.build` takes it: `ordinal` if the classes have an order, else `task`."""
+        return "ordinal" if self.ordered else self.task
 
     @property
     def targets(self) -> np.ndarray:

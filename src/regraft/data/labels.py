@@ -19,8 +19,10 @@ from regraft.errors import UsageError
 
 #: classification: one class for each image; multilabel: any number of classes, also none; regression: a number.
 Task = Literal["classification", "multilabel", "regression"]
-#: What a user may ask for; `auto` finds out.
-AskedTask = Literal["auto", "classification", "multilabel", "regression"]
+#: What a user may ask for; `auto` finds out, and `ordinal` is a classification whose classes have an order.
+AskedTask = Literal["auto", "classification", "multilabel", "ordinal", "regression"]
+#: What a model is built for: a task, or that of classes which have an order.
+ModelTask = Literal["classification", "multilabel", "ordinal", "regression"]
 SEPARATOR = "|"
 #: What is recognized between several labels in a cell; names may have commas, and hardly ever bars.
 SEPARATORS = (SEPARATOR, ";", ",")
@@ -30,20 +32,38 @@ SEPARATORS = (SEPARATOR, ";", ",")
 class LabelOptions:
     """What a user says about labels: the task, and what is between several labels in a cell ("": recognized).
 
-    Raises `UsageError` for another task, or a separator beside one label for each image.
+    `order` has the names of classes that have an order, lowest first; an order alone asks for the task `ordinal`.
+    Raises `UsageError` for another task, a separator beside one label for each image, or an order for another task.
     """
 
     task: AskedTask = "auto"
     separator: str = ""
+    order: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in get_args(AskedTask):
             raise UsageError(f"task={self.task!r}; expected {', '.join(get_args(AskedTask))}.")
-        if self.separator and self.task in ("classification", "regression"):
+        if self.order and self.task not in ("auto", "ordinal"):
             raise UsageError(
-                f"label_separator={self.separator!r} has no effect with task={self.task}, where an image has one "
+                f"order={','.join(self.order)} is of classes that have one (task=ordinal), and the task is "
+                f"{self.task}. Leave one of them out."
+            )
+        if self.separator and (self.is_ordinal or self.task in ("classification", "regression")):
+            task = "ordinal" if self.is_ordinal else self.task
+            raise UsageError(
+                f"label_separator={self.separator!r} has no effect with task={task}, where an image has one "
                 "label. Leave one of them out."
             )
+
+    @property
+    def is_ordinal(self) -> bool:
+        """Whether the classes have an order."""
+        return self.task == "ordinal" or bool(self.order)
+
+    @property
+    def read_as(self) -> Task | Literal["auto"]:
+        """The task by which sources read labels, to which an order of the classes makes no difference."""
+        return "classification" if self.task == "ordinal" or self.order else self.task
 
 
 #: Nothing said.

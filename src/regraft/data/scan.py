@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,6 +12,7 @@ import numpy as np
 from regraft.cache import Cache
 from regraft.data.band_values import choose_bands, format_numbers
 from regraft.data.check_classes import check_classes, check_known, check_numbers
+from regraft.data.class_order import in_order
 from regraft.data.dataset import BadFile, Dataset, Pair
 from regraft.data.decode import MAX_PIXELS
 from regraft.data.ignored import describe_ignored
@@ -49,6 +51,7 @@ def scan(
     image_column: str = "",
     label_column: str = "",
     task: AskedTask = "auto",
+    order: Sequence[str] = (),
     label_separator: str = "",
     bands: str = "",
     on_unreadable: OnUnreadable = "skip",
@@ -91,7 +94,10 @@ def scan(
             between them; default: found by the names or contents.
         task: `classification` gives each image one class, `multilabel` any number of classes, `regression` a number;
             `auto` finds out, but never takes labels for numbers, and says in `Dataset.notes` why images have several.
-            With `multilabel`, an image that is in several class folders, or rows of a table, has all their labels.
+            With `multilabel`, an image that is in several class folders, or rows of a table, has all their labels. With
+            `ordinal`, the classes have an order, such as grades.
+        order: The classes of the task `ordinal`, lowest first; default: by the numbers with which their names begin, or
+            that follow the same words in all names.
         label_separator: What is between several labels in a cell of a table; default: `|`, `;` or `,`, as found.
         bands: Bands that are the channels, by numbers from 1: `4,3,2` or `1-6`, or `all`. Bands of pictures are gray,
             or red, green, blue and alpha; those of a TIFF with one band are its pages. Default: gray and colors, or all
@@ -110,7 +116,8 @@ def scan(
     Raises:
         UsageError: `path` or `taxonomy` does not exist or is none of these; `root` is given without a manifest; a
             manifest names images by URL and `remote` is not set; `on_unreadable`, `layout` or `task` has another value;
-            `group_by` is not a regular expression, or the data has groups of its own.
+            `group_by` is not a regular expression, or the data has groups of its own; the task is `ordinal` and
+            neither `order` nor the names of the classes say their order.
         MissingExtraError: Parquet or a URL needs a package that is not installed.
         DataError: It is unclear which folders are classes; there are no classes, only one class, an empty class, or a
             class in val or test that is not in train; the taxonomy is damaged or does not have a class; a folder,
@@ -127,7 +134,7 @@ def scan(
     as_path(path, "The data")
     if group_by:
         compile_pattern(group_by)  # before the source is opened
-    LabelOptions(task, label_separator)  # likewise
+    asked = LabelOptions(task, label_separator, tuple(order))  # likewise
     if layout not in get_args(FolderLayout):
         raise UsageError(f"layout={layout!r}; expected {', '.join(get_args(FolderLayout))}.")
     tree = None if taxonomy is None else read_taxonomy(taxonomy)
@@ -141,19 +148,29 @@ def scan(
         )
     source = open_data(
         path, root, remote=remote, layout=layout, known=classes or (), tree=known, image_column=image_column,
-        label_column=label_column, task=task, label_separator=label_separator,
+        label_column=label_column, task=asked.read_as, label_separator=label_separator,
     )  # fmt: skip
     if task == "regression":
         source = with_numbers(source, redact(str(path)))
-    elif task == "auto" and classes is None and suffix_of(str(path)) in SUFFIXES:
+    elif asked.read_as == "auto" and classes is None and suffix_of(str(path)) in SUFFIXES:
         refuse_unasked_numbers(source, redact(str(path)))
-    is_plain = root is None and layout == "auto" and task == "auto" and tree is None
+    is_plain = root is None and layout == "auto" and asked.read_as == "auto" and tree is None
     is_plain = is_plain and not (image_column or label_column or label_separator)
-    return scan_source(
+    ordered = tuple(classes or ())
+    if asked.is_ordinal and classes is None:  # before the images are read
+        ordered = in_order(sorted({label for _, label in source.layout.classes}), asked.order, redact(str(path)))
+    dataset = scan_source(
         with_groups(source, group_by), path, taxonomy=tree, on_unreadable=on_unreadable, classes=classes,
         max_pixels=max_pixels, cache=cache, near_duplicates=near_duplicates, lenient=lenient, workers=workers,
         progress=progress, compare_progress=compare_progress, scanned=absolute(path) if is_plain else "", bands=bands,
     )  # fmt: skip
+    if not asked.is_ordinal:
+        return dataset
+    if dataset.taxonomy is not None:
+        raise UsageError("A tree above the classes is for classes without an order. Leave out one of them.")
+    dataset = replace(dataset, classes=tuple(name for name in ordered if name in dataset.classes))
+    note = f"The classes in their order, lowest first: {join_truncated(dataset.classes, shown=20)}."
+    return replace(dataset, ordered=True, notes=(*dataset.notes, note))
 
 
 def scan_source(

@@ -81,11 +81,17 @@ def draw_sums(confusion: np.ndarray, values: np.ndarray, *, seed: int = 0) -> It
         yield sums
 
 
-def interval_about(estimate: np.ndarray | float, draws: np.ndarray, level: float = 0.95) -> np.ndarray:
-    """The central interval of draws, (b, ...) to (2, ...), shifted to have the estimate as median, clipped to 0..1.
+def interval_about(
+    estimate: np.ndarray | float,
+    draws: np.ndarray,
+    level: float = 0.95,
+    *,
+    within: tuple[float, float] = (0.0, 1.0),
+) -> np.ndarray:
+    """The central interval of draws, (b, ...) to (2, ...), shifted to have the estimate as median, clipped to a range.
 
     Without the shift the interval would be biased: the mean over many small classes is lower in the draws than in the
     images. In simulation (`tests/evaluation/test_intervals.py`) the shifted interval has the nominal coverage.
     """
     low, middle, high = np.quantile(draws, ((1 - level) / 2, 0.5, (1 + level) / 2), axis=0)
-    return np.asarray(np.clip((estimate + low - middle, estimate + high - middle), 0.0, 1.0))
+    return np.asarray(np.clip((estimate + low - middle, estimate + high - middle), *within))

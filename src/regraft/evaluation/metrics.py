@@ -12,6 +12,7 @@ from regraft.errors import DataError
 from regraft.evaluation.hierarchy import Hierarchy
 from regraft.evaluation.intervals import draw_counts, interval_about, wilson_interval
 from regraft.evaluation.majority import MajorityTest, compare_with_majority
+from regraft.evaluation.ordinal import OrdinalScores, measure_order
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
@@ -61,6 +62,7 @@ class Evaluation(NotebookRepr):
         overlap: Images that a run knows from its training, and the accuracy without them; None where the images come
             from the run's own split without copies in its other parts, or no run was given.
         hierarchy: What a tree above the classes adds; None without one.
+        ordinal: How far errors are from the true class, if the classes have an order; else None.
     """
 
     count: int
@@ -78,6 +80,7 @@ class Evaluation(NotebookRepr):
     intervals: Mapping[str, tuple[float, float]]
     overlap: TrainingOverlap | None = None
     hierarchy: Hierarchy | None = None
+    ordinal: OrdinalScores | None = None
 
     @property
     def confusion_matrix(self) -> np.ndarray:
@@ -109,8 +112,8 @@ class Evaluation(NotebookRepr):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values without NaN; the confusion matrix is a list of rows."""
-        majority, values = self.majority, asdict(replace(self, hierarchy=None))
-        del values["hierarchy"]
+        majority, values = self.majority, asdict(replace(self, hierarchy=None, ordinal=None))
+        del values["hierarchy"], values["ordinal"]
         return values | {
             "untested": self.untested,
             "majority_class": {
@@ -125,6 +128,7 @@ class Evaluation(NotebookRepr):
             "intervals": tuples_to_lists(self.intervals),
             "overlap": None if self.overlap is None else self.overlap.to_json(),
             **({} if self.hierarchy is None else {"hierarchy": self.hierarchy.to_json()}),
+            **({} if self.ordinal is None else {"ordinal": self.ordinal.to_json()}),
         }
 
     @classmethod
@@ -141,6 +145,7 @@ class Evaluation(NotebookRepr):
                 "intervals": lists_to_tuples(value["intervals"]),
                 "overlap": TrainingOverlap.from_json(overlap) if (overlap := value.get("overlap")) else None,
                 "hierarchy": Hierarchy.from_json(tree) if (tree := value.get("hierarchy")) else None,
+                "ordinal": OrdinalScores.from_json(scores) if (scores := value.get("ordinal")) else None,
             }
             for derived in ("untested", "majority_class"):
                 fields.pop(derived, None)
@@ -200,7 +205,8 @@ class Evaluation(NotebookRepr):
             ("log loss", f"{self.loss:.4f}"),
             *(
                 (name, with_interval(value, bounds))
-                for name, value, bounds in (self.hierarchy.rows() if self.hierarchy else ())
+                for added in (self.hierarchy, self.ordinal)
+                for name, value, bounds in (added.rows() if added else ())
             ),
         ]
         width = max(display_width(row[0]) for row in (*table, *summary))
@@ -244,6 +250,7 @@ def evaluate(predictions: Predictions) -> Evaluation:
         },
         overlap=None,
         hierarchy=None,
+        ordinal=measure_order(confusion) if predictions.ordered else None,
         **{name: float(value) for name, value in averages.items()},
     )
 

@@ -32,6 +32,7 @@ class Predictions(NotebookRepr):
         probabilities: float64 (N, C), each at least 0, each row summing to 1 within `SUM_TOLERANCE`.
         classes: Class names in the order of the columns, length C, all different.
         parts: `train`, `val`, `test`, or "" for images outside a split; length N.
+        ordered: Whether the classes have an order, lowest first, so that an error may be small or large.
 
     Raises:
         DataError: The values are inconsistent.
@@ -42,6 +43,7 @@ class Predictions(NotebookRepr):
     probabilities: np.ndarray
     classes: tuple[str, ...]
     parts: tuple[str, ...]
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         labels, probabilities = np.asarray(self.labels), np.asarray(self.probabilities)
@@ -57,6 +59,7 @@ class Predictions(NotebookRepr):
         probabilities: ArrayLike,
         classes: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
+        ordered: bool = False,
     ) -> Predictions:
         """Create predictions of any model from plain arrays.
 
@@ -65,6 +68,7 @@ class Predictions(NotebookRepr):
             probabilities: (N, C).
             classes: C names; default: "0", "1", ...
             ids: N names; default: "0", "1", ...
+            ordered: Whether the classes have an order, lowest first.
 
         Raises:
             DataError: The values are inconsistent.
@@ -76,7 +80,7 @@ class Predictions(NotebookRepr):
             classes = [str(i) for i in range(probabilities.shape[-1] if probabilities.ndim else 0)]
         if ids is None:
             ids = [str(i) for i in range(labels.size)]
-        return cls(tuple(ids), labels, probabilities, tuple(classes), ("",) * len(ids))
+        return cls(tuple(ids), labels, probabilities, tuple(classes), ("",) * len(ids), ordered)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,7 +114,7 @@ class Predictions(NotebookRepr):
     def take(self, rows: np.ndarray) -> Predictions:
         """The predictions with these numbers, int64 (n,), in their order."""
         ids, parts = (tuple(values[i] for i in rows.tolist()) for values in (self.ids, self.parts))
-        return Predictions(ids, self.labels[rows], self.probabilities[rows], self.classes, parts)
+        return Predictions(ids, self.labels[rows], self.probabilities[rows], self.classes, parts, self.ordered)
 
     def write_csv(self, path: Path) -> None:
         """Write one row per image: `id,label,predicted,part`, then `p(<class>)` for each class, with all digits."""

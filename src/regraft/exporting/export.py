@@ -268,6 +268,7 @@ def _write(
         "classes": list(run.classes),
         "thresholds": list(thresholds),
         **({"half_width": run.classifier.half_width, "deviation": reference.images.deviation} if is_number else {}),
+        **({"ordered": True} if run.ordered else {}),
         **({"taxonomy": run.taxonomy.to_json()} if run.taxonomy else {}),
         "preprocessing": preprocessing.to_json(),
         "backbone": run.description["backbone"],

@@ -85,6 +85,11 @@ class ExportedModel:
         return task
 
     @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order, in which `classes` has them."""
+        return bool(self.description.get("ordered"))
+
+    @property
     def half_width(self) -> float | None:
         """Half the width of the prediction interval about each number; None: there is none."""
         width: float | None = self.description["half_width"]

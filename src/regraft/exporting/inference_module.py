@@ -12,6 +12,7 @@ from torch.nn import functional
 from regraft.attribution.cam import maps_of_stage
 from regraft.attribution.evidence import evidence_weights
 from regraft.models.classifier import Classifier
+from regraft.models.cumulative import CumulativeLayer
 
 
 class InferenceModule(nn.Module):
@@ -26,6 +27,8 @@ class InferenceModule(nn.Module):
         super().__init__()
         # Not channels-last, which PyTorch's CPU kernels like but which adds transpositions to the exported graph.
         self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+        if isinstance(layer := self.model.head.classifier, CumulativeLayer):
+            self.model.head.classifier = layer.constant()  # type: ignore[assignment]  # of another kind
         self.eval()
         for layer in self.model.modules():
             if hasattr(layer, "inplace"):  # converters take such operations apart, which is slow

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from regraft.data.band_values import Bands
-from regraft.data.labels import Task
+from regraft.data.labels import ModelTask, Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.taxonomy import Taxonomy
 from regraft.errors import UsageError
@@ -80,6 +80,7 @@ class Classifier(StagedNetwork):
         thresholds: Sequence[float] = (),
         units: tuple[float, float] | None = None,
         half_width: float | None = None,
+        ordered: bool = False,
         weights: WeightsRecord | None = None,
         stages: Sequence[Stage] = (),
     ) -> None:
@@ -104,6 +105,7 @@ class Classifier(StagedNetwork):
             thresholds=thresholds,
             units=units,
             half_width=half_width,
+            ordered=ordered,
         )
         self.ood: MahalanobisOod | None = None
         self.freeze(len(self.stages))
@@ -124,6 +126,11 @@ class Classifier(StagedNetwork):
     def half_width(self) -> float | None:
         """Half the width of the prediction interval about each number; None: there is none."""
         return self.head.half_width
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order, in which `classes` has them."""
+        return self.head.ordered
 
     @property
     def members(self) -> tuple[StagedNetwork, ...]:
@@ -253,6 +260,8 @@ class Classifier(StagedNetwork):
     def get_config(self) -> dict[str, Any]:
         """Plain values from which `Classifier.from_config` builds the same model, without the weights."""
         of_task: dict[str, Any] = {} if self.head.task == "classification" else {"task": self.head.task}
+        if self.head.ordered:
+            of_task["ordered"] = True
         if self.head.task == "multilabel":
             of_task["thresholds"] = list(self.head.thresholds)
         if self.head.task == "regression":
@@ -307,7 +316,7 @@ def build(
     backbone: str | os.PathLike[str] = DEFAULT_BACKBONE,
     *,
     classes: Sequence[str],
-    task: Task = "classification",
+    task: ModelTask = "classification",
     shorter_side: int = 0,
     seed: int = 0,
     bands: Bands | None = None,
@@ -320,7 +329,8 @@ def build(
             resizing are then the defaults.
         classes: Class names in the order of the outputs.
         task: `classification` for one class of each image, `multilabel` for any number of them, or `regression` for a
-            number, of which `classes` has the name of the quantity alone (`Dataset.task`).
+            number, of which `classes` has the name of the quantity alone (`Dataset.task`); or `ordinal` for one of
+            classes that have an order, lowest first (`Dataset.ordered`).
         shorter_side: Shorter side of the images in pixels (`Dataset.shorter_side`); it lowers the image size for tiny
             images unless `image_size` is given. 0: unknown.
         seed: Seed of the head's initial weights (and of the backbone's with `weights="none"`).
@@ -345,15 +355,17 @@ def build(
     chosen = ModelOptions(**{"backbone": backbone, **options_of_run(backbone), **options})
     if isinstance(classes, (int, str)):
         raise UsageError(f"classes = {classes!r}; expected the names of the classes, such as split.classes.")
-    if task not in get_args(Task):
-        raise UsageError(f"task = {task!r}; expected {' or '.join(get_args(Task))}.")
+    if task not in get_args(ModelTask):
+        raise UsageError(f"task = {task!r}; expected {' or '.join(get_args(ModelTask))}.")
     if task == "regression" and len(classes) != 1:
         raise UsageError(f"classes = {list(classes)}; expected one name for the task regression: what the number is.")
-    least = 2 if task == "classification" else 1
+    least = 2 if task in ("classification", "ordinal") else 1
     if len(classes) < least or len(set(classes)) < len(classes):
         raise UsageError(f"classes = {list(classes)}; expected at least {('one', 'two')[least - 1]} different names.")
     spec = architecture_of(find_backbone(chosen.backbone), chosen.weights)
     check_image_sizes(spec, chosen.image_size)
+    if spec.members and task == "ordinal":
+        raise UsageError("A model of several backbones is for classes without an order. Use one backbone.")
     if spec.members and chosen.pooling == "attention":
         raise UsageError(f"pooling = attention reads one map, and {spec.name} has several. Choose avg or max.")
     head_stages = chosen.head_stages
@@ -362,8 +374,9 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, record, preprocessing = build_network(spec, chosen, head_stages, shorter_side, bands)
-        head: dict[str, Any] = {"pooling": chosen.pooling, "head_stages": head_stages, "task": task}
-        if task != "classification":
+        head: dict[str, Any] = {"pooling": chosen.pooling, "head_stages": head_stages}
+        head |= {"ordered": True} if task == "ordinal" else {"task": task}
+        if task in ("multilabel", "regression"):
             head["activation"] = "sigmoid" if task == "multilabel" else "linear"
         if chosen.head == "mlp":
             head |= {"widths": chosen.head_widths, "hidden_activation": chosen.head_activation}

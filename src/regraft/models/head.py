@@ -11,6 +11,7 @@ from torch import nn
 
 from regraft.data.labels import Task
 from regraft.models.attention_pooling import AttentionPooling
+from regraft.models.cumulative import CumulativeLayer
 from regraft.models.options import HiddenActivation
 
 #: The activation of the last layer. A regression model has none (`linear`): its output is the number.
@@ -44,8 +45,11 @@ class Head(nn.Module):
         thresholds: Sequence[float] = (),
         units: tuple[float, float] | None = None,
         half_width: float | None = None,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
+        #: Whether the classes have an order; the logits are then the logarithms of their probabilities.
+        self.ordered = ordered
         self.positions = positions
         self.attention = AttentionPooling(positions[1], queries) if positions else None
         self.features, self.widths, self.dropout = features, tuple(widths), dropout
@@ -71,7 +75,8 @@ class Head(nn.Module):
         #: Temperature of the probabilities, fitted to validation images after training; above 1 lowers confidence.
         self.temperature = 1.0
         self.layers = nn.Sequential(*layers)
-        self.classifier = nn.Linear(features, classes)
+        self.classifier: nn.Linear | CumulativeLayer
+        self.classifier = (CumulativeLayer if ordered else nn.Linear)(features, classes)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features (N, F) to logits (N, classes), float32."""
@@ -127,6 +132,15 @@ class Head(nn.Module):
                 self.classifier.bias[row] = earlier.classifier.bias[before]
 
     @torch.no_grad()
+    def set_linear(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Take the weight and the bias of a solved last layer, in the shapes of `Objective.linear_shapes`."""
+        if isinstance(self.classifier, CumulativeLayer):
+            self.classifier.set_linear(weight, bias)
+            return
+        self.classifier.weight.copy_(weight)
+        self.classifier.bias.copy_(bias)
+
+    @torch.no_grad()
     def rescale(self, slopes: Sequence[float], offsets: Sequence[float]) -> None:
         """Change the last layer so that each logit z becomes slope * z + offset."""
         weight, bias = self.classifier.weight, self.classifier.bias
@@ -148,4 +162,5 @@ class Head(nn.Module):
 
     def has_shape_of(self, other: Head) -> bool:
         """Whether both read the same number of features through layers of the same widths, or through attention."""
-        return (self.features, self.positions, self.widths) == (other.features, other.positions, other.widths)
+        shapes = ((head.features, head.positions, head.widths, head.ordered) for head in (self, other))
+        return next(shapes) == next(shapes)

@@ -181,6 +181,11 @@ def tree_of(model: object) -> Taxonomy | None:
     return tree
 
 
+def has_order(model: object) -> bool:
+    """Whether the classes of a model or `Predictor` have an order, in which it has them."""
+    return bool(getattr(model, "ordered", False))  # as above
+
+
 def check_tta(name: str) -> Tta:
     """Return the name as a `Tta`; UsageError if it is unknown."""
     if name not in get_args(Tta):

@@ -152,8 +152,12 @@ def describe_choice(config: Config) -> str:
 
 
 def most_backbones(config: Config) -> int:
-    """Largest number of backbones that a search may combine: one, except under a linear head, which can be averaged."""
-    return config.run.max_backbones if config.model.head == "linear" else 1
+    """Largest number of backbones that a search may combine: one, except under a linear head, which can be averaged.
+
+    Heads of classes with an order are not.
+    """
+    is_averaged = config.model.head == "linear" and config.data.task != "ordinal" and not config.data.order
+    return config.run.max_backbones if is_averaged else 1
 
 
 def choose_backbone(split: Split, config: Config, reporter: ProgressReporter) -> tuple[Config, BackboneSearch | None]:

@@ -27,7 +27,7 @@ from regraft.evaluation.stored_predictions import find_predictions
 from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions, evaluate_any
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Predictor, Tta, predict_images, tree_of
+from regraft.models.inference import Predictor, Tta, has_order, predict_images, tree_of
 from regraft.models.ood import rowwise
 from regraft.runs.run import Run, classifier_of, open_model
 from regraft.runs.training_overlap import overlap_with_run
@@ -213,6 +213,7 @@ class SamplePredictions:
             probabilities=self.probabilities,
             classes=self.dataset.classes,
             parts=self._parts,
+            ordered=self.dataset.ordered,
         )
 
     @property
@@ -317,7 +318,7 @@ def _as_predictions(
 ) -> SamplePredictions:
     """Combine probabilities of the images of a data set with their labels; a missing distance is NaN."""
     return SamplePredictions(
-        replace(dataset, classes=classifier.classes),
+        replace(dataset, classes=classifier.classes, ordered=has_order(classifier)),
         probabilities,
         classifier.thresholds,
         None if np.isnan(distances).any() else distances,

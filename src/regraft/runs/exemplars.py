@@ -63,7 +63,13 @@ class Exemplars:
 def number_of(model: Classifier, limit: int) -> int:
     """Training images of each class of which a run keeps the features; 0 where it keeps none."""
     head = model.head
-    if distributed.is_distributed() or head.widths or head.attention is not None or model.task != "classification":
+    if (
+        distributed.is_distributed()
+        or head.widths
+        or head.attention is not None
+        or model.task != "classification"
+        or model.ordered
+    ):
         return 0
     of_a_class = 2 * head.features * _ROWS_OF_TRAIN  # two bytes a number
     return min(limit, _MAX_BYTES // (of_a_class * len(model.classes)))

@@ -18,7 +18,7 @@ from regraft.config import Config, DataOptions, load_run_config
 from regraft.config.presets import for_task
 from regraft.data.band_values import check_bands
 from regraft.data.dataset import Dataset, Split
-from regraft.data.labels import AskedTask
+from regraft.data.labels import AskedTask, LabelOptions
 from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split_file import split_sha256
@@ -78,7 +78,8 @@ def describe_model(model: Classifier, split: Split, config: Config, reporter: Pr
 def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter) -> Split:
     """Scan and split the data; settings of a training that cannot work are refused before."""
     check_trackers(config.tracking.to)
-    refuse_settings_of_classes(config.data.task, config)
+    asked = LabelOptions(config.data.task, config.data.label_separator, config.data.order)
+    refuse_settings_of_classes("ordinal" if asked.is_ordinal else asked.task, config)
     choose_precision(config.training.precision, choose_device(config.training.device))
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
@@ -116,6 +117,7 @@ def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: P
         image_column=config.data.image_column,
         label_column=config.data.label_column,
         task=config.data.task,
+        order=config.data.order,
         label_separator=config.data.label_separator,
         bands=config.data.bands,
         cache=cache,
@@ -155,8 +157,8 @@ def build_for(config: Config, dataset: Dataset, image_size: int | None = None) -
     earlier = config.run.from_run
     bands = bands_of_earlier(Path(earlier), dataset) if earlier else dataset.bands
     model = build(
-        name, classes=dataset.classes, task=dataset.task, shorter_side=side, seed=config.training.seed, bands=bands,
-        **options,
+        name, classes=dataset.classes, task=dataset.model_task, shorter_side=side, seed=config.training.seed,
+        bands=bands, **options,
     )  # fmt: skip
     model.taxonomy = dataset.taxonomy
     if config.run.from_run:
@@ -176,22 +178,32 @@ def refuse_numbers(task: AskedTask, what: str) -> None:
         raise UsageError(f"{what} is for images with classes, and the task of the data is regression.")
 
 
+def refuse_order(is_ordered: bool, what: str) -> None:
+    """Raise `UsageError` where the classes have an order, and `what` is for others."""
+    if is_ordered:
+        raise UsageError(f"{what} is for classes without an order, and the task of the data is ordinal.")
+
+
 def refuse_settings_of_classes(task: AskedTask, config: Config) -> None:
-    """Raise `UsageError` for settings of a training that have no meaning for numbers, or no way to be kept yet."""
-    if task != "regression":
+    """Raise `UsageError` for settings of a training that have no meaning for numbers or an order, or no way yet."""
+    if task not in ("regression", "ordinal"):
         return
     training, run, is_auto = config.training, config.run, config.model.backbone == AUTO
     settings = {
-        "backbone = auto": is_auto,
-        "a model of several backbones": not is_auto and bool(find_backbone(config.model.backbone).members),
+        "A model of several backbones": not is_auto and bool(find_backbone(config.model.backbone).members),
         "--from a run": bool(run.from_run),
-        "a teacher (distillation.teacher)": bool(config.distillation.teacher),
+        "A teacher (distillation.teacher)": bool(config.distillation.teacher),
         "data.unlabelled": bool(config.data.unlabelled),
-        "training.class_weights": training.class_weights != "none",
-        f"training.monitor = {training.monitor}": training.monitor == "val_macro_f1",
     }
+    if task == "regression":
+        settings |= {
+            "backbone = auto": is_auto,
+            "training.class_weights": training.class_weights != "none",
+            f"training.monitor = {training.monitor}": training.monitor == "val_macro_f1",
+        }
     for what in (name for name, is_chosen in settings.items() if is_chosen):
-        refuse_numbers(task, what[0].upper() + what[1:] if what.startswith("a ") else what)
+        refuse_numbers(task, what)
+        refuse_order(task == "ordinal", what)
 
 
 def describe(split: Split) -> str:

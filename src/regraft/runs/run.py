@@ -85,6 +85,11 @@ class Run(NotebookRepr):
         task: Task = self.description["head"].get("task", "classification")
         return task
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes have an order, lowest first in `classes` (the task `ordinal`)."""
+        return bool(self.description["head"].get("ordered"))
+
     def refuse_several_labels(self, what: str) -> None:
         """Raise `UsageError` where the model gives an image any number of classes, and `what` is for one class."""
         if self.task == "multilabel":
@@ -127,7 +132,7 @@ class Run(NotebookRepr):
             what = "several labels" if self.task == "multilabel" else "a number"
             raise UsageError(f"{self.path} gives images {what}. Expected one class for each image.")
         if file := find_predictions(self.path):
-            return read_predictions(file)
+            return replace(read_predictions(file), ordered=self.ordered)
         if (self.path / METRICS).is_file():
             raise RunError(
                 f"{self.path} has no validation or test images, so its model was not evaluated and no predictions "

@@ -101,7 +101,11 @@ def _train_split(
     `source` is what the run's `source.json` has: where the images are from (`data`), and `resumable` = False where the
     caller has made the split; {} for images in memory.
     """
-    refuse_settings_of_classes(split.dataset.task, config)
+    refuse_settings_of_classes(split.dataset.model_task, config)
+    # With which data for a run from this one is read.
+    order = split.classes if split.dataset.ordered else ()
+    of_data = replace(config.data, task=split.dataset.model_task, order=order)
+    config = config.model_copy(update={"data": of_data})
     config = with_preset_plan(config, split, reporter)
     config, search = choose_backbone(split, config, reporter)
     at_size = None
@@ -120,8 +124,6 @@ def _train_split(
     lesson = lesson or ask_teacher(teacher, plan.model, plan.config, split, reporter)
     # The folder is created after the scan, which must not take it for a class if it is inside the data.
     with lock_run(new_folder(out, name, config.model.backbone)) as path, continued_in(path):
-        of_data = replace(plan.config.data, task=split.dataset.task)  # with which data for a run from it is read
-        plan = replace(plan, config=plan.config.model_copy(update={"data": of_data}))
         is_resumable = source.get("resumable", bool(source))
         if is_resumable:
             plan = replace(plan, config=_with_data(plan.config, source["data"]))

@@ -26,7 +26,7 @@ from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import write_predictions
 from regraft.report.plots.confusion import plot_confusion
-from regraft.runs.prepare import build_for, refuse_settings_of_classes, scan_with
+from regraft.runs.prepare import asked_task, build_for, refuse_settings_of_classes, scan_with
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import find_unlabeled_for
@@ -173,9 +173,9 @@ def cross_validate(
         raise UsageError("Images without labels (data.unlabelled) work on this machine only. Leave out the cluster.")
     refuse_existing(out)
     clock, cache, seed = [time.perf_counter()], Cache(), config.training.seed
-    refuse_settings_of_classes(config.data.task, config)
+    refuse_settings_of_classes(asked_task(config), config)
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
-    refuse_settings_of_classes(dataset.task, config)
+    refuse_settings_of_classes(dataset.model_task, config)
     if dataset.task == "multilabel" and config.data.unlabelled:
         raise UsageError(
             "Images without labels (data.unlabelled) work where an image has one class, and here it has any number. "
@@ -202,7 +202,7 @@ def cross_validate(
     with open_executor(cluster) as executor:
         probabilities = [
             cross_val_predict(
-                features, labels, fold, reporter, classes=classes, class_weights=weights, task=dataset.task,
+                features, labels, fold, reporter, classes=classes, class_weights=weights, task=dataset.model_task,
                 executor=executor,
             )
             for fold in folds
@@ -233,7 +233,9 @@ def cross_validate(
     paths = dataset.table.paths
 
     def predictions(probability: np.ndarray, rows: Any = slice(None)) -> Predictions:
-        return Predictions.from_arrays(labels[rows], probability[rows], dataset.classes, paths[rows].tolist())
+        return Predictions.from_arrays(
+            labels[rows], probability[rows], dataset.classes, paths[rows].tolist(), dataset.ordered
+        )
 
     whole = [evaluate(predictions(probability)) for probability in probabilities]
     if dataset.taxonomy is not None:

@@ -15,7 +15,7 @@ from regraft.atomic_io import csv_text, write_json, write_text
 from regraft.cache import Cache
 from regraft.config import Config, DataOptions
 from regraft.data.dataset import Dataset, Sample, Split
-from regraft.data.labels import AskedTask, Task
+from regraft.data.labels import AskedTask, LabelOptions, Task
 from regraft.data.quality.cleaning import Dropped, clean
 from regraft.data.quality.findings import Inspection
 from regraft.data.sources.folders import FolderLayout
@@ -65,7 +65,7 @@ def split_into(
     _check_target(source, target)
     options = DataOptions(
         group_by=group_by, remote=remote, layout=layout, image_column=image_column, label_column=label_column,
-        bands=bands, task=task, label_separator=label_separator,
+        bands=bands, task=LabelOptions(task).read_as, label_separator=label_separator,
     )  # fmt: skip
     dataset = scan_with(Config(data=options), source, Cache(), reporter)
     earlier = _read_split(target / SPLIT)
@@ -212,7 +212,8 @@ def clean_into(
         raise UsageError(f"{' and '.join(taken)} exist already, and nothing is overwritten. Choose another --out.")
     inspection = inspect(
         data, labels="label_error" in drop, group_by=group_by, layout=layout, image_column=image_column,
-        label_column=label_column, bands=bands, task=task, label_separator=label_separator, reporter=reporter,
+        label_column=label_column, bands=bands, task=LabelOptions(task).read_as, label_separator=label_separator,
+        reporter=reporter,
     )  # fmt: skip
     dataset = inspection.dataset
     if not isinstance(dataset.storage, Folder):

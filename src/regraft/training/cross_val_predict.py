@@ -9,7 +9,7 @@ import torch
 
 from regraft.cluster.executor import Executor, InProcess
 from regraft.cluster.executor import Task as ClusterTask
-from regraft.data.labels import Task
+from regraft.data.labels import ModelTask
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.label_propagation import nearest_neighbors
 from regraft.training.linear_head import L2_VALUES, fit_path, held_out_path
@@ -26,7 +26,7 @@ def cross_val_predict(
     *,
     classes: int,
     class_weights: ClassWeights = "none",
-    task: Task | None = None,
+    task: ModelTask | None = None,
     executor: Executor | None = None,
 ) -> np.ndarray:
     """Predict each image by a head that was fitted without its fold: probabilities, float64 (N, C), or numbers (N, 1).
@@ -35,7 +35,8 @@ def cross_val_predict(
     were fitted with this fold's labels: one number that a fold's labels reach by a little. Inputs:
     features (N, F), labels int64 (N,) below `classes`, or indicators, float32 (N, C), and the fold number of each image
     (N,). `class_weights` are as in `TrainingOptions`, by the indices of the classes. With `task` regression labels are
-    numbers (N, 1), and so is what is predicted. The executor fits the folds; default: this process.
+    numbers (N, 1), and so is what is predicted; with ordinal the classes have an order. The executor fits the folds;
+    default: this process.
     """
     executor = executor or InProcess()
     numbers = np.unique(fold)
@@ -74,7 +75,7 @@ def cross_val_predict(
     return (answers * scale + center).numpy()
 
 
-def _objective(labels: np.ndarray, classes: int, class_weights: ClassWeights, task: Task | None) -> Objective:
+def _objective(labels: np.ndarray, classes: int, class_weights: ClassWeights, task: ModelTask | None) -> Objective:
     return Objective.of_labels(labels, [str(i) for i in range(classes)], class_weights, task)
 
 
@@ -134,7 +135,7 @@ def fit_fold(
     in_fold: np.ndarray,
     classes: int,
     class_weights: ClassWeights,
-    task: Task | None = None,
+    task: ModelTask | None = None,
     *,
     reporter: ProgressReporter,
     least: int = 1,

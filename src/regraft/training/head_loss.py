@@ -58,7 +58,7 @@ def covariance(rows: FeatureRows) -> torch.Tensor:
 
 
 def logits_of(rows: FeatureRows, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Logits of all images, float32 (N, C)."""
+    """Logits of all images, float32 (N, C); of classes with an order what `Objective.logits` takes, (N, C-1)."""
 
     def of_shard(shard: int) -> torch.Tensor:
         return torch.cat([values @ weight.T + bias for _, values in rows.chunks(shard)])
@@ -68,6 +68,8 @@ def logits_of(rows: FeatureRows, weight: torch.Tensor, bias: torch.Tensor) -> to
 
 class HeadLoss:
     """The mean loss of standardized rows, as a function of weight (C, F) and bias (C,), summed chunk by chunk.
+
+    Those of classes with an order are (1, F) and (C-1,), the falling intercepts (`Objective.linear_shapes`).
 
     `labels` are class indices, int64 (N,), or class probabilities, float32 (N, C), and `weights` those of the images in
     the mean beside the weights of their classes, float32 (N,); None: all have the same.
@@ -119,7 +121,8 @@ class HeadLoss:
         def partial(shard: int) -> torch.Tensor:
             total = torch.zeros(size, dtype=torch.float64)
             for values, targets, weights in self.chunks(shard):
-                value = self._of_chunk(values @ inputs[0].T + inputs[1], targets, weights)
+                logits = self.objective.logits(values @ inputs[0].T + inputs[1])
+                value = self._of_chunk(logits, targets, weights)
                 gradients = torch.autograd.grad(value, inputs)
                 total += torch.cat([value.detach().view(1), *(g.flatten() for g in gradients)]).cpu()
             return total
@@ -132,7 +135,7 @@ class HeadLoss:
         def partial(shard: int) -> torch.Tensor:
             total = torch.zeros(2, dtype=torch.float64)
             for values, targets, weights in self.chunks(shard):
-                logits = values @ weight.T + bias
+                logits = self.objective.logits(values @ weight.T + bias)
                 correct = self.objective.hits(logits, targets).double().sum()
                 total += torch.stack([self._of_chunk(logits, targets, weights).double(), correct]).cpu()
             return total

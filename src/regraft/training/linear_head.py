@@ -19,6 +19,7 @@ import torch
 from scipy.optimize import minimize
 
 from regraft import distributed
+from regraft.models.cumulative import LEAST_GAP, even_intercepts
 from regraft.resources import one_blas_thread
 from regraft.training.feature_rows import FeatureRows, TensorRows, as_rows
 from regraft.training.head_loss import HeadLoss, covariance, logits_of, moments, row_count
@@ -43,7 +44,10 @@ REFITTED_SHARE = 2 / len(L2_VALUES)
 
 @dataclass(frozen=True, eq=False)
 class LinearHead:
-    """The head at one L2 strength: weights (C, F) and biases (C,) for features that are not standardized."""
+    """The head at one L2 strength: weights (C, F) and biases (C,) for features that are not standardized.
+
+    Of classes with an order it has weights (1, F) and C-1 falling intercepts (`regraft.models.cumulative`).
+    """
 
     l2: float
     weight: torch.Tensor
@@ -82,17 +86,17 @@ def fit_path(
     rows, axes = _principal_axes(rows)
     loss = HeadLoss(rows, labels, objective, weights)
     second_moments = covariance(rows)
-    classes, size = len(objective.class_weights), len(second_moments)
+    (outputs, biases), size = objective.linear_shapes, len(second_moments)
     identity = torch.eye(size, device=device)
-    curvature = _curvature(objective, classes)
-    weight = torch.zeros(classes, size, device=device) if start is None else start.weight * deviation
-    bias = torch.zeros(classes, device=device)
+    curvature = _curvature(objective, len(objective.class_weights))
+    weight = torch.zeros(outputs, size, device=device) if start is None else start.weight * deviation
+    bias = even_intercepts(biases + 1).to(device) if objective.ordered else torch.zeros(biases, device=device)
     if start is not None:
         bias = start.bias + start.weight @ mean
         weight = weight if axes is None else weight @ axes.T
     for l2 in l2_values:
         started = time.perf_counter()
-        with _threads_for(loss.count * size * classes):
+        with _threads_for(loss.count * size * outputs):
             root = torch.linalg.cholesky(curvature * second_moments + l2 * identity)
             inverse = torch.linalg.solve_triangular(root, identity, upper=False)
             weight, bias = _minimize(loss, l2, inverse, weight @ root, bias, _COARSE if coarse else _FINE)
@@ -104,7 +108,7 @@ def fit_path(
         if val is not None:
             val_logits = logits_of(as_rows(val[0]), plain_weight, plain_bias)
             val_metrics = distributed.on_rank_0(
-                partial(compute_metrics, objective, val_logits, val[1], calibrate=not coarse)
+                partial(compute_metrics, objective, objective.logits(val_logits), val[1], calibrate=not coarse)
             )
         yield LinearHead(
             l2=l2,
@@ -118,9 +122,14 @@ def fit_path(
 
 
 def _curvature(objective: Objective, classes: int) -> float:
-    """Second derivative of the loss with respect to a logit, at equal probabilities; of a squared error anywhere."""
+    """Second derivative of the loss with respect to a logit, at equal probabilities; of a squared error anywhere.
+
+    Of classes with an order it is that by the score, which all cumulative logits have in common.
+    """
     if objective.task == "regression":
         return 2.0
+    if objective.ordered:
+        return (classes**2 - 1) / (3 * classes**2)
     return 0.25 if objective.loss != "cross_entropy" else (classes - 1) / classes**2
 
 
@@ -142,23 +151,29 @@ def _minimize(
 
     The variables are the bias and `scaled`, (C, R), the weight times a root of the second derivatives, which makes the
     loss almost equally steep in every direction. `inverse` is that of the root: multiplying is faster than solving a
-    triangular system at every step.
+    triangular system at every step. The intercepts of classes with an order are the first one and the gaps below it,
+    which have a lower bound; in these the loss is convex (Pratt 1981, JASA 76, 103-106).
     """
     shape, size = scaled.shape, scaled.numel()
+    sums, bounds = torch.eye(len(bias), device=bias.device), None
+    if loss.objective.ordered:  # intercepts = sums @ (first, gaps)
+        sums = -torch.ones_like(sums).tril()
+        sums[:, 0] = 1
+        bounds = [(None, None)] * (size + 1) + [(LEAST_GAP, None)] * (len(bias) - 1)
 
     def split(values: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         both = torch.as_tensor(values).to(device=bias.device, dtype=torch.float32)
         return both[:size].view(shape), both[size:]
 
     def value_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
-        scaled, bias = split(values)
-        weight = scaled @ inverse
+        scaled, steps = split(values)
+        weight, bias = scaled @ inverse, sums @ steps
         distributed.broadcast((weight.cpu(), bias.cpu()))
-        sums = loss.gradient(weight, bias)
-        by_weight, by_bias = split(sums[1:])
-        penalized = sums[0].float() + (l2 / 2 * weight.square().sum()).cpu()
+        total = loss.gradient(weight, bias)
+        by_weight, by_bias = split(total[1:])
+        penalized = total[0].float() + (l2 / 2 * weight.square().sum()).cpu()
         by_scaled = (by_weight + l2 * weight) @ inverse.T
-        return float(penalized), torch.cat([by_scaled.flatten(), by_bias]).double().cpu().numpy()
+        return float(penalized), torch.cat([by_scaled.flatten(), by_bias @ sums]).double().cpu().numpy()
 
     if distributed.rank():  # only rank 0 searches: another processor may round otherwise, and take another step
         while (point := distributed.broadcast(None)) is not None:
@@ -171,15 +186,16 @@ def _minimize(
         with one_blas_thread():
             result = minimize(
                 value_and_gradient,
-                torch.cat([scaled.flatten(), bias]).double().cpu().numpy(),
+                torch.cat([scaled.flatten(), torch.linalg.solve(sums, bias)]).double().cpu().numpy(),
                 jac=True,
                 method="L-BFGS-B",
+                bounds=bounds,
                 options={"maxiter": _ITERATIONS, "maxcor": 20, "ftol": tolerance, "gtol": 1e-5},
             )
     finally:
         distributed.broadcast(None)
-    scaled, bias = split(result.x)
-    weight = scaled @ inverse
+    scaled, steps = split(result.x)
+    weight, bias = scaled @ inverse, sums @ steps
     distributed.broadcast_tensors([weight, bias])
     return weight, bias
 
@@ -289,7 +305,7 @@ def held_out_path(
     for head in fit_path(
         features[~outside], labels[~outside], objective, l2_values=l2_values, consume=True, coarse=coarse
     ):
-        logits = held_out @ head.weight.T + head.bias
+        logits = objective.logits(held_out @ head.weight.T + head.bias)
         losses.append(plain.per_image(logits.double(), true).sum().item())
         yield logits, losses[-1]
         if len(losses) >= max(3, least) and losses[-1] > losses[-2] > losses[-3]:

@@ -15,16 +15,17 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
-from regraft.data.labels import Task
+from regraft.data.labels import ModelTask, Task
 from regraft.errors import UnknownNameError, UsageError
 from regraft.evaluation.metrics import confusion_matrix, macro_f1
 from regraft.evaluation.multilabel.metrics import indicator_f1
+from regraft.models.cumulative import log_probabilities
 from regraft.models.head import Activation
 from regraft.training.options import ClassWeights, Loss, Monitor, TrainingOptions
 
 #: Validation images below which choices do not rest on their number of errors (docs/decisions/keep-finetuned.md).
 SMALL_VALIDATION = 50
-_INDICES = "A class is given by its name, or by its index from 0 among the sorted names."
+_INDICES = "A class is given by its name, or by its index from 0 in the order of the classes."
 
 
 #: The asymmetric loss has this focus and margin for images that lack a class.
@@ -64,6 +65,9 @@ class Objective:
     model leaves unexplained; the absolute error; or that of Huber (1964, Annals of Mathematical Statistics 35, 73-101),
     which is the square up to one standard deviation of the targets, and grows linearly from there.
 
+    If the classes have an order (`ordered`), the cross-entropy of the classes' probabilities is the likelihood of the
+    cumulative logits (`regraft.models.cumulative`), and a linear head has one weight and C-1 intercepts.
+
     A `function` of logits and targets, both float32 (N, C), replaces them as the training loss.
     """
 
@@ -73,18 +77,36 @@ class Objective:
     activation: Activation | None = None  # None: that which belongs to the loss
     function: LossFunction | None = None
     task: Task = "classification"
+    ordered: bool = False
 
     @classmethod
     def of_labels(
-        cls, labels: np.ndarray, classes: Sequence[str], class_weights: ClassWeights = "none", task: Task | None = None
+        cls,
+        labels: np.ndarray,
+        classes: Sequence[str],
+        class_weights: ClassWeights = "none",
+        task: ModelTask | None = None,
     ) -> Objective:
-        """The default loss of class indices, int64 (N,), of indicators, (N, C), or where `task` says so of numbers."""
+        """The default loss of class indices, int64 (N,), of indicators, (N, C), or where `task` says so of numbers.
+
+        The task also says whether classes have an order.
+        """
         weights = weights_of_classes(class_weights, labels, classes)
         if task == "regression":
             return cls("squared_error", 0.0, weights, "linear", task=task)
         if labels.ndim == 2:
             return cls("binary_cross_entropy", 0.0, weights, "sigmoid", task="multilabel")
-        return cls("cross_entropy", 0.0, weights)
+        return cls("cross_entropy", 0.0, weights, ordered=task == "ordinal")
+
+    @property
+    def linear_shapes(self) -> tuple[int, int]:
+        """Number of rows of a linear head's weight, and of its biases, which are added to the scores of these rows."""
+        classes = len(self.class_weights)
+        return (1, classes - 1) if self.ordered else (classes, classes)
+
+    def logits(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs of a linear head, (N, biases), to logits (N, C)."""
+        return log_probabilities(outputs, outputs[:, :-1] - outputs[:, 1:]) if self.ordered else outputs
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
         """One-hot rows without smoothing of class indices (N,), float32 (N, C); probabilities (N, C) as they are."""

@@ -248,6 +248,11 @@ def set_up(
     task = split.dataset.task
     options = replace(options, monitor=monitor_of(options, task))
     model.head.activation = output_activation(options, task)
+    if model.ordered and model.head.activation != "softmax":
+        raise UsageError(
+            f"training.loss = {options.loss} judges each class by itself, and with task = ordinal the classes have an "
+            "order. Leave it out, or use cross_entropy, which is then the likelihood of cumulative logits."
+        )
     model.freeze(phases.boundary)
     if phases.finetunes and options.finetune_method == "lora":
         lora.attach(model, phases.boundary, rank=options.lora_rank, alpha=options.lora_alpha, seed=options.seed)
@@ -269,7 +274,9 @@ def set_up(
         phases=phases,
         device=device,
         precision=precision,
-        objective=Objective(loss_of(options, task), smoothing, weights, model.head.activation, loss_function, task),
+        objective=Objective(
+            loss_of(options, task), smoothing, weights, model.head.activation, loss_function, task, model.ordered
+        ),
         labels=labels,
         val_labels=val_labels,
         targets=labels if soft_targets is None else soft_targets.plain(),
@@ -309,6 +316,12 @@ def check_task(model: Classifier, split: Split) -> None:
         raise UsageError(
             f"The model was built for the task {model.task}, and that of the data is {task}. Build it with "
             "task=split.dataset.task."
+        )
+    if model.ordered != split.dataset.ordered:
+        has, lacks = ("model", "data") if model.ordered else ("data", "model")
+        raise UsageError(
+            f"The {has} says that the classes have an order, and the {lacks} that they have none. Build the model with "
+            'task="ordinal", and scan the data so.'
         )
 
 

@@ -301,9 +301,7 @@ def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTarg
         best, path = fit_head(rows, targets, setup.objective, **options)
         weight, bias, metrics = best.weight, best.bias, best.val
     reporter.on_progress("head", steps, steps)
-    with torch.no_grad():
-        setup.model.head.classifier.weight.copy_(weight)
-        setup.model.head.classifier.bias.copy_(bias)
+    setup.model.head.set_linear(weight, bias)
     state.result.head_path = [
         HeadFit(
             l2=head.l2,

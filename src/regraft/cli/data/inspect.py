@@ -19,6 +19,7 @@ from regraft.cli.options import (
     LabelColumn,
     LabeledData,
     LabelSeparator,
+    Order,
     Remote,
     TaxonomyFile,
     Weights,
@@ -49,6 +50,7 @@ def command(
     label_column: LabelColumn = None,
     bands: Bands = None,
     task: AskedTask = None,
+    order: Order = None,
     label_separator: LabelSeparator = None,
     remote: Remote = False,
     fail_on: Annotated[str | None, Option(help="Exit with code 1 on a finding of this severity or worse.")] = None,
@@ -70,20 +72,22 @@ def command(
             data, labels=labels, backbone=backbone, weights=weights or "auto", group_by=group_by or "", remote=remote,
             layout=layout or "auto", taxonomy=taxonomy, image_column=image_column or "",
             label_column=label_column or "", bands=bands or "", task=task or "auto",
-            label_separator=label_separator or "", reporter=reporter,
+            order=order.split(",") if order else (), label_separator=label_separator or "", reporter=reporter,
         )  # fmt: skip
         write_page(inspection, out, progress=lambda done, total: reporter.on_progress("page", done, total, "pictures"))
     if json:
         print_json({**inspection.to_json(), "page": str(out)})
     else:
-        _print(screen, inspection, data, out, taxonomy)
+        _print(screen, inspection, data, out, taxonomy, order)
     # Data without two classes fails here as in every other verb.
     has_failed = fail_on and inspection.worst in SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     if has_failed or inspection.dataset.class_problems:
         raise Exit(1)
 
 
-def _print(screen: Console, inspection: Inspection, data: str, out: Path, taxonomy: str | None) -> None:
+def _print(
+    screen: Console, inspection: Inspection, data: str, out: Path, taxonomy: str | None, order: str | None
+) -> None:
     from regraft.data.quality.cleaning import proposed
 
     _print_statistics(screen, inspection.to_json()["statistics"], data)
@@ -98,8 +102,10 @@ def _print(screen: Console, inspection: Inspection, data: str, out: Path, taxono
         screen.print(f"[bold]Clean[/bold]    regraft clean {escape(data)} --drop {kinds} --out clean.csv")
     if not inspection.dataset.class_problems:
         task_option = " --task multilabel" if inspection.dataset.task == "multilabel" else ""
+        if inspection.dataset.ordered:
+            task_option = " --task ordinal" + (f" --order {order}" if order else "")
         of_tree = f" --taxonomy {taxonomy}" if taxonomy else " --layout tree" if inspection.dataset.taxonomy else ""
-        screen.print(f"[bold]Train[/bold]    regraft train {escape(data + of_tree)}{task_option}")
+        screen.print(f"[bold]Train[/bold]    regraft train {escape(data + of_tree + task_option)}")
 
 
 def _print_statistics(screen: Console, statistics: dict[str, Any], data: str) -> None:

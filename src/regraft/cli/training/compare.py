@@ -19,6 +19,7 @@ from regraft.cli.options import (
     ImageSize,
     Json,
     LabelSeparator,
+    Order,
     Settings,
     StudyFolder,
     Weights,
@@ -52,6 +53,7 @@ def command(
     weights: Weights = None,
     image_size: ImageSize = None,
     task: AskedTask = None,
+    order: Order = None,
     label_separator: LabelSeparator = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -69,6 +71,7 @@ def command(
         "model.weights": weights,
         "model.image_size": image_size,
         "data.task": task,
+        "data.order": order,
         "data.label_separator": label_separator,
         **flags,
     }

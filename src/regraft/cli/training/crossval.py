@@ -20,6 +20,7 @@ from regraft.cli.options import (
     Json,
     LabeledData,
     LabelSeparator,
+    Order,
     Settings,
     Unlabeled,
     Weights,
@@ -41,6 +42,7 @@ def command(
     group_by: GroupBy = None,
     layout: FolderLayout = None,
     task: AskedTask = None,
+    order: Order = None,
     label_separator: LabelSeparator = None,
     unlabeled: Unlabeled = None,
     config: ConfigFile = None,
@@ -54,7 +56,8 @@ def command(
     screen = console(json)
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
-        "data.layout": layout, "data.task": task, "data.label_separator": label_separator,
+        "data.layout": layout, "data.task": task, "data.order": order,
+        "data.label_separator": label_separator,
         "data.unlabelled": unlabeled, "training.class_weights": class_weights,
     }  # fmt: skip
     with screen.status("Starting"):

@@ -17,6 +17,7 @@ from regraft.cli.options import (
     Json,
     LabeledData,
     LabelSeparator,
+    Order,
     Settings,
     Weights,
 )
@@ -44,6 +45,7 @@ def command(
     group_by: GroupBy = None,
     layout: FolderLayout = None,
     task: AskedTask = None,
+    order: Order = None,
     label_separator: LabelSeparator = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -54,7 +56,8 @@ def command(
     screen = console(json)
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
-        "data.layout": layout, "data.task": task, "data.label_separator": label_separator,
+        "data.layout": layout, "data.task": task, "data.order": order,
+        "data.label_separator": label_separator,
     }  # fmt: skip
     with screen.status("Starting"):
         from regraft.config import load_config

@@ -25,6 +25,7 @@ from regraft.cli.options import (
     Json,
     LabelColumn,
     LabelSeparator,
+    Order,
     Remote,
     Settings,
     TaxonomyFile,
@@ -69,6 +70,7 @@ def command(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     task: AskedTask = None,
+    order: Order = None,
     label_separator: LabelSeparator = None,
     bands: Bands = None,
     remote: Remote = False,
@@ -112,7 +114,7 @@ def command(
         "data.on_unreadable": on_unreadable, "data.group_by": group_by, "data.keep_split": keep_split,
         "data.remote": remote or None, "data.layout": layout, "data.taxonomy": taxonomy, "data.unlabelled": unlabeled,
         "data.image_column": image_column, "data.label_column": label_column, "data.task": task,
-        "data.label_separator": label_separator, "data.bands": bands, **flags,
+        "data.order": order, "data.label_separator": label_separator, "data.bands": bands, **flags,
     }  # fmt: skip
     if data is not None and resume is not None:
         raise UsageError(f"Received DATA and --resume {resume}, which continues with the run's own data.")

@@ -21,6 +21,7 @@ from regraft.cli.options import (
     ImageSize,
     Json,
     LabelSeparator,
+    Order,
     StudyFolder,
     Weights,
     cluster_of,
@@ -51,6 +52,7 @@ def command(
     weights: Weights = None,
     image_size: ImageSize = None,
     task: AskedTask = None,
+    order: Order = None,
     label_separator: LabelSeparator = None,
     seed: Annotated[int | None, Option(help="Seed of the search and of every training.")] = None,
     config: ConfigFile = None,
@@ -70,7 +72,7 @@ def command(
     """Search for better settings: short trainings on cached features, then the best ones in full."""
     started, screen = time.monotonic(), console(json)
     overrides = {"model.backbone": backbone, "model.weights": weights, "model.image_size": image_size,
-                 "data.task": task, "data.label_separator": label_separator, "training.seed": seed,
+                 "data.task": task, "data.order": order, "data.label_separator": label_separator, "training.seed": seed,
                  **flags}  # fmt: skip
     fixed = [setting.partition("=")[0].strip() for setting in settings or []]
     fixed += [key for key, value in overrides.items() if value is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -44,6 +44,7 @@ def inspect(
     label_column: str = "",
     bands: str = "",
     task: AskedTask = "auto",
+    order: Sequence[str] = (),
     label_separator: str = "",
     cache: Cache | None = None,
     reporter: ProgressReporter | None = None,
@@ -66,6 +67,7 @@ def inspect(
         label_column: Column of a manifest with the labels, as for `scan`.
         bands: Bands that are the channels, as for `scan`.
         task: Whether images have one label or several, as for `scan`.
+        order: Classes that have an order, as for `scan`.
         label_separator: What is between several labels in a cell, as for `scan`.
         cache: Cache of all results; default: that of the user.
         reporter: Reporter that gets the progress; default: that of the notebook or terminal.
@@ -95,6 +97,7 @@ def inspect(
             label_column=label_column,
             bands=bands,
             task=task,
+            order=order,
             label_separator=label_separator,
             cache=cache,
             progress=partial(reporter.on_progress, "scan", detail="images"),
