@@ -65,14 +65,9 @@ class OrdinalScores:
 
 def measure_order(confusion: np.ndarray) -> OrdinalScores:
     """Compute the metrics of a confusion matrix, int (C, C), with an image or more; row: true class."""
-    true, predicted = np.indices(confusion.shape)
-    distance = np.abs(true - predicted)
-    # Of these sums over images all metrics are functions.
-    values = np.stack(
-        [np.ones_like(true), distance, distance <= 1, distance**2, true, predicted, true**2 + predicted**2], -1
-    )
-    found = _metrics((confusion[..., None] * values).sum(axis=(0, 1)).astype(np.float64))
-    drawn = [_metrics(sums) for sums in draw_sums(confusion, values.astype(np.float64))]
+    values = _values(len(confusion))
+    found = _metrics((confusion[..., None] * values).sum(axis=(0, 1)))
+    drawn = [_metrics(sums) for sums in draw_sums(confusion, values)]
     ranges = {"quadratic_kappa": (-1.0, 1.0), "mean_absolute_error": (0.0, float(len(confusion) - 1))}
     intervals = {}
     for name, value in found.items():
@@ -82,6 +77,20 @@ def measure_order(confusion: np.ndarray) -> OrdinalScores:
             intervals[name] = (low, high)
     kappa, steps, near = (float(value) for value in found.values())
     return OrdinalScores(kappa if np.isfinite(kappa) else None, steps, near, intervals)
+
+
+def quadratic_kappa(confusion: np.ndarray) -> float:
+    """Quadratic weighted kappa of a confusion matrix, int (C, C), at most 1; 0 where nothing can be beyond chance."""
+    kappa = float(_metrics((confusion[..., None] * _values(len(confusion))).sum(axis=(0, 1)))["quadratic_kappa"])
+    return kappa if np.isfinite(kappa) else 0.0
+
+
+def _values(classes: int) -> np.ndarray:
+    """What an image adds to the sums of which all metrics are functions, by its true and predicted class, (C, C, 7)."""
+    true, predicted = np.indices((classes, classes))
+    distance, both = np.abs(true - predicted), true**2 + predicted**2
+    columns = (np.ones_like(true), distance, distance <= 1, distance**2, true, predicted, both)
+    return np.stack(columns, axis=-1).astype(np.float64)
 
 
 def _metrics(sums: np.ndarray) -> dict[str, np.ndarray]:

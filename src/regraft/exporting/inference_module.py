@@ -27,8 +27,8 @@ class InferenceModule(nn.Module):
         super().__init__()
         # Not channels-last, which PyTorch's CPU kernels like but which adds transpositions to the exported graph.
         self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
-        if isinstance(layer := self.model.head.classifier, CumulativeLayer):
-            self.model.head.classifier = layer.constant()  # type: ignore[assignment]  # of another kind
+        if isinstance(last := self.model.head.classifier, CumulativeLayer):
+            self.model.head.classifier = last.constant()  # type: ignore[assignment]
         self.eval()
         for layer in self.model.modules():
             if hasattr(layer, "inplace"):  # converters take such operations apart, which is slow

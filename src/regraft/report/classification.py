@@ -14,6 +14,7 @@ from regraft.evaluation.abstention import risk_coverage
 from regraft.evaluation.calibration import MIN_IMAGES, Calibration
 from regraft.evaluation.hierarchy import Hierarchy
 from regraft.evaluation.metrics import Evaluation
+from regraft.evaluation.ordinal import OrdinalScores
 from regraft.report import sentences
 from regraft.report.earlier_run import class_rows
 from regraft.report.hierarchy import answer_rows, level_titles, metric_rows
@@ -38,6 +39,7 @@ def _sections(record: ClassificationRecord) -> dict[str, str]:
     return {
         "confusion": "Confusion matrix",
         **({"tree": "Tree of classes"} if _hierarchy(record) else {}),
+        **({"order": "Order of the classes"} if _ordinal(record) else {}),
         "classes": "Per-class metrics",
         **({"earlier": "Compared with the earlier run"} if changes else {}),
         "calibration": "Calibration",
@@ -56,12 +58,33 @@ def _numbers(record: ClassificationRecord) -> list[tuple[str, str]]:
             f"{record.part} accuracy ({interval(evaluation.accuracy_interval)})".replace(" to ", _UNBROKEN_TO),
         ),
         (f"{evaluation.macro_f1:.3f}", f"macro-F1{' of the tested classes' if evaluation.untested else ''}"),
+        *_kappa(evaluation.ordinal),
         (f"{evaluation.count:,}", f"{record.part} images"),
     ]
 
 
 def _hierarchy(record: ClassificationRecord) -> Hierarchy | None:
     return record.evaluations[record.part].hierarchy if record.part else None
+
+
+def _ordinal(record: ClassificationRecord) -> OrdinalScores | None:
+    return record.evaluations[record.part].ordinal if record.part else None
+
+
+def _kappa(scores: OrdinalScores | None) -> list[tuple[str, str]]:
+    """The quadratic weighted kappa, as a number on top of the page."""
+    if scores is None or scores.quadratic_kappa is None:
+        return []
+    low, high = scores.intervals["quadratic_kappa"]
+    return [(f"{scores.quadratic_kappa:.3f}", f"quadratic kappa ({low:.3f}{_UNBROKEN_TO}{high:.3f})")]
+
+
+def _ordinal_rows(scores: OrdinalScores) -> list[tuple[str, str, str]]:
+    """Rows of a table: metric, value, interval."""
+    return [
+        (name[0].upper() + name[1:], f"{value:.3f}", f"{low:.3f} to {high:.3f}")
+        for name, value, (low, high) in scores.rows()
+    ]
 
 
 def _objection(record: ClassificationRecord) -> Sentence:
@@ -76,6 +99,7 @@ def _page_view(record: ClassificationRecord) -> dict[str, Any]:
     return {
         **_details(record),
         "tree": _tree_view(hierarchy) if (hierarchy := _hierarchy(record)) else None,
+        "order_rows": _ordinal_rows(scores) if (scores := _ordinal(record)) else [],
         "changes": class_rows(record.metrics.get("earlier_run") or {}),
         "per_class_rows": record.weakest_first(),
         "calibration": _calibration_view(record),
@@ -85,6 +109,7 @@ def _page_view(record: ClassificationRecord) -> dict[str, Any]:
 def _card_view(record: ClassificationRecord) -> dict[str, Any]:
     return {
         "metrics": _card_metrics(record),
+        "order_rows": _ordinal_rows(scores) if (scores := _ordinal(record)) else [],
         "weakest": [row for row in record.weakest_first() if row.support],
         "limitations": [*_weak_classes(record), *_label_errors(record)],
         "min_calibrated": MIN_IMAGES,
@@ -168,6 +193,8 @@ def _card_metrics(record: ClassificationRecord) -> list[tuple[str, str, float]]:
     evaluation = record.evaluations[record.part]
     macro_f1 = "Macro F1" + (" of the tested classes" if evaluation.untested else "")
     metrics = [("accuracy", "Accuracy", evaluation.accuracy), ("f1", macro_f1, evaluation.macro_f1)]
+    if evaluation.ordinal and evaluation.ordinal.quadratic_kappa is not None:
+        metrics.append(("quadratic_weighted_kappa", "Quadratic weighted kappa", evaluation.ordinal.quadratic_kappa))
     if record.calibrations and evaluation.count >= MIN_IMAGES:
         metrics.append(("expected_calibration_error", "Expected calibration error", record.calibrations[1].ece))
     return [(kind, name, round(value, 6)) for kind, name, value in metrics]

@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 def run_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a run: scores in 0..1, 10^6 bytes, seconds and milliseconds; None for what was not measured."""
     model, time, test, val = metrics["model"], metrics["time"], metrics.get("test") or {}, metrics.get("val") or {}
-    intervals = test.get("intervals") or {}
+    intervals, ordinal = test.get("intervals") or {}, test.get("ordinal") or {}
     is_multilabel = "multilabel" in (test.get("task"), val.get("task"))
 
     def interval(name: str) -> list[float] | None:
@@ -40,6 +40,8 @@ def run_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "test_accuracy_interval": test.get("accuracy_interval"),
         "test_mean_average_precision": test.get("mean_average_precision"),
         "test_mean_average_precision_interval": interval("mean_average_precision"),
+        "test_quadratic_kappa": ordinal.get("quadratic_kappa"),
+        "test_quadratic_kappa_interval": (ordinal.get("intervals") or {}).get("quadratic_kappa"),
         "test_macro_f1": test.get("macro_f1"),
         "test_macro_f1_interval": interval("macro_f1"),
     }
@@ -87,6 +89,7 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "val mAP": _known("{:.3f}".format, "val_mean_average_precision"),
     "test accuracy (95 %)": _score("test_accuracy"),
     "test mAP (95 %)": _score("test_mean_average_precision"),
+    "test kappa (95 %)": _score("test_quadratic_kappa"),
     "test macro-F1 (95 %)": _score("test_macro_f1"),
 }
 

@@ -41,6 +41,8 @@ def quality(record: ClassificationRecord) -> Iterator[Sentence]:
     yield from _per_class(evaluation)
     if evaluation.hierarchy:
         yield from _under_tree(evaluation.hierarchy)
+    if evaluation.ordinal:
+        yield (evaluation.ordinal.describe(),)
 
 
 def confidence(record: ClassificationRecord) -> Iterator[Sentence]:

@@ -78,8 +78,7 @@ def describe_model(model: Classifier, split: Split, config: Config, reporter: Pr
 def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter) -> Split:
     """Scan and split the data; settings of a training that cannot work are refused before."""
     check_trackers(config.tracking.to)
-    asked = LabelOptions(config.data.task, config.data.label_separator, config.data.order)
-    refuse_settings_of_classes("ordinal" if asked.is_ordinal else asked.task, config)
+    refuse_settings_of_classes(asked_task(config), config)
     choose_precision(config.training.precision, choose_device(config.training.device))
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
@@ -166,6 +165,12 @@ def build_for(config: Config, dataset: Dataset, image_size: int | None = None) -
     return model
 
 
+def asked_task(config: Config) -> AskedTask:
+    """The configured task; `ordinal` if there is only an order. Raises as `LabelOptions`."""
+    asked = LabelOptions(config.data.task, config.data.label_separator, config.data.order)
+    return "ordinal" if asked.is_ordinal else asked.task
+
+
 def refuse_several_labels(task: AskedTask, what: str) -> None:
     """Raise `UsageError` where an image has any number of classes, or a number, and `what` is for one class."""
     if task in ("multilabel", "regression"):
@@ -199,7 +204,7 @@ def refuse_settings_of_classes(task: AskedTask, config: Config) -> None:
         settings |= {
             "backbone = auto": is_auto,
             "training.class_weights": training.class_weights != "none",
-            f"training.monitor = {training.monitor}": training.monitor == "val_macro_f1",
+            f"training.monitor = {training.monitor}": training.monitor in ("val_macro_f1", "val_quadratic_kappa"),
         }
     for what in (name for name, is_chosen in settings.items() if is_chosen):
         refuse_numbers(task, what)

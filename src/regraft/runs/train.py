@@ -36,6 +36,7 @@ from regraft.runs.exemplars import number_of, write_exemplars
 from regraft.runs.finalize import HeldOut, calibrate, write_results
 from regraft.runs.members import TrainedMember, remove_weights, train_members
 from regraft.runs.prepare import (
+    asked_task,
     build_described,
     build_for,
     describe_model,
@@ -353,6 +354,7 @@ def _refuse_early(config: Config, out: Path | str | None, model: Classifier | No
     """Refuse what needs no look at the images: a folder with a run, and a backbone that no model can be built of."""
     if out is not None:
         distributed.on_rank_0(partial(refuse_existing_run, Path(out)))
+    refuse_settings_of_classes(asked_task(config), config)
     if model is not None:
         return
     if config.model.backbone == AUTO:

@@ -19,6 +19,7 @@ from regraft.data.labels import ModelTask, Task
 from regraft.errors import UnknownNameError, UsageError
 from regraft.evaluation.metrics import confusion_matrix, macro_f1
 from regraft.evaluation.multilabel.metrics import indicator_f1
+from regraft.evaluation.ordinal import quadratic_kappa
 from regraft.models.cumulative import log_probabilities
 from regraft.models.head import Activation
 from regraft.training.options import ClassWeights, Loss, Monitor, TrainingOptions
@@ -314,10 +315,14 @@ class EpochMetrics:
     count: int
     loss_error: float = 0.0  # standard error of `loss`
     calibrated_losses: tuple[float, ...] = ()  # by image, at the temperature of the least mean; empty: not computed
+    quadratic_kappa: float = math.nan  # of classes that have an order
 
     def value(self, monitor: str) -> float:
         """Value of a monitor by name; larger is better."""
-        return {"val_loss": -self.loss, "val_accuracy": self.accuracy, "val_macro_f1": self.macro_f1}[monitor]
+        return {
+            "val_loss": -self.loss, "val_accuracy": self.accuracy, "val_macro_f1": self.macro_f1,
+            "val_quadratic_kappa": self.quadratic_kappa,
+        }[monitor]  # fmt: skip
 
     def gain_over(self, other: EpochMetrics) -> tuple[float, float]:
         """Mean decrease of the calibrated loss per image relative to `other`, and its standard error."""
@@ -330,9 +335,15 @@ class EpochMetrics:
         return self.count < SMALL_VALIDATION
 
     def noise(self, monitor: str) -> float:
-        """Standard error of a monitor; binomial for accuracy and macro-F1."""
+        """Standard error of a monitor; binomial for accuracy and macro-F1.
+
+        That of the quadratic kappa is as of a correlation, which it is one of (Fleiss and Cohen 1973, Educational and
+        Psychological Measurement 33, 613-619).
+        """
         if monitor == "val_loss":
             return self.loss_error
+        if monitor == "val_quadratic_kappa":
+            return float((1 - self.quadratic_kappa**2) / max(1, self.count) ** 0.5)
         share = self.accuracy if monitor == "val_accuracy" else self.macro_f1
         return float((share * (1 - share) / max(1, self.count)) ** 0.5)
 
@@ -350,13 +361,16 @@ def compute_metrics(
     logits, labels = logits.float().cpu(), labels.cpu()
     targets = plain.targets(labels)
     losses = plain.per_image(logits, targets).double()
+    kappa = math.nan
     if objective.task == "multilabel":
         f1 = indicator_f1(targets.numpy() > 0.5, logits.numpy() > 0)
     elif objective.task == "regression":
         f1 = math.nan
     else:
         labels = class_indices(labels)
-        f1 = macro_f1(confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1]))
+        confusion = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy(), logits.shape[1])
+        f1 = macro_f1(confusion)
+        kappa = quadratic_kappa(confusion) if objective.ordered else kappa
     return EpochMetrics(
         loss=float(losses.mean()),
         loss_error=float(losses.std(correction=0)) / max(1, len(losses)) ** 0.5,
@@ -364,6 +378,7 @@ def compute_metrics(
         macro_f1=f1,
         count=len(labels),
         calibrated_losses=tuple(_calibrated_losses(plain, logits, targets)[0].tolist()) if calibrate else (),
+        quadratic_kappa=kappa,
     )
 
 

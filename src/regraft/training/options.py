@@ -27,7 +27,7 @@ Schedule = Literal["cosine", "constant"]
 OutputActivation = Literal["auto", "softmax", "sigmoid"]
 KeepEpoch = Literal["auto", "best", "last"]
 ClassWeights = Literal["none", "balanced"] | dict[str, float]
-Monitor = Literal["auto", "val_loss", "val_accuracy", "val_macro_f1"]
+Monitor = Literal["auto", "val_loss", "val_accuracy", "val_macro_f1", "val_quadratic_kappa"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Sharding = Literal["none", "fsdp"]
@@ -93,8 +93,8 @@ _THRESHOLDS = (
     "each class is right)"
 )
 _MONITOR = (
-    "metric of the best epoch: val_loss (always that of numbers), val_accuracy or val_macro_f1; auto: val_accuracy, of "
-    "several labels val_loss; without a val part the last epoch is kept"
+    "metric of the best epoch: val_loss (always that of numbers), val_accuracy, val_macro_f1 or, of classes with an "
+    "order, val_quadratic_kappa; auto: val_accuracy, of several labels val_loss; without a val part the last epoch is kept"
 )
 _COMPILE = (
     "run fine-tuning steps through torch.compile: minutes of compilation, which can pay on a GPU and not on a CPU"

@@ -247,6 +247,11 @@ def set_up(
     model.head.thresholds = (0.5,) * len(model.head.thresholds)
     task = split.dataset.task
     options = replace(options, monitor=monitor_of(options, task))
+    if options.monitor == "val_quadratic_kappa" and not model.ordered:
+        raise UsageError(
+            "training.monitor = val_quadratic_kappa is for classes that have an order (data.task = ordinal), and these "
+            "have none. Expected val_loss, val_accuracy or val_macro_f1."
+        )
     model.head.activation = output_activation(options, task)
     if model.ordered and model.head.activation != "softmax":
         raise UsageError(

@@ -45,6 +45,8 @@ class ComparedModel:
     val_mean_average_precision: float | None = None  # mAP; None where an image has one class, as the two others
     test_mean_average_precision: float | None = None
     test_mean_average_precision_interval: tuple[float, float] | None = None
+    test_quadratic_kappa: float | None = None  # quadratic weighted kappa of classes with an order; None of others
+    test_quadratic_kappa_interval: tuple[float, float] | None = None
 
     @property
     def score(self) -> float:
