@@ -155,8 +155,8 @@ def test_json_is_plain_and_complete(case: tuple[int, int, int, int | None]) -> N
     result = evaluate(random_predictions(*case))
     value = result.to_json()
     assert json.loads(json.dumps(value, allow_nan=False)) == value
-    of_tree = {"hierarchy"}  # which only predictions under a tree have
-    assert set(value) == {*Evaluation.__dataclass_fields__, "untested", "majority_class"} - of_tree
+    added = {"hierarchy", "ordinal"}  # which only predictions under a tree, and of an order, have
+    assert set(value) == {*Evaluation.__dataclass_fields__, "untested", "majority_class"} - added
     assert sum(map(sum, value["confusion"])) == value["count"]
 
 
