@@ -23,7 +23,7 @@ def graded(count: int = 240, features: int = 5, classes: int = 4, seed: int = 0)
 
 
 def objective_of(labels: np.ndarray, classes: int) -> Objective:
-    return Objective.of_labels(labels, [str(i) for i in range(classes)], ordered=True)
+    return Objective.of_labels(labels, [str(i) for i in range(classes)], task="ordinal")
 
 
 def peer(values: np.ndarray, labels: np.ndarray, classes: int, l2: float) -> tuple[float, np.ndarray]:
@@ -83,7 +83,7 @@ def test_the_strength_is_chosen_and_few_images_of_many_grades_gain_by_their_orde
     test_features, test_labels = graded(600, features=30, classes=6, seed=1)
     losses = []
     for ordered in (True, False):
-        objective = Objective.of_labels(labels, [str(i) for i in range(6)], ordered=ordered)
+        objective = Objective.of_labels(labels, [str(i) for i in range(6)], task="ordinal" if ordered else None)
         head, path = fit_head(features.clone(), torch.from_numpy(labels), objective)
         assert head in path
         logits = objective.logits(test_features @ head.weight.T + head.bias)
@@ -99,7 +99,7 @@ def test_the_strength_is_chosen_and_few_images_of_many_grades_gain_by_their_orde
 def test_held_out_images_are_predicted_by_heads_with_an_order() -> None:
     features, labels = graded()
     fold = np.arange(len(labels)) % 3
-    found = cross_val_predict(features, labels, fold, NullReporter(), classes=4, ordered=True)
+    found = cross_val_predict(features, labels, fold, NullReporter(), classes=4, task="ordinal")
     np.testing.assert_allclose(found.sum(axis=1), 1)
     cumulative = np.log(found[:, ::-1].cumsum(axis=1)[:, :-1] / found.cumsum(axis=1)[:, :-1][:, ::-1])
     for number in range(3):  # one score: the log-odds of all thresholds differ by numbers that images share

@@ -46,6 +46,7 @@ class CumulativeLayer(nn.Module):
     def __init__(self, features: int, classes: int) -> None:
         """Draw the weight as `nn.Linear` does; with a score of 0 all classes have the same probability."""
         super().__init__()
+        self.in_features, self.out_features = features, classes
         self.weight = nn.Parameter(nn.Linear(features, 1).weight.detach().clone())
         self.bias = nn.Parameter(torch.zeros(1))
         self.raw_gaps = nn.Parameter(torch.zeros(classes - 2))

@@ -94,7 +94,8 @@ _THRESHOLDS = (
 )
 _MONITOR = (
     "metric of the best epoch: val_loss (always that of numbers), val_accuracy, val_macro_f1 or, of classes with an "
-    "order, val_quadratic_kappa; auto: val_accuracy, of several labels val_loss; without a val part the last epoch is kept"
+    "order, val_quadratic_kappa; auto: val_accuracy, of several labels val_loss; without a val part the last epoch is "
+    "kept"
 )
 _COMPILE = (
     "run fine-tuning steps through torch.compile: minutes of compilation, which can pay on a GPU and not on a CPU"
