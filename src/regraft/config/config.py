@@ -60,7 +60,18 @@ class DataOptions:
         OnUnreadable, Field(description="unreadable images: skip (leave out and list them) or error")
     ] = "skip"
     group_by: Annotated[
-        str, Field(description="regular expression; images whose paths have the same match share a part; empty: none")
+        str,
+        Field(
+            description="column of a manifest, or regular expression; images with the same cell, or the same match in "
+            "their path, share a part; empty: none"
+        ),
+    ] = ""
+    pool_by: Annotated[
+        str,
+        Field(
+            description="the same for several pictures of one thing: each group has one label and gets one answer; "
+            "empty: each image has its own"
+        ),
     ] = ""
     keep_split: Annotated[
         str, Field(description="a split.csv or a run's folder; the images in it keep their part; empty: none")
@@ -112,6 +123,11 @@ class DataOptions:
         int,
         Field(ge=0, le=10_000, description="images of a class whose features are kept, to grow without them; 0: none"),
     ] = 100
+
+    @property
+    def grouping(self) -> str:
+        """What the images are grouped by, whether or not a group gets one answer."""
+        return self.pool_by or self.group_by
 
 
 @usage_errors

@@ -90,6 +90,7 @@ class Dataset(NotebookRepr):
         band_numbers: Numbers, from 1, of the bands of the images that are the channels; () for gray and colors.
         taxonomy: The tree above the classes, if there is one.
         ordered: Whether the classes have an order, such as grades (the task `ordinal`), of which an image has one.
+        pool_by: What its groups are, such as "patient", if one group gets one answer; empty: each image gets one.
     """
 
     root: Path | str
@@ -107,6 +108,7 @@ class Dataset(NotebookRepr):
     band_numbers: tuple[int, ...] = ()
     taxonomy: Taxonomy | None = field(default=None, repr=False)
     ordered: bool = False
+    pool_by: str = field(default="", repr=False)
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

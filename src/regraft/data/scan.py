@@ -18,6 +18,7 @@ from regraft.data.decode import MAX_PIXELS
 from regraft.data.ignored import describe_ignored
 from regraft.data.index import Progress
 from regraft.data.labels import AskedTask, LabelOptions, Task, classes_in, join_labels, split_labels
+from regraft.data.pooling import pooled_by
 from regraft.data.quality.near_duplicates import Pictures
 from regraft.data.quality.same_pictures import near_duplicate_pairs
 from regraft.data.read_images import ReadImages, open_cache, read_images
@@ -45,6 +46,7 @@ def scan(
     *,
     root: Path | str | None = None,
     group_by: str = "",
+    pool_by: str = "",
     remote: bool = False,
     layout: FolderLayout = "auto",
     taxonomy: Path | str | Mapping[str, str | None] | Taxonomy | None = None,
@@ -78,9 +80,11 @@ def scan(
             the URL of a folder or manifest, as a string, such as `s3://bucket/photos` (extra `remote`).
         root: Location of a manifest's relative paths: a folder, or anything else that `path` may be; default: the
             manifest's own folder. With the data as root, a run's `split.csv` can be read from the run's folder.
-        group_by: Regular expression. Images in whose paths it matches the same text form a group, which a split keeps
-            in one part. The text is the pattern's named group `group`, else all its groups, else the whole match.
-            Empty: only the groups in the data.
+        group_by: A column of a manifest, or a regular expression. Images with the same cell, or in whose paths it
+            matches the same text, form a group, which a split keeps in one part. The text is the pattern's named group
+            `group`, else all its groups, else the whole match. Empty: only the groups in the data.
+        pool_by: As `group_by`, for several pictures of one thing: a group has one label and gets one answer
+            (`Dataset.pool_by`), and an image without a group is a thing by itself.
         remote: Whether to fetch images that a manifest names by URL; they are fetched each time they are read.
         layout: Meaning of folders: `classes` makes each folder in `path` a class and `parts` each folder in a part,
             whatever its name; `tree` makes the folders that have images classes, and those around them nodes of a tree
@@ -116,8 +120,8 @@ def scan(
     Raises:
         UsageError: `path` or `taxonomy` does not exist or is none of these; `root` is given without a manifest; a
             manifest names images by URL and `remote` is not set; `on_unreadable`, `layout` or `task` has another value;
-            `group_by` is not a regular expression, or the data has groups of its own; the task is `ordinal` and
-            neither `order` nor the names of the classes say their order.
+            `group_by` is no column and no regular expression, the data has groups of its own, or `pool_by` differs; the
+            task is `ordinal` and neither `order` nor the names of the classes say their order.
         MissingExtraError: Parquet or a URL needs a package that is not installed.
         DataError: It is unclear which folders are classes; there are no classes, only one class, an empty class, or a
             class in val or test that is not in train; the taxonomy is damaged or does not have a class; a folder,
@@ -132,8 +136,14 @@ def scan(
     if on_unreadable not in get_args(OnUnreadable):
         raise UsageError(f"on_unreadable={on_unreadable!r}; expected skip or error.")
     as_path(path, "The data")
-    if group_by:
-        compile_pattern(group_by)  # before the source is opened
+    if pool_by and group_by not in ("", pool_by):
+        raise UsageError(
+            f"group_by={group_by!r} and pool_by={pool_by!r}: a group that gets one answer is the one that a split does "
+            "not divide. Expected one of them."
+        )
+    grouping, option = pool_by or group_by, "pool_by" if pool_by else "group_by"
+    if grouping and suffix_of(str(path)) not in SUFFIXES:  # else it may name a column
+        compile_pattern(grouping, option)  # before the source is opened
     asked = LabelOptions(task, label_separator, tuple(order))  # likewise
     if layout not in get_args(FolderLayout):
         raise UsageError(f"layout={layout!r}; expected {', '.join(get_args(FolderLayout))}.")
@@ -148,7 +158,7 @@ def scan(
         )
     source = open_data(
         path, root, remote=remote, layout=layout, known=classes or (), tree=known, image_column=image_column,
-        label_column=label_column, task=asked.read_as, label_separator=label_separator,
+        label_column=label_column, task=asked.read_as, label_separator=label_separator, group_by=grouping,
     )  # fmt: skip
     if task == "regression":
         source = with_numbers(source, redact(str(path)))
@@ -160,10 +170,11 @@ def scan(
     if asked.is_ordinal and classes is None:  # before the images are read
         ordered = in_order(sorted({label for _, label in source.layout.classes}), asked.order, redact(str(path)))
     dataset = scan_source(
-        with_groups(source, group_by), path, taxonomy=tree, on_unreadable=on_unreadable, classes=classes,
+        with_groups(source, grouping, option), path, taxonomy=tree, on_unreadable=on_unreadable, classes=classes,
         max_pixels=max_pixels, cache=cache, near_duplicates=near_duplicates, lenient=lenient, workers=workers,
         progress=progress, compare_progress=compare_progress, scanned=absolute(path) if is_plain else "", bands=bands,
     )  # fmt: skip
+    dataset = pooled_by(dataset, pool_by) if pool_by else dataset
     if not asked.is_ordinal:
         return dataset
     if dataset.taxonomy is not None:

@@ -252,6 +252,7 @@ def _write(
     about = readme(
         export_format, preprocessing, backbone=backbone, classes=len(run.classes), maps=maps,
         task=run.task, quantity=run.classes[0] if is_number else "", has_tree=has_tree,
+        pool_by=run.classifier.pool_by,
     )  # fmt: skip
     write_text(target / README, about)
     write_json(target / DESCRIPTION, {
@@ -270,6 +271,7 @@ def _write(
         **({"half_width": run.classifier.half_width, "deviation": reference.images.deviation} if is_number else {}),
         **({"ordered": True} if run.ordered else {}),
         **({"taxonomy": run.taxonomy.to_json()} if run.taxonomy else {}),
+        **({"pool_by": run.classifier.pool_by} if run.classifier.pool_by else {}),
         "preprocessing": preprocessing.to_json(),
         "backbone": run.description["backbone"],
         "temperature": reference.module.model.head.temperature,

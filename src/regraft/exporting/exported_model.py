@@ -34,6 +34,8 @@ class ExportedModel:
         description: Contents of `export.json`.
         classes: Class names in output order.
         taxonomy: Tree above the classes; None without one.
+        pool_by: What the groups of images are that the model was trained to give one answer each; "" if each image has
+            one.
         preprocessing: How an image file becomes an input.
         runtime: The loaded model.
     """
@@ -57,6 +59,7 @@ class ExportedModel:
         self.description = _read_description(self.path / DESCRIPTION)
         self.classes: tuple[str, ...] = tuple(self.description["classes"])
         self.taxonomy = Taxonomy.from_json(self.description.get("taxonomy"), self.classes)
+        self.pool_by = str(self.description.get("pool_by", ""))
         self.preprocessing = Preprocessing.from_json(self.description["preprocessing"])
         export_format = FORMATS[self.description["format"]]
         if export_format.runs_code and not trust:

@@ -47,6 +47,23 @@ The classes are the ends of a tree: `taxonomy` in `export.json` has the node abo
 the sum over the classes below it; `python predict.py --min-confidence 0.8 IMAGE` answers with the class, or where none
 is that sure with the deepest node that is.
 """
+#: A paragraph for an export of a model that was trained on groups of images, by task.
+_GROUPS: Mapping[Task, str] = {
+    "classification": """
+The model was trained to give one answer for several pictures of one thing ({pool_by}), and takes one picture. The
+answer for a group is that of the mean of its pictures' logits: average the logarithms of `probabilities` over the
+pictures, take the exponential, and divide by the sum. `regraft predict . TABLE --pool-by COLUMN{trust}` does so.
+""",
+    "multilabel": """
+The model was trained to give one answer for several pictures of one thing ({pool_by}), and takes one picture. The
+answer for a group is that of the mean of its pictures' logits: average log(p / (1 - p)) of `probabilities` over the
+pictures, and take the sigmoid. `regraft predict . TABLE --pool-by COLUMN{trust}` does so.
+""",
+    "regression": """
+The model was trained to give one number for several pictures of one thing ({pool_by}), and takes one picture. The
+number of a group is the mean over its pictures. `regraft predict . TABLE --pool-by COLUMN{trust}` computes it.
+""",
+}
 #: Rows of the table for an export with maps.
 _OUTPUTS = """| output | `logits` | float32 | (N, {classes}) | before {before} |
 | output | `evidence` | float32 | (N, {classes}, {rows}, {columns}) | for each class, by position in the image |
@@ -101,6 +118,7 @@ def readme(
     task: Task = "classification",
     quantity: str = "",
     has_tree: bool = False,
+    pool_by: str = "",
 ) -> str:
     """Return the text for an export of a network with inputs of this preprocessing; `maps` as in `export.json`."""
     several_labels = task == "multilabel"
@@ -113,11 +131,13 @@ def readme(
         outputs = _OUTPUTS.format(**values)
         if several_labels or maps["activation"] == "softmax":
             snippet = (_LABEL_MAPS if several_labels else _MAPS).format(**values)
+    trust = " --trust" if export_format.runs_code else ""
+    groups = _GROUPS[task].format(pool_by=pool_by, trust=trust) if pool_by else ""
     return _TEXT.format(
         pixels=_pixels(preprocessing.bands), backbone=backbone, purpose=quantity or f"{classes} classes",
         classes=classes, name=export_format.name, **sides,
-        requirements=export_format.script.requirements, trust=" --trust" if export_format.runs_code else "",
-        outputs=outputs, maps=snippet, meaning=_MEANINGS[task], tree=_TREE if has_tree else "",
+        requirements=export_format.script.requirements, trust=trust,
+        outputs=outputs, maps=snippet, meaning=_MEANINGS[task], tree=(_TREE if has_tree else "") + groups,
         files=", ".join(f"`{file}`" for file in export_format.files),
     )  # fmt: skip
 

@@ -53,6 +53,8 @@ class Classifier(StagedNetwork):
         spec: Registry entry of the backbone.
         classes: Class names in the order of the logits.
         taxonomy: Tree above the classes; None without one.
+        pool_by: What the groups of images are for each of which it was trained to give one answer; empty: each image
+            has its own. The answer of a group is that of the mean of its images' logits.
         preprocessing: Conversion of an image file to the input.
         stages: Stages of the backbone, in order.
         taps: Indices of the stages that the head reads in addition to the last one.
@@ -92,6 +94,7 @@ class Classifier(StagedNetwork):
         keep_freed_memory()  # or each layer of each batch would wait for the system to clear pages
         self.classes = tuple(classes)
         self.taxonomy: Taxonomy | None = None
+        self.pool_by = ""
         self.head = Head(
             self.features,
             len(self.classes),
@@ -287,6 +290,7 @@ class Classifier(StagedNetwork):
             "boundary": self.boundary,
             "classes": list(self.classes),
             **({"taxonomy": self.taxonomy.to_json()} if self.taxonomy else {}),
+            **({"pool_by": self.pool_by} if self.pool_by else {}),
             "preprocessing": self.preprocessing.to_json(),
             "ood": self.ood.get_config() if self.ood else None,
         }
@@ -305,6 +309,7 @@ class Classifier(StagedNetwork):
         options["head_stages"] = options.pop("stages")
         model = cls(spec, backbone, config["classes"], preprocessing, **options)
         model.taxonomy = Taxonomy.from_json(config.get("taxonomy"), model.classes)
+        model.pool_by = config.get("pool_by", "")
         if config["ood"]:
             model.ood = MahalanobisOod(**config["ood"])
         model.freeze(config["boundary"])

@@ -52,6 +52,7 @@ class Prediction(NotebookRepr):
         half_width: Half the width of the interval about the value that has the true number at the model's coverage;
             None: there is no interval.
         taxonomy: The tree above the classes; None if the model has none.
+        pictures: Number of images of the group that is answered, whose name is the source; None: it is one image.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Prediction(NotebookRepr):
     value: float | None = None
     half_width: float | None = None
     taxonomy: Taxonomy | None = field(default=None, repr=False)
+    pictures: int | None = None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -184,6 +186,12 @@ def tree_of(model: object) -> Taxonomy | None:
 def has_order(model: object) -> bool:
     """Whether the classes of a model or `Predictor` have an order, in which it has them."""
     return bool(getattr(model, "ordered", False))  # as above
+
+
+def pooling_of(model: object) -> str:
+    """What the groups are that a model or `Predictor` was trained to give one answer each; "" if each image has one."""
+    pool_by: str = getattr(model, "pool_by", "")  # as above
+    return pool_by
 
 
 def check_tta(name: str) -> Tta:

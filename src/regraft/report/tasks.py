@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from regraft.data.labels import Task
+from regraft.data.samples import PARTS
 from regraft.report import classification
 from regraft.report.distillation import describe_lesson, describe_result
 from regraft.report.earlier_run import describe_earlier
@@ -22,11 +23,24 @@ REPORTS: Mapping[Task, TaskReport[Any]] = {
 }
 
 
+def describe_groups(record: RunRecord) -> str:
+    """What has one answer, if that is a group of pictures, as a sentence; "" where each image has one."""
+    if not (groups := record.metrics.get("groups")) or record.part is None:
+        return ""
+    counts = ", ".join(f"{groups[part]['text']} ({part})" for part in PARTS if part in groups)
+    return (
+        f"Each answer is for several pictures of one thing ({groups['by']}), from their mean features: {counts}. Where "
+        "metrics, calibration and predictions are said to be of images, they are of groups."
+    )
+
+
 def summary(record: RunRecord) -> list[Sentence]:
     """Return the sentences that say how good the model is, and what limits this statement."""
     report = REPORTS[record.task]
     sentences: list[Sentence] = [(RANDOM_WEIGHTS,)] if record.has_random_weights else []
     sentences += [(text,) for text in record.missing]
+    if text := describe_groups(record):
+        sentences.append((text,))
     sentences += report.quality(record)
     if distillation := record.metrics.get("distillation"):
         sentences += [(text,) for text in (describe_lesson(distillation), *describe_result(distillation))]

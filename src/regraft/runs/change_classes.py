@@ -34,7 +34,7 @@ from regraft.report.plots.precision_recall import plot_precision_recall
 from regraft.runs.class_changes import ClassChanges
 from regraft.runs.earlier_images import location_of, source_record
 from regraft.runs.exemplars import rename_exemplars
-from regraft.runs.prepare import refuse_numbers, refuse_order
+from regraft.runs.prepare import refuse_groups, refuse_numbers, refuse_order
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import CONFIG, HEAD_PATH, HISTORY, METRICS, SOURCE, SPLIT, UNLABELED, Run, open_model
@@ -93,6 +93,7 @@ def change_classes(
         raise UsageError(f"The run is a {type(run).__name__}; expected a run or its folder.")
     refuse_numbers(earlier.task, "`regraft classes`")
     refuse_order(earlier.ordered, "`regraft classes`")
+    refuse_groups(str(earlier.description.get("pool_by", "")), "`regraft classes`")
     drop = [drop] if isinstance(drop, str) else drop
     changes = ClassChanges.of(earlier.classes, rename or {}, merge or {}, drop, earlier.task)
     config = load_config(

@@ -24,7 +24,14 @@ from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import find_predictions
 from regraft.models.registry import find_backbone
-from regraft.runs.prepare import asked_task, refuse_numbers, refuse_order, refuse_several_labels, scan_with
+from regraft.runs.prepare import (
+    asked_task,
+    refuse_groups,
+    refuse_numbers,
+    refuse_order,
+    refuse_several_labels,
+    scan_with,
+)
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.resume import resume
@@ -181,6 +188,7 @@ def train_and_distill(
     find_backbone(into)
     refuse_several_labels(config.data.task, "`regraft train --into`")
     refuse_order(asked_task(config) == "ordinal", "`regraft train --into`")
+    refuse_groups(config.data.pool_by, "`regraft train --into`")
     if config.data.task == "auto":  # the training finds in the cache what this scan reads
         task = scan_with(config, data, Cache() if config.training.cache_gb else None, NullReporter()).task
         refuse_several_labels(task, "`regraft train --into`")

@@ -167,9 +167,9 @@ def scan_with_earlier(
             open_data(
                 data, remote=options.remote, layout=options.layout, tree=None if options.taxonomy else tree,
                 image_column=options.image_column, label_column=options.label_column, task=options.task,
-                label_separator=options.label_separator,
+                label_separator=options.label_separator, group_by=options.grouping,
             ),
-            options.group_by,
+            options.grouping,
         )  # fmt: skip
         has_parts = any(part for part, _ in source.layout.classes)
         found, prefix = _find(earlier, own, with_parts=has_parts), f"{EARLIER}/"

@@ -14,7 +14,9 @@ from regraft.cache import Cache
 from regraft.cluster.executor import Cluster
 from regraft.data.band_values import check_bands, format_numbers
 from regraft.data.dataset import Dataset, Split
-from regraft.data.labels import classes_in
+from regraft.data.labels import Task, classes_in
+from regraft.data.pooled_answers import pool_answers
+from regraft.data.pooling import groups_of, per_answer, pooled_by
 from regraft.data.samples import PARTS, Part
 from regraft.data.scan import OnUnreadable, scan
 from regraft.errors import DataError, UsageError, suggest_names
@@ -27,7 +29,7 @@ from regraft.evaluation.stored_predictions import find_predictions
 from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions, evaluate_any
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Predictor, Tta, has_order, predict_images, tree_of
+from regraft.models.inference import Predictor, Tta, has_order, pooling_of, predict_images, tree_of
 from regraft.models.ood import rowwise
 from regraft.runs.run import Run, classifier_of, open_model
 from regraft.runs.training_overlap import overlap_with_run
@@ -40,6 +42,7 @@ def evaluate(
     *,
     part: Part | None = None,
     min_confidence: float | None = None,
+    pool_by: str | None = None,
     out: Path | str | None = None,
     cluster: Cluster | str | None = None,
 ) -> AnyEvaluation:
@@ -53,6 +56,8 @@ def evaluate(
         part: Part of the data. Default: test if there is one, else everything (val, for stored predictions).
         min_confidence: Under a tree of classes, the confidence of answers that `Evaluation.hierarchy` has beside the
             classes. Default: for a run the lowest with 95 % accuracy on its validation images, if there is one.
+        pool_by: What groups of images get one answer each, as in `scan`; "": each image has its own. Default: that of
+            the model.
         out: Folder for the predictions of the data; a later call computes only what is missing in it. Needs a run.
         cluster: Address of a Ray cluster that predicts (`ray://HOST:10001`, `auto` or `local`), whose nodes see the
             model, the data and `out` at the same paths. Needs `out`.
@@ -80,7 +85,9 @@ def evaluate(
             return model.evaluate(part, min_confidence=min_confidence)
         return model.evaluation(part)
     classifier = classifier_of(model)
-    dataset = select_labeled(data, classifier, part)
+    dataset = select_labeled(data, classifier, part, pool_by=pool_by)
+    if out is not None and dataset.pool_by:
+        raise UsageError("out= keeps the answers for single images, and groups get one answer each. Leave out out=.")
     known: Run | Predictor = model if isinstance(model, Run) else classifier
     if out is not None and classifier.task == "regression":
         raise UsageError("out= is for models that give classes, and this one gives numbers.")
@@ -133,19 +140,28 @@ def select_labeled(
     image_column: str = "",
     label_column: str = "",
     label_separator: str = "",
+    pool_by: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """Scan a path, and select a part as `evaluate` does; `DataError` without images, or if the model lacks a label."""
-    own = classifier.preprocessing.bands
+    """Scan a path, and select a part as `evaluate` does; `DataError` without images, or if the model lacks a label.
+
+    `pool_by` is that of `scan`, default: that of the model.
+    """
+    own, pooling = classifier.preprocessing.bands, pooling_of(classifier) if pool_by is None else pool_by
     if not isinstance(data, (Dataset, Split)):
         data = scan(
             data, on_unreadable=on_unreadable, remote=remote, image_column=image_column, label_column=label_column,
             bands="" if own is None else format_numbers(own.numbers), classes=classifier.classes,
             taxonomy=tree_of(classifier), near_duplicates=False, cache=Cache(), progress=progress,
             task=classifier.task, label_separator=label_separator,
+            pool_by=pooling,
         )  # fmt: skip
     if isinstance(data, Split):
         data = data.dataset
+    if pooling and not data.pool_by:
+        data = pooled_by(data, pooling)
+    elif pool_by == "":
+        data = replace(data, pool_by="")
     check_bands(own, data.band_numbers)
     table = data.table
     wanted = part or ("test" if "test" in table.parts_present() else None)
@@ -173,8 +189,12 @@ def predict_dataset(
     tta: Tta = "none",
     progress: Callable[[int, int], None] | None = None,
 ) -> AnyPredictions:
-    """Predict every image of a data set, in order; `tta` as in `predict`. Raises as `predict_samples` does."""
-    return predict_samples(classifier, dataset, batch_size=batch_size, tta=tta, progress=progress).of_task()
+    """Predict every image of a data set, in order, or every group, where groups get one answer each (`pool_by`).
+
+    `tta` is as in `predict`. Raises as `predict_samples` does.
+    """
+    predicted = predict_samples(classifier, dataset, batch_size=batch_size, tta=tta, progress=progress)
+    return predicted.pooled(classifier.task).of_task()
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +207,7 @@ class SamplePredictions:
         thresholds: Those of a model that gives an image any number of classes, (C,), else ().
         ood_distances: Distance of each image from the nearest class, float64 (N,), or None.
         half_width: Half the width of the prediction interval of numbers; None: there is none.
+        names: Names of groups, if the data set has the first image of each; None: those of the images.
     """
 
     dataset: Dataset
@@ -194,9 +215,22 @@ class SamplePredictions:
     thresholds: tuple[float, ...]
     ood_distances: np.ndarray | None
     half_width: float | None = None
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    def pooled(self, task: Task) -> SamplePredictions:
+        """What the model says of groups, if these get one answer each; else all as it is.
+
+        The answers are those of a `task`, as in `pool_answers`; logits have the mean of `regression`.
+        """
+        if (groups := groups_of(self.dataset)) is None:
+            return self
+        return replace(
+            self, dataset=per_answer(self.dataset), names=groups.names, ood_distances=None,
+            probabilities=pool_answers(self.probabilities, groups, task),
+        )  # fmt: skip
 
     def of_task(self) -> AnyPredictions:
         """The predictions as the task of the data has them."""
@@ -208,7 +242,7 @@ class SamplePredictions:
     def predictions(self) -> Predictions:
         """The predictions of images that have one class."""
         return Predictions(
-            ids=tuple(self.dataset.table.paths.tolist()),
+            ids=self._ids,
             labels=self.dataset.labels,
             probabilities=self.probabilities,
             classes=self.dataset.classes,
@@ -220,7 +254,7 @@ class SamplePredictions:
     def label_predictions(self) -> MultilabelPredictions:
         """The predictions of images that have any number of classes."""
         return MultilabelPredictions(
-            ids=tuple(self.dataset.table.paths.tolist()),
+            ids=self._ids,
             indicators=self.dataset.indicators,
             probabilities=self.probabilities,
             classes=self.dataset.classes,
@@ -232,13 +266,17 @@ class SamplePredictions:
     def number_predictions(self) -> RegressionPredictions:
         """The predictions of images that have a number."""
         return RegressionPredictions(
-            ids=tuple(self.dataset.table.paths.tolist()),
+            ids=self._ids,
             targets=self.dataset.numbers,
             values=self.probabilities[:, 0],
             parts=self._parts,
             half_width=self.half_width,
             quantity=self.dataset.classes[0],
         )
+
+    @property
+    def _ids(self) -> tuple[str, ...]:
+        return tuple(self.dataset.table.paths.tolist()) if self.names is None else self.names
 
     @property
     def _parts(self) -> tuple[str, ...]:

@@ -71,6 +71,8 @@ def number_of(model: Classifier, limit: int) -> int:
         or model.ordered
     ):
         return 0
+    if model.pool_by:  # a row of the head is a group
+        return 0
     of_a_class = 2 * head.features * _ROWS_OF_TRAIN  # two bytes a number
     return min(limit, _MAX_BYTES // (of_a_class * len(model.classes)))
 

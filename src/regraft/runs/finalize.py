@@ -17,6 +17,7 @@ import torch
 from regraft import distributed
 from regraft.atomic_io import write_csv, write_json
 from regraft.data.dataset import Split
+from regraft.data.pooling import per_answer, split_per_answer
 from regraft.data.samples import PARTS, Part
 from regraft.models.classifier import Classifier
 from regraft.models.head import Head
@@ -26,6 +27,7 @@ from regraft.report.tasks import REPORTS
 from regraft.runs.backbone_search import read_search
 from regraft.runs.evaluate import predict_features, predict_jointly
 from regraft.runs.exemplars import captured, held_out_rows
+from regraft.runs.groups import describe_groups, write_groups
 from regraft.runs.members import TrainedMember
 from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
@@ -91,7 +93,9 @@ def calibrate(
     else:
         model.ood = None
     features = torch.stack(found) if found else torch.empty(0, 0)
-    return HeldOut(TASKS[model.task](model, predicted, options), milliseconds, kept, features)
+    # Of several labels these are logits, of which a group has the mean, as it has of numbers.
+    answers = predicted.pooled("regression" if model.task == "multilabel" else model.task)
+    return HeldOut(TASKS[model.task](model, answers, options), milliseconds, kept, features)
 
 
 def write_results(
@@ -112,12 +116,13 @@ def write_results(
         _write_rows(path / HEAD_PATH, HeadFit, head_path)
     accuracy = REPORTS[model.task].train_accuracy
     plot_history(history, path / "plots" / "training_history.png", head_path=head_path, accuracy=accuracy)
-    metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": len(split.train)}}
+    count = len(per_answer(split.train))
+    metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": count}}
     parts: list[Part] = [part for part in ("val", "test") if len(split[part])] if held_out else []
     if held_out is not None:
         notes += filter(None, [held_out.results.write(path)])
         metrics |= held_out.results.measure(split, parts)
-        held_out.results.plot(path / "plots", split, parts[-1], metrics, model.preprocessing)
+        held_out.results.plot(path / "plots", split_per_answer(split), parts[-1], metrics, model.preprocessing)
     earlier = {"members": sum(member.seconds for member in members)} if members else {}
     metrics["time"] = {
         "train_seconds": training.seconds["total"] + sum(earlier.values()),
@@ -150,6 +155,9 @@ def write_results(
         "ignored": list(split.dataset.ignored),
         "notes": list(split.dataset.notes),
     }
+    if split.dataset.pool_by:
+        write_groups(path, split)
+        metrics["groups"] = describe_groups(split)
     if training.unlabeled:
         metrics["unlabelled"] = training.unlabeled
     metrics["training"] = {

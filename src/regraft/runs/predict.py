@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from regraft.errors import suggest_names
 from regraft.models.classifier import Classifier
 from regraft.models.image_sources import iter_sources
 from regraft.models.inference import Prediction, Predictor, Tta, predict_images
+from regraft.models.pooled_predictions import pool_predictions
 from regraft.notebook_repr import ResultList
 from regraft.runs.run import Run, classifier_of
 
@@ -20,8 +22,9 @@ def predict(
     *,
     batch_size: int = 32,
     tta: Tta = "none",
+    groups: Sequence[str | None] | str | None = None,
 ) -> list[Prediction]:
-    """Predict one image or many.
+    r"""Predict one image or many.
 
     Args:
         model: A run or its folder, a model, or an export. A folder is loaded by each call; `regraft.load` does so once.
@@ -31,12 +34,16 @@ def predict(
             are a batch. A file that cannot be read gives a `Prediction` with an `error`.
         batch_size: Number of images per batch.
         tta: Test-time augmentation: `none`, `flip` (2 times slower) or `crops` (12 times slower).
+        groups: For one answer for several pictures of one thing: the name of each image's group, or None for one by
+            itself; or a regular expression that finds it in the path, such as `patient(\d+)`. Images of a group that
+            cannot be read do not count, as `Prediction.pictures` shows. Default: each image is answered.
 
     Returns:
-        One `Prediction` per image, in order.
+        One `Prediction` per image, in order; or one per group, as they first occur, whose `source` is its name.
 
     Raises:
-        UsageError: A folder contains no image, or a source or the model is something else; it says what.
+        UsageError: A folder contains no image, a source or the model is something else, or there are not as many names
+            of groups as images; it says what.
 
     Examples:
         >>> prediction = regraft.predict("runs/photos", "photos/rose/00.png")[0]
@@ -45,4 +52,5 @@ def predict(
     """
     opened = classifier_of(model)
     images = iter_sources(sources, bands=opened.preprocessing.bands)
-    return ResultList(predict_images(opened, images, batch_size=batch_size, tta=tta))
+    predictions = predict_images(opened, images, batch_size=batch_size, tta=tta)
+    return ResultList(predictions if groups is None else pool_predictions(list(predictions), groups))

@@ -19,6 +19,7 @@ from regraft.config.presets import for_task
 from regraft.data.band_values import check_bands
 from regraft.data.dataset import Dataset, Split
 from regraft.data.labels import AskedTask, LabelOptions
+from regraft.data.pooling import groups_of
 from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split_file import split_sha256
@@ -79,6 +80,7 @@ def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter)
     """Scan and split the data; settings of a training that cannot work are refused before."""
     check_trackers(config.tracking.to)
     refuse_settings_of_classes(asked_task(config), config)
+    refuse_settings_of_images(config.data.pool_by, config)
     choose_precision(config.training.precision, choose_device(config.training.device))
     if config.data.val + config.data.test >= 1:
         raise UsageError(f"data.val + data.test = {config.data.val + config.data.test:g} leaves nothing to train on.")
@@ -110,6 +112,7 @@ def scan_with(config: Config, data: Path | str, cache: Cache | None, reporter: P
         data,
         on_unreadable=config.data.on_unreadable,
         group_by=config.data.group_by,
+        pool_by=config.data.pool_by,
         remote=config.data.remote,
         layout=config.data.layout,
         taxonomy=config.data.taxonomy or tree_of_earlier(config),
@@ -171,6 +174,26 @@ def asked_task(config: Config) -> AskedTask:
     return "ordinal" if asked.is_ordinal else asked.task
 
 
+def refuse_groups(pool_by: str, what: str) -> None:
+    """Raise `UsageError` where groups get one answer each, and `what` is for an answer for each image."""
+    if pool_by:
+        raise UsageError(
+            f"{what} takes each image by itself, and data.pool_by = {pool_by!r} asks for one answer for each group. "
+            "Leave it out: data.group_by keeps groups in one part, too."
+        )
+
+
+def refuse_settings_of_images(pool_by: str, config: Config) -> None:
+    """Raise `UsageError` for settings of a training that take each image by itself, where groups get one answer."""
+    settings = {
+        "A run from a run (--from)": bool(config.run.from_run),
+        "A teacher (distillation.teacher)": bool(config.distillation.teacher),
+        "data.unlabelled": bool(config.data.unlabelled),
+    }
+    for what in (name for name, is_chosen in settings.items() if is_chosen):
+        refuse_groups(pool_by, what)
+
+
 def refuse_several_labels(task: AskedTask, what: str) -> None:
     """Raise `UsageError` where an image has any number of classes, or a number, and `what` is for one class."""
     if task in ("multilabel", "regression"):
@@ -213,7 +236,7 @@ def refuse_settings_of_classes(task: AskedTask, config: Config) -> None:
 
 def describe(split: Split) -> str:
     """Return one line about images, classes or numbers, parts and files that were left out."""
-    parts = ", ".join(f"{len(split[part])} {part}" for part in split)
+    parts = ", ".join(f"{len(split[part])} {part}{_of_groups(split[part])}" for part in split)
     what = f"in {len(split.classes)} classes"
     if split.dataset.task == "regression":
         numbers = split.dataset.numbers
@@ -225,6 +248,11 @@ def describe(split: Split) -> str:
         )
         text += f"; and {len(bad) - 5} more in {METRICS}." if len(bad) > 5 else "."
     return text
+
+
+def _of_groups(part: Dataset) -> str:
+    """How many groups get one answer each, in brackets; "" where each image does."""
+    return "" if (groups := groups_of(part)) is None else f" ({groups.describe()})"
 
 
 def _missing_parts(split: Split, config: Config) -> Iterator[str]:

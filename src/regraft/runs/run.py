@@ -37,6 +37,7 @@ from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.image_sources import iter_sources
 from regraft.models.inference import Prediction, Tta, predict_images
+from regraft.models.pooled_predictions import pool_predictions
 from regraft.models.serialization import load_classifier, read_model_json
 from regraft.models.summary import Summary, summary_of
 from regraft.notebook_repr import NotebookRepr, ResultList
@@ -153,9 +154,17 @@ class Run(NotebookRepr):
         half_width = self.description["head"]["half_width"]
         return RegressionPredictions.read_csv(self.path / CSV, half_width, self.classes[0])
 
-    def predict(self, sources: Any, *, batch_size: int = 32, tta: Tta = "none") -> list[Prediction]:
-        """Predict one image or many; see `regraft.predict`."""
-        return ResultList(self.stream(sources, batch_size=batch_size, tta=tta))
+    def predict(
+        self,
+        sources: Any,
+        *,
+        batch_size: int = 32,
+        tta: Tta = "none",
+        groups: Sequence[str | None] | str | None = None,
+    ) -> list[Prediction]:
+        """Predict one image or many, or groups of images; see `regraft.predict`."""
+        predictions = self.stream(sources, batch_size=batch_size, tta=tta)
+        return ResultList(predictions if groups is None else pool_predictions(list(predictions), groups))
 
     def stream(self, sources: Any, *, batch_size: int = 32, tta: Tta = "none") -> Iterator[Prediction]:
         """Yield the predictions of any number of images."""

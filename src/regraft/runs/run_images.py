@@ -24,6 +24,7 @@ from regraft.data.sources.open import DataSource
 from regraft.data.strings import in_blocks
 from regraft.data.taxonomy import Taxonomy
 from regraft.errors import DataError, ImageError, RegraftError, RunError, UsageError
+from regraft.runs.groups import first_pictures
 from regraft.runs.run import CONFIG, SOURCE, SPLIT, Run
 
 #: Returns the content of an image by its name, or raises `ImageError` if it is missing or has changed.
@@ -34,9 +35,13 @@ def images_of(run: Run, data: Dataset | Path | str | None = None) -> SourceOf | 
     """Return a function that reads the run's images, from `data` or from their path in the run.
 
     Returns None if the path in the run does not exist (any more, or on this machine). Raises `UsageError` if `data`
-    cannot be read, `DataError` if it is damaged, and `RunError` if the run's `source.json` is damaged.
+    cannot be read, `DataError` if it is damaged, and `RunError` if the run's `source.json` is damaged. The name of a
+    group that gets one answer stands for its first picture.
     """
-    return _of_dataset(data) if isinstance(data, Dataset) else _of_path(run, data)
+    source = _of_dataset(data) if isinstance(data, Dataset) else _of_path(run, data)
+    if source is None or not (firsts := first_pictures(run.path)):
+        return source
+    return lambda name: source(firsts.get(name, name))
 
 
 def data_of(run: Run) -> str:
@@ -58,7 +63,7 @@ def origin_of(run: Run) -> ImagesOrigin | None:
     earlier = read_json(run.path / SOURCE).get("earlier")
     try:
         return ImagesOrigin(
-            data, options.layout, options.image_column, options.label_column, options.group_by, options.remote,
+            data, options.layout, options.image_column, options.label_column, options.grouping, options.remote,
             None if earlier is None else ImagesOrigin.from_json(earlier), run.task, options.label_separator,
         )  # fmt: skip
     except (AttributeError, TypeError) as error:
@@ -66,14 +71,18 @@ def origin_of(run: Run) -> ImagesOrigin | None:
 
 
 def held_out(run: Run) -> Dataset:
-    """The run's test images, else val; `UsageError` without their path, `DataError` if one is missing or changed."""
+    """The run's test images, else val; `UsageError` without their path, `DataError` if one is missing or changed.
+
+    Of groups that get one answer each, it is the first image.
+    """
     source = data_of(run)
     if not source or not Path(source).exists():
         reason = f"{source} does not exist" if source else "it was trained on images in memory"
         raise UsageError(f"The images of {run.path} are not available: {reason}. Give labeled data.")
     predictions = run.predictions_of()
     pairs = zip(predictions.ids, predictions.labels.tolist(), strict=True)
-    wanted = {name: (predictions.classes[label], None) for name, label in pairs}
+    firsts = first_pictures(run.path)
+    wanted = {firsts.get(name, name): (predictions.classes[label], None) for name, label in pairs}
     origin = origin_of(run)
     assert origin is not None
     opened = select(open_origin(origin.for_reading(), run.taxonomy), wanted)

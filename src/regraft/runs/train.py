@@ -20,6 +20,7 @@ from regraft.config import Config, load_config
 from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
+from regraft.data.pooling import pooled_by
 from regraft.data.sources.urls import absolute
 from regraft.data.split_file import write_split
 from regraft.data.unlabelled import write_unlabeled
@@ -41,6 +42,7 @@ from regraft.runs.prepare import (
     build_for,
     describe_model,
     refuse_settings_of_classes,
+    refuse_settings_of_images,
     scan_and_split,
     split_with,
 )
@@ -103,9 +105,14 @@ def _train_split(
     caller has made the split; {} for images in memory.
     """
     refuse_settings_of_classes(split.dataset.model_task, config)
+    if config.data.pool_by and not split.dataset.pool_by:  # a split from Python
+        split = replace(split, dataset=pooled_by(split.dataset, config.data.pool_by))
+    refuse_settings_of_images(split.dataset.pool_by, config)
     # With which data for a run from this one is read.
     order = split.classes if split.dataset.ordered else ()
-    of_data = replace(config.data, task=split.dataset.model_task, order=order)
+    of_data = replace(
+        config.data, task=split.dataset.model_task, order=order, pool_by=split.dataset.pool_by
+    )
     config = config.model_copy(update={"data": of_data})
     config = with_preset_plan(config, split, reporter)
     config, search = choose_backbone(split, config, reporter)
@@ -258,6 +265,7 @@ def train(
     loss: str | LossFunction | None = None,
     preset: str = DEFAULT_PRESET,
     unlabelled: Path | str | None = None,
+    pool_by: str | None = None,
     reporter: ProgressReporter | None = None,
     **options: Any,
 ) -> Run:
@@ -286,6 +294,8 @@ def train(
             `best`, the model is `auto`.
         unlabelled: A folder, archive or table of images without labels. The head learns from them, too, if
             cross-validation on the labeled training images says that it helps; none is an image of val or test.
+        pool_by: What the groups of the images are, such as "patient", if each has one label and gets one answer, from
+            the mean features of its images. For a path it is as in `scan`. Default: as in the data set.
         reporter: Receives progress, epochs and messages. Default: progress bars in a notebook or terminal;
             `regraft.training.callbacks.NullReporter()` shows nothing.
         **options: Fields of `TrainingOptions`, such as `finetune_epochs=5`.
@@ -319,7 +329,7 @@ def train(
             "start from and data."
         )
     given = {"run.preset": preset, **{f"training.{name}": value for name, value in options.items()}}
-    given["data.unlabelled"] = None if unlabelled is None else str(unlabelled)
+    given |= {"data.unlabelled": None if unlabelled is None else str(unlabelled), "data.pool_by": pool_by}
     if isinstance(model, Classifier):
         config = load_config(overrides=given)
         if config.model.backbone == AUTO:

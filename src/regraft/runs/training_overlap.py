@@ -15,6 +15,7 @@ from regraft.cache import Cache
 from regraft.data.dataset import Dataset, Split
 from regraft.data.decode import ImageSource
 from regraft.data.index import Progress
+from regraft.data.pooling import Groups, groups_of
 from regraft.data.quality.near_duplicates import Pictures
 from regraft.data.quality.same_pictures import picture_numbers, read_pictures
 from regraft.data.samples import PARTS
@@ -49,15 +50,14 @@ def overlap_with_run(
         text = (
             f"Whether the model was trained on these images could not be checked: {run.path} has no hashes in {SPLIT}."
         )
-        return _overlap(predictions, none, none, text)
+        return _overlap(predictions, none, none, text, groups_of(dataset))
     try:
         near = none if identical.all() else _near_duplicates(run, known, dataset, ~identical, progress)
     except (RegraftError, OSError) as error:
         reason = str(error).rstrip(".")
-        return _overlap(
-            predictions, identical, none, f"Near duplicates of training images were not looked for: {reason}."
-        )
-    return _overlap(predictions, identical, near, "")
+        text = f"Near duplicates of training images were not looked for: {reason}."
+        return _overlap(predictions, identical, none, text, groups_of(dataset))
+    return _overlap(predictions, identical, near, "", groups_of(dataset))
 
 
 def _lineage(path: Path) -> list[Path]:
@@ -72,23 +72,35 @@ def _lineage(path: Path) -> list[Path]:
 
 
 def overlap_within(split: Split, predictions: AnyPredictions) -> TrainingOverlap | None:
-    """The overlap of the predicted images of a split, by path, with its other parts; None if there is none.
+    """The overlap of the predicted images or groups of a split, by name, with its other parts; None if there is none.
 
     Only parts that the data brought along overlap; a split never divides copies and near duplicates.
     """
     table, number_of = split.dataset.table, {name: number for number, name in enumerate(predictions.ids)}
-    numbers = np.fromiter((number_of.get(path, -1) for path in in_blocks(table.paths)), np.int64, len(table))
+    pooled = groups_of(split.dataset)
+    names = in_blocks(table.paths) if pooled is None else (pooled.names[number] for number in pooled.numbers.tolist())
+    numbers = np.fromiter((number_of.get(name, -1) for name in names), np.int64, len(table))
     others = table.take((numbers < 0) & (table.parts != PARTS.index("test")))
-    rows = np.empty(len(number_of), np.int64)
-    rows[numbers[numbers >= 0]] = np.flatnonzero(numbers >= 0)
-    same = table.take(rows)
-    identical = np.isin(same.contents, others.contents)
-    groups = others.near_duplicates.codes
-    near = ~identical & np.isin(same.near_duplicates.codes, groups[groups >= 0])
-    return _overlap(predictions, identical, near, "") if (identical | near).any() else None
+    same = table.take(numbers >= 0)
+    copied = np.isin(same.contents, others.contents)
+    known = others.near_duplicates.codes
+    alike = ~copied & np.isin(same.near_duplicates.codes, known[known >= 0])
+    identical, near = np.zeros(len(predictions), bool), np.zeros(len(predictions), bool)
+    identical[numbers[numbers >= 0][copied]] = True
+    near[numbers[numbers >= 0][alike]] = True
+    return _overlap(predictions, identical, near & ~identical, "") if (identical | near).any() else None
 
 
-def _overlap(predictions: AnyPredictions, identical: np.ndarray, near: np.ndarray, unchecked: str) -> TrainingOverlap:
+def _overlap(
+    predictions: AnyPredictions,
+    identical: np.ndarray,
+    near: np.ndarray,
+    unchecked: str,
+    groups: Groups | None = None,
+) -> TrainingOverlap:
+    """Count predictions of images; of groups, each has what one of its images has."""
+    if groups is not None:
+        identical, near = groups.any(identical), groups.any(near) & ~groups.any(identical)
     unknown = np.flatnonzero(~(identical | near))
     rest = predictions.take(unknown)
     scores = evaluate_any(rest) if len(rest) else None

@@ -17,6 +17,7 @@ from regraft.cluster.executor import Cluster, open_executor
 from regraft.config import Config
 from regraft.data.dataset import Dataset
 from regraft.data.labels import Task
+from regraft.data.pooling import groups_of, per_answer
 from regraft.data.split import fold_numbers, inseparable_set_counts, inseparable_set_ids
 from regraft.errors import DataError, RunError, UsageError
 from regraft.evaluation.hierarchy import measure_hierarchy
@@ -26,7 +27,13 @@ from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import write_predictions
 from regraft.report.plots.confusion import plot_confusion
-from regraft.runs.prepare import asked_task, build_for, refuse_settings_of_classes, scan_with
+from regraft.runs.prepare import (
+    asked_task,
+    build_for,
+    refuse_settings_of_classes,
+    refuse_settings_of_images,
+    scan_with,
+)
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import find_unlabeled_for
@@ -37,6 +44,7 @@ from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.cross_val_predict import cross_val_predict, cross_val_predict_with_unlabeled
 from regraft.training.frozen_features import frozen_features
 from regraft.training.losses import weights_of_classes
+from regraft.training.pooling import mean_rows
 from regraft.training.soft_labels import check_labels, part_to_use
 
 _LABEL_ERRORS = ("path", "label", "looks_like", "probability")
@@ -176,6 +184,7 @@ def cross_validate(
     refuse_settings_of_classes(asked_task(config), config)
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
     refuse_settings_of_classes(dataset.model_task, config)
+    refuse_settings_of_images(dataset.pool_by, config)
     if dataset.task == "multilabel" and config.data.unlabelled:
         raise UsageError(
             "Images without labels (data.unlabelled) work where an image has one class, and here it has any number. "
@@ -194,6 +203,9 @@ def cross_validate(
         extra = frozen_features(model, images, cache, reporter, value_range=dataset.value_range)
     features = frozen_features(model, dataset, cache, reporter)
     clock.append(time.perf_counter())
+    if (pooled := groups_of(dataset)) is not None:
+        features, dataset = mean_rows(features, pooled), per_answer(dataset)
+        folds = [fold[pooled.firsts] for fold in folds]
     labels, classes = dataset.targets, len(dataset.classes)
     weights = config.training.class_weights
     if isinstance(weights, dict):  # by index
@@ -230,11 +242,11 @@ def cross_validate(
             "accuracy_without": float(np.mean([(p.argmax(axis=1) == labels).mean() for p in plain])),
         }
     clock.append(time.perf_counter())
-    paths = dataset.table.paths
+    ids = np.array(dataset.table.paths.tolist() if pooled is None else pooled.names, object)
 
     def predictions(probability: np.ndarray, rows: Any = slice(None)) -> Predictions:
         return Predictions.from_arrays(
-            labels[rows], probability[rows], dataset.classes, paths[rows].tolist(), dataset.ordered
+            labels[rows], probability[rows], dataset.classes, ids[rows].tolist(), dataset.ordered
         )
 
     whole = [evaluate(predictions(probability)) for probability in probabilities]

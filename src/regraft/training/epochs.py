@@ -139,6 +139,7 @@ def _phase_trainer(setup: TrainingSetup, phase: Phase, batches: Batches, val: Ac
         setup.targets,
         setup.objective,
         val=None if val is None else (val, setup.val_labels),
+        val_groups=None if setup.groups is None else setup.groups.val,
         fused=setup.fused,
         # The head reads vectors, which CutMix cannot cut.
         augmentation=replace(setup.augmentation, cutmix=0.0) if phase.name == "head" else setup.augmentation,

@@ -20,6 +20,7 @@ import torch
 from regraft import distributed
 from regraft.data.augmentation import draw_mixture, random_key
 from regraft.data.augmentation_options import Augmentation
+from regraft.data.pooling import Groups
 from regraft.errors import TrainingError
 from regraft.models.classifier import Classifier
 from regraft.models.cpu.conv_backward import FastGradients
@@ -36,6 +37,7 @@ from regraft.training.lora import merged
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
 from regraft.training.optimizer import lr_factor, make_optimizer
 from regraft.training.options import Optimizer, TrainingOptions
+from regraft.training.pooling import mean_rows
 from regraft.training.sharded_tail import ShardedTail, divided_like, is_divided, whole
 
 PhaseName = Literal["head", "finetune"]
@@ -107,8 +109,9 @@ class PhaseTrainer:
 
     `labels` are the classes of the training images, int64 (N,), or target probabilities, float32 (N, C), and
     `view_targets` those of the K cached views of each, (K, N, C), if these differ; the validation images are scored
-    after each epoch. If `compiled`, steps run through `torch.compile`; if `sharded`, on a copy that the processes
-    divide, from which the model gets its weights for validation and `averaged`.
+    after each epoch, or their `val_groups`, by the mean logits of each. If `compiled`, steps run through
+    `torch.compile`; if `sharded`, on a copy that the processes divide, from which the model gets its weights for
+    validation and `averaged`.
 
     Attributes:
         epoch: Number of finished epochs.
@@ -124,6 +127,7 @@ class PhaseTrainer:
         objective: Objective,
         *,
         val: tuple[ActivationSource, torch.Tensor] | None,
+        val_groups: Groups | None = None,
         fused: FusedTraining,
         augmentation: Augmentation,
         precision: torch.dtype,
@@ -137,6 +141,7 @@ class PhaseTrainer:
         self.val, self.augmentation, self.precision, self.seed, self.reporter = (
             val, augmentation, precision, seed, reporter,
         )  # fmt: skip
+        self.val_groups = val_groups
         self.targets = objective.targets(labels)
         self.view_targets = view_targets if isinstance(batches, Activations) else None
         self.steps_per_pass = math.ceil(len(batches) / phase.batch_size)
@@ -196,6 +201,8 @@ class PhaseTrainer:
         activations, labels = self.val
         with self.averaged(), merged(self.model), self.fused:
             logits = predict_logits(self.model, activations, self.precision)
+        if self.val_groups is not None:
+            logits, labels = mean_rows(logits, self.val_groups), labels[torch.from_numpy(self.val_groups.firsts)]
         return distributed.on_rank_0(lambda: compute_metrics(self.objective, logits, labels, calibrate=True))
 
     def _reduce_on_plateau(self, value: float) -> None:

@@ -42,6 +42,7 @@ from regraft.training.losses import (
     weights_of_classes,
 )
 from regraft.training.options import TrainingOptions
+from regraft.training.pooling import PooledGroups, check_pooled
 from regraft.training.prefix_backend import openvino_version
 from regraft.training.several_heads import LinearWeights
 from regraft.training.soft_labels import check_labels
@@ -84,10 +85,8 @@ def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: b
     finetunes = boundary < end and options.finetune_epochs > 0
     boundary = boundary if finetunes else end
     from_scratch = is_random and boundary == 0
-    head = model.head
-    is_linear = not head.widths and not head.dropout and head.attention is None
     has_solver = not options.custom_loss and options.loss not in ("asymmetric", "absolute_error")
-    solvable = options.head_optimizer == "lbfgs" and is_linear and has_solver
+    solvable = options.head_optimizer == "lbfgs" and is_linear(model.head) and has_solver
     return PhasePlan(
         boundary=boundary,
         boundary_name=model.stages[boundary].name if finetunes else "head",
@@ -98,6 +97,11 @@ def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: b
         views=(options.views or (_VIEWS if finetunes else 1)) if boundary and changes_views else 1,
         from_scratch=from_scratch,
     )
+
+
+def is_linear(head: Head) -> bool:
+    """Whether the logits are linear in the features, also while the head trains."""
+    return not head.widths and not head.dropout and head.attention is None
 
 
 def finetunes_members(model: Classifier, options: TrainingOptions) -> bool:
@@ -138,7 +142,8 @@ class TrainingSetup:
 
     `trainable` names the tensors that any phase changes. Labels are what `Dataset.targets` has, numbers in standard
     deviations from their mean; `targets` are those of all training images: their labels, or probabilities, float32
-    (N + M, C), with M unlabeled images after the labeled ones. The state is saved in `checkpoint` after each epoch, and
+    (N + M, C), with M unlabeled images after the labeled ones. With `groups`, which get one answer each, the head is
+    fitted on a row for each group, and groups are validated. The state is saved in `checkpoint` after each epoch, and
     no epoch ends after `deadline`, a value of `time.monotonic()`. `planned` are seconds by step, by which the time to
     the deadline is divided.
     """
@@ -164,6 +169,7 @@ class TrainingSetup:
     callbacks: Sequence[Callback] = ()
     trained_heads: Sequence[LinearWeights] = ()
     soft_targets: SoftTargets | None = None
+    groups: PooledGroups | None = None
 
     def step_deadline(self, step: str, *later: str) -> float | None:
         """The end of a step if the remaining time is divided as planned between it and the steps after it."""
@@ -252,12 +258,14 @@ def set_up(
             "training.monitor = val_quadratic_kappa is for classes that have an order (data.task = ordinal), and these "
             "have none. Expected val_loss, val_accuracy or val_macro_f1."
         )
-    model.head.activation = output_activation(options, task)
+    model.head.activation, model.pool_by = output_activation(options, task), split.dataset.pool_by
     if model.ordered and model.head.activation != "softmax":
         raise UsageError(
             f"training.loss = {options.loss} judges each class by itself, and with task = ordinal the classes have an "
             "order. Leave it out, or use cross_entropy, which is then the likelihood of cumulative logits."
         )
+    if (groups := PooledGroups.of(split)) is not None:
+        check_pooled(phases.head, model.head.activation, split, is_linear=is_linear(model.head))
     model.freeze(phases.boundary)
     if phases.finetunes and options.finetune_method == "lora":
         lora.attach(model, phases.boundary, rank=options.lora_rank, alpha=options.lora_alpha, seed=options.seed)
@@ -265,7 +273,8 @@ def set_up(
     images = split.with_files("train")
     if task == "regression":
         labels, val_labels = _standardized(model.head, labels, val_labels)
-    weights = weights_of_classes(options.class_weights, labels.numpy(), split.classes)
+    counted = labels if groups is None else labels[torch.from_numpy(groups.train.firsts)]
+    weights = weights_of_classes(options.class_weights, counted.numpy(), split.classes)
     # Probabilities need none, and of several labels there is no share that all classes could have.
     smoothing = options.label_smoothing if soft_targets is None and task == "classification" else 0.0
     if soft_targets is not None and split.unlabeled is not None:
@@ -305,6 +314,7 @@ def set_up(
         callbacks=callbacks,
         trained_heads=trained_heads,
         soft_targets=soft_targets,
+        groups=groups,
     )
 
 

@@ -39,6 +39,7 @@ from regraft.training.lora import merged, merged_finally
 from regraft.training.losses import LossFunction
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
+from regraft.training.pooling import accuracy_of_groups, mean_rows, means_of
 from regraft.training.row_sums import own_rows, shard_bounds
 from regraft.training.setup import TrainingSetup, set_up
 from regraft.training.several_heads import LinearWeights, fit_combined_head
@@ -233,11 +234,16 @@ def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part,
         fitted = phases.head == "lbfgs"
         # Images without labels are compared with all others, unless a teacher has said what they show.
         compares = setup.split.unlabeled is not None and setup.soft_targets is None
-        inputs = setup.data.head_inputs(cached, views, fitted=fitted, own=fitted and not compares)
+        own = fitted and not compares and setup.groups is None
+        inputs = setup.data.head_inputs(cached, views, fitted=fitted, own=own)
     if fitted:
         with merged(model):  # as in every run of the frozen network, so that its outputs are found in the cache
             targets = with_unlabeled(setup, state, inputs["train"])
-        _fit_linear_head(setup, state, targets, inputs.get("val"))
+        val = (inputs["val"], setup.val_labels) if "val" in inputs else None
+        if setup.groups is not None:
+            targets = HeadTargets(*means_of(targets.inputs, targets.targets, setup.groups.train))
+            val = val and means_of(*val, setup.groups.val)
+        _fit_linear_head(setup, state, targets, val)
         save_checkpoint(setup, state, "head", None)
     else:
         train_phase(setup, state, Phase.from_options(setup.options, "head"), inputs["train"], inputs.get("val"))
@@ -265,12 +271,16 @@ def _as_rows(setup: TrainingSetup, inputs: Activations, count: int) -> FeatureRo
 
 
 def _inseparable_sets(setup: TrainingSetup) -> np.ndarray:
-    """Number of the inseparable set of each training image, int64 (N + M,); an unlabeled image is one by itself."""
+    """Number of the inseparable set of each row of the head, int64 (N + M,); an unlabeled image is one by itself."""
     sets = inseparable_set_ids(setup.split.train.samples)
+    if setup.groups is not None:
+        return sets[setup.groups.train.firsts]
     return np.concatenate([sets, len(sets) + np.arange(len(setup.targets) - len(sets))])
 
 
-def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTargets, val: Activations | None) -> None:
+def _fit_linear_head(
+    setup: TrainingSetup, state: TrainingState, train: HeadTargets, val: tuple[Activations, torch.Tensor] | None
+) -> None:
     reporter, steps = setup.reporter, len(L2_VALUES) + 1
 
     def on_fit(head: LinearHead, done: int, total: int) -> None:
@@ -280,9 +290,7 @@ def _fit_linear_head(setup: TrainingSetup, state: TrainingState, train: HeadTarg
 
     options: dict[str, Any] = {
         "weights": train.weights,
-        "val": None
-        if val is None
-        else (_as_rows(setup, val, len(setup.val_labels)), setup.val_labels.to(setup.device)),
+        "val": None if val is None else (_as_rows(setup, val[0], len(val[1])), val[1].to(setup.device)),
         "groups": _inseparable_sets(setup) if train.l2 is None else None,
         "l2": train.l2,
         "seed": setup.options.seed,
@@ -367,6 +375,11 @@ def measure(
                 setup.precision,
                 max_images=MAX_FIT_IMAGES,
             )
+            if setup.groups is not None:
+                logits = predict_logits(model, cached["train"], setup.precision)
+                accuracy = accuracy_of_groups(logits, setup.labels, setup.groups.train, setup.objective)
+                if result.val_logits is not None:
+                    result.val_logits = mean_rows(result.val_logits, setup.groups.val)
     result.train_accuracy = known(accuracy)
     # Of images with several labels or with numbers, all are one class: what is far from all of them is unlike the
     # training images.

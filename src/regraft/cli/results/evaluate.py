@@ -57,6 +57,9 @@ def command(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     label_separator: LabelSeparator = None,
+    pool_by: Annotated[
+        str | None, Option(help="As in `train`; '' answers each image. Default: as the model was trained.")
+    ] = None,
     remote: Remote = False,
     trust: Trust = False,
     out: Annotated[
@@ -70,6 +73,7 @@ def command(
     """Print accuracy or mean average precision with intervals, and the metrics of each class."""
     from regraft.atomic_io import write_json
     from regraft.data.dataset import PARTS
+    from regraft.data.pooling import groups_of
     from regraft.data.scan import OnUnreadable
     from regraft.errors import UsageError
     from regraft.evaluation.stored_predictions import find_predictions
@@ -84,6 +88,8 @@ def command(
     if on_unreadable not in choices:
         raise UsageError(f"--on-unreadable {on_unreadable}: expected skip or error.")
     views = check_tta(tta)
+    if pool_by is not None and data is None:
+        raise UsageError("--pool-by needs DATA: the run's stored predictions are as the model was trained.")
     if views != "none" and data is None:
         raise UsageError(f"--tta {views} needs DATA: the run's stored predictions are without augmentation.")
     on_cluster = cluster_of(cluster, cluster_cpus)
@@ -108,6 +114,7 @@ def command(
         )
         task = OUTPUTS[own.task]
         title = f"the run's {predictions.parts[0]} images"
+        counted = own.metrics.get("groups", {}).get(predictions.parts[0], {}).get("text")
     else:
         loaded = ExportedModel(run, trust=trust) if exported else load(run)
         model = classifier_of(loaded)
@@ -120,8 +127,11 @@ def command(
             progress = partial(reporter.on_progress, "scan", detail="images")
             dataset = select_labeled(
                 data, model, part, on_unreadable=on_unreadable, remote=remote, image_column=image_column or "",
-                label_column=label_column or "", label_separator=label_separator or "", progress=progress,
+                label_column=label_column or "", label_separator=label_separator or "", pool_by=pool_by,
+                progress=progress,
             )  # fmt: skip
+            if dataset.pool_by and out is not None:
+                raise UsageError("--out keeps answers for single images, and here groups get one each: use --csv.")
             place = None if out is None else _Parts(run, out, on_cluster, trust if exported else None)
             predictions, gain = _predict(model, dataset, views, reporter, place)
             progress = partial(reporter.on_progress, "near duplicates", detail="pairs")
@@ -132,6 +142,9 @@ def command(
         for note in dataset.notes:
             screen.print(f"[dim]{escape(note)}[/dim]")
         title = data
+        groups = groups_of(dataset)
+        counted = None if groups is None else groups.describe()
+    counted = counted or f"{evaluation.count} images"
     calibration = task.measure_calibration(predictions)
     extra: dict[str, Any] = {"tta": gain} if gain else {}
     extra |= {"calibration": calibration.to_json() | {"is_miscalibrated": calibration.is_miscalibrated}}
@@ -147,7 +160,7 @@ def command(
     if json:
         print_json(value)
         return
-    screen.print(escape(f"{evaluation.count} images of {title}\n"))
+    screen.print(escape(f"{counted} of {title}\n"))
     task.print_report(screen, evaluation, "--json lists all")
     screen.print(f"{task.CALIBRATION_ERROR}: {calibration.describe()}.")
     for caution in task.cautions(evaluation):

@@ -6,6 +6,7 @@ import csv as csv_module
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from regraft.cli.output import err, print_json
+from regraft.cli.results.answers import answers, name_of
 from regraft.cli.results.file_notes import print_file_notes
 from regraft.evaluation.regression.conformal import COVERAGE
 from regraft.runs.progress import rich_progress
@@ -57,8 +59,12 @@ def predict_numbers(
     tta: Tta,
     batch_size: int,
     json: bool,
+    groups: Sequence[str | None] | None = None,
 ) -> None:
-    """`regraft predict` with a model that gives an image a number; raises `RegraftError` for unreadable files."""
+    """`regraft predict` with a model that gives an image, or a group of images, a number.
+
+    Raises `RegraftError` for unreadable files.
+    """
     from regraft.errors import RegraftError
     from regraft.models.inference import predict_images
     from regraft.models.rejection import RejectionPolicy
@@ -78,36 +84,38 @@ def predict_numbers(
         *([f"{coverage:g} % interval"] if has_interval else []),
         *(["out of dist."] if p_limit else []),
     ]
-    table = Table("image", *map(escape, columns), box=None, header_style="bold")
+    named, count = ["image"] if groups is None else ["group", "images"], 0
+    table = Table(*named, *map(escape, columns), box=None, header_style="bold")
     with ExitStack() as stack:
-        write = None if csv is None else stack.enter_context(_csv_writer(csv, quantity, policy))
+        named = ["path"] if groups is None else ["group", "images"]
+        write = None if csv is None else stack.enter_context(_csv_writer(csv, named, quantity, policy))
         reporter = stack.enter_context(rich_progress(err))
-        for done, found in enumerate(predict_images(loaded, files, batch_size=batch_size, tta=tta), start=1):
+        predicted = predict_images(loaded, files, batch_size=batch_size, tta=tta)
+        progress = partial(reporter.on_progress, "predict", total=len(files), detail="images")
+        for found in answers(predicted, groups, failed, progress if len(files) > batch_size else None):
             prediction = found if width is None or found.value is None else replace(found, half_width=width)
-            if prediction.error is not None:
-                failed.append(prediction)
+            count += 1
             if json:
-                print_json({"path": prediction.source, **policy.to_json(prediction, 1)}, indent=None)
+                print_json({**name_of(prediction), **policy.to_json(prediction, 1)}, indent=None)
             elif write is None:
                 table.add_row(*_cells(prediction, has_interval, p_limit))
             if write is not None:
                 write(prediction)
-            if len(files) > batch_size:
-                reporter.on_progress("predict", done, len(files), "images")
     if len(files) == len(failed) == 1:
         raise RegraftError(f"{failed[0].source} cannot be read: {failed[0].error}")
     if csv is not None:
-        screen.print(escape(f"{len(files)} rows in {csv}"))
+        screen.print(escape(f"{count} rows in {csv}"))
     elif not json:
         screen.print(table)
-    print_file_notes(files, ignored, failed, json=json, has_table=csv is None and not json)
+    print_file_notes(files, ignored, failed, json=json, has_table=csv is None and not json and groups is None)
 
 
 def _cells(prediction: Prediction, has_interval: bool, p_limit: float | None) -> list[str]:
     """The cells of an image in the table: its name, its number, and the interval or the error."""
+    named = [escape(prediction.source), *([] if prediction.pictures is None else [str(prediction.pictures)])]
     if prediction.value is None:
-        return [escape(prediction.source), f"[yellow]{escape(prediction.error or '')}[/yellow]"]
-    cells, interval = [escape(prediction.source), f"{prediction.value:.4g}"], prediction.interval
+        return [*named, f"[yellow]{escape(prediction.error or '')}[/yellow]"]
+    cells, interval = [*named, f"{prediction.value:.4g}"], prediction.interval
     if has_interval:
         cells.append("" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}")
     if p_limit is not None and prediction.ood_p_value is not None:
@@ -116,8 +124,10 @@ def _cells(prediction: Prediction, has_interval: bool, p_limit: float | None) ->
 
 
 @contextmanager
-def _csv_writer(file: Path, quantity: str, policy: RejectionPolicy) -> Iterator[Callable[[Prediction], None]]:
-    """Write one row per image: path, number, interval, what the policy says and error; empty where there is none."""
+def _csv_writer(
+    file: Path, named: Sequence[str], quantity: str, policy: RejectionPolicy
+) -> Iterator[Callable[[Prediction], None]]:
+    """Write one row per image or group: name, number, interval, what the policy says and error; some may be empty."""
     from regraft.atomic_io import atomic_write
     from regraft.runs.prediction_parts.rows import rejection_cells
 
@@ -126,12 +136,12 @@ def _csv_writer(file: Path, quantity: str, policy: RejectionPolicy) -> Iterator[
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv_module.writer(stream, lineterminator="\n")
-        writer.writerow(["path", quantity, "low", "high", "ood_p_value", *policy.columns, "error"])
+        writer.writerow([*named, quantity, "low", "high", "ood_p_value", *policy.columns, "error"])
 
         def write(prediction: Prediction) -> None:
             low, high = prediction.interval or ("", "")
             value, p_value = ("" if number is None else number for number in (prediction.value, prediction.ood_p_value))
             cells = [value, low, high, p_value, *rejection_cells(policy, prediction)]
-            writer.writerow([prediction.source, *cells, prediction.error or ""])
+            writer.writerow([*name_of(prediction).values(), *cells, prediction.error or ""])
 
         yield write

@@ -17,6 +17,7 @@ from typer import Argument, Option
 
 from regraft.cli.options import ClusterAddress, ClusterCpus, RunOrExport, Trust, cluster_of, probability
 from regraft.cli.output import console, err, print_json
+from regraft.cli.results.answers import answers, name_of
 from regraft.cli.results.file_notes import print_file_notes
 from regraft.runs.progress import rich_progress
 from regraft.text import encodable, join_truncated, pluralize
@@ -37,7 +38,7 @@ _UNREADABLE = 20
 
 def command(
     run: RunOrExport,
-    images: Annotated[list[Path], Argument(help="Image files, or folders of them.")],
+    images: Annotated[list[Path], Argument(help="Image files, or folders of them; with --pool-by also a table.")],
     top: Annotated[
         int | None, Option(metavar="N", min=1, show_default="3", help="Number of classes per image.")
     ] = None,
@@ -59,6 +60,9 @@ def command(
     threshold: Annotated[float | None, probability("Of several labels: those from this probability on.")] = None,
     min_precision: Annotated[float | None, probability("Of several labels: those right this often.")] = None,
     tta: Annotated[str, Option(help="Test-time augmentation: none, flip or crops (slow).")] = "none",
+    pool_by: Annotated[
+        str | None, Option(help="One answer for a group of pictures: a table's column, or a pattern on paths.")
+    ] = None,
     trust: Trust = False,
     cluster: ClusterAddress = None,
     cluster_cpus: ClusterCpus = None,
@@ -66,8 +70,7 @@ def command(
 ) -> None:
     """Predict classes in the order given; unreadable files are listed at the end (exit code 1)."""
     from regraft.errors import RegraftError, UsageError
-    from regraft.models.image_sources import iter_sources
-    from regraft.models.inference import check_tta, predict_images, tree_of
+    from regraft.models.inference import check_tta, pooling_of, predict_images, tree_of
 
     views, on_cluster = check_tta(tta), cluster_of(cluster, cluster_cpus)
     if on_cluster and out is None:
@@ -75,15 +78,19 @@ def command(
     if out is not None and csv is not None:
         raise UsageError("Received --csv and --out. For parts in CSV: --out FOLDER --format csv.")
     _refuse_without_effect({"--format": format, "--part-size": part_size}, {"--top": top}, has_out=out is not None)
+    if pool_by and out is not None:
+        raise UsageError("--out keeps answers for single images, and --pool-by gives one for each group: use --csv.")
     ignored: list[str] = []
-    files = list(iter_sources(images, ignored.extend))
+    files, groups = _files(images, pool_by, ignored)
     screen = console(json)
     if (numbers := _model_of_numbers(run, trust)) is not None:
         from regraft.cli.results.numbers import Wanted, predict_numbers
 
         of_classes = {"--top": top, "--min-accuracy": min_accuracy, "--min-confidence": min_confidence, "--out": out}
         asked = Wanted(coverage, ood_rate, {**of_classes, "--threshold": threshold, "--min-precision": min_precision})
-        predict_numbers(screen, numbers, files, ignored, asked, csv=csv, tta=views, batch_size=batch_size, json=json)
+        predict_numbers(
+            screen, numbers, files, ignored, asked, csv=csv, tta=views, batch_size=batch_size, json=json, groups=groups
+        )
         return
     wanted = _Wanted(min_accuracy, min_confidence, coverage, ood_rate, threshold, min_precision)
     model, policy, selection = _load(run, wanted, trust)
@@ -95,30 +102,32 @@ def command(
         opener = functools.partial(_open_export, trust=trust) if _is_export(run) else None
         _write_parts(run, images, files, out, options, opener, on_cluster, json, ignored)
         return
-    count = min(top or 3, len(model.classes))
+    count, rows_written = min(top or 3, len(model.classes)), 0
+    if groups is None and (trained_by := pooling_of(model)):
+        err.print(escape(f"The model was trained on groups ({trained_by}): --pool-by gives one answer for each."))
     failed: list[Prediction] = []
     table = None
     with ExitStack() as stack:
         writers: list[Callable[[Prediction], None]] = []
         if json:
-            writers.append(lambda p: _write_line({"path": p.source, **policy.to_json(p, count)}))
+            writers.append(lambda p: _write_line({**name_of(p), **policy.to_json(p, count)}))
         elif not csv:
             columns = [*(_tree_columns(policy) if tree else ()), *(f"{_ordinal(i)} class" for i in range(1, count + 1))]
             if gives_labels:
                 columns = ["labels", *(["most probable"] if top else [])]
-            table = rows = Table("image", *policy.columns, *columns, box=None, header_style="bold")
+            named = ["image"] if groups is None else ["group", "images"]
+            table = rows = Table(*named, *policy.columns, *columns, box=None, header_style="bold")
             ranked = top or 0 if gives_labels else count
             writers.append(lambda prediction: rows.add_row(*_cells(prediction, ranked, policy)))
         if csv:
-            writers.append(stack.enter_context(_csv_writer(csv, model, policy)))
+            writers.append(stack.enter_context(_csv_writer(csv, model, policy, grouped=groups is not None)))
         reporter = stack.enter_context(rich_progress(err))
-        for done, prediction in enumerate(predict_images(model, files, batch_size=batch_size, tta=views), start=1):
+        stream = predict_images(model, files, batch_size=batch_size, tta=views)
+        progress = functools.partial(reporter.on_progress, "predict", total=len(files), detail="images")
+        for prediction in answers(stream, groups, failed, progress if len(files) > batch_size else None):
+            rows_written += 1
             for write in writers:
                 write(prediction)
-            if prediction.error is not None:
-                failed.append(prediction)
-            if len(files) > batch_size:
-                reporter.on_progress("predict", done, len(files), "images")
     if len(files) == len(failed) == 1:  # said once
         raise RegraftError(f"{failed[0].source} cannot be read: {failed[0].error}")
     if table:
@@ -136,8 +145,27 @@ def command(
         texts = [f"{name} {100 * limit:.1f} %" if limit <= 1 else f"{name} never" for name, limit in limits]
         screen.print(escape(f"Labels from these probabilities on: {join_truncated(texts, shown=12)}."), style="dim")
     if csv:
-        screen.print(escape(f"{len(files)} rows in {csv}"))
-    print_file_notes(files, ignored, failed, json=json, has_table=table is not None)
+        screen.print(escape(f"{rows_written} rows in {csv}"))
+    print_file_notes(files, ignored, failed, json=json, has_table=table is not None and groups is None)
+
+
+def _files(
+    images: Sequence[Path], pool_by: str | None, ignored: list[str]
+) -> tuple[list[Any], list[str | None] | None]:
+    """The images, and the group of each if groups get one answer; files that are not used are added to `ignored`."""
+    from regraft.models.image_sources import iter_sources
+    from regraft.runs.groups import groups_of_files, images_of_table, is_table
+
+    if not pool_by:
+        return list(iter_sources(images, ignored.extend)), None
+    if len(images) == 1 and is_table(images[0]):
+        files, groups, notes = images_of_table(images[0], pool_by)
+    else:
+        files = list(iter_sources(images, ignored.extend))
+        groups, notes = groups_of_files(files, pool_by)
+    for note in notes:
+        err.print(f"[dim]{escape(note)}[/dim]")
+    return files, groups
 
 
 def _refuse_without_effect(of_parts: dict[str, Any], of_table: dict[str, Any], *, has_out: bool) -> None:
@@ -302,7 +330,8 @@ def _cells(prediction: Prediction, count: int, policy: RejectionPolicy) -> list[
     from regraft.runs.prediction_parts.rows import rejection_cells
 
     own = (*rejection_cells(policy, prediction), *_tree_cells(prediction, policy))
-    cells = [escape(prediction.source), *map(escape, own)]
+    pictures = [] if prediction.pictures is None else [str(prediction.pictures)]
+    cells = [escape(prediction.source), *pictures, *map(escape, own)]
     if prediction.error is not None:
         return [*cells, f"[yellow]{escape(prediction.error)}[/yellow]"]
     labels = policy.labels(prediction)
@@ -318,7 +347,7 @@ def _cells(prediction: Prediction, count: int, policy: RejectionPolicy) -> list[
 
 @contextmanager
 def _csv_writer(
-    file: Path, model: Classifier | Predictor, policy: RejectionPolicy
+    file: Path, model: Classifier | Predictor, policy: RejectionPolicy, *, grouped: bool
 ) -> Iterator[Callable[[Prediction], None]]:
     from regraft.atomic_io import atomic_write
     from regraft.models.inference import tree_of
@@ -330,7 +359,8 @@ def _csv_writer(
     ):
         writer = csv_module.writer(stream, lineterminator="\n")
         tree = tree_of(model)
-        writer.writerow(csv_header(model.classes, policy, several=bool(model.thresholds), tree=tree))
+        several = bool(model.thresholds)
+        writer.writerow(csv_header(model.classes, policy, several=several, tree=tree, grouped=grouped))
         yield lambda prediction: writer.writerow(csv_row(prediction, policy))
 
 

@@ -21,6 +21,7 @@ from regraft.cli.options import (
     LabeledData,
     LabelSeparator,
     Order,
+    PoolBy,
     Settings,
     Unlabeled,
     Weights,
@@ -40,6 +41,7 @@ def command(
     seed: Annotated[int | None, Option(help="Seed of the folds.")] = None,
     class_weights: ClassWeights = None,
     group_by: GroupBy = None,
+    pool_by: PoolBy = None,
     layout: FolderLayout = None,
     task: AskedTask = None,
     order: Order = None,
@@ -56,7 +58,7 @@ def command(
     screen = console(json)
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
-        "data.layout": layout, "data.task": task, "data.order": order,
+        "data.pool_by": pool_by, "data.layout": layout, "data.task": task, "data.order": order,
         "data.label_separator": label_separator,
         "data.unlabelled": unlabeled, "training.class_weights": class_weights,
     }  # fmt: skip

@@ -18,6 +18,7 @@ from regraft.cli.options import (
     LabeledData,
     LabelSeparator,
     Order,
+    PoolBy,
     Settings,
     refuse_flags_without_effect,
     with_training_flags,
@@ -50,6 +51,7 @@ def command(
     image_size: ImageSize = None,
     finetune_from: Annotated[str | None, Option(help="auto, last, none, all, a stage or a number of layers.")] = None,
     group_by: GroupBy = None,
+    pool_by: PoolBy = None,
     task: AskedTask = None,
     order: Order = None,
     label_separator: LabelSeparator = None,
@@ -67,7 +69,7 @@ def command(
         from regraft.runs.plan import plan_from
     overrides = {
         "model.backbone": backbone, "model.image_size": image_size, "training.finetune_from": finetune_from,
-        "data.group_by": group_by, "data.task": task, "data.order": order,
+        "data.group_by": group_by, "data.pool_by": pool_by, "data.task": task, "data.order": order,
         "data.label_separator": label_separator, **flags,
     }  # fmt: skip
     resolved = load_config(config, settings or [], overrides)

@@ -110,6 +110,7 @@ class Columns:
     split: int | None
     group: int | None
     notes: list[str]
+    is_grouped: bool = False  # by the column that was asked for
 
 
 def _is_number(cell: str) -> bool:
@@ -134,16 +135,23 @@ class ColumnFinder:
         self._names = [name.lower() for name in split]
         self._known = [name.strip() for name in cells.columns]
 
-    def find_images(self, image_column: str = "") -> Columns:
-        """Find the column of the images alone, unless it is given: what the others say does not count."""
+    def find_images(self, image_column: str = "", group_by: str = "") -> Columns:
+        """Find the column of the images, unless it is given, and that of groups that are asked for, and no others."""
         image = self._given("image_column", image_column) if image_column else self._image()
-        return Columns(image, [], None, None, [])
+        group = self._asked_group(group_by)
+        return Columns(image, [], None, group, [], group is not None)
 
-    def find(self, image_column: str = "", label_column: str = "", *, numbers: bool = False) -> Columns:
-        """Find all columns; those that are given need not be found. If the labels are `numbers`, all may differ."""
+    def find(
+        self, image_column: str = "", label_column: str = "", *, numbers: bool = False, group_by: str = ""
+    ) -> Columns:
+        """Find all columns; those that are given need not be found. If the labels are `numbers`, all may differ.
+
+        `group_by` is that of the groups, if a column has this name, and else it is a pattern, which means nothing here.
+        """
         image = self._given("image_column", image_column) if image_column else self._image()
         split = next((self._only(name) for name in _SPLIT_NAMES if name in self._names), None)
-        group = self._only(_GROUP) if _GROUP in self._names else None
+        asked = self._asked_group(group_by)
+        group = asked if asked is not None else self._only(_GROUP) if _GROUP in self._names else None
         taken = {image, split, group, *(i for i, name in enumerate(self._names) if name in _SPLIT_NAMES)}
         if label_column:
             names = [label_column] if label_column.strip() in self._known or numbers else label_column.split(",")
@@ -167,7 +175,7 @@ class ColumnFinder:
             found.append(f"labels from the column {self._known[labels[0]]!r}")
         if found:
             notes.insert(0, f"{self._name}: {' and '.join(found)}.")
-        return Columns(image, labels, split, group, notes)
+        return Columns(image, labels, split, group, notes, asked is not None)
 
     def label(self) -> int:
         """Find the column with the labels of a table without a column of images."""
@@ -176,6 +184,11 @@ class ColumnFinder:
         if len(labels) > 1:
             raise self._unclear("the labels", labels, "label_column", "label")
         return labels[0]
+
+    def _asked_group(self, group_by: str) -> int | None:
+        """The column with the groups that are asked for; None if no column has this name."""
+        is_name = group_by.strip().lower() in (name.lower() for name in self._known if name)
+        return self._given("group_by", group_by) if is_name else None
 
     def _image(self) -> int:
         if "path" in self._names:

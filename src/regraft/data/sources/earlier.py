@@ -38,12 +38,16 @@ class ImagesOrigin:
     earlier: ImagesOrigin | None = None
     task: AskedTask = "auto"
     label_separator: str = ""
+    groups_by_path: bool = True
 
     def for_reading(self, data: str | None = None) -> ImagesOrigin:
-        """The origin without groups, which has its own images at `data`; URLs are read only where that is given."""
+        """The origin without groups by path, which has its own images at `data`.
+
+        URLs are read only where that is given. A column of groups stays, because it has no labels.
+        """
         earlier = self.earlier and self.earlier.for_reading()
-        remote = self.remote and data is not None
-        return replace(self, data=self.data if data is None else data, group_by="", remote=remote, earlier=earlier)
+        remote, place = self.remote and data is not None, self.data if data is None else data
+        return replace(self, data=place, groups_by_path=False, remote=remote, earlier=earlier)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ImagesOrigin:
@@ -62,16 +66,22 @@ def open_origin(origin: ImagesOrigin, tree: Taxonomy | None = None) -> DataSourc
     source = open_data(
         origin.data, remote=origin.remote, layout=origin.layout, tree=tree, image_column=origin.image_column,
         label_column=origin.label_column, task=origin.task, label_separator=origin.label_separator,
+        group_by=origin.group_by,
     )  # fmt: skip
-    source = with_groups(source, origin.group_by)
+    source = with_groups(source, origin.group_by if origin.groups_by_path else "")
     return source if origin.earlier is None else join(source, open_origin(origin.earlier, tree))
 
 
-def with_groups(source: DataSource, group_by: str) -> DataSource:
-    """The source with the groups that a pattern finds in the paths, if there is one; raises as `group_by_pattern`."""
-    if not group_by:
+def with_groups(source: DataSource, group_by: str, option: str = "group_by") -> DataSource:
+    """The source with the groups that a pattern finds in the paths, unless it has those that are asked for.
+
+    `group_by` names their column, is `group` where the data has groups of its own, or is a pattern; empty: nothing is
+    asked for, and the groups stay as they are. Raises as `group_by_pattern`.
+    """
+    layout = source.layout
+    if not group_by or layout.is_grouped or (group_by == "group" and any(layout.found.groups.used())):
         return source
-    found, notes = group_by_pattern(source.layout.found.sorted_by_path(), compile_pattern(group_by))
+    found, notes = group_by_pattern(layout.found.sorted_by_path(), compile_pattern(group_by, option), option)
     return replace(source, layout=replace(source.layout, found=found, notes=[*source.layout.notes, *notes]))
 
 

@@ -35,7 +35,8 @@ class Layout:
     extension or in no class folder; `noted` ones are ignored, and `notes` say so; `bad` files are unreadable before any
     is read. The labels of a `task` with several labels are texts of `join_labels`, and of numbers the texts of these;
     `quantity` is what the numbers are. With `merges_copies`, images in several class folders are one with all labels.
-    `parents` are those of the folders of a tree, by name; None where there is none.
+    `parents` are those of the folders of a tree, by name; None where there is none. `is_grouped`: the groups are those
+    of a column that was asked for.
     """
 
     found: EntryTable
@@ -48,6 +49,7 @@ class Layout:
     quantity: str = "value"
     merges_copies: bool = False
     parents: Parents | None = None
+    is_grouped: bool = False
 
     def ignore(self, images: Sequence[str], why: str) -> None:
         """Ignore images and add a note with the reason."""

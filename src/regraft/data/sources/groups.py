@@ -1,4 +1,7 @@
-"""Group images by a regular expression that matches their paths."""
+"""Group images by a regular expression that matches their paths.
+
+`option` is the one that has the pattern, for messages.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,23 @@ from regraft.data.strings import Names, in_blocks
 from regraft.errors import DataError, UsageError
 from regraft.text import pluralize
 
-_EXPECTED = r"Expected a regular expression that finds the group in a file's path, such as patient(\d+)."
+_EXPECTED = (
+    r"Expected a regular expression that finds the group in a file's path, such as patient(\d+), or the name of a "
+    "column in a table of images."
+)
 
 
-def compile_pattern(pattern: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str, option: str = "group_by") -> re.Pattern[str]:
     """Compile the pattern; raises `UsageError` if it is not a regular expression."""
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"group_by={pattern!r} is not a regular expression: {error}. {_EXPECTED}") from error
+        raise UsageError(f"{option}={pattern!r} is not a regular expression: {error}. {_EXPECTED}") from error
 
 
-def group_by_pattern(found: EntryTable, pattern: re.Pattern[str]) -> tuple[EntryTable, list[str]]:
+def group_by_pattern(
+    found: EntryTable, pattern: re.Pattern[str], option: str = "group_by"
+) -> tuple[EntryTable, list[str]]:
     """Assign each image the group in its path; returns the images, and notes on missing and divided groups.
 
     The group is the text of the pattern's named group `group`, else of all its groups joined by `-`, else of the whole
@@ -30,17 +38,17 @@ def group_by_pattern(found: EntryTable, pattern: re.Pattern[str]) -> tuple[Entry
     already, and `DataError` if no path matches.
     """
     if any(found.groups.used()):
-        raise UsageError("The data has groups of its own. Remove group_by or the column `group`.")
+        raise UsageError(f"The data has groups of its own. Remove {option} or the column `group`.")
     groups = Names.of(group_of(path, pattern) for path in in_blocks(found.paths))
     single = np.flatnonzero(groups.codes < 0)
     if len(single) == len(found):
         example = f", such as {found[0].path}" if found else ""
-        raise DataError(f"group_by={pattern.pattern!r} does not match the path of any image{example}. {_EXPECTED}")
+        raise DataError(f"{option}={pattern.pattern!r} does not match the path of any image{example}. {_EXPECTED}")
     notes = []
     if len(single):
         example = found.paths[single[0]]
         notes.append(
-            f"group_by does not match {pluralize(len(single), 'image')}, which have no group, such as {example}."
+            f"{option} does not match {pluralize(len(single), 'image')}, which have no group, such as {example}."
         )
     grouped = np.flatnonzero(groups.codes >= 0)
     pairs = np.unique(np.stack([groups.codes[grouped], found.parts[grouped].astype(np.int32)], axis=1), axis=0)

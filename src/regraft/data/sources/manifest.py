@@ -40,12 +40,13 @@ _QUOTES = " ;|'\"`\u2018\u2019\u201c\u201d"
 
 @dataclass(frozen=True)
 class Manifest:
-    """The rows of a manifest, and sentences on what was recognized."""
+    """The rows of a manifest, and sentences on what was recognized; `is_grouped`: by a column that was asked for."""
 
     rows: EntryTable
     notes: list[str]
     task: Task = "classification"
     quantity: str = "value"
+    is_grouped: bool = False
 
 
 def read_manifest(path: Path, storage: Storage | None = None, **options: Any) -> Manifest:
@@ -66,15 +67,17 @@ def parse_manifest(
     label_column: str = "",
     labeled: bool = True,
     label_options: LabelOptions = UNSAID,
+    group_by: str = "",
 ) -> Manifest:
     """Read a manifest whose relative paths are names in `storage`; `name` is for messages.
 
     `image_column` and `label_column` name columns that their names and contents do not reveal; several names with
     commas between them are those of columns with 0 and 1. Files that are not where a path leads are searched for by
-    the end of the path, with or without extension. Without `labeled`, labels, parts and groups do not count, and the
-    label of every image is empty. `label_options` say whether images have several labels, and how they are written. If
-    they have numbers, labels are any texts, for `with_numbers`, and the quantity is the name of their column. Raises
-    `DataError` as `check_rows` does, and if it is unclear which column or which file is meant.
+    the end of the path, with or without extension. Without `labeled`, labels and parts do not count, and the label of
+    every image is empty. `group_by` may name the column of the groups. `label_options` say whether images have several
+    labels, and how they are written. If they have numbers, labels are any texts, for `with_numbers`, and the quantity
+    is the name of their column. Raises `DataError` as `check_rows` does, and if it is unclear which column or which
+    file is meant.
     """
     cells = read_cells(name, data)
     # A web server does not know which files it has, and says yes to all.
@@ -82,14 +85,14 @@ def parse_manifest(
     finder = ColumnFinder(name, cells, PART_NAMES, exists)
     has_numbers = labeled and label_options.task == "regression"
     if labeled:
-        columns = finder.find(image_column, label_column, numbers=has_numbers)
+        columns = finder.find(image_column, label_column, numbers=has_numbers, group_by=group_by)
     else:
-        columns = finder.find_images(image_column)
+        columns = finder.find_images(image_column, group_by)
     form = form_of_tables([(cells, columns)], name, label_options)
     table = _Rows(name, cells, columns, storage.exists, storage.top, form)
     quantity = cells.columns[columns.labels[0]].strip() if has_numbers else "value"
     notes = [*cells.notes, *columns.notes, *form.notes]
-    return Manifest(table.read(), [*notes, *table.notes], form.task, quantity)
+    return Manifest(table.read(), [*notes, *table.notes], form.task, quantity, columns.is_grouped)
 
 
 def check_rows(

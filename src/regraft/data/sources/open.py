@@ -63,17 +63,21 @@ def open_data(
     label_column: str = "",
     task: AskedTask = "auto",
     label_separator: str = "",
+    group_by: str = "",
 ) -> DataSource:
     """Open the source that `scan` reads; the arguments are those of `scan`, where `known` is `classes`.
 
-    `tree` is that of an existing model: folders above its classes are recognized, and its names are used.
+    `tree` is that of an existing model: folders above its classes are recognized, and its names are used. `group_by`
+    counts only where it names a column of a manifest; `with_groups` takes it as a pattern.
 
     Raises `UsageError` if `path` does not exist or has no known format, `root` is given without a manifest, or a
     manifest names files by URL and `remote` is not set; `DataError` if the source is damaged or its labels or parts are
     ambiguous.
     """
     path, asked = _resolve(path), LabelOptions(task, label_separator)
-    columns = {"image_column": image_column, "label_column": label_column, "label_options": asked}
+    columns = {
+        "image_column": image_column, "label_column": label_column, "label_options": asked, "group_by": group_by,
+    }  # fmt: skip
     if _is_manifest(path):
         return _open_manifest(path, root, remote, columns)
     if isinstance(path, Path) and path.is_file() and path.suffix.lower() in ANNOTATIONS:
@@ -100,14 +104,16 @@ def _read_layout(
     return read_layout(storage, top, name, depth, layout=layout, known=known, label_options=asked)
 
 
-def open_images(path: Path | str, *, remote: bool = False, image_column: str = "") -> DataSource:
+def open_images(path: Path | str, *, remote: bool = False, image_column: str = "", group_by: str = "") -> DataSource:
     """Open images whose labels do not count: all of a folder or archive, or those that a table of paths lists.
 
-    The names of folders mean nothing here, and every label is empty. Raises as `open_data`.
+    The names of folders mean nothing here, and every label is empty. `group_by` is as for `open_data`, which also says
+    what is raised.
     """
     path = _resolve(path)
     if _is_manifest(path):
-        return _open_manifest(path, None, remote, {"image_column": image_column, "labeled": False})
+        options = {"image_column": image_column, "labeled": False, "group_by": group_by}
+        return _open_manifest(path, None, remote, options)
     name = redact(str(path))
     try:
         storage, _ = _open_storage(path)
@@ -280,7 +286,8 @@ def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, colu
             raise DataError(f"{name} has URLs that differ only in their credentials. Keep one URL for each image.")
         storage = UrlStorage(storage, urls)
         rows = EntryTable(replace(row, path=redact(row.path)) if is_url(row.path) else row for row in rows)
-    layout = replace(layout_of(rows, name, task=manifest.task), quantity=manifest.quantity)
+    layout = layout_of(rows, name, task=manifest.task)
+    layout = replace(layout, quantity=manifest.quantity, is_grouped=manifest.is_grouped)
     layout.notes.extend(manifest.notes)
     return DataSource(storage, location, layout, bool(links) or isinstance(location, str))
 

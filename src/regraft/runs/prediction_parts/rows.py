@@ -53,15 +53,22 @@ def write_rows(
 
 
 def csv_header(
-    classes: Sequence[str], policy: RejectionPolicy, *, several: bool = False, tree: Taxonomy | None = None
+    classes: Sequence[str],
+    policy: RejectionPolicy,
+    *,
+    several: bool = False,
+    tree: Taxonomy | None = None,
+    grouped: bool = False,
 ) -> list[str]:
-    """Names of the columns of `csv_row`, of images with one class or with `several` labels."""
-    answer = ["labels"] if several else ["label", "confidence"]
-    return ["path", *answer, *policy.columns, *_value_columns(classes, tree), "error"]
+    """Names of the columns of `csv_row`, of images or groups with one class or with `several` labels."""
+    answer, named = ["labels"] if several else ["label", "confidence"], ["group", "images"] if grouped else ["path"]
+    return [*named, *answer, *policy.columns, *_value_columns(classes, tree), "error"]
 
 
 def csv_row(prediction: Prediction, policy: RejectionPolicy) -> list[Any]:
     """Path, label, confidence, what the policy says, all probabilities and the error; empty where there is none.
+
+    Of a group, it begins with its name and number of images.
 
     Several labels are one text, as `join_labels` writes them, and have no confidence.
     """
@@ -71,7 +78,8 @@ def csv_row(prediction: Prediction, policy: RejectionPolicy) -> list[Any]:
         answer.append("" if is_bad else policy.answer(prediction)[1])
     values: list[Any] = [*prediction.probabilities.tolist(), *prediction.nodes().values()]
     values = [""] * len(_value_columns(prediction.classes, prediction.taxonomy)) if is_bad else values
-    return [prediction.source, *answer, *rejection, *values, prediction.error or ""]
+    pictures = [] if prediction.pictures is None else [prediction.pictures]
+    return [prediction.source, *pictures, *answer, *rejection, *values, prediction.error or ""]
 
 
 def rejection_cells(policy: RejectionPolicy, prediction: Prediction) -> list[str]:

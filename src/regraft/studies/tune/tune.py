@@ -18,7 +18,7 @@ from regraft.data.sources.urls import absolute
 from regraft.data.split_file import split_sha256
 from regraft.errors import DataError, MissingExtraError, RunError, UsageError, continued_in
 from regraft.models.serialization import versions
-from regraft.runs.prepare import prepare, refuse_numbers
+from regraft.runs.prepare import prepare, refuse_groups, refuse_numbers
 from regraft.runs.progress import with_progress
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.teacher import refuse_teacher
@@ -107,6 +107,7 @@ def tune(
     refuse_unlabeled(config, "regraft tune")
     refuse_teacher(config, "regraft tune")
     refuse_numbers(config.data.task, "`regraft tune`")
+    refuse_groups(config.data.pool_by, "`regraft tune`")
     model, split = prepare(data, config, reporter)
     of_task = for_task(config.training, config.run.preset, split.dataset.task)
     config = config.model_copy(update={"training": of_task})

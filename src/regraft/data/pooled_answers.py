@@ -1,0 +1,47 @@
+"""The answer for a group of images: that of the mean of their logits, from what a model says of each image.
+
+The logits of a class are known up to a constant of the image where probabilities are a softmax, and exactly where each
+is a sigmoid. So the softmax of the mean logits is the normalized geometric mean of the probabilities, at every
+temperature, and no model needs to give more than probabilities.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from regraft.data.labels import Task
+from regraft.data.pooling import Groups
+
+#: The smallest probability of which a logarithm is taken.
+_SMALLEST = float(np.finfo(np.float64).tiny)
+
+
+def pool_answers(answers: np.ndarray, groups: Groups, task: Task) -> np.ndarray:
+    """What a model says of each group, float64 (G, C), from what it says of N images, (N, C).
+
+    Answers are probabilities whose rows sum to 1 (`classification`), those of each class by itself (`multilabel`), or
+    numbers (`regression`), of which it is the mean. Those of a group of one image are its own.
+    """
+    if task == "regression":
+        pooled = groups.mean(answers)
+    elif task == "multilabel":
+        odds = np.log(np.maximum(answers, _SMALLEST)) - np.log(np.maximum(1 - answers, _SMALLEST))
+        pooled = 1 / (1 + np.exp(-groups.mean(odds)))
+    else:
+        logits = groups.mean(np.log(np.maximum(answers, _SMALLEST)))
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        pooled = shares / shares.sum(axis=1, keepdims=True)
+    single = groups.sizes == 1
+    pooled[single] = answers[groups.firsts[single]]
+    return np.asarray(pooled)
+
+
+def pool_p_values(p_values: np.ndarray, groups: Groups) -> np.ndarray:
+    """The p-value of each group, float64 (G,), from those of N images: Bonferroni's, n times the smallest, at most 1.
+
+    A group is unlike the training images if one of its images is; of groups like them at most a share p has a p-value
+    of p or less, whatever the images of a group have in common.
+    """
+    smallest = np.ones(len(groups))
+    np.minimum.at(smallest, groups.numbers, p_values)
+    return np.minimum(1.0, smallest * groups.sizes)

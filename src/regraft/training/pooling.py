@@ -1,0 +1,92 @@
+"""One answer for each group of images: the rows that the head is fitted on, and what the network says of a group.
+
+Input: the split of a data set whose groups get one answer each. Output: the mean features of each group, its label, and
+the mean of its images' logits. The head is linear, so the logits of the mean features are the mean of the logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from regraft.data.dataset import Split
+from regraft.data.pooling import Groups, check_groups, groups_of
+from regraft.errors import UsageError
+from regraft.training.activations import Activations, CachedTensor
+from regraft.training.losses import Objective
+
+#: Rows that are read at once.
+_ROWS = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class PooledGroups:
+    """The groups of the training and the validation images."""
+
+    train: Groups
+    val: Groups
+
+    @classmethod
+    def of(cls, split: Split) -> PooledGroups | None:
+        """Those of a split; None where each image gets an answer. Raises `DataError` as `check_groups`."""
+        check_groups(split.dataset)
+        train, val = groups_of(split.train), groups_of(split.val)
+        return None if train is None or val is None else cls(train, val)
+
+
+def check_pooled(head: str, activation: str, split: Split, *, is_linear: bool) -> None:
+    """Raise `UsageError` where the answer of a group would not be that of its mean features, or is not tested yet.
+
+    `head` is that of the phases, and `activation` the one of the output.
+    """
+    pool_by, task = split.dataset.pool_by, split.dataset.task
+    reason = ""
+    if not is_linear:
+        reason = "the head has hidden layers, dropout or attention (model.head, model.dropout, model.pooling)"
+    elif head == "epochs":
+        reason = "the head is trained in epochs (training.head_optimizer, or a loss function)"
+    elif task == "classification" and activation != "softmax":
+        reason = f"the output is a {activation} (training.loss, training.output_activation)"
+    elif split.dataset.ordered:
+        reason = "the classes have an order (data.task = ordinal), whose head is not linear in them"
+    elif split.stored is not None or split.unlabeled is not None:
+        reason = "images without files or without labels have no groups (--from, data.unlabelled)"
+    if reason:
+        raise UsageError(
+            f"data.pool_by = {pool_by!r} gives a group the answer of its mean features, for which the head must be one "
+            f"linear layer that is fitted (head_optimizer = lbfgs), and {reason}. Remove one of them."
+        )
+
+
+def mean_rows(values: torch.Tensor, groups: Groups) -> torch.Tensor:
+    """The mean over the images of each group, float32 (G, ...), of rows (N, ...)."""
+    numbers = torch.from_numpy(groups.numbers).to(values.device)
+    sums = torch.zeros(len(groups), *values.shape[1:], device=values.device)
+    sums.index_add_(0, numbers, values.float())
+    return sums / torch.from_numpy(groups.sizes).to(values.device).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def means_of(inputs: Activations, labels: torch.Tensor, groups: Groups) -> tuple[Activations, torch.Tensor]:
+    """Inputs of the head for each group, the mean of those of its images in each view, and its label."""
+    count, views = len(groups.numbers), inputs.views
+    sizes = torch.from_numpy(groups.sizes)[:, None]
+    means = []
+    for view in range(views):
+        sums: torch.Tensor | None = None
+        for start in range(0, count, _ROWS):
+            rows = slice(start, min(start + _ROWS, count))
+            values = inputs.rows.take(view, rows).float()
+            sums = torch.zeros(len(groups), values.shape[1], device=values.device) if sums is None else sums
+            sums.index_add_(0, torch.from_numpy(groups.numbers[rows]).to(values.device), values)
+        assert sums is not None
+        means.append(sums / sizes.to(sums.device))
+    pooled = Activations(inputs.boundary, CachedTensor(torch.stack(means)))
+    return pooled, labels[torch.from_numpy(groups.firsts)]
+
+
+def accuracy_of_groups(logits: torch.Tensor, labels: torch.Tensor, groups: Groups, objective: Objective) -> float:
+    """Share of right groups (`Objective.hits`), 0..1, of logits (N, C) and labels of their images."""
+    firsts = torch.from_numpy(groups.firsts)
+    hits = objective.hits(mean_rows(logits, groups), objective.targets(labels[firsts]))
+    return float(hits.double().mean())

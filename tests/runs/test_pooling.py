@@ -1,0 +1,275 @@
+"""Several pictures of one thing: trained, evaluated, predicted and exported with one answer for each group."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from terminal import csv_rows, regraft
+
+import regraft as library
+from regraft.config import load_config
+from regraft.data.pooling import groups_of
+from regraft.errors import DataError, UsageError
+from regraft.models.serialization import load_classifier
+from regraft.runs.evaluate import predict_dataset
+from regraft.runs.run_images import held_out, images_of
+from regraft.runs.train import train_from
+
+HEAD: dict[str, Any] = {
+    "model.image_size": 32, "training.finetune_epochs": 0, "data.val": 0.25, "data.test": 0.25,
+}  # fmt: skip
+COLORS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 30)}
+
+
+def write_patients(folder: Path, sizes: tuple[int, ...], patients: int = 8) -> Path:
+    """A table of pictures of patients of three classes, who have as many pictures as `sizes`, in turn."""
+    rng, rows = np.random.default_rng(3), list[tuple[str, str, str]]()
+    for color, rgb in COLORS.items():
+        for patient in range(patients):
+            for _ in range(sizes[patient % len(sizes)]):
+                image = rng.integers(40, 210, (32, 32, 3))
+                top, left = rng.integers(0, 20, 2)
+                image[top : top + 10, left : left + 10] = np.array(rgb) + rng.integers(-30, 30, (10, 10, 3))
+                name = f"{len(rows):03d}.png"
+                Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(folder / name)
+                rows.append((name, color, f"{color}-{patient}"))
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "diagnosis", "patient"), *rows])
+    return folder / "table.csv"
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 24 patients with 2 to 4 pictures each."""
+    return write_patients(tmp_path_factory.mktemp("patients"), (3, 2, 4))
+
+
+@pytest.fixture(scope="module")
+def pooled_run(patients: Path, tmp_path_factory: pytest.TempPathFactory) -> library.Run:
+    """A run of a head with one answer for each patient."""
+    config = load_config(overrides={**HEAD, "data.pool_by": "patient"})
+    return train_from(patients, config, tmp_path_factory.mktemp("pooled") / "run")
+
+
+def patient_of(table: Path) -> dict[str, str]:
+    return {row["path"]: row["patient"] for row in csv_rows(table)}
+
+
+def test_the_split_leaves_groups_whole_and_each_gets_one_answer(pooled_run: library.Run, patients: Path) -> None:
+    of_image, parts = patient_of(patients), dict[str, set[str]]()
+    for row in csv_rows(pooled_run.path / "split.csv"):
+        parts.setdefault(of_image[row["path"]], set()).add(row["part"])
+    assert all(len(found) == 1 for found in parts.values())
+    answered = {row["id"]: row["part"] for row in csv_rows(pooled_run.path / "predictions.csv")}
+    assert answered == {name: part for name, (part,) in parts.items() if part != "train"}
+    pictures = list(of_image.values())
+    rows = csv_rows(pooled_run.path / "groups.csv")
+    assert {row["group"]: int(row["pictures"]) for row in rows} == {name: pictures.count(name) for name in parts}
+    assert all(of_image[row["first"]] == row["group"] for row in rows)
+
+
+def test_metrics_and_report_count_groups(pooled_run: library.Run) -> None:
+    metrics, rows = pooled_run.metrics, csv_rows(pooled_run.path / "groups.csv")
+    for part in ("train", "val", "test"):
+        sizes = [int(row["pictures"]) for row in rows if row["part"] == part]
+        assert metrics[part]["count"] == metrics["groups"][part]["count"] == len(sizes)
+        assert metrics["groups"][part]["text"] == f"{len(sizes)} groups of {min(sizes)} to {max(sizes)} pictures"
+    assert metrics["groups"]["by"] == "patient"
+    assert sum(map(sum, metrics["test"]["confusion"])) == metrics["groups"]["test"]["count"]
+    assert library.evaluate(pooled_run).to_json() == metrics["test"]
+    for name in ("report.html", "MODEL_CARD.md"):
+        assert metrics["groups"]["test"]["text"] in (pooled_run.path / name).read_text(encoding="utf-8")
+
+
+def test_the_answer_of_a_group_is_that_of_its_mean_features(pooled_run: library.Run, patients: Path) -> None:
+    model, dataset = pooled_run.classifier, library.scan(patients, pool_by="patient")
+    groups = groups_of(dataset)
+    assert groups is not None
+    stored = {row["id"]: row for row in csv_rows(pooled_run.path / "predictions.csv")}
+    predictions = predict_dataset(model, dataset)
+    pixels = np.stack([model.preprocessing(dataset.source(sample)) for sample in dataset.samples])
+    with torch.inference_mode():
+        end = len(model.stages)
+        features = model.forward_tail(model.activations(torch.from_numpy(pixels).permute(0, 3, 1, 2), end), end)
+        means = torch.stack([features[torch.from_numpy(groups.numbers == i)].mean(0) for i in range(len(groups))])
+        expected = model.head.probabilities(model.head(means)).numpy()
+    assert predictions.ids == groups.names
+    np.testing.assert_allclose(predictions.probabilities, expected, rtol=1e-4, atol=1e-6)
+    for name, row in zip(predictions.ids, predictions.probabilities, strict=True):
+        if name in stored:
+            np.testing.assert_allclose([float(stored[name][f"p({c})"]) for c in model.classes], row, rtol=1e-5)
+
+
+def test_groups_of_one_picture_are_pictures(tmp_path: Path) -> None:
+    table = write_patients(tmp_path, (1,))
+    plain = train_from(table, load_config(overrides={**HEAD, "data.group_by": "patient"}), tmp_path / "plain")
+    pooled = train_from(table, load_config(overrides={**HEAD, "data.pool_by": "patient"}), tmp_path / "pooled")
+    assert (tmp_path / "plain/split.csv").read_bytes() == (tmp_path / "pooled/split.csv").read_bytes()
+    np.testing.assert_array_equal(pooled.predictions.probabilities, plain.predictions.probabilities)
+    np.testing.assert_array_equal(pooled.predictions.labels, plain.predictions.labels)
+    assert pooled.metrics["test"] == plain.metrics["test"]
+    assert pooled.metrics["calibration"] == plain.metrics["calibration"]
+    heads = (run.classifier.head.state_dict() for run in (pooled, plain))
+    assert all(torch.equal(a, b) for a, b in zip(*(head.values() for head in heads), strict=True))
+    for name in ("model.json", "metrics.json"):
+        assert "pool_by" not in json.loads((plain.path / name).read_text())
+    assert not (plain.path / "groups.csv").exists()
+    assert load_classifier(plain.path).pool_by == ""
+
+
+def test_fine_tuning_is_judged_by_groups(patients: Path, tmp_path: Path) -> None:
+    options = {**HEAD, "training.finetune_epochs": 1, "training.views": 2, "training.finetune_lr": 1e-4}
+    config = load_config(overrides={**options, "training.keep_finetuned": "always", "data.pool_by": "patient"})
+    run = train_from(patients, config, tmp_path / "run")
+    assert run.metrics["model"]["finetuned_from"] is not None
+    count = run.metrics["groups"]["val"]["count"]
+    accuracy = next(row["val_accuracy"] for row in run.history if row["phase"] == "finetune")
+    assert accuracy * count == pytest.approx(round(accuracy * count))
+    assert run.metrics["val"]["accuracy"] == pytest.approx(accuracy, abs=1.5 / count)
+    assert len(run.predictions.part("val")) == count
+
+
+def test_the_command_evaluates_and_predicts_groups(pooled_run: library.Run, patients: Path, tmp_path: Path) -> None:
+    evaluated = regraft("evaluate", pooled_run.path, patients, "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["count"] == 24
+    by_image = regraft("evaluate", pooled_run.path, patients, "--pool-by", "", "--json")
+    assert json.loads(by_image.stdout)["count"] == len(csv_rows(patients))
+    assert "24 groups of 2 to 4 pictures" in regraft("evaluate", pooled_run.path, patients).stdout
+    done = regraft("predict", pooled_run.path, patients, "--pool-by", "patient", "--csv", tmp_path / "answers.csv")
+    assert done.returncode == 0, done.stderr
+    answers = {row["group"]: row for row in csv_rows(tmp_path / "answers.csv")}
+    assert len(answers) == 24
+    assert answers["blue-2"]["images"] == "4"
+    for row in csv_rows(pooled_run.path / "predictions.csv"):
+        assert float(answers[row["id"]][f"p({row['label']})"]) == pytest.approx(float(row[f"p({row['label']})"]))
+    lines = regraft("predict", pooled_run.path, patients, "--pool-by", "patient", "--json").stdout.splitlines()
+    assert [json.loads(line)["group"] for line in lines] == list(answers)
+    shown = regraft("predict", pooled_run.path, patients, "--pool-by", "patient").stdout
+    assert "group" in shown
+    assert "red-7" in shown
+    single = regraft("predict", pooled_run.path, patients.with_name("000.png"), "--json")
+    assert json.loads(single.stdout)["path"].endswith("000.png")
+    assert "--pool-by gives one answer for each" in single.stderr
+
+
+def test_folders_are_grouped_by_a_pattern(patients: Path, tmp_path: Path) -> None:
+    of_image = patient_of(patients)
+    for name, patient in of_image.items():
+        (tmp_path / "data" / patient.partition("-")[0]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(patients.with_name(name), tmp_path / "data" / patient.partition("-")[0] / f"{patient}_{name}")
+    done = regraft(
+        "train", tmp_path / "data", "--pool-by", r"(\w+-\d)_", "--image-size", 32, "--epochs", 0, "--out",
+        tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = library.load(tmp_path / "run")
+    assert set(run.predictions.ids) <= set(of_image.values())
+    predictions = run.predict(tmp_path / "data", groups=r"(\w+-\d)_")
+    assert {p.source: p.pictures for p in predictions} == {
+        name: list(of_image.values()).count(name) for name in of_image.values()
+    }
+
+
+def test_predictions_of_groups_from_python(pooled_run: library.Run, patients: Path, tmp_path: Path) -> None:
+    images = [patients.with_name(name) for name in ("000.png", "001.png", "005.png")]
+    first, second, third = pooled_run.predict(images)
+    together, alone = pooled_run.predict(images, groups=["a", "a", None])
+    assert (together.source, together.pictures, alone.source, alone.pictures) == ("a", 2, str(images[2]), 1)
+    np.testing.assert_array_equal(alone.probabilities, third.probabilities)
+    shares = np.sqrt(first.probabilities * second.probabilities)
+    np.testing.assert_allclose(together.probabilities, shares / shares.sum(), rtol=1e-12)
+    if first.ood_p_value is not None and second.ood_p_value is not None:
+        assert together.ood_p_value == min(1, 2 * min(first.ood_p_value, second.ood_p_value))
+    with pytest.raises(UsageError, match="groups has 1 names for 3 images"):
+        library.predict(pooled_run, images, groups=["a"])
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (found,) = pooled_run.predict([images[0], tmp_path / "broken.png"], groups=["a", "a"])
+    assert (found.pictures, found.error) == (1, None)
+    (lost,) = pooled_run.predict([tmp_path / "broken.png"] * 2, groups=["a", "a"])
+    assert lost.error is not None
+    assert lost.error.startswith("none of its 2 images can be read")
+
+
+def test_unreadable_pictures_of_a_group_are_named(pooled_run: library.Run, patients: Path, tmp_path: Path) -> None:
+    (tmp_path / "p1_broken.png").write_bytes(b"no image")
+    shutil.copy(patients.with_name("000.png"), tmp_path / "p1_0.png")
+    done = regraft("predict", pooled_run.path, tmp_path, "--pool-by", r"p\d", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["images"] == 1
+    assert "p1_broken.png" in done.stderr
+
+
+def test_the_images_of_groups_are_found_again(pooled_run: library.Run, patients: Path) -> None:
+    source = images_of(pooled_run)
+    assert source is not None
+    row = csv_rows(pooled_run.path / "groups.csv")[0]
+    assert source(row["group"]) == patients.with_name(row["first"]).read_bytes()
+    assert len(held_out(pooled_run)) == pooled_run.metrics["test"]["count"]
+
+
+def test_a_split_from_python_is_pooled(patients: Path, tmp_path: Path) -> None:
+    parts = library.split(library.scan(patients, group_by="patient"), val=0.25, test=0.25)
+    model = library.build("efficientnet_lite0", classes=parts.classes, image_size=32)
+    run = library.train(model, parts, pool_by="patient", finetune_epochs=0, out=tmp_path / "run")
+    assert run.classifier.pool_by == "patient"
+    assert library.evaluate(run, parts).count == run.metrics["groups"]["test"]["count"]
+    ungrouped = library.split(library.scan(patients, label_column="diagnosis"))
+    with pytest.raises(UsageError, match="needs images with groups"):
+        library.train(model, ungrouped, pool_by="patient", finetune_epochs=0)
+
+
+def test_contradictions_in_groups_are_named(patients: Path, tmp_path: Path) -> None:
+    table = shutil.copytree(patients.parent, tmp_path / "data") / "table.csv"
+    rows = csv_rows(table)
+    rows[1]["diagnosis"] = "red"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(DataError, match=r"The group 'blue-0' \(patient\) has images with different labels: 000"):
+        library.scan(table, pool_by="patient")
+    with pytest.raises(UsageError, match="group_by='x' and pool_by='patient'"):
+        library.scan(table, group_by="x", pool_by="patient")
+    for part, color in (("train", "red"), ("train", "blue"), ("test", "red"), ("test", "blue")):
+        (tmp_path / "parts" / part / color).mkdir(parents=True)
+        name = f"p{color}_{part}.png"
+        shutil.copy(patients.with_name(f"{len(list(tmp_path.rglob('p*_*.png'))):03d}.png"),
+                    tmp_path / "parts" / part / color / name)  # fmt: skip
+    with pytest.raises(DataError, match="has images with different parts"):
+        library.scan(tmp_path / "parts", pool_by="p(red|blue)_")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("model.head", "mlp", "hidden layers"),
+        ("training.head_optimizer", "adam", "trained in epochs"),
+        ("training.loss", "binary_cross_entropy", "sigmoid"),
+        ("data.unlabelled", "somewhere", r"data\.unlabelled takes each image by itself"),
+    ],
+)
+def test_what_is_not_linear_in_the_features_is_refused(patients: Path, setting: str, value: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        train_from(patients, load_config(overrides={**HEAD, "data.pool_by": "patient", setting: value}))
+
+
+def test_classes_of_a_pooled_run_stay(pooled_run: library.Run, patients: Path) -> None:
+    with pytest.raises(UsageError, match="takes each image by itself"):
+        library.change_classes(pooled_run, rename={"red": "pink"})
+    with pytest.raises(UsageError, match="takes each image by itself"):
+        library.train(pooled_run, patients)
+
+
+def test_cross_validation_answers_groups(patients: Path) -> None:
+    result = library.cross_validate(library.scan(patients, pool_by="patient"), k=4, config=load_config(overrides=HEAD))
+    assert len(result.predictions) == 24
+    assert set(result.predictions.ids) == set(patient_of(patients).values())
