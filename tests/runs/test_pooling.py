@@ -273,3 +273,44 @@ def test_cross_validation_answers_groups(patients: Path) -> None:
     result = library.cross_validate(library.scan(patients, pool_by="patient"), k=4, config=load_config(overrides=HEAD))
     assert len(result.predictions) == 24
     assert set(result.predictions.ids) == set(patient_of(patients).values())
+
+
+def test_groups_have_several_labels_or_a_number(several_labels: Path, numbers_manifest: Path, tmp_path: Path) -> None:
+    for task, table in (("multilabel", several_labels), ("regression", numbers_manifest)):
+        shutil.copytree(table.parent, tmp_path / task)
+        rows, grouped = csv_rows(table), tmp_path / task / table.name
+        label = list(rows[0])[1]
+        for number, row in enumerate(rows):  # pairs of pictures of one thing
+            row[label], row["thing"] = rows[number // 2 * 2][label], f"thing{number // 2}"
+        with grouped.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        settings = {**HEAD, "data.task": task, "data.pool_by": "thing", "data.label_column": label}
+        run = train_from(grouped, load_config(overrides=settings), tmp_path / f"{task}-run")
+        stored = run.stored("test")
+        assert len(stored) == run.metrics["groups"]["test"]["count"] == run.metrics["test"]["count"]
+        images = [grouped.with_name(row["path"]) for row in rows]
+        predicted = {p.source: p for p in run.predict(images, groups=[row["thing"] for row in rows])}
+        for name, row in zip(
+            stored.ids, getattr(stored, "probabilities", getattr(stored, "values", None)), strict=True
+        ):
+            np.testing.assert_allclose(predicted[name].answer, np.atleast_1d(row), rtol=1e-4, atol=1e-6)
+        assert library.evaluate(run, library.scan(grouped, task=task, label_column=label, pool_by="thing")).count == 40
+        done = regraft("predict", run.path, grouped, "--pool-by", "thing", "--csv", tmp_path / f"{task}.csv")
+        assert done.returncode == 0, done.stderr
+        assert [row["images"] for row in csv_rows(tmp_path / f"{task}.csv")] == ["2"] * 40
+
+
+def test_exports_are_those_of_one_picture_and_say_so(pooled_run: library.Run, patients: Path, tmp_path: Path) -> None:
+    (exported,) = library.export(pooled_run, "pt2", out=tmp_path / "exports")
+    model = library.ExportedModel(exported.path, trust=True)
+    assert model.pool_by == "patient"
+    about = (exported.path / "README.md").read_text(encoding="utf-8")
+    assert "one answer for several pictures of one thing (patient)" in about
+    images, groups = list(patient_of(patients)), list(patient_of(patients).values())
+    files = [patients.with_name(name) for name in images]
+    ours, theirs = (library.predict(one, files, groups=groups) for one in (pooled_run, model))
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.source, one.pictures) == (other.source, other.pictures)
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4)

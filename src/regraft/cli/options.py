@@ -46,9 +46,11 @@ ImageSize = Annotated[
 CLASS_WEIGHTS = "balanced, or weights such as cat=1,dog=3."
 ClassWeights = Annotated[str | None, Option(metavar="WEIGHTS", help=CLASS_WEIGHTS)]
 GroupBy = Annotated[
-    str | None, Option(help="Column of a manifest, or regular expression on paths; a group shares a part.")
+    str | None, Option(metavar="NAME", help="Manifest column, or pattern on paths: a group shares a part.")
 ]
-PoolBy = Annotated[str | None, Option(help="The same for several pictures of one thing: a group gets one answer.")]
+PoolBy = Annotated[
+    str | None, Option(metavar="NAME", help="The same, of pictures of one thing: a group gets one answer.")
+]
 FolderLayout = Annotated[
     Literal["auto", "classes", "parts", "tree"] | None,
     Option("--layout", metavar="KIND", help="The folders: classes, parts, tree, or auto."),

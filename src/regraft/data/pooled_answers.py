@@ -44,4 +44,4 @@ def pool_p_values(p_values: np.ndarray, groups: Groups) -> np.ndarray:
     """
     smallest = np.ones(len(groups))
     np.minimum.at(smallest, groups.numbers, p_values)
-    return np.minimum(1.0, smallest * groups.sizes)
+    return np.asarray(np.minimum(1.0, smallest * groups.sizes))

@@ -59,7 +59,7 @@ def _of_read(predictions: Sequence[Prediction], numbers: np.ndarray) -> list[tup
         p_values = pool_p_values(np.array([prediction.ood_p_value for prediction in predictions]), groups)
     if all(prediction.ood_distance is not None for prediction in predictions):
         distances = np.zeros(len(groups))
-        np.maximum.at(distances, groups.numbers, [prediction.ood_distance for prediction in predictions])
+        np.maximum.at(distances, groups.numbers, np.array([prediction.ood_distance for prediction in predictions]))
     return [
         (
             number,

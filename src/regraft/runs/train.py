@@ -110,9 +110,7 @@ def _train_split(
     refuse_settings_of_images(split.dataset.pool_by, config)
     # With which data for a run from this one is read.
     order = split.classes if split.dataset.ordered else ()
-    of_data = replace(
-        config.data, task=split.dataset.model_task, order=order, pool_by=split.dataset.pool_by
-    )
+    of_data = replace(config.data, task=split.dataset.model_task, order=order, pool_by=split.dataset.pool_by)
     config = config.model_copy(update={"data": of_data})
     config = with_preset_plan(config, split, reporter)
     config, search = choose_backbone(split, config, reporter)

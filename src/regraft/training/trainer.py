@@ -274,7 +274,7 @@ def _inseparable_sets(setup: TrainingSetup) -> np.ndarray:
     """Number of the inseparable set of each row of the head, int64 (N + M,); an unlabeled image is one by itself."""
     sets = inseparable_set_ids(setup.split.train.samples)
     if setup.groups is not None:
-        return sets[setup.groups.train.firsts]
+        return np.asarray(sets[setup.groups.train.firsts])
     return np.concatenate([sets, len(sets) + np.arange(len(setup.targets) - len(sets))])
 
 

@@ -58,7 +58,7 @@ def command(
     label_column: LabelColumn = None,
     label_separator: LabelSeparator = None,
     pool_by: Annotated[
-        str | None, Option(help="As in `train`; '' answers each image. Default: as the model was trained.")
+        str | None, Option(metavar="NAME", help="As in `train`; '': an answer for each image. Default: the model's.")
     ] = None,
     remote: Remote = False,
     trust: Trust = False,

@@ -38,7 +38,7 @@ _UNREADABLE = 20
 
 def command(
     run: RunOrExport,
-    images: Annotated[list[Path], Argument(help="Image files, or folders of them; with --pool-by also a table.")],
+    images: Annotated[list[Path], Argument(help="Image files, or folders of them; a table for --pool-by.")],
     top: Annotated[
         int | None, Option(metavar="N", min=1, show_default="3", help="Number of classes per image.")
     ] = None,
@@ -61,7 +61,7 @@ def command(
     min_precision: Annotated[float | None, probability("Of several labels: those right this often.")] = None,
     tta: Annotated[str, Option(help="Test-time augmentation: none, flip or crops (slow).")] = "none",
     pool_by: Annotated[
-        str | None, Option(help="One answer for a group of pictures: a table's column, or a pattern on paths.")
+        str | None, Option(metavar="NAME", help="One answer a group: a table's column, or pattern on paths.")
     ] = None,
     trust: Trust = False,
     cluster: ClusterAddress = None,
