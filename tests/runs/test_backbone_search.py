@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import regraft
 from regraft.config import Config, load_config, load_run_config
@@ -24,6 +26,7 @@ from regraft.runs.plan import plan_from
 from regraft.runs.resume import resume
 from regraft.runs.run import Run
 from regraft.runs.train import train_from
+from regraft.training.backbone_scores import BackboneScore, score_head
 from regraft.training.callbacks import NullReporter
 
 NAMES = ("efficientnet_lite0", "mobilenetv2")
@@ -35,6 +38,21 @@ class Messages(NullReporter):
 
     def on_message(self, text: str) -> None:
         self.said.append(text)
+
+
+def changed_by(loss: float) -> Callable[..., BackboneScore]:
+    """`score_head` whose loss for two backbones is on average so much above that of one, and differs by chance."""
+    alone: list[BackboneScore] = []
+
+    def score(features: torch.Tensor, *args: Any, **options: Any) -> BackboneScore:
+        if features.shape[1] < 4000:  # one backbone
+            alone.append(score_head(features, *args, **options))
+            return alone[-1]
+        best = min(alone, key=lambda one: one.loss)
+        losses = best.losses + loss + np.where(np.arange(len(best.losses)) % 2, 0.1, -0.1)
+        return replace(best, loss=float(losses.mean()), losses=losses)
+
+    return score
 
 
 @pytest.fixture
@@ -83,10 +101,10 @@ def test_the_lowest_log_loss_is_chosen_by_training_images_alone(
 
 
 @pytest.mark.usefixtures("two_here")
-def test_several_are_combined_only_where_that_lowers_the_loss(
+def test_several_are_combined_unless_they_are_clearly_worse(
     squares_split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backbone_search, "_WORTH_IT", -10.0)  # any combination is worth it
+    monkeypatch.setattr(backbone_search, "score_head", changed_by(0.001))  # worse by less than chance
     config, search = choose_backbone(squares_split, _auto(**{"run.max_backbones": 2}), NullReporter())
     assert search is not None
     (pair,) = search.combinations
@@ -94,7 +112,7 @@ def test_several_are_combined_only_where_that_lowers_the_loss(
     assert set(pair.name.split(",")) == set(NAMES)
     assert pair.outcome == "chosen"
     assert [candidate.outcome for candidate in search.candidates] == ["beaten", "beaten"]
-    monkeypatch.setattr(backbone_search, "_WORTH_IT", 1.0)  # none is
+    monkeypatch.setattr(backbone_search, "score_head", changed_by(1.0))
     config, search = choose_backbone(squares_split, _auto(**{"run.max_backbones": 2}), NullReporter())
     assert search is not None
     assert config.model.backbone == search.candidates[0].name
@@ -240,7 +258,7 @@ def test_auto_from_python(squares_split: Split, tmp_path: Path) -> None:
 def test_best_combines_fine_tunes_and_says_so_before(
     squares_folder: Path, fast_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backbone_search, "_WORTH_IT", -10.0)  # any combination is worth it
+    monkeypatch.setattr(BackboneScore, "is_beaten_by", lambda *_: False)  # any combination is good enough
     settings = {**fast_settings, "run.preset": "best", "training.budget": 900.0}
     reporter = Messages()
     run = train_from(squares_folder, load_config(overrides=settings), tmp_path / "run", reporter=reporter)
@@ -260,9 +278,12 @@ def test_best_fine_tunes_only_what_validation_can_judge(squares_split: Split) ->
     reporter, best = Messages(), load_config(overrides={"run.preset": "best"})
     config = with_preset_plan(best, squares_split, reporter)
     assert (config.training.finetune_epochs, config.training.budget) == (0, 0)  # the head alone needs no limit
+    assert config.run.max_backbones == 4  # which divide no time
+    two = load_config(overrides={"run.preset": "best", "run.max_backbones": 2})
+    assert with_preset_plan(two, squares_split, Messages()).run.max_backbones == 2
     assert "12 validation images cannot judge fine-tuning" in reporter.said[0]
     given = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 3, "training.budget": 7.0})
-    assert with_preset_plan(given, squares_split, reporter).training == given.training
+    assert with_preset_plan(given, squares_split, reporter) == given
     assert "At most 7 s" in reporter.said[1]
     asked = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 12})
     assert with_preset_plan(asked, squares_split, Messages()).training.finetune_epochs == 12

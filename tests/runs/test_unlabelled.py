@@ -29,6 +29,7 @@ from regraft.runs.train import train_from
 from regraft.runs.unlabelled import find_unlabeled_for
 from regraft.training import soft_labels
 from regraft.training import unlabelled as module
+from regraft.training.backbone_scores import BackboneScore
 from regraft.training.callbacks import NullReporter
 from regraft.training.soft_labels import CANDIDATES, Decision, decide, estimate_seconds
 
@@ -148,7 +149,7 @@ def test_the_preset_best_uses_them_for_the_head_over_several_backbones(
 
     here = {name: (BACKBONES[name], "wheel") for name in ("efficientnet_lite0", "mobilenetv2")}
     monkeypatch.setattr(backbone_search, "local_backbones", lambda: here)
-    monkeypatch.setattr(backbone_search, "_WORTH_IT", -10.0)  # any combination is worth it
+    monkeypatch.setattr(BackboneScore, "is_beaten_by", lambda *_: False)  # any combination is good enough
     monkeypatch.setattr(module, "decide", lambda *args, **options: replace(decide(*args, **options), used=True))
     config = load_config(overrides={"run.preset": "best", "model.image_size": 32, "data.unlabelled": str(folder)})
     done = train_from(squares_folder, config, tmp_path / "run", reporter=Messages())

@@ -11,7 +11,7 @@ import regraft
 from regraft.cache import Cache
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Split
-from regraft.training.backbone_scores import features_of, score_head, stratified_order
+from regraft.training.backbone_scores import BackboneScore, features_of, score_head, stratified_order
 from regraft.training.callbacks import NullReporter
 from regraft.training.options import TrainingOptions
 from regraft.training.trainer import train
@@ -76,3 +76,17 @@ def test_a_head_that_can_tell_the_classes_scores_better_than_one_that_cannot() -
     assert good.loss < 0.3 < 0.9 < bad.loss < 1.5
     weighted = score_head(noise, labels, fold, ("a", "b", "c"), {"b": 50.0})
     assert weighted.loss > bad.loss
+    assert bad.is_beaten_by(good)
+    assert not good.is_beaten_by(bad)
+    assert good.losses.mean() == pytest.approx(good.loss)
+
+
+def test_a_difference_within_its_standard_error_does_not_count() -> None:
+    losses = np.random.default_rng(0).uniform(size=100)
+    score = BackboneScore(accuracy=1.0, loss=0.5, l2=1.0, losses=losses)
+    by_chance = np.where(np.arange(100) % 2, 1.0, -1.0)  # with a standard error of 0.1005
+    for mean, is_beaten in ((0.09, False), (0.11, True)):
+        other = BackboneScore(accuracy=1.0, loss=0.5 + mean, l2=1.0, losses=losses + by_chance + mean)
+        assert other.is_beaten_by(score) is is_beaten
+        assert not score.is_beaten_by(other)
+    assert not score.is_beaten_by(score)

@@ -23,7 +23,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fast": {"training": {"finetune_epochs": 3, "finetune_from": "last", "views": 1}},
     "balanced": {},
     # Up to three backbones, each fine-tuned where at least 50 validation images (`SMALL_VALIDATION`) can tell whether
-    # that helps, in the time of `default_budget` (docs/presets.md).
+    # that helps, in the time of `default_budget`; else up to four (`head_backbones`, docs/presets.md).
     "best": {
         "model": {"backbone": "auto"},
         "run": {"max_backbones": 3, "finetune_min_val": 50},
@@ -53,6 +53,8 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 
 
+#: Backbones of `best` under a head alone, which divide no time for fine-tuning among them.
+_HEAD_BACKBONES = 4
 #: Seconds that `best` takes for an image on two cores, and at least, unless a budget is given.
 _SECONDS_PER_IMAGE, _LEAST_SECONDS = 0.18, 60.0
 
@@ -65,6 +67,14 @@ def default_budget(preset: str, images: int, cpus: int) -> float:
     if preset != "best":
         return 0.0
     return max(_LEAST_SECONDS, _SECONDS_PER_IMAGE * images * 2 / max(1, cpus))
+
+
+def head_backbones(preset: str, most: int) -> int:
+    """Largest number of backbones that a preset combines without fine-tuning, where it would combine `most` with it.
+
+    A number that was given instead of the preset's stays.
+    """
+    return _HEAD_BACKBONES if most > 1 and most == PRESETS[preset].get("run", {}).get("max_backbones") else most
 
 
 def for_task(training: TrainingOptions, preset: str, task: Task) -> TrainingOptions:

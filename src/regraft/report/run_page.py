@@ -158,7 +158,8 @@ def _search_view(record: RunRecord) -> dict[str, Any]:
         sentences.append("All were compared on few images, and the better ones on more.")
     if search["combinations"]:
         sentences.append(
-            "The one with the lowest log loss came first, and others were added as long as one lowered it clearly."
+            "The one with the lowest log loss came first, then at each step the one that lowered it most. As many are "
+            "combined as are not clearly worse than fewer."
         )
     else:
         sentences.append("Of those that were compared last, the one with the lowest log loss was chosen.")

@@ -46,8 +46,6 @@ _MIN_IMAGES, _MIN_PER_CLASS = 100, 10
 _PLACES = {"auto": "on this machine", "wheel": "in installed wheels", "hub": "on the hub"}
 #: Share of a time budget for the search, about: a comparison that has begun is not ended.
 _SHARE = 0.2
-#: Share by which one more backbone must lower the log loss of those that are combined.
-_WORTH_IT = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +212,7 @@ def _scratch() -> Iterator[Cache]:
 class _Search:
     """Scores candidates on more and more images of the training part; `features` are those of the last comparison.
 
-    `strengths` are the L2 strengths of the best heads, near which later comparisons look; `folds` are those of the last
+    `scores` are the last ones, near whose L2 strengths later comparisons look; `folds` are those of the last
     comparison.
     """
 
@@ -226,7 +224,7 @@ class _Search:
     reporter: ProgressReporter
     scored: dict[str, Candidate] = field(default_factory=dict)
     features: dict[str, torch.Tensor] = field(default_factory=dict)
-    strengths: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, BackboneScore] = field(default_factory=dict)
     folds: int = 0
 
     def run(self) -> BackboneSearch:
@@ -310,8 +308,8 @@ class _Search:
             self.reporter.on_message(f"{name} is left out: {reason}")
             return
         self.features[name] = features
-        score = self._score(features, part, self.strengths.get(name))
-        self.strengths[name] = score.l2
+        before = self.scores.get(name)
+        self.scores[name] = score = self._score(features, part, None if before is None else before.l2)
         self.scored[name] = self._candidate(
             name,
             image_size=model.preprocessing.named_size,
@@ -343,18 +341,19 @@ class _Search:
         return distributed.broadcast(time.monotonic() + expected > self.limit)
 
     def _combine(self, alive: Sequence[str], most: int) -> tuple[str, list[Candidate]]:
-        """Add backbones to the best one, each time the one that helps most, while that lowers the log loss enough.
+        """Combine as many backbones as do not clearly predict worse than fewer: several err less on new images.
 
-        Greedy forward selection (Caruana and others 2004) on the features of the last comparison, side by side. Returns
-        the names that are chosen, and all combinations that were tried.
+        Greedy forward selection (Caruana and others 2004) on the features of the last comparison, side by side, to the
+        largest number. Of the combinations on this path the largest is taken that is not beaten by the best: on few
+        images, cross-validation cannot see what another backbone brings. Returns the names, and all that were tried.
         """
         ready = [name for name in alive if name in self.features]
         if most == 1 or not ready:
             return alive[0], []
         images = self.scored[ready[0]].images
-        part, chosen, loss, tried = self._part(images), ready[:1], self.scored[ready[0]].loss or 0.0, []
-        while len(chosen) < min(most, len(ready)):
-            scored: list[Candidate] = []
+        part, tried, path = self._part(images), list[Candidate](), [(ready[:1], self.scores[ready[0]])]
+        while len(path) < min(most, len(ready)):
+            chosen, scored = path[-1][0], list[tuple[list[str], BackboneScore]]()
             for name in ready:
                 if name in chosen:
                     continue
@@ -362,8 +361,9 @@ class _Search:
                 if distributed.broadcast(started > self.limit):
                     break
                 together = torch.cat([self.features[member] for member in (*chosen, name)], dim=1)
-                score = self._score(together, part, self.strengths[chosen[0]])
-                scored.append(
+                score = self._score(together, part, self.scores[chosen[0]].l2)
+                scored.append(([*chosen, name], score))
+                tried.append(
                     Candidate(
                         name=",".join((*chosen, name)),
                         images=images,
@@ -372,12 +372,11 @@ class _Search:
                         seconds=time.monotonic() - started,
                     )
                 )
-            tried += scored
-            best = min(scored, key=lambda candidate: candidate.loss or 0.0, default=None)
-            if best is None or best.loss is None or best.loss > (1 - _WORTH_IT) * loss:
+            if not scored:
                 break
-            chosen, loss = best.name.split(","), best.loss
-        return ",".join(chosen), tried
+            path.append(min(scored, key=lambda one: one[1].loss))
+        best = min((score for _, score in path), key=lambda score: score.loss)
+        return ",".join(next(names for names, score in reversed(path) if not score.is_beaten_by(best))), tried
 
 
 def _marked(candidate: Candidate, chosen: str) -> Candidate:

@@ -11,7 +11,7 @@ from pathlib import Path
 from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config
-from regraft.config.presets import default_budget, for_task
+from regraft.config.presets import default_budget, for_task, head_backbones
 from regraft.data.dataset import Dataset, Split
 from regraft.errors import BudgetError, DataError, UsageError
 from regraft.models.classifier import Classifier
@@ -138,12 +138,15 @@ def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -
         training = replace(training, finetune_epochs=0)
         judges = pluralize(len(split.val), "validation image")
         unjudged = f"{judges} cannot judge fine-tuning: there is none (--epochs)."
+    finetunes = training.finetune_epochs > 0 and training.finetune_from != "none"
+    if not finetunes:
+        most = head_backbones(config.run.preset, config.run.max_backbones)
+        config = config.model_copy(update={"run": replace(config.run, max_backbones=most)})
     seconds = distributed.broadcast(default_budget(config.run.preset, images, cpus))
     if not seconds:
         if unjudged:
             reporter.on_message(unjudged)
         return config.model_copy(update={"training": training})
-    finetunes = training.finetune_epochs > 0 and training.finetune_from != "none"
     # A head alone takes seconds, and a limit could only end it with an error.
     training = replace(training, budget=training.budget or (seconds if finetunes else 0.0))
     choice = describe_choice(config)

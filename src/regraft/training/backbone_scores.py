@@ -33,12 +33,18 @@ class BackboneScore:
     """How well heads on a backbone predict images of other folds: accuracy, 0..1, and mean log loss, natural logarithm.
 
     Where an image has any number of classes, the accuracy is the share of the right answers, and the loss that of all.
-    `l2` is the L2 strength with the lowest loss.
+    `l2` is the L2 strength with the lowest loss, and `losses` are those of the images, float64 (N,).
     """
 
     accuracy: float
     loss: float
     l2: float
+    losses: np.ndarray
+
+    def is_beaten_by(self, other: BackboneScore) -> bool:
+        """Whether the other's loss is lower by more than a standard error of the difference on the same images."""
+        difference = self.losses - other.losses
+        return bool(difference.mean() > difference.std(ddof=1) / np.sqrt(len(difference)))
 
 
 def stratified_order(labels: np.ndarray, *, seed: int) -> np.ndarray:
@@ -114,10 +120,12 @@ def score_head(
             logits[row, outside] = values
     plain, wanted = objective.plain(), objective.targets(targets)
     # Not a number where a fold has ended before.
-    mean = torch.stack([plain.per_image(values.double(), wanted.double()).mean() for values in logits])
+    losses = torch.stack([plain.per_image(values.double(), wanted.double()) for values in logits])
+    mean = losses.mean(dim=1)
     best = int(torch.where(mean.isnan(), torch.inf, mean).argmin())
     return BackboneScore(
         accuracy=float(plain.hits(logits[best], wanted).double().mean()),
         loss=float(mean[best]),
         l2=l2_values[best],
+        losses=losses[best].numpy(),
     )
