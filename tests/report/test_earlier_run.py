@@ -50,4 +50,4 @@ def test_of_several_labels_the_average_precision_is_compared() -> None:
         "Significantly better than before: cat.",
         "Significantly worse than before: fox.",
     ]
-    assert class_rows(earlier)[1] == ("cat", "100", "0.500", "0.680", "18", "0", "7.6e-06")
+    assert class_rows(earlier)[1] == ("cat", "100", "50.0 %", "68.0 %", "18", "0", "7.6e-06")

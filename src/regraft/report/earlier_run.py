@@ -55,23 +55,17 @@ def _changed(comparison: Mapping[str, Any], sign: int) -> list[str]:
     ]
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
 def class_rows(earlier: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row for each class, the worst change first: name, images, score before and now, better, worse, p.
 
     The score is the recall; where an image has any number of classes, the average precision.
     """
-    comparison = earlier.get("comparison") or {"classes": []}
-    rows = sorted(comparison["classes"], key=lambda row: row["after"] - row["before"])
-    score = "{:.3f}".format if comparison.get("metric") == "mean_average_precision" else _percent
-
+    comparison = earlier.get("comparison")
+    rows = sorted(comparison["classes"], key=lambda row: row["after"] - row["before"]) if comparison else []
     return [
         (
-            row["name"], f"{row['count']:,}", score(row["before"]), score(row["after"]), str(row["better"]),
-            str(row["worse"]), f"{row['p']:.2g}",
+            row["name"], f"{row['count']:,}", f"{100 * row['before']:.1f} %", f"{100 * row['after']:.1f} %",
+            str(row["better"]), str(row["worse"]), f"{row['p']:.2g}",
         )
         for row in rows
     ]  # fmt: skip
