@@ -46,7 +46,7 @@ def validated(
 
 def test_every_image_is_predicted_once(validated: tuple[NumberCrossValidation, Path, Dataset]) -> None:
     result, _, dataset = validated
-    assert result.mean_absolute_errors.shape == result.rmses.shape == result.r2s.shape == (2, 3)
+    assert result.maes.shape == result.rmses.shape == result.r2s.shape == (2, 3)
     assert set(result.predictions.ids) == set(dataset.table.paths.tolist())
     assert result.evaluation.r2 is not None
     assert result.evaluation.r2 > 0.4
@@ -90,7 +90,7 @@ def test_scores_of_folds_are_those_of_scikit_learn() -> None:
     dataset = Dataset.from_arrays(images, truth.tolist(), task="regression", quantity="age")
     result = score_numbers(dataset, [said[:, None]], [fold], {})
     one = fold == 1
-    assert result.mean_absolute_errors[0, 1] == pytest.approx(mean_absolute_error(truth[one], said[one]))
+    assert result.maes[0, 1] == pytest.approx(mean_absolute_error(truth[one], said[one]))
     assert result.rmses[0, 1] == pytest.approx(root_mean_squared_error(truth[one], said[one]))
     assert result.r2s[0, 1] == pytest.approx(r2_score(truth[one], said[one]))
     errors = np.abs(said - truth)

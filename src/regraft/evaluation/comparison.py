@@ -56,18 +56,35 @@ class Difference:
 
 def paired_difference(first: ImagePredictions, second: ImagePredictions) -> Difference:
     """Compare two models by image id; DataError if there are no images, or the images or their labels differ."""
-    if not len(first):
-        raise DataError("0 predictions; expected at least one image to compare")
-    row = {name: i for i, name in enumerate(second.ids)}
-    if len(row) != len(second) or set(first.ids) != set(row) or len(first) != len(second):
-        shared = len(set(first.ids) & set(row))
-        raise DataError(f"Predictions of {len(first)} and {len(second)} images have {shared} in common; expected all.")
-    order = np.array([row[name] for name in first.ids])
+    order = matching_rows(first.ids, second.ids)
     truth = second.label_names
     if [truth[i] for i in order] != first.label_names:
         raise DataError("The two predictions have different labels for the same images; expected equal labels.")
     correct = first.right, second.right[order]
     return difference_of(int((correct[0] & ~correct[1]).sum()), int((correct[1] & ~correct[0]).sum()), len(first))
+
+
+def matching_rows(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
+    """For each image of the first predictions its row in the second, int64 (N,); DataError unless both have all."""
+    if not len(first):
+        raise DataError("0 predictions; expected at least one image to compare")
+    row = {name: i for i, name in enumerate(second)}
+    if len(row) != len(second) or set(first) != set(row) or len(first) != len(second):
+        shared = len(set(first) & set(row))
+        raise DataError(f"Predictions of {len(first)} and {len(second)} images have {shared} in common; expected all.")
+    return np.array([row[name] for name in first])
+
+
+def of_draws(difference: float, drawn: np.ndarray) -> tuple[tuple[float, float], float]:
+    """The 95 % interval of a difference and its two-sided p-value, from bootstrap draws of it, (b,).
+
+    The draws are shifted, as for all intervals of the bootstrap here, to have the estimate as their median.
+    """
+    low, middle, high = np.quantile(drawn, (0.025, 0.5, 0.975)).tolist()
+    shifted = drawn + difference - middle
+    opposite = min(int((shifted <= 0).sum()), int((shifted >= 0).sum()))
+    p = min(1.0, 2 * (opposite + 1) / (len(drawn) + 1))
+    return (difference + low - middle, difference + high - middle), p
 
 
 def difference_of(only_first: int, only_second: int, count: int) -> Difference:

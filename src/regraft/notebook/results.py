@@ -30,6 +30,7 @@ _CHARTS = {
     "Sample predictions": "sample_predictions.png",
     "Reliability diagram": "reliability.png",
     "Precision over recall": "precision_recall.png",
+    "Predicted over true numbers": "predicted_true.png",
 }
 
 

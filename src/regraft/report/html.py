@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from regraft.report.model_score import score_of
 from regraft.text import one_line, pluralize, shorten
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;"}
@@ -105,7 +106,7 @@ def _environment() -> Environment:
         "bidi": bidi, "file_name": file_name, "code": code, "sentence": sentence, "short": short, "percent": percent,
         "interval": interval, "count": "{:,}".format, "markdown": escape_markdown,
     }  # fmt: skip
-    environment.globals |= {"image": image, "pluralize": pluralize, "zip": zip}
+    environment.globals |= {"image": image, "pluralize": pluralize, "score_of": score_of, "zip": zip}
     return environment
 
 

@@ -14,9 +14,10 @@ Row = Mapping[str, Any]
 
 
 def run_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a run: scores in 0..1, 10^6 bytes, seconds and milliseconds; None for what was not measured."""
+    """Return the row of a run: scores in 0..1, errors, 10^6 bytes, seconds and ms; None for what was not measured."""
     model, time, test, val = metrics["model"], metrics["time"], metrics.get("test") or {}, metrics.get("val") or {}
     intervals, ordinal = test.get("intervals") or {}, test.get("ordinal") or {}
+    # Of several labels the accuracy of training is the share of right answers, mostly that an image lacks a class.
     is_multilabel = "multilabel" in (test.get("task"), val.get("task"))
 
     def interval(name: str) -> list[float] | None:
@@ -32,7 +33,6 @@ def run_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "peak_megabytes": (metrics.get("memory") or {}).get("peak_megabytes"),
         "train_seconds": time["train_seconds"],
         "predict_ms_file": time.get("predict_ms_per_image"),
-        # Of several labels it is the share of all right answers, which are mostly that an image lacks a class.
         "train_accuracy": None if is_multilabel else (metrics.get("train") or {}).get("accuracy"),
         "val_accuracy": val.get("accuracy"),
         "val_mean_average_precision": val.get("mean_average_precision"),
@@ -42,6 +42,13 @@ def run_row(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "test_mean_average_precision_interval": interval("mean_average_precision"),
         "test_quadratic_kappa": ordinal.get("quadratic_kappa"),
         "test_quadratic_kappa_interval": (ordinal.get("intervals") or {}).get("quadratic_kappa"),
+        "val_mae": val.get("mae"),
+        "test_mae": test.get("mae"),
+        "test_mae_interval": interval("mae"),
+        "test_rmse": test.get("rmse"),
+        "test_rmse_interval": interval("rmse"),
+        "test_r2": test.get("r2"),
+        "test_r2_interval": interval("r2"),
         "test_macro_f1": test.get("macro_f1"),
         "test_macro_f1_interval": interval("macro_f1"),
     }
@@ -60,12 +67,12 @@ def _known(pattern: Callable[[Any], str], name: str) -> Callable[[Row], str]:
     return lambda row: "" if row.get(name) is None else pattern(row[name])
 
 
-def _score(name: str) -> Callable[[Row], str]:
+def _score(name: str, pattern: str = "{:.3f}") -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         if row.get(name) is None:
             return ""
-        low, high = row[f"{name}_interval"]
-        return f"{row[name]:.3f} ({low:.3f} to {high:.3f})"
+        value, low, high = (pattern.format(number) for number in (row[name], *row[f"{name}_interval"]))
+        return f"{value} ({low} to {high})"
 
     return cell
 
@@ -91,6 +98,10 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "test mAP (95 %)": _score("test_mean_average_precision"),
     "test kappa (95 %)": _score("test_quadratic_kappa"),
     "test macro-F1 (95 %)": _score("test_macro_f1"),
+    "val MAE": _known("{:.4g}".format, "val_mae"),
+    "test MAE (95 %)": _score("test_mae", "{:.4g}"),
+    "test RMSE (95 %)": _score("test_rmse", "{:.4g}"),
+    "test R2 (95 %)": _score("test_r2"),
 }
 
 

@@ -32,7 +32,7 @@ class NumberCrossValidation:
 
     Attributes:
         k: Number of folds.
-        mean_absolute_errors: MAE on the held-out images of each fold, float64 (repeats, k).
+        maes: MAE on the held-out images of each fold, float64 (repeats, k).
         rmses: Root of the mean squared error on the same, float64 (repeats, k).
         r2s: R2 on the same, float64 (repeats, k); NaN where all numbers of a fold are equal.
         predictions: Out-of-fold predictions of every image, in the first repeat, with the interval that all of their
@@ -46,7 +46,7 @@ class NumberCrossValidation:
     task: ClassVar[Task] = "regression"
 
     k: int
-    mean_absolute_errors: np.ndarray
+    maes: np.ndarray
     rmses: np.ndarray
     r2s: np.ndarray
     predictions: RegressionPredictions
@@ -68,8 +68,8 @@ class NumberCrossValidation:
             "task": self.task,
             "k": self.k,
             "repeats": self.repeats,
-            "fold_mean_absolute_errors": self.mean_absolute_errors.tolist(),
-            "fold_mean_absolute_error_deviation": float(self.mean_absolute_errors.std(ddof=1)),
+            "fold_maes": self.maes.tolist(),
+            "fold_mae_deviation": float(self.maes.std(ddof=1)),
             "fold_rmses": self.rmses.tolist(),
             "fold_r2s": [[None if np.isnan(r2) else r2 for r2 in row] for row in self.r2s.tolist()],
             "evaluation": self.evaluation.to_json(),

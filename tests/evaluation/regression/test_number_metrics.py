@@ -25,7 +25,7 @@ def random_case(rng: np.random.Generator) -> RegressionPredictions:
 
 
 def test_scores_are_those_of_scikit_learn_in_random_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regraft.evaluation.regression.metrics._DRAWS", 2)
+    monkeypatch.setattr("regraft.evaluation.intervals._DRAWS", 2)
     rng = np.random.default_rng(0)
     for _ in range(1000):
         case = random_case(rng)

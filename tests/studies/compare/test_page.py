@@ -24,7 +24,7 @@ def model(
     }  # fmt: skip
 
 
-OF_ONE_CLASS = [name for name in COLUMNS if "mAP" not in name]
+OF_ONE_CLASS = [name for name in COLUMNS if not {"mAP", "MAE", "RMSE", "R2"} & set(name.split())]
 MODELS = [model("a|b <i>", 12.0, 0.9, "none"), model("c", 13.0, 0.89)]
 PAIR = {"first": "a|b <i>", "second": "c", "accuracy": 0.01, "interval": [-0.02, 0.04], "only_first": 3,
         "only_second": 2, "p": 0.31234, "p_corrected": 0.62}  # fmt: skip
@@ -60,6 +60,22 @@ def test_of_several_labels_the_score_is_the_mean_average_precision() -> None:
     texts = [text.get_text() for text in comparison_figure(models).findobj(Text)]
     assert "mAP and training time" in texts
     assert any("0.810" in text for text in texts)
+
+
+def test_of_numbers_the_score_is_the_mean_absolute_error() -> None:
+    scores = {f"test_{name}": value for name, value in (("mae", 4.0), ("rmse", 5.5), ("r2", 0.61))}
+    scores |= {"test_mae_interval": [3.5, 4.5], "test_rmse_interval": [5.0, 6.0], "test_r2_interval": [0.5, 0.7],
+               "val_mae": 3.9}  # fmt: skip
+    none = dict.fromkeys(("test_accuracy", "test_accuracy_interval", "train_accuracy", "val_accuracy", "test_macro_f1"))
+    models = [row | none | scores for row in MODELS]
+    pair = {"first": "a", "second": "c", "mae": -0.25, "interval": [-0.5, 0.0125], "p": 0.06, "p_corrected": 0.06}
+    text = markdown_of(models, [pair], ["a is best."])
+    assert "| 3.9 | 4 (3.5 to 4.5) | 5.5 (5 to 6) | 0.610 (0.500 to 0.700) |" in text
+    assert "| a minus c | -0.25 (-0.5 to +0.0125) | 0.06 | 0.06 |" in text
+    assert "accuracy" not in text
+    texts = [text.get_text() for text in comparison_figure(models).findobj(Text)]
+    assert "MAE and training time" in texts
+    assert "test mean absolute error (MAE), 95 % confidence interval" in texts
 
 
 def test_the_picture_has_every_cell_of_the_table() -> None:

@@ -43,8 +43,8 @@ def test_a_budget_is_used_up_by_the_most_promising(tmp_path: Path, monkeypatch: 
     assert [type(error) for error in ended.values()] == [type(None), BudgetError, type(None)]
     assert calls == [("mobilenetv2", 120, 10), ("mobilenetv2", 360, 0), ("resnet50", 130, 10), ("resnet50", 260, 0),
                      ("cnn", 260, 30)]  # fmt: skip
-    models: Any = {"mobilenetv2": SimpleNamespace(finetune_epochs=0, val_score=0.9),
-                   "cnn": SimpleNamespace(finetune_epochs=30, val_score=0.5)}  # fmt: skip
+    models: Any = {"mobilenetv2": SimpleNamespace(finetune_epochs=0, val_merit=0.9),
+                   "cnn": SimpleNamespace(finetune_epochs=30, val_merit=0.5)}  # fmt: skip
     assert trainer.choose_again(models) == "mobilenetv2", "it had 120 s for its fine-tuning, and there are 240"
     trainer.train_again("mobilenetv2")
     assert calls[-1] == ("mobilenetv2", 240, 10)

@@ -55,13 +55,13 @@ def print_cross_validation(console: Console, result: NumberCrossValidation) -> N
     """Print the errors out of fold, and numbers that are likely wrong."""
     evaluation = result.evaluation
     print_report(console, evaluation, "")
-    for number, row in enumerate(result.mean_absolute_errors, start=1):
+    for number, row in enumerate(result.maes, start=1):
         console.print(f"MAE by fold, repeat {number}: " + "  ".join(f"{value:.4g}" for value in row))
     low, high = evaluation.intervals["mae"]
     console.print(
         f"[bold green]Mean absolute error {evaluation.mae:.4g}[/bold green] of {escape(result.predictions.quantity)} "
         f"(95 % interval {low:.4g} to {high:.4g}) on {pluralize(len(result.predictions), 'image')}; standard deviation "
-        f"between folds {result.mean_absolute_errors.std(ddof=1):.4g}. Head only, without augmentation or fine-tuning."
+        f"between folds {result.maes.std(ddof=1):.4g}. Head only, without augmentation or fine-tuning."
     )
     if evaluation.no_better:
         console.print(f"[yellow]{escape(evaluation.no_better)} Likely wrong numbers are withheld.[/yellow]")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from regraft.errors import DataError
+from regraft.evaluation.comparison import matching_rows, of_draws
 from regraft.evaluation.multilabel.metrics import draws_of_average_precision, mean_average_precision
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 
@@ -32,15 +33,9 @@ def paired_precision_difference(first: MultilabelPredictions, second: Multilabel
     Each draw of the Bayesian bootstrap (Rubin 1981, Annals of Statistics 9) has the same weights of the images for both
     models, so that what makes images hard for both does not widen the interval.
     """
-    if not len(first):
-        raise DataError("0 predictions; expected at least one image to compare")
-    row = {name: i for i, name in enumerate(second.ids)}
-    if len(row) != len(second) or set(first.ids) != set(row) or len(first) != len(second):
-        shared = len(set(first.ids) & set(row))
-        raise DataError(f"Predictions of {len(first)} and {len(second)} images have {shared} in common; expected all.")
+    rows = matching_rows(first.ids, second.ids)
     if sorted(first.classes) != sorted(second.classes):
         raise DataError("The two predictions have different classes; expected equal ones.")
-    rows = np.array([row[name] for name in first.ids])
     columns = [second.classes.index(name) for name in first.classes]
     truth, other = first.indicators, second.probabilities[rows][:, columns]
     if not np.array_equal(truth, second.indicators[rows][:, columns]):
@@ -51,13 +46,5 @@ def paired_precision_difference(first: MultilabelPredictions, second: Multilabel
     draws = [draws_of_average_precision(truth[:, tested], p[:, tested]) for p in (first.probabilities, other)]
     drawn = (draws[0] - draws[1]).mean(axis=1)
     difference = mean_average_precision(truth, first.probabilities) - mean_average_precision(truth, other)
-    # Shifted, as all intervals of the bootstrap here, to have the estimate as their median.
-    low, middle, high = np.quantile(drawn, (0.025, 0.5, 0.975))
-    shifted = drawn + difference - middle
-    opposite = min(int((shifted <= 0).sum()), int((shifted >= 0).sum()))
-    return PrecisionDifference(
-        mean_average_precision=difference,
-        interval=(max(-1.0, float(difference + low - middle)), min(1.0, float(difference + high - middle))),
-        count=len(first),
-        p=min(1.0, 2 * (opposite + 1) / (len(drawn) + 1)),
-    )
+    (low, high), p = of_draws(difference, drawn)
+    return PrecisionDifference(difference, (max(-1.0, low), min(1.0, high)), len(first), p)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from regraft.errors import DataError
+from regraft.evaluation.intervals import draw_image_weights
 from regraft.evaluation.metrics import lists_to_tuples, tuples_to_lists
 from regraft.evaluation.regression.conformal import measure_coverage
 from regraft.evaluation.regression.predictions import RegressionPredictions
@@ -17,8 +18,6 @@ from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
 from regraft.text import pluralize
 
-#: Bootstrap draws, and largest number of values in memory at once.
-_DRAWS, _CHUNK_VALUES = 4000, 4_000_000
 #: Half the width of the interval of the mean absolute error, as a share of it, from which on it is uncertain.
 _WIDE = 0.2
 _TITLES = {"mae": "MAE", "rmse": "RMSE", "r2": "R2"}
@@ -148,11 +147,7 @@ def evaluate_numbers(predictions: RegressionPredictions) -> RegressionEvaluation
     # About the mean, squares lose no digits where the numbers are large.
     moved = targets - center
     estimate = _scores(moved, residuals, np.full((1, count), 1 / count))
-    rng, size = np.random.default_rng(0), max(1, min(_DRAWS, _CHUNK_VALUES // count))
-    draws = []
-    for start in range(0, _DRAWS, size):
-        weights = rng.standard_exponential((min(size, _DRAWS - start), count))
-        draws.append(_scores(moved, residuals, weights / weights.sum(axis=1, keepdims=True)))
+    draws = [_scores(moved, residuals, weights) for weights in draw_image_weights(count)]
     has_spread = bool(np.ptp(targets))
     names = ["mae", "rmse", *(["r2"] if has_spread else [])]
     intervals = {

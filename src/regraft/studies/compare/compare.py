@@ -19,14 +19,14 @@ from regraft.cluster.executor import Cluster, open_executor
 from regraft.config import Config
 from regraft.data.sources.urls import absolute, is_url, redact
 from regraft.errors import DataError, RegraftError, RunError, UsageError, continued_in
-from regraft.evaluation.comparison import Difference, holm, paired_difference
-from regraft.evaluation.multilabel.comparison import PrecisionDifference, paired_precision_difference
+from regraft.evaluation.comparison import holm
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
-from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.regression.predictions import RegressionPredictions
+from regraft.evaluation.tasks import AnyDifference, AnyPredictions, paired_difference_any
 from regraft.models.registry import BASELINES, find_backbone
 from regraft.models.serialization import WEIGHTS
 from regraft.report.run_table import run_row
-from regraft.runs.prepare import refuse_numbers
+from regraft.runs.prepare import refuse_settings_of_classes
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import SPLIT, Run
@@ -68,7 +68,8 @@ def compare(
 ) -> Comparison:
     """Train each model on the same split and compare them on the same test images.
 
-    The score is the accuracy, or the mean average precision where an image has any number of classes.
+    The score is the accuracy, the mean average precision where an image has any number of classes, or the mean absolute
+    error where it has a number.
 
     Args:
         data: Labeled images that `scan` takes; not needed if only runs are compared.
@@ -98,10 +99,7 @@ def compare(
     budget = budget or config.training.budget
     refuse_teacher(config, "regraft compare")
     refuse_unlabeled(config, "regraft compare")
-    refuse_numbers(config.data.task, "`regraft compare`")
-    for run in runs:
-        opened = run if isinstance(run, Run) else Run(run)
-        refuse_numbers(opened.task, f"`regraft compare` with {opened.path}")
+    refuse_settings_of_classes(config.data.task, config)
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     folders = list({path.resolve(): path for path in paths}.values())
     names = _check_names(data, backbones, baselines, folders)
@@ -139,7 +137,7 @@ def compare(
     if not models:
         reasons = "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise RunError(f"None of {pluralize(len(names), 'model')} could be trained:\n  {reasons}")
-    ordered = sorted(models.values(), key=lambda m: (-m.score, m.test_loss, m.train_seconds))
+    ordered = sorted(models.values(), key=lambda m: (-m.merit, m.test_loss, m.train_seconds))
     pairs, notes = _compare_pairs(ordered)
     conclusion = (*conclude(ordered, pairs, failed), *notes)
     result = Comparison(
@@ -172,9 +170,8 @@ def _check_names(
     return names
 
 
-def _test_part(run: Run) -> Predictions | MultilabelPredictions:
-    every = run.label_predictions if run.task == "multilabel" else run.predictions
-    return every.part("test")
+def _test_part(run: Run) -> AnyPredictions:
+    return run.every_prediction.part("test")
 
 
 def _prepare_folder(out: Path | str | None, data: Path | str | None, names: Sequence[str], config: Config) -> Path:
@@ -207,7 +204,8 @@ def _measure(name: str, run: Run, timing: Timing) -> ComparedModel:
         "train_seconds": row["train_seconds"] - metrics["time"]["steps"].get("decode", 0.0),
         "stopped": metrics["training"]["stopped"],
         "finetune_epochs": sum(epoch["phase"] == "finetune" for epoch in run.history),
-        "predict_ms_1": timing.one, "predict_ms_32": timing.batch, "test_loss": test["loss"],
+        "predict_ms_1": timing.one, "predict_ms_32": timing.batch,
+        "test_loss": test["loss"] if "loss" in test else test["rmse"] ** 2,
         "test_images": test["count"],
         **{name: tuple(value) for name, value in row.items() if name.endswith("_interval") and value is not None},
     })  # fmt: skip
@@ -218,6 +216,8 @@ def _untested(models: Sequence[ComparedModel]) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for model in models:
         test = _test_part(Run(model.run))
+        if isinstance(test, RegressionPredictions):
+            return ()
         if isinstance(test, MultilabelPredictions):
             present = set(np.flatnonzero(test.indicators.any(axis=0) & ~test.indicators.all(axis=0)).tolist())
         else:
@@ -230,27 +230,17 @@ def _compare_pairs(models: Sequence[ComparedModel]) -> tuple[list[ModelPair], li
     """Compare every two models with the same test images, and name in a sentence those whose test images differ."""
     predictions = {m.name: _test_part(Run(m.run)) for m in models}
     images = {m.name: _test_images(Path(m.run)) for m in models}
-    pairs: list[tuple[str, str, Difference | PrecisionDifference]] = []
+    pairs: list[tuple[str, str, AnyDifference]] = []
     different: list[str] = []
     for first, second in combinations(predictions, 2):
         with suppress(DataError):  # other labels
             if images[first] == images[second]:
-                pairs.append((first, second, _difference(predictions[first], predictions[second])))
+                pairs.append((first, second, paired_difference_any(predictions[first], predictions[second])))
                 continue
         different.append(f"{first} and {second}")
     corrected = holm([difference.p for *_, difference in pairs])
     notes = [f"Not compared, because their test images differ: {join_truncated(different)}."] if different else []
     return [ModelPair(*pair, p) for pair, p in zip(pairs, corrected, strict=True)], notes
-
-
-def _difference(
-    first: Predictions | MultilabelPredictions, second: Predictions | MultilabelPredictions
-) -> Difference | PrecisionDifference:
-    if isinstance(first, MultilabelPredictions) and isinstance(second, MultilabelPredictions):
-        return paired_precision_difference(first, second)
-    if isinstance(first, Predictions) and isinstance(second, Predictions):
-        return paired_difference(first, second)
-    raise DataError("The models have different tasks.")
 
 
 def _test_images(run: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A comparison of models as a Markdown table, and as a chart of the accuracy over the training time above the table."""
+"""A comparison of models as a Markdown table, and as a chart of the score over the training time above the table."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from matplotlib.transforms import Bbox
 
 from regraft.evaluation.comparison import SIGNIFICANT
 from regraft.report.html import render
+from regraft.report.model_score import score_of
 from regraft.report.plots import style
 from regraft.report.run_table import folded
 from regraft.text import one_line, shorten
@@ -44,7 +45,7 @@ def plot_comparison(models: Sequence[Mapping[str, Any]], path: Path, *, caption:
 
 
 def comparison_figure(models: Sequence[Mapping[str, Any]], *, caption: str = "") -> Figure:
-    """Draw test accuracy, or mAP, over training time, and the table; the area of a disc is the number of parameters."""
+    """Draw the test score over training time, and the table; the area of a disc is the number of parameters."""
     blocks = list(folded(models, _CHARACTERS))
     lines = sum(len(block) + 1 for block in blocks) + bool(caption)
     height = _HEIGHT + lines * _LINE
@@ -52,7 +53,8 @@ def comparison_figure(models: Sequence[Mapping[str, Any]], *, caption: str = "")
     bottom = (lines * _LINE + 0.95) / height
     axes = figure.add_axes((0.9 / _WIDTH, bottom, 1 - 1.2 / _WIDTH, 1 - bottom - 0.95 / height))
     _draw_chart(axes, models)
-    title = f"{'mAP' if _are_multilabel(models) else 'Accuracy'} and training time"
+    name = score_of(models[0]).name
+    title = f"{name.capitalize() if name.islower() else name} and training time"
     figure.text(0.25 / _WIDTH, 1 - 0.45 / height, title, size=style.TITLE_SIZE, color=style.INK)
     table = figure.add_axes((0.25 / _WIDTH, 0, 1 - 0.5 / _WIDTH, lines * _LINE / height))
     table.set(xlim=(0, _WIDTH - 0.5), ylim=(lines, 0))
@@ -67,30 +69,26 @@ def comparison_figure(models: Sequence[Mapping[str, Any]], *, caption: str = "")
     return figure
 
 
-def _are_multilabel(models: Sequence[Mapping[str, Any]]) -> bool:
-    return models[0].get("test_mean_average_precision") is not None
-
-
 def _draw_chart(axes: Axes, models: Sequence[Mapping[str, Any]]) -> None:
     style.frame(axes, "both")
     seconds = np.array([max(row["train_seconds"], 0.1) for row in models])
-    several = _are_multilabel(models)
-    key = "test_mean_average_precision" if several else "test_accuracy"
+    score = score_of(models[0])
+    key = f"test_{score.key}"
     scores = np.array([row[key] for row in models])
     most = max(row["parameters"] for row in models)
     low, high = np.array([row[f"{key}_interval"] for row in models]).T
     axes.set_xscale("log")
     axes.set_xlim(seconds.min() / 2, seconds.max() * 3.2)
-    margin = 0.06 * max(high.max() - low.min(), 0.02)
-    axes.set_ylim(low.min() - margin, min(1.02, high.max() + 2 * margin))
+    margin = 0.06 * max(high.max() - low.min(), 0.02 * (high.max() if score.is_error else 1))
+    top = high.max() + 2 * margin
+    axes.set_ylim(low.min() - margin, top if score.is_error else min(1.02, top))
     labels, obstacles = [], []
     for row, x, y, down, up in zip(models, seconds, scores, low, high, strict=True):
         color = style.FAINT if row["weights"] == "none" else style.BLUE
         axes.plot([x, x], [down, up], color=style.INK, linewidth=1.5, zorder=4)
         area = 60 + 1600 * row["parameters"] / most
         axes.scatter([x], [y], s=area, color=color, alpha=0.75, edgecolors="white", linewidths=1.5, zorder=3)
-        value = f"{y:.3f}" if several else f"{100 * y:.1f} %"
-        text = style.drawable(f"{shorten(one_line(row['name']), 28)}  {value}")
+        text = style.drawable(f"{shorten(one_line(row['name']), 28)}  {score.text(y)}")
         label = axes.annotate(text, (x, y), xytext=(0, 0), textcoords="offset points", size=style.TEXT_SIZE,
                               color=style.INK, va="center", annotation_clip=False)  # fmt: skip
         labels.append((label, area**0.5 / 2 + 6))
@@ -103,11 +101,10 @@ def _draw_chart(axes: Axes, models: Sequence[Mapping[str, Any]]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))
     axes.tick_params(axis="x", which="minor", length=0, colors=style.MUTED, labelsize=style.SMALL_SIZE)
-    if not several:
+    if score.unit:
         style.write_percent(axes.yaxis)
     axes.set_xlabel("training time in seconds", size=style.TEXT_SIZE, color=style.MUTED)
-    name = "mean average precision (mAP)" if several else "accuracy"
-    axes.set_ylabel(f"test {name}, 95 % confidence interval", size=style.TEXT_SIZE, color=style.MUTED)
+    axes.set_ylabel(f"test {score.axis}, 95 % confidence interval", size=style.TEXT_SIZE, color=style.MUTED)
     note = "The area of a disc is the number of parameters"
     note += "; gray: random initial weights." if any(row["weights"] == "none" for row in models) else "."
     style.write(axes, note, (0, 1), (0, 10), size=style.SMALL_SIZE, color=style.MUTED)

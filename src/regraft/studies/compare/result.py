@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from regraft.atomic_io import write_csv, write_json, write_text
-from regraft.evaluation.comparison import SIGNIFICANT, Difference
-from regraft.evaluation.multilabel.comparison import PrecisionDifference
+from regraft.evaluation.comparison import SIGNIFICANT
+from regraft.evaluation.tasks import AnyDifference
 from regraft.models.registry import BASELINES
 from regraft.notebook_repr import NotebookRepr
+from regraft.report.model_score import ModelScore, score_of
 from regraft.studies.compare.page import markdown_of, plot_comparison
 from regraft.text import join_truncated, one_line, pluralize
 
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One row of the table; scores are in 0..1, intervals 95 % as (low, high)."""
+    """One row of the table; scores are in 0..1 but for errors, intervals 95 % as (low, high)."""
 
     name: str
     run: str
@@ -33,45 +34,52 @@ class ComparedModel:
     predict_ms_1: float  # the network's time for an image alone
     predict_ms_32: float  # per image, in batches of 32
     predict_ms_file: float | None  # per image file in batches, decoding included
-    train_accuracy: float | None  # None where an image has any number of classes, as the two others
+    train_accuracy: float | None  # None where an image does not have one class, as the two others
     val_accuracy: float | None
     test_accuracy: float | None
     test_accuracy_interval: tuple[float, float] | None
-    test_macro_f1: float
-    test_macro_f1_interval: tuple[float, float]
-    test_loss: float
+    test_macro_f1: float | None  # None where an image has a number
+    test_macro_f1_interval: tuple[float, float] | None
+    test_loss: float  # of numbers the mean squared error
     test_images: int
     stopped: str | None = None
-    val_mean_average_precision: float | None = None  # mAP; None where an image has one class, as the two others
+    val_mean_average_precision: float | None = None  # mAP; None unless an image has any number of classes
     test_mean_average_precision: float | None = None
     test_mean_average_precision_interval: tuple[float, float] | None = None
     test_quadratic_kappa: float | None = None  # quadratic weighted kappa of classes with an order; None of others
     test_quadratic_kappa_interval: tuple[float, float] | None = None
+    val_mae: float | None = None  # mean absolute error, in the unit of the numbers; None unless an image has a number
+    test_mae: float | None = None
+    test_mae_interval: tuple[float, float] | None = None
+    test_rmse: float | None = None
+    test_rmse_interval: tuple[float, float] | None = None
+    test_r2: float | None = None  # at most 1; None also where all numbers are equal
+    test_r2_interval: tuple[float, float] | None = None
+
+    @property
+    def measure(self) -> ModelScore:
+        """What models are ordered by: test accuracy, mAP of several labels, or the mean absolute error of numbers."""
+        return score_of(vars(self))
 
     @property
     def score(self) -> float:
-        """What models are ordered by: test accuracy, or test mAP where an image has any number of classes."""
-        score = self.test_mean_average_precision if self.test_accuracy is None else self.test_accuracy
-        assert score is not None
-        return score
+        """The value of this score."""
+        return float(getattr(self, f"test_{self.measure.key}"))
 
     @property
-    def val_score(self) -> float:
-        """The same of the validation images; 0 if there are none."""
-        return (self.val_mean_average_precision if self.test_accuracy is None else self.val_accuracy) or 0.0
+    def merit(self) -> float:
+        """The score, negative if it is an error: larger is better."""
+        return self.measure.merit(self.score)
 
     @property
-    def score_name(self) -> str:
-        """The name of the score, in words."""
-        return "mAP" if self.test_accuracy is None else "accuracy"
+    def val_merit(self) -> float:
+        """The same of the validation images; if there are none, the worst."""
+        return self.measure.merit(getattr(self, f"val_{self.measure.key}"))
 
     def describe_score(self) -> str:
         """The score with its interval."""
-        if self.test_accuracy_interval is not None:
-            low, high = self.test_accuracy_interval
-            return f"{100 * self.score:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})"
-        low, high = self.test_mean_average_precision_interval or (0.0, 1.0)
-        return f"{self.score:.3f} (95 % interval {low:.3f} to {high:.3f})"
+        bounds = self.measure.bounds(getattr(self, f"test_{self.measure.key}_interval"))
+        return f"{self.measure.text(self.score)} (95 % interval {bounds})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -84,7 +92,7 @@ class ModelPair:
 
     first: str
     second: str
-    difference: Difference | PrecisionDifference
+    difference: AnyDifference
     p_corrected: float
 
     def to_json(self) -> dict[str, Any]:
@@ -98,8 +106,8 @@ class Comparison(NotebookRepr):
     """Models that were compared on the same test images.
 
     Attributes:
-        models: Models by test accuracy, or by mAP where an image has any number of classes, the best first; of equal
-            ones the one with the lower test loss.
+        models: Models by test accuracy, of several labels by mAP, of numbers by the mean absolute error, the best
+            first; of equal ones the one with the lower test loss.
         pairs: Every two of them that have the same test images.
         conclusion: Conclusions, in sentences.
         failed: Name -> why the model could not be trained.
@@ -155,16 +163,16 @@ class Comparison(NotebookRepr):
 
 
 def conclude(models: Sequence[ComparedModel], pairs: Sequence[ModelPair], failed: Collection[str] = ()) -> list[str]:
-    """What the comparison of these models, the most accurate first, shows and does not show, in sentences.
+    """What the comparison of these models, the best first, shows and does not show, in sentences.
 
     `failed` are the names of the models that are not among them, because they could not be trained.
     """
     best, *others = models
-    score, name = f"{best.describe_score()} on {pluralize(best.test_images, 'image')}", best.score_name
+    score, name = f"{best.describe_score()} on {pluralize(best.test_images, 'image')}", best.measure.name
     sentences = [f"Not compared, because it could not be trained: {join_truncated(failed)}."] if failed else []
     if others:
         among = f"Of the {len(models)} other models, " if failed else ""
-        sentences.append(f"{among}{best.name} has the highest test {name}: {score}.")
+        sentences.append(f"{among}{best.name} has the {best.measure.best} test {name}: {score}.")
     else:
         sentences.append(f"Nothing is compared: {best.name} is the only model. Its test {name}: {score}.")
     if ties := [model.name for model in others if model.score == best.score]:

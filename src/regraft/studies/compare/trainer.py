@@ -186,7 +186,7 @@ class ModelTrainer:
             if name in models and share * _WORTH_IT < left
             and models[name].finetune_epochs < self._wanted_epochs(name)
         ]  # fmt: skip
-        return max(names, key=lambda n: (n not in BASELINES, models[n].val_score), default=None)
+        return max(names, key=lambda n: (n not in BASELINES, models[n].val_merit), default=None)
 
     def train_again(self, name: str) -> tuple[Run, Timing]:
         """Train a model anew in all the time that is left, and replace its run."""
