@@ -36,6 +36,9 @@ class TaskOutput(Protocol):
     def print_cross_validation(self, console: Console, result: Any) -> None:
         """Print the scores out of fold."""
 
+    def describe_test(self, test: Mapping[str, Any]) -> str:
+        """The most important metrics of the test images, from `metrics.json`, in a line of markup."""
+
     def measure_calibration(self, predictions: Any) -> Any:
         """The calibration, which has `describe`, `to_json` and `is_miscalibrated`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from regraft.text import pluralize
+from regraft.text import join_truncated, pluralize
 
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
@@ -103,6 +104,16 @@ def print_cross_validation(console: Console, result: CrossValidation) -> None:
         console.print(f"\n{pluralize(len(result.suspects), 'label is', 'labels are')} probably wrong, for example")
         for path, label, suggested, probability in result.suspects[:_SUSPECTS]:
             console.print(escape(f"  {path}: {label}, looks like {suggested} ({100 * probability:.0f} %)"))
+
+
+def describe_test(test: Mapping[str, Any]) -> str:
+    """Accuracy, macro-F1 and log loss in a line of markup."""
+    low, high = test["accuracy_interval"]
+    tested = f" (not tested: {join_truncated(test['untested'])})" if test.get("untested") else ""
+    return (
+        f"accuracy {100 * test['accuracy']:.1f} %[/bold green] (95 % interval {100 * low:.1f} to {100 * high:.1f}) on "
+        f"{test['count']} images, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, log loss {test['loss']:.4f}"
+    )
 
 
 def measure_calibration(predictions: Predictions) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from regraft.text import pluralize
+from regraft.text import join_truncated, pluralize
 
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
@@ -79,6 +80,16 @@ def print_cross_validation(console: Console, result: MultilabelCrossValidation) 
         console.print(f"\n{found} probably wrong or missing, for example")
         for path, labels, name, suggestion, probability in result.suspects[:_SUSPECTS]:
             console.print(escape(f"  {path}: {labels or 'no label'}, {suggestion} {name} ({100 * probability:.0f} %)"))
+
+
+def describe_test(test: Mapping[str, Any]) -> str:
+    """Mean average precision, macro-F1 and log loss in a line of markup."""
+    low, high = test["intervals"]["mean_average_precision"]
+    tested = f" (not tested: {join_truncated(test['untested'])})" if test.get("untested") else ""
+    return (
+        f"mAP {test['mean_average_precision']:.3f}[/bold green] (95 % interval {low:.3f} to {high:.3f}) on "
+        f"{test['count']} images, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, log loss {test['loss']:.4f}"
+    )
 
 
 def measure_calibration(predictions: MultilabelPredictions) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -69,6 +70,16 @@ def print_cross_validation(console: Console, result: NumberCrossValidation) -> N
         console.print(f"\n{pluralize(len(result.suspects), 'number is', 'numbers are')} probably wrong, for example")
         for path, target, predicted, _ in result.suspects[:_SUSPECTS]:
             console.print(escape(f"  {path}: {target:.4g}, predicted {predicted:.4g}"))
+
+
+def describe_test(test: Mapping[str, Any]) -> str:
+    """Mean absolute error, RMSE and R2 in a line of markup."""
+    low, high = test["intervals"]["mae"]
+    r2 = "" if test["r2"] is None else f", R2 {test['r2']:.3f}"
+    return (
+        f"mean absolute error {test['mae']:.4g}[/bold green] (95 % interval {low:.4g} to {high:.4g}) on "
+        f"{test['count']} images, RMSE {test['rmse']:.4g}{r2}"
+    )
 
 
 def measure_calibration(predictions: RegressionPredictions) -> IntervalCoverage:

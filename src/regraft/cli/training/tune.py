@@ -28,9 +28,10 @@ from regraft.cli.options import (
     with_training_flags,
 )
 from regraft.cli.output import console, parse_seconds, print_json
+from regraft.cli.tasks import OUTPUTS
 from regraft.errors import Interrupted, UsageError
 from regraft.runs.progress import rich_progress
-from regraft.text import join_truncated, pluralize
+from regraft.text import pluralize
 
 if TYPE_CHECKING:
     from regraft.studies.tune.result import TuneResult
@@ -46,7 +47,7 @@ def command(
     finalists: Annotated[int, Option(help="Best trials that train in full, beside the given settings.")] = 2,
     budget: Budget = None,
     metric: Annotated[
-        str, Option(help="Validation metric: loss, accuracy, macro_f1 or mean_average_precision.")
+        str, Option(help="Validation metric: loss, accuracy, macro_f1, mean_average_precision or mae.")
     ] = "loss",
     backbone: Backbone = None,
     weights: Weights = None,
@@ -127,27 +128,12 @@ def _print(screen: Console, result: TuneResult) -> None:
         complete = states.count("complete")
         screen.print(f"The importance of settings needs {MIN_TRIALS} complete trials; there are {complete}.")
     if result.run is not None and (test := result.run.metrics.get("test")):
-        _print_test(screen, test)
+        screen.print(f"[bold green]Test {OUTPUTS[result.run.task].describe_test(test)}.")
     if len(states) > 1:
         screen.print(
             f"The validation score of the best of {len(states)} trials is optimistic, because it was selected. "
             "The test set took no part in the selection."
         )
-
-
-def _print_test(screen: Console, test: dict[str, Any]) -> None:
-    tested = f" (not tested: {join_truncated(test['untested'])})" if test.get("untested") else ""
-    if "mean_average_precision" in test:
-        low, high = test["intervals"]["mean_average_precision"]
-        score = f"mAP {test['mean_average_precision']:.3f}[/bold green] (95 % interval {low:.3f} to {high:.3f})"
-    else:
-        low, high = test["accuracy_interval"]
-        score = f"accuracy {100 * test['accuracy']:.1f} %[/bold green] "
-        score += f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
-    screen.print(
-        f"[bold green]Test {score} on {test['count']} images, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, log "
-        f"loss {test['loss']:.4f}."
-    )
 
 
 def _print_best(screen: Console, result: TuneResult) -> None:
@@ -166,8 +152,16 @@ def _print_best(screen: Console, result: TuneResult) -> None:
 
 
 def _table(result: TuneResult) -> Table:
-    several = result.best.record.mean_average_precision is not None
-    columns = ("trial", "trained", "val loss", "mAP" if several else "accuracy", "macro-F1", "seconds", "")
+    from regraft.studies.tune.result import METRIC_NAMES, METRICS_OF
+
+    metrics = METRICS_OF[result.best.record.task]
+    columns = (
+        "trial",
+        "trained",
+        *(METRIC_NAMES[metric].replace("validation", "val") for metric in metrics),
+        "seconds",
+        "",
+    )
     table = Table(*columns, box=None, header_style="bold")
     for column in table.columns:
         column.no_wrap, column.justify = True, "right"
@@ -179,11 +173,10 @@ def _table(result: TuneResult) -> Table:
         remark = "base" if not record.number else ""
         if record.number == result.best.record.number:
             remark = f"[bold green]{remark + ', ' if remark else ''}best[/bold green]"
-        score = record.mean_average_precision if several else record.accuracy
         table.add_row(
             str(record.number),
             "in full" if record.number in numbers else "short",
-            *(f"{value:.4f}" for value in (record.loss, score, record.macro_f1)),
+            *(record.text(metric) for metric in metrics),
             f"{record.seconds:.1f}",
             remark,
         )

@@ -15,13 +15,20 @@ from regraft.data.labels import Task
 from regraft.runs.run import Run
 from regraft.training.prefix_backend import BackendName
 
-Metric = Literal["loss", "accuracy", "macro_f1", "mean_average_precision"]
+Metric = Literal["loss", "accuracy", "macro_f1", "mean_average_precision", "mae"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-#: The metrics of each task; the accuracy of several labels is mostly that of the classes that images lack.
+#: The metrics of each task, after the loss the one that is best known; the accuracy of several labels is mostly that of
+#: the classes that images lack.
 METRICS_OF: dict[Task, tuple[Metric, ...]] = {
     "classification": ("loss", "accuracy", "macro_f1"),
-    "multilabel": ("loss", "macro_f1", "mean_average_precision"),
+    "multilabel": ("loss", "mean_average_precision", "macro_f1"),
+    "regression": ("loss", "mae"),
 }
+#: How metrics are called.
+METRIC_NAMES: dict[Metric, str] = {
+    "loss": "validation loss", "accuracy": "accuracy", "macro_f1": "macro-F1", "mean_average_precision": "mAP",
+    "mae": "MAE",
+}  # fmt: skip
 #: Complete trials below which importances would be chance.
 MIN_TRIALS_FOR_IMPORTANCE = 12
 #: The name of the winner's run, and of its configuration with `.toml`.
@@ -29,21 +36,22 @@ BEST = "best"
 
 _STEPS = ("decode", "prefix", "head", "finetune")
 _COLUMNS = (
-    "number", "in_full", "state", "value", "loss", "accuracy", "macro_f1", "mean_average_precision", "finetuned",
-    "seconds",
+    "number", "in_full", "state", "value", "loss", "accuracy", "macro_f1", "mean_average_precision", "mae",
+    "finetuned", "seconds",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """The outcome of one trial; trial 0 is the base configuration. Scores are in 0..1."""
+    """The outcome of one trial; trial 0 is the base configuration. Scores but errors are in 0..1."""
 
     number: int
     params: dict[str, Any]  # the drawn parameters, by setting
     state: Literal["complete", "pruned", "failed"]
     value: float | None = None  # what the search minimizes; None unless complete
-    loss: float | None = None  # mean of the validation images at the best temperature, in nats
-    accuracy: float | None = None
+    #: Mean of the validation images at the best temperature, in nats; of squared errors a share of the variance.
+    loss: float | None = None
+    accuracy: float | None = None  # None where an image has a number, as macro-F1
     macro_f1: float | None = None
     seconds: float = 0.0
     steps: dict[str, float] = field(default_factory=dict)
@@ -51,13 +59,23 @@ class TrialRecord:
     prefix_backend: BackendName = "torch"
     cache_too_small: bool = False
     message: str = ""  # why the trial ended early, or which trial it repeats
-    mean_average_precision: float | None = None  # mAP; None where an image has one class
+    mean_average_precision: float | None = None  # mAP; None unless an image has any number of classes
+    mae: float | None = None  # mean absolute error in the unit of the numbers; None unless an image has a number
+
+    @property
+    def task(self) -> Task:
+        """The task of the data, by what was measured."""
+        if self.mae is not None:
+            return "regression"
+        return "classification" if self.mean_average_precision is None else "multilabel"
+
+    def text(self, metric: Metric) -> str:
+        """The value of a metric of a complete trial."""
+        return f"{getattr(self, metric):{'.4g' if metric == 'mae' else '.4f'}}"
 
     def describe(self) -> str:
-        """Validation loss and accuracy of a complete trial, or mAP where an image has any number of classes."""
-        if self.mean_average_precision is not None:
-            return f"validation loss {self.loss:.4f}, mAP {self.mean_average_precision:.4f}"
-        return f"validation loss {self.loss:.4f}, accuracy {self.accuracy:.4f}"
+        """Validation loss of a complete trial, and accuracy, mAP of several labels or MAE of numbers."""
+        return ", ".join(f"{METRIC_NAMES[metric]} {self.text(metric)}" for metric in METRICS_OF[self.task][:2])
 
     @property
     def rank(self) -> float:

@@ -194,7 +194,9 @@ class Search:
                 "loss": row.val_loss,
                 "accuracy": None if row.val_accuracy is None else 1 - row.val_accuracy,
                 "macro_f1": None if row.val_macro_f1 is None else 1 - row.val_macro_f1,
-                "mean_average_precision": row.val_loss,  # epochs have none, and trials are compared with trials
+                # Epochs have neither, and trials are compared with trials.
+                "mean_average_precision": row.val_loss,
+                "mae": row.val_loss,
             }[self.metric]
             if value is not None and number and row.epoch not in reported:  # it is, if a cluster's node has died
                 reported.add(row.epoch)
@@ -203,7 +205,7 @@ class Search:
                     raise Pruned(f"{self.metric} was among the worst third after epoch {row.epoch}")
 
         best = _best_of(records)
-        title = f"trial {number}" + (f", best {getattr(best, self.metric):.4f}" if best else "")
+        title = f"trial {number}" + (f", best {best.text(self.metric)}" if best else "")
         deadline = self.search_deadline if records else None
         reporter = TrialReporter(
             self.reporter, "search", len(records), self.max_trials, title, deadline=deadline, on_epoch=prune

@@ -19,9 +19,9 @@ from regraft.evaluation.multilabel.metrics import mean_average_precision
 from regraft.models.classifier import Classifier
 from regraft.runs.prepare import build_for
 from regraft.studies.tune.result import Metric, TrialRecord, TrialResult
-from regraft.training.callbacks import Epoch, NullReporter, ProgressReporter
+from regraft.training.callbacks import Epoch, NullReporter, ProgressReporter, known
 from regraft.training.device import choose_device, choose_precision
-from regraft.training.losses import EpochMetrics, Objective, compute_metrics, loss_of, output_activation
+from regraft.training.losses import EpochMetrics, Objective, compute_metrics, loss_of, output_activation, units_of
 from regraft.training.prefix_backend import BackendName, choose_backend
 from regraft.training.setup import plan_phases
 from regraft.training.trainer import train as train_classifier
@@ -94,27 +94,36 @@ def run_trial(
     objective = Objective(
         loss_of(config.training, task), 0.0, weights, output_activation(config.training, task), task=task
     )
-    scores = compute_metrics(objective, training.val_logits, torch.from_numpy(split.val.targets), calibrate=True)
+    targets, scale = torch.from_numpy(split.val.targets), 1.0
+    if task == "regression":  # whose logits are in the unit of the training
+        center, scale = units_of(torch.from_numpy(split.train.targets))
+        targets = ((targets.double() - center) / scale).float()
+    scores = compute_metrics(objective, training.val_logits, targets, calibrate=True)
     if not math.isfinite(scores.loss):
         raise TrainingError(f"The validation loss is {scores.loss}; expected a finite number.")
-    precision = None
-    if task == "multilabel":
-        precision = mean_average_precision(split.val.indicators, training.val_logits.double().cpu().numpy())
+    logits = training.val_logits.double().cpu()
+    precision = mean_average_precision(split.val.indicators, logits.numpy()) if task == "multilabel" else None
+    mae = float((logits - targets).abs().mean()) * scale if task == "regression" else None
     loss = sum(scores.calibrated_losses) / len(scores.calibrated_losses)
     record = TrialRecord(
-        number, params, "complete", value=value_to_minimize(metric, loss, scores, precision), loss=loss,
-        accuracy=scores.accuracy, macro_f1=scores.macro_f1, seconds=time.monotonic() - started,
+        number, params, "complete", value=value_to_minimize(metric, loss, scores, precision, mae), loss=loss,
+        accuracy=known(scores.accuracy), macro_f1=known(scores.macro_f1), seconds=time.monotonic() - started,
         steps={step: seconds for step, seconds in training.seconds.items() if step != "total"},
         finetuned=training.finetuned, prefix_backend=backend, cache_too_small=training.cache_too_small,
-        mean_average_precision=precision,
+        mean_average_precision=precision, mae=mae,
     )  # fmt: skip
     return TrialResult(record, config, scores.calibrated_losses)
 
 
-def value_to_minimize(metric: Metric, loss: float, scores: EpochMetrics, precision: float | None = None) -> float:
-    """The loss, or 1 - score, where a smaller loss decides between equal scores."""
+def value_to_minimize(
+    metric: Metric, loss: float, scores: EpochMetrics, precision: float | None = None, mae: float | None = None
+) -> float:
+    """The loss, the mean absolute error, or 1 - score, where a smaller loss decides between equal scores."""
     if metric == "loss":
         return loss
+    if metric == "mae":
+        assert mae is not None
+        return mae
     tie = loss / (1 + loss)
     if metric == "accuracy":  # which moves in steps of one image
         return 1 - scores.accuracy + tie / (scores.count + 1)
