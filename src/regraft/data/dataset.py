@@ -217,8 +217,8 @@ class Dataset(NotebookRepr):
         return np.asarray(self.labels[:, None] == np.arange(len(self.classes)))
 
     def names_of(self, sample: Sample) -> tuple[str, ...]:
-        """The classes of a sample."""
-        return names_in(sample.label, self.task)
+        """The classes of a sample; if it has a number, what the numbers are."""
+        return self.classes if self.task == "regression" else names_in(sample.label, self.task)
 
     @property
     def labels(self) -> np.ndarray:

@@ -32,7 +32,7 @@ def dataset(data: Dataset) -> str:
     names = data.classes[:_CLASSES]
     chosen: list[list[str]] = []
     for name in names:
-        paths = [sample.path for sample in data.samples if sample.label == name]
+        paths = [sample.path for sample in data.samples if name in data.names_of(sample)]
         chosen.append([paths[i * len(paths) // _PER_CLASS] for i in range(min(_PER_CLASS, len(paths)))])
     strips = dict(zip(names, _thumbnails(data, chosen), strict=True))
     return render_fragment("dataset.html.jinja", data=data, numbers="", strips=strips, max_rows=_ROWS, **_classes(data))

@@ -101,7 +101,8 @@ def _print(
     if kinds := ",".join(proposed(inspection.findings)):
         screen.print(f"[bold]Clean[/bold]    regraft clean {escape(data)} --drop {kinds} --out clean.csv")
     if not inspection.dataset.class_problems:
-        task_option = " --task multilabel" if inspection.dataset.task == "multilabel" else ""
+        task = inspection.dataset.task
+        task_option = "" if task == "classification" else f" --task {task}"
         if inspection.dataset.ordered:
             task_option = " --task ordinal" + (f" --order {order}" if order else "")
         of_tree = f" --taxonomy {taxonomy}" if taxonomy else " --layout tree" if inspection.dataset.taxonomy else ""
@@ -111,13 +112,21 @@ def _print(
 def _print_statistics(screen: Console, statistics: dict[str, Any], data: str) -> None:
     parts = "".join(f", {count:,} {part}" for part, count in statistics["parts"].items())
     size, classes = statistics["bytes"] / 1e6, statistics["classes"]
+    what = f"in {pluralize(len(classes), 'class', 'classes')}"
+    if numbers := statistics.get("numbers"):
+        spread = numbers["parts"].get("all")
+        ends = "" if spread is None else " from {least:.4g} to {largest:.4g} (mean {mean:.4g})".format(**spread)
+        what = f"with {escape(numbers['quantity'])}{ends}"
     screen.print(
-        f"\n[bold]{escape(data)}[/bold]: {pluralize(statistics['images'], 'image')} in "
-        f"{pluralize(len(classes), 'class', 'classes')}{parts}; {size:,.{int(size < 10)}f} MB."
+        f"\n[bold]{escape(data)}[/bold]: {pluralize(statistics['images'], 'image')} {what}{parts}; "
+        f"{size:,.{int(size < 10)}f} MB."
     )
     shown = {name: counts["all"] for name, counts in classes.items()}
     if tree := statistics.get("tree"):
         shown = {"  " * (node["level"] - 1) + node["name"]: node["images"] for node in tree}
+    if numbers:
+        bars = zip(*numbers["histogram"].values(), strict=False)
+        shown = {f"from {edge:.4g}": count for count, edge in bars}
     largest = max(shown.values(), default=1) or 1
     block = "#" if screen.options.ascii_only else "█"
     indent = max(map(len, list(shown)[:_CLASSES]), default=0)

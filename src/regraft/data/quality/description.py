@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from regraft.data.dataset import PARTS, Dataset
+from regraft.data.quality.numbers import describe_numbers
 from regraft.data.taxonomy import Taxonomy
 
 #: Pairs of labels that are listed.
@@ -48,6 +49,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         **({"tree": _tree(dataset, dataset.taxonomy)} if dataset.taxonomy else {}),
         "parts": {part: sum(s.part == part for s in dataset.samples) for part in parts},
         **(describe_labels(dataset) if has_several(dataset) else {}),
+        **({"numbers": describe_numbers(dataset)} if dataset.task == "regression" else {}),
         "formats": dict(Counter(f.format for f in stats).most_common()),
         "modes": dict(Counter(f.mode for f in stats).most_common()),
         "quantiles": {

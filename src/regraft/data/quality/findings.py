@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from posixpath import splitext
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,16 +16,16 @@ from regraft.data.decode import FORMAT_EXTENSIONS
 from regraft.data.ignored import may_be_image
 from regraft.data.labels import Task, classes_in
 from regraft.data.quality.description import describe, has_several
+from regraft.data.quality.finding import SEVERITIES as SEVERITIES
+from regraft.data.quality.finding import Finding as Finding
+from regraft.data.quality.finding import Severity as Severity
+from regraft.data.quality.numbers import by_range, contradict, number_findings
 from regraft.data.quality.shortcuts import Shortcut, measure_shortcuts
 from regraft.data.sources.folders import similar_names
 from regraft.data.split import inseparable_set_counts, inseparable_set_ids
 from regraft.errors import ImageErrorCode
 from regraft.notebook_repr import NotebookRepr
 from regraft.text import join_truncated, pluralize
-
-Severity = Literal["error", "warning", "info"]
-#: The most severe first.
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 #: An image whose shorter side has fewer pixels is tiny.
 TINY = 16
@@ -46,39 +46,19 @@ _STRONG, _NOTABLE, _NOTABLE_VISIBLE = 0.8, 0.3, 0.5
 _CHANCE = 0.05
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A problem or a peculiarity of the data.
-
-    Attributes:
-        kind: Name of the check, such as `near_duplicates`.
-        severity: `error`: results will be wrong; `warning`: results may be wrong; `info`: good to know.
-        title: What was found, as a sentence.
-        advice: What to do about it.
-        files: Paths; each entry is one file, or a set of files that belong together.
-        details: A few words for each entry of `files`, or for the finding as a whole if it has no files.
-    """
-
-    kind: str
-    severity: Severity
-    title: str
-    advice: str
-    files: tuple[tuple[str, ...], ...] = ()
-    details: tuple[str, ...] = ()
-
-
 def audit(dataset: Dataset) -> list[Finding]:
     """Run every check that needs no model on a data set, with or without parts; the most severe findings come first."""
     ids = inseparable_set_ids(dataset.samples)
     advice = "Correct the folders or the manifest; a model cannot be trained on this data."
     structure = (Finding("structure", "error", problem, advice) for problem in dataset.class_problems)
     files = (*_unreadable(dataset), *_unused(dataset), *_duplicates(dataset.samples, dataset.task))
-    shortcuts = _shortcuts(measure_shortcuts(dataset.samples, ids, dataset.classes if has_several(dataset) else ()))
+    labeled = by_range(dataset).samples if dataset.task == "regression" else dataset.samples
+    shortcuts = _shortcuts(measure_shortcuts(labeled, ids, dataset.classes if has_several(dataset) else ()))
     return by_severity(
         [
             *structure,
             *files,
-            *_classes(dataset),
+            *(number_findings(dataset) if dataset.task == "regression" else _classes(dataset)),
             *_without_label(dataset),
             *_file_properties(dataset.samples),
             *shortcuts,
@@ -121,6 +101,12 @@ def _unused(dataset: Dataset) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+#: What a picture has whose copies are labeled differently.
+_CONFLICTS: Mapping[Task, str] = {
+    "classification": "more than one label", "multilabel": "different labels", "regression": "very different numbers",
+}  # fmt: skip
+
+
 def _duplicates(samples: Sequence[Sample], task: Task) -> Iterator[Finding]:
     by_picture: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -128,6 +114,9 @@ def _duplicates(samples: Sequence[Sample], task: Task) -> Iterator[Finding]:
     pictures = [picture for picture in by_picture.values() if len(picture) > 1]
     leaks = [picture for picture in pictures if len({s.part for s in picture}) > 1]
     conflicts = [picture for picture in pictures if len({s.label for s in picture}) > 1]
+    if task == "regression":
+        deviation = float(np.std([float(s.label) for s in samples])) if samples else 0.0
+        conflicts = [picture for picture in conflicts if contradict(picture, deviation)]
     exact = [picture for picture in pictures if len({s.sha256 for s in picture}) == 1]
     near = [picture for picture in pictures if len({s.sha256 for s in picture}) > 1]
     extra_exact, extra_near = (sum(map(len, chosen)) - len(chosen) for chosen in (exact, near))
@@ -138,8 +127,7 @@ def _duplicates(samples: Sequence[Sample], task: Task) -> Iterator[Finding]:
          "Keep each in one part: split again (regraft split), or drop the copies (regraft clean --drop leak)."),
         ("conflict", "error", conflicts,
          f"{pluralize(len(conflicts), 'picture has', 'pictures have')} "
-         f"{'more than one label' if task == 'classification' else 'different labels'}: copies or near duplicates are "
-         "labeled differently.",
+         f"{_CONFLICTS[task]}: copies or near duplicates are labeled differently.",
          "Look at them and keep the right label, or drop all of them (regraft clean --drop conflict)."),
         ("duplicates", "warning", exact,
          f"{pluralize(extra_exact, 'image is an exact copy', 'images are exact copies')} of others.",
@@ -153,7 +141,9 @@ def _duplicates(samples: Sequence[Sample], task: Task) -> Iterator[Finding]:
     for kind, severity, chosen, title, advice in checks:
         if chosen:
             files = tuple(tuple(s.path for s in picture) for picture in chosen)
-            yield Finding(kind, severity, title, advice, files, tuple(map(_describe_copies, chosen)))
+            yield Finding(
+                kind, severity, title, advice, files, tuple(_describe_copies(picture, task) for picture in chosen)
+            )
     parts_of: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
         if sample.group is not None and sample.part is not None:
@@ -166,8 +156,10 @@ def _duplicates(samples: Sequence[Sample], task: Task) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _describe_copies(samples: Sequence[Sample]) -> str:
+def _describe_copies(samples: Sequence[Sample], task: Task) -> str:
     labels = sorted({s.label for s in samples})
+    if task == "regression":
+        labels = [f"{number:.6g}" for number in sorted(map(float, labels))]
     parts = [part for part in PARTS if part in {s.part for s in samples}]
     description = ["the same file" if len({s.sha256 for s in samples}) == 1 else "nearly the same picture"]
     if len(labels) > 1:
@@ -306,7 +298,7 @@ def _shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
             f"The label{of} can be guessed from the {shortcut.name} alone with {100 * shortcut.accuracy:.0f} % "
             f"balanced accuracy; chance is {100 * shortcut.chance:.0f} %.",
             "A network may learn this shortcut instead of what the image shows. Make the property the same for all "
-            "classes, or test on images where it is.",
+            "labels, or test on images where it is.",
             details=shortcut.examples,
         )  # fmt: skip
 

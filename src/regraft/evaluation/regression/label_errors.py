@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Distance from the quartiles, in interquartile ranges, from which on Tukey calls a value far out.
-FAR_OUT = 3.0
+from regraft.data.quality.numbers import far_out
 
 
 @dataclass(frozen=True)
@@ -33,19 +32,14 @@ class NumberDoubt:
 def find_number_doubts(targets: np.ndarray, values: np.ndarray) -> list[NumberDoubt]:
     """Find images whose residual is far out among those of all images, the largest error first.
 
-    These are residuals more than three interquartile ranges outside of the quartiles (Tukey 1977, Exploratory Data
-    Analysis, the outer fences), which about 2 in a million normal ones are: the more precise the model, the smaller is
-    the error that it finds, and a model that explains little finds few.
+    The more precise the model, the smaller is the error that it finds, and a model that explains little finds few:
+    they are far out as `regraft.data.quality.numbers.far_out` says.
 
     Args:
         targets: The numbers of the images, float64 (N,).
         values: Predictions by models that were trained without these images, float64 (N,).
     """
     residuals = values - targets
-    if not len(residuals):
-        return []
-    low, high = np.quantile(residuals, (0.25, 0.75))
-    reach = FAR_OUT * (high - low)
-    far = np.flatnonzero((residuals < low - reach) | (residuals > high + reach))
-    doubts = [NumberDoubt(int(i), float(targets[i]), float(values[i])) for i in far]
+    far = np.flatnonzero(far_out(residuals)).tolist()
+    doubts = [NumberDoubt(i, float(targets[i]), float(values[i])) for i in far]
     return sorted(doubts, key=lambda doubt: -doubt.error)

@@ -15,9 +15,8 @@ from regraft.data.labels import AskedTask
 from regraft.data.quality.findings import Finding, Inspection, audit, by_severity, with_features
 from regraft.data.scan import scan
 from regraft.data.sources.folders import FolderLayout
-from regraft.data.split import fold_numbers, inseparable_set_counts
+from regraft.data.split import fold_numbers, inseparable_set_counts, inseparable_set_ids
 from regraft.errors import WeightsError
-from regraft.runs.prepare import refuse_numbers
 from regraft.runs.progress import with_progress
 from regraft.text import pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
@@ -66,7 +65,7 @@ def inspect(
         image_column: Column of a manifest with the paths, as for `scan`.
         label_column: Column of a manifest with the labels, as for `scan`.
         bands: Bands that are the channels, as for `scan`.
-        task: Whether images have one label or several, as for `scan`.
+        task: Whether images have one label, several, or a number, as for `scan`.
         order: Classes that have an order, as for `scan`.
         label_separator: What is between several labels in a cell, as for `scan`.
         cache: Cache of all results; default: that of the user.
@@ -103,11 +102,10 @@ def inspect(
             progress=partial(reporter.on_progress, "scan", detail="images"),
             compare_progress=partial(reporter.on_progress, "near duplicates"),
         )
-    refuse_numbers(dataset.task, "`regraft inspect`")
     findings, notes = audit(dataset), dataset.describe_values(dataset.value_range)
     if not labels:
         notes.append("Labels were not checked.")
-    elif len(dataset.classes) < 2:
+    elif len(dataset.classes) < 2 and dataset.task != "regression":
         notes.append("Labels were not checked: that needs at least two classes.")
     else:
         checks = _FeatureChecks(dataset, backbone, weights, cache, reporter)
@@ -142,8 +140,8 @@ class _FeatureChecks:
 
         dataset = self.dataset
         model = build(
-            self.backbone, classes=dataset.classes, weights=self.weights, shorter_side=dataset.shorter_side,
-            bands=dataset.bands,
+            self.backbone, classes=dataset.classes, task=dataset.task, weights=self.weights,
+            shorter_side=dataset.shorter_side, bands=dataset.bands,
         )  # fmt: skip
         return frozen_features(model, dataset, self.cache, self.reporter).numpy()
 
@@ -159,8 +157,9 @@ class _FeatureChecks:
         return tuple(replace(pair, features=float(row[0])) for pair, row in zip(pairs, rows, strict=True))
 
     def label_errors(self) -> list[Finding]:
-        if self.dataset.task == "multilabel":
-            return self._label_doubts()
+        of_task = {"multilabel": self._label_doubts, "regression": self._number_doubts}
+        if (find := of_task.get(self.dataset.task)) is not None:
+            return find()
         samples = self.dataset.samples
         counts = inseparable_set_counts(samples)
         checked = np.array([i for i, s in enumerate(samples) if counts[s.label] >= _FOLDS], np.int64)
@@ -220,6 +219,50 @@ class _FeatureChecks:
         advice = "Check these images and correct the wrong labels. The model that names them makes mistakes too."
         files = tuple((dataset.samples[int(index)].path,) for index, *_ in rows.tolist())
         return [Finding("label_error", "warning", title, advice, files, tuple(details))]
+
+    def _number_doubts(self) -> list[Finding]:
+        """Numbers that are far from what a model says that has not seen the image."""
+        samples = self.dataset.samples
+        if len(np.unique(inseparable_set_ids(samples))) < 2 * _FOLDS:
+            self.notes.append(f"Numbers were not checked: that needs {2 * _FOLDS} images that can be divided.")
+            return []
+        table = self.cache.table("label_errors", self._key(_LABELS_VERSION) | {"task": "regression"}, (2,), np.float64)
+        rows = table.read_list()
+        if rows is None:
+            rows = table.write_list(self._find_number_doubts())
+        if not len(rows):
+            return []
+        if rows[0][0] < 0:
+            self.notes.append(
+                "Numbers were not checked: on the features of this backbone, a model is not clearly better than "
+                "predicting the mean for every image."
+            )
+            return []
+        suspects = [(samples[int(index)], value) for index, value in rows.tolist()]
+        title = f"{pluralize(len(rows), 'number is', 'numbers are')} likely wrong; the largest errors come first."
+        advice = "Check these images and correct the wrong numbers. The model that names them makes mistakes too."
+        details = tuple(f"labeled {sample.label}, predicted {value:.4g}" for sample, value in suspects)
+        return [Finding("label_error", "warning", title, advice, tuple((s.path,) for s, _ in suspects), details)]
+
+    def _find_number_doubts(self) -> np.ndarray:
+        """Place in the samples and predicted number, float64 (n, 2), the largest error first.
+
+        A model that is not clearly better than the mean accuses nobody: -1, (1, 2).
+        """
+        import torch
+
+        from regraft.evaluation.regression.label_errors import find_number_doubts
+        from regraft.evaluation.regression.metrics import evaluate_numbers
+        from regraft.evaluation.regression.predictions import RegressionPredictions
+        from regraft.training.cross_val_predict import cross_val_predict
+
+        dataset, features = self.dataset, torch.from_numpy(self.features)
+        folds = fold_numbers(dataset, _FOLDS)
+        said = cross_val_predict(features, dataset.targets, folds, self.reporter, classes=1, task="regression")[:, 0]
+        if evaluate_numbers(RegressionPredictions.from_arrays(dataset.numbers, said)).no_better:
+            return np.array([(-1, 0)], np.float64)
+        doubts = find_number_doubts(dataset.numbers, said)
+        return np.array([(one.index, one.value) for one in doubts], np.float64).reshape(-1, 2)
 
     def _find_label_doubts(self, columns: list[int]) -> np.ndarray:
         """Place in the samples, number of the class and its probability, float64 (n, 3), the likeliest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +15,7 @@ from regraft.data.dataset import PARTS, Dataset, Sample
 from regraft.data.quality.cleaning import proposed
 from regraft.data.quality.description import describe
 from regraft.data.quality.findings import SEVERITIES, Inspection, Severity
+from regraft.data.quality.numbers import by_range, describe_numbers
 from regraft.data.taxonomy import Taxonomy
 from regraft.report.html import render_page
 from regraft.report.plots.histogram import Measure, draw_histogram
@@ -50,12 +52,15 @@ def write_page(
 ) -> None:
     """Write the page; every image on it is read again, once, and those that cannot be read are marked."""
     dataset = inspection.dataset
-    classes = ClassSamples.draw(dataset, seed)
+    groups = by_range(dataset) if dataset.task == "regression" else dataset
+    classes = ClassSamples.draw(groups, seed)
     evidence = choose_evidence(inspection)
     wanted = [path for item in evidence for entry in item.pictured for path in entry.shown]
     pictures = read_pictures(dataset, wanted, classes, progress)
     shown = set(wanted)
     samples = {s.path: s for s in dataset.samples if s.path in shown}
+    if dataset.task == "regression":  # all digits of a third would not fit below a picture
+        samples = {path: replace(s, label=f"{float(s.label):.6g}") for path, s in samples.items()}
     ignored = dataset.ignored
     title = shorten(one_line(_title(dataset)), 120)
     notes = [*dataset.notes, *inspection.notes]
@@ -63,7 +68,7 @@ def write_page(
         "inspection.html.jinja",
         title=title,
         kind="data set inspection",
-        sections={"findings": "Findings", "classes": "Classes",
+        sections={"findings": "Findings", "classes": "Numbers" if dataset.task == "regression" else "Classes",
                   **({"tree": "Tree of classes"} if dataset.taxonomy else {}), "samples": "Samples",
                   "measures": "Image statistics", "notes": "Notes"},
         tree=_tree_view(dataset.taxonomy, dataset) if dataset.taxonomy else None,
@@ -71,10 +76,13 @@ def write_page(
         verdict=verdict(inspection),
         findings=[_finding_view(item, samples) for item in evidence],
         more_findings=len(inspection.findings) - len(evidence),
-        classes=class_tables(dataset, classes),
+        classes=class_tables(groups, classes),
+        distribution=_distribution(dataset) if dataset.task == "regression" else None,
+        group="range of the numbers" if dataset.task == "regression" else "class",
         labels=label_tables(dataset) if dataset.task == "multilabel" else None,
         drawn=[(name, drawn[:SAMPLES], classes.counts[name], pictures.means.get(name))
-               for name, drawn in classes.drawn.items() if drawn],
+               for name in (classes.drawn if groups is dataset else groups.classes)
+               if (drawn := classes.drawn.get(name))],
         sample_count=SAMPLES,
         shown_classes=MAX_CLASSES // 2 if classes.smallest else 0,
         ends=ends(classes),
@@ -102,12 +110,33 @@ def _numbers(dataset: Dataset) -> list[tuple[str, str]]:
     sizes = [s.image_stats.bytes for s in dataset.samples if s.image_stats is not None]
     return [
         (f"{len(dataset):,}", "image" if len(dataset) == 1 else "images"),
-        (f"{len(dataset.classes):,}", "class" if len(dataset.classes) == 1 else "classes"),
+        _labels_number(dataset),
         *((f"{parts[part]:,}", part) for part in PARTS if parts[part]),
         *([(_size(sum(sizes)), "of images")] if sizes else []),
         (f"{len(dataset.bad):,}", "unreadable"),
         (f"{len(dataset.ignored):,}", "other file" if len(dataset.ignored) == 1 else "other files"),
     ]
+
+
+def _labels_number(dataset: Dataset) -> tuple[str, str]:
+    """The number of classes, or the mean of the numbers."""
+    if dataset.task == "regression":
+        return f"{dataset.numbers.mean():.4g}" if len(dataset) else "-", f"mean {dataset.classes[0]}"
+    return f"{len(dataset.classes):,}", "class" if len(dataset.classes) == 1 else "classes"
+
+
+def _distribution(dataset: Dataset) -> dict[str, Any]:
+    """A histogram of the numbers, and a table of their spread in all images and in each part."""
+    measure = Measure(dataset.classes[0], "number of an image", "{:.4g}".format, dataset.numbers)
+    chart = None
+    if len(dataset) and not measure.is_constant:
+        chart = panel(lambda axes: draw_histogram(axes, measure), "numbers", measure.describe(), size=(7.6, 3.2))
+    names = ("least", "median", "mean", "largest", "deviation")
+    rows = [
+        (part, f"{spread['images']:,}", *(f"{spread[name]:.4g}" for name in names))
+        for part, spread in describe_numbers(dataset)["parts"].items()
+    ]
+    return {"chart": chart, "rows": rows, "quantity": dataset.classes[0]}
 
 
 def verdict(inspection: Inspection) -> dict[str, Any]:

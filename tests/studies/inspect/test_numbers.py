@@ -1,0 +1,70 @@
+"""An inspection of images that have a number."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import regraft
+from regraft.cache import Cache
+from regraft.cli import app
+from regraft.data.quality.findings import Inspection
+from regraft.studies.inspect.page import write_page
+
+
+@pytest.fixture(scope="module")
+def wrong_manifest(numbers_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images with their brightness, but the number of one bright image is that of a black one."""
+    folder = tmp_path_factory.mktemp("wrong") / "data"
+    shutil.copytree(numbers_manifest.parent, folder)
+    with (folder / "brightness.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    brightest = max(rows[1:], key=lambda row: float(row[1]))
+    brightest[1] = "1.5"
+    with (folder / "brightness.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    (folder / "wrong.txt").write_text(brightest[0])
+    return folder / "brightness.csv"
+
+
+@pytest.fixture(scope="module")
+def inspection(wrong_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Inspection:
+    cache = Cache(tmp_path_factory.mktemp("cache"))
+    found = regraft.inspect(wrong_manifest, task="regression", cache=cache)
+    again = regraft.inspect(wrong_manifest, task="regression", cache=cache)  # all from the cache
+    assert again.findings == found.findings
+    return found
+
+
+def test_a_wrong_number_is_found_by_the_features(inspection: Inspection, wrong_manifest: Path) -> None:
+    (finding,) = [finding for finding in inspection.findings if finding.kind == "label_error"]
+    wrong = (wrong_manifest.parent / "wrong.txt").read_text()
+    assert finding.files[0] == (wrong,)
+    assert finding.details[0].startswith("labeled 1.5, predicted ")
+    assert "likely wrong" in finding.title
+
+
+def test_the_page_shows_the_distribution(inspection: Inspection, tmp_path: Path) -> None:
+    write_page(inspection, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "mean brightness" in page
+    assert "Standard deviation" in page
+    assert "of each range of the numbers" in page
+    assert "<svg" in page
+    assert ">Numbers<" in page
+    assert ">Classes<" not in page
+
+
+def test_the_command_prints_the_numbers(numbers_manifest: Path, tmp_path: Path) -> None:
+    words = ["inspect", str(numbers_manifest), "--task", "regression", "--no-labels", "--out", str(tmp_path / "p.html")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "80 images with brightness from" in done.output
+    assert "--task regression" in done.output.split("Train")[1]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert json.loads(done.stdout)["statistics"]["numbers"]["parts"]["all"]["images"] == 80
