@@ -26,13 +26,22 @@ BATCH = 16
 
 @torch_defaults()
 def explain_pixels(
-    model: Classifier, pixels: torch.Tensor, targets: torch.Tensor, *, method: Method, stage: int | None = None
+    model: Classifier,
+    pixels: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    method: Method,
+    stage: int | None = None,
+    images: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the heat map of a class for each image; the model's mode does not change, and it keeps no gradient.
 
     Pixels (N, C, H, W), uint8 or float in 0..255, and class indices, int64 (N,), give float32 (N, H, W) on the CPU, in
     [0, 1]: the largest value of each map is 1, or all are 0 if nothing supports the class. `stage` is the index of the
     stage whose output is explained, `default_stage` if None. Raises UsageError if that output has no spatial axes.
+
+    Of a model of numbers the targets are those of `DIRECTIONS`: 0 is evidence for a higher number, 1 for a lower one.
+    With `images`, int64 (N,), maps of the same image are on one scale, and the largest value of one of them is 1.
 
     For several backbones the map is the sum of their maps (`regraft.attribution.members`), each at its own stage.
     """
@@ -50,17 +59,22 @@ def explain_pixels(
             stage = default_stage(model, method)
         batches = (torch.split(values.to(model.mean.device), BATCH) for values in (pixels, targets))
         maps = [
-            to_heat_maps(compute(model, batch, batch_targets, method, stage), model.preprocessing.shape)
+            positive(compute(model, batch, batch_targets, method, stage), model.preprocessing.shape)
             for batch, batch_targets in zip(*batches, strict=True)
         ]
-        return torch.cat(maps).cpu() if maps else torch.zeros(0, *pixels.shape[2:])
+        return normalize(torch.cat(maps).cpu(), images) if maps else torch.zeros(0, *pixels.shape[2:])
     finally:
         model.train(was_training)
 
 
 def to_heat_maps(maps: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Positive part of maps (N, H, W), interpolated to a height and width, and divided by its largest value."""
-    return normalize(upsample(maps.clamp_min(0), shape))
+    return normalize(positive(maps, shape))
+
+
+def positive(maps: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Positive part of maps (N, H, W), interpolated to a height and width."""
+    return upsample(maps.clamp_min(0), shape)
 
 
 def smooth(maps: torch.Tensor, radius: int) -> torch.Tensor:
@@ -166,8 +180,11 @@ def _stage_gradient(
 def _log_odds(model: Classifier, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Log-odds of each image's class against all others, (N,), without what all classes have in common.
 
-    Where an image has any number of labels, those of the class against its absence, which are its logit.
+    Where an image has any number of labels, those of the class against its absence, which are its logit. Of a number it
+    is the number, or for the target 1 its negative.
     """
+    if model.task == "regression":
+        return logits[:, 0] * (1 - 2 * targets)
     if model.task == "multilabel":
         return logits.gather(1, targets[:, None])[:, 0]
     scores = logits if model.head.activation == "softmax" else functional.logsigmoid(logits)
@@ -201,10 +218,14 @@ def upsample(maps: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     return functional.interpolate(maps[:, None], size=shape, mode="bicubic", align_corners=False)[:, 0]
 
 
-def normalize(maps: torch.Tensor) -> torch.Tensor:
-    """Positive part, divided by its maximum."""
+def normalize(maps: torch.Tensor, images: torch.Tensor | None = None) -> torch.Tensor:
+    """Positive part, divided by its maximum, or by that of all maps with the same number in `images`, int64 (N,)."""
     maps = maps.clamp_min(0)
-    largest = maps.amax(dim=(1, 2), keepdim=True)
+    largest = maps.amax(dim=(1, 2))
+    if images is not None and len(images):
+        of_image = largest.new_zeros(int(images.max()) + 1).scatter_reduce(0, images, largest, "amax")
+        largest = of_image[images]
+    largest = largest[:, None, None]
     return torch.where(largest > 0, maps / largest.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
 
 

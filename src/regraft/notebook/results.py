@@ -89,13 +89,20 @@ def _cards(result: Any, picture: str | None) -> list[dict[str, Any]]:
     maps = [
         card | {
             "name": "", "alt": f"Attribution for {target}",
-            "title": "attribution for" if heat.any() else "no evidence (zero everywhere) for",
+            "title": _map_title(result, target, has_evidence=bool(heat.any())),
             "picture": data_uri(Image.fromarray(overlay(result.image, heat))),
-            "probabilities": [(target, result.probability(target))],
+            "probabilities": [] if result.value is not None else [(target, result.probability(target))],
         }
         for target, heat in zip(result.targets, result.heat, strict=True)
     ]  # fmt: skip
-    return [card | {"picture": data_uri(Image.fromarray(result.image))}, *maps]
+    said = {} if result.value is None else {"title": f"{result.classes[0]} {result.label}"}
+    return [card | said | {"picture": data_uri(Image.fromarray(result.image))}, *maps]
+
+
+def _map_title(explanation: Explanation, target: str, *, has_evidence: bool) -> str:
+    """What stands below a map, above the target's probability; of a number, the whole of it."""
+    title = "attribution for" if has_evidence else "no evidence (zero everywhere) for"
+    return title if explanation.value is None else f"{title} {explanation.describe(target)}"
 
 
 def comparison(result: Comparison) -> str:

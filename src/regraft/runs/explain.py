@@ -18,7 +18,7 @@ from regraft.atomic_io import atomic_write
 from regraft.attribution.cam import default_stage, explain_pixels, find_stage, finer_stage, grid_of
 from regraft.attribution.evidence import Evidence, EvidencePredictor, gradcam_from_evidence
 from regraft.attribution.members import explain_members
-from regraft.attribution.methods import Method
+from regraft.attribution.methods import DIRECTIONS, Method
 from regraft.data.decode import MAX_PIXELS, ImageSource
 from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
@@ -39,8 +39,9 @@ class Explanation(NotebookRepr):
         source: Path of the image; "" for what is not a path.
         classes: Class names.
         probabilities: Probabilities as from `predict`, float64 (classes,); empty if the image could not be read.
-        targets: Names of the explained classes.
+        targets: Names of the explained classes; of a number `higher` and `lower`.
         heat: Heat maps, float32 (targets, H, W) in [0, 1], at the image's own size; 1 where the evidence is strongest.
+            The two of a number are on one scale.
         image: Pixels, uint8 (H, W, 3); of an image with other bands than colors the first three, in false colors.
         stage: Name of the explained stage; "" for integrated gradients, which explain the pixels.
         grid: Rows and columns of the stage's output, which are the cells of the map; None without a stage.
@@ -48,6 +49,9 @@ class Explanation(NotebookRepr):
         members: The heat map of each backbone by its name, if there are several: like `heat`, which is their sum, and
             on one scale.
         thresholds: Thresholds as from `predict`, if the image may have any number of labels; else empty.
+        value: The number of the image as from `predict`, if that is what the model says; then there are no
+            probabilities.
+        half_width: Half the width of the interval about the value; None: there is none.
     """
 
     source: str
@@ -61,6 +65,8 @@ class Explanation(NotebookRepr):
     grid: tuple[int, int] | None = None
     members: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     thresholds: tuple[float, ...] = ()
+    value: float | None = None
+    half_width: float | None = None
 
     @property
     def empty(self) -> tuple[str, ...]:
@@ -69,7 +75,7 @@ class Explanation(NotebookRepr):
 
     @property
     def label(self) -> str:
-        """Predicted class, or `labels` as `join_labels` writes them; "" if the image could not be read."""
+        """Predicted class, `labels` as `join_labels` writes them, or the number; "" if it could not be read."""
         return self._prediction.label
 
     @property
@@ -79,7 +85,26 @@ class Explanation(NotebookRepr):
 
     @property
     def _prediction(self) -> Prediction:
-        return Prediction(self.source, self.classes, self.probabilities, self.error, thresholds=self.thresholds)
+        return Prediction(
+            self.source, self.classes, self.probabilities, self.error, thresholds=self.thresholds, value=self.value,
+            half_width=self.half_width,
+        )  # fmt: skip
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The prediction interval of the number, (low, high); None if there is none."""
+        return self._prediction.interval
+
+    def describe(self, target: str) -> str:
+        """A target with its probability, or what is higher or lower."""
+        if self.value is not None:
+            return f"{target} {self.classes[0]}"
+        return f"{target}, {100 * self.probability(target):.1f} %"
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """The classes, the most probable first; () of a number."""
+        return tuple(self.classes[i] for i in np.argsort(-self.probabilities, kind="stable").tolist())
 
     def probability(self, name: str) -> float:
         """Return the probability of a class."""
@@ -121,8 +146,9 @@ def explain(
         sources: One or several images as for `predict`. An unreadable file gives an `Explanation` with an `error`.
         method: Attribution method; see docs/explain.md.
         label: Class to explain. Default: the predicted class of each image; where it may have any number of labels, all
-            that it has, or the most probable class if it has none.
-        likeliest: Number of most probable classes to explain instead, if there is no `label`.
+            that it has, or the most probable class if it has none. Where it has a number, `higher` or `lower`; default:
+            both.
+        likeliest: Number of most probable classes to explain instead, if there is no `label`; not of numbers.
         stage: Name of the backbone's stage, as `regraft summary` lists them. Default: the last with spatial positions.
         batch_size: Number of images per batch.
 
@@ -164,11 +190,12 @@ def stream(
     `labels` are the class to explain of each image, or None, instead of one `label` for all.
     """
     opened = classifier_of(model)
-    if getattr(opened, "task", "classification") == "regression":
-        raise UsageError("The model gives images numbers, and heat maps are for classes so far.")
-    classes, preprocessing = opened.classes, opened.preprocessing
-    if label is not None and label not in classes:
-        raise UnknownNameError("class", label, list(classes))
+    classes, preprocessing, is_number = opened.classes, opened.preprocessing, opened.task == "regression"
+    known = DIRECTIONS if is_number else classes
+    if label is not None and label not in known:
+        raise UnknownNameError("direction" if is_number else "class", label, list(known))
+    if likeliest is not None and is_number:
+        raise UsageError(f"likeliest = {likeliest} is for classes, and the model gives images numbers. Leave it out.")
     if likeliest is not None and not 1 <= likeliest <= len(classes):
         raise UsageError(f"likeliest = {likeliest}; expected 1 to {len(classes)} classes.")
     explainer = (_WithGradients if isinstance(opened, Classifier) else _FromEvidence)(opened, method, stage)
@@ -183,27 +210,33 @@ def stream(
             inputs = [pair[1] for pair in decoded if not isinstance(pair, str)]
             results: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]] = iter(())
             if inputs:
-                probabilities, maps_of = explainer.predict(np.stack(inputs))
+                answers, maps_of = explainer.predict(np.stack(inputs))
+                both = np.arange(len(known)) if is_number else None
                 targets = [
-                    _targets(row, opened.thresholds, likeliest) if name is None else np.array([classes.index(name)])
-                    for name, row in zip(wanted, probabilities, strict=True)
-                ]
+                    np.array([known.index(name)]) if name is not None
+                    else _targets(row, opened.thresholds, likeliest) if both is None else both
+                    for name, row in zip(wanted, answers, strict=True)
+                ]  # fmt: skip
                 numbers = np.repeat(np.arange(len(inputs)), [len(one) for one in targets])
                 maps, of_members = maps_of(numbers, np.concatenate(targets))
                 of_image = [numbers == i for i in range(len(inputs))]
                 each = [{name: own[rows] for name, own in of_members.items()} for rows in of_image]
-                results = zip(probabilities, targets, [maps[rows] for rows in of_image], each, strict=True)
+                results = zip(answers, targets, [maps[rows] for rows in of_image], each, strict=True)
             for source, pair in zip(batch, decoded, strict=True):
                 name = str(source) if isinstance(source, (str, Path)) else ""
                 if isinstance(pair, str):
                     yield Explanation(name, classes, np.empty(0), error=pair)
                     continue
                 row, chosen, squares, parts = next(results)
+                of_task: dict[str, Any] = {"thresholds": opened.thresholds}
+                if is_number:
+                    of_task = {"value": float(row[0]), "half_width": opened.half_width}
+                    row = np.empty(0)
                 yield Explanation(
-                    name, classes, row, tuple(classes[i] for i in chosen),
+                    name, classes, row, tuple(known[i] for i in chosen),
                     _at_own_size(preprocessing, squares, pair[0]), pair[0], stage=explainer.stage, grid=explainer.grid,
                     members={key: _at_own_size(preprocessing, own, pair[0]) for key, own in parts.items()},
-                    thresholds=opened.thresholds,
+                    **of_task,
                 )  # fmt: skip
 
 
@@ -227,7 +260,8 @@ def _explain_targets(
     """Maps (M, S, S) of a class of each of these images, and those of each of several backbones."""
     chosen, classes = pixels[torch.from_numpy(numbers)], torch.from_numpy(targets)
     if not model.members or method == "integrated-gradients":
-        return explain_pixels(model, chosen, classes, method=method, stage=stage).numpy(), {}
+        images = torch.from_numpy(numbers) if model.task == "regression" else None
+        return explain_pixels(model, chosen, classes, method=method, stage=stage, images=images).numpy(), {}
     explained = explain_members(model, chosen, classes, method=method)
     return explained.total.numpy(), {name: own.numpy() for name, own in explained.members.items()}
 
@@ -243,7 +277,7 @@ class _WithGradients:
         self.grid = grid_of(model, self.index) if of_stage else None
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, MapsOf]:
-        """Map images, uint8 (N, S, S, C), to probabilities, float64 (N, classes), and the function for their maps."""
+        """Map images, uint8 (N, S, S, C), to `Head.answer`, float64 (N, classes), and the function for their maps."""
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         maps_of = partial(_explain_targets, self.model, pixels, method=self.method, stage=self.index)
         return predict_batch(self.model, pixels)[0], maps_of

@@ -19,8 +19,10 @@ from regraft.errors import RegraftError, UnknownNameError, UsageError
 from regraft.runs.progress import rich_progress
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from regraft.exporting.exported_model import ExportedModel
-    from regraft.report.plots.samples import SampleTile
+    from regraft.report.plots.samples import NumberTile, SampleTile
     from regraft.runs.explain import Explanation
     from regraft.runs.run import Run
     from regraft.studies.attribution_audit import AttributionAudit
@@ -41,7 +43,9 @@ def command(
         list[str] | None, Argument(help="Image files or folders; with --audit labeled data, or none for the test.")
     ] = None,
     method: Annotated[str, Option(help=f"{', '.join(METHODS)}.")] = METHODS[0],
-    label: Annotated[str | None, Option("--class", help="Class to explain. Default: the predicted one.")] = None,
+    label: Annotated[
+        str | None, Option("--class", help="Class to explain. Default: the predicted one. Of a number: higher, lower.")
+    ] = None,
     layer: Annotated[str | None, Option(help="Stage of the backbone, as `regraft summary` lists them.")] = None,
     two: Annotated[bool, Option("--two", help="Explain the two most probable classes side by side.")] = False,
     mistakes: Annotated[
@@ -102,8 +106,10 @@ def _warn_at_chance(run: Run) -> None:
     """Heat maps that were asked for are drawn, with the reason why they may mean nothing."""
     from regraft.evaluation.stored_predictions import find_predictions
 
-    if run.task == "classification" and find_predictions(run.path) and (at_chance := run.evaluate().at_chance):
-        err.print(f"[yellow]{escape(at_chance)} Read nothing into heat maps of such a model.[/yellow]")
+    if run.task == "multilabel" or not find_predictions(run.path):
+        return
+    if reason := run.evaluate_numbers().no_better if run.task == "regression" else run.evaluate().at_chance:
+        err.print(f"[yellow]{escape(reason)} Read nothing into heat maps of such a model.[/yellow]")
 
 
 def _save_one(
@@ -120,13 +126,27 @@ def _save_one(
         raise RegraftError(f"{explanation.source}: {explanation.error}")
     explanation.save(out)
     name = explanation.targets[0]
-    probability = explanation.probability(name)
     if json:
-        answer = {"labels": list(explanation.labels)} if explanation.thresholds else {"label": explanation.label}
-        row = {"path": str(explanation.source), **answer, "top": [[name, probability]]}
+        top = {} if explanation.value is not None else {"top": [[name, explanation.probability(name)]]}
+        row = {"path": str(explanation.source), **_answer(explanation), **top}
         print_json({"images": [{**row, "picture": str(out)}], "sheet": None})
     else:
-        screen.print(f"{escape(name)} {100 * probability:.1f} %  [bold]{escape(str(out))}[/bold]")
+        said = (
+            f"{name} {100 * explanation.probability(name):.1f} %" if explanation.value is None else _number(explanation)
+        )
+        screen.print(f"{escape(said)}  [bold]{escape(str(out))}[/bold]")
+
+
+def _answer(explanation: Explanation) -> dict[str, Any]:
+    """What the model says of the image, as JSON values."""
+    if explanation.value is not None:
+        interval = explanation.interval
+        return {"quantity": explanation.classes[0], "value": explanation.value, "interval": interval and list(interval)}
+    return {"labels": list(explanation.labels)} if explanation.thresholds else {"label": explanation.label}
+
+
+def _number(explanation: Explanation) -> str:
+    return f"{explanation.classes[0]} {explanation.label}"
 
 
 def _explain(
@@ -168,14 +188,15 @@ def _explain(
             reporter.on_progress("explain", done, len(sources), "images")
         sheet = folder / "sheet.png" if len(pictures.tiles) > 1 else None
         if sheet:
-            plot_samples(pictures.tiles, sheet, title="Most confident errors" if mistakes else "")
+            plot_samples(pictures.tiles, sheet, title=pictures.title(is_of_errors=mistakes > 0))
     if rows:
         write_json(folder / _EXPLANATIONS, rows + errors)
     if json:
         print_json({"images": rows + errors, "sheet": None if sheet is None else str(sheet)})
     else:
         for row in rows if len(rows) <= _SHEET else []:
-            top = ", ".join(f"{name} {100 * p:.1f} %" for name, p in row["top"])
+            top = f"{row['quantity']} {row['value']:.4g}" if "value" in row else ""
+            top = top or ", ".join(f"{name} {100 * p:.1f} %" for name, p in row["top"])
             screen.print(f"{escape(row['path'])}: {escape(top)}  [bold]{escape(row['picture'])}[/bold]")
         _describe_maps(model, rows, screen)
         if len(rows) > _SHEET:
@@ -216,7 +237,14 @@ class _Pictures:
     folder: Path
     npy: bool
     used: set[str] = field(default_factory=lambda: {"sheet"})
-    tiles: list[SampleTile] = field(default_factory=list)
+    tiles: list[SampleTile | NumberTile] = field(default_factory=list)
+    of_number: str = ""  # what the maps on the sheet explain, if the model gives images numbers
+
+    def title(self, *, is_of_errors: bool) -> str:
+        """The title of the sheet."""
+        if self.of_number:
+            return f"{'Largest errors, e' if is_of_errors else 'E'}vidence for {self.of_number}"
+        return "Most confident errors" if is_of_errors else ""
 
     def add(self, explanation: Explanation, name: str, label: str | None, wrong: str | None) -> dict[str, Any]:
         """Draw an explanation; `wrong` is the class about which the model errs, if it gives any number of labels."""
@@ -225,7 +253,6 @@ class _Pictures:
         from regraft.atomic_io import atomic_write
         from regraft.data.labels import split_labels
         from regraft.report.plots.attribution_plots import Panel, overlay, plot_attribution
-        from regraft.report.plots.samples import SampleTile
 
         stem = first = Path(name.rpartition("::")[2]).stem or "image"
         number = 1
@@ -239,35 +266,31 @@ class _Pictures:
         several = bool(explanation.thresholds)
         given = None if label is None or not several else split_labels(label)
         error = "" if wrong is None or given is None else ", missed" if wrong in given else ", absent"
+        evidence = "evidence for " if explanation.value is not None else ""
         panels = [
-            Panel(heat, f"{target}, {100 * explanation.probability(target):.1f} %{error}")
+            Panel(heat, evidence + explanation.describe(target) + error)
             for heat, target in zip(explanation.heat, explanation.targets, strict=True)
         ]
         panels += [Panel(maps[0], f"{explanation.targets[0]}: {name}") for name, maps in explanation.members.items()]
         truth = "" if label is None else f", true: {label if given is None else ', '.join(given) or 'none'}"
         grid = explanation.grid
         caption = f"map of {grid[0]} x {grid[1]} cells ({explanation.stage})" if grid else ""
-        plot_attribution(explanation.image, panels, picture, title=Path(name).name + truth, caption=caption)
+        said = "" if explanation.value is None else f": {_number(explanation)}"
+        plot_attribution(explanation.image, panels, picture, title=Path(name).name + said + truth, caption=caption)
         if len(self.tiles) < _SHEET:
             step = max(1, max(explanation.image.shape[:2]) // 400)
             image = overlay(explanation.image[::step, ::step], explanation.heat[0, ::step, ::step])
-            target = explanation.targets[0]
-            p = explanation.probability(target)
-            if wrong is None or given is None:
-                self.tiles.append(SampleTile(image, label, target, p))
-            elif wrong in given:
-                self.tiles.append(SampleTile(image, target, "absent", 1 - p))
-            else:
-                self.tiles.append(SampleTile(image, "absent", target, p))
-        top = sorted(zip(explanation.classes, explanation.probabilities.tolist(), strict=True), key=lambda e: -e[1])
-        answer: dict[str, Any] = {"label": explanation.label}
-        if several:
-            answer = {"labels": list(explanation.labels)}
-            top = [(target, explanation.probability(target)) for target in explanation.targets]
-        row: dict[str, Any] = {"path": name, **answer, "targets": list(explanation.targets),
-                               "top": top if several else top[:2], "picture": str(picture), "stage": explanation.stage,
+            self.tiles.append(_tile(explanation, image, label, wrong))
+            if explanation.value is not None:
+                self.of_number = explanation.describe(explanation.targets[0])
+        shown = explanation.targets if several else explanation.ranked[:2]
+        top = [(target, explanation.probability(target)) for target in shown]
+        row: dict[str, Any] = {"path": name, **_answer(explanation), "targets": list(explanation.targets),
+                               **({"top": top} if top else {}),
+                               "picture": str(picture), "stage": explanation.stage,
                                "grid": grid and list(grid), "empty": list(explanation.empty)}  # fmt: skip
-        row |= {} if label is None else {"truth": label if given is None else list(given)}
+        if label is not None:
+            row["truth"] = float(label) if explanation.value is not None else label if given is None else list(given)
         row |= {} if wrong is None else {"wrong": wrong}
         if self.npy:
             array = self.folder / f"{stem}.npy"
@@ -275,6 +298,23 @@ class _Pictures:
                 np.save(file, explanation.heat if len(explanation.heat) > 1 else explanation.heat[0])
             row["npy"] = str(array)
         return row
+
+
+def _tile(explanation: Explanation, image: np.ndarray, label: str | None, wrong: str | None) -> SampleTile | NumberTile:
+    """The tile of an image under its first map on the sheet; `label` and `wrong` as in `_Pictures.add`."""
+    from regraft.data.labels import split_labels
+    from regraft.report.plots.samples import NumberTile, SampleTile
+
+    target = explanation.targets[0]
+    if explanation.value is not None:
+        number = None if label is None else float(label)
+        return NumberTile(image, number, explanation.value, explanation.half_width)
+    p = explanation.probability(target)
+    if wrong is None or label is None:
+        return SampleTile(image, label, target, p)
+    if wrong in split_labels(label):
+        return SampleTile(image, target, "absent", 1 - p)
+    return SampleTile(image, "absent", target, p)
 
 
 def _audit(

@@ -72,21 +72,25 @@ class LabelTile:
 
 @dataclass(frozen=True, eq=False)
 class NumberTile:
-    """An image, uint8 (H, W, 3), its true and its predicted number, and half the width of its interval, if any."""
+    """An image, uint8 (H, W, 3), its true number, None if unknown, its predicted one, and half its interval, if any."""
 
     image: np.ndarray
-    target: float
+    target: float | None
     value: float
     half_width: float | None
 
     @property
     def is_right(self) -> bool | None:
-        """Whether the true number is in the prediction interval; None without one."""
-        return None if self.half_width is None else abs(self.value - self.target) <= self.half_width
+        """Whether the true number is in the prediction interval; None if one of them is unknown."""
+        if self.half_width is None or self.target is None:
+            return None
+        return abs(self.value - self.target) <= self.half_width
 
     @property
     def texts(self) -> tuple[str, str]:
-        """Two lines below the picture: the numbers, and the error."""
+        """Two lines below the picture: the numbers, and the error or what is known of it."""
+        if self.target is None:
+            return f"{self.value:.4g}", "" if self.half_width is None else f"±{self.half_width:.4g}"
         return f"{self.target:.4g} → {self.value:.4g}", f"error {self.value - self.target:+.4g}"
 
 
