@@ -24,7 +24,7 @@ def model(
     }  # fmt: skip
 
 
-OF_ONE_CLASS = [name for name in COLUMNS if not {"mAP", "MAE", "RMSE", "R2"} & set(name.split())]
+OF_ONE_CLASS = [name for name in COLUMNS if not {"mAP", "kappa", "MAE", "RMSE", "R2"} & set(name.split())]
 MODELS = [model("a|b <i>", 12.0, 0.9, "none"), model("c", 13.0, 0.89)]
 PAIR = {"first": "a|b <i>", "second": "c", "accuracy": 0.01, "interval": [-0.02, 0.04], "only_first": 3,
         "only_second": 2, "p": 0.31234, "p_corrected": 0.62}  # fmt: skip
