@@ -38,6 +38,31 @@ def test_several_columns_of_numbers_have_to_be_named(tmp_path: Path) -> None:
     assert scan(path, task="regression", label_column="weight").numbers.tolist() == [20.0, 22.0]
 
 
+def test_a_column_that_is_named_like_what_describes_images_is_found_if_it_is_the_only_one(tmp_path: Path) -> None:
+    path = table(tmp_path, "path,size,who\n0.png,3,ann\n1.png,4,bob\n")
+    assert scan(path, task="regression").classes == ("size",)
+    path = table(tmp_path, "path,index,size\n0.png,0,3\n1.png,1,4\n")
+    assert scan(path, task="regression").classes == ("size",)
+    path = table(tmp_path, "path,size,age\n0.png,3,30\n1.png,4,40\n")
+    assert scan(path, task="regression").classes == ("age",)
+    assert scan(path, task="regression", label_column="size").numbers.tolist() == [3.0, 4.0]
+
+
+def test_several_columns_that_describe_images_are_listed(tmp_path: Path) -> None:
+    path = table(tmp_path, "path,width,height\n0.png,3,30\n1.png,4,40\n")
+    with pytest.raises(DataError, match="several columns that may be the numbers: width, height"):
+        scan(path, task="regression")
+    path = table(tmp_path, "path,index,who\n0.png,0,ann\n1.png,1,bob\n")
+    with pytest.raises(DataError, match=r"path, index, who, and none .* --label-column"):
+        scan(path, task="regression")
+
+
+def test_cells_that_are_no_numbers_in_a_column_of_numbers_are_errors(tmp_path: Path) -> None:
+    rows = "".join(f"{i}.png,{'old' if i == 3 else i}\n" for i in range(8))
+    with pytest.raises(DataError, match=r"3\.png: 'old'; expected a finite number"):
+        scan(table(tmp_path, f"path,age\n{rows}", count=8), task="regression")
+
+
 def test_one_number_may_be_written_in_two_ways(tmp_path: Path) -> None:
     text = "path,label\n0.png,3\n1.png,3.0\n2.png, 4\n0.png,3\n"
     dataset = scan(table(tmp_path, text), task="regression")

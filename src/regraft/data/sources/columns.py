@@ -97,8 +97,10 @@ _SPLIT_WORDS = frozenset(["set", "subset", "dataset", "partition", "phase", "usa
 _SPLIT_NAMES, _GROUP = ("split", "part"), "group"
 #: Rows whose cells decide about a column, and rows from which on a label may not be different in each.
 _SAMPLE, _FEW = 200, 12
-#: Share of the cells of columns for classes that are 0 or 1; others are errors.
-_FLAGS_SHARE = 0.8
+#: Share of the cells that are 0 or 1 in columns for classes, and numbers in a column of numbers; others are errors.
+_FLAGS_SHARE, _NUMBERS_SHARE = 0.8, 0.8
+#: The column of a table's row numbers, which are no numbers of images.
+_ROW_NUMBER = "index"
 
 
 @dataclass(frozen=True)
@@ -226,15 +228,24 @@ class ColumnFinder:
         raise self._unclear("the labels", found, "label_column", "label")
 
     def _number_column(self, taken: set[int | None]) -> int:
-        """The column with the numbers that are the labels: `label`, or the only one with numbers."""
+        """The column with the numbers that are the labels: `label`, or the only one with numbers.
+
+        One that is named like what describes images, such as `size`, is it if no other column has numbers. A column has
+        numbers if nearly all of its cells are: the others are errors of their rows.
+        """
         if "label" in self._names:
             return self._only("label")
         left = [i for i, name in enumerate(self._names) if i not in taken and name and not name.startswith("unnamed:")]
-        found = [i for i in left if self._names[i] not in (_OTHERS | _IMAGE_NAMES) and self._holds(i, _is_number)]
-        named = [i for i in found if _LABEL_WORDS & set(self._names[i].split("_"))]
-        if len(named or found) == 1:
-            return (named or found)[0]
-        raise self._unclear("the numbers", named or found, "label_column", "label")
+        numeric = [
+            i for i in left
+            if self._names[i] not in _IMAGE_NAMES | {_ROW_NUMBER} and self._has_numbers(i)
+        ]  # fmt: skip
+        others = [i for i in numeric if self._names[i] not in _OTHERS]
+        named = [i for i in others if _LABEL_WORDS & set(self._names[i].split("_"))]
+        found = named or others or numeric
+        if len(found) == 1:
+            return found[0]
+        raise self._unclear("the numbers", found, "label_column", "label")
 
     def _split_by_content(self, taken: set[int | None]) -> int | None:
         """The column in which each cell is the name of a part."""
@@ -268,9 +279,17 @@ class ColumnFinder:
 
     def _holds(self, column: int, test: Callable[[str], bool]) -> bool:
         """Whether a test holds for the first cells of a column, and there is a cell."""
-        cells = [row[column].strip() for row in self._cells.rows[:_SAMPLE] if row]
-        cells = [cell for cell in cells if cell]
+        cells = self._first_cells(column)
         return bool(cells) and all(map(test, cells))
+
+    def _has_numbers(self, column: int) -> bool:
+        """Whether nearly all of the first cells of a column are numbers."""
+        cells = self._first_cells(column)
+        return sum(map(_is_number, cells)) >= _NUMBERS_SHARE * len(cells) > 0
+
+    def _first_cells(self, column: int) -> list[str]:
+        cells = [row[column].strip() for row in self._cells.rows[:_SAMPLE] if row]
+        return [cell for cell in cells if cell]
 
     def _are_flags(self, columns: Sequence[int]) -> bool:
         """Whether columns have 0 and 1, with few exceptions, which are errors."""
