@@ -32,6 +32,7 @@ DISPLAYED = {
     "from regraft.config": "Models trained on the same images",
     "exports = ": "Accepted: compared with the run",
     "if new is None": "cell0",
+    "import csv": "polycrystalline",
 }
 PICTURES = ("from IPython.display import Image", 'Image(run.path / "plots" / "c', 'Image(run.path / "plots" / "s')
 
