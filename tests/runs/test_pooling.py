@@ -86,7 +86,9 @@ def test_metrics_and_report_count_groups(pooled_run: library.Run) -> None:
     assert sum(map(sum, metrics["test"]["confusion"])) == metrics["groups"]["test"]["count"]
     assert library.evaluate(pooled_run).to_json() == metrics["test"]
     for name in ("report.html", "MODEL_CARD.md"):
-        assert metrics["groups"]["test"]["text"] in (pooled_run.path / name).read_text(encoding="utf-8")
+        page = (pooled_run.path / name).read_text(encoding="utf-8")
+        assert metrics["groups"]["test"]["text"] in page
+        assert f"{metrics['groups']['test']['count']} test groups" in page
 
 
 def test_the_answer_of_a_group_is_that_of_its_mean_features(pooled_run: library.Run, patients: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +53,14 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
     """Print the metrics, the table and the warnings of a run."""
     from regraft.report.record import RANDOM_WEIGHTS
     from regraft.report.run_table import cells_of, run_row
+    from regraft.report.tasks import describe_groups
 
     metrics, task = run.metrics, OUTPUTS[run.task]
     console.print()
     if metrics["model"]["weights"]["source"] == "none":
         console.print(f"[yellow]{RANDOM_WEIGHTS}[/yellow]\n")
+    if text := describe_groups(metrics):
+        console.print(escape(text) + "\n")
     parts: tuple[Part, ...] = ("test", "val")
     if part := next((part for part in parts if part in metrics), None):
         task.print_part(console, run, part)
@@ -96,6 +100,8 @@ def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
     for file, content in files.items():
         console.print(escape(f"  {file:<{max(map(len, files))}}   {content}"))
     console.print("\n[bold]Try next[/bold]")
+    if pool_by := run.description.get("pool_by"):
+        image = f"IMAGES --pool-by {shlex.quote(pool_by)}"
     commands = [f"predict {path} {image}", f"evaluate {path}", f"summary {path}"]
     if run.description["backbone"].get("members"):
         commands.append(f"distill {path} --into efficientnet_lite0   (one small model learns what several say)")

@@ -59,7 +59,7 @@ def _numbers(record: ClassificationRecord) -> list[tuple[str, str]]:
         ),
         (f"{evaluation.macro_f1:.3f}", f"macro-F1{' of the tested classes' if evaluation.untested else ''}"),
         *_kappa(evaluation.ordinal),
-        (f"{evaluation.count:,}", f"{record.part} images"),
+        (f"{evaluation.count:,}", f"{record.part} {record.counted}s"),
     ]
 
 

@@ -109,6 +109,11 @@ class RunRecord(ABC):
         return {part: sum(counts.values()) for part, counts in self.counts.items()}
 
     @property
+    def counted(self) -> str:
+        """What has one answer, and is counted by metrics and predictions: an `image`, or a `group` of images."""
+        return "group" if "groups" in self.metrics else "image"
+
+    @property
     def has_random_weights(self) -> bool:
         """Whether the network started from random weights."""
         return (self.description.get("weights") or {}).get("source") == "none"

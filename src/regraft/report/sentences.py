@@ -31,7 +31,7 @@ def quality(record: ClassificationRecord) -> Iterator[Sentence]:
     correct, part = int(np.trace(evaluation.confusion)), PARTS[record.part]
     low, high = evaluation.intervals["macro_f1"]
     yield (
-        f"{correct:,} of {pluralize(evaluation.count, f'{part} image')} are classified correctly: "
+        f"{correct:,} of {pluralize(evaluation.count, f'{part} {record.counted}')} are classified correctly: "
         f"{percent(evaluation.accuracy)} accuracy (95 % confidence interval "
         f"{interval(evaluation.accuracy_interval)}). Macro-F1: {evaluation.macro_f1:.3f} "
         f"({low:.3f} to {high:.3f})", *_of_tested(evaluation), ".",

@@ -23,14 +23,14 @@ REPORTS: Mapping[Task, TaskReport[Any]] = {
 }
 
 
-def describe_groups(record: RunRecord) -> str:
-    """What has one answer, if that is a group of pictures, as a sentence; "" where each image has one."""
-    if not (groups := record.metrics.get("groups")) or record.part is None:
+def describe_groups(metrics: Mapping[str, Any]) -> str:
+    """What has one answer, if that is a group of pictures, in sentences; "" where each image has one."""
+    if not (groups := metrics.get("groups")):
         return ""
     counts = ", ".join(f"{groups[part]['text']} ({part})" for part in PARTS if part in groups)
     return (
-        f"Each answer is for several pictures of one thing ({groups['by']}), from their mean features: {counts}. Where "
-        "metrics, calibration and predictions are said to be of images, they are of groups."
+        f"Each answer is for several pictures of one thing ({groups['by']}), from their mean features: {counts}. "
+        "Metrics, calibration and predictions count groups, also where they say images."
     )
 
 
@@ -39,7 +39,7 @@ def summary(record: RunRecord) -> list[Sentence]:
     report = REPORTS[record.task]
     sentences: list[Sentence] = [(RANDOM_WEIGHTS,)] if record.has_random_weights else []
     sentences += [(text,) for text in record.missing]
-    if text := describe_groups(record):
+    if text := describe_groups(record.metrics):
         sentences.append((text,))
     sentences += report.quality(record)
     if distillation := record.metrics.get("distillation"):

@@ -55,7 +55,7 @@ def _numbers(record: MultilabelRecord) -> list[tuple[str, str]]:
         (f"{evaluation.macro_f1:.3f}", f"macro-F1{' of the tested classes' if evaluation.untested else ''}"),
         (f"{evaluation.micro_f1:.3f}", "micro-F1"),
         (percent(evaluation.exact_match), "images with all answers right"),
-        (f"{evaluation.count:,}", f"{record.part} images"),
+        (f"{evaluation.count:,}", f"{record.part} {record.counted}s"),
     ]
 
 

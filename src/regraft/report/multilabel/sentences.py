@@ -29,7 +29,7 @@ def quality(record: MultilabelRecord) -> Iterator[Sentence]:
     if evaluation.untested:
         of_tested = f" over the {len(evaluation.tested)} of {len(evaluation.per_class)} classes that were tested"
     yield (
-        f"On {pluralize(evaluation.count, f'{part} image')}: mean average precision "
+        f"On {pluralize(evaluation.count, f'{part} {record.counted}')}: mean average precision "
         f"{evaluation.mean_average_precision:.3f} (95 % confidence interval {low:.3f} to {high:.3f}), macro-F1 "
         f"{evaluation.macro_f1:.3f} ({low_f1:.3f} to {high_f1:.3f}), micro-F1 {evaluation.micro_f1:.3f}{of_tested}.",
     )

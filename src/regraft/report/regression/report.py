@@ -39,7 +39,7 @@ def _numbers(record: RegressionRecord) -> list[tuple[str, str]]:
         numbers.append((f"{evaluation.r2:.3f}", "R2"))
     if evaluation.half_width is not None:
         numbers.append((f"±{evaluation.half_width:.4g}", f"prediction interval ({100 * COVERAGE:g} %)"))
-    return [*numbers, (f"{evaluation.count:,}", f"{record.part} images")]
+    return [*numbers, (f"{evaluation.count:,}", f"{record.part} {record.counted}s")]
 
 
 def _quality(record: RegressionRecord) -> Iterator[Sentence]:
@@ -49,7 +49,7 @@ def _quality(record: RegressionRecord) -> Iterator[Sentence]:
     evaluation, part = record.evaluations[record.part], PARTS[record.part]
     low, high = evaluation.intervals["mae"]
     yield (
-        f"On {pluralize(evaluation.count, f'{part} image')}, the predicted “", Name(record.quantity),
+        f"On {pluralize(evaluation.count, f'{part} {record.counted}')}, the predicted “", Name(record.quantity),
         f"” is off by {evaluation.mae:.4g} on average (mean absolute error; 95 % confidence interval {low:.4g} to "
         f"{high:.4g}), and for half of the images by less than {evaluation.median_absolute_error:.4g}.",
     )  # fmt: skip
