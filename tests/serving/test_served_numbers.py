@@ -48,7 +48,8 @@ def test_models_say_that_they_give_numbers(server: Server, small_run: Run) -> No
     assert [model["task"] for model in (numbers, exported)] == ["regression"] * 2
     assert numbers["classes"] == ["brightness"]
     assert numbers["half_width"] == exported["half_width"] == small_run.classifier.half_width
-    assert not numbers["explains"]
+    assert numbers["explains"]
+    assert not exported["explains"]
     assert {fact["title"] for fact in numbers["facts"]} >= {"Mean absolute error", "90 % prediction interval"}
 
 
@@ -86,10 +87,22 @@ def test_the_inference_protocol_has_numbers(server: Server, small_run: Run, numb
         assert server.client.post("/v2/models/numbers/infer", json=asked).status_code == 404
 
 
-def test_heat_maps_and_accuracy_are_for_classes(server: Server, small_run: Run, numbers_manifest: Path) -> None:
+def test_there_is_a_heat_map_of_what_raises_the_number_and_one_of_what_lowers_it(
+    server: Server, numbers_manifest: Path
+) -> None:
     file = numbers_manifest.parent / "03.png"
     done = server.client.post("/predict", params={"explain": True}, files={"image": file.read_bytes()})
-    assert done.status_code == 422
+    assert done.status_code == 200, done.text
+    (image,) = done.json()["images"]
+    ImageAnswer.model_validate(image)
+    assert image["heat_map"]["label"] == "higher"
+    assert [other["label"] for other in image["heat_map"]["others"]] == ["lower"]
+    assert "value" in image
+    of_export = {"explain": True, "model": "export"}
+    assert server.client.post("/predict", params=of_export, files={"image": file.read_bytes()}).status_code == 422
+
+
+def test_accuracy_is_for_classes(small_run: Run) -> None:
     with pytest.raises(UsageError, match="--min-accuracy"):
         load_models([ModelSource.parse(small_run)], "same", 0.9, None, trust=False)
 

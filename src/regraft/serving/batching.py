@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from regraft.attribution.methods import DIRECTIONS
 from regraft.models.inference import Prediction
 from regraft.serving.decode_pool import Decoded
 from regraft.serving.inference_engine import Engine
@@ -29,7 +30,8 @@ _log = logging.getLogger("regraft.serving")
 class Answer:
     """The result for an image: its heat maps, float32 (S, S) in [0, 1], by class; thumbnail is a small JPEG.
 
-    The maps are of the most likely class, or of the labels of an image that may have any number.
+    The maps are of the most likely class, of the labels of an image that may have any number, or of what makes a number
+    higher and lower.
     """
 
     prediction: Prediction
@@ -124,10 +126,17 @@ class Batcher:
                 job.future.set_result(Answer(prediction))
                 continue
             try:
-                names = prediction.labels[:_MAPS] or (prediction.top(1)[0][0],)
-                heats = engine.explain(job.image.pixels, [prediction.classes.index(name) for name in names])
+                known, names = _explained(prediction)
+                heats = engine.explain(job.image.pixels, [known.index(name) for name in names])
                 explained = dict(zip(names, heats, strict=True))
                 job.future.set_result(Answer(prediction, explained, job.image.thumbnail))
             except Exception as error:
                 _log.exception("explanation failed", extra={"event": "explanation-failed"})
                 job.future.set_exception(error)
+
+
+def _explained(prediction: Prediction) -> tuple[Sequence[str], Sequence[str]]:
+    """Whatever may be explained, in the order of the targets, and what is of this image."""
+    if prediction.value is not None:
+        return DIRECTIONS, DIRECTIONS
+    return prediction.classes, prediction.labels[:_MAPS] or (prediction.top(1)[0][0],)

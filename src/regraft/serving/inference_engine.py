@@ -33,9 +33,8 @@ class Engine:
         self.has_ood = False  # whether predictions have an out-of-distribution p-value
         if isinstance(model, Classifier):
             self.has_ood = model.ood is not None and len(model.ood.calibration_distances) > 0
-            if model.task != "regression":  # numbers have no heat maps so far
-                with contextlib.suppress(UsageError):  # no stage keeps positions
-                    self._stage = default_stage(model, "gradcam")
+            with contextlib.suppress(UsageError):  # no stage keeps positions
+                self._stage = default_stage(model, "gradcam")
         self.explains = self._stage is not None
 
     def predict(self, images: np.ndarray) -> list[Prediction]:
@@ -47,11 +46,18 @@ class Engine:
         return predictions
 
     def explain(self, image: np.ndarray, targets: Sequence[int]) -> np.ndarray:
-        """Grad-CAM of T classes at the last spatial stage, (T, S, S) in [0, 1], for an image, uint8 (S, S, C)."""
+        """Grad-CAM of T classes at the last spatial stage, (T, S, S) in [0, 1], for an image, uint8 (S, S, C).
+
+        Of a number the targets are those of `DIRECTIONS`, whose maps are on one scale.
+        """
         if self._stage is None or not isinstance(self.model, Classifier):
             raise UsageError(f"{self.name} has no heat maps.")
         pixels = torch.tensor(image[None]).permute(0, 3, 1, 2).expand(len(targets), -1, -1, -1)
-        return explain_pixels(self.model, pixels, torch.tensor(targets), method="gradcam", stage=self._stage).numpy()
+        maps = explain_pixels(
+            self.model, pixels, torch.tensor(targets), method="gradcam", stage=self._stage,
+            images=torch.zeros(len(targets), dtype=torch.int64) if self.task == "regression" else None,
+        )  # fmt: skip
+        return maps.numpy()
 
     def warm_up(self, max_size: int) -> None:
         """Set `sizes` to the powers of two up to `max_size` that do not change a bit."""

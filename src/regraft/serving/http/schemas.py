@@ -34,23 +34,24 @@ class ClassProbability(_Value):
 
 
 class LabelHeat(_Value):
-    """The regions of the image that support another of its labels."""
+    """The regions of the image that support another of its labels, or a lower number."""
 
     label: str
     heat: str = Field(description="the overlay, PNG with transparency in base64")
 
 
 class HeatMap(_Value):
-    """The regions of the image that support a class."""
+    """The regions of the image that support a class, or a higher number."""
 
-    label: str = Field(description="the explained class")
+    label: str = Field(description="the explained class; of a number `higher`, and among the others `lower`")
     method: str = Field(description="attribution method", examples=["gradcam"])
     width: int = Field(ge=1, description="width of both images in pixels")
     height: int = Field(ge=1, description="height of both images in pixels")
     image: str = Field(description="the upright image, JPEG in base64")
     heat: str = Field(description="the overlay, PNG with transparency in base64")
     others: list[LabelHeat] | None = Field(
-        default=None, description="of an image that may have any number of labels: its others, most likely first"
+        default=None,
+        description="of an image that may have any number of labels its others, most likely first; of a number `lower`",
     )
 
 
@@ -263,7 +264,7 @@ def describe(answer: Answer, model: ServedModel, name: str | None, count: int) -
         value["heat_map"] = {
             **first, "method": "gradcam", "width": width, "height": height,
             "image": base64.b64encode(answer.thumbnail).decode(),
-            **({"others": others} if answer.prediction.thresholds else {}),
+            **({"others": others} if answer.prediction.thresholds or answer.prediction.value is not None else {}),
         }  # fmt: skip
     return value
 

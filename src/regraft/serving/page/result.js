@@ -82,6 +82,8 @@ export class Result {
     } else {
       this.state("", `${answer.quantity}: ${number}`, between);
     }
+    this.which.replaceChildren(...["higher", "lower"].map((way) => new Option(`${way} ${answer.quantity}`, way)));
+    this.find(".which").hidden = false;
     return text;
   }
 
@@ -166,7 +168,7 @@ export class Result {
     show();
     over.style.opacity = String(opacity / 100);
     const map = await this.heatMap();
-    const wanted = [map, ...(map?.others ?? [])].find((one) => one && (!this.several || one.label === this.which.value));
+    const wanted = [map, ...(map?.others ?? [])].find((one) => one && (!this.which.options.length || one.label === this.which.value));
     if (wanted && over.alt !== `Heat map for ${wanted.label}`) {
       over.src = `data:image/png;base64,${wanted.heat}`;
       over.alt = `Heat map for ${wanted.label}`;
