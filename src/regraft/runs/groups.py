@@ -51,11 +51,6 @@ def first_pictures(path: Path) -> dict[str, str]:
     return {row["group"]: row["first"] for row in _rows(path)}
 
 
-def pictures_of(path: Path) -> dict[str, int]:
-    """The number of pictures of each group of a run, by the group's name; {} where each image has an answer."""
-    return {row["group"]: int(row["pictures"]) for row in _rows(path)}
-
-
 def is_table(path: Path) -> bool:
     """Whether a path is that of a table of images."""
     return path.suffix.lower() in SUFFIXES and path.is_file()

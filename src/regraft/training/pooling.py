@@ -6,6 +6,7 @@ the mean of its images' logits. The head is linear, so the logits of the mean fe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -61,28 +62,26 @@ def check_pooled(head: str, activation: str, split: Split, *, is_linear: bool) -
 
 def mean_rows(values: torch.Tensor, groups: Groups) -> torch.Tensor:
     """The mean over the images of each group, float32 (G, ...), of rows (N, ...)."""
-    numbers = torch.from_numpy(groups.numbers).to(values.device)
-    sums = torch.zeros(len(groups), *values.shape[1:], device=values.device)
-    sums.index_add_(0, numbers, values.float())
-    return sums / torch.from_numpy(groups.sizes).to(values.device).reshape(-1, *[1] * (values.ndim - 1))
+    return _mean([(slice(0, len(values)), values)], groups)
 
 
 def means_of(inputs: Activations, labels: torch.Tensor, groups: Groups) -> tuple[Activations, torch.Tensor]:
     """Inputs of the head for each group, the mean of those of its images in each view, and its label."""
-    count, views = len(groups.numbers), inputs.views
-    sizes = torch.from_numpy(groups.sizes)[:, None]
-    means = []
-    for view in range(views):
-        sums: torch.Tensor | None = None
-        for start in range(0, count, _ROWS):
-            rows = slice(start, min(start + _ROWS, count))
-            values = inputs.rows.take(view, rows).float()
-            sums = torch.zeros(len(groups), values.shape[1], device=values.device) if sums is None else sums
-            sums.index_add_(0, torch.from_numpy(groups.numbers[rows]).to(values.device), values)
-        assert sums is not None
-        means.append(sums / sizes.to(sums.device))
+    count = len(groups.numbers)
+    chunks = [slice(start, min(start + _ROWS, count)) for start in range(0, count, _ROWS)]
+    means = [_mean(((rows, inputs.rows.take(view, rows)) for rows in chunks), groups) for view in range(inputs.views)]
     pooled = Activations(inputs.boundary, CachedTensor(torch.stack(means)))
     return pooled, labels[torch.from_numpy(groups.firsts)]
+
+
+def _mean(chunks: Iterable[tuple[slice, torch.Tensor]], groups: Groups) -> torch.Tensor:
+    """The mean of the rows of each group, which come in chunks of images, in order."""
+    sums: torch.Tensor | None = None
+    for rows, values in chunks:
+        sums = torch.zeros(len(groups), *values.shape[1:], device=values.device) if sums is None else sums
+        sums.index_add_(0, torch.from_numpy(groups.numbers[rows]).to(values.device), values.float())
+    assert sums is not None
+    return sums / torch.from_numpy(groups.sizes).to(sums.device).reshape(-1, *[1] * (sums.ndim - 1))
 
 
 def accuracy_of_groups(logits: torch.Tensor, labels: torch.Tensor, groups: Groups, objective: Objective) -> float:
