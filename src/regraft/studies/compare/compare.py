@@ -26,7 +26,7 @@ from regraft.evaluation.tasks import AnyDifference, AnyPredictions, paired_diffe
 from regraft.models.registry import BASELINES, find_backbone
 from regraft.models.serialization import WEIGHTS
 from regraft.report.run_table import run_row
-from regraft.runs.prepare import refuse_settings_of_classes
+from regraft.runs.prepare import asked_task, refuse_settings_of_classes
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import SPLIT, Run
@@ -99,7 +99,7 @@ def compare(
     budget = budget or config.training.budget
     refuse_teacher(config, "regraft compare")
     refuse_unlabeled(config, "regraft compare")
-    refuse_settings_of_classes(config.data.task, config)
+    refuse_settings_of_classes(asked_task(config), config)
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     folders = list({path.resolve(): path for path in paths}.values())
     names = _check_names(data, backbones, baselines, folders)
