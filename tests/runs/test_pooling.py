@@ -163,6 +163,13 @@ def test_the_command_evaluates_and_predicts_groups(pooled_run: library.Run, pati
     assert "--pool-by gives one answer for each" in single.stderr
 
 
+def test_a_mistyped_column_is_refused(pooled_run: library.Run, patients: Path) -> None:
+    for name in ("patients", "png"):
+        done = regraft("predict", pooled_run.path, patients, "--pool-by", name, "--json")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"no column '{name}'. pool_by is one of: path, diagnosis, patient" in done.stderr.replace("\n", " ")
+
+
 def test_folders_are_grouped_by_a_pattern(patients: Path, tmp_path: Path) -> None:
     of_image = patient_of(patients)
     for name, patient in of_image.items():
@@ -193,6 +200,8 @@ def test_predictions_of_groups_from_python(pooled_run: library.Run, patients: Pa
         assert together.ood_p_value == min(1, 2 * min(first.ood_p_value, second.ood_p_value))
     with pytest.raises(UsageError, match="groups has 1 names for 3 images"):
         library.predict(pooled_run, images, groups=["a"])
+    with pytest.raises(UsageError, match="groups='patient' is a word; expected a regular expression"):
+        library.predict(pooled_run, images, groups="patient")
     (tmp_path / "broken.png").write_bytes(b"no image")
     (found,) = pooled_run.predict([images[0], tmp_path / "broken.png"], groups=["a", "a"])
     assert (found.pictures, found.error) == (1, None)

@@ -10,7 +10,7 @@ import numpy as np
 from regraft.data.labels import Task
 from regraft.data.pooled_answers import pool_answers, pool_p_values
 from regraft.data.pooling import Groups
-from regraft.data.sources.groups import compile_pattern, group_of
+from regraft.data.sources.groups import compile_pattern, group_of, is_word
 from regraft.data.strings import Names, string_array
 from regraft.errors import UsageError
 from regraft.models.inference import Prediction
@@ -22,9 +22,14 @@ def pool_predictions(predictions: Sequence[Prediction], groups: Sequence[str | N
     `groups` are the names of the images' groups, None for an image by itself, or a regular expression that finds them
     in the paths. The p-value of a group is that of `pool_p_values`, and its distance the largest. Images that cannot be
     read do not count in `Prediction.pictures`, and a group of such images alone has an `error`. Raises `UsageError` if
-    there are not as many names as images.
+    there are not as many names as images, or the text is a word, which finds no more than one group.
     """
     if isinstance(groups, str):
+        if is_word(groups):
+            raise UsageError(
+                f"groups={groups!r} is a word; expected a regular expression that finds the group in a path, such as "
+                r"patient(\d+), or the group of each image, in a list."
+            )
         pattern = compile_pattern(groups, "groups")
         groups = [group_of(prediction.source, pattern) for prediction in predictions]
     if len(groups) != len(predictions):

@@ -79,6 +79,25 @@ def test_groups_of_a_manifest_and_a_pattern_are_too_many(images):
     assert set(groups(root / "m.csv", r"\d").values()) == {"1"}
 
 
+def test_a_word_is_a_column_of_a_table_and_no_pattern(images):
+    root = images("p1/cat.png", "p2/cat.png", "p1/dog.png", "p2/dog.png")
+    rows = ["p1/cat.png,cat,1", "p2/cat.png,cat,2", "p1/dog.png,dog,3", "p2/dog.png,dog,4"]
+    (root / "m.csv").write_text("\n".join(["path,label,patient id", *rows]))
+    assert set(groups(root / "m.csv", "patient id").values()) == {"1", "2", "3", "4"}
+    for option in ("group_by", "pool_by"):
+        with pytest.raises(DataError, match=rf"no column 'png'\. {option} is one of: path, label, patient id; or a reg"):
+            scan(root / "m.csv", **{option: "png"})
+        with pytest.raises(DataError, match=rf"{option}='p1' is in the paths of 2 images, which would be one group"):
+            scan(root, layout="classes", **{option: "p1"})
+    assert set(groups(root / "m.csv", r"p\d").values()) == {"p1", "p2"}
+
+
+def test_a_pattern_that_finds_one_group_for_all_images_is_noted(images):
+    root = images("cat/p1_1.png", "dog/p1_2.png")
+    assert scan(root, group_by=r"p\d").notes == ("group_by finds one group, p1, which all 2 images are of.",)
+    assert "one group" not in " ".join(scan(root, group_by=r"_\d").notes)
+
+
 def test_the_setting_takes_a_pattern_as_it_is_written():
     assert load_config(None, [r"data.group_by=patient(\d+)"]).data.group_by == r"patient(\d+)"
     assert load_config().data.group_by == ""

@@ -104,6 +104,19 @@ _ROW_NUMBER = "index"
 
 
 @dataclass(frozen=True)
+class GroupColumns:
+    """What a table says of groups.
+
+    `names` are those of all its columns; () where there is no table. `is_asked`: the groups are those of the column
+    that was asked for. `divided` is a group of the column `group` that this column divides, if there is one.
+    """
+
+    names: tuple[str, ...] = ()
+    is_asked: bool = False
+    divided: str = ""
+
+
+@dataclass(frozen=True)
 class Columns:
     """Numbers of the columns of a table; several `labels` have a 1 for the class and 0 for the others."""
 
@@ -112,7 +125,7 @@ class Columns:
     split: int | None
     group: int | None
     notes: list[str]
-    is_grouped: bool = False  # by the column that was asked for
+    of_groups: GroupColumns = GroupColumns()
 
 
 def _is_number(cell: str) -> bool:
@@ -141,7 +154,7 @@ class ColumnFinder:
         """Find the column of the images, unless it is given, and that of groups that are asked for, and no others."""
         image = self._given("image_column", image_column) if image_column else self._image()
         group = self._asked_group(group_by)
-        return Columns(image, [], None, group, [], group is not None)
+        return Columns(image, [], None, group, [], GroupColumns(tuple(self._known), group is not None))
 
     def find(
         self, image_column: str = "", label_column: str = "", *, numbers: bool = False, group_by: str = ""
@@ -177,7 +190,8 @@ class ColumnFinder:
             found.append(f"labels from the column {self._known[labels[0]]!r}")
         if found:
             notes.insert(0, f"{self._name}: {' and '.join(found)}.")
-        return Columns(image, labels, split, group, notes, asked is not None)
+        of_groups = GroupColumns(tuple(self._known), asked is not None, self._divided(asked))
+        return Columns(image, labels, split, group, notes, of_groups)
 
     def label(self) -> int:
         """Find the column with the labels of a table without a column of images."""
@@ -191,6 +205,16 @@ class ColumnFinder:
         """The column with the groups that are asked for; None if no column has this name."""
         is_name = group_by.strip().lower() in (name.lower() for name in self._known if name)
         return self._given("group_by", group_by) if is_name else None
+
+    def _divided(self, asked: int | None) -> str:
+        """A group of the column `group` whose rows differ in the column that is asked for; "" if there is none."""
+        cells: dict[str, str] = {}
+        if asked is not None and _GROUP in self._names and (other := self._names.index(_GROUP)) != asked:
+            for row in filter(None, self._cells.rows):
+                group, cell = row[other].strip(), row[asked].strip()
+                if group and cells.setdefault(group, cell) != cell:
+                    return group
+        return ""
 
     def _image(self) -> int:
         if "path" in self._names:

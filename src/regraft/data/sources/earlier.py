@@ -14,12 +14,13 @@ from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.labels import AskedTask, classes_in
 from regraft.data.samples import Part
 from regraft.data.sources.folders import FolderLayout, Layout
-from regraft.data.sources.groups import compile_pattern, group_by_pattern
+from regraft.data.sources.groups import UngroupedError, compile_pattern, group_by_pattern, is_word
 from regraft.data.sources.open import DataSource, open_data
 from regraft.data.storage import Directory, RoutedStorage, Storage
 from regraft.data.strings import in_blocks
 from regraft.data.taxonomy import Taxonomy
 from regraft.errors import UsageError
+from regraft.text import join_truncated
 
 #: Folder of the names of earlier images beside new ones.
 EARLIER = "earlier"
@@ -76,11 +77,17 @@ def with_groups(source: DataSource, group_by: str, option: str = "group_by") -> 
     """The source with the groups that a pattern finds in the paths, unless it has those that are asked for.
 
     `group_by` names their column, is `group` where the data has groups of its own, or is a pattern; empty: nothing is
-    asked for, and the groups stay as they are. Raises as `group_by_pattern`.
+    asked for, and the groups stay as they are. Raises as `group_by_pattern`, and `UngroupedError` if the data is a
+    table, and a word is none of its columns.
     """
-    layout = source.layout
-    if not group_by or layout.is_grouped or (group_by == "group" and any(layout.found.groups.used())):
+    layout, columns = source.layout, source.layout.of_groups
+    if not group_by or columns.is_asked or (group_by == "group" and any(layout.found.groups.used())):
         return source
+    if columns.names and is_word(group_by):
+        raise UngroupedError(
+            f"The table has no column {group_by!r}. {option} is one of: {join_truncated(columns.names)}; or a regular "
+            r"expression that finds the group in a file's path, such as patient(\d+)."
+        )
     found, notes = group_by_pattern(layout.found.sorted_by_path(), compile_pattern(group_by, option), option)
     return replace(source, layout=replace(source.layout, found=found, notes=[*source.layout.notes, *notes]))
 

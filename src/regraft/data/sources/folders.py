@@ -16,6 +16,7 @@ from regraft.data.dataset import BadFile
 from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.labels import UNSAID, LabelOptions, Task, join_labels, split_labels
 from regraft.data.samples import PARTS, Part
+from regraft.data.sources.columns import GroupColumns
 from regraft.data.sources.foreign import CONVERT, describe_foreign, names_with_labels
 from regraft.data.sources.label_cells import form_of_tables
 from regraft.data.sources.label_tables import LabelTable, find_label_table, is_table
@@ -35,8 +36,8 @@ class Layout:
     extension or in no class folder; `noted` ones are ignored, and `notes` say so; `bad` files are unreadable before any
     is read. The labels of a `task` with several labels are texts of `join_labels`, and of numbers the texts of these;
     `quantity` is what the numbers are. With `merges_copies`, images in several class folders are one with all labels.
-    `parents` are those of the folders of a tree, by name; None where there is none. `is_grouped`: the groups are those
-    of a column that was asked for.
+    `parents` are those of the folders of a tree, by name; None where there is none. `of_groups`: what the columns
+    of a table have to do with groups.
     """
 
     found: EntryTable
@@ -49,7 +50,7 @@ class Layout:
     quantity: str = "value"
     merges_copies: bool = False
     parents: Parents | None = None
-    is_grouped: bool = False
+    of_groups: GroupColumns = GroupColumns()
 
     def ignore(self, images: Sequence[str], why: str) -> None:
         """Ignore images and add a note with the reason."""

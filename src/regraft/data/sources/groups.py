@@ -20,6 +20,19 @@ _EXPECTED = (
 )
 
 
+#: What a text has that means more than itself in a pattern.
+_SIGNS = frozenset(r"\.^$*+?{}[]|()")
+
+
+class UngroupedError(DataError):
+    """The groups that are asked for are not in the data."""
+
+
+def is_word(pattern: str) -> bool:
+    """Whether a pattern matches one text alone, which is itself, as a word or the name of a column does."""
+    return not _SIGNS.intersection(pattern)
+
+
 def compile_pattern(pattern: str, option: str = "group_by") -> re.Pattern[str]:
     """Compile the pattern; raises `UsageError` if it is not a regular expression."""
     try:
@@ -35,7 +48,7 @@ def group_by_pattern(
 
     The group is the text of the pattern's named group `group`, else of all its groups joined by `-`, else of the whole
     match. An image without a match, or with an empty one, has no group. Raises `UsageError` if an image has a group
-    already, and `DataError` if no path matches.
+    already, `UngroupedError` if no path matches, and `DataError` if a word, which is no pattern, is in several.
     """
     if any(found.groups.used()):
         raise UsageError(f"The data has groups of its own. Remove {option} or the column `group`.")
@@ -43,8 +56,15 @@ def group_by_pattern(
     single = np.flatnonzero(groups.codes < 0)
     if len(single) == len(found):
         example = f", such as {found[0].path}" if found else ""
-        raise DataError(f"{option}={pattern.pattern!r} does not match the path of any image{example}. {_EXPECTED}")
+        raise UngroupedError(f"{option}={pattern.pattern!r} does not match the path of any image{example}. {_EXPECTED}")
+    if is_word(pattern.pattern) and (count := len(found) - len(single)) > 1:
+        raise DataError(
+            f"{option}={pattern.pattern!r} is in the paths of {pluralize(count, 'image')}, which would be one group, "
+            f"since a word matches only itself. {_EXPECTED}"
+        )
     notes = []
+    if len(found) > 1 and len(groups.used()) == 1 and not len(single):
+        notes.append(f"{option} finds one group, {groups.used()[0]}, which all {len(found):,} images are of.")
     if len(single):
         example = found.paths[single[0]]
         notes.append(

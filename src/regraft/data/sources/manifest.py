@@ -17,7 +17,7 @@ import numpy as np
 from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.labels import UNSAID, LabelOptions, Task, join_labels, split_labels
 from regraft.data.samples import Part
-from regraft.data.sources.columns import ColumnFinder, Columns
+from regraft.data.sources.columns import ColumnFinder, Columns, GroupColumns
 from regraft.data.sources.file_finder import FileFinder
 from regraft.data.sources.label_cells import ADVICE, ONE_LABEL, LabelForm, SeveralLabelsError, form_of_tables
 from regraft.data.sources.table import MAX_ERRORS, Cells, read_cells
@@ -40,13 +40,13 @@ _QUOTES = " ;|'\"`\u2018\u2019\u201c\u201d"
 
 @dataclass(frozen=True)
 class Manifest:
-    """The rows of a manifest, and sentences on what was recognized; `is_grouped`: by a column that was asked for."""
+    """The rows of a manifest, and sentences on what was recognized, of groups too."""
 
     rows: EntryTable
     notes: list[str]
     task: Task = "classification"
     quantity: str = "value"
-    is_grouped: bool = False
+    of_groups: GroupColumns = GroupColumns()
 
 
 def read_manifest(path: Path, storage: Storage | None = None, **options: Any) -> Manifest:
@@ -92,7 +92,7 @@ def parse_manifest(
     table = _Rows(name, cells, columns, storage.exists, storage.top, form)
     quantity = cells.columns[columns.labels[0]].strip() if has_numbers else "value"
     notes = [*cells.notes, *columns.notes, *form.notes]
-    return Manifest(table.read(), [*notes, *table.notes], form.task, quantity, columns.is_grouped)
+    return Manifest(table.read(), [*notes, *table.notes], form.task, quantity, columns.of_groups)
 
 
 def check_rows(

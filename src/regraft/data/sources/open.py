@@ -287,7 +287,7 @@ def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, colu
         storage = UrlStorage(storage, urls)
         rows = EntryTable(replace(row, path=redact(row.path)) if is_url(row.path) else row for row in rows)
     layout = layout_of(rows, name, task=manifest.task)
-    layout = replace(layout, quantity=manifest.quantity, is_grouped=manifest.is_grouped)
+    layout = replace(layout, quantity=manifest.quantity, of_groups=manifest.of_groups)
     layout.notes.extend(manifest.notes)
     return DataSource(storage, location, layout, bool(links) or isinstance(location, str))
 
