@@ -23,7 +23,7 @@ from regraft.data.quality.near_duplicates import Pictures
 from regraft.data.quality.same_pictures import near_duplicate_pairs
 from regraft.data.read_images import ReadImages, open_cache, read_images
 from regraft.data.samples import SampleTable
-from regraft.data.sources.earlier import with_groups
+from regraft.data.sources.earlier import refuse_divided_groups, with_groups
 from regraft.data.sources.folders import FolderLayout, similar_names
 from regraft.data.sources.groups import compile_pattern
 from regraft.data.sources.numbers import refuse_unasked_numbers, with_numbers
@@ -120,7 +120,8 @@ def scan(
     Raises:
         UsageError: `path` or `taxonomy` does not exist or is none of these; `root` is given without a manifest; a
             manifest names images by URL and `remote` is not set; `on_unreadable`, `layout` or `task` has another value;
-            `group_by` is no column and no regular expression, the data has groups of its own, or `pool_by` differs; the
+            `group_by` is no column and no regular expression, the data has groups of its own, which it
+            does not find or divides, or `pool_by` differs; the
             task is `ordinal` and neither `order` nor the names of the classes say their order.
         MissingExtraError: Parquet or a URL needs a package that is not installed.
         DataError: It is unclear which folders are classes; there are no classes, only one class, an empty class, or a
@@ -160,6 +161,8 @@ def scan(
         path, root, remote=remote, layout=layout, known=classes or (), tree=known, image_column=image_column,
         label_column=label_column, task=asked.read_as, label_separator=label_separator, group_by=grouping,
     )  # fmt: skip
+    if classes is None:  # nothing that a model exists for is split
+        refuse_divided_groups(source, grouping, option)
     if task == "regression":
         source = with_numbers(source, redact(str(path)))
     elif asked.read_as == "auto" and classes is None and suffix_of(str(path)) in SUFFIXES:

@@ -79,13 +79,26 @@ def test_groups_of_a_manifest_and_a_pattern_are_too_many(images):
     assert set(groups(root / "m.csv", r"\d").values()) == {"1"}
 
 
+def test_a_column_that_divides_the_groups_of_the_data_is_refused(images):
+    root = images("1.png", "2.png", "3.png", "4.png")
+    rows = ["1.png,cat,a,p", "2.png,cat,b,p", "3.png,dog,c,q", "4.png,dog,c,q"]
+    (root / "m.csv").write_text("\n".join(["path,label,lesion,group", *rows]))
+    for option in ("group_by", "pool_by"):
+        with pytest.raises(UsageError, match=rf"column `group`, and {option}='lesion' divides its group 'p'"):
+            scan(root / "m.csv", **{option: "lesion"})
+    assert scan(root / "m.csv", pool_by="lesion", classes=["cat", "dog"]).pool_by == "lesion"  # to evaluate
+    assert list(groups(root / "m.csv", "group").values()) == ["p", "p", "q", "q"]
+    (root / "m.csv").write_text("\n".join(["path,label,lesion,group", *(row.replace(",b", ",a") for row in rows)]))
+    assert list(groups(root / "m.csv", "lesion").values()) == ["a", "a", "c", "c"]
+
+
 def test_a_word_is_a_column_of_a_table_and_no_pattern(images):
     root = images("p1/cat.png", "p2/cat.png", "p1/dog.png", "p2/dog.png")
     rows = ["p1/cat.png,cat,1", "p2/cat.png,cat,2", "p1/dog.png,dog,3", "p2/dog.png,dog,4"]
     (root / "m.csv").write_text("\n".join(["path,label,patient id", *rows]))
     assert set(groups(root / "m.csv", "patient id").values()) == {"1", "2", "3", "4"}
     for option in ("group_by", "pool_by"):
-        with pytest.raises(DataError, match=rf"no column 'png'\. {option} is one of: path, label, patient id; or a reg"):
+        with pytest.raises(DataError, match=rf"no column 'png'\. {option} is one of: path, label, patient id; or"):
             scan(root / "m.csv", **{option: "png"})
         with pytest.raises(DataError, match=rf"{option}='p1' is in the paths of 2 images, which would be one group"):
             scan(root, layout="classes", **{option: "p1"})

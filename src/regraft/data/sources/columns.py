@@ -116,6 +116,10 @@ class GroupColumns:
     divided: str = ""
 
 
+#: What data without a table says.
+NO_TABLE = GroupColumns()
+
+
 @dataclass(frozen=True)
 class Columns:
     """Numbers of the columns of a table; several `labels` have a 1 for the class and 0 for the others."""
@@ -125,7 +129,7 @@ class Columns:
     split: int | None
     group: int | None
     notes: list[str]
-    of_groups: GroupColumns = GroupColumns()
+    of_groups: GroupColumns = NO_TABLE
 
 
 def _is_number(cell: str) -> bool:

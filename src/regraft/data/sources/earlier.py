@@ -92,6 +92,16 @@ def with_groups(source: DataSource, group_by: str, option: str = "group_by") -> 
     return replace(source, layout=replace(source.layout, found=found, notes=[*source.layout.notes, *notes]))
 
 
+def refuse_divided_groups(source: DataSource, group_by: str, option: str) -> None:
+    """Raise `UsageError` if the column that is asked for divides a group of the column `group`, and a split would."""
+    if group := source.layout.of_groups.divided:
+        raise UsageError(
+            f"The table has a column `group`, and {option}={group_by!r} divides its group {group!r}: a split would put "
+            f"its images into several parts. Expected one of them. If they may be divided, rename the column `group`; "
+            f"if not, rename it and say in a column `split` which part each image is in, or use {option}='group'."
+        )
+
+
 def select(source: DataSource, rows: Mapping[str, tuple[str, Part | None]]) -> DataSource:
     """The images of a source with these paths, with these labels and parts; other files are not mentioned."""
     found = EntryTable(

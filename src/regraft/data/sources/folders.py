@@ -16,7 +16,7 @@ from regraft.data.dataset import BadFile
 from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.labels import UNSAID, LabelOptions, Task, join_labels, split_labels
 from regraft.data.samples import PARTS, Part
-from regraft.data.sources.columns import GroupColumns
+from regraft.data.sources.columns import NO_TABLE, GroupColumns
 from regraft.data.sources.foreign import CONVERT, describe_foreign, names_with_labels
 from regraft.data.sources.label_cells import form_of_tables
 from regraft.data.sources.label_tables import LabelTable, find_label_table, is_table
@@ -50,7 +50,7 @@ class Layout:
     quantity: str = "value"
     merges_copies: bool = False
     parents: Parents | None = None
-    of_groups: GroupColumns = GroupColumns()
+    of_groups: GroupColumns = NO_TABLE
 
     def ignore(self, images: Sequence[str], why: str) -> None:
         """Ignore images and add a note with the reason."""

@@ -17,7 +17,7 @@ import numpy as np
 from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.labels import UNSAID, LabelOptions, Task, join_labels, split_labels
 from regraft.data.samples import Part
-from regraft.data.sources.columns import ColumnFinder, Columns, GroupColumns
+from regraft.data.sources.columns import NO_TABLE, ColumnFinder, Columns, GroupColumns
 from regraft.data.sources.file_finder import FileFinder
 from regraft.data.sources.label_cells import ADVICE, ONE_LABEL, LabelForm, SeveralLabelsError, form_of_tables
 from regraft.data.sources.table import MAX_ERRORS, Cells, read_cells
@@ -46,7 +46,7 @@ class Manifest:
     notes: list[str]
     task: Task = "classification"
     quantity: str = "value"
-    of_groups: GroupColumns = GroupColumns()
+    of_groups: GroupColumns = NO_TABLE
 
 
 def read_manifest(path: Path, storage: Storage | None = None, **options: Any) -> Manifest:
