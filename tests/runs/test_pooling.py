@@ -246,8 +246,10 @@ def test_contradictions_in_groups_are_named(patients: Path, tmp_path: Path) -> N
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    read: list[int] = []
     with pytest.raises(DataError, match=r"The group 'blue-0' \(patient\) has images with different labels: 000"):
-        library.scan(table, pool_by="patient")
+        library.scan(table, pool_by="patient", progress=lambda done, _: read.append(done))
+    assert not read
     with pytest.raises(UsageError, match="group_by='x' and pool_by='patient'"):
         library.scan(table, group_by="x", pool_by="patient")
     for part, color in (("train", "red"), ("train", "blue"), ("test", "red"), ("test", "blue")):

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from regraft.data.dataset import Dataset, Split
+from regraft.data.entries import EntryTable
 from regraft.data.samples import PARTS, SampleTable
 from regraft.data.strings import Names
 from regraft.errors import DataError, UsageError
@@ -96,11 +97,7 @@ def pooled_by(dataset: Dataset, pool_by: str) -> Dataset:
 
     Raises `UsageError` if no sample has a group, and `DataError` as `check_groups`.
     """
-    if not any(dataset.table.groups.used()):
-        raise UsageError(
-            f"pool_by={pool_by!r} needs images with groups. Expected a data set that was scanned with pool_by or "
-            "group_by, or made with groups."
-        )
+    _refuse_without_groups(dataset.table.groups, pool_by)
     pooled = replace(dataset, pool_by=pool_by)
     check_groups(pooled)
     return pooled
@@ -108,10 +105,29 @@ def pooled_by(dataset: Dataset, pool_by: str) -> Dataset:
 
 def check_groups(dataset: Dataset) -> None:
     """Raise `DataError` if a group that gets one answer has images with different labels, or in several parts."""
-    if (groups := groups_of(dataset)) is None:
-        return
-    table, firsts = dataset.table, groups.firsts[groups.numbers]
-    targets = dataset.targets.reshape(len(table), -1)
+    if dataset.pool_by:
+        _check(dataset.table, dataset.targets.reshape(len(dataset), -1), dataset.pool_by)
+
+
+def check_entries(found: EntryTable, pool_by: str, *, with_labels: bool = True) -> None:
+    """Raise as `pooled_by`, before an image is read, so that it costs no time; not `with_labels`: of parts alone."""
+    _refuse_without_groups(found.groups, pool_by)
+    codes = found.labels.codes if with_labels else np.zeros(len(found))
+    _check(found, codes[:, None], pool_by)
+
+
+def _refuse_without_groups(groups: Names, pool_by: str) -> None:
+    if not any(groups.used()):
+        raise UsageError(
+            f"pool_by={pool_by!r} needs images with groups. Expected a data set that was scanned with pool_by or "
+            "group_by, or made with groups."
+        )
+
+
+def _check(table: SampleTable | EntryTable, targets: np.ndarray, pool_by: str) -> None:
+    """Raise as `check_groups` for images with targets (N, T)."""
+    groups = Groups.named(table.groups, table.paths)
+    firsts = groups.firsts[groups.numbers]
     for different, what in (
         ((targets != targets[firsts]).any(axis=1), "label"),
         (table.parts != table.parts[firsts], "part"),
@@ -122,12 +138,12 @@ def check_groups(dataset: Dataset) -> None:
         names = [
             (sample.label if what == "label" else _part(int(table.parts[number])), sample.path)
             for number in (int(firsts[row]), row)
-            for sample in (dataset.samples[number],)
+            for sample in (table[number],)
         ]
         count = int(groups.any(different).sum())
         more = f", and so have {count - 1} more groups" if count > 1 else ""
         raise DataError(
-            f"The group {groups.names[groups.numbers[row]]!r} ({dataset.pool_by}) has images with different {what}s: "
+            f"The group {groups.names[groups.numbers[row]]!r} ({pool_by}) has images with different {what}s: "
             f"{names[0][1]} has {names[0][0]!r} and {names[1][1]} has {names[1][0]!r}{more}. A group gets one answer: "
             f"expected one {what} for all of its images."
         )

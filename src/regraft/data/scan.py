@@ -18,7 +18,7 @@ from regraft.data.decode import MAX_PIXELS
 from regraft.data.ignored import describe_ignored
 from regraft.data.index import Progress
 from regraft.data.labels import AskedTask, LabelOptions, Task, classes_in, join_labels, split_labels
-from regraft.data.pooling import pooled_by
+from regraft.data.pooling import check_entries, pooled_by
 from regraft.data.quality.near_duplicates import Pictures
 from regraft.data.quality.same_pictures import near_duplicate_pairs
 from regraft.data.read_images import ReadImages, open_cache, read_images
@@ -172,8 +172,12 @@ def scan(
     ordered = tuple(classes or ())
     if asked.is_ordinal and classes is None:  # before the images are read
         ordered = in_order(sorted({label for _, label in source.layout.classes}), asked.order, redact(str(path)))
+    source = with_groups(source, grouping, option)
+    if pool_by:  # before the images are read, whose copies may still unite labels
+        found, merges = source.layout.found.sorted_by_path(), source.layout.merges_copies
+        check_entries(found, pool_by, with_labels=not merges)
     dataset = scan_source(
-        with_groups(source, grouping, option), path, taxonomy=tree, on_unreadable=on_unreadable, classes=classes,
+        source, path, taxonomy=tree, on_unreadable=on_unreadable, classes=classes,
         max_pixels=max_pixels, cache=cache, near_duplicates=near_duplicates, lenient=lenient, workers=workers,
         progress=progress, compare_progress=compare_progress, scanned=absolute(path) if is_plain else "", bands=bands,
     )  # fmt: skip
