@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from regraft.config import load_config
+from regraft.data.dataset import Split
 from regraft.errors import UsageError
 from regraft.models.classifier import build
 from regraft.models.pretrained import smaller_sizes
-from regraft.runs.budget import _fitting_size
+from regraft.runs.budget import _fitting_size, fit_into_budget
 from regraft.runs.train import train_from
 from regraft.training.budget import Plan, make_plan
 from regraft.training.callbacks import NullReporter
@@ -36,6 +38,27 @@ def test_size_views_and_epochs_of_a_budget_are_stored(
     assert stored.training.finetune_epochs < 10000
     assert stored.training.views in (1, 2, 4, 8)
     assert stored.model.image_size == run.classifier.preprocessing.size == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_precise"),
+    [({"epochs": 0, "budget": 0}, False), ({"epochs": 0, "budget": 60}, True), ({"epochs": 1, "budget": 0}, True)],
+)
+def test_speeds_are_measured_roughly_where_they_decide_nothing(
+    settings: dict[str, float], is_precise: bool, squares_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def measured(model: Any, split: Any, config: Any, warmup: bool = True) -> Throughput:
+        asked.append(warmup)
+        return Throughput(decode=1000, prefix=100, features=400, tail=10, last=100, predict=60)
+
+    monkeypatch.setattr("regraft.runs.budget.measure", measured)
+    training = {"training.finetune_epochs": settings["epochs"], "training.budget": settings["budget"]}
+    model = build(classes=squares_split.classes, image_size=32)
+    config = load_config(overrides=training)
+    fit_into_budget(model, squares_split, config, time.monotonic(), NullReporter())
+    assert asked == [is_precise]
 
 
 def test_too_short_a_budget_is_refused_before_any_work(squares_folder: Path, tmp_path: Path) -> None:

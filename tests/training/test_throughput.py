@@ -35,3 +35,18 @@ def test_throughput_is_measured_and_the_model_stays_unchanged(weights: str) -> N
     assert all(p.grad is None for p in model.parameters())
     head = measure_throughput(model, replace(TrainingOptions(), finetune_epochs=0), decode=10, images=100)
     assert head.tail == head.last == head.features == float("inf")
+
+
+def test_without_warm_up_the_batch_passes_once() -> None:
+    model, options = build(classes=("a", "b"), image_size=32), replace(TrainingOptions(), finetune_epochs=0)
+    passes: list[int] = []
+    hook = model.head.register_forward_hook(lambda head, inputs, logits: passes.append(len(logits)))
+    precise = measure_throughput(model, options, decode=10, images=100)
+    assert passes.count(16) == 3
+    passes.clear()
+    rough = measure_throughput(model, options, decode=10, images=100, warmup=False)
+    hook.remove()
+    assert passes.count(16) == 1
+    assert 0 < rough.prefix < 1e6
+    assert 0 < rough.predict < 1e6
+    assert rough.peak_layer_bytes == precise.peak_layer_bytes

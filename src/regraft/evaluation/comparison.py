@@ -89,10 +89,10 @@ def of_draws(difference: float, drawn: np.ndarray) -> tuple[tuple[float, float],
 
 def difference_of(only_first: int, only_second: int, count: int) -> Difference:
     """Compute the difference from the number of images that only one model predicts correctly, out of `count`."""
-    from scipy.stats import binomtest  # takes a third of a second to import
+    from scipy.special import bdtr  # scipy.stats has the test, and takes half a second more to import
 
     discordant = only_first + only_second
-    p = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    p = min(1.0, 2 * float(bdtr(min(only_first, only_second), discordant, 0.5)))
     first, second = (only_first + 1) / (count + 2), (only_second + 1) / (count + 2)
     center, error = first - second, ((first + second - (first - second) ** 2) / (count + 2)) ** 0.5
     margin = NormalDist().inv_cdf(0.975) * error

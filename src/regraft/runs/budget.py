@@ -22,7 +22,7 @@ from regraft.text import pluralize
 from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.callbacks import ProgressReporter
-from regraft.training.setup import finetunes_members
+from regraft.training.setup import finetunes_members, plan_phases
 from regraft.training.soft_labels import estimate_seconds, part_size
 from regraft.training.storage import free_disk, memory_limit
 from regraft.training.throughput import Throughput, measure_throughput
@@ -103,7 +103,9 @@ def fit_into_budget(
             ) from error
         return replace(plan, seconds={**plan.seconds, "head": plan.seconds["head"] + of_unlabeled})
 
-    rates = measure(model, split, config)
+    # Of a head alone without a limit they are an estimate that decides nothing.
+    needs_precise = budget > 0 or plan_phases(model, config.training).finetunes
+    rates = measure(model, split, config, needs_precise)
     size = before = min(model.preprocessing.shape)
     if budget and at_size:
         size = distributed.on_rank_0(lambda: _fitting_size(model, rates, plan_with))
@@ -219,14 +221,15 @@ def _room(config: Config) -> Room:
     return Room(disk=disk, memory=memory_limit(config.training.memory_gb), folder=folder)
 
 
-def measure(model: Classifier, split: Split, config: Config) -> Throughput:
-    """Measure the speed of each step on this machine."""
+def measure(model: Classifier, split: Split, config: Config, warmup: bool = True) -> Throughput:
+    """Measure the speed of each step on this machine, as `measure_throughput` does."""
     rates = measure_throughput(
         model,
         config.training,
         decode=_decoded_per_second(model, split.train),
         images=len(split.train),
         cache=Cache() if config.training.cache_gb else None,
+        warmup=warmup,
     )
     return distributed.broadcast(rates).of_processes(distributed.world_size())
 
