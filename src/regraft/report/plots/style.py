@@ -100,7 +100,7 @@ def save(figure: Figure, path: Path, *, tight: bool = False) -> None:
 def _drawn_box(figure: Figure) -> Bbox:
     """The box of `bbox_inches="tight"`, in inches; Matplotlib itself would draw the figure once more to find it."""
     figure.set_dpi(DPI)
-    box: Bbox = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer()).padded(_MARGIN_INCHES)
+    box: Bbox = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer()).padded(_MARGIN_INCHES)  # type: ignore[no-untyped-call]
     return box
 
 
