@@ -22,6 +22,7 @@ from regraft.models.serialization import load_classifier
 from regraft.runs.evaluate import predict_dataset
 from regraft.runs.run_images import held_out, images_of
 from regraft.runs.train import train_from
+from regraft.serving.serve import ModelSource, load_models
 
 HEAD: dict[str, Any] = {
     "model.image_size": 32, "training.finetune_epochs": 0, "data.val": 0.25, "data.test": 0.25,
@@ -170,6 +171,25 @@ def test_a_mistyped_column_is_refused(pooled_run: library.Run, patients: Path) -
         assert f"no column '{name}'. pool_by is one of: path, diagnosis, patient" in done.stderr.replace("\n", " ")
 
 
+def test_limits_of_groups_are_none_of_single_images(pooled_run: library.Run, patients: Path, tmp_path: Path) -> None:
+    image = patients.with_name("000.png")
+    for flag in ("--min-accuracy", "--coverage"):
+        refused = regraft("predict", pooled_run.path, image, flag, 0.5)
+        assert refused.returncode == 2
+        assert f"{flag} is chosen on the validation images" in refused.stderr
+        assert regraft("predict", pooled_run.path, patients, "--pool-by", "patient", flag, 0.5).returncode == 0
+    parts = regraft("predict", pooled_run.path, image, "--out", tmp_path / "parts", "--format", "csv")
+    assert parts.returncode == 0, parts.stderr
+    assert "--pool-by gives one answer for each" in parts.stderr
+    (served,) = load_models([ModelSource("patients", pooled_run.path, False)], "same", None, None, False)
+    assert served.rejection_policy.min_confidence is None
+    facts = dict(served.facts)
+    assert "(patient)" in facts["Groups"]
+    assert "test groups" in facts["Accuracy"]
+    with pytest.raises(UsageError, match="calibrated for groups"):
+        load_models([ModelSource("patients", pooled_run.path, False)], "same", 0.5, None, False)
+
+
 def test_folders_are_grouped_by_a_pattern(patients: Path, tmp_path: Path) -> None:
     of_image = patient_of(patients)
     for name, patient in of_image.items():
@@ -299,7 +319,7 @@ def test_groups_have_several_labels_or_a_number(several_labels: Path, numbers_ma
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
-        settings = {**HEAD, "data.task": task, "data.pool_by": "thing", "data.label_column": label}
+        settings = {**HEAD, "data.val": 0.4, "data.task": task, "data.pool_by": "thing", "data.label_column": label}
         run = train_from(grouped, load_config(overrides=settings), tmp_path / f"{task}-run")
         stored = run.stored("test")
         assert len(stored) == run.metrics["groups"]["test"]["count"] == run.metrics["test"]["count"]
@@ -309,6 +329,17 @@ def test_groups_have_several_labels_or_a_number(several_labels: Path, numbers_ma
             stored.ids, getattr(stored, "probabilities", getattr(stored, "values", None)), strict=True
         ):
             np.testing.assert_allclose(predicted[name].answer, np.atleast_1d(row), rtol=1e-4, atol=1e-6)
+        assert {p.half_width for p in predicted.values()} == {run.classifier.half_width}
+        assert (run.classifier.half_width is not None) == (task == "regression")
+        assert {p.half_width for p in run.predict(images[:2])} == {None}  # the interval is that of groups
+        limit = ("--coverage", 0.5) if task == "regression" else ("--min-precision", 0.5)
+        refused = regraft("predict", run.path, images[0], *limit)
+        assert refused.returncode == 2
+        assert f"{limit[0]} is chosen on the validation images" in refused.stderr
+        assert regraft("predict", run.path, grouped, "--pool-by", "thing", *limit).returncode == 0
+        single = regraft("predict", run.path, images[0], "--json")
+        assert json.loads(single.stdout).get("interval") is None
+        assert "--pool-by gives one answer for each" in single.stderr
         assert library.evaluate(run, library.scan(grouped, task=task, label_column=label, pool_by="thing")).count == 40
         done = regraft("predict", run.path, grouped, "--pool-by", "thing", "--csv", tmp_path / f"{task}.csv")
         assert done.returncode == 0, done.stderr

@@ -55,7 +55,7 @@ _SEVERAL = (
 )
 _NUMBER = (
     'about = json.loads((here / "export.json").read_text(encoding="utf-8"))',
-    """    value, half_width = float(probabilities[0]), about["half_width"]
+    """    value, half_width = float(probabilities[0]), None if "pool_by" in about else about["half_width"]
     interval = "" if half_width is None else f"{value - half_width:.6g} to {value + half_width:.6g}"
     print(name, about["classes"][0], f"{value:.6g}", interval)""",
 )

@@ -53,15 +53,18 @@ _GROUPS: Mapping[Task, str] = {
 The model was trained to give one answer for several pictures of one thing ({pool_by}), and takes one picture. The
 answer for a group is that of the mean of its pictures' logits: average the logarithms of `probabilities` over the
 pictures, take the exponential, and divide by the sum. `regraft predict . TABLE --pool-by COLUMN{trust}` does so.
+The answer for a group is calibrated, and that for one picture is not.
 """,
     "multilabel": """
 The model was trained to give one answer for several pictures of one thing ({pool_by}), and takes one picture. The
 answer for a group is that of the mean of its pictures' logits: average log(p / (1 - p)) of `probabilities` over the
 pictures, and take the sigmoid. `regraft predict . TABLE --pool-by COLUMN{trust}` does so.
+The answer for a group is calibrated, and that for one picture is not.
 """,
     "regression": """
 The model was trained to give one number for several pictures of one thing ({pool_by}), and takes one picture. The
 number of a group is the mean over its pictures. `regraft predict . TABLE --pool-by COLUMN{trust}` computes it.
+`half_width` is that of the number of a group; that of one picture has no interval.
 """,
 }
 #: Rows of the table for an export with maps.

@@ -194,6 +194,14 @@ def pooling_of(model: object) -> str:
     return pool_by
 
 
+def half_width_of_one(model: Classifier | Predictor) -> float | None:
+    """Half the width of the prediction interval about the number of a single image; None if there is none.
+
+    There is none where the interval of the model is that of groups: a single image has larger errors than a mean.
+    """
+    return None if pooling_of(model) else model.half_width
+
+
 def check_tta(name: str) -> Tta:
     """Return the name as a `Tta`; UsageError if it is unknown."""
     if name not in get_args(Tta):
@@ -305,7 +313,7 @@ def predict_pixels(
     ood = ([None] * len(images) if values is None else values.tolist() for values in (p_values, distances))
     rows = zip(sources or [""] * len(images), answers, *ood, strict=True)
     if model.task == "regression":
-        none, width = np.empty(0), model.half_width
+        none, width = np.empty(0), half_width_of_one(model)
         return [
             Prediction(source, model.classes, none, None, p_value, distance, value=float(row[0]), half_width=width)
             for source, row, p_value, distance in rows

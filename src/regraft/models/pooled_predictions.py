@@ -16,13 +16,16 @@ from regraft.errors import UsageError
 from regraft.models.inference import Prediction
 
 
-def pool_predictions(predictions: Sequence[Prediction], groups: Sequence[str | None] | str) -> list[Prediction]:
+def pool_predictions(
+    predictions: Sequence[Prediction], groups: Sequence[str | None] | str, *, half_width: float | None
+) -> list[Prediction]:
     """One prediction for each group, in the order in which they first occur: that of the mean logits of its images.
 
     `groups` are the names of the images' groups, None for an image by itself, or a regular expression that finds them
-    in the paths. The p-value of a group is that of `pool_p_values`, and its distance the largest. Images that cannot be
-    read do not count in `Prediction.pictures`, and a group of such images alone has an `error`. Raises `UsageError` if
-    there are not as many names as images, or the text is a word, which finds no more than one group.
+    in the paths. `half_width` is that of the model's intervals. The p-value of a group is that of `pool_p_values`, and
+    its distance the largest. Images that cannot be read do not count in `Prediction.pictures`, and a group of such
+    images alone has an `error`. Raises `UsageError` if there are not as many names as images, or the text is a word,
+    which finds no more than one group.
     """
     if isinstance(groups, str):
         if is_word(groups):
@@ -46,7 +49,7 @@ def pool_predictions(predictions: Sequence[Prediction], groups: Sequence[str | N
             count = int(every.sizes[number])
             error = first.error if count == 1 else f"none of its {count} images can be read: {first.error}"
             found = replace(first, error=error, pictures=0)
-        answers.append(replace(found, source=name))
+        answers.append(replace(found, source=name, half_width=None if found.value is None else half_width))
     return answers
 
 

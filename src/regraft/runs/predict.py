@@ -53,4 +53,6 @@ def predict(
     opened = classifier_of(model)
     images = iter_sources(sources, bands=opened.preprocessing.bands)
     predictions = predict_images(opened, images, batch_size=batch_size, tta=tta)
-    return ResultList(predictions if groups is None else pool_predictions(list(predictions), groups))
+    if groups is None:
+        return ResultList(predictions)
+    return ResultList(pool_predictions(list(predictions), groups, half_width=opened.half_width))

@@ -164,7 +164,9 @@ class Run(NotebookRepr):
     ) -> list[Prediction]:
         """Predict one image or many, or groups of images; see `regraft.predict`."""
         predictions = self.stream(sources, batch_size=batch_size, tta=tta)
-        return ResultList(predictions if groups is None else pool_predictions(list(predictions), groups))
+        if groups is None:
+            return ResultList(predictions)
+        return ResultList(pool_predictions(list(predictions), groups, half_width=self.classifier.half_width))
 
     def stream(self, sources: Any, *, batch_size: int = 32, tta: Tta = "none") -> Iterator[Prediction]:
         """Yield the predictions of any number of images."""

@@ -36,6 +36,8 @@ def choose_min_confidence(run: Run, min_accuracy: float | None) -> tuple[float |
             )
         return None, []
     try:
+        if run.description.get("pool_by"):
+            raise UsageError("Confidences are calibrated for groups, and each image is answered by itself.")
         chosen = run.confidence_threshold(MIN_ACCURACY if min_accuracy is None else min_accuracy)
     except RegraftError as error:
         if min_accuracy is not None:
@@ -66,6 +68,14 @@ def choose_ood_threshold(run: Run, ood_rate: float | None, has_detector: bool) -
     return threshold, [("Out-of-distribution images", text)]
 
 
+def group_facts(pool_by: str) -> Facts:
+    """That the model was trained to give groups of images one answer each, if `pool_by` says what these are."""
+    if not pool_by:
+        return []
+    text = f"The model was trained to give one answer for several pictures of one thing ({pool_by}), for which its "
+    return [("Groups", f"{text}figures are. Here each image is answered by itself, less surely.")]
+
+
 def band_facts(preprocessing: Preprocessing) -> Facts:
     """Which bands of an image the model reads, if these are not gray or colors."""
     if (bands := preprocessing.bands) is None:
@@ -78,15 +88,16 @@ def facts_of(run: Run) -> Facts:
     """What the page says about a run: its backbone, metrics with intervals, training images and calibration."""
     facts = [("Backbone", str(run.description["backbone"]["name"]))]
     metrics: dict[str, Any] = run.metrics if (run.path / METRICS).is_file() else {}
+    images = "groups" if metrics.get("groups") else "images"
     part = next((name for name in ("test", "val") if "accuracy" in metrics.get(name, {})), None)
     if part is not None:
         accuracy, (low, high) = metrics[part]["accuracy"], metrics[part]["accuracy_interval"]
-        text = f"{100 * accuracy:.1f} % of {metrics[part]['count']:,} {part} images"
+        text = f"{100 * accuracy:.1f} % of {metrics[part]['count']:,} {part} {images}"
         facts.append(("Accuracy", f"{text} (95 % interval {100 * low:.1f} to {100 * high:.1f})"))
     ranked = next((name for name in ("test", "val") if "mean_average_precision" in metrics.get(name, {})), None)
     if ranked is not None:
         low, high = metrics[ranked]["intervals"]["mean_average_precision"]
-        text = f"{metrics[ranked]['mean_average_precision']:.3f} on {metrics[ranked]['count']:,} {ranked} images"
+        text = f"{metrics[ranked]['mean_average_precision']:.3f} on {metrics[ranked]['count']:,} {ranked} {images}"
         facts.append(("Mean average precision", f"{text} (95 % interval {low:.3f} to {high:.3f})"))
         low, high = metrics[ranked]["intervals"]["macro_f1"]
         text = f"{metrics[ranked]['macro_f1']:.3f} (95 % interval {low:.3f} to {high:.3f})"
@@ -94,13 +105,13 @@ def facts_of(run: Run) -> Facts:
     numbers = next((name for name in ("test", "val") if "mae" in metrics.get(name, {})), None)
     if numbers is not None:
         scores, (low, high) = metrics[numbers], metrics[numbers]["intervals"]["mae"]
-        text = f"{scores['mae']:.4g} on {scores['count']:,} {numbers} images (95 % interval {low:.4g} to {high:.4g})"
+        text = f"{scores['mae']:.4g} on {scores['count']:,} {numbers} {images} (95 % interval {low:.4g} to {high:.4g})"
         facts.append(("Mean absolute error", text))
         if scores["coverage"] is not None:
-            found = f"{100 * scores['coverage']:.0f} % of the true numbers of these images are in theirs"
+            found = f"{100 * scores['coverage']:.0f} % of the true numbers of these {images} are in theirs"
             facts.append((f"{100 * COVERAGE:g} % prediction interval", f"±{scores['half_width']:.4g}; {found}"))
     if "train" in metrics:
-        facts.append(("Training images", f"{metrics['train']['count']:,}"))
+        facts.append((f"Training {images}", f"{metrics['train']['count']:,}"))
     calibration = metrics.get("calibration")
     if part is not None and calibration and calibration.get("fitted_on"):
         described = read_calibration(calibration[part]["after"]).describe()

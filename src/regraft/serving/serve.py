@@ -33,6 +33,7 @@ from regraft.serving.model_facts import (
     choose_min_confidence,
     choose_ood_threshold,
     facts_of,
+    group_facts,
 )
 from regraft.text import join_truncated
 from regraft.timing import time_passes
@@ -242,7 +243,7 @@ def _load_export(
     facts = [("Backbone", backbone), ("Export", f"{form.name}, {description.get('precision', 'fp32')}")]
     if run := (description.get("run") or {}).get("name"):
         facts.append(("Run", str(run)))
-    facts += band_facts(export.preprocessing)
+    facts += [*group_facts(export.pool_by), *band_facts(export.preprocessing)]
     version = description["sha256"][form.files[0]]
     if min_confidence is not None:
         _check_gives_one_class(export.task, source.path)
@@ -273,7 +274,8 @@ def _load_run(
         min_confidence, confidence_fact = choose_min_confidence(run, min_accuracy)
     ood_threshold, ood_fact = choose_ood_threshold(run, ood_rate, isinstance(model, Classifier))
     policy = RejectionPolicy(min_confidence=min_confidence, ood_threshold=ood_threshold)
-    facts = [*facts_of(run), *band_facts(model.preprocessing), ("Engine", runtime), *confidence_fact, *ood_fact]
+    about = [*facts_of(run), *group_facts(run.description.get("pool_by", "")), *band_facts(model.preprocessing)]
+    facts = [*about, ("Engine", runtime), *confidence_fact, *ood_fact]
     file = source.path / CARD
     card = file.read_text(encoding="utf-8") if file.is_file() else ""
     return ServedModel(source.name, version[:_DIGITS], ServingEngine(model, runtime), policy, facts, card)

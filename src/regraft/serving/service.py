@@ -15,7 +15,7 @@ import numpy as np
 from starlette.requests import Request
 
 from regraft.errors import ImageError, RegraftError
-from regraft.models.inference import Prediction
+from regraft.models.inference import Prediction, half_width_of_one
 from regraft.models.rejection import RejectionPolicy
 from regraft.serving.batching import Answer, Batcher
 from regraft.serving.decode_pool import DecodingPool
@@ -181,7 +181,7 @@ class Service:
                 "name": model.name, "version": model.version, "engine": model.engine.name,
                 "task": model.engine.task,
                 "classes": list(model.engine.classes), "thresholds": list(model.engine.thresholds),
-                "half_width": model.engine.model.half_width,
+                "half_width": half_width_of_one(model.engine.model),
                 "taxonomy": None if model.engine.taxonomy is None else model.engine.taxonomy.to_json(),
                 "image_size": model.engine.preprocessing.named_size,
                 "explains": model.engine.explains,

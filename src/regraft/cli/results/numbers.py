@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from regraft.cli.output import err, print_json
-from regraft.cli.results.answers import answers, name_of
+from regraft.cli.results.answers import answers, name_of, refuse_limits_of_groups
 from regraft.cli.results.file_notes import print_file_notes
 from regraft.evaluation.regression.conformal import COVERAGE
 from regraft.runs.progress import rich_progress
@@ -66,19 +66,22 @@ def predict_numbers(
     Raises `RegraftError` for unreadable files.
     """
     from regraft.errors import RegraftError
-    from regraft.models.inference import predict_images
+    from regraft.models.inference import half_width_of_one, predict_images
     from regraft.models.rejection import RejectionPolicy
     from regraft.runs.run import Run, classifier_of
 
     wanted.check(model)
-    loaded, width, p_limit = classifier_of(model), None, None
+    loaded, p_limit = classifier_of(model), None
+    if groups is None:
+        refuse_limits_of_groups(loaded, model.path, {"--coverage": wanted.coverage})
+    width = half_width_of_one(loaded) if groups is None else loaded.half_width
     if isinstance(model, Run):
-        width = None if wanted.coverage is None else model.conformal_half_width(wanted.coverage)
+        width = width if wanted.coverage is None else model.conformal_half_width(wanted.coverage)
         p_limit = None if wanted.ood_rate is None else model.ood_threshold(wanted.ood_rate)
     quantity, policy = loaded.classes[0], RejectionPolicy(ood_threshold=p_limit)
     failed: list[Prediction] = []
     coverage = 100 * (wanted.coverage or COVERAGE)
-    has_interval = (width or loaded.half_width) is not None
+    has_interval = width is not None
     columns = [
         quantity,
         *([f"{coverage:g} % interval"] if has_interval else []),
@@ -93,7 +96,7 @@ def predict_numbers(
         predicted = predict_images(loaded, files, batch_size=batch_size, tta=tta)
         progress = partial(reporter.on_progress, "predict", total=len(files), detail="images")
         for found in answers(predicted, groups, failed, progress if len(files) > batch_size else None):
-            prediction = found if width is None or found.value is None else replace(found, half_width=width)
+            prediction = found if found.value is None else replace(found, half_width=width)
             count += 1
             if json:
                 print_json({**name_of(prediction), **policy.to_json(prediction, 1)}, indent=None)

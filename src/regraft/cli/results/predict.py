@@ -17,7 +17,7 @@ from typer import Argument, Option
 
 from regraft.cli.options import ClusterAddress, ClusterCpus, RunOrExport, Trust, cluster_of, probability
 from regraft.cli.output import console, err, print_json
-from regraft.cli.results.answers import answers, name_of
+from regraft.cli.results.answers import answers, name_of, refuse_limits_of_groups
 from regraft.cli.results.file_notes import print_file_notes
 from regraft.runs.progress import rich_progress
 from regraft.text import encodable, join_truncated, pluralize
@@ -70,7 +70,7 @@ def command(
 ) -> None:
     """Predict classes in the order given; unreadable files are listed at the end (exit code 1)."""
     from regraft.errors import RegraftError, UsageError
-    from regraft.models.inference import check_tta, pooling_of, predict_images, tree_of
+    from regraft.models.inference import check_tta, predict_images, tree_of
 
     views, on_cluster = check_tta(tta), cluster_of(cluster, cluster_cpus)
     if on_cluster and out is None:
@@ -94,6 +94,9 @@ def command(
         return
     wanted = _Wanted(min_accuracy, min_confidence, coverage, ood_rate, threshold, min_precision)
     model, policy, selection = _load(run, wanted, trust)
+    if groups is None:
+        fitted = {"--min-accuracy": min_accuracy, "--coverage": coverage, "--min-precision": min_precision}
+        refuse_limits_of_groups(model, run, fitted)
     gives_labels, tree = bool(model.thresholds), tree_of(model)
     if out is not None:
         from regraft.runs.prediction_parts.parts import PartsOptions
@@ -103,8 +106,6 @@ def command(
         _write_parts(run, images, files, out, options, opener, on_cluster, json, ignored)
         return
     count, rows_written = min(top or 3, len(model.classes)), 0
-    if groups is None and (trained_by := pooling_of(model)):
-        err.print(escape(f"The model was trained on groups ({trained_by}): --pool-by gives one answer for each."))
     failed: list[Prediction] = []
     table = None
     with ExitStack() as stack:
