@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regraft.data.dataset import PARTS, Dataset, Part, Sample, Split
+from regraft.data.labels import Task
 from regraft.data.split import fold_numbers, folds, inseparable_set_ids, split
 from regraft.errors import UsageError
 
@@ -349,3 +351,70 @@ def test_folds_are_stratified_and_repeats_differ():
     assert len(set(held)) == 15
     with pytest.raises(UsageError, match="repeats=0"):
         next(folds(dataset, repeats=0))
+
+
+def pooled(labels: dict[str, int], size_of: Callable[[int], int], *, task: Task = "classification") -> Dataset:
+    """Groups of images with one label each, as many as `labels` says, for which there is one answer each."""
+    samples = [
+        sample
+        for label, count in labels.items()
+        for number in range(count)
+        for sample in images(label, size_of(number), group=f"{label}-{number}")
+    ]
+    samples = [
+        dataclasses.replace(sample, path=f"{i}.jpg", sha256=hashlib.sha256(f"pooled {i}".encode()).hexdigest())
+        for i, sample in enumerate(samples)
+    ]
+    classes = tuple(sorted({name for label in labels for name in label.split("|")}))
+    return Dataset(Path(), samples, classes, task=task, pool_by="patient")
+
+
+def part_of_groups(parts: Split) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for sample in parts.dataset.samples:
+        found[str(sample.group)].add(str(sample.part))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [("classification", {"a": 80, "b": 50, "c": 50}), ("multilabel", {"a": 80, "a|b": 50, "b": 50})],
+)
+def test_groups_with_one_answer_are_split_by_their_number_whatever_their_sizes(task, labels):
+    dataset = pooled(labels, lambda number: 1 + number % 8, task=task)
+    for seed in range(3):
+        parts = split(dataset, seed=seed)
+        found = part_of_groups(parts)
+        for name in dataset.classes:
+            where_of_class = [where for group, where in found.items() if name in group]
+            assert abs(where_of_class.count({"test"}) - len(where_of_class) / 10) <= 1
+        assert sum(map(len, found.values())) == 180
+        sizes_of = {part: Counter(Counter(s.group for s in parts[part].samples).values()) for part in ("val", "test")}
+        assert all(15 <= sizes.total() <= 20 and max(sizes) > 4 for sizes in sizes_of.values()), sizes_of
+    folded = fold_numbers(dataset, 3)
+    groups = {(sample.group, number) for sample, number in zip(dataset.samples, folded.tolist(), strict=True)}
+    assert len(groups) == 180
+    assert max(Counter(number for _, number in groups).values()) <= 65
+
+
+def test_groups_with_one_answer_stay_together_where_their_images_are_alike():
+    dataset = pooled({"a": 12, "b": 12}, lambda number: 3)
+    samples = [
+        dataclasses.replace(sample, near_duplicate_group="alike" if sample.group in {"a-3", "a-7"} and i % 3 else None)
+        for i, sample in enumerate(dataset.samples)
+    ]
+    for seed in range(10):
+        found = part_of_groups(split(dataclasses.replace(dataset, samples=samples), seed=seed))
+        assert found["a-3"] == found["a-7"]
+        assert all(len(where) == 1 for where in found.values())
+
+
+def test_groups_with_one_answer_keep_their_part_and_are_in_one():
+    dataset = pooled({"a": 10, "b": 10}, lambda number: 2)
+    before = split(dataset, seed=1)
+    more = dataclasses.replace(dataset, samples=[*dataset.samples, *pooled({"c": 9}, lambda number: 60).samples[400:]])
+    after = part_of_groups(split(more, seed=2, keep=before))
+    assert {name: after[name] for name in part_of_groups(before)} == part_of_groups(before)
+    parts = [dataclasses.replace(s, part="train" if i else "test") for i, s in enumerate(before.dataset.samples)]
+    with pytest.raises(UsageError, match=r"the group 'a-0' \(patient\) in several parts"):
+        split(dataset, keep=Split(dataclasses.replace(dataset, samples=parts)))

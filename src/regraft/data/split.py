@@ -16,6 +16,7 @@ import numpy as np
 
 from regraft.data.dataset import Dataset, Split
 from regraft.data.labels import Task, classes_in, indicators, names_in
+from regraft.data.pooling import Groups, groups_of
 from regraft.data.samples import PARTS, Part, Sample, SampleTable
 from regraft.data.split_file import kept_parts
 from regraft.data.stratification import stratify
@@ -45,7 +46,8 @@ def split(
     Data that comes in parts keeps them. A missing val or test part is taken from train: the fraction `val` or `test` of
     the images in train. Otherwise all images are split by the three fractions, and of a class with three images or more
     that can be separated, each part gets one. When images are added to a class, few of the others change their part;
-    with `keep`, none do. Images with several labels are stratified by each of them.
+    with `keep`, none do. Images with several labels are stratified by each of them. Where groups get one answer
+    (`Dataset.pool_by`), the fractions are those of the groups, whatever the number of their images.
 
     Args:
         dataset: Data set from `scan`.
@@ -58,7 +60,7 @@ def split(
 
     Raises:
         UsageError: The fractions are negative, do not add up to 1, or are given for parts that the data has already;
-            or `keep` is not a split.
+            `keep` is not a split, or has images of a group that gets one answer in several parts.
 
     Examples:
         >>> parts = regraft.split(regraft.scan("photos"), train=0.5, val=0.25, test=0.25)
@@ -84,12 +86,12 @@ def split(
         if not missing:
             return Split(dataset)
         fractions = {"train": 1 - sum(missing.values()), **missing}
-    pool = dataset.with_samples(table.take(pool_rows)).strata
-    kept = np.full(len(pool), -1) if keep is None else kept_parts(pool, keep)
+    pool = dataset.with_samples(table.take(pool_rows))
+    kept = np.full(len(pool), -1) if keep is None else kept_parts(pool.table, keep)
     names = [*fractions, *(part for part in PARTS if part not in fractions and part not in predefined)]
     kept = np.array([names.index(part) if part in names else -1 for part in (*PARTS, "")])[kept]
     parts = table.parts.copy()
-    assigned = _assign(pool, fractions, seed, kept, dataset.task)
+    assigned = _assign(pool, fractions, seed, kept)
     parts[pool_rows] = np.array([PARTS.index(part) for part in names])[assigned]
     return Split(dataset.with_samples(table.with_parts(parts)))
 
@@ -144,7 +146,7 @@ def fold_numbers(dataset: Dataset, k: int = 5, *, seed: int | str = 0) -> np.nda
     if not 2 <= k <= separable:
         raise UsageError(f"k={k}; expected 2 to {separable} folds: the number of images that may be separated.")
     fractions, kept = {str(number): 1 / k for number in range(k)}, np.full(len(dataset), -1)
-    numbers = _assign(dataset.strata, fractions, seed, kept, dataset.task, all_in_first=False)
+    numbers = _assign(dataset, fractions, seed, kept, all_in_first=False)
     for empty in sorted(set(range(k)) - set(numbers.tolist())):  # few inseparable sets of very different sizes
         ids_in_fold = [np.unique(ids[numbers == number]) for number in range(k)]
         numbers[ids == max(ids_in_fold, key=len)[-1]] = empty
@@ -152,25 +154,49 @@ def fold_numbers(dataset: Dataset, k: int = 5, *, seed: int | str = 0) -> np.nda
 
 
 def _assign(
-    pool: SampleTable,
-    fractions: Mapping[P, float],
-    seed: int | str,
-    kept: np.ndarray,
-    task: Task,
-    *,
-    all_in_first: bool = True,
+    dataset: Dataset, fractions: Mapping[P, float], seed: int | str, kept: np.ndarray, *, all_in_first: bool = True
 ) -> np.ndarray:
-    """Assign each inseparable set of samples to a part, as `_assign_classes` does, or `stratify` for several labels."""
-    if task == "multilabel":
-        return _assign_several(pool, list(fractions.values()), seed, kept, required=all_in_first)
-    return _assign_classes(pool, fractions, seed, kept, all_in_first=all_in_first)
+    """Assign each inseparable set of samples to a part, as `_assign_classes` does, or `stratify` for several labels.
+
+    Groups that get one answer count as one sample each: sizes differ, and parts are of answers.
+    """
+    if (groups := groups_of(dataset)) is None:
+        return _assign_sets(dataset, _Sets(dataset.table), fractions, seed, kept, all_in_first)
+    order = np.lexsort((dataset.table.contents, groups.numbers))  # the smallest SHA-256, as in `_Sets.drawn`
+    rows = order[np.cumsum(groups.sizes) - groups.sizes]
+    one_each = dataset.with_samples(dataset.table.take(rows))
+    sets = _Sets(one_each.table, inseparable_set_ids(dataset.samples)[rows])
+    kept = _kept_groups(dataset, groups, kept)
+    return _assign_sets(one_each, sets, fractions, seed, kept, all_in_first)[groups.numbers]
+
+
+def _assign_sets(
+    dataset: Dataset, sets: _Sets, fractions: Mapping[P, float], seed: int | str, kept: np.ndarray, all_in_first: bool
+) -> np.ndarray:
+    pool = dataset.strata
+    if dataset.task == "multilabel":
+        return _assign_several(pool, sets, list(fractions.values()), seed, kept, required=all_in_first)
+    return _assign_classes(pool, sets, fractions, seed, kept, all_in_first=all_in_first)
+
+
+def _kept_groups(dataset: Dataset, groups: Groups, kept: np.ndarray) -> np.ndarray:
+    """The part in `kept` of each group, or -1, int64 (G,); `UsageError` if its images are in several."""
+    parts = np.full(len(groups), -1)
+    np.maximum.at(parts, groups.numbers, kept)
+    different = groups.numbers[(kept >= 0) & (kept != parts[groups.numbers])]
+    if len(different):
+        raise UsageError(
+            f"keep has images of the group {groups.names[different[0]]!r} ({dataset.pool_by}) in several parts, and a "
+            "group gets one answer. Expected a split that leaves groups whole."
+        )
+    return parts
 
 
 def _assign_several(
-    pool: SampleTable, shares: Sequence[float], seed: int | str, kept: np.ndarray, *, required: bool
+    pool: SampleTable, sets: _Sets, shares: Sequence[float], seed: int | str, kept: np.ndarray, *, required: bool
 ) -> np.ndarray:
     """Indices in `shares`, int64 (N,), of images with several labels, by iterative stratification of their sets."""
-    assigned, sets = kept.copy(), _Sets(pool)
+    assigned = kept.copy()
     order = sets.drawn(np.arange(len(sets.sizes)), pool, seed)
     given = np.full(len(order), -1)
     for place, number in enumerate(order.tolist()):
@@ -190,6 +216,7 @@ def _assign_several(
 
 def _assign_classes(
     pool: SampleTable,
+    sets: _Sets,
     fractions: Mapping[P, float],
     seed: int | str,
     kept: np.ndarray,
@@ -211,7 +238,6 @@ def _assign_classes(
     images = {names[code]: count for code, count in enumerate(np.bincount(codes).tolist()) if count}
     quota = _quotas(images, fractions, all_in_first=all_in_first)
     counts: defaultdict[str, Counter[P]] = defaultdict(Counter)
-    sets = _Sets(pool)
     is_kept = np.logical_or.reduceat(kept[sets.rows] >= 0, sets.starts) if len(pool) else np.zeros(0, bool)
     for number in np.flatnonzero(is_kept).tolist():
         rows = sets[number]
@@ -267,11 +293,11 @@ def _assign_classes(
 class _Sets:
     """The inseparable sets of a pool: `rows` has those of one set after the other, from `starts` on.
 
-    `number_of_row` is the number of the set of each of these rows.
+    `number_of_row` is the number of the set of each of these rows. `ids` are those of sets that others connect, too.
     """
 
-    def __init__(self, pool: SampleTable) -> None:
-        self._number_of = inseparable_set_ids(pool)
+    def __init__(self, pool: SampleTable, ids: np.ndarray | None = None) -> None:
+        self._number_of = inseparable_set_ids(pool) if ids is None else np.unique(ids, return_inverse=True)[1]
         self.rows = np.argsort(self._number_of, kind="stable")
         self.number_of_row = self._number_of[self.rows]
         self.starts = np.flatnonzero(np.diff(self.number_of_row, prepend=-1))
