@@ -60,6 +60,22 @@ def test_the_order_of_images_does_not_matter_and_certain_answers_stay_finite() -
     assert np.isfinite(pool_answers(answers, groups, "multilabel")).all()
 
 
+def test_saturated_answers_of_several_labels_count_as_far_as_their_precision_goes() -> None:
+    logits, groups = np.array([[20.0], [-25.0], [-25.0], [20.0], [-20.0], [40.0], [-3.0]]), named(*"aaabbcc")
+    answers = 1 / (1 + np.exp(-logits))
+    (exact, even, far), (rounded, balanced, _) = (
+        pool_answers(given, groups, "multilabel")[:, 0]
+        for given in (answers, answers.astype(np.float32).astype(np.float64))
+    )
+    assert exact == pytest.approx(1 / (1 + np.exp(10)), rel=1e-6)
+    assert even == pytest.approx(0.5, abs=1e-6)
+    assert far == pytest.approx(1, abs=1e-6)
+    assert rounded == pytest.approx(1 / (1 + np.exp(15.94 / 3)), rel=0.01)  # bounded alike on both sides
+    assert balanced == pytest.approx(0.5, abs=1e-3)
+    kept = pool_answers(answers[[0, 6]].astype(np.float32), named("a", "a"), "multilabel")[0, 0]
+    assert kept == pytest.approx(1 / (1 + np.exp(-(15.94 - 3) / 2)), abs=1e-4)
+
+
 def test_the_p_value_of_a_group_is_at_most_that_of_bonferroni() -> None:
     p_values = pool_p_values(np.array([0.01, 0.5, 0.9, 0.2]), named("a", "a", "b", None))
     np.testing.assert_allclose(p_values, [0.02, 0.9, 0.2])

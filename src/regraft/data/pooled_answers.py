@@ -3,17 +3,19 @@
 The logits of a class are known up to a constant of the image where probabilities are a softmax, and exactly where each
 is a sigmoid. So the softmax of the mean logits is the normalized geometric mean of the probabilities, at every
 temperature, and no model needs to give more than probabilities.
+
+A sigmoid has no digits left near 1: of 1.0 in float32, the logit may be 17 or 100. So logits of several labels are
+bounded, alike on both sides: to 15.9 where the answers are those of float32, as of an export, and to 36 otherwise.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from regraft.data.labels import Task
 from regraft.data.pooling import Groups
-
-#: The smallest probability of which a logarithm is taken.
-_SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 def pool_answers(answers: np.ndarray, groups: Groups, task: Task) -> np.ndarray:
@@ -25,15 +27,24 @@ def pool_answers(answers: np.ndarray, groups: Groups, task: Task) -> np.ndarray:
     if task == "regression":
         pooled = groups.mean(answers)
     elif task == "multilabel":
-        odds = np.log(np.maximum(answers, _SMALLEST)) - np.log(np.maximum(1 - answers, _SMALLEST))
+        nearest = _precision_of(answers).eps
+        inside = np.clip(answers.astype(np.float64), nearest, 1 - nearest)
+        odds = np.log(inside) - np.log1p(-inside)
         pooled = 1 / (1 + np.exp(-groups.mean(odds)))
     else:
-        logits = groups.mean(np.log(np.maximum(answers, _SMALLEST)))
+        logits = groups.mean(np.log(np.maximum(answers.astype(np.float64), _precision_of(answers).tiny)))
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         pooled = shares / shares.sum(axis=1, keepdims=True)
     single = groups.sizes == 1
     pooled[single] = answers[groups.firsts[single]]
     return np.asarray(pooled)
+
+
+def _precision_of(probabilities: np.ndarray) -> np.finfo[Any]:
+    """The limits of the numbers that probabilities were computed in: float32 if that has each of them, else float64."""
+    with np.errstate(under="ignore"):
+        is_float32 = np.array_equal(probabilities, probabilities.astype(np.float32))
+    return np.finfo(np.float32 if is_float32 else np.float64)
 
 
 def pool_p_values(p_values: np.ndarray, groups: Groups) -> np.ndarray:

@@ -57,8 +57,9 @@ The answer for a group is calibrated, and that for one picture is not.
 """,
     "multilabel": """
 The model was trained to give one answer for several pictures of one thing ({pool_by}), and takes one picture. The
-answer for a group is that of the mean of its pictures' logits: average log(p / (1 - p)) of `probabilities` over the
-pictures, and take the sigmoid. `regraft predict . TABLE --pool-by COLUMN{trust}` does so.
+answer for a group is that of the mean of its pictures' logits: bring `probabilities` between 1.2e-7 and 1 - 1.2e-7,
+which is how near to 1 float32 comes, average log(p / (1 - p)) over the pictures, and take the sigmoid.
+`regraft predict . TABLE --pool-by COLUMN{trust}` does so.
 The answer for a group is calibrated, and that for one picture is not.
 """,
     "regression": """
