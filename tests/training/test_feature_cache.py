@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,18 @@ from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset
 from regraft.data.pixel_cache import load_pixels
 from regraft.models.classifier import Classifier, build
+from regraft.models.taps import HeadStages
 from regraft.training import feature_cache, row_sums
 from regraft.training.activations import Activations, CachedTensor
 from regraft.training.callbacks import NullReporter
-from regraft.training.feature_cache import as_batch, extract_features, predict_logits, row_bytes, run_prefix
+from regraft.training.feature_cache import (
+    as_batch,
+    continue_cached,
+    extract_features,
+    predict_logits,
+    row_bytes,
+    run_prefix,
+)
 from regraft.training.prefix_backend import OpenVinoBackend, PrefixBackend, TorchBackend
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -220,3 +229,57 @@ def test_a_process_holds_the_features_of_its_own_rows(
         assert torch.equal(values, expected[:, own])
     for values in run_ranks(2, lambda: extract(False), distributed):
         assert torch.equal(values, expected), "epochs draw from all rows"
+
+
+def _continue(model: Classifier, dataset: Dataset, cache: Cache, precision: torch.dtype = torch.float32) -> list[int]:
+    """Images that pass all stages after those with activations at stage 6 have passed the rest; also in `cache`."""
+    end, passed = len(model.stages), list[int]()
+
+    class Counting(TorchBackend):
+        def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+            passed.append(len(pixels))
+            return super().__call__(pixels)
+
+    backend = Counting(model, end, precision)
+    continue_cached(model, dataset, 6, backend, cache, reporter=NullReporter())
+    run(model, dataset, cache, end, precision=precision, backend=backend)
+    return passed
+
+
+@pytest.mark.parametrize("head_stages", ["last", "upper", "all"])
+def test_activations_of_a_fine_tuning_are_continued_with_the_same_numbers(
+    head_stages: HeadStages, dataset: Dataset, cache: Cache, tmp_path: Path
+) -> None:
+    model, some = build(classes=("a", "b"), image_size=32, head_stages=head_stages), np.array([0, 2, 4])
+    run(model, dataset.with_samples(dataset.table.take(some)), cache, 6)
+    assert _continue(model, dataset, cache) == [2]
+    assert _continue(model, dataset, cache) == []
+    end = len(model.stages)
+    continued, whole = run(model, dataset, cache, end), run(model, dataset, Cache(tmp_path / "other"), end)
+    for ours, theirs in zip(continued.batch(0, slice(None)), whole.batch(0, slice(None)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_other_weights_or_a_rounded_kind_of_number_are_not_continued(
+    model: Classifier, dataset: Dataset, cache: Cache
+) -> None:
+    run(model, dataset, cache, 6, precision=torch.bfloat16)
+    assert _continue(model, dataset, cache, torch.bfloat16) == [5], "bfloat16 is rounded where it is kept"
+    run(model, dataset, cache, 6)
+    other = build(classes=("a", "b"), image_size=32, weights="none")
+    assert _continue(other, dataset, cache) == [5]
+
+
+def test_a_copy_that_has_folded_other_layers_below_is_not_continued(
+    model: Classifier, dataset: Dataset, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folded(original: Classifier, boundary: int) -> Classifier:
+        """As if a norm above had been folded into the first convolution."""
+        copied = copy.deepcopy(original)
+        with torch.no_grad():
+            next(copied.backbone.parameters()).mul_(2)
+        return copied
+
+    run(model, dataset, cache, 6)
+    monkeypatch.setattr("regraft.training.prefix_backend.fold_inference", folded)
+    assert _continue(model, dataset, cache) == [5]

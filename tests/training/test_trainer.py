@@ -22,6 +22,7 @@ from regraft.training.callbacks import Epoch, HeadFit, NullReporter
 from regraft.training.epochs import LR_CANDIDATES
 from regraft.training.losses import EpochMetrics
 from regraft.training.phase import PhaseTrainer
+from regraft.training.prefix_backend import TorchBackend
 from regraft.training.trainer import train
 
 MakeModel = Callable[..., Classifier]
@@ -464,3 +465,21 @@ def test_a_loss_of_ones_own(make_model: MakeModel, squares_split: Split, fast: d
         train(make_model(), squares_split, **named)
     with pytest.raises(UsageError, match="class_weights = 'balanced' has no effect on the loss"):
         train(make_model(), squares_split, loss_function=same, class_weights="balanced", **named)
+
+
+def test_a_head_alone_finds_what_a_fine_tuning_has_left(
+    make_model: MakeModel, squares_split: Split, tmp_path: Path, fast: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"finetune_epochs": 0, "precision": "off"}
+    anew = train(make_model(), squares_split, cache=Cache(tmp_path / "other"), **options)
+    cache = Cache(tmp_path / "cache")
+    train(make_model(), squares_split, cache=cache, **{**fast, "finetune_epochs": 1, "precision": "off"})
+
+    def refuse(backend: TorchBackend, pixels: torch.Tensor) -> list[torch.Tensor]:
+        raise AssertionError(f"{len(pixels)} images pass all layers again")
+
+    monkeypatch.setattr(TorchBackend, "__call__", refuse)
+    found = train(make_model(), squares_split, cache=cache, **options)
+    assert found.val_logits is not None
+    assert anew.val_logits is not None
+    assert torch.equal(found.val_logits, anew.val_logits)

@@ -24,11 +24,11 @@ from regraft.models.staged import StageOutput
 from regraft.training.activations import Activations, ActivationSource
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import has_room
-from regraft.training.feature_cache import as_batch, extract_features, run_prefix, stored_dtype
+from regraft.training.feature_cache import as_batch, continue_cached, extract_features, run_prefix, stored_dtype
 from regraft.training.live_prefix import LiveActivations
 from regraft.training.memory_cache import MemoryCache
 from regraft.training.options import TrainingOptions
-from regraft.training.prefix_backend import BackendName, choose_backend, make_backend
+from regraft.training.prefix_backend import BackendName, TorchBackend, choose_backend, make_backend
 from regraft.training.storage import (
     StorageNeeds,
     check_disk,
@@ -245,6 +245,18 @@ class TrainingData:
         backend = make_backend(self.backend if reusable and cut else "torch", self._model, cut, self._precision)
         if is_live:
             return {part: LiveActivations(pixels[part], backend, self._augmentation, self._device) for part in pixels}
+        # An earlier training that fine-tuned has cached activations where it began.
+        lower, store = self._model.resolve(self._options.finetune_from), self._store
+        if (
+            0 < lower < cut == len(self._model.stages)
+            and isinstance(backend, TorchBackend)
+            and isinstance(store, Cache)
+        ):
+            for part in pixels:
+                name = f"upper stages, {part} images"
+                continue_cached(
+                    self._model, self._images[part], lower, backend, store, reporter=self._reporter, name=name
+                )
         return {
             part: run_prefix(
                 self._model,

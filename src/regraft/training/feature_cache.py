@@ -31,7 +31,7 @@ from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import autocast
 from regraft.training.losses import Objective
 from regraft.training.memory_cache import MemoryCache, MemoryTable
-from regraft.training.prefix_backend import PrefixBackend
+from regraft.training.prefix_backend import PrefixBackend, TorchBackend
 from regraft.training.row_sums import own_rows
 
 #: Images that the tail passes at once, and whose features processes exchange at once.
@@ -109,6 +109,50 @@ def run_prefix(
         )  # fmt: skip
     cached = [CachedTensor(table, rows, precision) for table, rows in zip(tables, numbers, strict=True)]
     return Activations(backend.boundary, *cached)
+
+
+def continue_cached(
+    model: Classifier,
+    dataset: Dataset,
+    lower: int,
+    backend: TorchBackend,
+    cache: Cache,
+    *,
+    batch_size: int = 64,
+    reporter: ProgressReporter,
+    name: str = "upper stages",
+) -> None:
+    """Bring plain images from their activations at a `lower` boundary to that of the backend, in the cache.
+
+    A fine-tuning has left those for its images, whose lower stages then need not run again for a head alone. The
+    numbers are those of the whole prefix. Leaves `run_prefix` all to do where there are none, or they do not suffice.
+    """
+    model.eval()
+    below = [cache.existing_table(*place) for place in _places(model, TorchBackend(model, lower, backend.precision))]
+    sources, tables = [table for table in below if table is not None], list(_tables(model, cache, backend))
+    keys = collect_keys((cache_key(sha256, 0, "") for sha256 in dataset.table.sha256s()), len(dataset))
+    if distributed.broadcast(len(sources) < len(below)):
+        return
+    # As in `run_prefix`, what rank 0 finds is found for all processes.
+    numbers, is_missing = distributed.on_rank_0(
+        lambda: (
+            np.stack([table.find(keys) for table in sources]),
+            np.stack([table.find(keys) < 0 for table in tables]),
+        )
+    )
+    images = np.flatnonzero(is_missing.any(axis=0) & (numbers >= 0).all(axis=0))
+    if not len(images) or not distributed.broadcast(backend.can_continue_from(lower)):
+        return
+    rows = [CachedTensor(table, row[None], backend.precision) for table, row in zip(sources, numbers, strict=True)]
+    activations, own = Activations(lower, *rows), images[distributed.share(len(images))]
+    for start in range(0, len(own), batch_size):
+        chosen = own[start : start + batch_size]
+        outputs = backend.continue_from(activations.batch(0, chosen), lower)
+        for table, missing, values in zip(tables, is_missing, outputs, strict=True):
+            new = np.flatnonzero(missing[chosen])
+            table.append(keys[chosen[new]], _stored(values[new]))
+        reporter.on_progress(name, min((start + len(chosen)) * distributed.world_size(), len(images)), len(images))
+    distributed.barrier()
 
 
 def extract_features(
@@ -253,6 +297,11 @@ def _shape(model: Classifier, boundary: int) -> tuple[int, ...]:
 
 
 def _tables(model: Classifier, cache: Cache | MemoryCache, backend: PrefixBackend) -> Iterator[Table | MemoryTable]:
+    return (cache.table(*place) for place in _places(model, backend))
+
+
+def _places(model: Classifier, backend: PrefixBackend) -> Iterator[tuple[str, dict[str, Any], tuple[int, ...], type]]:
+    """Kind, key, shape and type of the tables of a prefix: values, and taps where there are any."""
     boundary, precision = backend.boundary, backend.precision
     key: dict[str, Any] = {
         "backbone": model.spec.name,
@@ -265,10 +314,10 @@ def _tables(model: Classifier, cache: Cache | MemoryCache, backend: PrefixBacken
     }
     if isinstance(model.backbone, SeveralBackbones):  # each has its own size and normalization, and reads its own taps
         key["members"] = model.backbone.get_config()
-    yield cache.table("activations", key, _shape(model, boundary), _STORED[precision])
+    yield "activations", key, _shape(model, boundary), _STORED[precision]
     if length := model.taps_below(boundary):
         stages = {model.stages[index].name: parts for index, parts in model.tap_parts.items() if index < boundary}
-        yield cache.table("taps", {**key, "stages": stages}, (length,), _STORED[precision])
+        yield "taps", {**key, "stages": stages}, (length,), _STORED[precision]
 
 
 def _fingerprint(model: Classifier, boundary: int) -> str:

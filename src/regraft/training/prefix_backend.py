@@ -18,7 +18,8 @@ from torch import nn
 from regraft.cache import Cache
 from regraft.errors import MissingExtraError, UsageError
 from regraft.models.classifier import Classifier
-from regraft.models.cpu.fold_inference import fold_inference
+from regraft.models.cpu.fold_inference import fold_inference, keeps_activations
+from regraft.models.staged import StageOutput
 from regraft.resources import usable_cpus
 from regraft.timing import time_passes
 from regraft.training.device import autocast
@@ -63,14 +64,32 @@ class TorchBackend:
 
     def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """Run the prefix."""
-        if self.network is None:
-            self.network = fold_inference(self.model, self.boundary)
-        count, device = len(pixels), self.network.mean.device
+        network = _folded(self)
+        count, device = len(pixels), network.mean.device
         if count == 1:  # a batch of one runs other kernels, with other last bits
             pixels = torch.cat([pixels, pixels])
         with torch.inference_mode(), autocast(device, self.precision):
-            parts = _run(self.network, pixels.to(device, non_blocking=True), self.boundary)
+            parts = _run(network, pixels.to(device, non_blocking=True), self.boundary)
         return [part[:count].to("cpu", self.precision) for part in parts]
+
+    def can_continue_from(self, lower: int) -> bool:
+        """Whether `continue_from` gives what the whole prefix does: what is kept in float32 has lost nothing."""
+        return self.precision == torch.float32 and keeps_activations(_folded(self), self.model, lower)
+
+    def continue_from(self, inputs: StageOutput, lower: int) -> list[torch.Tensor]:
+        """Run the stages from a `lower` boundary on, on the activations there; returns what a whole prefix does."""
+        network, count = _folded(self), len(inputs.values)
+        if count == 1:
+            inputs = StageOutput(*(torch.cat([part, part]) for part in inputs))
+        with torch.inference_mode(), autocast(network.mean.device, self.precision):
+            outputs = network.run_stages(inputs.to(network.mean.device), lower, self.boundary)
+        return [part[:count].to("cpu", self.precision) for part in outputs if part.numel()]
+
+
+def _folded(backend: TorchBackend) -> Classifier:
+    if backend.network is None:
+        backend.network = fold_inference(backend.model, backend.boundary)
+    return backend.network
 
 
 class OpenVinoBackend:

@@ -54,6 +54,15 @@ def fold_inference(model: _Network, boundary: int, *, fuse: bool = True) -> _Net
     return model
 
 
+def keeps_activations(folded: StagedNetwork, model: StagedNetwork, boundary: int) -> bool:
+    """Whether a folded copy has the model's activations at a lower boundary, too, up to rounding.
+
+    It has others where a norm above the boundary is folded into a convolution below it.
+    """
+    pixels = patterns.sample_pixels(model)
+    return all(map(_is_close, _activations(folded, pixels, boundary), _activations(model, pixels, boundary)))
+
+
 def _fold_each(model: _Network, *, fuse: bool) -> _Network:
     folded = copy.deepcopy(model)
     assert isinstance(folded.backbone, SeveralBackbones)
