@@ -23,6 +23,11 @@ from regraft.errors import UsageError
         ("level-1", "level-2"),
         ("BI-RADS 1", "BI-RADS 2"),
         ("1/3", "2/3"),
+        ("1 year", "2 years", "10 years"),
+        ("0-9 kg", "10-19kg", "100 kg"),
+        ("1: mild", "2: severe"),
+        ("1st", "2nd", "3rd", "11th"),
+        ("0. none", "1. some"),
     ],
 )
 def test_numbers_in_names_are_an_order(ordered: tuple[str, ...]) -> None:
@@ -38,6 +43,11 @@ def test_numbers_in_names_are_an_order(ordered: tuple[str, ...]) -> None:
         ("grade 1", "stage 2"),
         ("1,000", "900"),  # a thousand, or one
         ("900", "1 000"),
+        ("6 months", "1 year", "2 years"),
+        ("100g", "1kg", "5kg"),
+        ("2h", "30min"),
+        ("1k", "500"),
+        ("0-9 days", "1-2 weeks"),
     ],
 )
 def test_other_names_are_never_sorted_silently(names: tuple[str, ...]) -> None:
