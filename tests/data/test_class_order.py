@@ -88,3 +88,6 @@ def test_arrays_have_an_order_too() -> None:
     with pytest.raises(UsageError, match="--order"):
         Dataset.from_arrays(images, labels, task="ordinal")
     assert not Dataset.from_arrays(images, labels).ordered
+    tree = {"low": "rest", "medium": "rest", "high": None}
+    with pytest.raises(UsageError, match="without an order"):
+        Dataset.from_arrays(images, labels, taxonomy=tree, task="ordinal", order=["low", "medium", "high"])

@@ -13,9 +13,12 @@ import torch
 import regraft
 from regraft.config import Config, load_config, load_run_config
 from regraft.config.presets import default_budget
-from regraft.data.dataset import Split
+from regraft.data.dataset import Dataset, Split
+from regraft.data.labels import ModelTask
 from regraft.data.pixel_cache import StreamedPixels
+from regraft.data.pooling import per_answer, pooled_by
 from regraft.data.samples import PARTS
+from regraft.data.split import split
 from regraft.errors import RunError, UsageError, WeightsError
 from regraft.models.registry import BACKBONES, find_backbone
 from regraft.resources import usable_cpus
@@ -291,3 +294,26 @@ def test_best_fine_tunes_only_what_validation_can_judge(squares_split: Split) ->
     assert with_preset_plan(asked, squares_split, Messages()).training.budget == wanted
     assert with_preset_plan(Config(), squares_split, reporter) == Config()
     assert len(reporter.said) == 2
+
+
+@pytest.mark.usefixtures("two_here")
+@pytest.mark.parametrize("task", ["classification", "ordinal"])
+def test_heads_are_scored_for_groups_and_for_an_order_as_they_are_trained(
+    task: ModelTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int, ModelTask]] = []
+
+    def noted(features: torch.Tensor, labels: np.ndarray, *args: Any, task: ModelTask, **others: Any) -> BackboneScore:
+        seen.append((len(features), len(labels), task))
+        return score_head(features, labels, *args, task=task, **others)
+
+    monkeypatch.setattr(backbone_search, "score_head", noted)
+    images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), np.uint8)
+    groups = [f"thing {number // 2}" for number in range(24)]
+    labels = [str(number // 2 % 3) for number in range(24)]
+    data = Dataset.from_arrays(images, labels, groups=groups, task=task)
+    parts = split(data if task == "ordinal" else pooled_by(data, "thing"), train=0.8, val=0.1, test=0.1)
+    choose_backbone(parts, _auto(), NullReporter())
+    rows = len(per_answer(parts.train))
+    assert rows == len(parts.train) // (1 if task == "ordinal" else 2)
+    assert seen == [(rows, rows, task)] * 2

@@ -149,6 +149,7 @@ def test_what_has_no_meaning_or_no_way_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=what):
         train_from(grades, load_config(overrides=HEAD_ONLY | settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_tree_has_no_order(grades: Path) -> None:

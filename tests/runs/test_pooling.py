@@ -286,13 +286,22 @@ def test_contradictions_in_groups_are_named(patients: Path, tmp_path: Path) -> N
     [
         ("model.head", "mlp", "hidden layers"),
         ("training.head_optimizer", "adam", "trained in epochs"),
-        ("training.loss", "binary_cross_entropy", "sigmoid"),
+        ("data.task", "ordinal", "classes have an order"),
         ("data.unlabelled", "somewhere", r"data\.unlabelled takes each image by itself"),
     ],
 )
-def test_what_is_not_linear_in_the_features_is_refused(patients: Path, setting: str, value: str, words: str) -> None:
+def test_what_is_not_linear_in_the_features_is_refused_before_the_images_are_read(
+    patients: Path, setting: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regraft.runs.prepare.scan", None)
     with pytest.raises(UsageError, match=words):
         train_from(patients, load_config(overrides={**HEAD, "data.pool_by": "patient", setting: value}))
+
+
+def test_a_sigmoid_over_classes_is_refused(patients: Path) -> None:
+    settings = {**HEAD, "data.pool_by": "patient", "training.loss": "binary_cross_entropy"}
+    with pytest.raises(UsageError, match="sigmoid"):
+        train_from(patients, load_config(overrides=settings))
 
 
 def test_classes_of_a_pooled_run_stay(pooled_run: library.Run, patients: Path) -> None:

@@ -18,6 +18,8 @@ _THOUSANDS = re.compile(r"[,'\u2019\u00a0 ]\d{3}(?!\d)")
 #: What follows a number, or a range, directly or after a space: `h`, `kg`, ` years`.
 _UNIT = re.compile(r"(?:\s*[-\u2013]\s*\d*\.?\d+)?\s*([^\W\d_]+|%)")
 _ORDINALS = ("st", "nd", "rd", "th")
+#: What is said of classes that have both an order and a tree.
+ORDERED_TREE = "A tree above the classes is for classes without an order. Leave out one of them."
 _HOW = "Give it, lowest first: --order LOW,MEDIUM,HIGH, or data.order in a configuration (order= in Python)."
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from regraft.data.arrays import read_arrays
 from regraft.data.band_values import Bands, measure_bands
-from regraft.data.class_order import in_order
+from regraft.data.class_order import ORDERED_TREE, in_order
 from regraft.data.decode import (
     MAX_PIXELS,
     ImageSource,
@@ -37,7 +37,7 @@ from regraft.data.samples import SampleTable
 from regraft.data.storage import Folder, Storage, image_error
 from regraft.data.stored_features import StoredFeatures
 from regraft.data.taxonomy import Taxonomy, check_parents
-from regraft.errors import DataError, ImageErrorCode
+from regraft.errors import DataError, ImageErrorCode, UsageError
 from regraft.notebook_repr import NotebookRepr
 
 
@@ -139,7 +139,7 @@ class Dataset(NotebookRepr):
             order: The classes of the task `ordinal`, lowest first; default: by the numbers in their names.
 
         Raises:
-            UsageError: `bands` is something else, or the order of the classes is not known.
+            UsageError: `bands` is something else, or the order of the classes is not known or beside a tree.
             DataError: The lengths differ, or the channels, a label is no finite number, or the tree does not have
                 every class at its ends.
             ImageError: An array is not an image; the message says which one.
@@ -149,6 +149,8 @@ class Dataset(NotebookRepr):
         of_data = {quantity} if found.task == "regression" else classes_in([s.label for s in found.samples], found.task)
         classes = tuple(sorted(of_data))
         if asked.is_ordinal:
+            if taxonomy is not None:
+                raise UsageError(ORDERED_TREE)
             classes = in_order(classes, asked.order, "The data set")
         tree = None if taxonomy is None else Taxonomy.of(check_parents(taxonomy, "The taxonomy"), classes)
         return cls(

@@ -12,7 +12,7 @@ import numpy as np
 from regraft.cache import Cache
 from regraft.data.band_values import choose_bands, format_numbers
 from regraft.data.check_classes import check_classes, check_known, check_numbers
-from regraft.data.class_order import in_order
+from regraft.data.class_order import ORDERED_TREE, in_order
 from regraft.data.dataset import BadFile, Dataset, Pair
 from regraft.data.decode import MAX_PIXELS
 from regraft.data.ignored import describe_ignored
@@ -170,6 +170,8 @@ def scan(
     is_plain = root is None and layout == "auto" and asked.read_as == "auto" and tree is None
     is_plain = is_plain and not (image_column or label_column or label_separator)
     ordered = tuple(classes or ())
+    if asked.is_ordinal and (tree is not None or layout == "tree"):
+        raise UsageError(ORDERED_TREE)
     if asked.is_ordinal and classes is None:  # before the images are read
         ordered = in_order(sorted({label for _, label in source.layout.classes}), asked.order, redact(str(path)))
     source = with_groups(source, grouping, option)
@@ -184,8 +186,6 @@ def scan(
     dataset = pooled_by(dataset, pool_by) if pool_by else dataset
     if not asked.is_ordinal:
         return dataset
-    if dataset.taxonomy is not None:
-        raise UsageError("A tree above the classes is for classes without an order. Leave out one of them.")
     dataset = replace(dataset, classes=tuple(name for name in ordered if name in dataset.classes))
     note = f"The classes in their order, lowest first: {join_truncated(dataset.classes, shown=20)}."
     return replace(dataset, ordered=True, notes=(*dataset.notes, note))

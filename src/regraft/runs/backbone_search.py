@@ -27,6 +27,7 @@ from regraft.atomic_io import write_json
 from regraft.cache import Cache
 from regraft.config import Config
 from regraft.data.dataset import Dataset, Split
+from regraft.data.pooling import groups_of, per_answer
 from regraft.data.split import fold_numbers, inseparable_set_ids
 from regraft.errors import RegraftError, RunError, UsageError
 from regraft.models.classifier import build
@@ -35,6 +36,7 @@ from regraft.models.registry import AUTO, BACKBONES, DEFAULT_BACKBONE, BackboneS
 from regraft.text import pluralize
 from regraft.training.backbone_scores import BackboneScore, features_of, score_head, stratified_order
 from regraft.training.callbacks import ProgressReporter
+from regraft.training.pooling import mean_rows
 
 #: File of the search in a run's folder.
 SEARCH = "backbone_search.json"
@@ -320,10 +322,13 @@ class _Search:
         )
 
     def _score(self, features: torch.Tensor, part: Dataset, near: float | None) -> BackboneScore:
+        """Score heads for the task of the data, and for groups where these get one answer each."""
+        if (groups := groups_of(part)) is not None:
+            features, part = mean_rows(features, groups), per_answer(part)
         self.folds = min(_FOLDS, len(np.unique(inseparable_set_ids(part.samples))))
         fold = fold_numbers(part, self.folds, seed=self.config.training.seed)
         weights = self.config.training.class_weights
-        return score_head(features, part.targets, fold, part.classes, weights, near=near)
+        return score_head(features, part.targets, fold, part.classes, weights, near=near, task=part.model_task)
 
     def _is_late(self, name: str, images: int, before: Sequence[str]) -> bool:
         """Whether a comparison would end after the limit, judged by an earlier one and the amount of computation."""

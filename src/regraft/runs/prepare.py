@@ -35,8 +35,9 @@ from regraft.runs.run import CONFIG, METRICS
 from regraft.tracking.tracker import check_trackers
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device, choose_precision
-from regraft.training.losses import output_activation, weights_of_classes
-from regraft.training.setup import check_task
+from regraft.training.losses import check_order, output_activation, weights_of_classes
+from regraft.training.pooling import check_poolable
+from regraft.training.setup import check_task, has_solver
 
 
 def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tuple[Classifier, Split]:
@@ -192,6 +193,10 @@ def refuse_settings_of_images(pool_by: str, config: Config) -> None:
     }
     for what in (name for name, is_chosen in settings.items() if is_chosen):
         refuse_groups(pool_by, what)
+    if pool_by:
+        model, ordered = config.model, asked_task(config) == "ordinal"
+        is_linear = model.head == "linear" and model.dropout in ("auto", 0) and model.pooling != "attention"
+        check_poolable(pool_by, is_linear=is_linear, is_fitted=has_solver(config.training), ordered=ordered)
 
 
 def refuse_several_labels(task: AskedTask, what: str) -> None:
@@ -213,7 +218,12 @@ def refuse_order(is_ordered: bool, what: str) -> None:
 
 
 def refuse_settings_of_classes(task: AskedTask, config: Config) -> None:
-    """Raise `UsageError` for settings of a training that have no meaning for numbers or an order, or no way yet."""
+    """Raise `UsageError` for settings of a training that have no meaning for a task, or no way yet.
+
+    Of `auto` it is not known what the images have.
+    """
+    if task in ("classification", "multilabel", "ordinal"):
+        check_order(config.training, task == "ordinal")
     if task not in ("regression", "ordinal"):
         return
     training, run, is_auto = config.training, config.run, config.model.backbone == AUTO

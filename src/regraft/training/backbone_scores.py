@@ -16,6 +16,7 @@ from regraft import distributed
 from regraft.cache import Cache
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
+from regraft.data.labels import ModelTask
 from regraft.models.classifier import Classifier
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device, choose_precision
@@ -101,20 +102,23 @@ def score_head(
     weights: ClassWeights,
     *,
     near: float | None = None,
+    task: ModelTask | None = None,
 ) -> BackboneScore:
     """Cross-validate linear heads on features (N, F) with fold numbers and labels, both int64 (N,).
 
-    Labels may be indicators, float32 (N, C), if an image has any number of classes.
+    Labels may be indicators, float32 (N, C), if an image has any number of classes; `task` says if classes have an
+    order.
     The L2 strength is the one with the lowest loss over all folds; with `near`, among this one and those beside it. The
     score is a little too good for that, and equally so for all backbones.
     """
     place = None if near is None else L2_VALUES.index(near)
     l2_values = L2_VALUES if place is None else L2_VALUES[max(0, place - 1) : place + 2]
-    targets, numbers, objective = torch.from_numpy(labels), np.unique(fold), Objective.of_labels(labels, classes)
+    targets, numbers = torch.from_numpy(labels), np.unique(fold)
+    objective = Objective.of_labels(labels, classes, task=task)
     logits = torch.full((len(l2_values), len(labels), len(classes)), torch.nan)
     for number in numbers:
         outside = torch.from_numpy(fold == number)
-        objective = Objective.of_labels(labels[fold != number], classes, weights)
+        objective = Objective.of_labels(labels[fold != number], classes, weights, task)
         path = held_out_path(features, targets, outside, objective, l2_values=l2_values, coarse=True)
         for row, (values, _) in enumerate(path):
             logits[row, outside] = values

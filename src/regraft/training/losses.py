@@ -286,6 +286,20 @@ def output_activation(options: TrainingOptions, task: Task) -> Activation:
     return options.output_activation
 
 
+def check_order(options: TrainingOptions, ordered: bool) -> None:
+    """Raise `UsageError` for a monitor of classes with an order where there is none, or a loss that ignores one."""
+    if options.monitor == "val_quadratic_kappa" and not ordered:
+        raise UsageError(
+            "training.monitor = val_quadratic_kappa is for classes that have an order (data.task = ordinal), and these "
+            "have none. Expected val_loss, val_accuracy or val_macro_f1."
+        )
+    if ordered and output_activation(options, "classification") != "softmax":
+        raise UsageError(
+            f"training.loss = {options.loss} judges each class by itself, and with task = ordinal the classes have an "
+            "order. Leave it out, or use cross_entropy, which is then the likelihood of cumulative logits."
+        )
+
+
 def check_loss(function: LossFunction, name: str, classes: int) -> None:
     """Try a loss function on two images; `UsageError` unless it returns a differentiable scalar."""
     logits = torch.zeros(2, classes, requires_grad=True)

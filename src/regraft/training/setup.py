@@ -35,6 +35,7 @@ from regraft.training.losses import (
     LossFunction,
     Objective,
     check_loss,
+    check_order,
     loss_of,
     monitor_of,
     output_activation,
@@ -85,8 +86,7 @@ def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: b
     finetunes = boundary < end and options.finetune_epochs > 0
     boundary = boundary if finetunes else end
     from_scratch = is_random and boundary == 0
-    has_solver = not options.custom_loss and options.loss not in ("asymmetric", "absolute_error")
-    solvable = options.head_optimizer == "lbfgs" and is_linear(model.head) and has_solver
+    solvable = has_solver(options) and is_linear(model.head)
     return PhasePlan(
         boundary=boundary,
         boundary_name=model.stages[boundary].name if finetunes else "head",
@@ -97,6 +97,12 @@ def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: b
         views=(options.views or (_VIEWS if finetunes else 1)) if boundary and changes_views else 1,
         from_scratch=from_scratch,
     )
+
+
+def has_solver(options: TrainingOptions) -> bool:
+    """Whether a linear head is fitted by L-BFGS, which needs a convex loss, rather than trained in epochs."""
+    is_convex = not options.custom_loss and options.loss not in ("asymmetric", "absolute_error")
+    return options.head_optimizer == "lbfgs" and is_convex
 
 
 def is_linear(head: Head) -> bool:
@@ -252,18 +258,9 @@ def set_up(
     model.head.temperature, model.head.half_width, model.ood = 1.0, None, None
     model.head.thresholds = (0.5,) * len(model.head.thresholds)
     task = split.dataset.task
+    check_order(options, model.ordered)
     options = replace(options, monitor=monitor_of(options, task))
-    if options.monitor == "val_quadratic_kappa" and not model.ordered:
-        raise UsageError(
-            "training.monitor = val_quadratic_kappa is for classes that have an order (data.task = ordinal), and these "
-            "have none. Expected val_loss, val_accuracy or val_macro_f1."
-        )
     model.head.activation, model.pool_by = output_activation(options, task), split.dataset.pool_by
-    if model.ordered and model.head.activation != "softmax":
-        raise UsageError(
-            f"training.loss = {options.loss} judges each class by itself, and with task = ordinal the classes have an "
-            "order. Leave it out, or use cross_entropy, which is then the likelihood of cumulative logits."
-        )
     if (groups := PooledGroups.of(split)) is not None:
         check_pooled(phases.head, model.head.activation, split, is_linear=is_linear(model.head))
     model.freeze(phases.boundary)

@@ -18,7 +18,7 @@ from regraft.data.split import fold_numbers, inseparable_set_counts, inseparable
 from regraft.errors import DataError, UsageError
 from regraft.evaluation.majority import compare_with_majority
 from regraft.evaluation.metrics import confusion_matrix
-from regraft.runs.prepare import build_for, refuse_groups, refuse_order, refuse_several_labels, scan_with
+from regraft.runs.prepare import asked_task, build_for, refuse_groups, refuse_order, refuse_several_labels, scan_with
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import refuse_unlabeled
@@ -147,6 +147,7 @@ def learning_curve(
     refuse_teacher(config, "regraft learning-curve")
     refuse_several_labels(config.data.task, "`regraft learning-curve`")
     refuse_groups(config.data.pool_by, "`regraft learning-curve`")
+    refuse_order(asked_task(config) == "ordinal", "`regraft learning-curve`")
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
     refuse_several_labels(dataset.task, "`regraft learning-curve`")
     refuse_order(dataset.ordered, "`regraft learning-curve`")
