@@ -311,12 +311,6 @@ def test_classes_of_a_pooled_run_stay(pooled_run: library.Run, patients: Path) -
         library.train(pooled_run, patients)
 
 
-def test_cross_validation_answers_groups(patients: Path) -> None:
-    result = library.cross_validate(library.scan(patients, pool_by="patient"), k=4, config=load_config(overrides=HEAD))
-    assert len(result.predictions) == 24
-    assert set(result.predictions.ids) == set(patient_of(patients).values())
-
-
 def test_groups_have_several_labels_or_a_number(several_labels: Path, numbers_manifest: Path, tmp_path: Path) -> None:
     for task, table in (("multilabel", several_labels), ("regression", numbers_manifest)):
         shutil.copytree(table.parent, tmp_path / task)

@@ -23,6 +23,11 @@ REPORTS: Mapping[Task, TaskReport[Any]] = {
 }
 
 
+def count_answers(metrics: Mapping[str, Any], part: str) -> str:
+    """How many answers of a part the metrics are of: `60 images`, or groups where each of these has one."""
+    return pluralize(metrics[part]["count"], "group" if "groups" in metrics else "image")
+
+
 def describe_groups(metrics: Mapping[str, Any]) -> str:
     """What has one answer, if that is a group of pictures, in sentences; "" where each image has one."""
     if not (groups := metrics.get("groups")):

@@ -37,6 +37,7 @@ from regraft.runs.prepare import (
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import find_unlabeled_for
+from regraft.studies.answered import Answered
 from regraft.studies.label_cross_validation import MultilabelCrossValidation, score_labels
 from regraft.studies.number_cross_validation import NumberCrossValidation, score_numbers
 from regraft.text import join_truncated, pluralize
@@ -53,7 +54,7 @@ _LABEL_ERRORS = ("path", "label", "looks_like", "probability")
 _SCORES: Mapping[
     Task,
     Callable[
-        [Dataset, Sequence[np.ndarray], Sequence[np.ndarray], dict[str, float]],
+        [Dataset, Answered, Sequence[np.ndarray], Sequence[np.ndarray], dict[str, float]],
         MultilabelCrossValidation | NumberCrossValidation,
     ],
 ] = {"multilabel": score_labels, "regression": score_numbers}
@@ -70,8 +71,9 @@ class CrossValidation:
         macro_f1s: Macro-F1 on the same, float64 (repeats, k), 0..1.
         predictions: Out-of-fold predictions of every image, in the first repeat.
         evaluation: Evaluation of these predictions.
-        suspects: Path, label, suggested class and its probability of each label that is likely wrong, the likeliest
+        suspects: Name, label, suggested class and its probability of each label that is likely wrong, the likeliest
             first; by the mean of the repeats' probabilities. None where `evaluation.at_chance` says why.
+        answered: The images that are predicted, or the groups, if each has one answer; a suspect is named as there.
         seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
         unlabeled: With images without labels: how many were found, can be used and were left out, how many of them
             were compared, the number of folds in which they help, of how many, and the accuracy without them. Else
@@ -87,11 +89,12 @@ class CrossValidation:
     predictions: Predictions
     evaluation: Evaluation
     suspects: tuple[tuple[str, str, str, float], ...]
+    answered: Answered
     seconds: dict[str, float]
     unlabeled: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
-        return f"CrossValidation({self.k} folds, {len(self.predictions)} images, accuracy {self.accuracy:.3f})"
+        return f"CrossValidation({self.k} folds, {self.answered.text}, accuracy {self.accuracy:.3f})"
 
     @property
     def repeats(self) -> int:
@@ -115,7 +118,7 @@ class CrossValidation:
             "fold_macro_f1s": self.macro_f1s.tolist(),
             "evaluation": self.evaluation.to_json(),
             "label_errors_withheld": self.evaluation.at_chance or None,
-            "label_errors": [dict(zip(_LABEL_ERRORS, suspect, strict=True)) for suspect in self.suspects],
+            **self.answered.to_json(_LABEL_ERRORS, self.suspects),
             "seconds": self.seconds,
             **({} if self.unlabeled is None else {"unlabelled": self.unlabeled}),
         }
@@ -126,7 +129,7 @@ class CrossValidation:
         Many predictions are `predictions.parquet`. Returns a sentence if they should be and cannot, else "".
         """
         note = write_predictions(self.predictions, folder)
-        write_csv(folder / "label_errors.csv", _LABEL_ERRORS, self.suspects)
+        write_csv(folder / "label_errors.csv", *self.answered.table(_LABEL_ERRORS, self.suspects))
         title, file = f"Held out, {self.k} folds", folder / "confusion_matrix.png"
         plot_confusion(self.evaluation.confusion, self.predictions.classes, file, title=title)
         write_json(folder / "crossval.json", self.to_json())  # last: where it is, all is
@@ -203,6 +206,7 @@ def cross_validate(
         extra = frozen_features(model, images, cache, reporter, value_range=dataset.value_range)
     features = frozen_features(model, dataset, cache, reporter)
     clock.append(time.perf_counter())
+    answered = Answered.of(dataset)
     if (pooled := groups_of(dataset)) is not None:
         features, dataset = mean_rows(features, pooled), per_answer(dataset)
         folds = [fold[pooled.firsts] for fold in folds]
@@ -221,7 +225,7 @@ def cross_validate(
         ]  # fmt: skip
     if (score := _SCORES.get(dataset.task)) is not None:
         clock.append(time.perf_counter())
-        result = score(dataset, probabilities, folds, _seconds(clock))
+        result = score(dataset, answered, probabilities, folds, _seconds(clock))
         if out is not None:
             result.write(new_output_folder(out))
         return result
@@ -242,7 +246,7 @@ def cross_validate(
             "accuracy_without": float(np.mean([(p.argmax(axis=1) == labels).mean() for p in plain])),
         }
     clock.append(time.perf_counter())
-    ids = np.array(dataset.table.paths.tolist() if pooled is None else pooled.names, object)
+    ids = np.array(answered.names, object)
 
     def predictions(probability: np.ndarray, rows: Any = slice(None)) -> Predictions:
         return Predictions.from_arrays(
@@ -258,7 +262,7 @@ def cross_validate(
     ]
     found = [] if whole[0].at_chance else find_label_errors(labels, np.mean(probabilities, axis=0))
     suspects = tuple(
-        (dataset.samples[e.index].path, dataset.samples[e.index].label, dataset.classes[e.suggested], e.probability)
+        (answered.names[e.index], dataset.samples[e.index].label, dataset.classes[e.suggested], e.probability)
         for e in found
     )
     cross_validation = CrossValidation(
@@ -269,6 +273,7 @@ def cross_validate(
         predictions(probabilities[0]),
         whole[0],
         suspects,
+        answered,
         _seconds(clock),
         use_of_unlabeled,
     )

@@ -25,6 +25,7 @@ from regraft.evaluation.multilabel.metrics import (
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.multilabel.thresholds import choose_thresholds
 from regraft.evaluation.stored_predictions import CSV
+from regraft.studies.answered import Answered
 from regraft.text import join_truncated
 
 _LABEL_ERRORS = ("path", "labels", "class", "suggestion", "probability")
@@ -42,9 +43,10 @@ class MultilabelCrossValidation:
         macro_f1s: Macro-F1 on the same, float64 (repeats, k), 0..1.
         predictions: Out-of-fold predictions of every image, in the first repeat, at thresholds that all images choose.
         evaluation: Evaluation of these predictions, each answer by thresholds of the other folds.
-        suspects: Path and labels of each image with a likely wrong or missing label, the class, what to do with it (add
+        suspects: Name and labels of each image with a likely wrong or missing label, the class, what to do with it (add
             or remove) and its probability, the most certain first; by the mean of the repeats' probabilities. None of
             classes that the head does not clearly tell from the rest.
+        answered: The images that are predicted, or the groups, if each has one answer; a suspect is named as there.
         seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
     """
 
@@ -56,11 +58,12 @@ class MultilabelCrossValidation:
     predictions: MultilabelPredictions
     evaluation: MultilabelEvaluation
     suspects: tuple[tuple[str, str, str, str, float], ...]
+    answered: Answered
     seconds: dict[str, float]
 
     def __repr__(self) -> str:
         score = self.evaluation.mean_average_precision
-        return f"MultilabelCrossValidation({self.k} folds, {len(self.predictions)} images, mAP {score:.3f})"
+        return f"MultilabelCrossValidation({self.k} folds, {self.answered.text}, mAP {score:.3f})"
 
     @property
     def repeats(self) -> int:
@@ -84,20 +87,24 @@ class MultilabelCrossValidation:
             "fold_macro_f1s": self.macro_f1s.tolist(),
             "evaluation": self.evaluation.to_json(),
             "label_errors_withheld": self.withheld or None,
-            "label_errors": [dict(zip(_LABEL_ERRORS, suspect, strict=True)) for suspect in self.suspects],
+            **self.answered.to_json(_LABEL_ERRORS, self.suspects),
             "seconds": self.seconds,
         }
 
     def write(self, folder: Path) -> tuple[str, ...]:
         """Write `predictions.csv`, `label_errors.csv` and `crossval.json` into a folder; returns their names."""
         self.predictions.write_csv(folder / CSV)
-        write_csv(folder / "label_errors.csv", _LABEL_ERRORS, self.suspects)
+        write_csv(folder / "label_errors.csv", *self.answered.table(_LABEL_ERRORS, self.suspects))
         write_json(folder / "crossval.json", self.to_json())  # last: where it is, all is
         return CSV, "label_errors.csv", "crossval.json"
 
 
 def score_labels(
-    dataset: Dataset, probabilities: Sequence[np.ndarray], folds: Sequence[np.ndarray], seconds: dict[str, float]
+    dataset: Dataset,
+    answered: Answered,
+    probabilities: Sequence[np.ndarray],
+    folds: Sequence[np.ndarray],
+    seconds: dict[str, float],
 ) -> MultilabelCrossValidation:
     """The scores of predictions out of fold, float64 (N, C) for each repeat, by the fold of each image, (N,)."""
     truth, numbers = dataset.indicators, [np.unique(fold) for fold in folds]
@@ -107,7 +114,7 @@ def score_labels(
     ]
     rows = list(zip(probabilities, said, folds, numbers, strict=True))
     predictions = MultilabelPredictions(
-        tuple(dataset.table.paths.tolist()), truth, probabilities[0], dataset.classes, ("",) * len(truth),
+        answered.names, truth, probabilities[0], dataset.classes, ("",) * len(truth),
         choose_thresholds(truth, probabilities[0], "f1"),
     )  # fmt: skip
     evaluation = evaluate_labels(predictions, said[0])
@@ -124,6 +131,7 @@ def score_labels(
         predictions,
         evaluation,
         suspects,
+        answered,
         seconds,
     )
 

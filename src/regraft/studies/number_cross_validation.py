@@ -22,6 +22,7 @@ from regraft.evaluation.regression.metrics import RegressionEvaluation, evaluate
 from regraft.evaluation.regression.predictions import RegressionPredictions
 from regraft.evaluation.stored_predictions import CSV
 from regraft.report.plots.predicted_true import plot_predicted_true
+from regraft.studies.answered import Answered
 
 _LABEL_ERRORS = ("path", "target", "predicted", "error")
 
@@ -38,8 +39,9 @@ class NumberCrossValidation:
         predictions: Out-of-fold predictions of every image, in the first repeat, with the interval that all of their
             errors give.
         evaluation: Evaluation of these predictions; the coverage is that of intervals by the errors of the other folds.
-        suspects: Path, number, predicted number and error of each image whose number is likely wrong, the largest error
+        suspects: Name, number, predicted number and error of each image whose number is likely wrong, the largest error
             first; by the mean of the repeats' predictions. None where `evaluation.no_better` says why.
+        answered: The images that are predicted, or the groups, if each has one answer; a suspect is named as there.
         seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
     """
 
@@ -52,10 +54,11 @@ class NumberCrossValidation:
     predictions: RegressionPredictions
     evaluation: RegressionEvaluation
     suspects: tuple[tuple[str, float, float, float], ...]
+    answered: Answered
     seconds: dict[str, float]
 
     def __repr__(self) -> str:
-        return f"NumberCrossValidation({self.k} folds, {len(self.predictions)} images, MAE {self.evaluation.mae:.4g})"
+        return f"NumberCrossValidation({self.k} folds, {self.answered.text}, MAE {self.evaluation.mae:.4g})"
 
     @property
     def repeats(self) -> int:
@@ -74,14 +77,14 @@ class NumberCrossValidation:
             "fold_r2s": [[None if np.isnan(r2) else r2 for r2 in row] for row in self.r2s.tolist()],
             "evaluation": self.evaluation.to_json(),
             "label_errors_withheld": self.evaluation.no_better or None,
-            "label_errors": [dict(zip(_LABEL_ERRORS, suspect, strict=True)) for suspect in self.suspects],
+            **self.answered.to_json(_LABEL_ERRORS, self.suspects),
             "seconds": self.seconds,
         }
 
     def write(self, folder: Path) -> tuple[str, ...]:
         """Write the predictions, the suspects, a chart and `crossval.json` into a folder; returns their names."""
         self.predictions.write_csv(folder / CSV)
-        write_csv(folder / "label_errors.csv", _LABEL_ERRORS, self.suspects)
+        write_csv(folder / "label_errors.csv", *self.answered.table(_LABEL_ERRORS, self.suspects))
         title, quantity = f"Held out, {self.k} folds", self.predictions.quantity
         plot_predicted_true(self.predictions, folder / "predicted_true.png", title=title, quantity=quantity)
         write_json(folder / "crossval.json", self.to_json())  # last: where it is, all is
@@ -89,7 +92,11 @@ class NumberCrossValidation:
 
 
 def score_numbers(
-    dataset: Dataset, predicted: Sequence[np.ndarray], folds: Sequence[np.ndarray], seconds: dict[str, float]
+    dataset: Dataset,
+    answered: Answered,
+    predicted: Sequence[np.ndarray],
+    folds: Sequence[np.ndarray],
+    seconds: dict[str, float],
 ) -> NumberCrossValidation:
     """The errors of predictions out of fold, float64 (N, 1) for each repeat, by the fold of each image, (N,)."""
     truth, values = dataset.numbers, [of_repeat[:, 0] for of_repeat in predicted]
@@ -102,14 +109,16 @@ def score_numbers(
     )
     residuals = values[0] - truth
     predictions = RegressionPredictions(
-        tuple(dataset.table.paths.tolist()), truth, values[0], ("",) * len(truth),
+        answered.names, truth, values[0], ("",) * len(truth),
         conformal_half_width(residuals), dataset.classes[0],
     )  # fmt: skip
     evaluation = replace(evaluate_numbers(predictions), **_coverage(residuals, folds[0]))
     doubts = [] if evaluation.no_better else find_number_doubts(truth, np.mean(values, axis=0))
     suspects = tuple((predictions.ids[one.index], one.target, one.value, one.error) for one in doubts)
     maes, rmses, r2s = np.moveaxis(scores, -1, 0)
-    return NumberCrossValidation(len(numbers[0]), maes, rmses, r2s, predictions, evaluation, suspects, seconds)
+    return NumberCrossValidation(
+        len(numbers[0]), maes, rmses, r2s, predictions, evaluation, suspects, answered, seconds
+    )
 
 
 def _coverage(residuals: np.ndarray, fold: np.ndarray) -> dict[str, Any]:

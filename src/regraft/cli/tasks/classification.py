@@ -41,6 +41,7 @@ def print_part(console: Console, run: Run, part: Part) -> None:
     from regraft.evaluation.hierarchy import hierarchy_of_part
     from regraft.evaluation.metrics import evaluate
     from regraft.report.record import WITHHELD, calibrations_of
+    from regraft.report.tasks import count_answers
 
     hierarchy = hierarchy_of_part(run.predictions, part, run.taxonomy)
     evaluation, scores = replace(evaluate(run.predictions.part(part)), hierarchy=hierarchy), run.metrics[part]
@@ -48,7 +49,7 @@ def print_part(console: Console, run: Run, part: Part) -> None:
     print_report(console, evaluation, f"{run.path / 'metrics.json'} and the report list all")
     console.print(
         f"[bold green]{part.capitalize()} accuracy {100 * scores['accuracy']:.1f} %[/bold green] "
-        f"(95 % interval {100 * low:.1f} to {100 * high:.1f}) on {scores['count']} images, "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f}) on {count_answers(run.metrics, part)}, "
         f"macro-F1 {scores['macro_f1']:.3f}{escape(evaluation.of_tested)}."
     )
     if evaluation.at_chance:
@@ -90,7 +91,7 @@ def print_cross_validation(console: Console, result: CrossValidation) -> None:
     low, high = result.accuracy_interval
     console.print(
         f"[bold green]Accuracy {100 * result.accuracy:.1f} %[/bold green] (95 % interval {100 * low:.1f} to "
-        f"{100 * high:.1f}) on {pluralize(len(result.predictions), 'image')}; standard deviation between folds "
+        f"{100 * high:.1f}) on {result.answered.text}; standard deviation between folds "
         f"{100 * result.accuracies.std(ddof=1):.1f} points. Head only, without augmentation or fine-tuning."
     )
     if use := result.unlabeled:

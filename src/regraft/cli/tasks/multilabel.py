@@ -40,13 +40,15 @@ def print_part(console: Console, run: Run, part: Part) -> None:
     from regraft.evaluation.multilabel.calibration import MultilabelCalibration
     from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
     from regraft.report.multilabel.sentences import thresholds
+    from regraft.report.tasks import count_answers
 
     evaluation = MultilabelEvaluation.from_json(run.metrics[part])
     low, high = evaluation.intervals["mean_average_precision"]
     print_report(console, evaluation, f"{run.path / 'metrics.json'} and the report list all")
     console.print(
         f"[bold green]{part.capitalize()} mean average precision {evaluation.mean_average_precision:.3f}[/bold green] "
-        f"(95 % interval {low:.3f} to {high:.3f}) on {evaluation.count} images, macro-F1 {evaluation.macro_f1:.3f}."
+        f"(95 % interval {low:.3f} to {high:.3f}) on {count_answers(run.metrics, part)}, "
+        f"macro-F1 {evaluation.macro_f1:.3f}."
     )
     for caution in evaluation.cautions():
         console.print(f"[yellow]{escape(caution)}[/yellow]")
@@ -68,10 +70,9 @@ def print_cross_validation(console: Console, result: MultilabelCrossValidation) 
     console.print(escape(str(result.evaluation)))
     for number, row in enumerate(result.mean_average_precisions, start=1):
         console.print(f"mAP by fold, repeat {number}: " + "  ".join(f"{value:.3f}" for value in row))
-    count = pluralize(len(result.predictions), "image")
     console.print(
-        f"{count}, each predicted by a head that was fitted without it, and answered by thresholds of the other folds. "
-        "Head only, without augmentation or fine-tuning."
+        f"{result.answered.text}, each predicted by a head that was fitted without it, and answered by thresholds of "
+        "the other folds. Head only, without augmentation or fine-tuning."
     )
     if result.withheld:
         console.print(f"[yellow]{escape(result.withheld)}[/yellow]")

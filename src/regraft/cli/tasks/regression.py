@@ -33,6 +33,7 @@ def print_report(console: Console, evaluation: RegressionEvaluation, rest: str) 
 def print_part(console: Console, run: Run, part: Part) -> None:
     """Print the metrics of one part of a run."""
     from regraft.evaluation.regression.metrics import RegressionEvaluation
+    from regraft.report.tasks import count_answers
 
     evaluation = RegressionEvaluation.from_json(run.metrics[part])
     low, high = evaluation.intervals["mae"]
@@ -40,7 +41,7 @@ def print_part(console: Console, run: Run, part: Part) -> None:
     print_report(console, evaluation, "")
     console.print(
         f"[bold green]{part.capitalize()} mean absolute error {evaluation.mae:.4g}[/bold green] of "
-        f"{escape(run.classes[0])} (95 % interval {low:.4g} to {high:.4g}) on {evaluation.count} images{r2}."
+        f"{escape(run.classes[0])} (95 % interval {low:.4g} to {high:.4g}) on {count_answers(run.metrics, part)}{r2}."
     )
     for caution in cautions(evaluation):
         console.print(f"[yellow]{escape(caution)}[/yellow]")
@@ -61,7 +62,7 @@ def print_cross_validation(console: Console, result: NumberCrossValidation) -> N
     low, high = evaluation.intervals["mae"]
     console.print(
         f"[bold green]Mean absolute error {evaluation.mae:.4g}[/bold green] of {escape(result.predictions.quantity)} "
-        f"(95 % interval {low:.4g} to {high:.4g}) on {pluralize(len(result.predictions), 'image')}; standard deviation "
+        f"(95 % interval {low:.4g} to {high:.4g}) on {result.answered.text}; standard deviation "
         f"between folds {result.maes.std(ddof=1):.4g}. Head only, without augmentation or fine-tuning."
     )
     if evaluation.no_better:
