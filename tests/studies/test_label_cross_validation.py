@@ -18,6 +18,7 @@ from regraft.data.dataset import Dataset
 from regraft.errors import DataError, UsageError
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.multilabel.thresholds import choose_thresholds
+from regraft.studies.answered import Answered
 from regraft.studies.label_cross_validation import MultilabelCrossValidation, score_labels
 
 SMALL = load_config(overrides={"model.image_size": 32, "data.task": "multilabel"})
@@ -58,7 +59,7 @@ def test_the_thresholds_for_an_image_are_those_of_other_folds() -> None:
         rng.integers(0, 255, (60, 8, 8, 3), dtype=np.uint8),
         [[name for name, has in zip("ab", row, strict=True) if has] for row in truth],
     )
-    result = score_labels(dataset, [probabilities], [fold], {})
+    result = score_labels(dataset, Answered.of(dataset), [probabilities], [fold], {})
     said = np.zeros_like(truth)
     for number in range(3):
         limits = choose_thresholds(truth[fold != number], probabilities[fold != number], "f1")
@@ -83,7 +84,7 @@ def test_wrong_and_missing_labels_are_found_by_the_mean_of_the_repeats(tmp_path:
     images = rng.integers(0, 255, (120, 8, 8, 3), dtype=np.uint8)
     labels = [[name for name, has in zip("abc", row, strict=True) if has] for row in told]
     dataset = Dataset.from_arrays(images, labels)
-    result = score_labels(dataset, [sure], [fold], {})
+    result = score_labels(dataset, Answered.of(dataset), [sure], [fold], {})
     assert {row[0]: row[2:4] for row in result.suspects} == {
         dataset.samples[5].path: ("a", "add"),
         dataset.samples[50].path: ("a", "remove"),
@@ -92,9 +93,9 @@ def test_wrong_and_missing_labels_are_found_by_the_mean_of_the_repeats(tmp_path:
         result.suspects[0][1] == dataset.samples[[s.path for s in dataset.samples].index(result.suspects[0][0])].label
     )
     assert "does not clearly tell c from the rest" in result.withheld
-    assert [row[0] for row in score_labels(dataset, [sure, unsure], [fold, fold], {}).suspects] == [
-        dataset.samples[50].path
-    ]
+    assert [
+        row[0] for row in score_labels(dataset, Answered.of(dataset), [sure, unsure], [fold, fold], {}).suspects
+    ] == [dataset.samples[50].path]
     result.write(tmp_path)
     rows = csv_rows(tmp_path / "label_errors.csv")
     assert [(row["path"], row["class"], row["suggestion"]) for row in rows] == [

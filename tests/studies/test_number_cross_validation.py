@@ -20,6 +20,7 @@ from regraft.data.strings import Names
 from regraft.errors import UsageError
 from regraft.evaluation.regression.conformal import conformal_half_width
 from regraft.evaluation.regression.predictions import RegressionPredictions
+from regraft.studies.answered import Answered
 from regraft.studies.number_cross_validation import NumberCrossValidation, score_numbers
 from regraft.training.callbacks import NullReporter
 from regraft.training.cross_val_predict import cross_val_predict
@@ -88,7 +89,7 @@ def test_scores_of_folds_are_those_of_scikit_learn() -> None:
     said = truth + rng.normal(0, 3, 60)
     images = rng.integers(0, 255, (60, 8, 8, 3), dtype=np.uint8)
     dataset = Dataset.from_arrays(images, truth.tolist(), task="regression", quantity="age")
-    result = score_numbers(dataset, [said[:, None]], [fold], {})
+    result = score_numbers(dataset, Answered.of(dataset), [said[:, None]], [fold], {})
     one = fold == 1
     assert result.maes[0, 1] == pytest.approx(mean_absolute_error(truth[one], said[one]))
     assert result.rmses[0, 1] == pytest.approx(root_mean_squared_error(truth[one], said[one]))
