@@ -19,6 +19,7 @@ from regraft.data.pooled_answers import pool_answers
 from regraft.data.pooling import groups_of, per_answer, pooled_by
 from regraft.data.samples import PARTS, Part
 from regraft.data.scan import OnUnreadable, scan
+from regraft.data.sources.groups import UngroupedError
 from regraft.errors import DataError, UsageError, suggest_names
 from regraft.evaluation.hierarchy import check_tree, measure_hierarchy, target_confidence
 from regraft.evaluation.metrics import Evaluation
@@ -149,16 +150,23 @@ def select_labeled(
     """
     own, pooling = classifier.preprocessing.bands, pooling_of(classifier) if pool_by is None else pool_by
     if not isinstance(data, (Dataset, Split)):
-        data = scan(
-            data, on_unreadable=on_unreadable, remote=remote, image_column=image_column, label_column=label_column,
-            bands="" if own is None else format_numbers(own.numbers), classes=classifier.classes,
-            taxonomy=tree_of(classifier), near_duplicates=False, cache=Cache(), progress=progress,
-            task=classifier.task, label_separator=label_separator,
-            pool_by=pooling,
-        )  # fmt: skip
+        try:
+            data = scan(
+                data, on_unreadable=on_unreadable, remote=remote, image_column=image_column, label_column=label_column,
+                bands="" if own is None else format_numbers(own.numbers), classes=classifier.classes,
+                taxonomy=tree_of(classifier), near_duplicates=False, cache=Cache(), progress=progress,
+                task=classifier.task, label_separator=label_separator,
+                pool_by=pooling,
+            )  # fmt: skip
+        except UngroupedError as error:
+            if pool_by is not None:
+                raise
+            raise _ungrouped(pooling) from error
     if isinstance(data, Split):
         data = data.dataset
     if pooling and not data.pool_by:
+        if pool_by is None and not any(data.table.groups.used()):
+            raise _ungrouped(pooling)
         data = pooled_by(data, pooling)
     elif pool_by == "":
         data = replace(data, pool_by="")
@@ -179,6 +187,14 @@ def select_labeled(
     if not len(chosen):
         raise DataError(f"There are no images to evaluate{f' in the part {wanted}' if wanted else ''}.")
     return chosen
+
+
+def _ungrouped(pooling: str) -> DataError:
+    return DataError(
+        f"The model was trained on groups of images ({pooling!r}), and the data has none by this name or pattern. Say "
+        "what the groups are here, by --pool-by COLUMN or a pattern on the paths, or give --pool-by '' for an answer "
+        "for each image (pool_by= in Python)."
+    )
 
 
 def predict_dataset(

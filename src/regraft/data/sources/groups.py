@@ -48,7 +48,7 @@ def group_by_pattern(
 
     The group is the text of the pattern's named group `group`, else of all its groups joined by `-`, else of the whole
     match. An image without a match, or with an empty one, has no group. Raises `UsageError` if an image has a group
-    already, `UngroupedError` if no path matches, and `DataError` if a word, which is no pattern, is in several.
+    already, and `UngroupedError` if no path matches, or a word, which is no pattern, is in several.
     """
     if any(found.groups.used()):
         raise UsageError(f"The data has groups of its own. Remove {option} or the column `group`.")
@@ -58,7 +58,7 @@ def group_by_pattern(
         example = f", such as {found[0].path}" if found else ""
         raise UngroupedError(f"{option}={pattern.pattern!r} does not match the path of any image{example}. {_EXPECTED}")
     if is_word(pattern.pattern) and (count := len(found) - len(single)) > 1:
-        raise DataError(
+        raise UngroupedError(
             f"{option}={pattern.pattern!r} is in the paths of {pluralize(count, 'image')}, which would be one group, "
             f"since a word matches only itself. {_EXPECTED}"
         )
