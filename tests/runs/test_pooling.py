@@ -164,6 +164,33 @@ def test_the_command_evaluates_and_predicts_groups(pooled_run: library.Run, pati
     assert "--pool-by gives one answer for each" in single.stderr
 
 
+def test_data_without_the_groups_of_the_model_has_two_ways_out(
+    pooled_run: library.Run, patients: Path, tmp_path: Path
+) -> None:
+    for name, patient in patient_of(patients).items():
+        (tmp_path / "data" / patient.partition("-")[0]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(patients.with_name(name), tmp_path / "data" / patient.partition("-")[0] / f"{patient}_{name}")
+    folder = tmp_path / "data"
+    message = r"trained on groups of images \('patient'\), and the data has none .* --pool-by '' for an answer"
+    with pytest.raises(DataError, match=message):
+        library.evaluate(pooled_run, folder)
+    with pytest.raises(DataError, match=message):
+        library.evaluate(pooled_run, library.scan(folder))
+    with pytest.raises(DataError, match="pool_by='patient' does not match the path of any image"):
+        library.evaluate(pooled_run, folder, pool_by="patient")
+    assert library.evaluate(pooled_run, folder, pool_by="").count == len(csv_rows(patients))
+    assert library.evaluate(pooled_run, folder, pool_by=r"(\w+-\d)_").count == 24
+
+
+def test_a_table_needs_groups_and_is_alone(pooled_run: library.Run, patients: Path) -> None:
+    done = regraft("predict", pooled_run.path, patients)
+    assert done.returncode == 2
+    assert "is a table and no image. With --pool-by COLUMN" in done.stderr.replace("\n", " ")
+    done = regraft("predict", pooled_run.path, patients, patients.with_name("000.png"), "--pool-by", "patient")
+    assert done.returncode == 2
+    assert "--pool-by takes a table alone" in done.stderr.replace("\n", " ")
+
+
 def test_a_mistyped_column_is_refused(pooled_run: library.Run, patients: Path) -> None:
     for name in ("patients", "png"):
         done = regraft("predict", pooled_run.path, patients, "--pool-by", name, "--json")

@@ -154,12 +154,21 @@ def _files(
     images: Sequence[Path], pool_by: str | None, ignored: list[str]
 ) -> tuple[list[Any], list[str | None] | None]:
     """The images, and the group of each if groups get one answer; files that are not used are added to `ignored`."""
+    from regraft.errors import UsageError
     from regraft.models.image_sources import iter_sources
     from regraft.runs.groups import groups_of_files, images_of_table, is_table
 
+    tables = [path for path in images if is_table(path)]
+    if pool_by and tables and len(images) > 1:
+        raise UsageError(f"{tables[0]} is a table of images, beside other paths. --pool-by takes a table alone.")
+    if tables and len(images) == 1 and not pool_by:
+        raise UsageError(
+            f"{tables[0]} is a table and no image. With --pool-by COLUMN the images that it lists get one answer a "
+            "group. For one an image, expected image files, or folders of them."
+        )
     if not pool_by:
         return list(iter_sources(images, ignored.extend)), None
-    if len(images) == 1 and is_table(images[0]):
+    if tables:
         files, groups, notes = images_of_table(images[0], pool_by)
     else:
         files = list(iter_sources(images, ignored.extend))
