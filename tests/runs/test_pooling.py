@@ -180,6 +180,7 @@ def test_data_without_the_groups_of_the_model_has_two_ways_out(
         library.evaluate(pooled_run, folder, pool_by="patient")
     assert library.evaluate(pooled_run, folder, pool_by="").count == len(csv_rows(patients))
     assert library.evaluate(pooled_run, folder, pool_by=r"(\w+-\d)_").count == 24
+    assert len(library.audit_attribution(pooled_run, folder).images) == len(csv_rows(patients))
 
 
 def test_a_table_needs_groups_and_is_alone(pooled_run: library.Run, patients: Path) -> None:

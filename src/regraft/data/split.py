@@ -167,7 +167,7 @@ def _assign(
     one_each = dataset.with_samples(dataset.table.take(rows))
     sets = _Sets(one_each.table, inseparable_set_ids(dataset.samples)[rows])
     kept = _kept_groups(dataset, groups, kept)
-    return _assign_sets(one_each, sets, fractions, seed, kept, all_in_first)[groups.numbers]
+    return np.asarray(_assign_sets(one_each, sets, fractions, seed, kept, all_in_first)[groups.numbers])
 
 
 def _assign_sets(

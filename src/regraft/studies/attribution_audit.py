@@ -179,7 +179,8 @@ def audit_attribution(
         if part is not None:
             raise UsageError(f"part = {part!r} needs `data`; without it, the run's test images are used.")
         data = held_out(model)
-    dataset = select_labeled(data, classifier, part, progress=partial(reporter.on_progress, "scan"))
+    progress = partial(reporter.on_progress, "scan")
+    dataset = select_labeled(data, classifier, part, pool_by="", progress=progress)  # a map is of one image
     index = default_stage(classifier, method) if stage is None else find_stage(classifier, stage)
     names, shape = classifier.classes, classifier.preprocessing.shape
     rows: list[ImageAttribution] = []

@@ -57,9 +57,9 @@ def group_by_pattern(
     if len(single) == len(found):
         example = f", such as {found[0].path}" if found else ""
         raise UngroupedError(f"{option}={pattern.pattern!r} does not match the path of any image{example}. {_EXPECTED}")
-    if is_word(pattern.pattern) and (count := len(found) - len(single)) > 1:
+    if is_word(pattern.pattern) and (matched := len(found) - len(single)) > 1:
         raise UngroupedError(
-            f"{option}={pattern.pattern!r} is in the paths of {pluralize(count, 'image')}, which would be one group, "
+            f"{option}={pattern.pattern!r} is in the paths of {pluralize(matched, 'image')}, which would be one group, "
             f"since a word matches only itself. {_EXPECTED}"
         )
     notes = []
