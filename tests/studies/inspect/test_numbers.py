@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -68,3 +70,21 @@ def test_the_command_prints_the_numbers(numbers_manifest: Path, tmp_path: Path) 
     assert "--task regression" in done.output.split("Train")[1]
     done = CliRunner().invoke(app, [*words, "--json"])
     assert json.loads(done.stdout)["statistics"]["numbers"]["parts"]["all"]["images"] == 80
+
+
+def test_the_proposed_commands_run(numbers_manifest: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(numbers_manifest.parent, tmp_path / "data") / "brightness.csv"
+    rows = list(csv.reader(data.read_text().splitlines()))
+    shutil.copy(data.parent / rows[1][0], data.parent / "copy.png")
+    with data.open("w", newline="") as file:
+        written = csv.writer(file)
+        written.writerow([*rows[0], "age"])  # so that the column must be named
+        written.writerows([*row, "8"] for row in [*rows[1:], ["copy.png", rows[1][1]]])
+    words = ["inspect", str(data), "--task", "regression", "--label-column", "brightness", "--no-labels"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "p.html")], env={"COLUMNS": "400"})
+    assert done.exit_code == 0, done.output
+    (proposed,) = re.findall(r"Clean\s+regraft (clean .* --out )clean\.csv", done.output)
+    cleaned = CliRunner().invoke(app, [*shlex.split(proposed), str(tmp_path / "clean.csv")])
+    assert cleaned.exit_code == 0, cleaned.output
+    assert (tmp_path / "clean.csv").is_file()
+    assert "--task regression" in cleaned.output.split("regraft train")[1]

@@ -58,7 +58,7 @@ def command(
             "Images whose label a model disagrees with are often just hard. A test without them is too optimistic: "
             "evaluate the model on images that were not cleaned."
         )
-    options = " --task multilabel" if kept.task == "multilabel" else ""
+    options = "" if kept.task == "classification" else f" --task {kept.task}"
     options += f" --bands {bands}" if bands else ""
     of_tree = f" --taxonomy {tree_file(out)}" if tree_file(out).is_file() else ""
     screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(f'{out}{of_tree}')}{escape(options)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +32,7 @@ from regraft.runs.progress import rich_progress
 from regraft.text import pluralize
 
 if TYPE_CHECKING:
+    from regraft.data.dataset import Dataset
     from regraft.data.quality.findings import Finding, Inspection
 
 _COLORS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -78,7 +81,11 @@ def command(
     if json:
         print_json({**inspection.to_json(), "page": str(out)})
     else:
-        _print(screen, inspection, data, out, taxonomy, order)
+        asked = {
+            "--group-by": group_by, "--layout": layout, "--image-column": image_column, "--label-column": label_column,
+            "--bands": bands, "--task": task, "--label-separator": label_separator,
+        }  # fmt: skip
+        _print(screen, inspection, data, out, asked, {"--taxonomy": taxonomy, "--order": order})
     # Data without two classes fails here as in every other verb.
     has_failed = fail_on and inspection.worst in SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     if has_failed or inspection.dataset.class_problems:
@@ -86,8 +93,14 @@ def command(
 
 
 def _print(
-    screen: Console, inspection: Inspection, data: str, out: Path, taxonomy: str | None, order: str | None
+    screen: Console,
+    inspection: Inspection,
+    data: str,
+    out: Path,
+    asked: Mapping[str, str | None],
+    asked_of_classes: Mapping[str, str | None],
 ) -> None:
+    """Print the findings and the next commands; `asked` are given options of all these, the others of train alone."""
     from regraft.data.quality.cleaning import proposed
 
     _print_statistics(screen, inspection.to_json()["statistics"], data)
@@ -98,15 +111,28 @@ def _print(
     for note in (*inspection.dataset.notes, *inspection.notes):
         screen.print(f"[dim]{escape(note)}[/dim]")
     screen.print(f"\n[bold]Look at[/bold]  {escape(str(out))}")
+    dataset = inspection.dataset
+    reading = {**asked, "--task": asked["--task"] or _task_of(dataset)}
+    if dataset.taxonomy is not None and not asked_of_classes["--taxonomy"]:
+        reading["--layout"] = "tree"
     if kinds := ",".join(proposed(inspection.findings)):
-        screen.print(f"[bold]Clean[/bold]    regraft clean {escape(data)} --drop {kinds} --out clean.csv")
-    if not inspection.dataset.class_problems:
-        task = inspection.dataset.task
-        task_option = "" if task == "classification" else f" --task {task}"
-        if inspection.dataset.ordered:
-            task_option = " --task ordinal" + (f" --order {order}" if order else "")
-        of_tree = f" --taxonomy {taxonomy}" if taxonomy else " --layout tree" if inspection.dataset.taxonomy else ""
-        screen.print(f"[bold]Train[/bold]    regraft train {escape(data + of_tree + task_option)}")
+        screen.print(
+            f"[bold]Clean[/bold]    regraft clean {escape(data + _words(reading))} --drop {kinds} --out clean.csv"
+        )
+    if not dataset.class_problems:
+        screen.print(f"[bold]Train[/bold]    regraft train {escape(data + _words({**reading, **asked_of_classes}))}")
+
+
+def _task_of(dataset: Dataset) -> str | None:
+    """The task that commands must be told, or None: one class for each image is what they expect."""
+    if dataset.ordered:
+        return "ordinal"
+    return None if dataset.task == "classification" else dataset.task
+
+
+def _words(options: Mapping[str, str | None]) -> str:
+    """Options as on a command line, after a space; those without a value are left out."""
+    return "".join(f" {name} {shlex.quote(value)}" for name, value in options.items() if value)
 
 
 def _print_statistics(screen: Console, statistics: dict[str, Any], data: str) -> None:

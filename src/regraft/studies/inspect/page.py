@@ -94,6 +94,7 @@ def write_page(
         ignored=_names(((path,), "") for path in ignored) if ignored else None,
         ignored_count=len(ignored),
         drop=",".join(proposed(inspection.findings)),
+        task="" if dataset.task == "classification" else f" --task {dataset.task}",
     )  # fmt: skip
     write_text(file, page)
 
