@@ -10,6 +10,7 @@ import pytest
 
 from regraft.data.dataset import Dataset, Part
 from regraft.data.labels import number_text
+from regraft.data.quality.cleaning import proposed
 from regraft.data.quality.description import describe
 from regraft.data.quality.findings import Finding, audit
 from regraft.data.quality.numbers import by_range, far_out
@@ -40,6 +41,27 @@ def test_outliers_are_found_the_farthest_first() -> None:
     assert found.files == (("201.png",), ("200.png",))
     assert found.details == ("age -999", "age 300")
     assert found.title.startswith("2 images have numbers far from the others")
+
+
+def test_numbers_beside_one_that_most_images_have_are_no_outliers() -> None:
+    others = np.linspace(20, 80, 25).tolist()
+    assert find(dataset_of([50.0] * 35 + others), "outlier") is None
+    found = find(dataset_of([50.0] * 35 + [*others, 1e9]), "outlier")
+    assert found is not None
+    assert found.files == (("060.png",),)
+
+
+def test_many_numbers_far_out_are_no_warning() -> None:
+    found = find(dataset_of([*np.linspace(20, 80, 80).tolist(), *[-999.0] * 20]), "outlier")
+    assert found is not None
+    assert (found.severity, len(found.files)) == ("info", 20)
+
+
+def test_rare_numbers_are_not_proposed_to_be_dropped() -> None:
+    parts: list[Part | None] = ["train"] * 30 + ["test"] * 2
+    findings = audit(dataset_of([*range(30), 15, 500], parts))
+    assert {"outlier", "outside_train"} <= {finding.kind for finding in findings}
+    assert not {"outlier", "outside_train"} & set(proposed(findings))
 
 
 def test_nothing_is_far_out_where_half_of_the_values_are_equal() -> None:

@@ -21,6 +21,8 @@ _FAR_OUT = 3.0
 _CONFLICT = 0.5
 #: Share of the images from which on a number that they have in common is reported.
 _FREQUENT = 0.5
+#: Share of the images up to which numbers far out are likely mistakes; more may be how the numbers are distributed.
+_RARE = 0.1
 #: Ranges, of as equally many images as possible, and bars of a histogram.
 _RANGES, _BARS = 4, 10
 
@@ -95,13 +97,18 @@ def number_findings(dataset: Dataset) -> Iterator[Finding]:
             "details": tuple(f"{name} {dataset.samples[row].label}" for row in rows.tolist()),
         }
 
-    outliers = np.flatnonzero(far_out(numbers))
+    ((label, count),) = Counter(sample.label for sample in dataset.samples).most_common(1) or [("", 0)]
+    is_frequent = count >= _FREQUENT * len(numbers) and count > 1
+    # A number of half of the images would leave no range between the quartiles: the others are compared.
+    others = np.array([not is_frequent or sample.label != label for sample in dataset.samples], bool)
+    judged = np.flatnonzero(others)
+    outliers = judged[far_out(numbers[judged])]
     if len(outliers):
-        outliers = outliers[np.argsort(-np.abs(numbers[outliers] - np.median(numbers)), kind="stable")]
+        outliers = outliers[np.argsort(-np.abs(numbers[outliers] - np.median(numbers[judged])), kind="stable")]
         yield Finding(
-            "outlier", "warning",
+            "outlier", "warning" if len(outliers) <= max(1.0, _RARE * len(judged)) else "info",
             f"{pluralize(len(outliers), 'image has a number', 'images have numbers')} far from the others, half of "
-            "which are from {:.4g} to {:.4g}.".format(*np.quantile(numbers, (0.25, 0.75))),
+            "which are from {:.4g} to {:.4g}.".format(*np.quantile(numbers[judged], (0.25, 0.75))),
             "Check units, decimal points and codes for a missing value, such as -1 or 999. If they are right, "
             "--set training.loss=huber keeps them from deciding the fit.",
             **listed(outliers),
@@ -119,8 +126,7 @@ def number_findings(dataset: Dataset) -> Iterator[Finding]:
                 "(regraft split), or add images to train.",
                 **listed(outside),
             )  # fmt: skip
-    ((label, count),) = Counter(sample.label for sample in dataset.samples).most_common(1) or [("", 0)]
-    if count >= _FREQUENT * len(numbers) and count > 1:
+    if is_frequent:
         yield Finding(
             "frequent_number", "info",
             f"{100 * count / len(numbers):.0f} % of the images have the number {label}.",
