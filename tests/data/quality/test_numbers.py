@@ -13,7 +13,7 @@ from regraft.data.labels import number_text
 from regraft.data.quality.cleaning import proposed
 from regraft.data.quality.description import describe
 from regraft.data.quality.findings import Finding, audit
-from regraft.data.quality.numbers import by_range, far_out
+from regraft.data.quality.numbers import by_range, far_out, robust_deviation
 from regraft.data.samples import Sample, SampleTable
 
 
@@ -96,6 +96,30 @@ def test_copies_contradict_by_any_and_near_duplicates_by_a_large_difference(
     found = find(dataset, "conflict")
     assert (found is not None) == conflicts
     assert found is None or "very different numbers" in found.title
+
+
+def test_a_gross_error_does_not_hide_near_duplicates_that_contradict() -> None:
+    numbers = [30.0, 60.0, 1e9, *np.linspace(0, 100, 30).round(1).tolist()]
+    found = find(dataset_of(numbers, near_duplicate_group=["a", "a", *(str(i) for i in range(31))]), "conflict")
+    assert found is not None
+    assert found.files == (("000.png", "001.png"),)
+
+
+def test_copies_contradict_beside_a_near_duplicate() -> None:
+    numbers = [40.0, 41.0, 40.0, *np.linspace(0, 100, 30).round(1).tolist()]
+    groups = ["a", "a", "a", *(str(i) for i in range(30))]
+    hashes = [f"{max(i, 1):064x}" for i in range(33)]
+    dataset = dataset_of(numbers, near_duplicate_group=groups, sha256=hashes)
+    found = find(dataset, "conflict")
+    assert found is not None
+    assert found.files == (("000.png", "001.png", "002.png"),)
+
+
+def test_the_robust_deviation() -> None:
+    normal = np.random.default_rng(0).normal(5, 3, 100_000)
+    assert robust_deviation(normal) == pytest.approx(3, rel=0.02)
+    assert robust_deviation(np.array([0.0] * 8 + [1.0, 5.0])) == pytest.approx(np.std([0.0] * 8 + [1.0, 5.0]))
+    assert robust_deviation(np.empty(0)) == 0
 
 
 def test_ranges_are_in_order_and_of_equal_size() -> None:

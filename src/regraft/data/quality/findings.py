@@ -19,7 +19,7 @@ from regraft.data.quality.description import describe, has_several
 from regraft.data.quality.finding import SEVERITIES as SEVERITIES
 from regraft.data.quality.finding import Finding as Finding
 from regraft.data.quality.finding import Severity as Severity
-from regraft.data.quality.numbers import by_range, contradict, number_findings
+from regraft.data.quality.numbers import by_range, contradict, number_findings, robust_deviation
 from regraft.data.quality.shortcuts import Shortcut, measure_shortcuts
 from regraft.data.sources.folders import similar_names
 from regraft.data.split import inseparable_set_counts, inseparable_set_ids
@@ -115,7 +115,7 @@ def _duplicates(samples: Sequence[Sample], task: Task) -> Iterator[Finding]:
     leaks = [picture for picture in pictures if len({s.part for s in picture}) > 1]
     conflicts = [picture for picture in pictures if len({s.label for s in picture}) > 1]
     if task == "regression":
-        deviation = float(np.std([float(s.label) for s in samples])) if samples else 0.0
+        deviation = robust_deviation(np.array([float(s.label) for s in samples], np.float64))
         conflicts = [picture for picture in conflicts if contradict(picture, deviation)]
     exact = [picture for picture in pictures if len({s.sha256 for s in picture}) == 1]
     near = [picture for picture in pictures if len({s.sha256 for s in picture}) > 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,8 @@ from regraft.text import pluralize
 _FAR_OUT = 3.0
 #: Difference of the numbers of nearly the same picture, in standard deviations of all, from which on they contradict.
 _CONFLICT = 0.5
+#: Interquartile range of the normal distribution, in standard deviations.
+_NORMAL_RANGE = 1.349
 #: Share of the images from which on a number that they have in common is reported.
 _FREQUENT = 0.5
 #: Share of the images up to which numbers far out are likely mistakes; more may be how the numbers are distributed.
@@ -78,13 +80,29 @@ def _spread(values: np.ndarray) -> dict[str, float]:
     }
 
 
+def robust_deviation(values: np.ndarray) -> float:
+    """Standard deviation of a normal distribution with the interquartile range of values, float64 (N,).
+
+    A few wrong values do not change it. It is their standard deviation if half of them are equal; 0 without any.
+    """
+    if not len(values):
+        return 0.0
+    low, high = np.quantile(values, (0.25, 0.75))
+    return float((high - low) / _NORMAL_RANGE if high > low else values.std())
+
+
 def contradict(samples: Sequence[Sample], deviation: float) -> bool:
     """Whether copies of one file have different numbers, or near duplicates very different ones.
 
-    `deviation` is the standard deviation of the numbers of all images.
+    `samples` are of one picture: copies and near duplicates of each other. `deviation` is how far the numbers
+    of all images spread.
     """
-    spread = float(np.ptp([float(sample.label) for sample in samples]))
-    return spread > (0.0 if len({sample.sha256 for sample in samples}) == 1 else _CONFLICT * deviation)
+    of_file: dict[str, list[float]] = defaultdict(list)
+    for sample in samples:
+        of_file[sample.sha256].append(float(sample.label))
+    copies_differ = any(len(set(numbers)) > 1 for numbers in of_file.values())
+    spread = float(np.ptp([number for numbers in of_file.values() for number in numbers]))
+    return copies_differ or spread > _CONFLICT * deviation
 
 
 def number_findings(dataset: Dataset) -> Iterator[Finding]:
