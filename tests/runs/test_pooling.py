@@ -339,6 +339,23 @@ def test_classes_of_a_pooled_run_stay(pooled_run: library.Run, patients: Path) -
         library.train(pooled_run, patients)
 
 
+def test_what_starts_from_a_pooled_run_says_whose_setting_it_is(
+    pooled_run: library.Run, patients: Path, tmp_path: Path
+) -> None:
+    for setting in ("run.from_run", "distillation.teacher"):
+        given = {**HEAD, setting: str(pooled_run.path), "data.label_column": "diagnosis"}
+        with pytest.raises(UsageError) as raised:
+            train_from(patients, load_config(overrides=given), tmp_path / "refused")
+        assert "pooled" in str(raised.value)
+        assert "give --set data.pool_by= " in str(raised.value)
+        with pytest.raises(UsageError, match="pool_by = 'path' asks"):  # one of the user's own
+            train_from(patients, load_config(overrides={**given, "data.pool_by": "path"}), tmp_path / "refused")
+    options = ("--image-size", 32, "--epochs", 0, "--set", "data.pool_by=", "--set", "data.label_column=diagnosis")
+    done = regraft("train", patients, "--from", pooled_run.path, *options, "--out", tmp_path / "next")
+    assert done.returncode == 0, done.stderr
+    assert library.load(tmp_path / "next").classifier.pool_by == ""
+
+
 def test_groups_have_several_labels_or_a_number(several_labels: Path, numbers_manifest: Path, tmp_path: Path) -> None:
     for task, table in (("multilabel", several_labels), ("regression", numbers_manifest)):
         shutil.copytree(table.parent, tmp_path / task)

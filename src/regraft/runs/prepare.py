@@ -27,6 +27,7 @@ from regraft.data.stored_features import StoredFeatures
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier, build
 from regraft.models.registry import AUTO, find_backbone
+from regraft.models.run_description import read_run_description
 from regraft.resources import alone_on_machine
 from regraft.runs.earlier_images import check_features_fit, scan_with_earlier, uses_earlier_images
 from regraft.runs.earlier_run import bands_of_earlier, notes_on_earlier_run, take_head, tree_of_earlier
@@ -186,13 +187,21 @@ def refuse_groups(pool_by: str, what: str) -> None:
 
 def refuse_settings_of_images(pool_by: str, config: Config) -> None:
     """Raise `UsageError` for settings of a training that take each image by itself, where groups get one answer."""
-    settings = {
-        "A run from a run (--from)": bool(config.run.from_run),
-        "A teacher (distillation.teacher)": bool(config.distillation.teacher),
-        "data.unlabelled": bool(config.data.unlabelled),
+    runs = {
+        "A run from a run (--from)": config.run.from_run,
+        "A teacher (distillation.teacher)": config.distillation.teacher,
     }
-    for what in (name for name, is_chosen in settings.items() if is_chosen):
-        refuse_groups(pool_by, what)
+    for what, run in runs.items():
+        if run and pool_by and pool_by == read_run_description(run).get("pool_by"):
+            raise UsageError(
+                f"{what} takes each image by itself, and {run} has one answer for each group: its data.pool_by = "
+                f"{pool_by!r} holds here, too. For an answer for each image give --set data.pool_by= (or, where the "
+                "command has it, --pool-by '')."
+            )
+        if run:
+            refuse_groups(pool_by, what)
+    if config.data.unlabelled:
+        refuse_groups(pool_by, "data.unlabelled")
     if pool_by:
         model, ordered = config.model, asked_task(config) == "ordinal"
         is_linear = model.head == "linear" and model.dropout in ("auto", 0) and model.pooling != "attention"
