@@ -199,6 +199,12 @@ def test_a_mistyped_column_is_refused(pooled_run: library.Run, patients: Path) -
         assert f"no column '{name}'. pool_by is one of: path, diagnosis, patient" in done.stderr.replace("\n", " ")
 
 
+def test_compare_takes_pool_by(patients: Path, tmp_path: Path) -> None:
+    done = regraft("compare", patients, "--with", "ann,cnn", "--pool-by", "lesion", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert "no column 'lesion'. pool_by is one of: path, diagnosis, patient" in done.stderr.replace("\n", " ")
+
+
 def test_limits_of_groups_are_none_of_single_images(pooled_run: library.Run, patients: Path, tmp_path: Path) -> None:
     image = patients.with_name("000.png")
     for flag in ("--min-accuracy", "--coverage"):

@@ -49,7 +49,7 @@ GroupBy = Annotated[
     str | None, Option(metavar="NAME", help="Manifest column, or pattern on paths: a group shares a part.")
 ]
 PoolBy = Annotated[
-    str | None, Option(metavar="NAME", help="The same, of pictures of one thing: a group gets one answer.")
+    str | None, Option(metavar="NAME", help="Manifest column, or pattern on paths: a group gets one answer.")
 ]
 FolderLayout = Annotated[
     Literal["auto", "classes", "parts", "tree"] | None,

@@ -20,6 +20,7 @@ from regraft.cli.options import (
     Json,
     LabelSeparator,
     Order,
+    PoolBy,
     Settings,
     StudyFolder,
     Weights,
@@ -52,6 +53,7 @@ def command(
     ] = False,
     weights: Weights = None,
     image_size: ImageSize = None,
+    pool_by: PoolBy = None,
     task: AskedTask = None,
     order: Order = None,
     label_separator: LabelSeparator = None,
@@ -70,6 +72,7 @@ def command(
     given = {
         "model.weights": weights,
         "model.image_size": image_size,
+        "data.pool_by": pool_by,
         "data.task": task,
         "data.order": order,
         "data.label_separator": label_separator,
