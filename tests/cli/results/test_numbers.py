@@ -83,12 +83,11 @@ def test_evaluate_prints_errors(numbers_run: Run, numbers_manifest: Path, tmp_pa
     assert all(file.stat().st_size > 500 for file in files.values())
 
 
-@pytest.mark.parametrize("command", ["crossval", "learning-curve", "tune", "compare", "inspect", "classes", "distill"])
+@pytest.mark.parametrize("command", ["learning-curve", "inspect", "classes", "distill"])
 def test_commands_of_classes_refuse_numbers(
     numbers_run: Run, numbers_manifest: Path, tmp_path: Path, command: str
 ) -> None:
     words = {
-        "compare": [numbers_manifest, "--backbones", "efficientnet_lite0,lcnet_100", "--set", "data.task=regression"],
         "classes": [numbers_run.path, "--rename", "brightness=light"],
         "distill": [numbers_run.path, "--into", "lcnet_100"],
         "inspect": [numbers_manifest],
