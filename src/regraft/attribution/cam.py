@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from regraft.attribution.methods import METHODS, Method
+from regraft.attribution.methods import Method, check_method
 from regraft.errors import UnknownNameError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.torch_defaults import torch_defaults
@@ -41,12 +41,12 @@ def explain_pixels(
     stage whose output is explained, `default_stage` if None. Raises UsageError if that output has no spatial axes.
 
     Of a model of numbers the targets are those of `DIRECTIONS`: 0 is evidence for a higher number, 1 for a lower one.
-    With `images`, int64 (N,), maps of the same image are on one scale, and the largest value of one of them is 1.
+    With `images`, int64 (N,), maps of the same image are on one scale, and the largest value of one of them is 1; not
+    those of Score-CAM, whose weights are shares of one score. EigenCAM raises UsageError, as both would be the same.
 
     For several backbones the map is the sum of their maps (`regraft.attribution.members`), each at its own stage.
     """
-    if method not in METHODS:
-        raise UnknownNameError("method", method, list(METHODS))
+    check_method(method, model.task)
     if model.members and method != "integrated-gradients":
         from regraft.attribution.members import explain_members  # which imports this module
 
@@ -62,7 +62,8 @@ def explain_pixels(
             positive(compute(model, batch, batch_targets, method, stage), model.preprocessing.shape)
             for batch, batch_targets in zip(*batches, strict=True)
         ]
-        return normalize(torch.cat(maps).cpu(), images) if maps else torch.zeros(0, *pixels.shape[2:])
+        scale = None if method == "scorecam" else images
+        return normalize(torch.cat(maps).cpu(), scale) if maps else torch.zeros(0, *pixels.shape[2:])
     finally:
         model.train(was_training)
 

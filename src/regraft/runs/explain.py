@@ -18,7 +18,7 @@ from regraft.atomic_io import atomic_write
 from regraft.attribution.cam import default_stage, explain_pixels, find_stage, finer_stage, grid_of
 from regraft.attribution.evidence import Evidence, EvidencePredictor, gradcam_from_evidence
 from regraft.attribution.members import explain_members
-from regraft.attribution.methods import DIRECTIONS, Method
+from regraft.attribution.methods import DIRECTIONS, Method, check_method
 from regraft.data.decode import MAX_PIXELS, ImageSource
 from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
@@ -41,7 +41,7 @@ class Explanation(NotebookRepr):
         probabilities: Probabilities as from `predict`, float64 (classes,); empty if the image could not be read.
         targets: Names of the explained classes; of a number `higher` and `lower`.
         heat: Heat maps, float32 (targets, H, W) in [0, 1], at the image's own size; 1 where the evidence is strongest.
-            The two of a number are on one scale.
+            The two of a number are on one scale, except by Score-CAM.
         image: Pixels, uint8 (H, W, 3); of an image with other bands than colors the first three, in false colors.
         stage: Name of the explained stage; "" for integrated gradients, which explain the pixels.
         grid: Rows and columns of the stage's output, which are the cells of the map; None without a stage.
@@ -157,8 +157,8 @@ def explain(
 
     Raises:
         UnknownNameError: A class, stage or method is unknown.
-        UsageError: The stage has no spatial positions, a folder contains no image, a source is not an image, or the
-            export has no such maps.
+        UsageError: The stage has no spatial positions, a folder contains no image, a source is not an image, the
+            export has no such maps, or the method says nothing about numbers.
 
     Examples:
         >>> explanation = regraft.explain("runs/photos", "photos/rose/00.png")[0]
@@ -192,6 +192,7 @@ def stream(
     opened = classifier_of(model)
     classes, preprocessing, is_number = opened.classes, opened.preprocessing, opened.task == "regression"
     known = DIRECTIONS if is_number else classes
+    check_method(method, opened.task)
     if label is not None and label not in known:
         raise UnknownNameError("direction" if is_number else "class", label, list(known))
     if likeliest is not None and is_number:
