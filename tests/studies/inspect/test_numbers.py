@@ -88,3 +88,18 @@ def test_the_proposed_commands_run(numbers_manifest: Path, tmp_path: Path) -> No
     assert cleaned.exit_code == 0, cleaned.output
     assert (tmp_path / "clean.csv").is_file()
     assert "--task regression" in cleaned.output.split("regraft train")[1]
+
+
+def test_equal_numbers_are_a_finding_and_no_weak_model(numbers_manifest: Path, tmp_path: Path) -> None:
+    equal = shutil.copytree(numbers_manifest.parent, tmp_path / "data") / "brightness.csv"
+    names = [row.split(",")[0] for row in equal.read_text().splitlines()[1:13]]
+    equal.write_text("path,brightness\n" + "".join(f"{name},7\n" for name in names))
+    found = regraft.inspect(equal, task="regression", cache=Cache(tmp_path / "cache"))
+    assert "structure" in {finding.kind for finding in found.findings}
+    assert not any("not checked" in note for note in found.notes)
+
+
+def test_what_can_be_guessed_of_a_number_is_its_range(inspection: Inspection) -> None:
+    titles = [finding.title for finding in inspection.findings if finding.kind == "shortcut"]
+    assert titles
+    assert all(title.startswith("The range of the numbers can be guessed from") for title in titles)

@@ -53,7 +53,8 @@ def audit(dataset: Dataset) -> list[Finding]:
     structure = (Finding("structure", "error", problem, advice) for problem in dataset.class_problems)
     files = (*_unreadable(dataset), *_unused(dataset), *_duplicates(dataset.samples, dataset.task))
     labeled = by_range(dataset).samples if dataset.task == "regression" else dataset.samples
-    shortcuts = _shortcuts(measure_shortcuts(labeled, ids, dataset.classes if has_several(dataset) else ()))
+    what = "range of the numbers" if dataset.task == "regression" else "label"
+    shortcuts = _shortcuts(measure_shortcuts(labeled, ids, dataset.classes if has_several(dataset) else ()), what)
     return by_severity(
         [
             *structure,
@@ -103,7 +104,7 @@ def _unused(dataset: Dataset) -> Iterator[Finding]:
 
 #: What a picture has whose copies are labeled differently.
 _CONFLICTS: Mapping[Task, str] = {
-    "classification": "more than one label", "multilabel": "different labels", "regression": "very different numbers",
+    "classification": "more than one label", "multilabel": "different labels", "regression": "different numbers",
 }  # fmt: skip
 
 
@@ -288,14 +289,14 @@ def _file_properties(samples: Sequence[Sample]) -> Iterator[Finding]:
             yield Finding(kind, severity, title, advice, tuple((path,) for path in details), tuple(details.values()))
 
 
-def _shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
+def _shortcuts(shortcuts: Sequence[Shortcut], what: str) -> Iterator[Finding]:
     for shortcut in shortcuts:
         if shortcut.p >= _CHANCE or shortcut.strength < (_NOTABLE_VISIBLE if shortcut.visible else _NOTABLE):
             continue
         of = f" {shortcut.label!r}" if shortcut.label else ""
         yield Finding(
             "shortcut", "error" if shortcut.strength >= _STRONG and not shortcut.visible else "warning",
-            f"The label{of} can be guessed from the {shortcut.name} alone with {100 * shortcut.accuracy:.0f} % "
+            f"The {what}{of} can be guessed from the {shortcut.name} alone with {100 * shortcut.accuracy:.0f} % "
             f"balanced accuracy; chance is {100 * shortcut.chance:.0f} %.",
             "A network may learn this shortcut instead of what the image shows. Make the property the same for all "
             "labels, or test on images where it is.",

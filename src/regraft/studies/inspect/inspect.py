@@ -223,6 +223,8 @@ class _FeatureChecks:
     def _number_doubts(self) -> list[Finding]:
         """Numbers that are far from what a model says that has not seen the image."""
         samples = self.dataset.samples
+        if self.dataset.class_problems:  # they are findings
+            return []
         if len(np.unique(inseparable_set_ids(samples))) < 2 * _FOLDS:
             self.notes.append(f"Numbers were not checked: that needs {2 * _FOLDS} images that can be divided.")
             return []
