@@ -38,6 +38,17 @@ def test_several_columns_of_numbers_have_to_be_named(tmp_path: Path) -> None:
     assert scan(path, task="regression", label_column="weight").numbers.tolist() == [20.0, 22.0]
 
 
+@pytest.mark.parametrize("cell", ["1,234", "12 kg"])
+def test_cells_of_columns_without_numbers_are_shown(tmp_path: Path, cell: str) -> None:
+    path = table(tmp_path, f'path,who,age\n0.png,ann,3\n1.png,bob,"{cell}"\n2.png,eve,"{cell}"\n')
+    with pytest.raises(DataError) as refused:
+        scan(path, task="regression")
+    message = str(refused.value)
+    assert f"known to be the numbers: who has 'ann', age has '{cell}'; expected cells such as 1234" in message
+    assert "--label-column" in message
+    assert "--set data.label_column=" in message
+
+
 def test_a_column_that_is_named_like_what_describes_images_is_found_if_it_is_the_only_one(tmp_path: Path) -> None:
     path = table(tmp_path, "path,size,who\n0.png,3,ann\n1.png,4,bob\n")
     assert scan(path, task="regression").classes == ("size",)

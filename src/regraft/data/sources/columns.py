@@ -99,6 +99,8 @@ _SPLIT_NAMES, _GROUP = ("split", "part"), "group"
 _SAMPLE, _FEW = 200, 12
 #: Share of the cells that are 0 or 1 in columns for classes, and numbers in a column of numbers; others are errors.
 _FLAGS_SHARE, _NUMBERS_SHARE = 0.8, 0.8
+#: Columns of which an error shows a cell.
+_EXAMPLES = 3
 #: The column of a table's row numbers, which are no numbers of images.
 _ROW_NUMBER = "index"
 
@@ -137,6 +139,12 @@ def _is_number(cell: str) -> bool:
         return math.isfinite(float(cell))
     except ValueError:
         return False
+
+
+def _ways_to_name(option: str) -> str:
+    """The option that names a column, in a terminal and in Python; not every command has one of its own."""
+    flag = f"--{option.replace('_', '-')}"
+    return f"{flag} ({option}= in Python, --set data.{option}= where a command has no {flag})"
 
 
 class ColumnFinder:
@@ -273,7 +281,16 @@ class ColumnFinder:
         found = named or others or numeric
         if len(found) == 1:
             return found[0]
+        unread = [i for i in left if self._names[i] not in _IMAGE_NAMES | _OTHERS and self._first_cells(i)]
+        if not found and unread:
+            examples = ", ".join(f"{self._known[i]} has {self._no_number(i)!r}" for i in unread[:_EXAMPLES])
+            what = f"the numbers: {examples}; expected cells such as 1234 or 12.5, without units and commas"
+            raise self._unclear(what, found, "label_column", "label")
         raise self._unclear("the numbers", found, "label_column", "label")
+
+    def _no_number(self, column: int) -> str:
+        """The first cell of a column that is no number."""
+        return next(cell for cell in self._first_cells(column) if not _is_number(cell))
 
     def _split_by_content(self, taken: set[int | None]) -> int | None:
         """The column in which each cell is the name of a part."""
@@ -333,7 +350,7 @@ class ColumnFinder:
         return join_truncated([self._known[i] for i in columns])
 
     def _unclear(self, what: str, columns: Sequence[int], option: str, default: str) -> DataError:
-        advice = f"Name one by --{option.replace('_', '-')} ({option}= in Python), or rename it to `{default}`."
+        advice = f"Name one by {_ways_to_name(option)}, or rename it to `{default}`."
         if len(columns) == 1:
             column = self._join(columns)
             return DataError(f"{self._name}: {column!r} would be {what}, but has another value in each row. {advice}")
