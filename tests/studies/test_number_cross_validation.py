@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 from typer.testing import CliRunner
 
 import regraft
 from regraft.cli import app
+from regraft.cli.tasks.regression import print_cross_validation
 from regraft.config import load_config
 from regraft.data.dataset import Dataset
 from regraft.data.strings import Names
@@ -98,6 +101,25 @@ def test_scores_of_folds_are_those_of_scikit_learn() -> None:
     inside = [errors[i] <= conformal_half_width((said - truth)[fold != fold[i]]) for i in range(60)]
     assert result.evaluation.coverage == pytest.approx(np.mean(inside))
     assert result.predictions.quantity == "age"
+
+
+def test_a_gross_error_that_hides_the_model_is_named() -> None:
+    rng = np.random.default_rng(0)
+    truth, fold = rng.normal(40, 9, 60).round(1), np.arange(60) % 3
+    said = truth + rng.normal(0, 3, 60)
+    truth[7] = 1e9
+    images = rng.integers(0, 255, (60, 8, 8, 3), dtype=np.uint8)
+    dataset = Dataset.from_arrays(images, truth.tolist(), task="regression", quantity="age")
+    result = score_numbers(dataset, Answered.of(dataset), [said[:, None]], [fold], {"total": 0.0})
+    assert result.evaluation.no_better
+    assert result.outliers == ((dataset.samples[7].path, 1e9),)
+    assert result.to_json()["outliers"] == [{"path": dataset.samples[7].path, "target": 1e9}]
+    screen = Console(file=StringIO(), width=400)
+    print_cross_validation(screen, result)
+    printed = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "1 number is far from the others" in printed
+    assert "regraft inspect" in printed
+    assert f"{dataset.samples[7].path}: 1e+09" in printed
 
 
 def test_a_head_of_a_fold_does_not_depend_on_the_unit() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from regraft.atomic_io import write_csv, write_json
 from regraft.data.dataset import Dataset
 from regraft.data.labels import Task
+from regraft.data.quality.numbers import find_outliers
 from regraft.evaluation.intervals import wilson_interval
 from regraft.evaluation.regression.conformal import conformal_half_width
 from regraft.evaluation.regression.label_errors import find_number_doubts
@@ -42,6 +43,8 @@ class NumberCrossValidation:
         suspects: Name, number, predicted number and error of each image whose number is likely wrong, the largest error
             first; by the mean of the repeats' predictions. None where `evaluation.no_better` says why.
         answered: The images that are predicted, or the groups, if each has one answer; a suspect is named as there.
+        outliers: Path, or name of a group, and number of each whose number is far from the others, the farthest first.
+            One gross error outweighs all else in the squares by which models are fitted and compared.
         seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
     """
 
@@ -56,6 +59,7 @@ class NumberCrossValidation:
     suspects: tuple[tuple[str, float, float, float], ...]
     answered: Answered
     seconds: dict[str, float]
+    outliers: tuple[tuple[str, float], ...] = ()
 
     def __repr__(self) -> str:
         return f"NumberCrossValidation({self.k} folds, {self.answered.text}, MAE {self.evaluation.mae:.4g})"
@@ -78,6 +82,7 @@ class NumberCrossValidation:
             "evaluation": self.evaluation.to_json(),
             "label_errors_withheld": self.evaluation.no_better or None,
             **self.answered.to_json(_LABEL_ERRORS, self.suspects),
+            "outliers": [{"path": path, "target": target} for path, target in self.outliers],
             "seconds": self.seconds,
         }
 
@@ -115,9 +120,10 @@ def score_numbers(
     evaluation = replace(evaluate_numbers(predictions), **_coverage(residuals, folds[0]))
     doubts = [] if evaluation.no_better else find_number_doubts(truth, np.mean(values, axis=0))
     suspects = tuple((predictions.ids[one.index], one.target, one.value, one.error) for one in doubts)
+    outliers = tuple((predictions.ids[row], float(truth[row])) for row in find_outliers(truth).tolist())
     maes, rmses, r2s = np.moveaxis(scores, -1, 0)
     return NumberCrossValidation(
-        len(numbers[0]), maes, rmses, r2s, predictions, evaluation, suspects, answered, seconds
+        len(numbers[0]), maes, rmses, r2s, predictions, evaluation, suspects, answered, seconds, outliers
     )
 
 

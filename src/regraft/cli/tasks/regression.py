@@ -67,6 +67,11 @@ def print_cross_validation(console: Console, result: NumberCrossValidation) -> N
     )
     if evaluation.no_better:
         console.print(f"[yellow]{escape(evaluation.no_better)} Likely wrong numbers are withheld.[/yellow]")
+    if result.outliers:
+        count = pluralize(len(result.outliers), "number is", "numbers are")
+        console.print(f"\n{count} far from the others, and may outweigh them; regraft inspect lists all. For example")
+        for path, target in result.outliers[:_SUSPECTS]:
+            console.print(escape(f"  {path}: {target:.6g}"))
     if result.suspects:
         console.print(f"\n{pluralize(len(result.suspects), 'number is', 'numbers are')} probably wrong, for example")
         for path, target, predicted, _ in result.suspects[:_SUSPECTS]:

@@ -105,6 +105,20 @@ def contradict(samples: Sequence[Sample], deviation: float) -> bool:
     return copies_differ or spread > _CONFLICT * deviation
 
 
+def find_outliers(numbers: np.ndarray) -> np.ndarray:
+    """Places of the numbers, float64 (N,), that are far out, int64 (n,), the farthest first."""
+    judged = _judged(numbers)
+    outliers = judged[far_out(numbers[judged])]
+    return np.asarray(outliers[np.argsort(-np.abs(numbers[outliers] - np.median(numbers[judged])), kind="stable")])
+
+
+def _judged(numbers: np.ndarray) -> np.ndarray:
+    """Places of the numbers that are compared: one that half of the images have would leave no range of quartiles."""
+    values, counts = np.unique(numbers, return_counts=True)
+    frequent = values[(counts >= _FREQUENT * len(numbers)) & (counts > 1)]
+    return np.flatnonzero(~np.isin(numbers, frequent))
+
+
 def number_findings(dataset: Dataset) -> Iterator[Finding]:
     """What may be wrong with the numbers of images, by these alone."""
     numbers, paths, name = dataset.numbers, dataset.table.paths.tolist(), dataset.classes[0]
@@ -115,18 +129,13 @@ def number_findings(dataset: Dataset) -> Iterator[Finding]:
             "details": tuple(f"{name} {dataset.samples[row].label}" for row in rows.tolist()),
         }
 
-    ((label, count),) = Counter(sample.label for sample in dataset.samples).most_common(1) or [("", 0)]
-    is_frequent = count >= _FREQUENT * len(numbers) and count > 1
-    # A number of half of the images would leave no range between the quartiles: the others are compared.
-    others = np.array([not is_frequent or sample.label != label for sample in dataset.samples], bool)
-    judged = np.flatnonzero(others)
-    outliers = judged[far_out(numbers[judged])]
+    outliers = find_outliers(numbers)
     if len(outliers):
-        outliers = outliers[np.argsort(-np.abs(numbers[outliers] - np.median(numbers[judged])), kind="stable")]
+        judged = numbers[_judged(numbers)]
         yield Finding(
             "outlier", "warning" if len(outliers) <= max(1.0, _RARE * len(judged)) else "info",
             f"{pluralize(len(outliers), 'image has a number', 'images have numbers')} far from the others, half of "
-            "which are from {:.4g} to {:.4g}.".format(*np.quantile(numbers[judged], (0.25, 0.75))),
+            "which are from {:.4g} to {:.4g}.".format(*np.quantile(judged, (0.25, 0.75))),
             "Check units, decimal points and codes for a missing value, such as -1 or 999. If they are right, "
             "--set training.loss=huber keeps them from deciding the fit.",
             **listed(outliers),
@@ -144,7 +153,8 @@ def number_findings(dataset: Dataset) -> Iterator[Finding]:
                 "(regraft split), or add images to train.",
                 **listed(outside),
             )  # fmt: skip
-    if is_frequent:
+    ((label, count),) = Counter(sample.label for sample in dataset.samples).most_common(1) or [("", 0)]
+    if count >= _FREQUENT * len(numbers) and count > 1:
         yield Finding(
             "frequent_number", "info",
             f"{100 * count / len(numbers):.0f} % of the images have the number {label}.",
