@@ -64,7 +64,7 @@ LabelColumn = Annotated[
 ]
 AskedTask = Annotated[
     Literal["auto", "classification", "multilabel", "ordinal", "regression"] | None,
-    Option("--task", metavar="TASK", help="auto, classification, multilabel, ordinal or regression."),
+    Option("--task", metavar="TASK", help="auto, ordinal, regression, classification or multilabel."),
 ]
 Order = Annotated[
     str | None, Option("--order", metavar="CLASSES", help="Classes that have an order, lowest first: low,medium,high.")
