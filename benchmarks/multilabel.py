@@ -107,7 +107,7 @@ def measure_time(images: int, labels: int, record: bool) -> None:
     for step, (seconds, of_processors) in steps.items():
         print(f"{step:20} {seconds:6.1f} s, {of_processors:6.1f} s of the processors")
     if record:
-        facts = {step: {"wall seconds": round(float(seconds), 1)} for step, (seconds, _) in steps.items()}
+        facts = {step: {"wall_seconds": round(float(seconds), 1)} for step, (seconds, _) in steps.items()}
         facts["all"] |= {"images": images, "labels": labels, "features": width, "threads": torch.get_num_threads()}
         samples = {step: [own] for step, (_, own) in steps.items()}
         save("multilabel-time", samples, unit="processor seconds", facts=facts, title="Head for several labels")
