@@ -108,7 +108,7 @@ def contradict(samples: Sequence[Sample], deviation: float) -> bool:
 def find_outliers(numbers: np.ndarray) -> np.ndarray:
     """Places of the numbers, float64 (N,), that are far out, int64 (n,), the farthest first."""
     judged = _judged(numbers)
-    outliers = judged[far_out(numbers[judged])]
+    outliers = np.asarray(judged[far_out(numbers[judged])])
     if not len(outliers):
         return outliers
     return np.asarray(outliers[np.argsort(-np.abs(numbers[outliers] - np.median(numbers[judged])), kind="stable")])
