@@ -124,7 +124,7 @@ def _print(
 
 
 def _task_of(dataset: Dataset) -> str | None:
-    """The task that commands must be told, or None: one class for each image is what they expect."""
+    """The task to pass to other commands; None for one class an image, which is their default."""
     if dataset.ordered:
         return "ordinal"
     return None if dataset.task == "classification" else dataset.task
