@@ -11,8 +11,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from regraft.errors import UsageError
 from regraft.evaluation.multilabel.metrics import indicator_f1
-from regraft.training.losses import EpochMetrics, Objective, check_loss, compute_metrics, monitor_of, weights_of_classes
+from regraft.training.losses import EpochMetrics, Objective, check_loss, compute_metrics, weights_of_classes
 from regraft.training.options import TrainingOptions
+from regraft.training.task_options import monitor_of
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from regraft.data.dataset import Dataset, Split
 from regraft.data.split import split
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
-from regraft.training.losses import output_activation
 from regraft.training.options import TrainingOptions
 from regraft.training.setup import plan_phases
+from regraft.training.task_options import output_activation
 from regraft.training.trainer import train
 
 MakeModel = Callable[..., Classifier]

@@ -36,9 +36,10 @@ from regraft.runs.run import CONFIG, METRICS
 from regraft.tracking.tracker import check_trackers
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device, choose_precision
-from regraft.training.losses import check_order, output_activation, weights_of_classes
+from regraft.training.losses import weights_of_classes
 from regraft.training.pooling import check_poolable
 from regraft.training.setup import check_task, has_solver
+from regraft.training.task_options import check_order, output_activation
 
 
 def prepare(data: Path | str, config: Config, reporter: ProgressReporter) -> tuple[Classifier, Split]:

@@ -22,7 +22,7 @@ from regraft.evaluation.multilabel.metrics import indicator_f1
 from regraft.evaluation.ordinal import quadratic_kappa
 from regraft.models.cumulative import log_probabilities
 from regraft.models.head import Activation
-from regraft.training.options import ClassWeights, Loss, Monitor, TrainingOptions
+from regraft.training.options import ClassWeights, Loss
 
 #: Validation images below which choices do not rest on their number of errors (docs/decisions/keep-finetuned.md).
 SMALL_VALIDATION = 50
@@ -31,21 +31,6 @@ _INDICES = "A class is given by its name, or by its index from 0 in the order of
 
 #: The asymmetric loss has this focus and margin for images that lack a class.
 _FOCUS, _MARGIN = 4, 0.05
-
-#: The losses of each task; the first is the default.
-_LOSSES: dict[Task, tuple[Loss, ...]] = {
-    "classification": ("cross_entropy", "binary_cross_entropy"),
-    "multilabel": ("binary_cross_entropy", "asymmetric"),
-    "regression": ("squared_error", "huber", "absolute_error"),
-}
-
-#: What chooses the best epoch of each task by default. Of several labels, the share of right answers hardly moves where
-#: labels are rare: a model that always says no has a high one.
-_MONITOR_OF: dict[Task, Monitor] = {
-    "classification": "val_accuracy",
-    "multilabel": "val_loss",
-    "regression": "val_loss",
-}
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -243,61 +228,6 @@ def given_weights(option: Mapping[str, float], classes: Sequence[str]) -> dict[s
         if name not in classes and name not in by_index:
             raise UnknownNameError("class in training.class_weights", name, classes, _INDICES)
     return {by_index.get(name, name): weight for name, weight in option.items()}
-
-
-def loss_of(options: TrainingOptions, task: Task) -> Loss:
-    """The loss by name; raise `UsageError` if it is none of this task."""
-    if options.loss == "auto":
-        return _LOSSES[task][0]
-    if options.loss not in _LOSSES[task]:
-        raise UsageError(
-            f"training.loss = {options.loss} is no loss of the task {task}. Expected {' or '.join(_LOSSES[task])}."
-        )
-    return options.loss
-
-
-def monitor_of(options: TrainingOptions, task: Task) -> Monitor:
-    """The metric of the best epoch; numbers have neither accuracy nor F1, so theirs is always the loss."""
-    return _MONITOR_OF[task] if options.monitor == "auto" or task == "regression" else options.monitor
-
-
-def output_activation(options: TrainingOptions, task: Task) -> Activation:
-    """The activation of the last layer; raise `UsageError` if the loss has no meaning over it."""
-    loss = loss_of(options, task)
-    if task == "multilabel" and options.output_activation == "softmax":
-        raise UsageError(
-            "training.output_activation = softmax gives an image one class, and the task is multilabel. Expected "
-            "sigmoid."
-        )
-    if task == "regression":
-        if options.output_activation != "auto":
-            raise UsageError(
-                f"training.output_activation = {options.output_activation} gives probabilities, and the task is "
-                "regression. Leave it out: the output is the number."
-            )
-        return "linear"
-    if options.output_activation == "auto":
-        return "softmax" if loss == "cross_entropy" else "sigmoid"
-    if options.output_activation == "sigmoid" and loss == "cross_entropy":
-        raise UsageError(
-            "training.output_activation = sigmoid with training.loss = cross_entropy, which needs probabilities that "
-            "add up to 1. Set loss = binary_cross_entropy, or output_activation = softmax."
-        )
-    return options.output_activation
-
-
-def check_order(options: TrainingOptions, ordered: bool) -> None:
-    """Raise `UsageError` for a monitor of classes with an order where there is none, or a loss that ignores one."""
-    if options.monitor == "val_quadratic_kappa" and not ordered:
-        raise UsageError(
-            "training.monitor = val_quadratic_kappa is for classes that have an order (data.task = ordinal), and these "
-            "have none. Expected val_loss, val_accuracy or val_macro_f1."
-        )
-    if ordered and output_activation(options, "classification") != "softmax":
-        raise UsageError(
-            f"training.loss = {options.loss} judges each class by itself, and with task = ordinal the classes have an "
-            "order. Leave it out, or use cross_entropy, which is then the likelihood of cumulative logits."
-        )
 
 
 def check_loss(function: LossFunction, name: str, classes: int) -> None:

@@ -35,10 +35,6 @@ from regraft.training.losses import (
     LossFunction,
     Objective,
     check_loss,
-    check_order,
-    loss_of,
-    monitor_of,
-    output_activation,
     units_of,
     weights_of_classes,
 )
@@ -48,6 +44,7 @@ from regraft.training.prefix_backend import openvino_version
 from regraft.training.several_heads import LinearWeights
 from regraft.training.soft_labels import check_labels
 from regraft.training.soft_targets import SoftTargets, beside
+from regraft.training.task_options import check_order, loss_of, monitor_of, output_activation
 
 #: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
 _VIEWS = 8

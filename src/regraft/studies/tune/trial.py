@@ -21,9 +21,10 @@ from regraft.runs.prepare import build_for
 from regraft.studies.tune.result import Metric, TrialRecord, TrialResult
 from regraft.training.callbacks import Epoch, NullReporter, ProgressReporter, known
 from regraft.training.device import choose_device, choose_precision
-from regraft.training.losses import EpochMetrics, Objective, compute_metrics, loss_of, output_activation, units_of
+from regraft.training.losses import EpochMetrics, Objective, compute_metrics, units_of
 from regraft.training.prefix_backend import BackendName, choose_backend
 from regraft.training.setup import plan_phases
+from regraft.training.task_options import loss_of, output_activation
 from regraft.training.trainer import train as train_classifier
 
 #: Weight of the loss beside macro-F1 and mAP: it decides between equal scores alone.
