@@ -11,7 +11,7 @@ from regraft.data.split import split
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.training.options import TrainingOptions
-from regraft.training.setup import plan_phases
+from regraft.training.phase_plan import plan_phases
 from regraft.training.task_options import output_activation
 from regraft.training.trainer import train
 

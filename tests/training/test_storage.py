@@ -25,7 +25,7 @@ from regraft.training.callbacks import NullReporter
 from regraft.training.device import choose_precision
 from regraft.training.feature_rows import StoredRows, TensorRows
 from regraft.training.options import TrainingOptions
-from regraft.training.setup import plan_phases
+from regraft.training.phase_plan import plan_phases
 from regraft.training.storage import check_disk, free_disk, head_bytes, memory_limit, storage_needs
 from regraft.training.trainer import train
 

@@ -22,7 +22,7 @@ from regraft.text import pluralize
 from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan
 from regraft.training.callbacks import ProgressReporter
-from regraft.training.setup import finetunes_members, plan_phases
+from regraft.training.phase_plan import finetunes_members, plan_phases
 from regraft.training.soft_labels import estimate_seconds, part_size
 from regraft.training.storage import free_disk, memory_limit
 from regraft.training.throughput import Throughput, measure_throughput

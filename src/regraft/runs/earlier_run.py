@@ -24,7 +24,7 @@ from regraft.runs.run import CONFIG, UNLABELED, Run
 from regraft.runs.run_images import read_rows, split_rows
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import Epoch, HeadFit, Training
-from regraft.training.setup import plan_phases
+from regraft.training.phase_plan import plan_phases
 
 
 def tree_of_earlier(config: Config) -> Taxonomy | None:

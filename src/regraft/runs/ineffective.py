@@ -13,7 +13,7 @@ from regraft.models.classifier import Classifier
 from regraft.models.options import ModelOptions
 from regraft.training.distillation import DistillationOptions
 from regraft.training.options import TrainingOptions
-from regraft.training.setup import finetunes_members, plan_phases
+from regraft.training.phase_plan import finetunes_members, plan_phases
 
 _OF_LORA = ("lora_rank", "lora_alpha")
 _OF_FINETUNING = (

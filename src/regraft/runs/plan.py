@@ -22,8 +22,8 @@ from regraft.training.budget import Room
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device
 from regraft.training.losses import Objective
+from regraft.training.phase_plan import finetunes_members, plan_phases
 from regraft.training.scaling import Cluster, Rates, ScalePlan, plan_scale
-from regraft.training.setup import finetunes_members, plan_phases
 from regraft.training.storage import check_shared_cache
 
 #: Images of which the head's speed is measured.

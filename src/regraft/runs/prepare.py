@@ -37,8 +37,9 @@ from regraft.tracking.tracker import check_trackers
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device, choose_precision
 from regraft.training.losses import weights_of_classes
+from regraft.training.phase_plan import has_solver
 from regraft.training.pooling import check_poolable
-from regraft.training.setup import check_task, has_solver
+from regraft.training.setup import check_task
 from regraft.training.task_options import check_order, output_activation
 
 

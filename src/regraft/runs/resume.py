@@ -29,7 +29,7 @@ from regraft.runs.unlabelled import with_unlabeled
 from regraft.text import pluralize
 from regraft.training.callbacks import Callback, NullReporter, ProgressReporter
 from regraft.training.losses import LossFunction
-from regraft.training.setup import plan_phases
+from regraft.training.phase_plan import plan_phases
 
 
 @with_progress

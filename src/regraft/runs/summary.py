@@ -14,7 +14,7 @@ from regraft.models.weights import WeightsRecord
 from regraft.runs.prepare import build_for, scan_with
 from regraft.runs.run import Run, classifier_of
 from regraft.training.callbacks import ProgressReporter
-from regraft.training.setup import finetunes_members, plan_phases
+from regraft.training.phase_plan import finetunes_members, plan_phases
 
 
 @suggest_names

@@ -30,8 +30,8 @@ from regraft.training.device import choose_device, choose_precision
 from regraft.training.distillation import mix_with_labels, soften
 from regraft.training.feature_cache import run_prefix
 from regraft.training.memory_cache import MemoryCache
+from regraft.training.phase_plan import plan_phases
 from regraft.training.prefix_backend import choose_backend, make_backend
-from regraft.training.setup import plan_phases
 from regraft.training.soft_targets import SoftTargets
 
 #: Rows that pass through the head at once.

@@ -59,7 +59,7 @@ from regraft.tracking.options import TrackingOptions
 from regraft.tracking.tracker import Status, check_trackers
 from regraft.training.callbacks import Callback, NullReporter, ProgressReporter, Training
 from regraft.training.losses import LossFunction
-from regraft.training.setup import finetunes_members
+from regraft.training.phase_plan import finetunes_members
 from regraft.training.trainer import train as train_classifier
 
 

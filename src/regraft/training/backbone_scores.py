@@ -25,8 +25,8 @@ from regraft.training.frozen_features import frozen_features
 from regraft.training.linear_head import L2_VALUES, held_out_path
 from regraft.training.losses import Objective, strata
 from regraft.training.options import ClassWeights, TrainingOptions
+from regraft.training.phase_plan import plan_phases
 from regraft.training.prefix_backend import choose_backend
-from regraft.training.setup import plan_phases
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from regraft.training.feature_cache import row_bytes
 from regraft.training.linear_head import MAX_SEARCH_IMAGES, REFITTED_SHARE, is_refitted
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
-from regraft.training.setup import plan_phases
+from regraft.training.phase_plan import plan_phases
 from regraft.training.storage import check_disk, check_memory, check_shared_cache, describe_storage, storage_needs
 from regraft.training.throughput import Throughput
 

@@ -41,7 +41,7 @@ from regraft.training.storage import (
 )
 
 if TYPE_CHECKING:
-    from regraft.training.setup import PhasePlan
+    from regraft.training.phase_plan import PhasePlan
 
 _SHARE_CACHE = "Set REGRAFT_CACHE to a folder that all machines see, such as one on a network file system."
 _SHARE_RUN = "Choose an --out that all machines see, such as a folder on a network file system."

@@ -24,8 +24,9 @@ from regraft.training.budget import Room, estimate_plan, make_plan
 from regraft.training.device import choose_precision
 from regraft.training.linear_head import REFITTED_SHARE, is_refitted
 from regraft.training.options import TrainingOptions
+from regraft.training.phase_plan import PhasePlan, plan_phases
 from regraft.training.row_sums import shard_bounds
-from regraft.training.setup import PhasePlan, check_batch_norms, check_sharding, plan_phases
+from regraft.training.setup import check_batch_norms, check_sharding
 from regraft.training.throughput import Throughput
 
 Step = Literal["storage", "decode", "prefix", "head", "finetune", "network", "evaluate"]

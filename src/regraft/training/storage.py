@@ -24,7 +24,7 @@ from regraft.training.options import TrainingOptions
 from regraft.training.row_sums import most_rows
 
 if TYPE_CHECKING:
-    from regraft.training.setup import PhasePlan
+    from regraft.training.phase_plan import PhasePlan
 
 #: Limit of features in memory where the system does not say how much memory there is.
 _UNKNOWN_MEMORY = 4 * 10**9

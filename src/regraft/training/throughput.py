@@ -20,8 +20,8 @@ from regraft.models.staged import StageOutput
 from regraft.timing import time_passes
 from regraft.training.device import autocast, choose_device, choose_precision
 from regraft.training.options import TrainingOptions
+from regraft.training.phase_plan import plan_phases
 from regraft.training.prefix_backend import BackendName, choose_backend, make_backend
-from regraft.training.setup import plan_phases
 
 _BATCH = 16
 #: Seconds above which a pass is measured only once.

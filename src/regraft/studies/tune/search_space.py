@@ -10,7 +10,7 @@ from regraft.config import Config
 from regraft.data.augmentation_options import Augmentation
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
-from regraft.training.setup import plan_phases
+from regraft.training.phase_plan import plan_phases
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

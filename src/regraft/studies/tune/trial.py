@@ -22,8 +22,8 @@ from regraft.studies.tune.result import Metric, TrialRecord, TrialResult
 from regraft.training.callbacks import Epoch, NullReporter, ProgressReporter, known
 from regraft.training.device import choose_device, choose_precision
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics, units_of
+from regraft.training.phase_plan import plan_phases
 from regraft.training.prefix_backend import BackendName, choose_backend
-from regraft.training.setup import plan_phases
 from regraft.training.task_options import loss_of, output_activation
 from regraft.training.trainer import train as train_classifier
 

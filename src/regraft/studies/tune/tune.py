@@ -26,7 +26,7 @@ from regraft.runs.unlabelled import refuse_unlabeled
 from regraft.studies.tune.result import METRICS, METRICS_OF, Metric, TuneResult
 from regraft.studies.tune.search_space import SearchSpace
 from regraft.training.callbacks import NullReporter, ProgressReporter
-from regraft.training.setup import finetunes_members
+from regraft.training.phase_plan import finetunes_members
 
 
 @with_progress
