@@ -24,6 +24,8 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     # Dense kernels, whose optimizer state has another memory format than a file.
     "dense kernels": ({"finetune_from": "all", "finetune_epochs": 3, "keep_finetuned": "always"}, (2,)),
     "new views at every step": ({"feature_cache": "none", "keep_finetuned": "always"}, (0, 1)),
+    # A step that changes nothing, so that the head alone is kept.
+    "head fitted again": ({"refit": True, "finetune_lr": 1e-12, "keep_finetuned": "if_clear"}, (0, 1)),
     "learning rate search": ({"finetune_lr": 0, "keep_finetuned": "always"}, (1,)),
 }
 
@@ -70,6 +72,10 @@ def test_a_killed_training_resumes_to_the_same_numbers(
         assert [(fit.l2, fit.val_loss, fit.chosen) for fit in result.head_path] == [
             (fit.l2, fit.val_loss, fit.chosen) for fit in expected.head_path
         ]
+        assert (result.refitted is None) == (expected.refitted is None) == (name != "head fitted again")
+        if result.refitted is not None and expected.refitted is not None:
+            assert torch.equal(result.refitted.weight, expected.refitted.weight)
+            assert torch.equal(result.refitted.bias, expected.refitted.bias)
         assert (result.notes, result.train_accuracy) == (expected.notes, expected.train_accuracy)
         ours, theirs = model.state_dict(), whole.state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

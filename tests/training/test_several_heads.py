@@ -10,8 +10,9 @@ from regraft.training.callbacks import HeadChoice
 from regraft.training.feature_rows import StoredRows, TensorRows
 from regraft.training.linear_head import fit_head
 from regraft.training.losses import Objective, best_temperature
+from regraft.training.refit import LinearWeights
 from regraft.training.row_sums import shard_bounds
-from regraft.training.several_heads import CombinedHead, LinearWeights, fit_combined_head
+from regraft.training.several_heads import CombinedHead, fit_combined_head
 
 BLOCKS = {"one": slice(0, 6), "two": slice(6, 16)}
 OBJECTIVE = Objective("cross_entropy", 0.1, torch.ones(3))

@@ -27,7 +27,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "best": {
         "model": {"backbone": "auto"},
         "run": {"max_backbones": 3, "finetune_min_val": 50},
-        "training": {"finetune_epochs": 12},
+        "training": {"finetune_epochs": 12, "refit": True},
     },
     # `compile(Adam(...))` and `fit` on GlobalAveragePooling2D, Dropout and Dense, with ModelCheckpoint(save_best_only).
     "keras": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -365,6 +365,23 @@ def predict_features(
         dataset, classifier, np.concatenate([after.probabilities, said]),
         np.concatenate([before, of_features]),
     )  # fmt: skip
+
+
+def merge_predictions(
+    dataset: Dataset, pieces: Sequence[SamplePredictions], places: Sequence[np.ndarray]
+) -> SamplePredictions:
+    """The predictions of a data set from those of its parts, whose images are at these places in it, int64 (n,)."""
+    order = np.argsort(np.concatenate(places))
+    of_pieces = (
+        np.full(len(piece), np.nan) if piece.ood_distances is None else piece.ood_distances for piece in pieces
+    )
+    whole = np.concatenate([*of_pieces])[order]
+    return replace(
+        pieces[0],
+        dataset=replace(dataset, classes=pieces[0].dataset.classes, ordered=pieces[0].dataset.ordered),
+        probabilities=np.concatenate([piece.probabilities for piece in pieces])[order],
+        ood_distances=None if np.isnan(whole).any() else whole,
+    )
 
 
 def _as_predictions(

@@ -16,7 +16,7 @@ import torch
 
 from regraft import distributed
 from regraft.atomic_io import write_csv, write_json
-from regraft.data.dataset import Split
+from regraft.data.dataset import Dataset, Split
 from regraft.data.pooling import per_answer, split_per_answer
 from regraft.data.samples import PARTS, Part
 from regraft.models.classifier import Classifier
@@ -25,7 +25,7 @@ from regraft.report.earlier_run import describe_earlier
 from regraft.report.plots.training_curve import plot_history
 from regraft.report.tasks import REPORTS
 from regraft.runs.backbone_search import read_search
-from regraft.runs.evaluate import predict_features, predict_jointly
+from regraft.runs.evaluate import SamplePredictions, merge_predictions, predict_features, predict_jointly
 from regraft.runs.exemplars import captured, held_out_rows
 from regraft.runs.groups import describe_groups, write_groups
 from regraft.runs.members import TrainedMember
@@ -35,6 +35,7 @@ from regraft.runs.tasks import TASKS, TaskResults
 from regraft.runs.teacher import Lesson
 from regraft.training.callbacks import Epoch, HeadFit, ProgressReporter, Training
 from regraft.training.options import TrainingOptions
+from regraft.training.refit import LinearWeights
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,18 @@ def _with_logits(head: Head, wanted: bool) -> Iterator[None]:
 
 
 def calibrate(
-    model: Classifier, split: Split, options: TrainingOptions, reporter: ProgressReporter, *, exemplars: int = 0
+    model: Classifier,
+    split: Split,
+    options: TrainingOptions,
+    reporter: ProgressReporter,
+    *,
+    exemplars: int = 0,
+    refitted: LinearWeights | None = None,
 ) -> HeldOut | None:
     """Predict the val and test images, and fit calibration and out-of-distribution statistics on the val images.
 
-    The features of some of them are kept, for `exemplars` training images of a class.
+    The features of some of them are kept, for `exemplars` training images of a class. A head that was `refitted` on
+    training and val images is the model's from here on, and predicts the test images; those of val it has seen.
     """
     table = split.dataset.table
     held_out = split.dataset.with_samples(table.take(table.parts != PARTS.index("train")))
@@ -77,10 +85,7 @@ def calibrate(
     with_files = held_out.with_samples(held_out.table.take(np.arange(count)))
     kept = held_out_rows(held_out, exemplars) if exemplars else np.empty(0, np.int64)
     started = time.perf_counter()
-    with captured(model, kept[kept < count]) as found, _with_logits(model.head, model.task == "multilabel"):
-        predicted = predict_jointly(
-            model, with_files, progress=lambda done, total: reporter.on_progress("evaluate", done, total, "images")
-        )
+    predicted, found = _predict(model, with_files, kept[kept < count], refitted, reporter)
     seconds = distributed.world_size() * (time.perf_counter() - started)  # each predicts its share
     milliseconds = 1000 * seconds / max(1, count)
     if stored:
@@ -96,6 +101,38 @@ def calibrate(
     # Of several labels these are logits, of which a group has the mean, as it has of numbers.
     answers = predicted.pooled("regression" if model.task == "multilabel" else model.task)
     return HeldOut(TASKS[model.task](model, answers, options), milliseconds, kept, features)
+
+
+def _predict(
+    model: Classifier, images: Dataset, kept: np.ndarray, refitted: LinearWeights | None, reporter: ProgressReporter
+) -> tuple[SamplePredictions, list[torch.Tensor]]:
+    """What the model says of images, and the features of those `kept`; after the val images comes the `refitted` head.
+
+    Of several labels these are logits.
+    """
+    is_val = images.table.parts == PARTS.index("val")
+    shares = [np.arange(len(images))]
+    if refitted is not None:
+        shares = [np.flatnonzero(is_val), np.flatnonzero(~is_val)]
+    pieces, features, before = list[SamplePredictions](), dict[int, torch.Tensor](), 0
+    for number, share in enumerate(shares):
+        if number and refitted is not None:
+            model.head.set_linear(refitted.weight, refitted.bias)
+        own, wants_logits = np.intersect1d(kept, share), model.task == "multilabel"
+        with captured(model, np.searchsorted(share, own)) as found, _with_logits(model.head, wants_logits):
+            pieces.append(
+                predict_jointly(
+                    model,
+                    images.with_samples(images.table.take(share)),
+                    progress=lambda done, _, before=before: reporter.on_progress(  # type: ignore[misc]  # bound now
+                        "evaluate", before + done, len(images), "images"
+                    ),
+                )
+            )
+        features |= dict(zip(own.tolist(), found, strict=True))
+        before += len(share)
+    in_order = [features[row] for row in kept.tolist()]
+    return (pieces[0] if refitted is None else merge_predictions(images, pieces, shares)), in_order
 
 
 def write_results(
@@ -164,6 +201,7 @@ def write_results(
         "device": training.device,
         "precision": training.precision,
         "prefix_backend": training.prefix_backend,
+        "refitted": training.refitted is not None,
         "stopped": "interrupted" if training.interrupted else training.error,
         "notes": [*map(str, members), *training.notes],
     }

@@ -57,6 +57,7 @@ def describe_ineffective(model: Classifier, split: Split, config: Config) -> Ite
         reason = "a network with random weights trains as a whole, without a phase of the head"
         yield from without_effect("training", training & {*_OF_HEAD, "keep_finetuned"}, reason)
     elif phases.head == "none":
+        yield from without_effect("training", training & {"refit"}, "no head is fitted (training.head_epochs is 0)")
         yield from without_effect("training", training & {"head_lr", "head_optimizer"}, "training.head_epochs is 0")
     elif phases.head == "lbfgs":
         yield from without_effect("training", training & {"head_epochs", "head_lr"}, "the head is fitted by L-BFGS")
@@ -69,6 +70,10 @@ def describe_ineffective(model: Classifier, split: Split, config: Config) -> Ite
         if not len(split.val):
             reason = "there are no validation images"
             yield from without_effect("training", training & {"early_stopping", "monitor"}, reason)
+    if options.refit and phases.head == "epochs":
+        yield from without_effect("training", {"refit"}, "the head is trained in epochs, and not fitted")
+    if options.refit and not len(split.val):
+        yield from without_effect("training", {"refit"}, "there are no validation images")
     if not phases.boundary:
         reason = "nothing is frozen, and each epoch has new views (training.finetune_from)"
         yield from without_effect("training", training & {"views"}, reason)

@@ -28,7 +28,7 @@ from regraft.runs.tasks.multilabel import without_calibration
 from regraft.text import pluralize
 from regraft.training.callbacks import Callback, Epoch, HeadFit, ProgressReporter
 from regraft.training.losses import LossFunction
-from regraft.training.several_heads import LinearWeights
+from regraft.training.refit import LinearWeights
 
 #: Subfolder of a run for the runs of its backbones, and the files of these that stay once the run has finished.
 MEMBERS = "members"
@@ -165,8 +165,8 @@ def _train(
 
 def _config_of(config: Config, one: Classifier, seconds: float | None, **training: Any) -> Config:
     """The configuration of one backbone's run: trackers and reports are those of the whole run."""
-    # A budget of 0 would be none.
-    training |= {"budget": 0.0 if seconds is None else max(seconds, 1e-3)}
+    # The validation images judge the heads of all; a budget of 0 would be none.
+    training |= {"refit": False, "budget": 0.0 if seconds is None else max(seconds, 1e-3)}
     image = one.preprocessing
     model = replace(config.model, backbone=one.spec.name, image_size=image.named_size)
     return config.model_copy(

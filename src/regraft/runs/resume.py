@@ -118,6 +118,11 @@ def _train_further(
     done = sum(row.phase == "finetune" for row in earlier.history)
     if epochs <= done:
         raise UsageError(f"{path} has {pluralize(done, 'epoch')} of fine-tuning; {epochs} in all leaves none to train.")
+    if run.metrics["training"].get("refitted"):
+        raise UsageError(
+            f"The head of {path} has learned from its validation images, too (training.refit), so these cannot judge "
+            f"more epochs. Train anew with --epochs {epochs}."
+        )
     config = config.model_copy(update={"training": replace(config.training, finetune_epochs=epochs)})
     if run.classifier.members:
         raise UsageError(

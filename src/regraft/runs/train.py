@@ -190,7 +190,7 @@ def train_into(
         )  # fmt: skip
         model.cpu()
         exemplars = number_of(model, config.data.exemplars) if with_report else 0
-        held_out = calibrate(model, split, config.training, tracked, exemplars=exemplars)
+        held_out = calibrate(model, split, config.training, tracked, exemplars=exemplars, refitted=training.refitted)
         run = distributed.first_on_rank_0(
             lambda: _write_run(
                 model,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from regraft.training.refit import LinearWeights
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -118,6 +120,8 @@ class Training:
     boundary: str = "head"  # name of the first stage that was fine-tuned, or `head`
     finetuned: bool = False  # whether the final model is the fine-tuned one
     val_logits: torch.Tensor | None = field(default=None, repr=False)  # float32 (N, C); None: no val, or stopped before
+    #: The head that was fitted on training and validation images together; None: there is none, or it is not kept.
+    refitted: LinearWeights | None = field(default=None, repr=False)
     #: Accuracy on the plain training images, 0..1; None if the task is regression, or the training stopped earlier.
     train_accuracy: float | None = None
     #: Numbers of some training images, int64 (K,), and what the head embeds of them, float32 (K, E); None: stopped.

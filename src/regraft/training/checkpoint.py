@@ -23,6 +23,7 @@ from regraft.text import pluralize
 from regraft.training.callbacks import Epoch, HeadChoice, HeadFit, ProgressReporter, Training
 from regraft.training.model_selection import BestModel
 from regraft.training.phase import PhaseTrainer
+from regraft.training.refit import LinearWeights
 from regraft.training.setup import TrainingSetup
 
 
@@ -144,6 +145,8 @@ def _resume(setup: TrainingSetup, state: TrainingState, checkpoint: Checkpoint) 
     state.earlier_seconds, state.finetune_lr = result.seconds.pop("total"), values["finetune_lr"]
     result.processes = dict(values.get("processes", {}))
     result.unlabeled = dict(values.get("unlabelled", {}))
+    if refitted := _strip_prefix("refitted.", checkpoint.tensors):
+        result.refitted = LinearWeights(**refitted)
     state.finetune_epochs = values.get("finetune_epochs", 0)  # not in checkpoints of version 0.1
     state.earlier_epochs = values.get("earlier_epochs", 0)
     epoch = state.earlier_epochs + values["trainer"]["epoch"] if values["trainer"] else "the last"
@@ -169,6 +172,8 @@ def save_checkpoint(setup: TrainingSetup, state: TrainingState, phase: str, trai
     tensors = {f"trainer.{name}": tensor for name, tensor in trainer_tensors.items()}
     tensors |= {f"model.{name}": weights[name] for name in setup.trainable}
     tensors |= {f"best.{name}": tensor for name, tensor in best_tensors.items()}
+    if result.refitted is not None:
+        tensors |= {"refitted.weight": result.refitted.weight, "refitted.bias": result.refitted.bias}
     values = {
         "identity": setup.identity,
         "phase": phase,

@@ -54,6 +54,10 @@ _HEAD_OPTIMIZER = (
     "lbfgs (exact fit of a linear head without dropout; adamw trains any other head), adamw, adam, rmsprop or sgd"
 )
 _HEAD_EPOCHS = "epochs of the head phase; 0: no head phase; lbfgs has no epochs, and only 0 matters to it"
+_REFIT = (
+    "fit a linear head that is not fine-tuned again, at the end, on training and validation images together; scores on "
+    "the validation images are those of the head before"
+)
 _FINETUNE_FROM = (
     "first trainable stage: auto, last, none, all, a stage or layer name, 100 (freeze 100 layers) or -20 (train the "
     "last 20)"
@@ -218,6 +222,7 @@ class TrainingOptions:
         "auto"
     )
     thresholds: Annotated[str, BeforeValidator(read_purpose), Field(description=_THRESHOLDS)] = "f1"
+    refit: Annotated[bool, Field(description=_REFIT)] = False
     precision: Annotated[
         Precision,
         BeforeValidator(spelled_like(Precision, **_PRECISIONS)),

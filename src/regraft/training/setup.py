@@ -42,7 +42,7 @@ from regraft.training.options import TrainingOptions
 from regraft.training.phase_plan import PhasePlan, is_linear, plan_phases
 from regraft.training.pooling import PooledGroups, check_pooled
 from regraft.training.prefix_backend import openvino_version
-from regraft.training.several_heads import LinearWeights
+from regraft.training.refit import LinearWeights
 from regraft.training.soft_labels import check_labels
 from regraft.training.soft_targets import SoftTargets, beside
 from regraft.training.task_options import check_order, loss_of, monitor_of, output_activation

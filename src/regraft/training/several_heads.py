@@ -29,6 +29,7 @@ from regraft.training.linear_head import (
     stratified_part,
 )
 from regraft.training.losses import SMALL_VALIDATION, EpochMetrics, Objective, best_temperature, compute_metrics, strata
+from regraft.training.refit import HeadPart, LinearWeights, added
 
 #: Folds of the cross-validation.
 _FOLDS = 5
@@ -36,7 +37,10 @@ _FOLDS = 5
 
 @dataclass(frozen=True, eq=False)
 class CombinedHead:
-    """Weights (C, F) and biases (C,), their metrics on validation, the path of the joint head, and the choice."""
+    """Weights (C, F) and biases (C,), their metrics on validation, the path of the joint head, and the choice.
+
+    `parts` are what was fitted, so that it can be fitted again; none if the heads were trained with their backbones.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -44,18 +48,7 @@ class CombinedHead:
     path: list[LinearHead]
     best: LinearHead | None  # of the path; None if the averaged heads are taken
     choice: HeadChoice
-
-
-@dataclass(frozen=True, eq=False)
-class LinearWeights:
-    """Weights (C, F) and biases (C,) of a linear head."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-
-    def to(self, device: torch.device) -> LinearWeights:
-        """Copy both to a device."""
-        return LinearWeights(self.weight.to(device), self.bias.to(device))
+    parts: Sequence[HeadPart]
 
 
 def fit_combined_head(
@@ -112,7 +105,8 @@ def fit_combined_head(
         judged, of = None, labels
     average = joint
     if judged is None:
-        average = _average(alone, [1.0] * len(alone)) if trained else joint
+        temperatures = [1.0] * len(alone)
+        average = _average(alone, temperatures) if trained else joint
         choice = HeadChoice("averaged" if trained else "joint", "none", 0, {})
     else:
         temperatures, choice = distributed.on_rank_0(
@@ -120,20 +114,31 @@ def fit_combined_head(
         )
         average = _average(alone, temperatures)
     if choice.chosen == "joint":
-        return CombinedHead(joint.weight, joint.bias, best.val, path, best, choice)
+        parts = [HeadPart(slice(0, rows.features), best.l2)]
+        return CombinedHead(joint.weight, joint.bias, best.val, path, best, choice, parts)
     metrics = None
     if val is not None:
         logits = logits_of(val[0], average.weight, average.bias)
         metrics = distributed.on_rank_0(partial(compute_metrics, objective, logits, val[1], calibrate=True))
-    return CombinedHead(average.weight, average.bias, metrics, path, None, choice)
+    parts = (
+        [
+            HeadPart(columns, head.l2, scale)
+            for columns, head, scale in zip(blocks.values(), heads, _shares(temperatures), strict=True)
+        ]
+        if heads
+        else []
+    )
+    return CombinedHead(average.weight, average.bias, metrics, path, None, choice, parts)
 
 
 def _average(heads: Sequence[LinearWeights], temperatures: Sequence[float]) -> LinearWeights:
     """The mean of the heads' logits, each divided by its temperature, as one head over all features."""
-    scales = [1 / (temperature * len(heads)) for temperature in temperatures]
-    weights = [scale * head.weight for scale, head in zip(scales, heads, strict=True)]
-    biases = [scale * head.bias for scale, head in zip(scales, heads, strict=True)]
-    return LinearWeights(torch.cat(weights, dim=1), torch.stack(biases).sum(dim=0))
+    return added([head.scaled(share) for head, share in zip(heads, _shares(temperatures), strict=True)])
+
+
+def _shares(temperatures: Sequence[float]) -> list[float]:
+    """What each head's logits are multiplied by in the mean of all, each divided by its temperature."""
+    return [1 / (temperature * len(temperatures)) for temperature in temperatures]
 
 
 def _choose(

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from regraft import distributed
@@ -20,31 +19,26 @@ from regraft.cache import Cache
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Part, Split
 from regraft.data.pixel_cache import PixelSource
-from regraft.data.split import inseparable_set_ids
 from regraft.errors import TrainingError
 from regraft.models.classifier import Classifier
 from regraft.models.ood import MAX_FIT_IMAGES, fit_ood
 from regraft.models.torch_defaults import torch_defaults
 from regraft.text import pluralize
 from regraft.training.activations import Activations, ActivationSource, CachedTensor
-from regraft.training.callbacks import Callback, HeadFit, NullReporter, ProgressReporter, Training, known
-from regraft.training.checkpoint import TrainingState, continue_training, save_checkpoint, start_or_resume
+from regraft.training.callbacks import Callback, NullReporter, ProgressReporter, Training, known
+from regraft.training.checkpoint import TrainingState, continue_training, start_or_resume
 from regraft.training.data import Batches, OnlineAugmentation
-from regraft.training.device import has_room
 from regraft.training.epochs import find_lr, fitting_epochs, train_phase
 from regraft.training.feature_cache import extract_features, predict_logits, score_with_features
-from regraft.training.feature_rows import FeatureRows, StoredRows, TensorRows
-from regraft.training.linear_head import L2_VALUES, LinearHead, fit_head
+from regraft.training.head_training import train_head
 from regraft.training.lora import merged, merged_finally
 from regraft.training.losses import LossFunction
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
-from regraft.training.pooling import accuracy_of_groups, mean_rows, means_of
-from regraft.training.row_sums import own_rows, shard_bounds
+from regraft.training.pooling import accuracy_of_groups, mean_rows
+from regraft.training.refit import LinearWeights
 from regraft.training.setup import TrainingSetup, set_up
-from regraft.training.several_heads import LinearWeights, fit_combined_head
 from regraft.training.soft_targets import SoftTargets
-from regraft.training.unlabelled import HeadTargets, with_unlabeled
 
 _NO_FURTHER_GAIN = "No further epoch has a lower validation loss: the model from before them is kept."
 
@@ -221,110 +215,6 @@ def _about_random_weights(setup: TrainingSetup) -> str:
     )
 
 
-def train_head(setup: TrainingSetup, state: TrainingState, cached: Mapping[Part, ActivationSource]) -> None:
-    """Fit the head by L-BFGS, or train it in epochs, on features of the frozen network."""
-    model, phases = setup.model, setup.phases
-    if phases.head == "none" or (phases.head == "lbfgs" and state.checkpoint):
-        return
-    model.freeze(len(model.stages))
-    # Before fine-tuning, views beyond the plain images cost time and gain the fitted head nothing
-    # (docs/decisions/head-on-plain-images.md).
-    views = 1 if phases.finetunes and phases.head == "lbfgs" else cached["train"].views
-    with setup.fused:
-        fitted = phases.head == "lbfgs"
-        # Images without labels are compared with all others, unless a teacher has said what they show.
-        compares = setup.split.unlabeled is not None and setup.soft_targets is None
-        own = fitted and not compares and setup.groups is None
-        inputs = setup.data.head_inputs(cached, views, fitted=fitted, own=own)
-    if fitted:
-        with merged(model):  # as in every run of the frozen network, so that its outputs are found in the cache
-            targets = with_unlabeled(setup, state, inputs["train"])
-        val = (inputs["val"], setup.val_labels) if "val" in inputs else None
-        if setup.groups is not None:
-            targets = HeadTargets(*means_of(targets.inputs, targets.targets, setup.groups.train))
-            val = val and means_of(*val, setup.groups.val)
-        _fit_linear_head(setup, state, targets, val)
-        save_checkpoint(setup, state, "head", None)
-    else:
-        train_phase(setup, state, Phase.from_options(setup.options, "head"), inputs["train"], inputs.get("val"))
-
-
-def _as_rows(setup: TrainingSetup, inputs: Activations, count: int) -> FeatureRows:
-    """Inputs of the head for `count` images, of the shards of this process: on the device, or read in chunks."""
-    model, end, bounds = setup.model, len(setup.model.stages), shard_bounds(count)
-    own = own_rows(count) if distributed.is_distributed() else None
-    if isinstance(values := inputs.rows.values, torch.Tensor):
-        if own is not None and values.shape[1] == count:  # it has all images
-            values = values[:, torch.from_numpy(own)]
-        # Fitting standardizes a copy.
-        if setup.device.type != "cuda" or has_room(setup.device, 2 * values.nbytes):
-            return TensorRows(values.to(setup.device), bounds)
-        inputs, own = Activations(end, CachedTensor(values)), None
-    return StoredRows(
-        lambda view, images: model.forward_tail(inputs.batch(view, images), end),
-        inputs.views,
-        model.head.features,
-        bounds,
-        setup.device,
-        own,
-    )
-
-
-def _inseparable_sets(setup: TrainingSetup) -> np.ndarray:
-    """Number of the inseparable set of each row of the head, int64 (N + M,); an unlabeled image is one by itself."""
-    sets = inseparable_set_ids(setup.split.train.samples)
-    if setup.groups is not None:
-        return np.asarray(sets[setup.groups.train.firsts])
-    return np.concatenate([sets, len(sets) + np.arange(len(setup.targets) - len(sets))])
-
-
-def _fit_linear_head(
-    setup: TrainingSetup, state: TrainingState, train: HeadTargets, val: tuple[Activations, torch.Tensor] | None
-) -> None:
-    reporter, steps = setup.reporter, len(L2_VALUES) + 1
-
-    def on_fit(head: LinearHead, done: int, total: int) -> None:
-        nonlocal steps
-        steps = total + 1  # the last is the head on all rows
-        reporter.on_progress("head", done, steps, f"L2 {head.l2:.2g}")
-
-    options: dict[str, Any] = {
-        "weights": train.weights,
-        "val": None if val is None else (_as_rows(setup, val[0], len(val[1])), val[1].to(setup.device)),
-        "groups": _inseparable_sets(setup) if train.l2 is None else None,
-        "l2": train.l2,
-        "seed": setup.options.seed,
-        "on_fit": on_fit,
-    }
-    rows, targets = _as_rows(setup, train.inputs, len(train.targets)), train.targets.to(setup.device)
-    best: LinearHead | None
-    if setup.model.members:
-        blocks = {one.spec.name: block for one, block in zip(setup.model.members, setup.model.blocks, strict=True)}
-        trained = [head.to(setup.device) for head in setup.trained_heads]
-        fitted = fit_combined_head(rows, targets, setup.objective, blocks, trained=trained, **options)
-        best, path, weight, bias, metrics = fitted.best, fitted.path, fitted.weight, fitted.bias, fitted.val
-        state.result.head_choice = fitted.choice
-        state.note(str(fitted.choice))
-    else:
-        best, path = fit_head(rows, targets, setup.objective, **options)
-        weight, bias, metrics = best.weight, best.bias, best.val
-    reporter.on_progress("head", steps, steps)
-    setup.model.head.set_linear(weight, bias)
-    state.result.head_path = [
-        HeadFit(
-            l2=head.l2,
-            train_loss=head.train_loss,
-            val_loss=None if head.val is None else head.val.loss,
-            val_accuracy=None if head.val is None else known(head.val.accuracy),
-            seconds=head.seconds,
-            chosen=head is best,
-        )
-        for head in path
-    ]
-    state.best_model.keep(None, metrics)
-    reporter.on_head_path(state.result.head_path)
-
-
 def finetune(
     setup: TrainingSetup,
     state: TrainingState,
@@ -393,6 +283,9 @@ def _finish(setup: TrainingSetup, state: TrainingState) -> None:
     model, result, best = setup.model, state.result, state.best_model
     best.restore()
     if model.task == "regression":  # from here on, every graph gives the numbers themselves
+        if result.refitted is not None and model.head.units is not None:
+            center, scale = model.head.units
+            result.refitted = result.refitted.scaled(scale, center)
         model.head.use_units(0.0, 1.0)
     model.ood = state.ood.to(setup.device) if state.ood else None
     model.freeze(setup.phases.boundary)
@@ -400,6 +293,14 @@ def _finish(setup: TrainingSetup, state: TrainingState) -> None:
     if best.row is not None:
         result.history[best.row] = replace(result.history[best.row], kept=True)
         result.finetuned = result.history[best.row].phase == "finetune"
+    if result.finetuned:
+        result.refitted = None
+    elif result.refitted is not None:
+        count = len(setup.split.train) + len(setup.split.val)
+        state.note(
+            f"The head is fitted again, on the {count:,} training and validation images together. Scores on the "
+            "validation images are those of the head before."
+        )
     if setup.phases.finetunes and not result.interrupted and result.error is None:
         state.note(_NO_FURTHER_GAIN if state.keeps_earlier_model else best.summary(result.finetuned))
     result.seconds["total"] = state.total_seconds
