@@ -60,7 +60,14 @@ def main() -> None:
         shown = "  ".join(f"{fact} {value:.3f}" for fact, value in of_way.items())
         print(f"{way:35} {statistics.mean(samples[way]):6.1f} s  {shown}")
     if record:
-        save("growing", samples, unit="s", title="A class more", facts=facts, data=given.folder)
+        shown = {way: facts[way] | shares(of_way) for way, of_way in means.items()}
+        save("growing", samples, unit="s", title="A class more", facts=shown, data=given.folder)
+
+
+def shares(means: dict[str, float]) -> dict[str, str]:
+    """Mean accuracies as the table has them: of the old classes, of the new one and of all."""
+    names = {"old classes": "old", "new class": "new", "all classes": "all"}
+    return {short: f"{100 * means[name]:.1f} %" for name, short in names.items() if name in means}
 
 
 def grow_by(name: str, names: list[str], data: Path, folder: Path, size: int) -> dict[str, dict[str, float]]:
