@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gc
+import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -18,6 +22,9 @@ from xdist.scheduler import LoadScopeScheduling
 from regraft.data.dataset import Dataset
 from regraft.data.dataset import Split as SplitValue
 from regraft.data.split import split
+from regraft.report.plots import style
+from regraft.runs import budget
+from regraft.training.phase_plan import plan_phases
 
 if TYPE_CHECKING:
     from regraft.runs.run import Run
@@ -83,7 +90,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
 
 
-def _file(item: pytest.Item) -> str:
+def _file(item: pytest.Item | pytest.Module) -> str:
     return item.path.relative_to(Path(__file__).parent).as_posix()
 
 
@@ -102,6 +109,67 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_the_disk() -> Iterator[None]:
+    """Files need not survive a power cut, for which a run waits some thirty times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _speeds_are_measured_once() -> Iterator[None]:
+    """Trainings of the same network without a budget share the speeds that the first of them has measured."""
+    measure, known = budget.measure, dict[object, budget.Throughput]()
+
+    @functools.wraps(measure)
+    def remember(model: Any, split: Any, config: Any, warmup: bool = True) -> budget.Throughput:
+        options = config.training
+        if options.budget:
+            return measure(model, split, config, warmup)
+        key = (
+            model.spec.name, model.preprocessing.input_shape, model.head.features, plan_phases(model, options),
+            len(split.train), warmup, options.device, options.precision, options.prefix_backend, options.cache_gb,
+            os.environ.get("REGRAFT_CACHE"),
+        )  # fmt: skip
+        if key not in known:
+            known[key] = measure(model, split, config, warmup)
+        return replace(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "measure", remember)
+        yield
+
+
+#: Where figures are drawn: the tests of figures and pages, and those of what a user does first.
+DRAWN = (
+    "report/", "studies/", "notebook/", "test_readme", "cli/training/test_demo", "cli/results/", "runs/test_report",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _figures_are_made_and_not_drawn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Outside of `DRAWN`, a run's figures are made, and saved as empty pictures: drawing takes a third of its time.
+
+    Fixtures of the session come first, so the runs that tests share are drawn.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not _file(request.node).startswith(DRAWN):
+            patch.setattr(style, "save", _save_empty_png)
+            patch.setattr(Figure, "savefig", _save_empty_svg)
+        yield
+
+
+def _save_empty_png(figure: Figure, path: Path, *, tight: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), "white").save(path)
+
+
+def _save_empty_svg(figure: Figure, file: TextIO, **_: Any) -> None:
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    file.write(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}"></svg>')
+
+
 #: Settings of a fast training that reaches every step.
 FAST = {
     "model.image_size": 32,
@@ -118,6 +186,21 @@ FAST = {
 def fast_settings() -> dict[str, Any]:
     """Typed settings of a fast training, for `load_config(overrides=...)`."""
     return dict(FAST)
+
+
+@pytest.fixture(scope="session")
+def small_network(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a network with weights from a file: it trains as one from a wheel does, in a fraction of the time."""
+    from safetensors.torch import save_file
+
+    from regraft.models.classifier import build
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = build("test_efficientnet", classes=("a", "b"), weights="none", image_size=32).backbone
+    file = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}, file)
+    return {"model.backbone": "test_efficientnet", "model.weights": str(file)}
 
 
 @pytest.fixture(scope="session")

@@ -31,9 +31,12 @@ def results(run: Path) -> tuple[bytes, list[list[str]], bytes]:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_a_run_that_is_killed_has_the_same_results(squares_folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_has_the_same_results(
+    squares_folder: Path, small_network: dict[str, str], tmp_path: Path
+) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
-    assert regraft("train", squares_folder, "--out", whole, *SETTINGS).returncode == 0
+    network = [f"--set={name}={value}" for name, value in small_network.items()]
+    assert regraft("train", squares_folder, "--out", whole, *SETTINGS, *network).returncode == 0
     out.mkdir()
     for name in ("source.json", "config.toml", "split.csv"):  # what a run that is killed before the head consists of
         shutil.copy(whole / name, out)
