@@ -25,13 +25,9 @@ def command(
     json: Json = False,
 ) -> None:
     """Train on real images without a network: functional and defective solar cells, from a wheel."""
-    started, screen = time.monotonic(), console(json)
-    with screen.status("Starting"):
-        from regraft.runs.demo import demo_config, demo_images, write_demo_folder, write_demo_manifest
-        from regraft.runs.run_folder import new_folder
-        from regraft.runs.train import train_from
+    from regraft.runs.demo import demo_config, demo_images, write_demo_folder, write_demo_manifest
 
-    images = demo_images()
+    started, screen, images = time.monotonic(), console(json), demo_images()
     if only_images is not None:
         cells, new = write_demo_folder(out or Path("solar"), images, only_images)
         if json:
@@ -41,6 +37,10 @@ def command(
             screen.print(escape(f"{cells}   {only_images} solar cells, one folder per class\n{new}     12 others"))
             screen.print(escape(f"\nTry next\n  cd {cells.parent}\n  regraft inspect cells\n  regraft train cells"))
         return
+    with screen.status("Starting"):  # PyTorch is loaded
+        from regraft.runs.run_folder import new_folder
+        from regraft.runs.train import train_from
+
     path = new_folder(out, "demo", "solar-cells")
     manifest = write_demo_manifest(path / "demo.csv", images)
     screen.print("Electroluminescence images of solar cells: which of them are defective?")
