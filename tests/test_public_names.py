@@ -12,13 +12,12 @@ import regraft
 
 FROZEN = [
     "scan", "inspect", "split", "folds", "build", "train", "resume", "distill", "change_classes", "load",
-    "summary", "evaluate", "predict", "explain", "audit_attribution", "export", "verify", "serve", "cross_validate",
-    "compare", "write_report", "tune", "learning_curve", "load_config", "Augmentation", "BadFile", "Classifier",
-    "Comparison", "Config",
-    "CrossValidation", "DataOptions", "Dataset", "Evaluation", "AttributionAudit", "Explanation", "ExportedModel",
-    "Finding", "Inspection", "LearningCurve", "ModelOptions", "Prediction", "Predictions", "RegraftError", "Run",
-    "RunOptions", "Sample", "Split", "Summary", "TrackingOptions", "TrainingOptions", "TuneResult", "UsageError",
-    "__version__",
+    "summary", "evaluate", "predict", "explain", "drift", "audit_attribution", "export", "verify", "serve",
+    "cross_validate", "compare", "write_report", "tune", "learning_curve", "load_config", "Augmentation", "BadFile",
+    "Classifier", "Comparison", "Config", "CrossValidation", "DataOptions", "Dataset", "Drift", "Evaluation",
+    "AttributionAudit", "Explanation", "ExportedModel", "Finding", "Inspection", "LearningCurve", "ModelOptions",
+    "Prediction", "Predictions", "RegraftError", "Run", "RunOptions", "Sample", "Split", "Summary", "TrackingOptions",
+    "TrainingOptions", "TuneResult", "UsageError", "__version__",
 ]  # fmt: skip
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from regraft.studies.compare.compare import compare
     from regraft.studies.compare.result import Comparison
     from regraft.studies.cross_validation import CrossValidation, cross_validate
+    from regraft.studies.drift.drift import Drift, drift
     from regraft.studies.inspect.inspect import inspect
     from regraft.studies.learning_curve.learning_curve import LearningCurve, learning_curve
     from regraft.studies.tune.result import TuneResult
@@ -95,6 +96,7 @@ _MODULES = {
     "regraft.studies.compare.compare": ("compare",),
     "regraft.studies.compare.result": ("Comparison",),
     "regraft.studies.cross_validation": ("cross_validate", "CrossValidation"),
+    "regraft.studies.drift.drift": ("drift", "Drift"),
     "regraft.studies.inspect.inspect": ("inspect",),
     "regraft.studies.learning_curve.learning_curve": ("learning_curve", "LearningCurve"),
     "regraft.studies.tune.result": ("TuneResult",),
@@ -106,13 +108,12 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "scan", "inspect", "split", "folds", "build", "train", "resume", "distill", "change_classes", "load",
-    "summary", "evaluate", "predict", "explain", "audit_attribution", "export", "verify", "serve", "cross_validate",
-    "compare", "write_report", "tune", "learning_curve", "load_config", "Augmentation", "BadFile", "Classifier",
-    "Comparison", "Config",
-    "CrossValidation", "DataOptions", "Dataset", "Evaluation", "AttributionAudit", "Explanation", "ExportedModel",
-    "Finding", "Inspection", "LearningCurve", "ModelOptions", "Prediction", "Predictions", "RegraftError", "Run",
-    "RunOptions", "Sample", "Split", "Summary", "TrackingOptions", "TrainingOptions", "TuneResult", "UsageError",
-    "__version__",
+    "summary", "evaluate", "predict", "explain", "drift", "audit_attribution", "export", "verify", "serve",
+    "cross_validate", "compare", "write_report", "tune", "learning_curve", "load_config", "Augmentation", "BadFile",
+    "Classifier", "Comparison", "Config", "CrossValidation", "DataOptions", "Dataset", "Drift", "Evaluation",
+    "AttributionAudit", "Explanation", "ExportedModel", "Finding", "Inspection", "LearningCurve", "ModelOptions",
+    "Prediction", "Predictions", "RegraftError", "Run", "RunOptions", "Sample", "Split", "Summary", "TrackingOptions",
+    "TrainingOptions", "TuneResult", "UsageError", "__version__",
 ]  # fmt: skip
 
 #: Names of the version before -> names of this one.

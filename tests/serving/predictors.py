@@ -1,14 +1,16 @@
-"""A predictor whose speed, errors and rounding a test controls."""
+"""A predictor whose speed, errors and rounding a test controls, and the values of metrics."""
 
 from __future__ import annotations
 
 import threading
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 from regraft.data.labels import Task
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ExportError
+from regraft.serving.metrics import Metrics
 
 
 class MeanPredictor:
@@ -42,3 +44,10 @@ class MeanPredictor:
 def pixels(value: int) -> np.ndarray:
     """An image of one value."""
     return np.full((8, 8, 3), value, np.uint8)
+
+
+def metric_values(metrics: Metrics) -> dict[tuple[str, ...], float]:
+    """The values of metrics by name and the values of their labels, in the order of the labels' names."""
+    families = text_string_to_metric_families(metrics.text().decode())
+    samples = [sample for family in families for sample in family.samples]
+    return {(one.name, *(text for _, text in sorted(one.labels.items()))): one.value for one in samples}

@@ -20,6 +20,7 @@ import httpx
 
 from regraft.serving.json_logging import JsonLines
 from regraft.serving.limits import Limits
+from regraft.serving.recorder import Recording
 from regraft.serving.serve import ModelSource, load_models
 from regraft.serving.server import DrainingServer, bind
 from regraft.serving.service import Service
@@ -49,12 +50,17 @@ class _ListHandler(logging.Handler):
 
 @contextmanager
 def in_thread(
-    *models: str | Path, token: str | None = None, limits: Limits, proxy: dict[str, Any] | None = None, **options: Any
+    *models: str | Path,
+    token: str | None = None,
+    limits: Limits,
+    proxy: dict[str, Any] | None = None,
+    recording: Recording | None = None,
+    **options: Any,
 ) -> Iterator[Server]:
     """Serve models in a thread of this process."""
     sources = [ModelSource.parse(model) for model in models]
     options = {"engine": "same", "min_accuracy": None, "ood_rate": None, "trust": False, **options}
-    service = Service([s.name for s in sources], partial(load_models, sources, **options), limits, decoders=2)
+    service = Service([s.name for s in sources], partial(load_models, sources, **options), limits, 2, recording)
     server = DrainingServer(service, token, **(proxy or {}))
     logger, handler, ready = logging.getLogger("regraft.serving"), _ListHandler(), threading.Event()
     logger.addHandler(handler)

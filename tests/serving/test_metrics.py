@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client.parser import text_string_to_metric_families
+from predictors import metric_values as values
 
 from regraft.serving.metrics import Metrics
-
-
-def values(metrics: Metrics) -> dict[tuple[str, ...], float]:
-    families = text_string_to_metric_families(metrics.text().decode())
-    samples = [sample for family in families for sample in family.samples]
-    return {(one.name, *(text for _, text in sorted(one.labels.items()))): one.value for one in samples}
 
 
 def test_metrics_are_counted_by_their_labels() -> None:

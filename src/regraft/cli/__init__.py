@@ -22,7 +22,7 @@ from regraft.cli.data import clean, inspect, split
 from regraft.cli.deployment import export, serve, verify
 from regraft.cli.options import Command, CommandGroup
 from regraft.cli.output import err, fail
-from regraft.cli.results import evaluate, explain, predict, report, summary
+from regraft.cli.results import drift, evaluate, explain, predict, report, summary
 from regraft.cli.setup import backbones, cache, config
 from regraft.cli.training import classes, compare, crossval, demo, distill, learning_curve, plan, train, tune
 from regraft.distributed import PeerError, launch
@@ -43,7 +43,7 @@ app = typer.Typer(
 _PANELS = {
     "Data": (inspect, split, clean),
     "Training": (demo, train, plan, tune, distill, classes, crossval, compare, learning_curve),
-    "Results": (evaluate, report, predict, explain, summary),
+    "Results": (evaluate, report, predict, explain, drift, summary),
     "Deployment": (export, verify, serve),
     "Setup": (backbones, config, cache),
 }

@@ -8,21 +8,21 @@ from pathlib import Path
 
 from PIL import TiffImagePlugin
 
-#: What files of formats that are read begin with.
+#: What files of formats that are read begin with, and their suffix.
 _IMAGES = (
-    (rb"\xff\xd8\xff", "a JPEG image"),
-    (rb"\x89PNG\r\n", "a PNG image"),
-    (rb"GIF8[79]a", "a GIF image"),
-    (rb"RIFF....WEBP", "a WebP image"),
-    (rb"BM.{4}\0\0\0\0", "a BMP image"),
-    (rb"....ftypavi[fs]", "an AVIF image"),
-    (rb"....ftyp(he[iv][cxms]|mif1|msf1)", "a HEIF image"),
-    (rb"\0\0\0\x0cjP  |\xffO\xffQ", "a JPEG 2000 image"),
-    (rb"\x93NUMPY", "a numpy array"),
-    (rb"P[1-6]\s+[\d#]", "a PNM image"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image"),
-    (rb".{128}DICM", "a DICOM image"),
-    (rb"(II[*+]\0|MM\0[*+])(?!.{4}CR)", "a TIFF image"),
+    (rb"\xff\xd8\xff", "a JPEG image", ".jpg"),
+    (rb"\x89PNG\r\n", "a PNG image", ".png"),
+    (rb"GIF8[79]a", "a GIF image", ".gif"),
+    (rb"RIFF....WEBP", "a WebP image", ".webp"),
+    (rb"BM.{4}\0\0\0\0", "a BMP image", ".bmp"),
+    (rb"....ftypavi[fs]", "an AVIF image", ".avif"),
+    (rb"....ftyp(he[iv][cxms]|mif1|msf1)", "a HEIF image", ".heic"),
+    (rb"\0\0\0\x0cjP  |\xffO\xffQ", "a JPEG 2000 image", ".jp2"),
+    (rb"\x93NUMPY", "a numpy array", ".npy"),
+    (rb"P[1-6]\s+[\d#]", "a PNM image", ".pnm"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image", ".jxl"),
+    (rb".{128}DICM", "a DICOM image", ".dcm"),
+    (rb"(II[*+]\0|MM\0[*+])(?!.{4}CR)", "a TIFF image", ".tif"),
 )
 #: What other files begin with.
 _OTHERS = (
@@ -51,10 +51,17 @@ def describe_head(source: Path | str | bytes) -> tuple[str, bool]:
     """
     head = _read(source, _LENGTH)
     for patterns, is_image in ((_IMAGES, True), (_OTHERS, False)):
-        for pattern, what in patterns:
+        for pattern, what, *_ in patterns:
             if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
                 return what, is_image
     return "", False
+
+
+def suffix_of_image(content: bytes) -> str:
+    """The suffix of a file with this content, such as `.png`; "" if it has no format that is read."""
+    head = content[:_LENGTH]
+    matching = (suffix for pattern, _, suffix in _IMAGES if re.match(pattern, head, re.DOTALL | re.IGNORECASE))
+    return next(matching, "")
 
 
 def describe_unknown(source: Path | str | bytes) -> str:

@@ -32,6 +32,9 @@ class Limits:
     delay_seconds: float = 0.002  #: time that the first image of a batch waits for others
     drain_delay_seconds: float = 0.5  #: from the signal to the closing of the port; new requests get 503 meanwhile
     drain_seconds: float = 60.0  #: from then on, time for the answers to accepted requests
+    log_bytes: int = 200 * 10**6  #: size of the log of answers, whose oldest files are deleted
+    samples: int = 200  #: pictures that are kept in the sample folder
+    sample_bytes: int = 100 * 10**6  #: size of all of them
 
     def __post_init__(self) -> None:
         """Raise `UsageError` if a limit is not positive (a delay: negative), or contradicts another."""

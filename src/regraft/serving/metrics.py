@@ -7,6 +7,8 @@ from functools import partial
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from regraft.serving.answer_metrics import AnswerMetrics
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -36,6 +38,7 @@ class Metrics:
         self.connections = gauge("regraft_connections", "Open connections.")
         self.killed = gauge("regraft_decoders_killed", "Decoding processes killed or crashed so far.")
         self.ready = gauge("regraft_ready", "1 while requests are accepted.")
+        self.answers = AnswerMetrics(own)
 
     def text(self) -> bytes:
         """The metrics in Prometheus' format."""

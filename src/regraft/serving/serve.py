@@ -7,16 +7,18 @@ import functools
 import importlib.util
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from regraft.data.labels import Task
 from regraft.errors import MissingExtraError, RegraftError, UsageError, refuse_old_names
+from regraft.evaluation.drift.observations import Observations
+from regraft.evaluation.stored_predictions import find_predictions
 from regraft.exporting.exported_model import ExportedModel, is_export
 from regraft.exporting.formats import FORMATS
 from regraft.models.classifier import Classifier
@@ -71,6 +73,8 @@ def serve(
     log_level: str = "info",
     root_path: str = "",
     allow_origins: Sequence[str] = (),
+    log: Path | str | None = None,
+    keep_samples: Path | str | None = None,
     stop: threading.Event | None = None,
     on_listening: Callable[[str], None] = lambda address: None,
     on_ready: Callable[[], None] = lambda: None,
@@ -103,6 +107,8 @@ def serve(
         log_level: debug, info, warning or error.
         root_path: Path at which a proxy publishes the server, such as /classify. The proxy may keep or remove it.
         allow_origins: Origins, such as https://example.org, whose pages may use the server; `*`: all.
+        log: Folder for a log of answers without pictures, which `regraft.drift` reads; None: answers are only counted.
+        keep_samples: Folder in which some of the pictures are kept, the strangest and a random part; None: none is.
         stop: Event that ends the server as SIGTERM does: accepted requests are answered first.
         on_listening: Called with the address before the models are loaded.
         on_ready: Called when requests are accepted.
@@ -123,6 +129,7 @@ def serve(
     keep_freed_memory_of_threads()
     from regraft.serving.json_logging import set_up_logging
     from regraft.serving.limits import Limits
+    from regraft.serving.recorder import Recording
     from regraft.serving.server import DrainingServer, bind
     from regraft.serving.service import Service
 
@@ -146,7 +153,9 @@ def serve(
         address = listener.getsockname()
         on_listening(f"http://{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}")
         load = functools.partial(load_models, sources, engine, min_accuracy, ood_rate, trust, min_confidence)
-        service = Service(names, load, limits or Limits(), decoders)
+        folders = [None if folder is None else Path(folder) for folder in (log, keep_samples)]
+        recording = Recording(*folders) if any(folders) else None
+        service = Service(names, load, limits or Limits(), decoders, recording)
         set_up_logging(log_level)
         server = DrainingServer(service, token, root_path=root_path, allow_origins=allow_origins, stop=stop)
         _run(server, lambda: asyncio.run(server.run_service(listener, on_ready)))
@@ -248,7 +257,8 @@ def _load_export(
     if min_confidence is not None:
         _check_gives_one_class(export.task, source.path)
     policy = RejectionPolicy(min_confidence)
-    return ServedModel(source.name, version[:_DIGITS], ServingEngine(export, form.name), policy, facts)
+    weights = _weights_of(description)
+    return ServedModel(source.name, version[:_DIGITS], ServingEngine(export, form.name), policy, facts, weights=weights)
 
 
 def _load_run(
@@ -278,7 +288,23 @@ def _load_run(
     facts = [*about, ("Engine", runtime), *confidence_fact, *ood_fact]
     file = source.path / CARD
     card = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return ServedModel(source.name, version[:_DIGITS], ServingEngine(model, runtime), policy, facts, card)
+    return ServedModel(
+        source.name, version[:_DIGITS], ServingEngine(model, runtime), policy, facts, card,
+        str(run.description["sha256"][WEIGHTS]), _validation_of(run),
+    )  # fmt: skip
+
+
+def _weights_of(description: Mapping[str, Any]) -> str:
+    """The SHA-256 of the weights of the run that an export was made from; "" if it does not say."""
+    return str(((description.get("run") or {}).get("sha256") or {}).get(WEIGHTS, ""))
+
+
+def _validation_of(run: Run) -> Observations | None:
+    """What the run said of its validation images, if these are stored and each has an answer."""
+    if run.description.get("pool_by") or find_predictions(run.path) is None:
+        return None
+    predictions = run.every_prediction.part("val")
+    return Observations.of_predictions(predictions) if len(predictions) else None
 
 
 def _check_gives_one_class(task: Task, path: Path) -> None:

@@ -15,8 +15,11 @@ import numpy as np
 from starlette.requests import Request
 
 from regraft.errors import ImageError, RegraftError
+from regraft.evaluation.drift.observations import Observations
 from regraft.models.inference import Prediction, half_width_of_one
 from regraft.models.rejection import RejectionPolicy
+from regraft.serving.answer_log import LoggedModel
+from regraft.serving.answer_numbers import AnswerNumbers
 from regraft.serving.batching import Answer, Batcher
 from regraft.serving.decode_pool import DecodingPool
 from regraft.serving.http.problem_details import Problem
@@ -24,6 +27,7 @@ from regraft.serving.http.request_body import BodyReader, Upload
 from regraft.serving.inference_engine import Engine
 from regraft.serving.limits import Limits
 from regraft.serving.metrics import Metrics
+from regraft.serving.recorder import Recorder, Recording
 
 State = Literal["starting", "ready", "draining"]
 _log = logging.getLogger("regraft.serving")
@@ -31,7 +35,10 @@ _log = logging.getLogger("regraft.serving")
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A model with what its page shows: `facts` are pairs of a title and a text, and `card` is Markdown or ""."""
+    """A model with what its page shows: `facts` are pairs of a title and a text, and `card` is Markdown or "".
+
+    `weights` is the SHA-256 of the weights of its run, "" if unknown, and `validation` what the run said in validation.
+    """
 
     name: str
     version: str
@@ -39,22 +46,36 @@ class ServedModel:
     rejection_policy: RejectionPolicy = field(default_factory=RejectionPolicy)
     facts: Sequence[tuple[str, str]] = ()
     card: str = ""
+    weights: str = ""
+    validation: Observations | None = None
+
+    @property
+    def logged(self) -> LoggedModel:
+        """What the log of answers says of the model."""
+        return LoggedModel(self.name, self.version, self.weights, self.engine.task, tuple(self.engine.classes))
 
 
 class Service:
     """Answers requests, whatever their protocol.
 
     `load` returns the models of these names, the default first; it runs in a thread while the server is starting.
+    `recording` says where answers are written down, if anywhere.
     """
 
     def __init__(
-        self, names: Sequence[str], load: Callable[[], Sequence[ServedModel]], limits: Limits, decoders: int | None
+        self,
+        names: Sequence[str],
+        load: Callable[[], Sequence[ServedModel]],
+        limits: Limits,
+        decoders: int | None,
+        recording: Recording | None = None,
     ) -> None:
         self.names, self.limits, self.metrics = tuple(names), limits, Metrics()
         self.models: Mapping[str, ServedModel] = {}
         self.state: State = "starting"
         self.bodies = BodyReader(limits, self.metrics.buffered.set)
-        self._load, self._decoders = load, decoders
+        self._load, self._decoders, self._recording = load, decoders, recording
+        self._recorder: Recorder | None = None
         self._queued = 0
         self._images_per_second = 0.0  # moving average
         self._pool: DecodingPool | None = None
@@ -63,6 +84,11 @@ class Service:
     async def start(self) -> None:
         """Load the models and start the processes; raises `RegraftError` if one of them fails."""
         models = await asyncio.to_thread(self._load_and_warm_up)
+        for model in models:
+            self.metrics.answers.add_model(model.name, model.engine.classes, model.validation)
+        if self._recording is not None:
+            logged, lost = [model.logged for model in models], self.metrics.answers.lost
+            self._recorder = await asyncio.to_thread(self._recording.start, logged, self.limits, lost.inc)
         self._batcher.start()
         preprocessings, limits = [model.engine.preprocessing for model in models], self.limits
         self._pool = DecodingPool(preprocessings, limits.pixels, limits.decode_seconds, self._decoders)
@@ -92,6 +118,8 @@ class Service:
         if self._pool is not None:
             await asyncio.to_thread(self._batcher.stop)
             await self._pool.stop()
+        if self._recorder is not None:
+            await asyncio.to_thread(self._recorder.stop)
 
     def find(self, name: str | None, version: str | None = None) -> ServedModel:
         """The model with this name, or the default model; raises `Problem` 404, or 503 while models are loaded."""
@@ -165,6 +193,10 @@ class Service:
             self.metrics.images.labels(model.name, "failed").inc()
             raise Problem(500, f"{model.name} failed. The server's log has the reason.", name="engine") from error
         self.metrics.images.labels(model.name, "answered").inc()
+        numbers = AnswerNumbers.of(answer.prediction, engine.task)
+        self.metrics.answers.count(model.name, numbers)
+        if self._recorder is not None:
+            self._recorder.submit(model.name, numbers, upload.data)
         return answer
 
     def _after_batch(self, engine: Engine, count: int, seconds: float) -> None:

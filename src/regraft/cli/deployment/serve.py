@@ -49,6 +49,15 @@ def command(
     allow_origin: Annotated[
         list[str] | None, Option(metavar="ORIGIN", help="Origin whose pages may use the server; *: all. Repeatable.")
     ] = None,
+    log: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Log of answers, without pictures, for `regraft drift`.")
+    ] = None,
+    log_megabytes: Annotated[float, Option(metavar="N", min=0.1, help="Megabytes of --log; the oldest go.")] = 200.0,
+    keep_samples: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Keep some pictures: the strangest, and a random part.")
+    ] = None,
+    keep_count: Annotated[int, Option(metavar="N", min=1, help="Pictures in --keep-samples.")] = 200,
+    keep_megabytes: Annotated[float, Option(metavar="N", min=0.1, help="Megabytes in --keep-samples.")] = 100.0,
     trust: Trust = False,
     log_level: Annotated[str, Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -71,6 +80,7 @@ def command(
         pixels=MAX_PIXELS if max_megapixels is None else round(max_megapixels * 1e6), header_seconds=header_seconds,
         body_seconds=body_seconds, decode_seconds=decode_seconds, deadline_seconds=deadline, connections=connections,
         queue=queue, batch=batch, delay_seconds=delay / 1000, drain_delay_seconds=drain_delay,
+        log_bytes=round(log_megabytes * 1e6), samples=keep_count, sample_bytes=round(keep_megabytes * 1e6),
     )  # fmt: skip
     address = ""
 
@@ -86,7 +96,8 @@ def command(
         models, host=host, port=port, engine=engine, min_accuracy=min_accuracy,  # type: ignore[arg-type]  # checked there
         min_confidence=min_confidence, ood_rate=ood_rate, token=_token(token_file), trust=trust,
         decoders=decoders, limits=limits, log_level=log_level,
-        root_path=root_path, allow_origins=allow_origin or (), on_listening=on_listening, on_ready=on_ready,
+        root_path=root_path, allow_origins=allow_origin or (), log=log, keep_samples=keep_samples,
+        on_listening=on_listening, on_ready=on_ready,
     ))  # fmt: skip
 
 

@@ -94,6 +94,27 @@ class NumberTile:
         return f"{self.target:.4g} → {self.value:.4g}", f"error {self.value - self.target:+.4g}"
 
 
+@dataclass(frozen=True, eq=False)
+class StrangeTile:
+    """An image, uint8 (H, W, 3), the answer for it, its out-of-distribution p-value and how sure the answer is."""
+
+    image: np.ndarray
+    answer: str
+    p_value: float | None
+    sureness: float | None
+    is_right: None = None
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Two lines below the picture: the answer, and how strange and how sure it is."""
+        strange = "" if self.p_value is None else f"p = {self.p_value:.2g}"
+        sure = "" if self.sureness is None else f"sureness {self.sureness:.2f}"
+        return shorten(style.drawable(self.answer), _CAPTION_WIDTH), ", ".join(filter(None, (strange, sure)))
+
+
+Tile = SampleTile | LabelTile | NumberTile | StrangeTile
+
+
 def choose_samples(predictions: Predictions, limit: int = 16) -> list[int]:
     """Choose the indices of up to `limit` images to show, always the same ones, wrong predictions first.
 
@@ -136,7 +157,7 @@ def choose_number_samples(predictions: RegressionPredictions, limit: int = 16) -
     return [int(i) for i in (*order[: limit - limit // 2], *order[::-1][: limit // 2])]
 
 
-def plot_samples(tiles: Sequence[SampleTile | LabelTile | NumberTile], path: Path, *, title: str = "") -> None:
+def plot_samples(tiles: Sequence[Tile], path: Path, *, title: str = "") -> None:
     """Draw a grid of images with frames: green for correct predictions, red for wrong ones, gray without a label."""
     if not tiles:
         raise DataError("0 images; expected at least one to show")
@@ -157,7 +178,7 @@ def plot_samples(tiles: Sequence[SampleTile | LabelTile | NumberTile], path: Pat
     style.save(figure, path, tight=True)
 
 
-def _draw_tile(axes: Axes, tile: SampleTile | LabelTile | NumberTile) -> None:
+def _draw_tile(axes: Axes, tile: Tile) -> None:
     is_right = tile.is_right
     color = style.FAINT if is_right is None else style.GREEN if is_right else style.RED
     height, width = tile.image.shape[:2]

@@ -1,0 +1,109 @@
+"""`regraft drift RUN PICTURES`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer import Argument, Exit, Option
+
+from regraft.cli.options import Json, RunFolder
+from regraft.cli.output import console, print_json
+from regraft.runs.progress import rich_progress
+
+if TYPE_CHECKING:
+    from regraft.studies.drift.choose import ChosenPicture
+    from regraft.studies.drift.drift import Drift
+
+#: Classes, and chosen pictures, that the terminal lists.
+_CLASSES, _PICTURES = 8, 5
+
+
+def command(
+    run: RunFolder,
+    pictures: Annotated[str, Argument(help="New pictures: a folder, archive or table; or a log of `regraft serve`.")],
+    against: Annotated[
+        str | None, Option(help="Earlier pictures, or a log, to compare with. Default: validation.")
+    ] = None,
+    since: Annotated[
+        datetime | None, Option(help="Of a log: answers from then on, UTC.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+    ] = None,
+    alpha: Annotated[
+        float, Option(metavar="RATE", help="Rate of false alarms of all tests together, between 0 and 1.")
+    ] = 0.01,
+    group_by: Annotated[
+        str | None, Option(metavar="NAME", help="Column, or pattern on paths: one picture of a group counts.")
+    ] = None,
+    label: Annotated[int, Option(metavar="N", min=0, help="Number of pictures to label next.")] = 20,
+    out: Annotated[Path | None, Option(help="Folder for what is written. Default: RUN/drift.")] = None,
+    fail_on_drift: Annotated[bool, Option("--fail-on-drift", help="Exit with code 1 on a change.")] = False,
+    json: Json = False,
+) -> None:
+    """Test whether new pictures, or the answers for them, differ from those in validation."""
+    screen = console(json)
+    with screen.status("Starting"):
+        from regraft.runs.run_folder import refuse_images
+        from regraft.studies.drift.drift import RESULT, drift
+    folder = out or run / "drift"
+    if not (folder / RESULT).exists():
+        refuse_images(folder)
+    with rich_progress(screen) as reporter:
+        found = drift(
+            run, pictures, against=against, since=since, alpha=alpha, group_by=group_by or "", label_count=label,
+            reporter=reporter,
+        )  # fmt: skip
+        files = found.write(folder)
+    if json:
+        print_json({**found.to_json(), "files": [str(file) for file in files]})
+    else:
+        _print(screen, found, files)
+    if fail_on_drift and found.changes.is_drift:
+        raise Exit(1)
+
+
+def _print(screen: Console, found: Drift, files: list[Path]) -> None:
+    changes = found.changes
+    color = "bold red" if changes.is_drift else "yellow" if changes.are_few else "bold green"
+    screen.print(f"\n[{color}]{escape(changes.verdict)}[/{color}]\n")
+    table = Table("", "p-value", "of all tests", "effect", box=None, header_style="bold")
+    for one in changes.tests:
+        table.add_row(
+            f"{one.subject}: {one.test}", f"{one.p_value:.2g}", f"{one.adjusted:.2g}", escape(one.sentence),
+            style="bold" if one.adjusted <= changes.alpha else "",
+        )  # fmt: skip
+    screen.print(table)
+    if len(changes.shares) > 1:
+        shares = Table("answer", changes.reference, "new", "points (95 % for all)", box=None, header_style="bold")
+        for share in changes.shares[:_CLASSES]:
+            difference = 100 * (share.new - share.reference)
+            low, high = (100 * bound for bound in share.interval)
+            shares.add_row(
+                escape(share.label), f"{100 * share.reference:.1f} %", f"{100 * share.new:.1f} %",
+                f"{difference:+.1f} ({low:+.1f} to {high:+.1f})",
+            )  # fmt: skip
+        screen.print()
+        screen.print(shares)
+        if len(changes.shares) > _CLASSES:
+            screen.print(f"and {len(changes.shares) - _CLASSES:,} more in {escape(str(files[0]))}", style="dim")
+    _print_pictures(screen, "Strangest", found.strangest)
+    _print_pictures(screen, "Label next", found.label_next)
+    screen.print()
+    for note in found.notes:
+        screen.print(escape(note), style="dim")
+    screen.print(f"[bold]Look at[/bold]  {escape(', '.join(map(str, files)))}")
+
+
+def _print_pictures(screen: Console, title: str, chosen: tuple[ChosenPicture, ...]) -> None:
+    if not chosen:
+        return
+    screen.print(f"\n[bold]{title}[/bold]")
+    for one in chosen[:_PICTURES]:
+        strange = "" if one.p_value is None else f", p = {one.p_value:.2g}"
+        sure = "" if one.sureness is None else f", sureness {one.sureness:.2f}"
+        screen.print(escape(f"  {one.name}  {one.answer}{strange}{sure} ({one.reason})"))
+    if len(chosen) > _PICTURES:
+        screen.print(f"  and {len(chosen) - _PICTURES} more", style="dim")
