@@ -11,7 +11,6 @@ from regraft.evaluation.drift.two_samples import (
     auc_interval,
     auc_of,
     exceedance_test,
-    holm,
     labels_test,
     rank_test,
     share_difference,
@@ -129,9 +128,3 @@ def test_scores_are_those_of_a_ridge_regression_on_the_other_pictures() -> None:
         weights = np.linalg.solve(own.T @ own / 60 + np.eye(60), own.T @ y / 60)
         expected = (standard[~fitted] - standard[fitted].mean(axis=0)) @ weights
         assert scores[~fitted] == pytest.approx(expected)
-
-
-def test_holm() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
-    assert holm([]) == []

@@ -23,12 +23,12 @@ COLORS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 30)}
 
 @pytest.fixture(scope="module")
 def squares_run(write_squares: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> regraft.Run:
-    """A head on squares of three colors, with sixty validation images."""
+    """A head on squares of three colors, with 36 validation images."""
     from regraft.config import load_config
     from regraft.runs.train import train_from
 
     place = tmp_path_factory.mktemp("drift")
-    folder = write_squares(place / "squares", COLORS, count=50)
+    folder = write_squares(place / "squares", COLORS, count=30)
     options = {"model.image_size": 32, "training.finetune_epochs": 0, "data.val": 0.4, "data.test": 0.1}
     return train_from(folder, load_config(overrides=options), place / "run")
 
@@ -41,11 +41,10 @@ def same(write_squares: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def dark(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dark stripes, which are no squares."""
+    """Dark blocks, which are no squares."""
     folder, rng = tmp_path_factory.mktemp("other"), np.random.default_rng(5)
     for i in range(30):
-        image = rng.integers(0, 30, (32, 32, 3))
-        image[:: 3 + i % 4] = rng.integers(60, 250)
+        image = np.kron(rng.integers(0, 90, (8, 8, 3)), np.ones((4, 4, 1), int))
         Image.fromarray(image.astype(np.uint8)).save(folder / f"{i:02d}.png")
     return folder
 
@@ -129,7 +128,7 @@ def test_features_of_validation_are_kept_or_read_again(squares_run: regraft.Run,
     assert notes == []
     assert kept.features is not None
     assert again.features is not None
-    assert kept.features.shape == again.features.shape == (60, kept.features.shape[1])
+    assert kept.features.shape == again.features.shape == (36, kept.features.shape[1])
     assert np.sort(kept.features.sum(axis=1)) == pytest.approx(np.sort(again.features.sum(axis=1)), rel=0.02)
     (tmp_path / "run" / "source.json").write_text('{"data": "/nowhere"}')
     found, notes = validation_of(regraft.load(tmp_path / "run"), NullReporter(), features=True)

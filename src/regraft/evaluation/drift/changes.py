@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from regraft.errors import UsageError
+from regraft.evaluation.comparison import holm
 from regraft.evaluation.drift.observations import Observations
 from regraft.evaluation.drift.two_samples import (
     MAX_FEATURE_ROWS,
@@ -15,7 +16,6 @@ from regraft.evaluation.drift.two_samples import (
     auc_of,
     distribution_test,
     exceedance_test,
-    holm,
     labels_test,
     rank_test,
     share_difference,

@@ -6,7 +6,6 @@ are independent of each other, and sizes of the difference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -162,7 +161,7 @@ def _scorer(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         across = across - across.mean(axis=1, keepdims=True) - to_own + own.mean()
         weights = np.linalg.solve(centered + _RIDGE * np.eye(len(fitted)), across.T).T
         scorer[np.ix_(held_out, fitted)] = weights - weights.mean(axis=1, keepdims=True)  # of centered sides
-    return scorer
+    return np.asarray(scorer)
 
 
 def _aucs(scores: np.ndarray, is_new: np.ndarray) -> np.ndarray:
@@ -172,15 +171,3 @@ def _aucs(scores: np.ndarray, is_new: np.ndarray) -> np.ndarray:
     ranks = np.arange(1, count + 1)[:, None]
     sums = (np.take_along_axis(is_new, order, axis=0) * ranks).sum(axis=0)
     return np.asarray((sums - drawn * (drawn + 1) / 2) / (drawn * (count - drawn)))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values of several tests, adjusted so that any one below a level is a false alarm at most that often.
-
-    Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
-    """
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, number in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        adjusted[number] = largest
-    return adjusted
