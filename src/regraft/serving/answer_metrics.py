@@ -44,7 +44,7 @@ class _Model:
         if validation is not None:
             numbers = {"sureness": validation.sureness, "value": validation.values}
             model.validation = {what: float(values.mean()) for what, values in numbers.items() if len(values)}
-            said = ([classes[i] for i in np.flatnonzero(row)] for row in validation.said)
+            said = ([classes[i] for i in np.flatnonzero(row).tolist()] for row in validation.said)
             counts = CountOf(label for labels in said for label in model.names(labels))
             model.validation_shares = {label: count / len(validation) for label, count in counts.items()}
         return model

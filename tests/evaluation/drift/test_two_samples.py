@@ -61,6 +61,7 @@ def test_exceedances_have_the_distribution_of_a_random_division() -> None:
         assert exceedance_test(reference, new, 0.05, count) == pytest.approx(expected, abs=0.015)
     assert exceedance_test(reference, new, 0.05, 0) == pytest.approx(1.0)
     assert exceedance_test(18, new, 0.05, 3) is None
+    assert 0 < exceedance_test(400, 100, 0.05, 100) < 1e-30  # type: ignore[operator]  # no None
 
 
 def test_shares_of_two_classes_agree_with_fisher() -> None:

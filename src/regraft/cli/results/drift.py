@@ -21,22 +21,21 @@ if TYPE_CHECKING:
 
 #: Classes, and chosen pictures, that the terminal lists.
 _CLASSES, _PICTURES = 8, 5
+#: Forms of a time.
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 
 
 def command(
     run: RunFolder,
-    pictures: Annotated[str, Argument(help="New pictures: a folder, archive or table; or a log of `regraft serve`.")],
-    against: Annotated[
-        str | None, Option(help="Earlier pictures, or a log, to compare with. Default: validation.")
-    ] = None,
+    pictures: Annotated[str, Argument(help="New pictures, or a log of `regraft serve`.")],
+    against: Annotated[str | None, Option(help="Earlier pictures or log. Default: validation.")] = None,
     since: Annotated[
-        datetime | None, Option(help="Of a log: answers from then on, UTC.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+        datetime | None,
+        Option(metavar="TIME", formats=_TIMES, help="Of a log: answers since then, UTC."),
     ] = None,
-    alpha: Annotated[
-        float, Option(metavar="RATE", help="Rate of false alarms of all tests together, between 0 and 1.")
-    ] = 0.01,
+    alpha: Annotated[float, Option(metavar="RATE", help="False alarms of all tests together.")] = 0.01,
     group_by: Annotated[
-        str | None, Option(metavar="NAME", help="Column, or pattern on paths: one picture of a group counts.")
+        str | None, Option(metavar="NAME", help="Column or path pattern: one of a group counts.")
     ] = None,
     label: Annotated[int, Option(metavar="N", min=0, help="Number of pictures to label next.")] = 20,
     out: Annotated[Path | None, Option(help="Folder for what is written. Default: RUN/drift.")] = None,
@@ -69,12 +68,18 @@ def _print(screen: Console, found: Drift, files: list[Path]) -> None:
     changes = found.changes
     color = "bold red" if changes.is_drift else "yellow" if changes.are_few else "bold green"
     screen.print(f"\n[{color}]{escape(changes.verdict)}[/{color}]\n")
-    table = Table("", "p-value", "of all tests", "effect", box=None, header_style="bold")
     for one in changes.tests:
+        if one.adjusted <= changes.alpha:
+            screen.print(escape(f"  {one.sentence}"))
+    headers = ("test", "effect", "95 % interval", "without change", "p-value", "of all tests")
+    table = Table(*headers, box=None, header_style="bold")
+    for one in changes.tests:
+        low, high = one.interval
         table.add_row(
-            f"{one.subject}: {one.test}", f"{one.p_value:.2g}", f"{one.adjusted:.2g}", escape(one.sentence),
-            style="bold" if one.adjusted <= changes.alpha else "",
+            f"{one.subject}: {one.test}", f"{one.effect:.2f}", f"{low:.2f} to {high:.2f}", f"{one.unchanged:g}",
+            f"{one.p_value:.2g}", f"{one.adjusted:.2g}", style="bold" if one.adjusted <= changes.alpha else "",
         )  # fmt: skip
+    screen.print()
     screen.print(table)
     if len(changes.shares) > 1:
         shares = Table("answer", changes.reference, "new", "points (95 % for all)", box=None, header_style="bold")

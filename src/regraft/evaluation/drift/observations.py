@@ -72,20 +72,20 @@ class Observations:
 
     def take(self, rows: np.ndarray) -> Observations:
         """Some of the pictures by their numbers, int64 (n,); all arrays must be of the same pictures."""
-        arrays = {
-            name: None if values is None else values[rows] if len(values) else values
-            for name, values in (
-                ("said", self.said), ("sureness", self.sureness), ("values", self.values),
-                ("distances", self.distances), ("features", self.features),
-            )
-        }  # fmt: skip
-        return replace(self, **arrays, names=tuple(self.names[row] for row in rows.tolist()) if self.names else ())
+        return replace(
+            self, said=self.said[rows] if len(self.said) else self.said,
+            sureness=self.sureness[rows] if len(self.sureness) else self.sureness,
+            values=self.values[rows] if len(self.values) else self.values,
+            distances=None if self.distances is None else self.distances[rows],
+            features=None if self.features is None else self.features[rows],
+            names=tuple(self.names[row] for row in rows.tolist()) if self.names else (),
+        )  # fmt: skip
 
     def said_of(self, row: int) -> str:
         """The answer for one picture as text."""
         if self.task == "regression":
             return f"{self.values[row]:.4g}"
-        return ", ".join(self.classes[i] for i in np.flatnonzero(self.said[row])) or "no label"
+        return ", ".join(self.classes[i] for i in np.flatnonzero(self.said[row]).tolist()) or "no label"
 
     def first_of_each(self) -> np.ndarray:
         """Rows of the pictures without those whose numbers are, to the last bit, those of an earlier one, int64 (n,).

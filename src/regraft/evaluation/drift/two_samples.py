@@ -66,7 +66,8 @@ def exceedance_test(reference: int, new: int, rate: float, exceeding: int) -> fl
     rank = int(rate * (reference + 1) * (1 + 1e-12))
     if rank < 1:
         return None
-    return float(stats.betabinom.sf(exceeding - 1, new, rank, reference + 1 - rank))
+    # A sum of small numbers; scipy's `sf` is 1 minus one near 1, which leaves no digits.
+    return min(1.0, float(stats.betabinom.pmf(np.arange(exceeding, new + 1), new, rank, reference + 1 - rank).sum()))
 
 
 def shares_test(reference: np.ndarray, new: np.ndarray, *, seed: int = 0) -> float:

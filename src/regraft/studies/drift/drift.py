@@ -146,7 +146,8 @@ def drift(
         raise UsageError(f"label_count = {label_count}; expected a number from 0.")
     name = "validation"
     if against is not None:
-        earlier = _observed(run, against, group_by, None, reporter)
+        groups = "" if is_answer_log(Path(against)) else group_by
+        earlier = _observed(run, against, groups, None, reporter)
         reference, name = earlier.observations, "the earlier pictures"
         notes = [f"Of the earlier pictures: {note}" for note in earlier.notes]
     else:
