@@ -18,7 +18,6 @@ import numpy as np
 from regraft.data.labels import Task
 from regraft.errors import MissingExtraError, RegraftError, UsageError, refuse_old_names
 from regraft.evaluation.drift.observations import Observations
-from regraft.evaluation.stored_predictions import find_predictions
 from regraft.exporting.exported_model import ExportedModel, is_export
 from regraft.exporting.formats import FORMATS
 from regraft.models.classifier import Classifier
@@ -26,6 +25,7 @@ from regraft.models.inference import Predictor, predict_pixels
 from regraft.models.malloc import keep_freed_memory_of_threads
 from regraft.models.rejection import RejectionPolicy
 from regraft.models.serialization import WEIGHTS, read_model_json
+from regraft.runs.reference_answers import has_answers, reference_answers
 from regraft.runs.report import CARD
 from regraft.runs.run import Run
 from regraft.serving.inference_engine import Engine as ServingEngine
@@ -300,10 +300,10 @@ def _weights_of(description: Mapping[str, Any]) -> str:
 
 
 def _validation_of(run: Run) -> Observations | None:
-    """What the run said of its validation images, if these are stored and each has an answer."""
-    if run.description.get("pool_by") or find_predictions(run.path) is None:
+    """What the run said of images that it had not seen, if that is stored and each has an answer."""
+    if not has_answers(run):
         return None
-    predictions = run.every_prediction.part("val")
+    predictions = reference_answers(run)
     return Observations.of_predictions(predictions) if len(predictions) else None
 
 

@@ -12,6 +12,7 @@ from regraft.errors import ImageError, UsageError
 from regraft.evaluation.drift.changes import FEW
 from regraft.evaluation.drift.observations import Observations
 from regraft.runs.exemplars import read_exemplars
+from regraft.runs.reference_answers import is_refitted, reference_answers
 from regraft.runs.run import Run
 from regraft.runs.run_images import images_of
 from regraft.studies.drift.observe import observe
@@ -36,13 +37,19 @@ def validation_of(run: Run, reporter: ProgressReporter, *, features: bool) -> tu
             f"{run.path} gives groups of images one answer each ({pool_by}), and single images have nothing that they "
             "could be compared with. `regraft drift` is for runs that answer each image."
         )
-    predictions = run.every_prediction.part("val")
+    predictions = reference_answers(run)
     if not len(predictions):
         raise UsageError(
             f"{run.path} has no validation images to compare with. Give other pictures with --against, or train with a "
             "validation part."
         )
     observed, notes = Observations.of_predictions(predictions), list[str]()
+    if is_refitted(run):
+        has_test = "test" in predictions.parts
+        notes.append(
+            "The head of the run was fitted again, on validation images, too (training.refit). So answers are compared "
+            + ("with those for the test images." if has_test else "with those of the head before: sureness may differ.")
+        )
     ood = run.classifier.ood
     if ood is None or not len(ood.calibration_distances):
         notes.append(
@@ -55,7 +62,7 @@ def validation_of(run: Run, reporter: ProgressReporter, *, features: bool) -> tu
         return observed, notes
     found = _kept_features(run)
     if found is None or len(found) < min(_ENOUGH, len(predictions)):
-        again = _features_again(run, predictions.ids, reporter)
+        again = _features_again(run, run.every_prediction.part("val").ids, reporter)
         found = again if again is not None else found
     if found is None or len(found) < FEW:
         notes.append(
