@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
+from regraft.atomic_io import sha256_of
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import WeightsError
 from regraft.models.classifier import build
@@ -164,7 +165,7 @@ def test_an_unreachable_hub_lists_offline_options(monkeypatch: pytest.MonkeyPatc
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr("regraft.models.weights.getproxies", dict)
+    monkeypatch.setattr("regraft.network.getproxies", dict)
     monkeypatch.setattr("regraft.models.weights.hub_file_on_disk", lambda spec: False)
     with pytest.raises(WeightsError) as caught:
         build_backbone(BACKBONES["resnet50"], "auto", 224)
@@ -175,8 +176,8 @@ def test_an_unreachable_hub_lists_offline_options(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_proxy_that_does_not_answer_is_no_reason_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regraft.models.weights.getproxies", lambda: {"https": "127.0.0.1:9"})
-    monkeypatch.setattr("regraft.models.weights.proxy_bypass", lambda host: False)
+    monkeypatch.setattr("regraft.network.getproxies", lambda: {"https": "127.0.0.1:9"})
+    monkeypatch.setattr("regraft.network.proxy_bypass", lambda host: False)
     monkeypatch.setattr("regraft.models.weights.hub_file_on_disk", lambda spec: False)
     monkeypatch.setattr("regraft.models.weights.timm.create_model", lambda *_, **__: pytest.fail("asked the hub"))
     with pytest.raises(WeightsError, match="refused"):
@@ -247,6 +248,7 @@ def test_a_backbone_comes_from_the_hubs_cache_by_its_name(
     cfg = timm.models.get_pretrained_cfg(spec.timm_name)
     assert (model.weights.source, model.weights.name) == ("hub", f"timm/{spec.timm_name}")
     assert model.weights.license == spec.license
+    assert model.weights.sha256 == sha256_of(snapshot / "model.safetensors")
     image = model.preprocessing
     assert (image.size, image.interpolation) == (spec.image_size, cfg.interpolation)
     assert (image.mean, image.std) == (cfg.mean, cfg.std)

@@ -249,6 +249,11 @@ def _find_several(name: str) -> BackboneSpec:
 
 def hub_file_on_disk(spec: BackboneSpec) -> bool:
     """Whether the hub's cache on this machine contains the weights."""
+    return hub_file(spec) is not None
+
+
+def hub_file(spec: BackboneSpec) -> Path | None:
+    """The file of the weights in the hub's cache on this machine; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     repository = f"timm/{spec.timm_name}"
@@ -258,6 +263,7 @@ def hub_file_on_disk(spec: BackboneSpec) -> bool:
 
         cfg = timm.models.get_pretrained_cfg(spec.timm_name)
         repository = cfg.hf_hub_id if cfg and cfg.hf_hub_id else ""
-    return bool(repository) and any(
-        isinstance(try_to_load_from_cache(repository, name), str) for name in ("model.safetensors", "pytorch_model.bin")
-    )
+    for name in ("model.safetensors", "pytorch_model.bin") if repository else ():
+        if isinstance(found := try_to_load_from_cache(repository, name), str):
+            return Path(found)
+    return None

@@ -5,14 +5,11 @@ Nothing in a weight file is executed. The classifier in it is dropped; any other
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import torch
 from safetensors import SafetensorError
@@ -31,10 +28,12 @@ from regraft.models.registry import (
     KERAS_BACKBONES,
     BackboneSpec,
     WeightWheel,
+    hub_file,
     hub_file_on_disk,
     keras_backbone,
 )
 from regraft.models.run_description import read_run_description
+from regraft.network import check_reachable
 from regraft.quick_imports import quick_imports
 from regraft.text import join_truncated
 
@@ -45,8 +44,6 @@ _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _CLASSIFIER_PREFIXES = (
     "classifier.", "fc.", "head.fc.", "head.weight", "head.bias", "pre_logits.", "head_dist.", "last_linear.", "head.l."
 )  # fmt: skip
-#: Seconds in which the hub or the proxy to it must accept a connection.
-_CONNECT_SECONDS = 10.0
 #: Largest number of listed differences.
 _MAX_DIFFERENCES = 12
 
@@ -256,7 +253,9 @@ def _from_hub(spec: BackboneSpec, image_size: ImageSize, channels: int) -> tuple
             f"The weights of {spec.name} could not be downloaded from the hub: {first_line}\n{_offline_options(spec)}"
         ) from error
     name = cfg.url if file else cfg.hf_hub_id or cfg.url or cfg.file
-    return model, WeightsRecord("hub", str(name), license=spec.license or cfg.license or "")
+    used = file or hub_file(spec)  # by now the hub's client has put it into its cache
+    sha256 = sha256_of(used) if used else ""
+    return model, WeightsRecord("hub", str(name), sha256, spec.license or cfg.license or "")
 
 
 def _check_hub() -> None:
@@ -265,13 +264,7 @@ def _check_hub() -> None:
 
     if constants.HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE is set, and the hub's cache on this machine does not contain them")
-    host = urlsplit(constants.ENDPOINT)
-    proxy = None if proxy_bypass(host.netloc) else getproxies().get(host.scheme)
-    if proxy:
-        host = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if host.hostname:
-        port = host.port or {"http": 80, "https": 443}.get(host.scheme, 1080)
-        socket.create_connection((host.hostname, port), _CONNECT_SECONDS).close()
+    check_reachable(constants.ENDPOINT)
 
 
 def _offline_options(spec: BackboneSpec) -> str:

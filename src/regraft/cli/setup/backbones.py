@@ -10,6 +10,7 @@ from regraft.cli.output import console, print_json
 
 def command(json: Json = False) -> None:
     """List the backbones that have short names; any timm name works too."""
+    from regraft.licenses import find_license
     from regraft.models.local_weights import find_weights
     from regraft.models.registry import BACKBONES, DEFAULT_BACKBONE
 
@@ -37,6 +38,10 @@ def command(json: Json = False) -> None:
         table.add_row(name, size, f"{spec.gmac:.2f}", str(spec.image_size), spec.license, weights)
     screen = console(json)
     screen.print(table)
+    licenses = {found.name: found for spec, _ in rows if (found := find_license(spec.license)).conditions}
+    screen.print()
+    for found in licenses.values():
+        screen.print(f"{found.name} has conditions: {found.conditions}. {found.url}".rstrip())
     screen.print(
         "\n* default. Parameters exclude the classifier; GMAC is for one image.\n"
         "Any timm name works too: regraft train DATA --backbone regnety_008\n"
