@@ -8,14 +8,18 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from terminal import regraft
 
+from regraft.atomic_io import sha256_of
 from regraft.data.dataset import Split
 from regraft.errors import ExportError, UsageError
 from regraft.exporting.calibration_data import sensitive_layers
@@ -49,6 +53,23 @@ def exports(efficientnet_run: Run) -> dict[str, Path]:
     done = regraft("export", efficientnet_run.path, "--to", ",".join(FORMATS), "--json")
     assert done.returncode == 0, done.stderr
     return {Path(path).name: Path(path) for path in json.loads(done.stdout)}
+
+
+def test_every_export_has_a_bill_with_the_versions_of_its_format(
+    exports: dict[str, Path], efficientnet_run: Run
+) -> None:
+    packages = {"onnx": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert", "keras": "keras"}
+    for name, folder in exports.items():
+        text = (folder / "mlbom.json").read_text(encoding="utf-8")
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+        bill = json.loads(text)
+        model, versions = bill["metadata"]["component"], {one["name"]: one.get("version") for one in bill["components"]}
+        hashes = {one["name"]: one["hashes"][0]["content"] for one in model["components"]}
+        assert hashes == {file: sha256_of(folder / file) for file in (*FORMATS[name].files, "predict.py")}
+        of_run = model["pedigree"]["ancestors"][0]["hashes"][0]["content"]
+        assert of_run == efficientnet_run.description["sha256"]["model.safetensors"]
+        package = packages.get(name, "torch")
+        assert versions[package] == version(package)
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

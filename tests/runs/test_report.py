@@ -2,23 +2,28 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from huggingface_hub import ModelCard
+from terminal import regraft as regraft_command
 
 import regraft
+from regraft.atomic_io import sha256_of
 from regraft.config import load_config
 from regraft.errors import DataError, RunError, UsageError
 from regraft.evaluation.metrics import Evaluation
 from regraft.runs import train as train_module
 from regraft.runs.record import COMPARISON
-from regraft.runs.report import CARD, REPORT, SUSPECTS, write_report
+from regraft.runs.report import BILL, CARD, REPORT, SUSPECTS, write_report
 from regraft.runs.train import train_from
 
 HEAD_ONLY = {"model.image_size": 32, "training.finetune_from": "none", "training.views": 1}
-FILES = (REPORT, CARD, SUSPECTS)
+FILES = (REPORT, CARD, SUSPECTS, BILL)
 
 
 @pytest.fixture
@@ -43,6 +48,37 @@ def test_every_run_has_a_report_and_writing_it_again_changes_nothing(run: Path) 
     kept = regraft.load(run)
     accuracy = f"{100 * kept.metrics['test']['accuracy']:.1f}\N{NO-BREAK SPACE}%"
     assert accuracy in (run / REPORT).read_text(encoding="utf-8")
+
+
+def test_every_run_has_a_bill_of_its_own_files(run: Path) -> None:
+    text = (run / BILL).read_text(encoding="utf-8")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    hashes = {one["name"]: one["hashes"][0]["content"] for one in bill["components"] if "hashes" in one}
+    assert hashes["config.toml"] == sha256_of(run / "config.toml")
+    assert hashes["squares"] == sha256_of(run / "split.csv")
+    weights = regraft.load(run).description["weights"]
+    assert hashes[weights["name"]] == weights["sha256"]
+    assert bill["metadata"]["component"]["hashes"][0]["content"] == sha256_of(run / "model.safetensors")
+    finished = datetime.fromisoformat(bill["metadata"]["timestamp"])
+    assert 0 <= (datetime.now(UTC) - finished).total_seconds() < 86_400
+    assert str(run.parent) not in text
+
+
+def test_conditions_of_a_license_are_told_before_the_training_and_stay_in_its_files(
+    run: Path, squares_folder: Path, tmp_path: Path
+) -> None:
+    description = json.loads((run / "model.json").read_text())
+    description["weights"]["license"] = "cc-by-nc-4.0"
+    (run / "model.json").write_text(json.dumps(description))
+    flags = ("--backbone", run, "--image-size", 32, "--finetune-epochs", 0, "--out", tmp_path / "second")
+    done = regraft_command("train", squares_folder, *flags)
+    assert done.returncode == 0, done.stderr
+    told = "The pretrained weights have the license CC-BY-NC-4.0, which has conditions: no commercial use."
+    assert told in done.stderr.partition("Run: ")[0]
+    for name in (REPORT, BILL):
+        assert told in (tmp_path / "second" / name).read_text(encoding="utf-8")
+    assert "no commercial use" in (tmp_path / "second" / CARD).read_text(encoding="utf-8")
 
 
 def test_moved_changed_and_missing_images(run: Path, squares_folder: Path, tmp_path: Path) -> None:

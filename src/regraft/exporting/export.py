@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -36,7 +37,11 @@ from regraft.exporting.verify import write_golden_images
 from regraft.models.inference import predict_batch
 from regraft.models.serialization import versions
 from regraft.notebook_repr import NotebookRepr, ResultList
+from regraft.report.bill_of_materials import ExportFacts, bill_of_export
+from regraft.report.record import RunRecord
 from regraft.runs.progress import with_progress
+from regraft.runs.record import stored_record
+from regraft.runs.report import BILL
 from regraft.runs.run import Run
 from regraft.timing import time_passes
 from regraft.training.callbacks import NullReporter, ProgressReporter
@@ -87,6 +92,7 @@ class _Reference:
     """The run, and its own predictions and speed, which exports are compared with."""
 
     run: Run
+    record: RunRecord
     module: InferenceModule
     images: ParityImages
     probabilities: np.ndarray
@@ -144,7 +150,8 @@ def export(
         return predict_batch(run.classifier, torch.from_numpy(pixels).permute(0, 3, 1, 2))[0]
 
     probabilities = _predict(predict, images, "predictions of the run", reporter)
-    reference = _Reference(run, module, images, probabilities, _milliseconds(predict, images.pixels))
+    speed = _milliseconds(predict, images.pixels)
+    reference = _Reference(run, stored_record(run), module, images, probabilities, speed)
     search = QuantizationSearch(run, module, images.source, reporter) if precision == "int8" else None
     results: ResultList[ExportResult] = ResultList()
     errors: list[ExportError] = []
@@ -220,6 +227,7 @@ def _export(
             _compare_encoded(model, reference, reporter), maps_difference,
         )  # fmt: skip
         write_json(target / PARITY, result.to_json())
+        write_json(target / BILL, bill_of_export(reference.record, _facts(target, export_format, precision, result)))
         write_golden_images(
             target / GOLDEN, images, reference.probabilities, probabilities, reference.run.classes, thresholds
         )
@@ -280,6 +288,20 @@ def _write(
         "versions": versions(),
         "sha256": {file: sha256_of(target / file) for file in (*export_format.files, SCRIPT)},
     })  # fmt: skip
+
+
+def _facts(target: Path, export_format: Format, precision: Precision, result: ExportResult) -> ExportFacts:
+    """What the bill of materials says of an export beside what it says of the run."""
+    parity = result.parity
+    return ExportFacts(
+        export_format.name,
+        precision,
+        {file: sha256_of(target / file) for file in (*export_format.files, SCRIPT)},
+        {**versions(), **export_format.package_versions(precision)},
+        [(parity.metric, parity.score), ("agreement", parity.agreement)],
+        result.part,
+        datetime.now(UTC).replace(microsecond=0),
+    )
 
 
 def _reject(folder: Path, name: str, parity: Parity, float_layers: tuple[str, ...]) -> NoReturn:

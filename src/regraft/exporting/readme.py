@@ -26,6 +26,7 @@ regraft verify .{trust}                # complete, unchanged, and the same answe
 - {files}: the model
 - `export.json`: class names, preprocessing, versions and hashes of the files
 - `parity.json`: how near its predictions are to those of the run that it was made from
+- `mlbom.json`: what it is made of, with hashes and licenses, and what it is not for (CycloneDX)
 - `golden/`: images with the predictions for them, which `regraft verify` repeats
 {tree}
 {maps}regraft's documentation has code for plain Python, TensorFlow, PyTorch and JavaScript, in "Load an export in your

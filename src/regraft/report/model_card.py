@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from regraft.data.dataset import PARTS
 from regraft.report.html import Name, escape_markdown, render
+from regraft.report.not_for import not_for
 from regraft.report.record import RunRecord
 from regraft.report.sentences import PARTS as PART_NAMES
 from regraft.report.task_report import Sentence
@@ -40,6 +41,7 @@ def model_card(record: RunRecord) -> str:
         part_names=PART_NAMES,
         limitations=[*record.cautions, *view.pop("limitations"), *record.missing],
         ood_rate=_ood_rate(record),
+        not_for=list(not_for(record)),
         **view,
     )
     front_matter, end, body = text.partition("\n---\n")

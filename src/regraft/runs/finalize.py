@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ def write_results(
     metrics["time"] = {
         "train_seconds": training.seconds["total"] + sum(earlier.values()),
         "predict_ms_per_image": held_out.milliseconds if held_out else None,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "steps": earlier | {name: seconds for name, seconds in training.seconds.items() if name != "total"},
     }
     metrics["model"] = {

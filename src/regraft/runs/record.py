@@ -32,6 +32,14 @@ COMPARISON = "comparison.json"
 
 def record_of(run: Run) -> RunRecord:
     """Read everything that is reported about a run. Raises `RunError` if a file of the run is damaged."""
+    record = stored_record(run)
+    if record.predictions is None or record.at_chance:
+        return record
+    return replace(record, suspects=_TASKS[run.task].suspects(record))
+
+
+def stored_record(run: Run) -> RunRecord:
+    """Read what the files of a run say, without the search for label errors. Raises as `record_of`."""
     has = {name: (run.path / name).is_file() for name in (METRICS, HISTORY, CONFIG)}
     metrics = run.metrics if has[METRICS] else {}
     stored = find_predictions(run.path)
@@ -39,7 +47,7 @@ def record_of(run: Run) -> RunRecord:
     predictions = of_task.predictions(run) if stored else None
     if predictions is not None and predictions.classes != run.classes:
         raise RunError(f"{stored} has other classes than model.json. Copy the run again.")
-    record = of_task.record(
+    return of_task.record(
         name=run.path.resolve().name,
         description=run.description,
         config=(run.path / CONFIG).read_text(encoding="utf-8") if has[CONFIG] else "",
@@ -56,9 +64,6 @@ def record_of(run: Run) -> RunRecord:
         },
         comparison=_comparison(run.path.resolve()),
     )
-    if predictions is None or record.at_chance:
-        return record
-    return replace(record, suspects=of_task.suspects(record))
 
 
 def _evaluations(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from regraft.atomic_io import write_csv, write_text
+from regraft.atomic_io import write_csv, write_json, write_text
 from regraft.data.dataset import Dataset
 from regraft.data.decode import MAX_PIXELS, ImageSource
 from regraft.data.preprocessing import Preprocessing
@@ -24,12 +24,12 @@ from regraft.runs.record import record_of
 from regraft.runs.run import Run
 from regraft.runs.run_images import SourceOf, images_of
 
-REPORT, CARD, SUSPECTS = "report.html", "MODEL_CARD.md", "label_errors.csv"
+REPORT, CARD, SUSPECTS, BILL = "report.html", "MODEL_CARD.md", "label_errors.csv", "mlbom.json"
 
 
 @suggest_names
 def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None) -> Path:
-    """Write the `report.html`, `MODEL_CARD.md` and `label_errors.csv` of a run.
+    """Write the `report.html`, `MODEL_CARD.md`, `mlbom.json` and `label_errors.csv` of a run.
 
     Args:
         run: A run, or its folder. The report says what it does not contain, such as the metrics of a training that was
@@ -49,8 +49,11 @@ def write_report(run: Run | Path | str, data: Dataset | Path | str | None = None
         >>> print(regraft.write_report("runs/photos"))
         runs/photos/report.html
     """
+    from regraft.report.bill_of_materials import bill_of_run  # what it imports is used only here
+
     run = run if isinstance(run, Run) else Run(run)
     record = record_of(run)
+    write_json(run.path / BILL, bill_of_run(record))
     source = images_of(run, data)
     max_pixels = data.max_pixels if isinstance(data, Dataset) else MAX_PIXELS
     preprocessing = Preprocessing.from_json(run.description["preprocessing"])

@@ -15,6 +15,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -106,6 +107,12 @@ class Format(ABC):
         int8_packages = self.int8_packages if precision == "int8" else {}
         self._require({**self.runtime_packages, **self.export_packages, **int8_packages})
 
+    def package_versions(self, precision: Precision) -> dict[str, str]:
+        """Return the versions of the installed packages that write and run an export, by the names to install them."""
+        int8_packages = self.int8_packages if precision == "int8" else {}
+        names = (_distribution(name) for name in {**self.runtime_packages, **self.export_packages, **int8_packages})
+        return {name: version(name) for name in names if name}
+
     def open(self, folder: Path, threads: int = 0) -> Runtime:
         """Check the files of an export and load them; 0 threads means one for each usable CPU.
 
@@ -136,6 +143,13 @@ class Format(ABC):
         for package, extra in packages.items():
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError(f"The format {self.name} (package {package})", extra)
+
+
+def _distribution(package: str) -> str:
+    """The name to install a package that is imported under this name; "" if it was not installed by one."""
+    with contextlib.suppress(PackageNotFoundError):  # mostly it is the same
+        return distribution(package).name
+    return next(iter(packages_distributions().get(package, ())), "")
 
 
 def first_line(error: Exception) -> str:
