@@ -12,7 +12,8 @@ import regraft
 
 FROZEN = [
     "scan", "inspect", "split", "folds", "build", "train", "resume", "distill", "change_classes", "load",
-    "summary", "evaluate", "predict", "explain", "drift", "audit_attribution", "export", "verify", "serve",
+    "summary", "evaluate", "predict", "explain", "drift", "audit_attribution", "export", "verify", "sign",
+    "verify_signature", "serve",
     "cross_validate", "compare", "write_report", "tune", "learning_curve", "load_config", "Augmentation", "BadFile",
     "Classifier", "Comparison", "Config", "CrossValidation", "DataOptions", "Dataset", "Drift", "Evaluation",
     "AttributionAudit", "Explanation", "ExportedModel", "Finding", "Inspection", "LearningCurve", "ModelOptions",

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from regraft.runs.summary import summary
     from regraft.runs.train import train
     from regraft.serving.serve import serve
+    from regraft.signing.signature import sign, verify_signature
     from regraft.studies.attribution_audit import AttributionAudit, audit_attribution
     from regraft.studies.compare.compare import compare
     from regraft.studies.compare.result import Comparison
@@ -92,6 +93,7 @@ _MODULES = {
     "regraft.runs.resume": ("resume",),
     "regraft.runs.train": ("train",),
     "regraft.serving.serve": ("serve",),
+    "regraft.signing.signature": ("sign", "verify_signature"),
     "regraft.studies.attribution_audit": ("audit_attribution", "AttributionAudit"),
     "regraft.studies.compare.compare": ("compare",),
     "regraft.studies.compare.result": ("Comparison",),
@@ -108,7 +110,8 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - functions first, in the order of use
     "scan", "inspect", "split", "folds", "build", "train", "resume", "distill", "change_classes", "load",
-    "summary", "evaluate", "predict", "explain", "drift", "audit_attribution", "export", "verify", "serve",
+    "summary", "evaluate", "predict", "explain", "drift", "audit_attribution", "export", "verify", "sign",
+    "verify_signature", "serve",
     "cross_validate", "compare", "write_report", "tune", "learning_curve", "load_config", "Augmentation", "BadFile",
     "Classifier", "Comparison", "Config", "CrossValidation", "DataOptions", "Dataset", "Drift", "Evaluation",
     "AttributionAudit", "Explanation", "ExportedModel", "Finding", "Inspection", "LearningCurve", "ModelOptions",

@@ -15,6 +15,7 @@ exits with the error's exit code. Any other exception is a bug.
     ├── RunError                a run's folder is missing, damaged or in use
     ├── ClusterError            a cluster cannot be reached, or differs from this machine
     ├── ExportError             an export failed, is damaged or differs from its run
+    ├── SignatureError          a run or an export is not signed, not by this key, or was changed since
     └── TrainingError           training cannot continue
 """
 
@@ -118,6 +119,10 @@ class ClusterError(RegraftError):
 
 class ExportError(RegraftError):
     """A model cannot be exported, or an exported model is damaged or gives other predictions than its run."""
+
+
+class SignatureError(RegraftError):
+    """A run or an export cannot be signed, is not signed by this key or identity, or was changed since."""
 
 
 class TrainingError(RegraftError):

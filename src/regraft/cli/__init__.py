@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 
 from regraft.cli.data import clean, inspect, split
-from regraft.cli.deployment import export, serve, verify
+from regraft.cli.deployment import export, serve, sign, verify
 from regraft.cli.options import Command, CommandGroup
 from regraft.cli.output import err, fail
 from regraft.cli.results import drift, evaluate, explain, predict, report, summary
@@ -44,7 +44,7 @@ _PANELS = {
     "Data": (inspect, split, clean),
     "Training": (demo, train, plan, tune, distill, classes, crossval, compare, learning_curve),
     "Results": (evaluate, report, predict, explain, drift, summary),
-    "Deployment": (export, verify, serve),
+    "Deployment": (export, sign, verify, serve),
     "Setup": (backbones, config, cache),
 }
 for panel, verbs in _PANELS.items():

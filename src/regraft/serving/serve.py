@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -37,6 +38,8 @@ from regraft.serving.model_facts import (
     facts_of,
     group_facts,
 )
+from regraft.signing.signature import Signature
+from regraft.signing.verified_copy import CopyVerified, verified_copies
 from regraft.text import join_truncated
 from regraft.timing import time_passes
 
@@ -68,6 +71,7 @@ def serve(
     ood_rate: float | None = None,
     token: str | None = None,
     trust: bool = False,
+    require_signature: Path | str | None = None,
     decoders: int | None = None,
     limits: Limits | None = None,
     log_level: str = "info",
@@ -102,6 +106,8 @@ def serve(
         ood_rate: As for `regraft predict --ood-rate`; None: 0.01 if the validation images allow it; 0: off.
         token: Token that clients must send as `Authorization: Bearer TOKEN`.
         trust: Load exports whose format can run code.
+        require_signature: File of a public key. Models that are not signed by it, or were changed since, are refused
+            before anything of them is read; what is loaded is a private copy that was verified.
         decoders: Number of processes that decode images; None: the number of cores.
         limits: Limits of requests and of the server.
         log_level: debug, info, warning or error.
@@ -120,6 +126,7 @@ def serve(
         MissingExtraError: The extra `serve` is not installed.
         UsageError: A folder does not exist, two models have the same name, the port is taken, or an argument is not of
             the described form.
+        SignatureError: `require_signature` is given, and a model is not what this key has signed.
         RegraftError: A model cannot be loaded.
 
     Examples:
@@ -143,22 +150,24 @@ def serve(
     for origin in allow_origins:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise UsageError(f"The origin {origin!r} is not valid; expected one such as https://example.org, or *.")
-    sources = [ModelSource.parse(model) for model in ([models] if isinstance(models, (str, Path, Run)) else models)]
-    names = [source.name for source in sources]
-    if not names:
-        raise UsageError("0 models to serve; expected the folder of a run or of an export.")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"Two models have the name {repeated[0]}. Name them: one={sources[0].path} two=...")
-    with bind(host, port) as listener:
-        address = listener.getsockname()
-        on_listening(f"http://{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}")
-        load = functools.partial(load_models, sources, engine, min_accuracy, ood_rate, trust, min_confidence)
-        folders = [None if folder is None else Path(folder) for folder in (log, keep_samples)]
-        recording = Recording(*folders) if any(folders) else None
-        service = Service(names, load, limits or Limits(), decoders, recording)
-        set_up_logging(log_level)
-        server = DrainingServer(service, token, root_path=root_path, allow_origins=allow_origins, stop=stop)
-        _run(server, lambda: asyncio.run(server.run_service(listener, on_ready)))
+    every = [models] if isinstance(models, (str, Path, Run)) else models
+    with nullcontext() if require_signature is None else verified_copies(require_signature) as copy_verified:
+        sources = [ModelSource.parse(model, copy_verified) for model in every]
+        names = [source.name for source in sources]
+        if not names:
+            raise UsageError("0 models to serve; expected the folder of a run or of an export.")
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(f"Two models have the name {repeated[0]}. Name them: one={sources[0].folder} two=...")
+        with bind(host, port) as listener:
+            address = listener.getsockname()
+            on_listening(f"http://{f'[{address[0]}]' if ':' in address[0] else address[0]}:{address[1]}")
+            load = functools.partial(load_models, sources, engine, min_accuracy, ood_rate, trust, min_confidence)
+            folders = [None if folder is None else Path(folder) for folder in (log, keep_samples)]
+            recording = Recording(*folders) if any(folders) else None
+            service = Service(names, load, limits or Limits(), decoders, recording)
+            set_up_logging(log_level)
+            server = DrainingServer(service, token, root_path=root_path, allow_origins=allow_origins, stop=stop)
+            _run(server, lambda: asyncio.run(server.run_service(listener, on_ready)))
     return 1 if server.has_lost_requests else 0
 
 
@@ -200,10 +209,14 @@ class ModelSource:
     name: str
     path: Path
     is_export: bool
+    signature: Signature | None = None
 
     @classmethod
-    def parse(cls, given: str | Path | Run) -> ModelSource:
-        """Parse `NAME=FOLDER`, a folder or a run; raises `UsageError`, or `RunError` if the folder has no model."""
+    def parse(cls, given: str | Path | Run, copy_verified: CopyVerified | None = None) -> ModelSource:
+        """Parse `NAME=FOLDER`, a folder or a run; raises `UsageError`, or `RunError` if the folder has no model.
+
+        `copy_verified` returns the folder to serve in place of a signed one, or raises `SignatureError`.
+        """
         if isinstance(given, Run):
             given = given.path
         name, separator, rest = str(given).partition("=")
@@ -211,10 +224,21 @@ class ModelSource:
         path = Path(rest if is_named else given)
         if not path.is_dir():
             raise UsageError(f"{path} is not a folder. Expected a run, an export, or NAME=FOLDER.")
-        export = is_export(path)
+        served, signature = (path, None) if copy_verified is None else copy_verified(path)
+        export = is_export(served)
         if not export:
-            read_model_json(path)
-        return cls(name if is_named else _default_name(path, export), path, export)
+            read_model_json(served)
+        return cls(name if is_named else _default_name(path, export), served, export, signature)
+
+    @property
+    def folder(self) -> Path:
+        """What was given, where `path` is a copy."""
+        return self.signature.path if self.signature else self.path
+
+    @property
+    def facts(self) -> Facts:
+        """Who signed it, if that was verified."""
+        return [("Signature", self.signature.describe())] if self.signature else []
 
 
 def _default_name(path: Path, export: bool) -> str:
@@ -245,17 +269,17 @@ def _load_export(
     from regraft.serving.service import ServedModel
 
     if given := [name for name, value in (("--min-accuracy", min_accuracy), ("--ood-rate", ood_rate)) if value]:
-        raise UsageError(f"{', '.join(given)} is for runs. {source.path} is an export, without validation images.")
+        raise UsageError(f"{', '.join(given)} is for runs. {source.folder} is an export, without validation images.")
     export = ExportedModel(source.path, trust=trust)
     form, description = FORMATS[export.description["format"]], export.description
     backbone = str((description.get("backbone") or {}).get("name", "unknown"))
     facts = [("Backbone", backbone), ("Export", f"{form.name}, {description.get('precision', 'fp32')}")]
     if run := (description.get("run") or {}).get("name"):
         facts.append(("Run", str(run)))
-    facts += [*group_facts(export.pool_by), *band_facts(export.preprocessing)]
+    facts += [*group_facts(export.pool_by), *band_facts(export.preprocessing), *source.facts]
     version = description["sha256"][form.files[0]]
     if min_confidence is not None:
-        _check_gives_one_class(export.task, source.path)
+        _check_gives_one_class(export.task, source.folder)
     policy = RejectionPolicy(min_confidence)
     weights = _weights_of(description)
     return ServedModel(source.name, version[:_DIGITS], ServingEngine(export, form.name), policy, facts, weights=weights)
@@ -279,13 +303,13 @@ def _load_run(
         version = export.description["sha256"][FORMATS[runtime].files[0]]
     confidence_fact: Facts = []
     if min_confidence is not None:
-        _check_gives_one_class(run.task, run.path)
+        _check_gives_one_class(run.task, source.folder)
     else:
         min_confidence, confidence_fact = choose_min_confidence(run, min_accuracy)
     ood_threshold, ood_fact = choose_ood_threshold(run, ood_rate, isinstance(model, Classifier))
     policy = RejectionPolicy(min_confidence=min_confidence, ood_threshold=ood_threshold)
     about = [*facts_of(run), *group_facts(run.description.get("pool_by", "")), *band_facts(model.preprocessing)]
-    facts = [*about, ("Engine", runtime), *confidence_fact, *ood_fact]
+    facts = [*about, ("Engine", runtime), *confidence_fact, *ood_fact, *source.facts]
     file = source.path / CARD
     card = file.read_text(encoding="utf-8") if file.is_file() else ""
     return ServedModel(

@@ -59,6 +59,9 @@ def command(
     keep_count: Annotated[int, Option(metavar="N", min=1, help="Pictures in --keep-samples.")] = 200,
     keep_megabytes: Annotated[float, Option(metavar="N", min=0.1, help="Megabytes in --keep-samples.")] = 100.0,
     trust: Trust = False,
+    require_signature: Annotated[
+        Path | None, Option(metavar="KEY", help="Public key; serve only what it has signed, unchanged.")
+    ] = None,
     log_level: Annotated[str, Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve models over HTTP: /predict, the Open Inference Protocol under /v2, and a web page at /."""
@@ -95,7 +98,7 @@ def command(
     raise Exit(serve(
         models, host=host, port=port, engine=engine, min_accuracy=min_accuracy,  # type: ignore[arg-type]  # checked there
         min_confidence=min_confidence, ood_rate=ood_rate, token=_token(token_file), trust=trust,
-        decoders=decoders, limits=limits, log_level=log_level,
+        decoders=decoders, limits=limits, log_level=log_level, require_signature=require_signature,
         root_path=root_path, allow_origins=allow_origin or (), log=log, keep_samples=keep_samples,
         on_listening=on_listening, on_ready=on_ready,
     ))  # fmt: skip
