@@ -75,7 +75,9 @@ def test_conditions_of_a_license_are_told_before_the_training_and_stay_in_its_fi
     done = regraft_command("train", squares_folder, *flags)
     assert done.returncode == 0, done.stderr
     told = "The pretrained weights have the license CC-BY-NC-4.0, which has conditions: no commercial use."
-    assert told in done.stderr.partition("Run: ")[0]
+    before, run_line, _ = done.stdout.partition("Run: ")
+    assert run_line
+    assert told in before
     for name in (REPORT, BILL):
         assert told in (tmp_path / "second" / name).read_text(encoding="utf-8")
     assert "no commercial use" in (tmp_path / "second" / CARD).read_text(encoding="utf-8")

@@ -139,6 +139,8 @@ def test_the_command_from_a_key_to_a_verified_run(run: Path, tmp_path: Path) -> 
         done = regraft("verify", folder, "--signature", "--key", "keys/mine.pub", "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["files"] > 5
+    done = regraft("verify", copy)
+    assert (done.returncode, "is a run, whose signature can be verified" in done.stderr) == (1, True)
     assert "Nothing was changed" in regraft("verify", copy, "--signature", "--key", tmp_path / "keys/mine.pub").stdout
     assert regraft("verify", copy / EXPORT, "--trust").returncode == 0  # a signature is no part of the export
     assert package.predict(copy, [run / "plots" / "confusion_matrix.png"])  # nor of a run

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from regraft.cli.options import Json, Trust
 from regraft.cli.output import console, print_json
-from regraft.errors import UsageError
+from regraft.errors import ExportError, UsageError
 
 
 def command(
@@ -29,6 +29,10 @@ def command(
         return
     if key or identity or issuer:
         raise UsageError("--key, --identity and --issuer are for a signature. Add --signature.")
+    if (folder / "model.json").is_file():
+        raise UsageError(
+            f"{folder} is a run, whose signature can be verified: --signature --key FILE. Expected an export."
+        )
     with screen.status("Starting"):
         from regraft.exporting.verify import verify
 
