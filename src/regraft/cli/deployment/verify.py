@@ -30,7 +30,7 @@ def command(
     if key or identity or issuer:
         raise UsageError("--key, --identity and --issuer are for a signature. Add --signature.")
     if (folder / "model.json").is_file():
-        raise UsageError(
+        raise ExportError(
             f"{folder} is a run, whose signature can be verified: --signature --key FILE. Expected an export."
         )
     with screen.status("Starting"):
