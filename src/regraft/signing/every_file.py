@@ -57,7 +57,7 @@ class EveryFile(hashing.Config):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the library does not annotate it
         self.found: manifest.Manifest | None = None
         self.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)  # for other programs, which read it in there
 

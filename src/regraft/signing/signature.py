@@ -87,7 +87,8 @@ def sign(path: Path | str, *, key: Path | str | None = None, passphrase: str | N
             f"{given}` continues it."
         )
     list_files(folder)  # before a passphrase is used or a browser opens
-    config = signing.Config().set_hashing_config(EveryFile())
+    config = signing.Config()  # type: ignore[no-untyped-call]  # the library does not annotate it
+    config.set_hashing_config(EveryFile())
     with tempfile.TemporaryDirectory() as elsewhere:  # so that the folder has no new file while it is hashed
         file = Path(elsewhere, SIGNATURE)
         if key is None:
@@ -142,7 +143,8 @@ def verify_signature(
             "A signature says nothing without who shall have signed: expected the public key (--key FILE), or an "
             "identity and its issuer (--identity NAME --issuer URL)."
         )
-    folder, every, config = given.resolve(), EveryFile(), verifying.Config()
+    folder, every = given.resolve(), EveryFile()
+    config = verifying.Config()  # type: ignore[no-untyped-call]  # the library does not annotate it
     file = folder / SIGNATURE
     if file.is_symlink() or not file.is_file():
         raise SignatureError(f"{given} is not signed: it has no file {SIGNATURE}. `regraft sign {given}` signs it.")
