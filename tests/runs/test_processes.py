@@ -72,8 +72,8 @@ def assert_same_result(run: Path, expected: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def settings(fast_settings: dict[str, Any]) -> dict[str, Any]:
-    return fast_settings | SETTINGS
+def settings(fast_settings: dict[str, Any], small_network: dict[str, Any]) -> dict[str, Any]:
+    return fast_settings | small_network | SETTINGS
 
 
 @pytest.fixture(scope="module")
