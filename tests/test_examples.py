@@ -29,7 +29,7 @@ def test_the_example_of_each_function_runs(
     monkeypatch.chdir(tmp_path)
     # Comparing runs starts a process for each, to time its predictions; tests/studies/compare does so.
     monkeypatch.setattr(compare, "time_in_subprocess", lambda run, reporter: subprocess_train.measure_timing(Run(run)))
-    monkeypatch.setattr(pretrained, "size_for", lambda native, shorter_side: 64)  # the images have 40 pixels
+    monkeypatch.setattr(pretrained, "size_for", lambda native, shorter_side: 32)  # the images have 40 pixels
     known: dict[str, Any] = {"regraft": regraft}
     runner, said = doctest.DocTestRunner(optionflags=FLAGS), list[str]()
     for name in FUNCTIONS:
