@@ -13,6 +13,7 @@ import pytest
 from terminal import regraft, run_python
 
 from regraft.config import load_config
+from regraft.models import pretrained
 from regraft.runs import subprocess_train
 from regraft.runs.subprocess_train import Timing, measure_timing
 from regraft.runs.train import train_from
@@ -51,7 +52,8 @@ def test_the_command_is_there() -> None:
     assert "Start with regraft demo" in done.stdout + done.stderr
 
 
-def test_python_code_runs(place: Path) -> None:
+def test_python_code_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "size_for", lambda native, shorter_side: 32)  # the images have 40 pixels
     codes = [code for language, code in BLOCKS if language == "python"]
     assert codes
     for code in codes:
@@ -76,10 +78,12 @@ def test_commands_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert len(lines) >= 6
     for line in lines:
-        # At the size of the little squares, so that the test is quick; all else as it stands.
-        command = (
-            f"{line} --image-size 32" if line.startswith(("regraft train photos", "regraft tune photos")) else line
-        )
+        # At the size of the little squares, and with one epoch, so that the test is quick; all else as it stands.
+        command = line
+        if line.startswith(("regraft train photos", "regraft tune photos")):
+            command += " --image-size 32"
+        if line.startswith("regraft train photos"):
+            command += " --epochs 1"
         if line.startswith("regraft distill"):
             command += " --image-size 32 --epochs 1"
         if line.startswith("regraft tune"):
