@@ -175,7 +175,7 @@ def run_page(page: Path, *, write: bool = False, quick: bool = False, regraft: R
     Args:
         page: The file.
         write: Whether outputs and images are written into it.
-        quick: Use at most 60 images of at most 64 pixels, and at most one epoch of fine-tuning.
+        quick: Use at most 60 images of at most 64 pixels, and at most one epoch of fine-tuning on two views of each.
         regraft: Runs commands that need no shell without a process for each, which would take seconds.
 
     Raises:
@@ -258,7 +258,8 @@ class PageRunner:
         return output
 
     def start(self, words: str, line: int) -> None:
-        """Start servers and wait until they are ready."""
+        """Start servers, all at once, and wait until they are ready."""
+        started: dict[str, subprocess.Popen[bytes]] = {}
         for command in _commands(words):
             if command.startswith("pip install"):
                 _check_extras(command, line)
@@ -277,10 +278,12 @@ class PageRunner:
             )
             self.stack.callback(process.wait, 60)
             self.stack.callback(process.terminate)
-            until = time.monotonic() + 120
-            while not _is_ready(f"http://127.0.0.1:{self.ports[asked]}/v2/health/ready"):
+            started[self.ports[asked]] = process
+        until = time.monotonic() + 120
+        for port, process in started.items():
+            while not _is_ready(f"http://127.0.0.1:{port}/v2/health/ready"):
                 if process.poll() is not None or time.monotonic() > until:
-                    raise PageError(f"line {line + 1}: {command} does not answer")
+                    raise PageError(f"line {line + 1}: {shlex.join(process.args)} does not answer")
                 time.sleep(0.2)
 
     def picture(self, step: Step, page: Path | None) -> None:
@@ -320,7 +323,7 @@ def _is_ready(address: str) -> bool:
 
 
 def _quick(command: str) -> str:
-    """Make a command take seconds: few images of at most 64 pixels, and at most one epoch of fine-tuning."""
+    """Make a command take seconds: few images of at most 64 pixels, and at most one epoch on two views of each."""
     if "--resume" in command:
         return command
     for option, most in (("--only-images", 60), ("--count", 20), ("--image-size", 64), ("--finetune-epochs", 1)):
@@ -329,6 +332,8 @@ def _quick(command: str) -> str:
     if not verb:
         return command
     small = {"--image-size": "model.image_size=64", "--finetune-epochs": "training.finetune_epochs=1"}
+    if verb[1] == "train":
+        small["training.views"] = "training.views=2"
     settings = "".join(f"--set {setting} " for option, setting in small.items() if option not in command)
     return command[: verb.end()] + settings + command[verb.end() :]
 

@@ -9,7 +9,8 @@ import pytest
 from pages import DOCS, PageError, pages, run_page, steps
 from terminal import regraft, run_python
 
-from regraft.runs import subprocess_train
+from regraft.models.registry import BACKBONES
+from regraft.runs import backbone_search, subprocess_train
 from regraft.runs.run import Run
 from regraft.studies.compare import compare
 
@@ -19,10 +20,14 @@ PAGES = [page for page in pages() if page.name != "projects.md"]  # test_project
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_what_a_page_says_can_be_done(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else a cluster's processes wait for the tests beside them
     # Comparing runs starts a process for each, to time its predictions; tests/studies/compare does so.
     monkeypatch.setattr(compare, "time_in_subprocess", lambda run, reporter: subprocess_train.measure_timing(Run(run)))
 
     monkeypatch.setattr(subprocess_train, "_MIN_SECONDS", 0.1)
+    # `auto` has two backbones to choose from, and not every one that is installed.
+    here = {name: (BACKBONES[name], "wheel") for name in ("efficientnet_lite0", "mobilenetv2")}
+    monkeypatch.setattr(backbone_search, "local_backbones", lambda: here)
 
     def typed(words: Sequence[str], place: Path) -> tuple[int, str, str]:
         done = run_python(words[1], cwd=place) if words[0] == "python" else regraft(*words[1:], cwd=place)
