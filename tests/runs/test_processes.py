@@ -122,14 +122,39 @@ def test_a_killed_process_ends_the_others_and_one_process_finishes(
     assert_same_result(resume(out).path, by_one.path)
 
 
-def test_several_labels_train_as_in_one_process(several_labels: Path, settings: dict[str, Any], tmp_path: Path) -> None:
-    settings = settings | {"data.task": "multilabel", "training.finetune_epochs": 1}
-    by_one = train_from(several_labels, load_config(overrides=settings), tmp_path / "one")
-    process = started(several_labels, tmp_path / "run", settings, tmp_path / "cache")
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
-    assert_same_result(tmp_path / "run", by_one.path)
-    run = Run(tmp_path / "run")
+@pytest.fixture(scope="module")
+def settings_of_several(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | {"data.task": "multilabel", "training.finetune_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def in_one_group(
+    squares_folder: Path,
+    several_labels: Path,
+    settings_of_several: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of two trainings in one group of two processes: of several labels, and of an image that is spoiled."""
+    folder = tmp_path_factory.mktemp("group")
+    shutil.copytree(squares_folder, folder / "data")
+    (folder / "data" / "red" / "broken.png").unlink()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    logs = ["--log-dir", str(folder / "logs"), "--redirects", "3"]
+    words = [str(folder), str(several_labels), json.dumps(settings_of_several)]
+    done = subprocess.run(
+        [*command, *logs, sys.executable, "-c", GROUP, *words],
+        env={**os.environ, "REGRAFT_CACHE": str(folder / "cache")}, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    return folder
+
+
+def test_several_labels_train_as_in_one_process(
+    several_labels: Path, settings_of_several: dict[str, Any], in_one_group: Path, tmp_path: Path
+) -> None:
+    by_one = train_from(several_labels, load_config(overrides=settings_of_several), tmp_path / "one")
+    run = Run(in_one_group / "several")
+    assert_same_result(run.path, by_one.path)
     assert run.classifier.thresholds == pytest.approx(by_one.classifier.thresholds, abs=1e-3)
     for part in ("val", "test"):
         one, two = (r.metrics[part] for r in (by_one, run))
@@ -140,8 +165,8 @@ def test_several_labels_train_as_in_one_process(several_labels: Path, settings: 
     assert run.metrics["train"]["accuracy"] == pytest.approx(by_one.metrics["train"]["accuracy"])
 
 
-SPOILED = """
-import sys
+GROUP = """
+import json, sys
 from pathlib import Path
 import torch
 import regraft
@@ -149,35 +174,28 @@ from regraft.config import load_config
 from regraft.runs.train import train_from
 from regraft.training.callbacks import NullReporter
 
+folder = Path(sys.argv[1])
+
 class Spoiler(NullReporter):
     def on_message(self, text):
         if text.startswith("Run:"):  # the scan could read it
-            Path(sys.argv[1], "red", "11.png").write_bytes(b"spoiled")
+            Path(folder, "data", "red", "11.png").write_bytes(b"spoiled")
 
 torch.distributed.init_process_group("gloo")  # as a program does that trains beside other work
+train_from(sys.argv[2], load_config(overrides=json.loads(sys.argv[3])), folder / "several")
 settings = {"model.image_size": 32, "training.finetune_epochs": 0, "data.val": 0, "data.test": 0}
 try:
-    train_from(sys.argv[1], load_config(overrides=settings), sys.argv[2], reporter=Spoiler())
+    train_from(folder / "data", load_config(overrides=settings), folder / "spoiled", reporter=Spoiler())
 except regraft.RegraftError as error:
     print(type(error).__name__, error)
 """
 
 
-def test_an_image_that_one_process_cannot_read_is_named(squares_folder: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(squares_folder, data)
-    (data / "red" / "broken.png").unlink()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    logs = ["--log-dir", str(tmp_path / "logs"), "--redirects", "3"]
-    done = subprocess.run(
-        [*command, *logs, sys.executable, "-c", SPOILED, str(data), str(tmp_path / "run")],
-        env={**os.environ, "REGRAFT_CACHE": str(tmp_path / "cache")}, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0
-    outputs = [file.read_text() for file in sorted((tmp_path / "logs").rglob("stdout.log"))]
-    named = f"{data / 'red' / '11.png'}: not an image"
+def test_an_image_that_one_process_cannot_read_is_named(in_one_group: Path) -> None:
+    outputs = [file.read_text() for file in sorted((in_one_group / "logs").rglob("stdout.log"))]
+    named = f"{in_one_group / 'data' / 'red' / '11.png'}: not an image"
     assert outputs[1].startswith(f"ImageError {named}")
     assert outputs[0].startswith("PeerError ")
-    log = (tmp_path / "run" / "logs" / "rank-1.log").read_text()
+    log = (in_one_group / "spoiled" / "logs" / "rank-1.log").read_text()
     assert "Traceback" in log
     assert named in log
