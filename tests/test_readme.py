@@ -68,6 +68,7 @@ def test_commands_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return measure_timing(train_from(data, load_config(config), out, reporter=reporter))
 
     monkeypatch.setattr(trainer, "train_in_subprocess", train)
+    monkeypatch.setattr(trainer, "BASELINE_EPOCHS", 2)
     monkeypatch.setattr(subprocess_train, "_MIN_SECONDS", 0.1)
     lines = [
         line.partition("#")[0].strip()
