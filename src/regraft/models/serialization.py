@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -133,4 +134,10 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that determine the numbers."""
     names = ("regraft", "torch", "torchvision", "timm", "numpy", "pillow", "scipy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+
+
+@cache
+def _version(package: str) -> str:
+    """The version of a package, whose file of metadata is read once: a training asks five times."""
+    return version(package)
