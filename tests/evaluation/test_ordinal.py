@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
 from regraft.evaluation.metrics import Evaluation, confusion_matrix, evaluate
-from regraft.evaluation.ordinal import measure_order, quadratic_kappa
+from regraft.evaluation.ordinal import drawn_kappa, measure_order, quadratic_kappa
 from regraft.evaluation.predictions import Predictions
 
 
@@ -72,3 +72,18 @@ def test_only_predictions_of_classes_with_an_order_have_these_metrics() -> None:
     back = Evaluation.from_json(json.loads(json.dumps(found.to_json())))
     assert back.ordinal == found.ordinal
     assert back.to_json() == found.to_json()
+
+
+def test_drawn_kappas_are_those_of_weighted_images() -> None:
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 4, 60), rng.integers(0, 4, (2, 60))
+    weights = np.stack([np.ones(60), rng.integers(0, 3, 60)])
+    for row in (0, 1):
+        (kappa, drawn) = drawn_kappa(predicted[row : row + 1], labels, 4, weights)
+        assert kappa == pytest.approx(cohen_kappa_score(labels, predicted[row], weights="quadratic"))
+        expected = cohen_kappa_score(labels, predicted[row], weights="quadratic", sample_weight=weights[1])
+        assert drawn == pytest.approx(expected)
+    both = np.tile(labels, 2)
+    averaged = drawn_kappa(predicted, labels, 4, weights[:1])
+    assert averaged[0] == pytest.approx(cohen_kappa_score(both, predicted.ravel(), weights="quadratic"))
+    assert drawn_kappa(np.zeros((1, 3), int), np.zeros(3, int), 4, np.ones((1, 3))).tolist() == [0.0]

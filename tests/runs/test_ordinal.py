@@ -18,7 +18,6 @@ from regraft.exporting.exported_model import ExportedModel
 from regraft.runs.resume import resume
 from regraft.runs.run import Run
 from regraft.runs.train import train_from
-from regraft.studies.learning_curve.learning_curve import learning_curve
 from regraft.studies.write_folders import split_into
 
 GRADES = ("none", "mild", "severe")
@@ -163,8 +162,6 @@ def test_what_grows_or_changes_a_run_is_refused(grades_run: Run, grades: Path, t
     with pytest.raises(UsageError, match="--from"):
         train_from(grades, load_config(overrides={"run.from_run": str(grades_run.path)}), tmp_path / "more")
     config = load_config(overrides=HEAD_ONLY)
-    with pytest.raises(UsageError, match="learning-curve"):
-        learning_curve(grades, config=config)
     taught = dataclasses.replace(config.distillation, teacher=str(grades_run.path))
     with pytest.raises(UsageError, match="teacher"):
         train_from(grades, config.model_copy(update={"distillation": taught}), tmp_path / "student")

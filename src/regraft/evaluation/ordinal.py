@@ -85,6 +85,15 @@ def quadratic_kappa(confusion: np.ndarray) -> float:
     return kappa if np.isfinite(kappa) else 0.0
 
 
+def drawn_kappa(predicted: np.ndarray, labels: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:
+    """Quadratic weighted kappa in each draw of a bootstrap, float64 (b,), at most 1; 0 as in `quadratic_kappa`.
+
+    Predicted classes are int (R, N), whose repeats are averaged, labels (N,), and the weights of the images (b, N).
+    """
+    sums = weights @ _values(classes)[labels, predicted].mean(axis=0)
+    return np.nan_to_num(_metrics(sums)["quadratic_kappa"], nan=0.0)
+
+
 def _values(classes: int) -> np.ndarray:
     """What an image adds to the sums of which all metrics are functions, by its true and predicted class, (C, C, 7)."""
     true, predicted = np.indices((classes, classes))

@@ -25,7 +25,7 @@ def test_the_space_contains_the_base_and_no_parameter_without_effect(squares: Da
     fixed = SearchSpace(Config(), ["augmentation.flip"], model)
     assert fixed.config({"augmentation": "none"}).augmentation.flip == Config().augmentation.flip
     assert fixed.config({"augmentation": "none"}).augmentation.random_crop == 0
-    with pytest.raises(UsageError, match="Every setting"):
+    with pytest.raises(UsageError, match="no setting to search"):
         SearchSpace(
             load_config(None, ["training.finetune_epochs=0"]), ["model.head", "training.label_smoothing"], model
         )

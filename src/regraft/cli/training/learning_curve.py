@@ -18,6 +18,7 @@ from regraft.cli.options import (
     LabeledData,
     LabelSeparator,
     Order,
+    PoolBy,
     Settings,
     Weights,
 )
@@ -43,6 +44,7 @@ def command(
     weights: Weights = None,
     seed: Annotated[int | None, Option(help="Seed of the folds and subsets.")] = None,
     group_by: GroupBy = None,
+    pool_by: PoolBy = None,
     layout: FolderLayout = None,
     task: AskedTask = None,
     order: Order = None,
@@ -56,7 +58,7 @@ def command(
     screen = console(json)
     overrides = {
         "model.backbone": backbone, "model.weights": weights, "training.seed": seed, "data.group_by": group_by,
-        "data.layout": layout, "data.task": task, "data.order": order,
+        "data.pool_by": pool_by, "data.layout": layout, "data.task": task, "data.order": order,
         "data.label_separator": label_separator,
     }  # fmt: skip
     with screen.status("Starting"):
@@ -79,12 +81,13 @@ def _lines(curve: LearningCurve) -> list[str]:
     from regraft.studies.learning_curve.extrapolation import describe_gain
     from regraft.text import display_width, one_line, shorten
 
-    lines = ["", "    images   accuracy   (95 %)           macro-F1"]
+    kappas, unit = list(curve.quadratic_kappa or ()), curve.unit
+    lines = ["", f"{unit:>10}   accuracy   (95 %)           macro-F1{'      kappa' if kappas else ''}"]
     for (kind, n, a), (_, _, f) in zip(curve.accuracy.points(), curve.macro_f1.points(), strict=True):
         if curve.at_chance and kind == "extrapolated":
             continue
         text = f"{n:10,.0f}   {100 * a.value:6.1f} %   {100 * a.low:5.1f} to {100 * a.high:5.1f}"
-        remark = "  extrapolated" if kind == "extrapolated" else ""
+        remark = "  extrapolated" if kind == "extrapolated" else f"   {kappas.pop(0).value:8.3f}" if kappas else ""
         lines.append(f"{text}   {100 * f.value:8.1f} %{remark}")
     if curve.at_chance:
         return [*lines, "", f"[yellow]{escape(curve.at_chance)} Nothing is extrapolated from it.[/yellow]"]
@@ -93,7 +96,7 @@ def _lines(curve: LearningCurve) -> list[str]:
         gain = f"the effect on accuracy is {gain}[/bold green]."
     else:
         gain += "[/bold green] of accuracy."
-    lines += ["", f"[bold green]Twice the images of all classes: {gain}"]
+    lines += ["", f"[bold green]Twice the {unit} of all classes: {gain}"]
     listed = sorted(curve.classes, key=lambda row: -(row.gain_alone or row.recall.gain).value)[:_CLASSES]
     names = [shorten(one_line(row.name), 28) for row in listed]
     width = max(map(display_width, names))

@@ -18,10 +18,12 @@ from regraft.cli.options import (
     ClusterAddress,
     ClusterCpus,
     ConfigFile,
+    GroupBy,
     ImageSize,
     Json,
     LabelSeparator,
     Order,
+    PoolBy,
     StudyFolder,
     Weights,
     cluster_of,
@@ -46,15 +48,15 @@ def command(
     trials: Annotated[int, Option(help="Short trainings; the first uses the given settings.")] = 20,
     finalists: Annotated[int, Option(help="Best trials that train in full, beside the given settings.")] = 2,
     budget: Budget = None,
-    metric: Annotated[
-        str, Option(help="Validation metric: loss, accuracy, macro_f1, mean_average_precision or mae.")
-    ] = "loss",
+    metric: Annotated[str, Option(help="Validation metric, such as loss, macro_f1, mae or quadratic_kappa.")] = "loss",
     backbone: Backbone = None,
     weights: Weights = None,
     image_size: ImageSize = None,
     task: AskedTask = None,
     order: Order = None,
     label_separator: LabelSeparator = None,
+    group_by: GroupBy = None,
+    pool_by: PoolBy = None,
     seed: Annotated[int | None, Option(help="Seed of the search and of every training.")] = None,
     config: ConfigFile = None,
     settings: Annotated[
@@ -73,8 +75,8 @@ def command(
     """Search for better settings: short trainings on cached features, then the best ones in full."""
     started, screen = time.monotonic(), console(json)
     overrides = {"model.backbone": backbone, "model.weights": weights, "model.image_size": image_size,
-                 "data.task": task, "data.order": order, "data.label_separator": label_separator, "training.seed": seed,
-                 **flags}  # fmt: skip
+                 "data.task": task, "data.order": order, "data.label_separator": label_separator,
+                 "data.group_by": group_by, "data.pool_by": pool_by, "training.seed": seed, **flags}  # fmt: skip
     fixed = [setting.partition("=")[0].strip() for setting in settings or []]
     fixed += [key for key, value in overrides.items() if value is not None]
     if (data is None) == (resume is None):

@@ -56,17 +56,17 @@ class Curve:
         sizes, scores = (*self.sizes, *self.extrapolated_sizes), (*self.measured, *self.extrapolated)
         return list(zip(kinds, sizes, scores, strict=True))
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+    def to_json(self, unit: str = "images") -> dict[str, Any]:
+        """Plain JSON values; `unit` is what is counted."""
         points: dict[str, list[Any]] = {"measured": [], "extrapolated": []}
         for kind, images, score in self.points():
-            points[kind].append({"images": images} | asdict(score))
+            points[kind].append({unit: images} | asdict(score))
         return {**points, "gain_of_doubling": asdict(self.gain), "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
 class ClassCurve:
-    """The learning curve of one class: its recall by its images, where all classes grow together."""
+    """The learning curve of one class: its recall by its images, or groups, where all classes grow together."""
 
     name: str
     images: int
@@ -75,9 +75,10 @@ class ClassCurve:
     gain_alone_macro_f1: Interval | None = None  # of the macro-F1 of all classes
     verdict_alone: Verdict | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self) | {"recall": self.recall.to_json()}
+    def to_json(self, unit: str = "images") -> dict[str, Any]:
+        """Plain JSON values; `unit` is what is counted."""
+        values = asdict(self) | {"recall": self.recall.to_json(unit)}
+        return {unit if name == "images" else name: value for name, value in values.items()}
 
 
 def judge_gain(gain: Interval) -> Verdict:
@@ -193,11 +194,16 @@ def extrapolate(
     departure = np.hypot(_DEPARTURE * errors[0, -1], _DEPARTURE_NOISE * _standard_error(scores[0, -1], images))
     drift = departure * np.random.default_rng([seed, 1]).standard_normal(len(scores))
     beyond = np.clip(1 - law.errors(ahead) + drift[:, None] * np.log2(np.array(ahead) / sizes[-1]), 0, 1)
-    low, high = np.quantile(scores[1:], (0.025, 0.975), axis=0)
-    measured = tuple(Interval(*row) for row in zip(scores[0].tolist(), low.tolist(), high.tolist(), strict=True))
+    measured = measured_intervals(scores)
     gain = Interval.of(beyond[:, 1] - beyond[:, 0])
     extrapolated = tuple(map(Interval.of, beyond.T))
     return Curve(tuple(map(float, sizes)), measured, ahead, extrapolated, gain, judge_gain(gain)), law
+
+
+def measured_intervals(scores: np.ndarray) -> tuple[Interval, ...]:
+    """Each score with the central 95 % of its draws, by size: scores (b, L), whose first draw is the images."""
+    low, high = np.quantile(scores[1:], (0.025, 0.975), axis=0)
+    return tuple(Interval(*row) for row in zip(scores[0].tolist(), low.tolist(), high.tolist(), strict=True))
 
 
 def single_class_gain(

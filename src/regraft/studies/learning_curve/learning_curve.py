@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,35 @@ from regraft.atomic_io import write_csv, write_json
 from regraft.cache import Cache
 from regraft.config import Config
 from regraft.data.dataset import Dataset
+from regraft.data.pooling import groups_of, per_answer
 from regraft.data.split import fold_numbers, inseparable_set_counts, inseparable_set_ids
 from regraft.errors import DataError, UsageError
 from regraft.evaluation.majority import compare_with_majority
 from regraft.evaluation.metrics import confusion_matrix
-from regraft.runs.prepare import asked_task, build_for, refuse_groups, refuse_order, refuse_several_labels, scan_with
+from regraft.evaluation.ordinal import drawn_kappa
+from regraft.runs.prepare import (
+    asked_task,
+    build_for,
+    refuse_settings_of_classes,
+    refuse_settings_of_images,
+    refuse_several_labels,
+    scan_with,
+)
 from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import refuse_unlabeled
+from regraft.studies.answered import Answered
 from regraft.studies.cross_validation import new_output_folder, refuse_existing
 from regraft.studies.learning_curve.extrapolation import (
     ClassCurve,
     Curve,
+    Interval,
     describe_gain,
     draw_scores,
     draw_weights,
     extrapolate,
     judge_gain,
+    measured_intervals,
     single_class_gain,
 )
 from regraft.studies.learning_curve.plots import plot_learning_curve
@@ -38,6 +50,7 @@ from regraft.studies.learning_curve.subsets import SubsetPredictions, predict_by
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.frozen_features import frozen_features
+from regraft.training.pooling import mean_rows
 
 #: Number of folds, and images of each class (groups of them) that a curve needs.
 FOLDS, MIN_GROUPS = 5, 8
@@ -49,17 +62,20 @@ _MAX_HALVED_CLASSES, _ONE_REPEAT = 12, 2000
 
 @dataclass(frozen=True, eq=False)
 class LearningCurve:
-    """Scores by the number of images.
+    """Scores by the number of images, or of groups of images that get one answer each.
 
     Attributes:
-        images: Number of images.
+        images: Number of images, or of groups.
         accuracy: Accuracy by images of all classes together.
         macro_f1: Macro-F1 by the same.
         classes: Curve of each class, in class order.
         heads: Number of heads that were fitted.
         repeats: Number of divisions into five folds.
         seconds: Wall-clock time: `scan`, `features`, `heads`, `curves`, `total`.
+        answered: The images, or the groups, in words.
         at_chance: Why nothing is extrapolated: the head is not clearly better than the majority class; "" if it is.
+        quadratic_kappa: Quadratic weighted kappa at each size of `accuracy`, not extrapolated; None unless the classes
+            have an order.
     """
 
     images: int
@@ -69,22 +85,33 @@ class LearningCurve:
     heads: int
     repeats: int
     seconds: dict[str, float]
+    answered: Answered
     at_chance: str = ""
+    quadratic_kappa: tuple[Interval, ...] | None = None
+
+    @property
+    def unit(self) -> str:
+        """What is counted: `images` or `groups`."""
+        return "images" if self.answered.first_images is None else "groups"
 
     def __repr__(self) -> str:
         if self.at_chance:
-            return f"LearningCurve({self.images} images, at chance, not extrapolated)"
+            return f"LearningCurve({self.answered.text}, at chance, not extrapolated)"
         gain = describe_gain(self.accuracy.gain, self.accuracy.verdict)
-        return f"LearningCurve({self.images} images, accuracy {self.accuracy.measured[-1].value:.3f}, doubling {gain})"
+        return f"LearningCurve({self.answered.text}, accuracy {self.accuracy.measured[-1].value:.3f}, doubling {gain})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        curves: dict[str, Any] = {"accuracy": self.accuracy.to_json(), "macro_f1": self.macro_f1.to_json()}
+        unit = self.unit
+        curves: dict[str, Any] = {"accuracy": self.accuracy.to_json(unit), "macro_f1": self.macro_f1.to_json(unit)}
         if self.at_chance:
             curves = {name: {"measured": curve["measured"]} for name, curve in curves.items()}
         else:
-            curves["classes"] = [row.to_json() for row in self.classes]
-        about = {"images": self.images, "folds": FOLDS, "repeats": self.repeats, "heads": self.heads}
+            curves["classes"] = [row.to_json(unit) for row in self.classes]
+        if self.quadratic_kappa is not None:
+            points = zip(self.accuracy.sizes, self.quadratic_kappa, strict=True)
+            curves["quadratic_kappa"] = {"measured": [{unit: size} | asdict(kappa) for size, kappa in points]}
+        about = {unit: self.images, "folds": FOLDS, "repeats": self.repeats, "heads": self.heads}
         return about | {"withheld": self.at_chance or None, **curves, "seconds": self.seconds}
 
     def write(self, folder: Path) -> None:
@@ -97,10 +124,14 @@ class LearningCurve:
             for kind, images, point in curve.points()
             if kind == "measured" or not self.at_chance
         ]
-        columns = ("score", "class", "images", "kind", "value", "low", "high")
+        rows += [
+            ("quadratic_kappa", "", size, "measured", kappa.value, kappa.low, kappa.high)
+            for size, kappa in zip(self.accuracy.sizes, self.quadratic_kappa or (), strict=False)
+        ]
+        columns = ("score", "class", self.unit, "kind", "value", "low", "high")
         write_csv(folder / "learning_curve.csv", columns, rows)
         file = folder / "learning_curve.png"
-        plot_learning_curve(self.accuracy, () if self.at_chance else self.classes, file)
+        plot_learning_curve(self.accuracy, () if self.at_chance else self.classes, file, unit=self.unit)
         write_json(folder / "learning_curve.json", self.to_json())  # last: where it is, all is
 
 
@@ -117,8 +148,8 @@ def learning_curve(
     """Measure the head on nested subsets of the images, and extrapolate to twice as many.
 
     Five folds are held out in turn; heads are fitted on 1/16, 1/8, 1/4, 1/2 and all of the images of each class in the
-    other four. An inverse power law extrapolates the curve. Near duplicates and groups are never divided. There is no
-    fine-tuning.
+    other four. An inverse power law extrapolates the curve. Near duplicates and groups are never divided; where groups
+    get one answer, they are counted. There is no fine-tuning.
 
     Args:
         data: A data set, or a path that `scan` takes; its parts are merged.
@@ -130,7 +161,8 @@ def learning_curve(
         reporter: Reporter that gets the progress; default: that of the notebook or terminal.
 
     Raises:
-        UsageError: `repeats` is too small, the folder exists, or an image has any number of classes.
+        UsageError: `repeats` is too small, the folder exists, an image has any number of classes or a number, or a
+            setting has no meaning for groups or for classes with an order.
         DataError: As `scan`, there is one class only, or a class has too few images.
 
     Examples:
@@ -146,38 +178,44 @@ def learning_curve(
     refuse_unlabeled(config, "regraft learning-curve")
     refuse_teacher(config, "regraft learning-curve")
     refuse_several_labels(config.data.task, "`regraft learning-curve`")
-    refuse_groups(config.data.pool_by, "`regraft learning-curve`")
-    refuse_order(asked_task(config) == "ordinal", "`regraft learning-curve`")
+    refuse_settings_of_classes(asked_task(config), config)
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
     refuse_several_labels(dataset.task, "`regraft learning-curve`")
-    refuse_order(dataset.ordered, "`regraft learning-curve`")
+    refuse_settings_of_classes(dataset.model_task, config)
+    refuse_settings_of_images(dataset.pool_by, config)
     _refuse_few_images(dataset)
     clock.append(time.perf_counter())
     features = frozen_features(build_for(config, dataset), dataset, cache, reporter)
     clock.append(time.perf_counter())
-    seed, classes = config.training.seed, len(dataset.classes)
-    repeats = repeats or (1 if len(dataset) > _ONE_REPEAT else 2)
+    seed, classes, answered = config.training.seed, len(dataset.classes), Answered.of(dataset)
+    repeats = repeats or (1 if len(answered.names) > _ONE_REPEAT else 2)
+    folds = [fold_numbers(dataset, FOLDS, seed=f"{seed}/{repeat}" if repeat else seed) for repeat in range(repeats)]
+    groups = inseparable_set_ids(dataset.samples)
+    if (pooled := groups_of(dataset)) is not None:
+        features, dataset, groups = mean_rows(features, pooled), per_answer(dataset), groups[pooled.firsts]
+        folds = [fold[pooled.firsts] for fold in folds]
+    labels = dataset.labels
     each = classes <= _MAX_HALVED_CLASSES if each is None else each
     if not each:
         reporter.on_message(
             f"{pluralize(classes, 'class', 'classes')}: the gain by doubling one class alone is not measured, since it "
             f"needs {FOLDS * classes} more heads (--each)."
         )
-    labels, groups = dataset.labels, inseparable_set_ids(dataset.samples)
-    folds = [fold_numbers(dataset, FOLDS, seed=f"{seed}/{repeat}" if repeat else seed) for repeat in range(repeats)]
     shares = subset_shares(len(dataset), classes)
     predictions = predict_by_subsets(
-        features, labels, groups, folds, shares, reporter, classes=classes, halves=each, seed=seed
-    )
+        features, labels, groups, folds, shares, reporter, classes=classes, halves=each, seed=seed,
+        ordered=dataset.ordered,
+    )  # fmt: skip
     clock.append(time.perf_counter())
     accuracy, macro_f1, class_curves = fit_curves(predictions, labels, groups, dataset.classes, seed=seed)
+    kappa = _kappa_by_size(predictions, labels, groups, classes, seed=seed) if dataset.ordered else None
     clock.append(time.perf_counter())
     seconds = dict(zip(("scan", "features", "heads", "curves"), np.diff(clock).tolist(), strict=True))
     seconds["total"] = clock[-1] - clock[0]
     confusion = confusion_matrix(labels, predictions.predicted[0, -1], classes)
     at_chance = "".join(compare_with_majority(confusion).objection(dataset.classes))
     result = LearningCurve(
-        len(dataset), accuracy, macro_f1, class_curves, predictions.heads, repeats, seconds, at_chance
+        len(dataset), accuracy, macro_f1, class_curves, predictions.heads, repeats, seconds, answered, at_chance, kappa
     )
     if out is not None:
         result.write(new_output_folder(out))
@@ -216,13 +254,23 @@ def fit_curves(
     return accuracy, macro_f1, tuple(rows)
 
 
+def _kappa_by_size(
+    predictions: SubsetPredictions, labels: np.ndarray, groups: np.ndarray, classes: int, *, seed: int
+) -> tuple[Interval, ...]:
+    """Quadratic weighted kappa by the size of the subsets, drawn as the curves are."""
+    weights = draw_weights(groups, seed=seed)
+    by_size = [drawn_kappa(at_size, labels, classes, weights) for at_size in predictions.predicted.swapaxes(0, 1)]
+    return measured_intervals(np.stack(by_size, axis=1))
+
+
 def _refuse_few_images(dataset: Dataset) -> None:
     if len(dataset.classes) < 2:
         raise DataError(f"{pluralize(len(dataset.classes), 'class', 'classes')}; expected at least 2.")
     counts = inseparable_set_counts(dataset.samples)
     few = [f"{name} ({counts[name]})" for name in dataset.classes if counts[name] < MIN_GROUPS]
     if few:
+        unit = "groups" if dataset.pool_by else "images"
         raise DataError(
-            f"{pluralize(len(few), 'class has', 'classes have')} fewer than {MIN_GROUPS} images that can be divided: "
-            f"{join_truncated(few)}. A curve needs at least {MIN_GROUPS} of each: add images, or remove the class."
+            f"{pluralize(len(few), 'class has', 'classes have')} fewer than {MIN_GROUPS} {unit} that can be divided: "
+            f"{join_truncated(few)}. A curve needs at least {MIN_GROUPS} of each: add {unit}, or remove the class."
         )

@@ -25,27 +25,27 @@ _VERDICTS = {
 }
 
 
-def plot_learning_curve(accuracy: Curve, classes: Sequence[ClassCurve], path: Path) -> None:
+def plot_learning_curve(accuracy: Curve, classes: Sequence[ClassCurve], path: Path, *, unit: str = "images") -> None:
     """Plot accuracy against images, extrapolated to four times as many, and each class's gain of recall by doubling.
 
-    Without classes, nothing is extrapolated: only what was measured is plotted.
+    Without classes, nothing is extrapolated: only what was measured is plotted. `unit` is what is counted.
     """
     is_alone = all(row.gain_alone is not None for row in classes)
     height = 6.2 + max(0, min(_MAX_CLASSES, len(classes)) - 14) * 0.27
     figure = Figure(figsize=(14, height), layout=ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.15, wspace=0.06))
     if classes:
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
-        _plot_curve(left, accuracy)
-        _plot_gains(right, classes, is_alone=is_alone)
+        _plot_curve(left, accuracy, unit)
+        _plot_gains(right, classes, unit, is_alone=is_alone)
         # Below the axes, where it covers no interval.
         figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False,
                       fontsize=style.SMALL_SIZE)  # fmt: skip
     else:
-        _plot_curve(figure.subplots(), accuracy, is_extrapolated=False)
+        _plot_curve(figure.subplots(), accuracy, unit, is_extrapolated=False)
     style.save(figure, path)
 
 
-def _plot_curve(axes: Axes, curve: Curve, *, is_extrapolated: bool = True) -> None:
+def _plot_curve(axes: Axes, curve: Curve, unit: str, *, is_extrapolated: bool = True) -> None:
     style.clear_axes(axes)
     axes.set_xscale("log")
     axes.grid(axis="y", color=style.LINE, linewidth=1)
@@ -58,16 +58,16 @@ def _plot_curve(axes: Axes, curve: Curve, *, is_extrapolated: bool = True) -> No
         axes.plot(curve.extrapolated_sizes, value, "o--", color=style.BLUE, markerfacecolor="white", label="power law")
         # The largest subset is close to all images; its number would run into the other.
         ticks = [*curve.sizes[:-1], *curve.extrapolated_sizes]
-        title = f"Accuracy: {100 * value[0]:.1f} % with all images, {100 * value[1]:.1f} % with twice as many"
+        title = f"Accuracy: {100 * value[0]:.1f} % with all {unit}, {100 * value[1]:.1f} % with twice as many"
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [f"{size:,.0f}" for size in ticks])
     style.write_percent(axes.yaxis)
-    axes.set_xlabel("training images", size=style.TEXT_SIZE, color=style.MUTED)
+    axes.set_xlabel(f"training {unit}", size=style.TEXT_SIZE, color=style.MUTED)
     axes.legend(loc="lower right", frameon=False, fontsize=style.SMALL_SIZE, title="accuracy, 95 % intervals")
     axes.set_title(title, loc="left", size=style.TEXT_SIZE + 1, color=style.INK)
 
 
-def _plot_gains(axes: Axes, classes: Sequence[ClassCurve], *, is_alone: bool) -> None:
+def _plot_gains(axes: Axes, classes: Sequence[ClassCurve], unit: str, *, is_alone: bool) -> None:
     style.clear_axes(axes)
     axes.grid(axis="x", color=style.LINE, linewidth=1)
     axes.axvline(0, color=style.MUTED, linewidth=1.2)
@@ -90,7 +90,7 @@ def _plot_gains(axes: Axes, classes: Sequence[ClassCurve], *, is_alone: bool) ->
     axes.set_yticks(range(len(rows)), labels, size=style.SMALL_SIZE, color=style.INK)
     axes.set_ylim(-0.7, max(len(rows) - 0.3, 2.3))
     axes.set_xlabel("points of recall gained", size=style.TEXT_SIZE, color=style.MUTED)
-    title = f"Twice the images of {'this class alone' if is_alone else 'all classes'}"
+    title = f"Twice the {unit} of {'this class alone' if is_alone else 'all classes'}"
     if len(classes) > len(rows):
         title += f" ({len(classes) - len(rows)} not shown)"
     axes.set_title(title, loc="left", size=style.TEXT_SIZE + 1, color=style.INK)

@@ -58,18 +58,20 @@ def predict_by_subsets(
     classes: int,
     halves: bool,
     seed: int = 0,
+    ordered: bool = False,
 ) -> SubsetPredictions:
     """Predict every image by heads on nested subsets of the folds that it is not in.
 
     A fold's head has the L2 strength with the least loss over the other folds. The strengths to try on a subset are
     those around the best one on the subset before it. Each head starts from the same fold's head on that subset.
     Features are float32 (N, F); the shares rise to 1; `folds` has a fold number of each image, (N,), for each repeat.
-    `halves` fits heads with half of each class in turn too: C more for each fold.
+    `halves` fits heads with half of each class in turn too: C more for each fold. The heads of `ordered` classes are
+    cumulative logits.
     """
     numbers = [np.unique(fold) for fold in folds]
     num_folds = sum(map(len, numbers))
     total = num_folds * len(shares) + halves * classes * len(numbers[0])
-    solver = _Solver(features, torch.from_numpy(labels), classes, total, reporter)
+    solver = _Solver(features, torch.from_numpy(labels), classes, total, reporter, ordered)
     predicted = np.empty((len(folds), len(shares), len(labels)), dtype=np.int64)
     counts, half_counts = np.zeros((len(shares), classes)), np.zeros(classes)
     halved = np.empty((classes, len(labels)), dtype=np.int64) if halves else None
@@ -100,10 +102,16 @@ def predict_by_subsets(
 
 class _Solver:
     def __init__(
-        self, features: torch.Tensor, targets: torch.Tensor, classes: int, total: int, reporter: ProgressReporter
+        self,
+        features: torch.Tensor,
+        targets: torch.Tensor,
+        classes: int,
+        total: int,
+        reporter: ProgressReporter,
+        ordered: bool,
     ) -> None:
         self.features, self.targets, self.total, self.reporter = features, targets, total, reporter
-        self.objective = Objective("cross_entropy", 0.0, torch.ones(classes))
+        self.objective = Objective("cross_entropy", 0.0, torch.ones(classes), ordered=ordered)
         self.heads = self.done = 0
 
     def fit_subset(
@@ -141,7 +149,7 @@ class _Solver:
         self.reporter.on_progress("heads", self.done, self.total)
 
     def _logits(self, head: LinearHead, rows: np.ndarray) -> torch.Tensor:
-        return self.features[rows] @ head.weight.T + head.bias
+        return self.objective.logits(self.features[rows] @ head.weight.T + head.bias)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from regraft.report.plots import style
 from regraft.studies.tune.result import Metric, TrialRecord
 
 _AXIS = {"loss": "validation loss", "accuracy": "1 - validation accuracy", "macro_f1": "1 - validation macro-F1",
-         "mean_average_precision": "1 - validation mAP", "mae": "validation MAE"}  # fmt: skip
+         "mean_average_precision": "1 - validation mAP", "mae": "validation MAE",
+         "quadratic_kappa": "1 - validation quadratic kappa"}  # fmt: skip
 
 
 def plot_history(study: optuna.Study, finalists: Sequence[TrialRecord], metric: Metric, path: Path) -> None:

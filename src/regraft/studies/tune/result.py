@@ -11,23 +11,24 @@ import numpy as np
 
 from regraft.atomic_io import write_csv, write_json, write_text
 from regraft.config import Config
-from regraft.data.labels import Task
+from regraft.data.labels import ModelTask
 from regraft.runs.run import Run
 from regraft.training.prefix_backend import BackendName
 
-Metric = Literal["loss", "accuracy", "macro_f1", "mean_average_precision", "mae"]
+Metric = Literal["loss", "accuracy", "macro_f1", "mean_average_precision", "mae", "quadratic_kappa"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 #: The metrics of each task, after the loss the one that is best known; the accuracy of several labels is mostly that of
 #: the classes that images lack.
-METRICS_OF: dict[Task, tuple[Metric, ...]] = {
+METRICS_OF: dict[ModelTask, tuple[Metric, ...]] = {
     "classification": ("loss", "accuracy", "macro_f1"),
+    "ordinal": ("loss", "quadratic_kappa", "accuracy", "macro_f1"),
     "multilabel": ("loss", "mean_average_precision", "macro_f1"),
     "regression": ("loss", "mae"),
 }
 #: How metrics are called.
 METRIC_NAMES: dict[Metric, str] = {
     "loss": "validation loss", "accuracy": "accuracy", "macro_f1": "macro-F1", "mean_average_precision": "mAP",
-    "mae": "MAE",
+    "mae": "MAE", "quadratic_kappa": "quadratic kappa",
 }  # fmt: skip
 #: Complete trials below which importances would be chance.
 MIN_TRIALS_FOR_IMPORTANCE = 12
@@ -37,7 +38,7 @@ BEST = "best"
 _STEPS = ("decode", "prefix", "head", "finetune")
 _COLUMNS = (
     "number", "in_full", "state", "value", "loss", "accuracy", "macro_f1", "mean_average_precision", "mae",
-    "finetuned", "seconds",
+    "quadratic_kappa", "finetuned", "seconds",
 )  # fmt: skip
 
 
@@ -61,12 +62,15 @@ class TrialRecord:
     message: str = ""  # why the trial ended early, or which trial it repeats
     mean_average_precision: float | None = None  # mAP; None unless an image has any number of classes
     mae: float | None = None  # mean absolute error in the unit of the numbers; None unless an image has a number
+    quadratic_kappa: float | None = None  # quadratic weighted kappa, at most 1; None unless the classes have an order
 
     @property
-    def task(self) -> Task:
+    def task(self) -> ModelTask:
         """The task of the data, by what was measured."""
         if self.mae is not None:
             return "regression"
+        if self.quadratic_kappa is not None:
+            return "ordinal"
         return "classification" if self.mean_average_precision is None else "multilabel"
 
     def text(self, metric: Metric) -> str:
@@ -74,7 +78,7 @@ class TrialRecord:
         return f"{getattr(self, metric):{'.4g' if metric == 'mae' else '.4f'}}"
 
     def describe(self) -> str:
-        """Validation loss of a complete trial, and accuracy, mAP of several labels or MAE of numbers."""
+        """Validation loss of a complete trial, and the best known metric beside it."""
         return ", ".join(f"{METRIC_NAMES[metric]} {self.text(metric)}" for metric in METRICS_OF[self.task][:2])
 
     @property

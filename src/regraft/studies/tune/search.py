@@ -194,9 +194,10 @@ class Search:
                 "loss": row.val_loss,
                 "accuracy": None if row.val_accuracy is None else 1 - row.val_accuracy,
                 "macro_f1": None if row.val_macro_f1 is None else 1 - row.val_macro_f1,
-                # Epochs have neither, and trials are compared with trials.
+                # Epochs have none of these, and trials are compared with trials.
                 "mean_average_precision": row.val_loss,
                 "mae": row.val_loss,
+                "quadratic_kappa": row.val_loss,
             }[self.metric]
             if value is not None and number and row.epoch not in reported:  # it is, if a cluster's node has died
                 reported.add(row.epoch)

@@ -30,12 +30,17 @@ class SearchSpace:
     """The parameters around a base, whose own values are the point `default`; settings in `fixed` are not searched."""
 
     def __init__(self, base: Config, fixed: Collection[str], model: Classifier) -> None:
-        """Find the boundaries to choose from, and the default; raise `UsageError` if every setting is fixed."""
+        """Find the boundaries to choose from, and the default; raise `UsageError` if there is nothing to search."""
         self.base, self.fixed, self._model = base, frozenset(fixed), model
+        if base.data.pool_by:  # the answer of a group is that of its mean features, which only a linear head gives
+            self.fixed |= {"model.head"}
         self._boundaries = _boundaries(model, base.training.finetune_from)
         self.default = self.draw(None)
         if not self.default:
-            raise UsageError("Every setting that could be searched is fixed; free some of them (--set).")
+            raise UsageError(
+                "There is no setting to search: every one is fixed (--set, an option, or data.pool_by, which needs a "
+                "linear head), or has no effect without fine-tuning. Free some of them."
+            )
 
     def draw(self, trial: BaseTrial | None) -> Params:
         """Draw the parameters that have an effect beside the earlier ones; without a trial, take the base's values."""

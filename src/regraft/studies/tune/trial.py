@@ -14,6 +14,7 @@ import torch
 from regraft.cache import Cache
 from regraft.config import Config
 from regraft.data.dataset import Split
+from regraft.data.pooling import per_answer
 from regraft.errors import TrainingError
 from regraft.evaluation.multilabel.metrics import mean_average_precision
 from regraft.models.classifier import Classifier
@@ -27,7 +28,7 @@ from regraft.training.prefix_backend import BackendName, choose_backend
 from regraft.training.task_options import loss_of, output_activation
 from regraft.training.trainer import train as train_classifier
 
-#: Weight of the loss beside macro-F1 and mAP: it decides between equal scores alone.
+#: Weight of the loss beside macro-F1, mAP and kappa: it decides between equal scores alone.
 _TIE_WEIGHT = 1e-5
 
 
@@ -93,9 +94,11 @@ def run_trial(
         raise TrainingError(training.error or "There are no validation images.")
     weights, task = torch.ones(len(split.classes)), split.dataset.task
     objective = Objective(
-        loss_of(config.training, task), 0.0, weights, output_activation(config.training, task), task=task
-    )
-    targets, scale = torch.from_numpy(split.val.targets), 1.0
+        loss_of(config.training, task), 0.0, weights, output_activation(config.training, task), task=task,
+        ordered=split.dataset.ordered,
+    )  # fmt: skip
+    val = per_answer(split.val)
+    targets, scale = torch.from_numpy(val.targets), 1.0
     if task == "regression":  # whose logits are in the unit of the training
         center, scale = units_of(torch.from_numpy(split.train.targets))
         targets = ((targets.double() - center) / scale).float()
@@ -103,7 +106,7 @@ def run_trial(
     if not math.isfinite(scores.loss):
         raise TrainingError(f"The validation loss is {scores.loss}; expected a finite number.")
     logits = training.val_logits.double().cpu()
-    precision = mean_average_precision(split.val.indicators, logits.numpy()) if task == "multilabel" else None
+    precision = mean_average_precision(val.indicators, logits.numpy()) if task == "multilabel" else None
     mae = float((logits - targets).abs().mean()) * scale if task == "regression" else None
     loss = sum(scores.calibrated_losses) / len(scores.calibrated_losses)
     record = TrialRecord(
@@ -111,7 +114,7 @@ def run_trial(
         accuracy=known(scores.accuracy), macro_f1=known(scores.macro_f1), seconds=time.monotonic() - started,
         steps={step: seconds for step, seconds in training.seconds.items() if step != "total"},
         finetuned=training.finetuned, prefix_backend=backend, cache_too_small=training.cache_too_small,
-        mean_average_precision=precision, mae=mae,
+        mean_average_precision=precision, mae=mae, quadratic_kappa=known(scores.quadratic_kappa),
     )  # fmt: skip
     return TrialResult(record, config, scores.calibrated_losses)
 
@@ -126,6 +129,8 @@ def value_to_minimize(
         assert mae is not None
         return mae
     tie = loss / (1 + loss)
+    if metric == "quadratic_kappa":
+        return 1 - scores.quadratic_kappa + _TIE_WEIGHT * tie
     if metric == "accuracy":  # which moves in steps of one image
         return 1 - scores.accuracy + tie / (scores.count + 1)
     if metric == "mean_average_precision":

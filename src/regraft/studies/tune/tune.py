@@ -18,7 +18,7 @@ from regraft.data.sources.urls import absolute
 from regraft.data.split_file import split_sha256
 from regraft.errors import DataError, MissingExtraError, RunError, UsageError, continued_in
 from regraft.models.serialization import versions
-from regraft.runs.prepare import prepare, refuse_groups
+from regraft.runs.prepare import prepare
 from regraft.runs.progress import with_progress
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.teacher import refuse_teacher
@@ -52,9 +52,9 @@ def tune(
         trials: Number of short trials, failed and pruned ones included; the first has the base configuration.
         finalists: Number of the best trials that are trained in full, besides the base configuration.
         budget: Seconds for everything, counted from `started`; None: no limit.
-        metric: Validation metric to optimize: `loss` (at the best temperature), `accuracy` or `macro_f1`; where an
-            image has any number of classes, `loss`, `macro_f1` or `mean_average_precision`; where it has a number,
-            `loss` or `mae`. The loss decides between equals.
+        metric: Validation metric to optimize: `loss` (at the best temperature), `accuracy` or `macro_f1`; where
+            classes have an order, `quadratic_kappa`, too; where an image has any number of classes, `loss`, `macro_f1`
+            or `mean_average_precision`; where it has a number, `loss` or `mae`. The loss decides between equals.
         config: Base configuration, at which the search starts.
         fixed: Names of settings that keep the base's value, such as `training.finetune_lr`.
         out: Folder of the search; a search in it is resumed. Default: a new folder under `runs/`.
@@ -106,7 +106,6 @@ def tune(
         _refuse_other_settings(stored, settings, Path(str(out)))
     refuse_unlabeled(config, "regraft tune")
     refuse_teacher(config, "regraft tune")
-    refuse_groups(config.data.pool_by, "`regraft tune`")
     model, split = prepare(data, config, reporter)
     of_task = for_task(config.training, config.run.preset, split.dataset.task)
     config = config.model_copy(update={"training": of_task})
@@ -115,10 +114,9 @@ def tune(
             f"{model.spec.name} are fine-tuned one after the other, and a search tries one training. Search each "
             "backbone, or the head over all: --set training.finetune_epochs=0."
         )
-    if metric not in (expected := METRICS_OF[split.dataset.task]):
-        raise UsageError(
-            f"metric = {metric}, and the task of the data is {split.dataset.task}. Expected {', '.join(expected)}."
-        )
+    if metric not in (expected := METRICS_OF[split.dataset.model_task]):
+        task = split.dataset.model_task
+        raise UsageError(f"metric = {metric}, and the task of the data is {task}. Expected {', '.join(expected)}.")
     if not len(split.val):
         raise DataError("There is no val part to judge settings by. Give data.val a share, or the data a val folder.")
     settings["split"] = split_sha256(split)
