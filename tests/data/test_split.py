@@ -397,6 +397,25 @@ def test_groups_with_one_answer_are_split_by_their_number_whatever_their_sizes(t
     assert max(Counter(number for _, number in groups).values()) <= 65
 
 
+def test_wider_groups_are_whole_and_parts_are_of_the_groups_with_one_answer():
+    dataset = pooled({"a": 60, "b": 60}, lambda number: 1 + number % 3)
+    patient_of = {name: f"p{i // 4}" for i, name in enumerate(dict.fromkeys(s.group for s in dataset.samples))}
+    samples = [dataclasses.replace(s, pooled_group=s.group, group=patient_of[s.group]) for s in dataset.samples]
+    wide = dataclasses.replace(dataset, samples=samples)
+    for seed in range(5):
+        parts = split(wide, seed=seed)
+        assert len(part_of_groups(parts)) == 30
+        assert all(len(where) == 1 for where in part_of_groups(parts).values())
+        for label in "ab":
+            tested = {s.pooled_group for s in parts.test.samples if s.label == label}
+            assert 4 <= len(tested) <= 8
+    folded = fold_numbers(wide, 3)
+    assert len({(s.group, number) for s, number in zip(samples, folded.tolist(), strict=True)}) == 30
+    kept = part_of_groups(split(wide, seed=1))
+    fewer = Split(dataclasses.replace(split(wide, seed=1).dataset, samples=split(wide, seed=1).dataset.samples[::2]))
+    assert part_of_groups(split(wide, seed=9, keep=fewer)) == kept
+
+
 def test_groups_with_one_answer_stay_together_where_their_images_are_alike():
     dataset = pooled({"a": 12, "b": 12}, lambda number: 3)
     samples = [

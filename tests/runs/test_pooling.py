@@ -128,6 +128,33 @@ def test_groups_of_one_picture_are_pictures(tmp_path: Path) -> None:
     assert load_classifier(plain.path).pool_by == ""
 
 
+def test_lesions_are_answered_and_patients_stay_whole(patients: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    patient_of_lesion: dict[str, str] = {}
+    with (tmp_path / "data/lesions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "diagnosis", "person", "lesion"])
+        for row in csv_rows(patients):  # three lesions a person
+            shutil.copy(patients.with_name(row["path"]), tmp_path / "data")
+            person = f"person{int(row['patient'].partition('-')[2])}"
+            patient_of_lesion[row["patient"]] = person
+            writer.writerow([row["path"], row["diagnosis"], person, row["patient"]])
+    done = regraft(
+        "train", tmp_path / "data/lesions.csv", "--group-by", "person", "--pool-by", "lesion", "--image-size", 32,
+        "--epochs", 0, "--set", "data.val=0.25", "--set", "data.test=0.25", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    groups = csv_rows(tmp_path / "run/groups.csv")
+    assert {row["group"] for row in groups} == set(patient_of_lesion)
+    parts_of: dict[str, set[str]] = {}
+    for row in groups:
+        parts_of.setdefault(patient_of_lesion[row["group"]], set()).add(row["part"])
+    assert all(len(parts) == 1 for parts in parts_of.values())
+    assert set().union(*parts_of.values()) == {"train", "val", "test"}
+    evaluated = regraft("evaluate", tmp_path / "run", tmp_path / "data/lesions.csv", "--json")
+    assert json.loads(evaluated.stdout)["count"] == len(patient_of_lesion)
+
+
 def test_fine_tuning_is_judged_by_groups(patients: Path, tmp_path: Path) -> None:
     options = {**HEAD, "training.finetune_epochs": 1, "training.views": 2, "training.finetune_lr": 1e-4}
     config = load_config(overrides={**options, "training.keep_finetuned": "always", "data.pool_by": "patient"})
@@ -304,8 +331,8 @@ def test_contradictions_in_groups_are_named(patients: Path, tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"The group 'blue-0' \(patient\) has images with different labels: 000"):
         library.scan(table, pool_by="patient", progress=lambda done, _: read.append(done))
     assert not read
-    with pytest.raises(UsageError, match="group_by='x' and pool_by='patient'"):
-        library.scan(table, group_by="x", pool_by="patient")
+    with pytest.raises(DataError, match="no column 'x'"):
+        library.scan(table, group_by="x", pool_by="path")
     for part, color in (("train", "red"), ("train", "blue"), ("test", "red"), ("test", "blue")):
         (tmp_path / "parts" / part / color).mkdir(parents=True)
         name = f"p{color}_{part}.png"

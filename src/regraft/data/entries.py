@@ -15,12 +15,16 @@ from regraft.data.strings import BLOCK, Names, StringBuilder, in_blocks, string_
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """An image that is not read yet: its name in the storage, and what the data says about it."""
+    """An image that is not read yet: its name in the storage, and what the data says about it.
+
+    `pooled_group` is as in `Sample`.
+    """
 
     path: str
     label: str
     part: Part | None = None
     group: str | None = None
+    pooled_group: str | None = None
 
 
 class EntryTable(Sequence[ImageEntry]):
@@ -28,9 +32,9 @@ class EntryTable(Sequence[ImageEntry]):
 
     def __init__(self, entries: Iterable[ImageEntry] = ()) -> None:
         self._paths = StringBuilder()
-        self._labels, self._groups = _Coder(), _Coder()
+        self._labels, self._groups, self._pooled = _Coder(), _Coder(), _Coder()
         self._parts = array("b")
-        self._frozen: tuple[np.ndarray, Names, np.ndarray, Names] | None = None
+        self._frozen: tuple[np.ndarray, Names, np.ndarray, Names, Names] | None = None
         self.extend(entries)
 
     def append(self, entry: ImageEntry) -> None:
@@ -39,6 +43,7 @@ class EntryTable(Sequence[ImageEntry]):
         self._paths.append(entry.path)
         self._labels.append(entry.label)
         self._groups.append(entry.group)
+        self._pooled.append(entry.pooled_group)
         self._parts.append(-1 if entry.part is None else PARTS.index(entry.part))
 
     def extend(self, entries: Iterable[ImageEntry]) -> None:
@@ -87,22 +92,28 @@ class EntryTable(Sequence[ImageEntry]):
         """Group of each image."""
         return self._columns[3]
 
+    @property
+    def pooled_groups(self) -> Names:
+        """Group of each image that gets one answer, if it is another one."""
+        return self._columns[4]
+
     def take(self, rows: np.ndarray) -> EntryTable:
         """The entries with these numbers, int (n,)."""
-        return self._replace(self.paths[rows], self.labels[rows], self.parts[rows], self.groups[rows])
+        return self._replace(*(column[rows] for column in self._columns))
 
     def sorted_by_path(self) -> EntryTable:
         """The entries sorted by path, by code point."""
         order = np.argsort(self.paths, kind="stable")
         return self if (np.diff(order) == 1).all() else self.take(order)
 
-    def with_groups(self, groups: Names) -> EntryTable:
-        """The same images in other groups."""
-        return self._replace(self.paths, self.labels, self.parts, groups)
+    def with_groups(self, groups: Names, pooled: Names | None = None) -> EntryTable:
+        """The same images in other groups, and if they are given others that get one answer each."""
+        pooled = self.pooled_groups if pooled is None else pooled
+        return self._replace(self.paths, self.labels, self.parts, groups, pooled)
 
     def with_labels(self, labels: Names) -> EntryTable:
         """The same images with other labels."""
-        return self._replace(self.paths, labels, self.parts, self.groups)
+        return self._replace(self.paths, labels, self.parts, self.groups, self.pooled_groups)
 
     def first_rows(self) -> np.ndarray:
         """For each entry, the number of the first one with the same path, int64 (N,)."""
@@ -117,25 +128,26 @@ class EntryTable(Sequence[ImageEntry]):
         return first
 
     @classmethod
-    def _replace(cls, paths: np.ndarray, labels: Names, parts: np.ndarray, groups: Names) -> EntryTable:
+    def _replace(cls, paths: np.ndarray, labels: Names, parts: np.ndarray, groups: Names, pooled: Names) -> EntryTable:
         made = cls()
         made._paths = StringBuilder(paths)
-        made._labels, made._groups = _Coder(labels), _Coder(groups)
+        made._labels, made._groups, made._pooled = _Coder(labels), _Coder(groups), _Coder(pooled)
         made._parts = array("b", parts.tobytes())
         return made
 
     @property
-    def _columns(self) -> tuple[np.ndarray, Names, np.ndarray, Names]:
+    def _columns(self) -> tuple[np.ndarray, Names, np.ndarray, Names, Names]:
         if self._frozen is None:
             parts = np.array(self._parts, np.int8)
-            self._frozen = self._paths.array(), self._labels.names(), parts, self._groups.names()
+            groups, pooled = self._groups.names(), self._pooled.names()
+            self._frozen = self._paths.array(), self._labels.names(), parts, groups, pooled
         return self._frozen
 
     def _make(self, rows: np.ndarray) -> Iterator[ImageEntry]:
-        paths, labels, parts, groups = self._columns
-        columns = paths[rows].tolist(), labels[rows].to_list(), parts[rows].tolist(), groups[rows].to_list()
-        for path, label, part, group in zip(*columns, strict=True):
-            yield ImageEntry(path, str(label), None if part < 0 else PARTS[part], group)
+        paths, labels, parts, groups, pooled = self._columns
+        names = (labels[rows].to_list(), groups[rows].to_list(), pooled[rows].to_list())
+        for path, part, label, group, one in zip(paths[rows].tolist(), parts[rows].tolist(), *names, strict=True):
+            yield ImageEntry(path, str(label), None if part < 0 else PARTS[part], group, one)
 
 
 class _Coder:

@@ -174,9 +174,11 @@ class ImageIndex:
         found, digests = (found, files.digests) if len(good) == len(found) else (found.take(good), files.digests[good])
         sizes = np.stack([stats["width"], stats["height"]], axis=1)
         near_duplicates = Names.none(len(good))
-        return SampleTable(
-            Columns(found.paths, found.labels, digests, found.parts, found.groups, sizes, stats, near_duplicates)
-        )
+        columns = Columns(
+            found.paths, found.labels, digests, found.parts, found.groups, sizes, stats, near_duplicates,
+            found.pooled_groups,
+        )  # fmt: skip
+        return SampleTable(columns)
 
     def read_thumbnails(
         self, samples: HashedFiles, workers: int, *, subprocesses: bool = True, name: Callable[[str], str] = str

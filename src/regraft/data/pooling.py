@@ -14,7 +14,7 @@ import numpy as np
 from regraft.data.dataset import Dataset, Split
 from regraft.data.entries import EntryTable
 from regraft.data.samples import PARTS, SampleTable
-from regraft.data.strings import Names
+from regraft.data.strings import Names, string_array
 from regraft.errors import DataError, UsageError
 from regraft.text import pluralize
 
@@ -35,8 +35,8 @@ class Groups:
 
     @classmethod
     def of(cls, table: SampleTable) -> Groups:
-        """The groups of samples."""
-        return cls.named(table.groups, table.paths)
+        """The groups of samples that get one answer each."""
+        return cls.named(_pooled(table), table.paths)
 
     @classmethod
     def named(cls, groups: Names, paths: np.ndarray) -> Groups:
@@ -97,21 +97,24 @@ def pooled_by(dataset: Dataset, pool_by: str) -> Dataset:
 
     Raises `UsageError` if no sample has a group, and `DataError` as `check_groups`.
     """
-    _refuse_without_groups(dataset.table.groups, pool_by)
+    _refuse_without_groups(_pooled(dataset.table), pool_by)
     pooled = replace(dataset, pool_by=pool_by)
     check_groups(pooled)
     return pooled
 
 
 def check_groups(dataset: Dataset) -> None:
-    """Raise `DataError` if a group that gets one answer has images with different labels, or in several parts."""
+    """Raise `DataError` if a group that gets one answer has images with different labels, or in several parts.
+
+    So it does if these are of several wider groups, such as two patients, which a split leaves whole.
+    """
     if dataset.pool_by:
         _check(dataset.table, dataset.targets.reshape(len(dataset), -1), dataset.pool_by)
 
 
 def check_entries(found: EntryTable, pool_by: str, *, with_labels: bool = True) -> None:
     """Raise as `pooled_by`, before an image is read, so that it costs no time; not `with_labels`: of parts alone."""
-    _refuse_without_groups(found.groups, pool_by)
+    _refuse_without_groups(_pooled(found), pool_by)
     codes = found.labels.codes if with_labels else np.zeros(len(found))
     _check(found, codes[:, None], pool_by)
 
@@ -124,30 +127,31 @@ def _refuse_without_groups(groups: Names, pool_by: str) -> None:
         )
 
 
+def _pooled(table: SampleTable | EntryTable) -> Names:
+    """The names of the groups that get one answer each."""
+    return table.pooled_groups if any(table.pooled_groups.used()) else table.groups
+
+
 def _check(table: SampleTable | EntryTable, targets: np.ndarray, pool_by: str) -> None:
     """Raise as `check_groups` for images with targets (N, T)."""
-    groups = Groups.named(table.groups, table.paths)
+    pooled = _pooled(table)
+    groups = Groups.named(pooled, table.paths)
     firsts = groups.firsts[groups.numbers]
-    for different, what in (
-        ((targets != targets[firsts]).any(axis=1), "label"),
-        (table.parts != table.parts[firsts], "part"),
+    parts = Names(table.parts.astype(np.int32), string_array(list(PARTS)))
+    wider = Names.none(len(table)) if pooled is table.groups else table.groups
+    for different, values, what, found in (
+        ((targets != targets[firsts]).any(axis=1), table.labels, "label", "has images with different labels"),
+        (parts.codes != parts.codes[firsts], parts, "part", "has images with different parts"),
+        (wider.codes != wider.codes[firsts], wider, "wider group", "is in several groups that a split leaves whole"),
     ):
         if not different.any():
             continue
         row = int(np.argmax(different))
-        names = [
-            (sample.label if what == "label" else _part(int(table.parts[number])), sample.path)
-            for number in (int(firsts[row]), row)
-            for sample in (table[number],)
-        ]
+        rows = np.array([firsts[row], row])
+        (first, second), (one, other) = table.paths[rows].tolist(), (name or "none" for name in values[rows].to_list())
         count = int(groups.any(different).sum())
         more = f", and so have {count - 1} more groups" if count > 1 else ""
         raise DataError(
-            f"The group {groups.names[groups.numbers[row]]!r} ({pool_by}) has images with different {what}s: "
-            f"{names[0][1]} has {names[0][0]!r} and {names[1][1]} has {names[1][0]!r}{more}. A group gets one answer: "
-            f"expected one {what} for all of its images."
+            f"The group {groups.names[groups.numbers[row]]!r} ({pool_by}) {found}: {first} has {one!r} and {second} "
+            f"has {other!r}{more}. A group gets one answer: expected one {what} for all of its images."
         )
-
-
-def _part(number: int) -> str:
-    return "none" if number < 0 else PARTS[number]

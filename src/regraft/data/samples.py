@@ -40,6 +40,8 @@ class Sample:
         image_stats: Format, size and brightness of the image; None for an array.
         near_duplicate_group: Name that samples of nearly the same picture share; a split keeps them in one part. None:
             the picture is unique.
+        pooled_group: Name of the pictures within `group` that get one answer (`Dataset.pool_by`), such as a lesion of
+            the patient. None: all of the group get one.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Sample:
     size: tuple[int, int] | None = None
     image_stats: ImageStats | None = field(default=None, repr=False)
     near_duplicate_group: str | None = None
+    pooled_group: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ class Columns:
         sizes: Width and height, int32 (N, 2); 0 if unknown.
         stats: A record with the fields of `ImageStats` (N,); 0 bytes if there are none.
         near_duplicates: Names of groups of near duplicates.
+        pooled_groups: Names of the groups that get one answer each; all None: they are those of `groups`.
     """
 
     paths: np.ndarray
@@ -75,6 +79,7 @@ class Columns:
     sizes: np.ndarray
     stats: np.ndarray
     near_duplicates: Names
+    pooled_groups: Names
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Columns:
@@ -96,6 +101,7 @@ class Columns:
             sizes,
             stats,
             Names.of(sample.near_duplicate_group for sample in samples),
+            Names.of(sample.pooled_group for sample in samples),
         )
 
     @cached_property
@@ -259,6 +265,11 @@ class SampleTable(Sequence[Sample]):
         return cast(Names, self._column("near_duplicates"))
 
     @property
+    def pooled_groups(self) -> Names:
+        """Group of each sample that gets one answer, if it is another one."""
+        return cast(Names, self._column("pooled_groups"))
+
+    @property
     def pictures(self) -> np.ndarray:
         """A number for each picture, int64 (N,): copies and near duplicates have the same."""
         groups = self.near_duplicates.codes.astype(np.int64)
@@ -301,6 +312,7 @@ class SampleTable(Sequence[Sample]):
             map(tuple, self._column("sizes", rows).tolist()),
             stats_of(stats),
             self._column("near_duplicates", rows).to_list(),
+            self._column("pooled_groups", rows).to_list(),
         )
         return [
             Sample(
@@ -312,8 +324,9 @@ class SampleTable(Sequence[Sample]):
                 size,
                 stats if stats.bytes else None,
                 near,
+                pooled,
             )
-            for path, label, sha256, part, group, size, stats, near in zip(*columns, strict=True)
+            for path, label, sha256, part, group, size, stats, near, pooled in zip(*columns, strict=True)
         ]
 
 

@@ -23,8 +23,8 @@ from regraft.data.quality.near_duplicates import Pictures
 from regraft.data.quality.same_pictures import near_duplicate_pairs
 from regraft.data.read_images import ReadImages, open_cache, read_images
 from regraft.data.samples import SampleTable
-from regraft.data.sources.earlier import refuse_divided_groups, with_groups
 from regraft.data.sources.folders import FolderLayout, similar_names
+from regraft.data.sources.grouping import refuse_divided_groups, with_groups, with_pooled_groups
 from regraft.data.sources.groups import compile_pattern
 from regraft.data.sources.numbers import refuse_unasked_numbers, with_numbers
 from regraft.data.sources.open import DataSource, open_data
@@ -84,7 +84,8 @@ def scan(
             matches the same text, form a group, which a split keeps in one part. The text is the pattern's named group
             `group`, else all its groups, else the whole match. Empty: only the groups in the data.
         pool_by: As `group_by`, for several pictures of one thing: a group has one label and gets one answer
-            (`Dataset.pool_by`), and an image without a group is a thing by itself.
+            (`Dataset.pool_by`), and an image without a group is a thing by itself. A split leaves it whole, and with
+            another `group_by` wider groups, too, such as the patients of lesions.
         remote: Whether to fetch images that a manifest names by URL; they are fetched each time they are read.
         layout: Meaning of folders: `classes` makes each folder in `path` a class and `parts` each folder in a part,
             whatever its name; `tree` makes the folders that have images classes, and those around them nodes of a tree
@@ -120,11 +121,12 @@ def scan(
     Raises:
         UsageError: `path` or `taxonomy` does not exist or is none of these; `root` is given without a manifest; a
             manifest names images by URL and `remote` is not set; `on_unreadable`, `layout` or `task` has another value;
-            `group_by` is no column and no regular expression, the data has groups of its own, which it
-            does not find or divides, or `pool_by` differs; the
-            task is `ordinal` and neither `order` nor the names of the classes say their order.
+            `group_by` or `pool_by` is no column and no regular expression, or the data has groups of its own, which
+            `group_by` does not find or divides; the task is `ordinal` and neither `order` nor the names of the classes
+            say their order.
         MissingExtraError: Parquet or a URL needs a package that is not installed.
-        DataError: It is unclear which folders are classes; there are no classes, only one class, an empty class, or a
+        DataError: It is unclear which folders are classes; a group that gets one answer has several labels or parts, or
+            is in several groups of `group_by`; there are no classes, only one class, an empty class, or a
             class in val or test that is not in train; the taxonomy is damaged or does not have a class; a folder,
             archive or table cannot be read; no path matches `group_by`; an image is unreadable and
             `on_unreadable="error"`; images differ in their bands, or have too few.
@@ -137,14 +139,10 @@ def scan(
     if on_unreadable not in get_args(OnUnreadable):
         raise UsageError(f"on_unreadable={on_unreadable!r}; expected skip or error.")
     as_path(path, "The data")
-    if pool_by and group_by not in ("", pool_by):
-        raise UsageError(
-            f"group_by={group_by!r} and pool_by={pool_by!r}: a group that gets one answer is the one that a split does "
-            "not divide. Expected one of them."
-        )
-    grouping, option = pool_by or group_by, "pool_by" if pool_by else "group_by"
-    if grouping and suffix_of(str(path)) not in SUFFIXES:  # else it may name a column
-        compile_pattern(grouping, option)  # before the source is opened
+    splits = classes is None  # nothing that a model exists for is split
+    if suffix_of(str(path)) not in SUFFIXES:  # else they may name columns
+        for pattern, option in ((group_by, "group_by"), (pool_by, "pool_by")):
+            compile_pattern(pattern, option)  # before the source is opened
     asked = LabelOptions(task, label_separator, tuple(order))  # likewise
     if layout not in get_args(FolderLayout):
         raise UsageError(f"layout={layout!r}; expected {', '.join(get_args(FolderLayout))}.")
@@ -159,10 +157,11 @@ def scan(
         )
     source = open_data(
         path, root, remote=remote, layout=layout, known=classes or (), tree=known, image_column=image_column,
-        label_column=label_column, task=asked.read_as, label_separator=label_separator, group_by=grouping,
+        label_column=label_column, task=asked.read_as, label_separator=label_separator, group_by=group_by,
+        pool_by=pool_by,
     )  # fmt: skip
-    if classes is None:  # nothing that a model exists for is split
-        refuse_divided_groups(source, grouping, option)
+    if splits:
+        refuse_divided_groups(source, group_by)
     if task == "regression":
         source = with_numbers(source, redact(str(path)))
     elif asked.read_as == "auto" and classes is None and suffix_of(str(path)) in SUFFIXES:
@@ -174,7 +173,7 @@ def scan(
         raise UsageError(ORDERED_TREE)
     if asked.is_ordinal and classes is None:  # before the images are read
         ordered = in_order(sorted({label for _, label in source.layout.classes}), asked.order, redact(str(path)))
-    source = with_groups(source, grouping, option)
+    source = with_pooled_groups(with_groups(source, group_by), pool_by, group_by, splits=splits)
     if pool_by:  # before the images are read, whose copies may still unite labels
         found, merges = source.layout.found.sorted_by_path(), source.layout.merges_copies
         check_entries(found, pool_by, with_labels=not merges)

@@ -26,8 +26,9 @@ from regraft.data.labels import classes_in
 from regraft.data.preprocessing import Preprocessing
 from regraft.data.samples import Part, Sample
 from regraft.data.scan import scan, scan_source
-from regraft.data.sources.earlier import EARLIER, ImagesOrigin, join, open_origin, select, with_groups
+from regraft.data.sources.earlier import EARLIER, ImagesOrigin, join, open_origin, select
 from regraft.data.sources.folders import Layout
+from regraft.data.sources.grouping import with_groups
 from regraft.data.sources.open import DataSource, open_data
 from regraft.data.sources.taxonomy_file import read_taxonomy
 from regraft.data.sources.urls import absolute

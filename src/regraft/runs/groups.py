@@ -15,8 +15,8 @@ from regraft.data.dataset import Split
 from regraft.data.decode import ImageSource
 from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.pooling import groups_of
-from regraft.data.sources.earlier import with_groups
-from regraft.data.sources.groups import compile_pattern, group_by_pattern
+from regraft.data.sources.grouping import with_groups
+from regraft.data.sources.groups import compile_pattern, groups_by_pattern
 from regraft.data.sources.open import open_images
 from regraft.data.sources.table import SUFFIXES
 
@@ -65,10 +65,10 @@ def images_of_table(path: Path, pool_by: str) -> tuple[list[ImageSource], list[s
 
 
 def groups_of_files(files: Sequence[Any], pool_by: str) -> tuple[list[str | None], list[str]]:
-    """The group of each file, found in its path, and notes. Raises as `group_by_pattern`."""
+    """The group of each file, found in its path, and notes. Raises as `groups_by_pattern`."""
     entries = EntryTable(ImageEntry(str(file), "") for file in files)
-    found, notes = group_by_pattern(entries, compile_pattern(pool_by, "pool_by"), "pool_by")
-    return found.groups.to_list(), notes
+    groups, notes = groups_by_pattern(entries, compile_pattern(pool_by, "pool_by"), "pool_by")
+    return groups.to_list(), notes
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

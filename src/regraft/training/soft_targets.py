@@ -80,9 +80,9 @@ def beside(labeled: Dataset, unlabeled: Dataset) -> Dataset:
     """One data set of both, the labeled images first; the others have no label, no group and no near duplicates."""
     first, second = labeled.table, unlabeled.table
     none = Names.none(len(second))
-    labels, groups, near = (
+    labels, groups, near, pooled = (
         Names(np.concatenate([names.codes, none.codes]), names.names)
-        for names in (first.labels, first.groups, first.near_duplicates)
+        for names in (first.labels, first.groups, first.near_duplicates, first.pooled_groups)
     )
     columns = Columns(
         paths=concatenate([_in_folder("labeled", first.paths), _in_folder("unlabeled", second.paths)]),
@@ -93,6 +93,7 @@ def beside(labeled: Dataset, unlabeled: Dataset) -> Dataset:
         sizes=np.concatenate([first.sizes, second.sizes]),
         stats=np.zeros(len(first) + len(second), STATS_DTYPE),  # no step of a training reads them
         near_duplicates=near,
+        pooled_groups=pooled,
     )
     parts = {"labeled": labeled, "unlabeled": unlabeled}
     return Dataset(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from regraft.config import load_config
+from regraft.data.pooling import groups_of
 from regraft.data.scan import scan
 from regraft.data.split import split
 from regraft.errors import DataError, UsageError
@@ -83,13 +84,57 @@ def test_a_column_that_divides_the_groups_of_the_data_is_refused(images):
     root = images("1.png", "2.png", "3.png", "4.png")
     rows = ["1.png,cat,a,p", "2.png,cat,b,p", "3.png,dog,c,q", "4.png,dog,c,q"]
     (root / "m.csv").write_text("\n".join(["path,label,lesion,group", *rows]))
-    for option in ("group_by", "pool_by"):
-        with pytest.raises(UsageError, match=rf"column `group`, and {option}='lesion' divides its group 'p'"):
-            scan(root / "m.csv", **{option: "lesion"})
+    with pytest.raises(UsageError, match=r"column `group`, and group_by='lesion' divides its group 'p'"):
+        scan(root / "m.csv", group_by="lesion")
+    found = scan(root / "m.csv", pool_by="lesion")  # whose groups stay whole beside
+    assert [(s.group, s.pooled_group) for s in found.samples] == [("p", "a"), ("p", "b"), ("q", "c"), ("q", "c")]
+    assert any("leaves the data's own groups whole, too, which pool_by='lesion' divides" in n for n in found.notes)
     assert scan(root / "m.csv", pool_by="lesion", classes=["cat", "dog"]).pool_by == "lesion"  # to evaluate
     assert list(groups(root / "m.csv", "group").values()) == ["p", "p", "q", "q"]
     (root / "m.csv").write_text("\n".join(["path,label,lesion,group", *(row.replace(",b", ",a") for row in rows)]))
     assert list(groups(root / "m.csv", "lesion").values()) == ["a", "a", "c", "c"]
+
+
+def lesions_of(dataset) -> dict[str, tuple[str | None, str | None]]:
+    return {sample.path: (sample.group, sample.pooled_group) for sample in dataset.samples}
+
+
+def test_patients_and_their_lesions_are_two_columns_or_two_patterns(images):
+    root = images("cat/p1_a1.png", "cat/p1_a2.png", "dog/p1_b1.png", "dog/p2_c1.png", "cat/p2_x.png")
+    rows = ["cat/p1_a1.png,cat,1,a", "cat/p1_a2.png,cat,1,a", "dog/p1_b1.png,dog,1,b", "dog/p2_c1.png,dog,2,c"]
+    (root / "m.csv").write_text("\n".join(["path,label,patient,lesion", *rows, "cat/p2_x.png,cat,2,"]))
+    of_table = scan(root / "m.csv", group_by="patient", pool_by="lesion")
+    assert lesions_of(of_table) == {
+        "cat/p1_a1.png": ("1", "a"), "cat/p1_a2.png": ("1", "a"), "cat/p2_x.png": ("2", "cat/p2_x.png"),
+        "dog/p1_b1.png": ("1", "b"), "dog/p2_c1.png": ("2", "c"),
+    }  # fmt: skip
+    assert groups_of(of_table).describe() == "4 groups of 1 to 2 pictures"
+    for group_by, pool_by in ((r"p(\d)", r"_([abc])\d"), ("patient", r"_([abc])\d"), (r"p(\d)", "lesion")):
+        assert lesions_of(scan(root / "m.csv", group_by=group_by, pool_by=pool_by)) == lesions_of(of_table)
+    assert lesions_of(scan(root, layout="classes", group_by=r"p(\d)", pool_by=r"_([abc])\d"))["dog/p2_c1.png"] == (
+        "2",
+        "c",
+    )
+    one = scan(root / "m.csv", group_by="lesion", pool_by="lesion")
+    assert lesions_of(one) == lesions_of(scan(root / "m.csv", pool_by="lesion"))
+    assert lesions_of(one)["cat/p1_a1.png"] == ("a", None)
+    evaluated = scan(root / "m.csv", group_by="patient", pool_by="lesion", classes=["cat", "dog"])
+    assert groups_of(evaluated).names == groups_of(of_table).names
+
+
+def test_a_lesion_of_two_patients_is_refused_before_an_image_is_read(images):
+    root = images("1.png", "2.png", "3.png")
+    (root / "m.csv").write_text("path,label,patient,lesion\n1.png,cat,p,a\n2.png,cat,q,a\n3.png,dog,q,b\n")
+    read: list[int] = []
+    with pytest.raises(
+        DataError, match=r"'a' \(lesion\) is in several groups that .*: 1\.png has 'p' and 2\.png has 'q'"
+    ):
+        scan(root / "m.csv", group_by="patient", pool_by="lesion", progress=lambda done, _: read.append(done))
+    assert not read
+    (root / "m.csv").write_text("path,label,patient,lesion\n1.png,cat,,a\n2.png,cat,q,a\n3.png,dog,q,b\n")
+    with pytest.raises(DataError, match=r"1\.png has 'none' and 2\.png has 'q'"):
+        scan(root / "m.csv", group_by="patient", pool_by="lesion")
+    assert scan(root / "m.csv", pool_by="lesion", classes=["cat", "dog"]).pool_by == "lesion"
 
 
 def test_a_word_is_a_column_of_a_table_and_no_pattern(images):

@@ -110,11 +110,13 @@ class GroupColumns:
     """What a table says of groups.
 
     `names` are those of all its columns; () where there is no table. `is_asked`: the groups are those of the column
-    that was asked for. `divided` is a group of the column `group` that this column divides, if there is one.
+    that was asked for, and `is_pooled`: so are those that get one answer each. `divided` is a group of the column
+    `group` that the column of the groups divides, if there is one.
     """
 
     names: tuple[str, ...] = ()
     is_asked: bool = False
+    is_pooled: bool = False
     divided: str = ""
 
 
@@ -132,6 +134,7 @@ class Columns:
     group: int | None
     notes: list[str]
     of_groups: GroupColumns = NO_TABLE
+    pooled_group: int | None = None
 
 
 def _is_number(cell: str) -> bool:
@@ -169,17 +172,19 @@ class ColumnFinder:
         return Columns(image, [], None, group, [], GroupColumns(tuple(self._known), group is not None))
 
     def find(
-        self, image_column: str = "", label_column: str = "", *, numbers: bool = False, group_by: str = ""
-    ) -> Columns:
+        self, image_column: str = "", label_column: str = "", *, numbers: bool = False, group_by: str = "",
+        pool_by: str = "",
+    ) -> Columns:  # fmt: skip
         """Find all columns; those that are given need not be found. If the labels are `numbers`, all may differ.
 
-        `group_by` is that of the groups, if a column has this name, and else it is a pattern, which means nothing here.
+        `group_by` is that of the groups, if a column has this name, and else it is a pattern, which means nothing here;
+        so is `pool_by` for those that get one answer each.
         """
         image = self._given("image_column", image_column) if image_column else self._image()
         split = next((self._only(name) for name in _SPLIT_NAMES if name in self._names), None)
-        asked = self._asked_group(group_by)
+        asked, pooled = self._asked_group(group_by), self._asked_group(pool_by, "pool_by")
         group = asked if asked is not None else self._only(_GROUP) if _GROUP in self._names else None
-        taken = {image, split, group, *(i for i, name in enumerate(self._names) if name in _SPLIT_NAMES)}
+        taken = {image, split, group, pooled, *(i for i, name in enumerate(self._names) if name in _SPLIT_NAMES)}
         if label_column:
             names = [label_column] if label_column.strip() in self._known or numbers else label_column.split(",")
             labels = [self._given("label_column", name) for name in names]
@@ -202,8 +207,8 @@ class ColumnFinder:
             found.append(f"labels from the column {self._known[labels[0]]!r}")
         if found:
             notes.insert(0, f"{self._name}: {' and '.join(found)}.")
-        of_groups = GroupColumns(tuple(self._known), asked is not None, self._divided(asked))
-        return Columns(image, labels, split, group, notes, of_groups)
+        of_groups = GroupColumns(tuple(self._known), asked is not None, pooled is not None, self._divided(asked))
+        return Columns(image, labels, split, group, notes, of_groups, pooled)
 
     def label(self) -> int:
         """Find the column with the labels of a table without a column of images."""
@@ -213,10 +218,10 @@ class ColumnFinder:
             raise self._unclear("the labels", labels, "label_column", "label")
         return labels[0]
 
-    def _asked_group(self, group_by: str) -> int | None:
+    def _asked_group(self, group_by: str, option: str = "group_by") -> int | None:
         """The column with the groups that are asked for; None if no column has this name."""
         is_name = group_by.strip().lower() in (name.lower() for name in self._known if name)
-        return self._given("group_by", group_by) if is_name else None
+        return self._given(option, group_by) if is_name else None
 
     def _divided(self, asked: int | None) -> str:
         """A group of the column `group` whose rows differ in the column that is asked for; "" if there is none."""

@@ -14,13 +14,12 @@ from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.labels import AskedTask, classes_in
 from regraft.data.samples import Part
 from regraft.data.sources.folders import FolderLayout, Layout
-from regraft.data.sources.groups import UngroupedError, compile_pattern, group_by_pattern, is_word
+from regraft.data.sources.grouping import with_groups
 from regraft.data.sources.open import DataSource, open_data
 from regraft.data.storage import Directory, RoutedStorage, Storage
 from regraft.data.strings import in_blocks
 from regraft.data.taxonomy import Taxonomy
 from regraft.errors import UsageError
-from regraft.text import join_truncated
 
 #: Folder of the names of earlier images beside new ones.
 EARLIER = "earlier"
@@ -71,35 +70,6 @@ def open_origin(origin: ImagesOrigin, tree: Taxonomy | None = None) -> DataSourc
     )  # fmt: skip
     source = with_groups(source, origin.group_by if origin.groups_by_path else "")
     return source if origin.earlier is None else join(source, open_origin(origin.earlier, tree))
-
-
-def with_groups(source: DataSource, group_by: str, option: str = "group_by") -> DataSource:
-    """The source with the groups that a pattern finds in the paths, unless it has those that are asked for.
-
-    `group_by` names their column, is `group` where the data has groups of its own, or is a pattern; empty: nothing is
-    asked for, and the groups stay as they are. Raises as `group_by_pattern`, and `UngroupedError` if the data is a
-    table, and a word is none of its columns.
-    """
-    layout, columns = source.layout, source.layout.of_groups
-    if not group_by or columns.is_asked or (group_by == "group" and any(layout.found.groups.used())):
-        return source
-    if columns.names and is_word(group_by):
-        raise UngroupedError(
-            f"The table has no column {group_by!r}. {option} is one of: {join_truncated(columns.names)}; or a regular "
-            r"expression that finds the group in a file's path, such as patient(\d+)."
-        )
-    found, notes = group_by_pattern(layout.found.sorted_by_path(), compile_pattern(group_by, option), option)
-    return replace(source, layout=replace(source.layout, found=found, notes=[*source.layout.notes, *notes]))
-
-
-def refuse_divided_groups(source: DataSource, group_by: str, option: str) -> None:
-    """Raise `UsageError` if the column that is asked for divides a group of the column `group`, and a split would."""
-    if group := source.layout.of_groups.divided:
-        raise UsageError(
-            f"The table has a column `group`, and {option}={group_by!r} divides its group {group!r}: a split would put "
-            f"its images into several parts. Expected one of them. If they may be divided, rename the column `group`; "
-            f"if not, rename it and say in a column `split` which part each image is in, or use {option}='group'."
-        )
 
 
 def select(source: DataSource, rows: Mapping[str, tuple[str, Part | None]]) -> DataSource:

@@ -41,17 +41,13 @@ def compile_pattern(pattern: str, option: str = "group_by") -> re.Pattern[str]:
         raise UsageError(f"{option}={pattern!r} is not a regular expression: {error}. {_EXPECTED}") from error
 
 
-def group_by_pattern(
-    found: EntryTable, pattern: re.Pattern[str], option: str = "group_by"
-) -> tuple[EntryTable, list[str]]:
-    """Assign each image the group in its path; returns the images, and notes on missing and divided groups.
+def groups_by_pattern(found: EntryTable, pattern: re.Pattern[str], option: str = "group_by") -> tuple[Names, list[str]]:
+    """The group of each image by its path, and notes on missing and divided groups.
 
     The group is the text of the pattern's named group `group`, else of all its groups joined by `-`, else of the whole
-    match. An image without a match, or with an empty one, has no group. Raises `UsageError` if an image has a group
-    already, and `UngroupedError` if no path matches, or a word, which is no pattern, is in several.
+    match. An image without a match, or with an empty one, has no group. Raises `UngroupedError` if no path matches, or
+    a word, which is no pattern, is in several.
     """
-    if any(found.groups.used()):
-        raise UsageError(f"The data has groups of its own. Remove {option} or the column `group`.")
     groups = Names.of(group_of(path, pattern) for path in in_blocks(found.paths))
     single = np.flatnonzero(groups.codes < 0)
     if len(single) == len(found):
@@ -76,7 +72,7 @@ def group_by_pattern(
     if several := sorted(groups.names[codes[parts > 1]].tolist()):
         count = pluralize(len(several), "group is", "groups are")
         notes.append(f"{count} in more than one part (a leak), for example {several[0]}.")
-    return found.with_groups(groups), notes
+    return groups, notes
 
 
 def group_of(path: str, pattern: re.Pattern[str]) -> str | None:

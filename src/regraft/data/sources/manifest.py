@@ -68,13 +68,15 @@ def parse_manifest(
     labeled: bool = True,
     label_options: LabelOptions = UNSAID,
     group_by: str = "",
+    pool_by: str = "",
 ) -> Manifest:
     """Read a manifest whose relative paths are names in `storage`; `name` is for messages.
 
     `image_column` and `label_column` name columns that their names and contents do not reveal; several names with
     commas between them are those of columns with 0 and 1. Files that are not where a path leads are searched for by
     the end of the path, with or without extension. Without `labeled`, labels and parts do not count, and the label of
-    every image is empty. `group_by` may name the column of the groups. `label_options` say whether images have several
+    every image is empty. `group_by` may name the column of the groups, and `pool_by` that of those which get one answer
+    each. `label_options` say whether images have several
     labels, and how they are written. If they have numbers, labels are any texts, for `with_numbers`, and the quantity
     is the name of their column. Raises `DataError` as `check_rows` does, and if it is unclear which column or which
     file is meant.
@@ -85,7 +87,7 @@ def parse_manifest(
     finder = ColumnFinder(name, cells, PART_NAMES, exists)
     has_numbers = labeled and label_options.task == "regression"
     if labeled:
-        columns = finder.find(image_column, label_column, numbers=has_numbers, group_by=group_by)
+        columns = finder.find(image_column, label_column, numbers=has_numbers, group_by=group_by, pool_by=pool_by)
     else:
         columns = finder.find_images(image_column, group_by)
     form = form_of_tables([(cells, columns)], name, label_options)
@@ -199,7 +201,8 @@ class _Rows:
 
     def _entry(self, row: list[str]) -> ImageEntry:
         columns, file = self._columns, row[self._columns.image]
-        raw, group = ("" if i is None else row[i].strip() for i in (columns.split, columns.group))
+        named = (columns.split, columns.group, columns.pooled_group)
+        raw, group, pooled = ("" if i is None else row[i].strip() for i in named)
         if not file.strip():
             raise ValueError("no path")
         label = self._label(row) if columns.labels else ""
@@ -209,7 +212,7 @@ class _Rows:
             raise ValueError(f"a line break in {f'{file},{label}'[:80]!r}; is a quote missing?")
         if raw and raw.lower() not in PART_NAMES:
             raise ValueError(f"split {raw!r}; expected train, val or test")
-        return ImageEntry(self._finder.find(file), label, PART_NAMES.get(raw.lower()), group or None)
+        return ImageEntry(self._finder.find(file), label, PART_NAMES.get(raw.lower()), group or None, pooled or None)
 
     def _label(self, row: list[str]) -> str:
         labels = self._columns.labels

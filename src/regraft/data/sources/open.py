@@ -64,11 +64,13 @@ def open_data(
     task: AskedTask = "auto",
     label_separator: str = "",
     group_by: str = "",
+    pool_by: str = "",
 ) -> DataSource:
     """Open the source that `scan` reads; the arguments are those of `scan`, where `known` is `classes`.
 
     `tree` is that of an existing model: folders above its classes are recognized, and its names are used. `group_by`
-    counts only where it names a column of a manifest; `with_groups` takes it as a pattern.
+    and `pool_by` count only where they name a column of a manifest; `with_groups` and `with_pooled_groups` take them as
+    patterns.
 
     Raises `UsageError` if `path` does not exist or has no known format, `root` is given without a manifest, or a
     manifest names files by URL and `remote` is not set; `DataError` if the source is damaged or its labels or parts are
@@ -77,6 +79,7 @@ def open_data(
     path, asked = _resolve(path), LabelOptions(task, label_separator)
     columns = {
         "image_column": image_column, "label_column": label_column, "label_options": asked, "group_by": group_by,
+        "pool_by": pool_by,
     }  # fmt: skip
     if _is_manifest(path):
         return _open_manifest(path, root, remote, columns)
