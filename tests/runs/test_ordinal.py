@@ -61,6 +61,10 @@ def test_a_loaded_run_answers_as_it_did(grades_run: Run, grades: Path) -> None:
     again = evaluate(loaded, grades)
     assert again.ordinal is not None
     assert again.count == 30
+    assert again.overlap is not None
+    kappa = grades_run.evaluate("test").headline["quadratic weighted kappa"]
+    assert again.overlap.scores == {"quadratic weighted kappa": pytest.approx(kappa)}
+    assert "and the quadratic weighted kappa of" in again.cautions()[0]
 
 
 def test_report_and_card_say_the_order_and_the_distance(grades_run: Run) -> None:

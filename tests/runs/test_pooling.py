@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +419,8 @@ def test_groups_have_several_labels_or_a_number(several_labels: Path, numbers_ma
         assert refused.returncode == 2
         assert f"{limit[0]} is chosen on the validation images" in refused.stderr
         assert regraft("predict", run.path, grouped, "--pool-by", "thing", *limit).returncode == 0
+        single_images = library.scan(grouped, task=task, label_column=label)
+        assert getattr(library.evaluate(run, single_images, pool_by=""), "half_width", None) is None
         single = regraft("predict", run.path, images[0], "--json")
         assert json.loads(single.stdout).get("interval") is None
         assert "--pool-by gives one answer for each" in single.stderr
@@ -425,6 +428,37 @@ def test_groups_have_several_labels_or_a_number(several_labels: Path, numbers_ma
         done = regraft("predict", run.path, grouped, "--pool-by", "thing", "--csv", tmp_path / f"{task}.csv")
         assert done.returncode == 0, done.stderr
         assert [row["images"] for row in csv_rows(tmp_path / f"{task}.csv")] == ["2"] * 40
+
+
+def test_a_model_of_single_images_is_not_calibrated_for_groups(
+    numbers_manifest: Path, squares_run: library.Run, squares_folder: Path, tmp_path: Path
+) -> None:
+    config = load_config(overrides={**HEAD, "data.val": 0.4, "data.task": "regression"})
+    run = train_from(numbers_manifest, config, tmp_path / "numbers")
+    images = sorted(numbers_manifest.parent.glob("*.png"))[:3]
+    pair, alone = run.predict(images, groups=["a", "a", None])
+    assert run.classifier.half_width is not None
+    assert (pair.interval, alone.half_width) == (None, run.classifier.half_width)
+    asked = ("predict", run.path, *images, "--pool-by", r"0[01]\.")
+    done = regraft(*asked, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "trained on single images: the answer for a group of several" in done.stderr
+    assert [json.loads(line).get("interval") is None for line in done.stdout.splitlines()] == [True, True, False]
+    refused = regraft(*asked, "--coverage", 0.5)
+    assert refused.returncode == 2
+    assert "--coverage is chosen on the validation images" in refused.stderr
+    rows = csv_rows(numbers_manifest)
+    groups = [row["path"][0] if row["path"].startswith("7") else None for row in rows]
+    dataset = library.scan(numbers_manifest, task="regression")
+    same = [dict(zip(dataset.table.paths.tolist(), groups, strict=True))[sample.path] for sample in dataset.samples]
+    alike = [replace(sample, label="70", group=group) if group else sample
+             for sample, group in zip(dataset.samples, same, strict=True)]  # fmt: skip
+    evaluation = library.evaluate(run, dataset.with_samples(alike), pool_by="decade")
+    assert evaluation.count == len(rows) - 9
+    assert (evaluation.half_width, evaluation.coverage) == (None, None)
+    classes = ("predict", squares_run.path, squares_folder / "red", "--pool-by", r"\d")
+    assert "is not calibrated" in regraft(*classes).stderr
+    assert regraft(*classes, "--min-accuracy", 0.5).returncode == 2
 
 
 def test_exports_are_those_of_one_picture_and_say_so(pooled_run: library.Run, patients: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from regraft.evaluation.intervals import draw_counts, interval_about, wilson_int
 from regraft.evaluation.majority import MajorityTest, compare_with_majority
 from regraft.evaluation.ordinal import OrdinalScores, measure_order
 from regraft.evaluation.predictions import Predictions
-from regraft.evaluation.training_overlap import TrainingOverlap
+from regraft.evaluation.training_overlap import Scores, TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
 from regraft.text import display_width, join_truncated, one_line, pluralize
 
@@ -93,6 +93,14 @@ class Evaluation(NotebookRepr):
         return [report.name for report in self.per_class if not report.support]
 
     @property
+    def headline(self) -> Scores:
+        """What classes with an order are judged by beside accuracy: quadratic weighted kappa; of others nothing."""
+        if self.ordinal is None or self.ordinal.quadratic_kappa is None:
+            return {}
+        kappa = self.ordinal.quadratic_kappa, self.ordinal.intervals["quadratic_kappa"]
+        return {"quadratic weighted kappa": kappa}
+
+    @property
     def majority(self) -> MajorityTest:
         """The model beside the prediction of the most frequent class for every image."""
         return compare_with_majority(self.confusion)
@@ -156,7 +164,7 @@ class Evaluation(NotebookRepr):
     def cautions(self) -> list[str]:
         """Sentences about claims for which there are too few images; empty if there are none."""
         low, high = self.accuracy_interval
-        cautions = [] if self.overlap is None else self.overlap.cautions(self.accuracy)
+        cautions = [] if self.overlap is None else self.overlap.cautions(self.accuracy, self.headline)
         if high - low > WIDE_INTERVAL:
             # Number of images with which the 95 % interval is ±2 points.
             needed = round(1.96**2 * max(self.accuracy * (1 - self.accuracy), 0.02) / 0.02**2, -2)

@@ -194,12 +194,18 @@ def pooling_of(model: object) -> str:
     return pool_by
 
 
-def half_width_of_one(model: Classifier | Predictor) -> float | None:
-    """Half the width of the prediction interval about the number of a single image; None if there is none.
+def is_calibrated_for(model: object, pictures: int | None) -> bool:
+    """Whether what a model was fitted to on its validation images holds for an answer: calibration, and intervals.
 
-    There is none where the interval of the model is that of groups: a single image has larger errors than a mean.
+    That is for the answers of single images, or of groups, whichever it was trained to give: a single image has larger
+    errors than a mean. `pictures` is the number of images of a group, or None for a single image.
     """
-    return None if pooling_of(model) else model.half_width
+    return pictures is not None if pooling_of(model) else pictures in (None, 1)
+
+
+def half_width_for(model: Classifier | Predictor, pictures: int | None) -> float | None:
+    """Half the width of the prediction interval about the number of an image, or of a group as above; None: none."""
+    return model.half_width if is_calibrated_for(model, pictures) else None
 
 
 def check_tta(name: str) -> Tta:
@@ -313,7 +319,7 @@ def predict_pixels(
     ood = ([None] * len(images) if values is None else values.tolist() for values in (p_values, distances))
     rows = zip(sources or [""] * len(images), answers, *ood, strict=True)
     if model.task == "regression":
-        none, width = np.empty(0), half_width_of_one(model)
+        none, width = np.empty(0), half_width_for(model, None)
         return [
             Prediction(source, model.classes, none, None, p_value, distance, value=float(row[0]), half_width=width)
             for source, row, p_value, distance in rows

@@ -13,16 +13,18 @@ from regraft.data.pooling import Groups
 from regraft.data.sources.groups import compile_pattern, group_of, is_word
 from regraft.data.strings import Names, string_array
 from regraft.errors import UsageError
-from regraft.models.inference import Prediction
+from regraft.models.classifier import Classifier
+from regraft.models.inference import Prediction, Predictor, half_width_for
 
 
 def pool_predictions(
-    predictions: Sequence[Prediction], groups: Sequence[str | None] | str, *, half_width: float | None
+    predictions: Sequence[Prediction], groups: Sequence[str | None] | str, model: Classifier | Predictor
 ) -> list[Prediction]:
     """One prediction for each group, in the order in which they first occur: that of the mean logits of its images.
 
     `groups` are the names of the images' groups, None for an image by itself, or a regular expression that finds them
-    in the paths. `half_width` is that of the model's intervals. The p-value of a group is that of `pool_p_values`, and
+    in the paths. The interval is that of `half_width_for`, which a model of single images has for a group of one
+    alone. The p-value of a group is that of `pool_p_values`, and
     its distance the largest. Images that cannot be read do not count in `Prediction.pictures`, and a group of such
     images alone has an `error`. Raises `UsageError` if there are not as many names as images, or the text is a word,
     which finds no more than one group.
@@ -49,7 +51,8 @@ def pool_predictions(
             count = int(every.sizes[number])
             error = first.error if count == 1 else f"none of its {count} images can be read: {first.error}"
             found = replace(first, error=error, pictures=0)
-        answers.append(replace(found, source=name, half_width=None if found.value is None else half_width))
+        width = None if found.value is None else half_width_for(model, found.pictures)
+        answers.append(replace(found, source=name, half_width=width))
     return answers
 
 

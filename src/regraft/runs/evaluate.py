@@ -393,5 +393,6 @@ def _as_predictions(
         probabilities,
         classifier.thresholds,
         None if np.isnan(distances).any() else distances,
-        classifier.half_width,
+        # An interval of single images is none of groups, and the other way round.
+        classifier.half_width if bool(pooling_of(classifier)) == bool(dataset.pool_by) else None,
     )

@@ -25,7 +25,7 @@ from regraft.data.preprocessing import Preprocessing
 from regraft.errors import ImageError, UnknownNameError, UsageError, as_path, suggest_names
 from regraft.models.classifier import Classifier
 from regraft.models.image_sources import iter_sources
-from regraft.models.inference import Prediction, half_width_of_one, predict_batch
+from regraft.models.inference import Prediction, half_width_for, predict_batch
 from regraft.notebook_repr import NotebookRepr, ResultList
 from regraft.resources import usable_cpus
 from regraft.runs.run import Run, classifier_of
@@ -231,7 +231,7 @@ def stream(
                 row, chosen, squares, parts = next(results)
                 of_task: dict[str, Any] = {"thresholds": opened.thresholds}
                 if is_number:
-                    of_task = {"value": float(row[0]), "half_width": half_width_of_one(opened)}
+                    of_task = {"value": float(row[0]), "half_width": half_width_for(opened, None)}
                     row = np.empty(0)
                 yield Explanation(
                     name, classes, row, tuple(known[i] for i in chosen),

@@ -36,7 +36,8 @@ def predict(
         tta: Test-time augmentation: `none`, `flip` (2 times slower) or `crops` (12 times slower).
         groups: For one answer for several pictures of one thing: the name of each image's group, or None for one by
             itself; or a regular expression that finds it in the path, such as `patient(\d+)`. Images of a group that
-            cannot be read do not count, as `Prediction.pictures` shows. Default: each image is answered.
+            cannot be read do not count, as `Prediction.pictures` shows. A model that was trained on single images is
+            not calibrated for groups of several, and has no interval for them. Default: each image is answered.
 
     Returns:
         One `Prediction` per image, in order; or one per group, as they first occur, whose `source` is its name.
@@ -55,4 +56,4 @@ def predict(
     predictions = predict_images(opened, images, batch_size=batch_size, tta=tta)
     if groups is None:
         return ResultList(predictions)
-    return ResultList(pool_predictions(list(predictions), groups, half_width=opened.half_width))
+    return ResultList(pool_predictions(list(predictions), groups, opened))

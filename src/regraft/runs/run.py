@@ -166,7 +166,7 @@ class Run(NotebookRepr):
         predictions = self.stream(sources, batch_size=batch_size, tta=tta)
         if groups is None:
             return ResultList(predictions)
-        return ResultList(pool_predictions(list(predictions), groups, half_width=self.classifier.half_width))
+        return ResultList(pool_predictions(list(predictions), groups, self.classifier))
 
     def stream(self, sources: Any, *, batch_size: int = 32, tta: Tta = "none") -> Iterator[Prediction]:
         """Yield the predictions of any number of images."""

@@ -105,7 +105,8 @@ def _overlap(
     rest = predictions.take(unknown)
     scores = evaluate_any(rest) if len(rest) else None
     accuracy, interval = (scores.accuracy, scores.accuracy_interval) if scores else (None, None)
-    return TrainingOverlap(int(identical.sum()), int(near.sum()), len(rest), accuracy, interval, unchecked)
+    headline = scores.headline if scores else {}
+    return TrainingOverlap(int(identical.sum()), int(near.sum()), len(rest), accuracy, interval, unchecked, headline)
 
 
 def _near_duplicates(

@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from regraft.errors import ImageError, RegraftError
 from regraft.evaluation.drift.observations import Observations
-from regraft.models.inference import Prediction, half_width_of_one
+from regraft.models.inference import Prediction, half_width_for
 from regraft.models.rejection import RejectionPolicy
 from regraft.serving.answer_log import LoggedModel
 from regraft.serving.answer_numbers import AnswerNumbers
@@ -213,7 +213,7 @@ class Service:
                 "name": model.name, "version": model.version, "engine": model.engine.name,
                 "task": model.engine.task,
                 "classes": list(model.engine.classes), "thresholds": list(model.engine.thresholds),
-                "half_width": half_width_of_one(model.engine.model),
+                "half_width": half_width_for(model.engine.model, None),
                 "taxonomy": None if model.engine.taxonomy is None else model.engine.taxonomy.to_json(),
                 "image_size": model.engine.preprocessing.named_size,
                 "explains": model.engine.explains,

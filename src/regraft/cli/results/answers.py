@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 def answers(
     stream: Iterator[Prediction],
+    model: Classifier | Predictor,
     groups: Sequence[str | None] | None,
     failed: list[Prediction],
     progress: Callable[[int], None] | None,
 ) -> Iterator[Prediction]:
-    """Yield the predictions of images, or at the end those of their groups, without intervals.
+    """Yield the predictions of images by a model, or at the end those of their groups.
 
     Images that cannot be read are added to `failed`, and `progress` is called with the number of images so far.
     """
@@ -38,30 +39,46 @@ def answers(
         if progress:
             progress(done)
     if groups is not None:
-        yield from pool_predictions(images, groups, half_width=None)
+        yield from pool_predictions(images, groups, model)
 
 
-def refuse_limits_of_groups(model: Classifier | Predictor, path: Path, limits: Mapping[str, Any]) -> None:
+def refuse_limits_of_others(
+    model: Classifier | Predictor, path: Path, limits: Mapping[str, Any], *, grouped: bool
+) -> None:
     """Raise `UsageError` for options, by their flags, that are fitted on validation groups, where images are answered.
 
-    Warns where the model of the folder `path` was trained on groups and no such option is given.
+    Or on single validation images, where groups are answered (`grouped`). Warns where the model of the folder `path`
+    was trained on the other ones and no such option is given.
     """
     from regraft.errors import UsageError
-    from regraft.models.inference import pooling_of
 
-    if not (trained_by := pooling_of(model)):
+    if not (text := describe_others(model, grouped=grouped)):
         return
     if given := [flag for flag, value in limits.items() if value is not None]:
+        kind = "single images" if grouped else "groups"
+        advice = "Leave out --pool-by, or" if grouped else "Give --pool-by, or"
         raise UsageError(
-            f"{', '.join(given)} is chosen on the validation images, and {path} has one answer for each group of them "
-            f"({trained_by}), of which it holds. For single images nothing is known: give --pool-by, or leave it out."
+            f"{', '.join(given)} is chosen on the validation images, and {path} was trained on {kind}, of which it "
+            f"holds. For {'groups' if grouped else 'single images'} nothing is known. {advice} leave it out."
         )
+    err.print(escape(text))
+
+
+def describe_others(model: Classifier | Predictor, *, grouped: bool) -> str:
+    """A sentence if a model was trained on groups and answers single images, or the other way round (`grouped`)."""
+    from regraft.models.inference import pooling_of
+
+    if bool(trained_by := pooling_of(model)) == grouped:
+        return ""
     beside = "has no interval" if model.task == "regression" else "is not calibrated"
-    err.print(
-        escape(
-            f"The model was trained on groups ({trained_by}): --pool-by gives one answer for each. That of a single "
-            f"image {beside}."
+    if grouped:
+        return (
+            "The model was trained on single images: the answer for a group of several is that of their mean, and "
+            f"{beside}. `regraft train --pool-by` makes a model for groups."
         )
+    return (
+        f"The model was trained on groups ({trained_by}): --pool-by gives one answer for each. That of a single image "
+        f"{beside}."
     )
 
 

@@ -72,6 +72,7 @@ def command(
 ) -> None:
     """Print accuracy or mean average precision with intervals, and the metrics of each class."""
     from regraft.atomic_io import write_json
+    from regraft.cli.results.answers import describe_others
     from regraft.data.dataset import PARTS
     from regraft.data.pooling import groups_of
     from regraft.data.scan import OnUnreadable
@@ -143,6 +144,8 @@ def command(
             screen.print(f"[dim]{escape(note)}[/dim]")
         title = data
         groups = groups_of(dataset)
+        if note := describe_others(model, grouped=groups is not None):
+            screen.print(f"[yellow]{escape(note)}[/yellow]")
         counted = None if groups is None else groups.describe()
     counted = counted or f"{evaluation.count} images"
     calibration = task.measure_calibration(predictions)

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from regraft.cli.output import err, print_json
-from regraft.cli.results.answers import answers, name_of, refuse_limits_of_groups
+from regraft.cli.results.answers import answers, name_of, refuse_limits_of_others
 from regraft.cli.results.file_notes import print_file_notes
 from regraft.evaluation.regression.conformal import COVERAGE
 from regraft.runs.progress import rich_progress
@@ -66,22 +66,22 @@ def predict_numbers(
     Raises `RegraftError` for unreadable files.
     """
     from regraft.errors import RegraftError
-    from regraft.models.inference import half_width_of_one, predict_images
+    from regraft.models.inference import is_calibrated_for, pooling_of, predict_images
     from regraft.models.rejection import RejectionPolicy
     from regraft.runs.run import Run, classifier_of
 
     wanted.check(model)
     loaded, p_limit = classifier_of(model), None
-    if groups is None:
-        refuse_limits_of_groups(loaded, model.path, {"--coverage": wanted.coverage})
-    width = half_width_of_one(loaded) if groups is None else loaded.half_width
+    grouped = groups is not None
+    refuse_limits_of_others(loaded, model.path, {"--coverage": wanted.coverage}, grouped=grouped)
+    width = loaded.half_width
     if isinstance(model, Run):
         width = width if wanted.coverage is None else model.conformal_half_width(wanted.coverage)
         p_limit = None if wanted.ood_rate is None else model.ood_threshold(wanted.ood_rate)
     quantity, policy = loaded.classes[0], RejectionPolicy(ood_threshold=p_limit)
     failed: list[Prediction] = []
     coverage = 100 * (wanted.coverage or COVERAGE)
-    has_interval = width is not None
+    has_interval = width is not None and bool(pooling_of(loaded)) == grouped
     columns = [
         quantity,
         *([f"{coverage:g} % interval"] if has_interval else []),
@@ -95,8 +95,9 @@ def predict_numbers(
         reporter = stack.enter_context(rich_progress(err))
         predicted = predict_images(loaded, files, batch_size=batch_size, tta=tta)
         progress = partial(reporter.on_progress, "predict", total=len(files), detail="images")
-        for found in answers(predicted, groups, failed, progress if len(files) > batch_size else None):
-            prediction = found if found.value is None else replace(found, half_width=width)
+        for found in answers(predicted, loaded, groups, failed, progress if len(files) > batch_size else None):
+            is_fitted = found.value is not None and is_calibrated_for(loaded, found.pictures)
+            prediction = replace(found, half_width=width if is_fitted else None)
             count += 1
             if json:
                 print_json({**name_of(prediction), **policy.to_json(prediction, 1)}, indent=None)

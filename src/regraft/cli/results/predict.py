@@ -17,7 +17,7 @@ from typer import Argument, Option
 
 from regraft.cli.options import ClusterAddress, ClusterCpus, RunOrExport, Trust, cluster_of, probability
 from regraft.cli.output import console, err, print_json
-from regraft.cli.results.answers import answers, name_of, refuse_limits_of_groups
+from regraft.cli.results.answers import answers, name_of, refuse_limits_of_others
 from regraft.cli.results.file_notes import print_file_notes
 from regraft.runs.progress import rich_progress
 from regraft.text import encodable, join_truncated, pluralize
@@ -94,9 +94,8 @@ def command(
         return
     wanted = _Wanted(min_accuracy, min_confidence, coverage, ood_rate, threshold, min_precision)
     model, policy, selection = _load(run, wanted, trust)
-    if groups is None:
-        fitted = {"--min-accuracy": min_accuracy, "--coverage": coverage, "--min-precision": min_precision}
-        refuse_limits_of_groups(model, run, fitted)
+    fitted = {"--min-accuracy": min_accuracy, "--coverage": coverage, "--min-precision": min_precision}
+    refuse_limits_of_others(model, run, fitted, grouped=groups is not None)
     gives_labels, tree = bool(model.thresholds), tree_of(model)
     if out is not None:
         from regraft.runs.prediction_parts.parts import PartsOptions
@@ -125,7 +124,7 @@ def command(
         reporter = stack.enter_context(rich_progress(err))
         stream = predict_images(model, files, batch_size=batch_size, tta=views)
         progress = functools.partial(reporter.on_progress, "predict", total=len(files), detail="images")
-        for prediction in answers(stream, groups, failed, progress if len(files) > batch_size else None):
+        for prediction in answers(stream, model, groups, failed, progress if len(files) > batch_size else None):
             rows_written += 1
             for write in writers:
                 write(prediction)

@@ -145,5 +145,5 @@ def advice(run: Path) -> str:
 
 def cautions(evaluation: Evaluation) -> list[str]:
     """What limits an evaluation of given images."""
-    known = [] if evaluation.overlap is None else evaluation.overlap.cautions(evaluation.accuracy)
+    known = [] if evaluation.overlap is None else evaluation.overlap.cautions(evaluation.accuracy, evaluation.headline)
     return [*known, evaluation.at_chance]

@@ -15,7 +15,7 @@ from regraft.errors import DataError
 from regraft.evaluation.intervals import PRIOR, interval_about, wilson_interval
 from regraft.evaluation.metrics import FEW_IMAGES, WIDE_INTERVAL, lists_to_tuples, tuples_to_lists
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
-from regraft.evaluation.training_overlap import TrainingOverlap
+from regraft.evaluation.training_overlap import Scores, TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
 from regraft.text import display_width, join_truncated, one_line, pluralize
 
@@ -86,6 +86,11 @@ class MultilabelEvaluation(NotebookRepr):
         return self.exact_match_interval
 
     @property
+    def headline(self) -> Scores:
+        """What several labels are judged by beside the exact match: mean average precision."""
+        return {"mAP": (self.mean_average_precision, self.intervals["mean_average_precision"])}
+
+    @property
     def tested(self) -> list[LabelReport]:
         """Reports of the classes that an image has and an image lacks, over which the averages are."""
         return [report for report in self.per_class if 0 < report.support < self.count]
@@ -111,7 +116,9 @@ class MultilabelEvaluation(NotebookRepr):
 
     def cautions(self) -> list[str]:
         """Sentences about claims for which there are too few images; empty if there are none."""
-        cautions = [] if self.overlap is None else self.overlap.cautions(self.exact_match, name="exact match")
+        cautions = (
+            [] if self.overlap is None else self.overlap.cautions(self.exact_match, self.headline, name="exact match")
+        )
         low, high = self.intervals["mean_average_precision"]
         if high - low > WIDE_INTERVAL:
             cautions.append(

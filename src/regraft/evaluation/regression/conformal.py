@@ -57,7 +57,7 @@ class IntervalCoverage:
     def describe(self) -> str:
         """The share in a few words."""
         if self.coverage is None or self.interval is None:
-            return f"there are no intervals, which need {least_images()} validation images"
+            return f"there are no intervals, which need {least_images()} validation images (or groups, for groups)"
         low, high = self.interval
         return (
             f"{100 * self.coverage:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}), of {100 * COVERAGE:g} %"

@@ -14,7 +14,7 @@ from regraft.evaluation.intervals import draw_image_weights
 from regraft.evaluation.metrics import lists_to_tuples, tuples_to_lists
 from regraft.evaluation.regression.conformal import measure_coverage
 from regraft.evaluation.regression.predictions import RegressionPredictions
-from regraft.evaluation.training_overlap import TrainingOverlap
+from regraft.evaluation.training_overlap import Scores, TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
 from regraft.text import pluralize
 
@@ -70,6 +70,11 @@ class RegressionEvaluation(NotebookRepr):
         return None
 
     @property
+    def headline(self) -> Scores:
+        """What numbers are judged by: the mean absolute error."""
+        return {"mean absolute error": (self.mae, self.intervals["mae"])}
+
+    @property
     def no_better(self) -> str:
         """A sentence if the model is not clearly better than predicting the mean for all images, else ""."""
         if self.r2 is not None and self.intervals["r2"][0] > 0:
@@ -81,7 +86,7 @@ class RegressionEvaluation(NotebookRepr):
 
     def cautions(self) -> list[str]:
         """Sentences about claims for which there are too few images; empty if there are none."""
-        cautions = [] if self.overlap is None else self.overlap.cautions(None)
+        cautions = [] if self.overlap is None else self.overlap.cautions(None, self.headline)
         low, high = self.intervals["mae"]
         if self.mae > 0 and (high - low) / 2 > _WIDE * self.mae:
             cautions.append(

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
-from regraft.models.inference import Prediction, half_width_of_one
+from regraft.models.inference import Prediction, half_width_for
 from regraft.serving.batching import Answer
 from regraft.serving.http import schemas
 from regraft.serving.http.openapi import PREDICT_STATUSES, problems
@@ -66,7 +66,7 @@ async def model_metadata(request: Request) -> Response:
     outputs = [_tensor("probabilities", "FP64", -1, classes), _tensor("label", "BYTES", -1)]
     if model.engine.task == "regression":
         outputs = [_tensor("value", "FP64", -1)]
-        if half_width_of_one(model.engine.model) is not None:
+        if half_width_for(model.engine.model, None) is not None:
             outputs.append(_tensor("interval", "FP64", -1, 2))
     if model.engine.thresholds:
         outputs.append(_tensor("indicators", "BOOL", -1, classes))
