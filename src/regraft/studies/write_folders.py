@@ -190,6 +190,7 @@ def clean_into(
     *,
     group_by: str = "",
     layout: FolderLayout = "auto",
+    taxonomy: Path | str | None = None,
     image_column: str = "",
     label_column: str = "",
     bands: str = "",
@@ -199,7 +200,8 @@ def clean_into(
 ) -> tuple[Inspection, Dataset, list[Dropped]]:
     """Write a manifest without the images of some findings, and beside it `<name>.dropped.csv` with the reasons.
 
-    A tree of classes is in `<name>.taxonomy.json`, because a manifest has none.
+    A tree of classes, of folders or of a `taxonomy` as for `scan`, is in `<name>.taxonomy.json`, because a manifest has
+    none.
 
     Return the inspection, the images that stay, and those that were dropped. Raises `UsageError` if a file exists or is
     no `.csv`, the data are not files on disk, or as `clean`.
@@ -211,9 +213,9 @@ def clean_into(
     if taken := [str(file) for file in (out, dropped_file, tree_file(out)) if file.exists()]:
         raise UsageError(f"{' and '.join(taken)} exist already, and nothing is overwritten. Choose another --out.")
     inspection = inspect(
-        data, labels="label_error" in drop, group_by=group_by, layout=layout, image_column=image_column,
-        label_column=label_column, bands=bands, task=LabelOptions(task).read_as, label_separator=label_separator,
-        reporter=reporter,
+        data, labels="label_error" in drop, group_by=group_by, layout=layout, taxonomy=taxonomy,
+        image_column=image_column, label_column=label_column, bands=bands, task=LabelOptions(task).read_as,
+        label_separator=label_separator, reporter=reporter,
     )  # fmt: skip
     dataset = inspection.dataset
     if not isinstance(dataset.storage, Folder):

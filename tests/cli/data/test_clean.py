@@ -35,3 +35,20 @@ def test_a_manifest_and_the_reasons_are_written(cells: Path, mislabeled: Path, t
         refused = regraft("clean", cells, *arguments)
         assert refused.returncode == 2
         assert words in refused.stderr
+
+
+def test_the_tree_of_a_file_is_written_beside_the_manifest(cells: Path, tmp_path: Path) -> None:
+    classes = sorted(folder.name for folder in cells.iterdir() if folder.is_dir())
+    tree, out = tmp_path / "tree.csv", tmp_path / "clean.csv"
+    tree.write_text(
+        "child,parent\n" + "".join(f"{name},{'warm' if name == classes[0] else 'cold'}\n" for name in classes)
+    )
+    inspected = regraft("inspect", cells, "--no-labels", "--taxonomy", tree, "--out", tmp_path / "page.html")
+    assert f"--taxonomy {tree} --drop" in " ".join(inspected.stdout.split())
+    done = regraft("clean", cells, "--taxonomy", tree, "--drop", "duplicates", "--out", out)
+    assert done.returncode == 0, done.stderr
+    written = tmp_path / "clean.taxonomy.json"
+    assert f"--taxonomy {written}" in " ".join(done.stdout.split())
+    kept = scan(out, taxonomy=written).taxonomy
+    assert kept is not None
+    assert (kept.parents[classes[0]], kept.parents[classes[1]]) == ("warm", "cold")

@@ -9,7 +9,17 @@ from typing import Annotated
 from rich.markup import escape
 from typer import Argument, Option
 
-from regraft.cli.options import AskedTask, Bands, FolderLayout, GroupBy, ImageColumn, Json, LabelColumn, LabelSeparator
+from regraft.cli.options import (
+    AskedTask,
+    Bands,
+    FolderLayout,
+    GroupBy,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    LabelSeparator,
+    TaxonomyFile,
+)
 from regraft.cli.output import console, parse_names, print_json
 from regraft.runs.progress import rich_progress
 
@@ -20,6 +30,7 @@ def command(
     out: Annotated[Path, Option(help="The manifest to write; it must not exist yet.")],
     group_by: GroupBy = None,
     layout: FolderLayout = None,
+    taxonomy: TaxonomyFile = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     bands: Bands = None,
@@ -39,6 +50,7 @@ def command(
             kinds,
             group_by=group_by or "",
             layout=layout or "auto",
+            taxonomy=taxonomy,
             image_column=image_column or "",
             label_column=label_column or "",
             bands=bands or "",

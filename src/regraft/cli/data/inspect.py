@@ -83,9 +83,9 @@ def command(
     else:
         asked = {
             "--group-by": group_by, "--layout": layout, "--image-column": image_column, "--label-column": label_column,
-            "--bands": bands, "--task": task, "--label-separator": label_separator,
+            "--bands": bands, "--task": task, "--label-separator": label_separator, "--taxonomy": taxonomy,
         }  # fmt: skip
-        _print(screen, inspection, data, out, asked, {"--taxonomy": taxonomy, "--order": order})
+        _print(screen, inspection, data, out, asked, order)
     # Data without two classes fails here as in every other verb.
     has_failed = fail_on and inspection.worst in SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     if has_failed or inspection.dataset.class_problems:
@@ -98,9 +98,9 @@ def _print(
     data: str,
     out: Path,
     asked: Mapping[str, str | None],
-    asked_of_classes: Mapping[str, str | None],
+    order: str | None,
 ) -> None:
-    """Print the findings and the next commands; `asked` are given options of all these, the others of train alone."""
+    """Print the findings and the next commands; `asked` are given options of all these, the order that of train."""
     from regraft.data.quality.cleaning import proposed
 
     _print_statistics(screen, inspection.to_json()["statistics"], data)
@@ -113,14 +113,14 @@ def _print(
     screen.print(f"\n[bold]Look at[/bold]  {escape(str(out))}")
     dataset = inspection.dataset
     reading = {**asked, "--task": asked["--task"] or _task_of(dataset)}
-    if dataset.taxonomy is not None and not asked_of_classes["--taxonomy"]:
+    if dataset.taxonomy is not None and not asked["--taxonomy"]:
         reading["--layout"] = "tree"
     if kinds := ",".join(proposed(inspection.findings)):
         screen.print(
             f"[bold]Clean[/bold]    regraft clean {escape(data + _words(reading))} --drop {kinds} --out clean.csv"
         )
     if not dataset.class_problems:
-        screen.print(f"[bold]Train[/bold]    regraft train {escape(data + _words({**reading, **asked_of_classes}))}")
+        screen.print(f"[bold]Train[/bold]    regraft train {escape(data + _words({**reading, '--order': order}))}")
 
 
 def _task_of(dataset: Dataset) -> str | None:
