@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from regraft.data.samples import PARTS, SampleTable
 from regraft.data.strings import Names, string_array
 from regraft.errors import DataError, UsageError
 from regraft.text import pluralize
+
+#: What gets an answer, and is counted by metrics: an image, or a group of images.
+Counted = Literal["image", "group"]
 
 
 @dataclass(frozen=True, eq=False)

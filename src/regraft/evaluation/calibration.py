@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from regraft.data.pooling import Counted
 from regraft.errors import DataError
 from regraft.evaluation.metrics import lists_to_tuples, log_loss, tuples_to_lists
 from regraft.evaluation.predictions import Predictions
@@ -49,9 +50,9 @@ class Calibration:
         """Whether the error is larger than chance alone gives in 97.5 % of the simulations."""
         return exceeds_chance(self.ece, self.images, self.chance_interval)
 
-    def describe(self) -> str:
+    def describe(self, counted: Counted = "image") -> str:
         """The calibration error beside that of chance, in words; withheld below `MIN_IMAGES` images."""
-        return describe_error(self.ece, self.images, self.chance, self.chance_interval)
+        return describe_error(self.ece, self.images, self.chance, self.chance_interval, counted)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -63,9 +64,15 @@ def exceeds_chance(ece: float, images: int, chance_interval: tuple[float, float]
     return images >= MIN_IMAGES and chance_interval is not None and ece > chance_interval[1]
 
 
-def describe_error(ece: float, images: int, chance: float | None, chance_interval: tuple[float, float] | None) -> str:
+def describe_error(
+    ece: float,
+    images: int,
+    chance: float | None,
+    chance_interval: tuple[float, float] | None,
+    counted: Counted = "image",
+) -> str:
     """A calibration error beside that of chance, in words; withheld below `MIN_IMAGES` images."""
-    count = pluralize(images, "image")
+    count = pluralize(images, counted)
     if images < MIN_IMAGES:
         return f"not given, because {count} are too few to measure it ({MIN_IMAGES} or more)"
     text = f"{100 * ece:.1f} points on {count}"

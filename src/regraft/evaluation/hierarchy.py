@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from regraft.data.pooling import Counted
 from regraft.data.taxonomy import Taxonomy
 from regraft.data.tree_answers import answers, most_probable_paths
 from regraft.errors import DataError, UsageError
@@ -97,7 +98,7 @@ class Hierarchy:
         levels = [(f"accuracy at level {one.level}", one.accuracy, one.accuracy_interval) for one in self.levels]
         return [("hierarchical F1", self.f1, self.intervals["f1"]), *levels]
 
-    def describe_answers(self) -> str:
+    def describe_answers(self, counted: Counted = "image") -> str:
         """A sentence about the answers at a confidence; "" where there are none."""
         if (found := self.answers) is None:
             return ""
@@ -105,7 +106,7 @@ class Hierarchy:
         above = found.coverage - found.class_share
         return (
             f"At a confidence of {100 * found.min_confidence:.1f} % or more, a class answers for "
-            f"{100 * found.class_share:.1f} % of the images and a node above it for {100 * above:.1f} %; "
+            f"{100 * found.class_share:.1f} % of the {counted}s and a node above it for {100 * above:.1f} %; "
             f"{100 * found.accuracy:.1f} % of these answers are right (95 % interval {low:.1f} to {high:.1f}), and "
             f"the hierarchical F1 is {found.f1:.4f}."
         )

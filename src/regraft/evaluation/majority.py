@@ -12,6 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from regraft.data.pooling import Counted
 from regraft.evaluation.comparison import SIGNIFICANT
 from regraft.text import one_line, pluralize, shorten
 
@@ -36,7 +37,7 @@ class MajorityTest:
         """Whether the model is clearly better; of models that are not, this holds for at most 5 %."""
         return self.p < SIGNIFICANT
 
-    def objection(self, classes: Sequence[str]) -> tuple[str, str, str]:
+    def objection(self, classes: Sequence[str], counted: Counted = "image") -> tuple[str, str, str]:
         """Why what the model says about single images is not to be believed: text, name of the class, text.
 
         Three empty texts if the model is clearly better.
@@ -47,17 +48,17 @@ class MajorityTest:
             "The model is not clearly better than always predicting the most frequent class, “",
             shorten(one_line(classes[self.class_index]), 40),
             f"”: {100 * self.accuracy:.1f} % accuracy, beside {100 * self.majority_accuracy:.1f} %, on "
-            f"{pluralize(self.count, 'image')}.{self._advice()}",
+            f"{pluralize(self.count, counted)}.{self._advice(counted)}",
         )
 
-    def _advice(self) -> str:
+    def _advice(self, counted: Counted) -> str:
         """How many images would tell, where these are too few."""
         if self.others < _LEAST_OTHERS:
             return (
-                f" These are too few images to tell: even a perfect model needs at least {_LEAST_OTHERS} of other "
+                f" These are too few {counted}s to tell: even a perfect model needs at least {_LEAST_OTHERS} of other "
                 f"classes, and here {'is' if self.others == 1 else 'are'} {self.others}."
             )
-        return f" At these accuracies it takes about {self.enough:,} images to tell." if self.enough else ""
+        return f" At these accuracies it takes about {self.enough:,} {counted}s to tell." if self.enough else ""
 
 
 def compare_with_majority(confusion: np.ndarray) -> MajorityTest:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from regraft.data.pooling import Counted
 from regraft.errors import DataError
 from regraft.evaluation.hierarchy import Hierarchy
 from regraft.evaluation.intervals import draw_counts, interval_about, wilson_interval
@@ -63,6 +64,7 @@ class Evaluation(NotebookRepr):
             from the run's own split without copies in its other parts, or no run was given.
         hierarchy: What a tree above the classes adds; None without one.
         ordinal: How far errors are from the true class, if the classes have an order; else None.
+        counted: What was predicted: an `image`, or a `group` of images.
     """
 
     count: int
@@ -81,6 +83,7 @@ class Evaluation(NotebookRepr):
     overlap: TrainingOverlap | None = None
     hierarchy: Hierarchy | None = None
     ordinal: OrdinalScores | None = None
+    counted: Counted = "image"
 
     @property
     def confusion_matrix(self) -> np.ndarray:
@@ -108,7 +111,7 @@ class Evaluation(NotebookRepr):
     @property
     def at_chance(self) -> str:
         """Why what the model says about single images is not to be believed; "" if it beats the majority class."""
-        return "".join(self.majority.objection([row.name for row in self.per_class]))
+        return "".join(self.majority.objection([row.name for row in self.per_class], self.counted))
 
     @property
     def of_tested(self) -> str:
@@ -121,23 +124,27 @@ class Evaluation(NotebookRepr):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values without NaN; the confusion matrix is a list of rows."""
         majority, values = self.majority, asdict(replace(self, hierarchy=None, ordinal=None))
-        del values["hierarchy"], values["ordinal"]
-        return values | {
-            "untested": self.untested,
-            "majority_class": {
-                "class": self.per_class[majority.class_index].name,
-                "accuracy": majority.majority_accuracy,
-                "p": majority.p,
-                "is_better": majority.is_better,
-            },
-            "accuracy_interval": list(self.accuracy_interval),
-            "per_class": [tuples_to_lists(asdict(report)) for report in self.per_class],
-            "confusion": self.confusion.tolist(),
-            "intervals": tuples_to_lists(self.intervals),
-            "overlap": None if self.overlap is None else self.overlap.to_json(),
-            **({} if self.hierarchy is None else {"hierarchy": self.hierarchy.to_json()}),
-            **({} if self.ordinal is None else {"ordinal": self.ordinal.to_json()}),
-        }
+        del values["hierarchy"], values["ordinal"], values["counted"]
+        return (
+            values
+            | json_of_counted(self.counted)
+            | {
+                "untested": self.untested,
+                "majority_class": {
+                    "class": self.per_class[majority.class_index].name,
+                    "accuracy": majority.majority_accuracy,
+                    "p": majority.p,
+                    "is_better": majority.is_better,
+                },
+                "accuracy_interval": list(self.accuracy_interval),
+                "per_class": [tuples_to_lists(asdict(report)) for report in self.per_class],
+                "confusion": self.confusion.tolist(),
+                "intervals": tuples_to_lists(self.intervals),
+                "overlap": None if self.overlap is None else self.overlap.to_json(),
+                **({} if self.hierarchy is None else {"hierarchy": self.hierarchy.to_json()}),
+                **({} if self.ordinal is None else {"ordinal": self.ordinal.to_json()}),
+            }
+        )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
@@ -164,26 +171,26 @@ class Evaluation(NotebookRepr):
     def cautions(self) -> list[str]:
         """Sentences about claims for which there are too few images; empty if there are none."""
         low, high = self.accuracy_interval
-        cautions = [] if self.overlap is None else self.overlap.cautions(self.accuracy, self.headline)
+        cautions = [] if self.overlap is None else self.overlap.cautions(self.accuracy, self.headline, self.counted)
         if high - low > WIDE_INTERVAL:
             # Number of images with which the 95 % interval is ±2 points.
             needed = round(1.96**2 * max(self.accuracy * (1 - self.accuracy), 0.02) / 0.02**2, -2)
             cautions.append(
-                f"With {pluralize(self.count, 'image')}, accuracy is known only to about ±{50 * (high - low):.0f} "
+                f"With {pluralize(self.count, self.counted)}, accuracy is known only to about ±{50 * (high - low):.0f} "
                 f"points; ±2 points needs about {needed:,.0f}."
             )
         if untested := self.untested:
             count = pluralize(len(untested), "class has", "classes have")
             cautions.append(
-                f"{count} no image here and {'was' if len(untested) == 1 else 'were'} not tested: "
+                f"{count} no {self.counted} here and {'was' if len(untested) == 1 else 'were'} not tested: "
                 f"{join_truncated(map(one_line, untested))}. Macro averages are over the other "
                 f"{len(self.per_class) - len(untested)}."
             )
         few = [row.name for row in self.per_class if 0 < row.support < FEW_IMAGES]
         if few:
             cautions.append(
-                f"{pluralize(len(few), 'class has', 'classes have')} fewer than {FEW_IMAGES} images here, so the "
-                f"metrics of {join_truncated(map(one_line, few))} are uncertain."
+                f"{pluralize(len(few), 'class has', 'classes have')} fewer than {FEW_IMAGES} {self.counted}s here, "
+                f"so the metrics of {join_truncated(map(one_line, few))} are uncertain."
             )
         return cautions
 
@@ -259,6 +266,7 @@ def evaluate(predictions: Predictions) -> Evaluation:
         overlap=None,
         hierarchy=None,
         ordinal=measure_order(confusion) if predictions.ordered else None,
+        counted=predictions.counted,
         **{name: float(value) for name, value in averages.items()},
     )
 
@@ -285,6 +293,11 @@ def _mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _interval_of_ratio(hits: np.integer, count: np.integer) -> tuple[float, float]:
     return wilson_interval(int(hits), int(count)) if count else (0.0, 1.0)
+
+
+def json_of_counted(counted: Counted) -> dict[str, str]:
+    """What `to_json` says of what was counted: nothing of images, which it is of where nothing is said."""
+    return {} if counted == "image" else {"counted": counted}
 
 
 def tuples_to_lists(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from regraft.atomic_io import write_csv
 from regraft.data.dataset import PARTS
+from regraft.data.pooling import Counted
 from regraft.errors import DataError, cause_of
 from regraft.notebook_repr import NotebookRepr
 
@@ -33,6 +34,7 @@ class Predictions(NotebookRepr):
         classes: Class names in the order of the columns, length C, all different.
         parts: `train`, `val`, `test`, or "" for images outside a split; length N.
         ordered: Whether the classes have an order, lowest first, so that an error may be small or large.
+        counted: What is predicted: an `image`, or a `group` of images that gets one answer.
 
     Raises:
         DataError: The values are inconsistent.
@@ -44,6 +46,7 @@ class Predictions(NotebookRepr):
     classes: tuple[str, ...]
     parts: tuple[str, ...]
     ordered: bool = False
+    counted: Counted = "image"
 
     def __post_init__(self) -> None:
         labels, probabilities = np.asarray(self.labels), np.asarray(self.probabilities)
@@ -114,7 +117,8 @@ class Predictions(NotebookRepr):
     def take(self, rows: np.ndarray) -> Predictions:
         """The predictions with these numbers, int64 (n,), in their order."""
         ids, parts = (tuple(values[i] for i in rows.tolist()) for values in (self.ids, self.parts))
-        return Predictions(ids, self.labels[rows], self.probabilities[rows], self.classes, parts, self.ordered)
+        labels, probabilities = self.labels[rows], self.probabilities[rows]
+        return replace(self, ids=ids, labels=labels, probabilities=probabilities, parts=parts)
 
     def write_csv(self, path: Path) -> None:
         """Write one row per image: `id,label,predicted,part`, then `p(<class>)` for each class, with all digits."""

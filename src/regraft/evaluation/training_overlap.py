@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from regraft.data.pooling import Counted
 from regraft.text import pluralize
 
 #: Values of metrics with their 95 % intervals (low, high), by the names that people read.
@@ -44,15 +45,19 @@ class TrainingOverlap:
         known = {"accuracy_interval": None if interval is None else tuple(interval), "scores": scores}
         return cls(**{**value, **known})
 
-    def cautions(self, accuracy: float | None, headline: Scores, *, name: str = "accuracy") -> list[str]:
+    def cautions(
+        self, accuracy: float | None, headline: Scores, counted: Counted = "image", *, name: str = "accuracy"
+    ) -> list[str]:
         """Sentences for an evaluation of all images with this accuracy; empty if the model knows none of them.
 
         `headline` are the other scores of this evaluation, which without an accuracy are errors. `name` is what the
-        task calls its share of right images; of numbers there is none.
+        task calls its share of right images; of numbers there is none. Of groups, those are known of which an image is.
         """
         sentences = []
         if self.known:
             what = pluralize(self.known, "of these images was", "of these images were")
+            if counted == "group":
+                what = pluralize(self.known, "of these groups has images", "of these groups have images") + " that were"
             same, near = pluralize(self.identical, "identical file"), pluralize(self.near_duplicates, "near duplicate")
             measured = [] if accuracy is None else [f"{100 * accuracy:.1f} % {name}"]
             measured += [f"the {metric} of {value:.4g}" for metric, (value, _) in headline.items()]
@@ -62,11 +67,11 @@ class TrainingOverlap:
             )
             others = self._describe_others()
             if not self.count:
-                text += "There is no other image to evaluate."
+                text += f"There is no other {counted} to evaluate."
             elif not others:
-                text += f"Evaluate the other {pluralize(self.count, 'image')} alone."
+                text += f"Evaluate the other {pluralize(self.count, counted)} alone."
             else:
-                text += f"Without them {' and '.join(others)} on {pluralize(self.count, 'image')}."
+                text += f"Without them {' and '.join(others)} on {pluralize(self.count, counted)}."
             sentences.append(text)
         return [*sentences, self.unchecked] if self.unchecked else sentences
 

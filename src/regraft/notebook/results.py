@@ -50,6 +50,7 @@ def run(result: Run) -> str:
             if (chart := _chart(result.path / "plots" / name)) is not None
         ],
         details=REPORTS[record.task].details(record),
+        counted=record.counted,
         path=str(page if page.is_file() else result.path),
     )
 

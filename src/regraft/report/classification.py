@@ -143,7 +143,7 @@ def _matrix_view(confusion: np.ndarray, names: Sequence[str], ids: str) -> dict[
             for i, row in enumerate(confusion)
         ]
     elif len(names) <= MAX_DRAWN:
-        label = f"{int(np.trace(confusion)):,} of {int(confusion.sum()):,} images are on the diagonal."
+        label = f"{int(np.trace(confusion)):,} of {int(confusion.sum()):,} are on the diagonal."
         view["chart"] = to_svg(confusion_figure(confusion, names, with_numbers=False), ids, label, tight=True)
     view["pairs"] = [
         (names[i], names[j], n, n / int(support[i, 0])) for i, j, n in sentences.confused(confusion, _MAX_PAIRS)
@@ -159,7 +159,7 @@ def _calibration_view(record: ClassificationRecord) -> dict[str, Any]:
         before, after = record.calibrations
         view["title"] = f"At temperature {record.metrics['calibration']['temperature']:.2f}"
         for name, title, calibration in (("before", "before calibration", before), ("after", view["title"], after)):
-            label = f"Reliability diagram {title}: expected calibration error {calibration.describe()}."
+            label = f"Reliability diagram {title}: expected calibration error {calibration.describe(record.counted)}."
             chart = panel(lambda axes, c=calibration: draw_reliability(axes, c), f"reliability-{name}", label)  # type: ignore[misc]
             view["charts"].append((f"Reliability diagram, {title[0].lower() + title[1:]}", chart))
         view["rows"] = [
@@ -210,7 +210,8 @@ def _weak_classes(record: ClassificationRecord) -> Iterator[str]:
 
 def _label_errors(record: ClassificationRecord) -> Iterator[str]:
     if record.suspects:
-        yield (f"{len(record.suspects):,} of the validation and test images may have a wrong label (label_errors.csv), "
+        yield (f"{len(record.suspects):,} of the validation and test {record.counted}s may have a wrong label "
+               "(label_errors.csv), "
                "which affects all metrics.")  # fmt: skip
 
 

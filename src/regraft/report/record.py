@@ -12,6 +12,7 @@ import numpy as np
 
 from regraft.data.dataset import Part
 from regraft.data.labels import Task
+from regraft.data.pooling import Counted
 from regraft.evaluation.calibration import (
     Calibration,
     apply_temperature,
@@ -110,7 +111,7 @@ class RunRecord(ABC):
         return {part: sum(counts.values()) for part, counts in self.counts.items()}
 
     @property
-    def counted(self) -> str:
+    def counted(self) -> Counted:
         """What has one answer, and is counted by metrics and predictions: an `image`, or a `group` of images."""
         return "group" if "groups" in self.metrics else "image"
 
@@ -148,11 +149,12 @@ class RunRecord(ABC):
         elif not self.evaluations:
             sentences.append("The run has no validation or test images: the accuracy of the model is unknown.")
         elif self.part == "val":
-            sentences.append("The run has no test images. These are the metrics of the validation images; they are a "
-                             "bit too high, since these images also chose the epoch and the settings.")  # fmt: skip
+            sentences.append(f"The run has no test {self.counted}s. These are the metrics of the validation "
+                             f"{self.counted}s; they are a bit too high, since these also chose the epoch and the "
+                             "settings.")  # fmt: skip
         elif "val" not in self.evaluations:
-            sentences.append("The run has no validation images: the confidence is not calibrated, and the last epoch "
-                             "was kept.")  # fmt: skip
+            sentences.append(f"The run has no validation {self.counted}s: the confidence is not calibrated, and the "
+                             "last epoch was kept.")  # fmt: skip
         if stopped := (self.metrics.get("training") or {}).get("stopped"):
             sentences.append(f"Training was stopped early: {stopped}.")
         return sentences

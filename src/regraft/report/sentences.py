@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from regraft.data.pooling import Counted
 from regraft.errors import UsageError
 from regraft.evaluation.abstention import select, threshold_for
 from regraft.evaluation.calibration import MIN_IMAGES
@@ -40,7 +41,7 @@ def quality(record: ClassificationRecord) -> Iterator[Sentence]:
         yield (*at_chance, f" {WITHHELD}")
     yield from _per_class(evaluation)
     if evaluation.hierarchy:
-        yield from _under_tree(evaluation.hierarchy)
+        yield from _under_tree(evaluation.hierarchy, record.counted)
     if evaluation.ordinal:
         yield (evaluation.ordinal.describe(),)
 
@@ -53,7 +54,7 @@ def confidence(record: ClassificationRecord) -> Iterator[Sentence]:
 
 def objection(evaluation: Evaluation) -> Sentence:
     """Return why what the model says about single images is not to be believed; () if it is clearly better."""
-    before, name, after = evaluation.majority.objection([row.name for row in evaluation.per_class])
+    before, name, after = evaluation.majority.objection([row.name for row in evaluation.per_class], evaluation.counted)
     return (before, Name(name), after) if before else ()
 
 
@@ -87,12 +88,12 @@ def _per_class(evaluation: Evaluation) -> Iterator[Sentence]:
     present = [row for row in evaluation.per_class if row.support]
     weakest = min(present, key=lambda row: row.recall)
     if weakest.recall < 1 and len(present) > 1:
-        images = pluralize(weakest.support, "image")
+        images = pluralize(weakest.support, evaluation.counted)
         bounds = interval(weakest.recall_interval)
         yield ("Lowest recall: “", Name(weakest.name), f"”, {percent(weakest.recall)} of its {images} ({bounds}).")
     if pairs := confused(evaluation.confusion, 1):
         true, predicted, count = pairs[0]
-        images = pluralize(count, "image")
+        images = pluralize(count, evaluation.counted)
         yield ("Most frequent confusion: “", Name(names[true]), "” predicted as “", Name(names[predicted]),
                f"” ({images}).")  # fmt: skip
 
@@ -109,18 +110,18 @@ def _calibration(record: ClassificationRecord) -> Iterator[Sentence]:
     else:
         fitted_on = PARTS[calibration["fitted_on"]]
         how = (f"it was {100 * before.ece:.1f} points before temperature scaling (temperature "
-               f"{calibration['temperature']:.2f}, fitted on the {fitted_on} images)")  # fmt: skip
-    yield (f"Expected calibration error: {after.describe()}; {how}.",)
+               f"{calibration['temperature']:.2f}, fitted on the {fitted_on} {record.counted}s)")  # fmt: skip
+    yield (f"Expected calibration error: {after.describe(record.counted)}; {how}.",)
 
 
-def _under_tree(hierarchy: Hierarchy) -> Iterator[Sentence]:
+def _under_tree(hierarchy: Hierarchy, counted: Counted) -> Iterator[Sentence]:
     """What a tree adds; how the confidence of its answers was chosen, if it was."""
     low, high = hierarchy.intervals["f1"]
     levels = "".join(f"; {percent(level.accuracy)} at level {level.level}" for level in hierarchy.levels)
     yield (f"Under the tree of classes, the hierarchical F1 is {hierarchy.f1:.3f} ({low:.3f} to {high:.3f}). Accuracy "
            f"above the classes{levels.replace(';', ':', 1)}.",)  # fmt: skip
-    if text := hierarchy.describe_answers():
-        yield (f"{text} The confidence was chosen for {100 * TARGET_ACCURACY:.0f} % on the validation images.",)
+    if text := hierarchy.describe_answers(counted):
+        yield (f"{text} The confidence was chosen for {100 * TARGET_ACCURACY:.0f} % on the validation {counted}s.",)
 
 
 def _threshold(record: ClassificationRecord) -> Iterator[Sentence]:
@@ -133,12 +134,13 @@ def _threshold(record: ClassificationRecord) -> Iterator[Sentence]:
         chosen = threshold_for(val, TARGET_ACCURACY)
     except UsageError:
         target = f"{100 * TARGET_ACCURACY:.0f} % accuracy"
-        yield (f"No confidence threshold reaches {target} on the validation images.",)
+        yield (f"No confidence threshold reaches {target} on the validation {record.counted}s.",)
         return
     selection = select(test, chosen.threshold)
     if 0 < selection.coverage < 1:
         yield (
             f"With a confidence threshold of {percent(chosen.threshold)} ({percent(chosen.accuracy)} accuracy on the "
-            f"validation images), the model accepts {percent(selection.coverage)} of the test images with "
+            f"validation {record.counted}s), the model accepts {percent(selection.coverage)} of the test "
+            f"{record.counted}s with "
             f"{percent(selection.accuracy)} accuracy ({interval(selection.accuracy_interval)}).",
         )  # fmt: skip

@@ -35,7 +35,7 @@ def describe_groups(metrics: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{groups[part]['text']} ({part})" for part in PARTS if part in groups)
     return (
         f"Each answer is for several pictures of one thing ({groups['by']}), from their mean features: {counts}. "
-        "Metrics, calibration and predictions count groups, also where they say images."
+        "Metrics, calibration and predictions count groups; tables of the data count pictures."
     )
 
 
@@ -54,7 +54,7 @@ def summary(record: RunRecord) -> list[Sentence]:
     sentences += report.confidence(record)
     sentences += [(str(note),) for note in (record.metrics.get("training") or {}).get("notes", ())]
     if record.suspects:
-        images = len({suspect.path for suspect in record.suspects})
-        text = pluralize(images, "validation or test image has", "validation or test images have")
+        count, what = len({suspect.path for suspect in record.suspects}), f"validation or test {record.counted}"
+        text = pluralize(count, f"{what} has", f"{what}s have")
         sentences.append((f"{text} a label that may be wrong.",))
     return sentences

@@ -16,7 +16,7 @@ from regraft.data.band_values import check_bands, format_numbers
 from regraft.data.dataset import Dataset, Split
 from regraft.data.labels import Task, classes_in
 from regraft.data.pooled_answers import pool_answers
-from regraft.data.pooling import groups_of, per_answer, pooled_by
+from regraft.data.pooling import Counted, groups_of, per_answer, pooled_by
 from regraft.data.samples import PARTS, Part
 from regraft.data.scan import OnUnreadable, scan
 from regraft.data.sources.groups import UngroupedError
@@ -264,6 +264,7 @@ class SamplePredictions:
             classes=self.dataset.classes,
             parts=self._parts,
             ordered=self.dataset.ordered,
+            counted=self._counted,
         )
 
     @property
@@ -276,6 +277,7 @@ class SamplePredictions:
             classes=self.dataset.classes,
             parts=self._parts,
             thresholds=np.array(self.thresholds),
+            counted=self._counted,
         )
 
     @property
@@ -288,11 +290,16 @@ class SamplePredictions:
             parts=self._parts,
             half_width=self.half_width,
             quantity=self.dataset.classes[0],
+            counted=self._counted,
         )
 
     @property
     def _ids(self) -> tuple[str, ...]:
         return tuple(self.dataset.table.paths.tolist()) if self.names is None else self.names
+
+    @property
+    def _counted(self) -> Counted:
+        return "image" if self.names is None else "group"
 
     @property
     def _parts(self) -> tuple[str, ...]:

@@ -72,13 +72,12 @@ def _evaluations(
     """The evaluations in the metrics; those of an earlier version lack values and are computed again."""
     evaluations: dict[Part, AnyEvaluation] = {}
     parts: tuple[Part, ...] = ("val", "test")
-    for part in parts if predictions is not None else ():
-        if part not in metrics:
+    for part in parts:
+        if predictions is None or part not in metrics:
             continue
         try:
-            evaluations[part] = of_task.evaluation(metrics[part])
+            evaluations[part] = replace(of_task.evaluation(metrics[part]), counted=predictions.counted)
         except DataError:
-            assert predictions is not None
             evaluations[part] = evaluate_any(predictions.part(part))
     return evaluations
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from regraft.data.dataset import Part
 from regraft.data.labels import Task
+from regraft.data.pooling import Counted
 from regraft.data.taxonomy import Taxonomy
 from regraft.errors import RunError, UsageError, as_path, suggest_names
 from regraft.evaluation.abstention import Selection, conformal_threshold, threshold_for
@@ -91,6 +92,11 @@ class Run(NotebookRepr):
         """Whether the classes have an order, lowest first in `classes` (the task `ordinal`)."""
         return bool(self.description["head"].get("ordered"))
 
+    @property
+    def counted(self) -> Counted:
+        """What has an answer, of which the metrics are: an `image`, or a `group` of images."""
+        return "group" if self.description.get("pool_by") else "image"
+
     def refuse_several_labels(self, what: str) -> None:
         """Raise `UsageError` where the model gives an image any number of classes, and `what` is for one class."""
         if self.task == "multilabel":
@@ -133,7 +139,7 @@ class Run(NotebookRepr):
             what = "several labels" if self.task == "multilabel" else "a number"
             raise UsageError(f"{self.path} gives images {what}. Expected one class for each image.")
         if file := find_predictions(self.path):
-            return replace(read_predictions(file), ordered=self.ordered)
+            return replace(read_predictions(file), ordered=self.ordered, counted=self.counted)
         if (self.path / METRICS).is_file():
             raise RunError(
                 f"{self.path} has no validation or test images, so its model was not evaluated and no predictions "
@@ -145,14 +151,16 @@ class Run(NotebookRepr):
     def label_predictions(self) -> MultilabelPredictions:
         """Predictions of the validation and test images where an image has any number of classes."""
         self._text(CSV)
-        return MultilabelPredictions.read_csv(self.path / CSV, np.array(self.description["head"]["thresholds"]))
+        stored = MultilabelPredictions.read_csv(self.path / CSV, np.array(self.description["head"]["thresholds"]))
+        return replace(stored, counted=self.counted)
 
     @cached_property
     def number_predictions(self) -> RegressionPredictions:
         """Predictions of the validation and test images where an image has a number."""
         self._text(CSV)
         half_width = self.description["head"]["half_width"]
-        return RegressionPredictions.read_csv(self.path / CSV, half_width, self.classes[0])
+        stored = RegressionPredictions.read_csv(self.path / CSV, half_width, self.classes[0])
+        return replace(stored, counted=self.counted)
 
     def predict(
         self,

@@ -165,7 +165,7 @@ def command(
         return
     screen.print(escape(f"{counted} of {title}\n"))
     task.print_report(screen, evaluation, "--json lists all")
-    screen.print(f"{task.CALIBRATION_ERROR}: {calibration.describe()}.")
+    screen.print(f"{task.CALIBRATION_ERROR}: {calibration.describe(evaluation.counted)}.")
     for caution in task.cautions(evaluation):
         if caution:
             screen.print(f"[yellow]{escape(caution)}[/yellow]")

@@ -31,7 +31,7 @@ def print_report(console: Console, evaluation: Evaluation, rest: str) -> None:
     console.print(escape(evaluation.report(weakest=_WEAKEST)))
     if (count := len(evaluation.per_class)) > 2 * _WEAKEST:
         console.print(escape(f"These are the {_WEAKEST} of {count} classes with the lowest F1; {rest}.\n"))
-    if evaluation.hierarchy and (answers := evaluation.hierarchy.describe_answers()):
+    if evaluation.hierarchy and (answers := evaluation.hierarchy.describe_answers(evaluation.counted)):
         console.print(answers)
 
 
@@ -60,7 +60,7 @@ def print_part(console: Console, run: Run, part: Part) -> None:
     if calibrations is None:
         return
     before, after = calibrations
-    console.print(f"Expected calibration error: {after.describe()}.")
+    console.print(f"Expected calibration error: {after.describe(evaluation.counted)}.")
     calibration = run.metrics["calibration"]
     if calibration["fitted_on"] and after.images >= MIN_IMAGES:
         console.print(
@@ -113,7 +113,8 @@ def describe_test(test: Mapping[str, Any]) -> str:
     tested = f" (not tested: {join_truncated(test['untested'])})" if test.get("untested") else ""
     return (
         f"accuracy {100 * test['accuracy']:.1f} %[/bold green] (95 % interval {100 * low:.1f} to {100 * high:.1f}) on "
-        f"{test['count']} images, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, log loss {test['loss']:.4f}"
+        f"{pluralize(test['count'], test.get('counted', 'image'))}, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, "
+        f"log loss {test['loss']:.4f}"
     )
 
 
@@ -145,5 +146,9 @@ def advice(run: Path) -> str:
 
 def cautions(evaluation: Evaluation) -> list[str]:
     """What limits an evaluation of given images."""
-    known = [] if evaluation.overlap is None else evaluation.overlap.cautions(evaluation.accuracy, evaluation.headline)
+    known = (
+        []
+        if evaluation.overlap is None
+        else evaluation.overlap.cautions(evaluation.accuracy, evaluation.headline, evaluation.counted)
+    )
     return [*known, evaluation.at_chance]

@@ -56,7 +56,7 @@ def print_part(console: Console, run: Run, part: Part) -> None:
     for sentence in thresholds(evaluation, calibration, part):
         console.print(escape("".join(sentence)))
     before, after = (MultilabelCalibration.from_json(calibration[part][when]) for when in ("before", "after"))
-    console.print(f"{CALIBRATION_ERROR}: {after.describe()}.")
+    console.print(f"{CALIBRATION_ERROR}: {after.describe(evaluation.counted)}.")
     if calibration["fitted_on"]:
         console.print(f"It was {100 * before.ece:.1f} points before each class was calibrated on validation.")
 
@@ -89,7 +89,8 @@ def describe_test(test: Mapping[str, Any]) -> str:
     tested = f" (not tested: {join_truncated(test['untested'])})" if test.get("untested") else ""
     return (
         f"mAP {test['mean_average_precision']:.3f}[/bold green] (95 % interval {low:.3f} to {high:.3f}) on "
-        f"{test['count']} images, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, log loss {test['loss']:.4f}"
+        f"{pluralize(test['count'], test.get('counted', 'image'))}, macro-F1 {test['macro_f1']:.3f}{escape(tested)}, "
+        f"log loss {test['loss']:.4f}"
     )
 
 

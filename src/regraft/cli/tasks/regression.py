@@ -84,7 +84,7 @@ def describe_test(test: Mapping[str, Any]) -> str:
     r2 = "" if test["r2"] is None else f", R2 {test['r2']:.3f}"
     return (
         f"mean absolute error {test['mae']:.4g}[/bold green] (95 % interval {low:.4g} to {high:.4g}) on "
-        f"{test['count']} images, RMSE {test['rmse']:.4g}{r2}"
+        f"{pluralize(test['count'], test.get('counted', 'image'))}, RMSE {test['rmse']:.4g}{r2}"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from regraft.data.pooling import Counted
 from regraft.errors import DataError
 from regraft.evaluation.calibration import (
     Calibration,
@@ -52,9 +53,9 @@ class MultilabelCalibration:
         """Whether the mean error is larger than chance alone gives in 97.5 % of the simulations."""
         return exceeds_chance(self.ece, self.images, self.chance_interval)
 
-    def describe(self) -> str:
+    def describe(self, counted: Counted = "image") -> str:
         """The mean error beside that of chance, in words; withheld on few images."""
-        return describe_error(self.ece, self.images, self.chance, self.chance_interval)
+        return describe_error(self.ece, self.images, self.chance, self.chance_interval, counted)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

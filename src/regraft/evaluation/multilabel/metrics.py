@@ -11,9 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from regraft.data.pooling import Counted
 from regraft.errors import DataError
 from regraft.evaluation.intervals import PRIOR, interval_about, wilson_interval
-from regraft.evaluation.metrics import FEW_IMAGES, WIDE_INTERVAL, lists_to_tuples, tuples_to_lists
+from regraft.evaluation.metrics import (
+    FEW_IMAGES,
+    WIDE_INTERVAL,
+    json_of_counted,
+    lists_to_tuples,
+    tuples_to_lists,
+)
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.training_overlap import Scores, TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
@@ -58,6 +65,8 @@ class MultilabelEvaluation(NotebookRepr):
         per_class: Reports in class order, including classes that no image has.
         intervals: 95 % intervals by the Bayesian bootstrap over the images, by the names of the first three.
         cooccurrence: Number of images that have both of two classes, read-only int64 (C, C).
+        overlap: Images that the model knows from its training; None: not looked for, or none.
+        counted: What was predicted: an `image`, or a `group` of images.
     """
 
     count: int
@@ -74,6 +83,7 @@ class MultilabelEvaluation(NotebookRepr):
     intervals: Mapping[str, tuple[float, float]]
     cooccurrence: np.ndarray
     overlap: TrainingOverlap | None = None
+    counted: Counted = "image"
 
     @property
     def accuracy(self) -> float:
@@ -117,30 +127,33 @@ class MultilabelEvaluation(NotebookRepr):
     def cautions(self) -> list[str]:
         """Sentences about claims for which there are too few images; empty if there are none."""
         cautions = (
-            [] if self.overlap is None else self.overlap.cautions(self.exact_match, self.headline, name="exact match")
+            []
+            if self.overlap is None
+            else self.overlap.cautions(self.exact_match, self.headline, self.counted, name="exact match")
         )
         low, high = self.intervals["mean_average_precision"]
         if high - low > WIDE_INTERVAL:
             cautions.append(
-                f"With {pluralize(self.count, 'image')}, mean average precision is known only to about "
+                f"With {pluralize(self.count, self.counted)}, mean average precision is known only to about "
                 f"±{50 * (high - low):.0f} points."
             )
         if untested := self.untested:
             cautions.append(
-                f"{pluralize(len(untested), 'class was', 'classes were')} not tested, because no image or every image "
-                f"here has it: {join_truncated(map(one_line, untested))}. Averages are over the other "
-                f"{len(self.per_class) - len(untested)}."
+                f"{pluralize(len(untested), 'class was', 'classes were')} not tested, because no {self.counted} or "
+                f"every {self.counted} here has it: {join_truncated(map(one_line, untested))}. Averages are over the "
+                f"other {len(self.per_class) - len(untested)}."
             )
         if few := [r.name for r in self.tested if min(r.support, self.count - r.support) < FEW_IMAGES]:
+            classes = pluralize(len(few), "class", "classes")
             cautions.append(
-                f"Fewer than {FEW_IMAGES} images here have, or lack, {pluralize(len(few), 'class', 'classes')}, so the "
-                f"metrics of {join_truncated(map(one_line, few))} are uncertain."
+                f"Fewer than {FEW_IMAGES} {self.counted}s here have, or lack, {classes}, so the metrics of "
+                f"{join_truncated(map(one_line, few))} are uncertain."
             )
         if weak := self.at_chance:
             cautions.append(
                 f"The model does not clearly tell {pluralize(len(weak), 'class', 'classes')} from the rest: "
                 f"{join_truncated(map(one_line, weak))}. The interval of the average precision contains the share of "
-                "the images that have the class, which a random order gives."
+                f"the {self.counted}s that have the class, which a random order gives."
             )
         return cautions
 
@@ -153,7 +166,8 @@ class MultilabelEvaluation(NotebookRepr):
         """Plain JSON values without NaN."""
         return {
             "task": "multilabel",
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name != "counted"},
+            **json_of_counted(self.counted),
             "exact_match_interval": list(self.exact_match_interval),
             "per_class": [tuples_to_lists(asdict(report)) for report in self.per_class],
             "intervals": tuples_to_lists(self.intervals),
@@ -273,6 +287,7 @@ def evaluate_labels(predictions: MultilabelPredictions, said: np.ndarray | None 
         intervals={name: _pair(interval[name]) for name in averages},
         cooccurrence=together,
         overlap=None,
+        counted=predictions.counted,
         **{name: float(estimate[name][0]) for name in averages},
     )
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from regraft.atomic_io import write_csv
 from regraft.data.labels import join_labels, split_labels
+from regraft.data.pooling import Counted
 from regraft.data.samples import PARTS
 from regraft.errors import DataError, cause_of
 from regraft.notebook_repr import NotebookRepr
@@ -31,6 +32,7 @@ class MultilabelPredictions(NotebookRepr):
         classes: Class names in the order of the columns, length C, all different.
         parts: `train`, `val`, `test`, or "" for images outside a split; length N.
         thresholds: Probability from which on an image is said to have each class, float64 (C,).
+        counted: What is predicted: an `image`, or a `group` of images that gets one answer.
 
     Raises:
         DataError: The values are inconsistent.
@@ -42,6 +44,7 @@ class MultilabelPredictions(NotebookRepr):
     classes: tuple[str, ...]
     parts: tuple[str, ...]
     thresholds: np.ndarray
+    counted: Counted = "image"
 
     def __post_init__(self) -> None:
         types = {"indicators": bool, "probabilities": np.float64, "thresholds": np.float64}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from regraft.data.pooling import Counted
 from regraft.errors import UsageError
 from regraft.evaluation.intervals import wilson_interval
 
@@ -54,10 +55,10 @@ class IntervalCoverage:
         """Whether fewer true numbers than promised are in their intervals, beyond chance."""
         return self.interval is not None and self.interval[1] < COVERAGE
 
-    def describe(self) -> str:
+    def describe(self, counted: Counted = "image") -> str:
         """The share in a few words."""
         if self.coverage is None or self.interval is None:
-            return f"there are no intervals, which need {least_images()} validation images (or groups, for groups)"
+            return f"there are no intervals, which need {least_images()} validation {counted}s"
         low, high = self.interval
         return (
             f"{100 * self.coverage:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}), of {100 * COVERAGE:g} %"

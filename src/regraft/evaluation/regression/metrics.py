@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from regraft.data.pooling import Counted
 from regraft.errors import DataError
 from regraft.evaluation.intervals import draw_image_weights
-from regraft.evaluation.metrics import lists_to_tuples, tuples_to_lists
+from regraft.evaluation.metrics import json_of_counted, lists_to_tuples, tuples_to_lists
 from regraft.evaluation.regression.conformal import measure_coverage
 from regraft.evaluation.regression.predictions import RegressionPredictions
 from regraft.evaluation.training_overlap import Scores, TrainingOverlap
@@ -43,6 +44,7 @@ class RegressionEvaluation(NotebookRepr):
         coverage: Share of the images whose true number is in its prediction interval; None without intervals.
         coverage_interval: 95 % Wilson interval of this share.
         overlap: Images that the model knows from its training; None: not looked for, or none.
+        counted: What was predicted: an `image`, or a `group` of images.
     """
 
     count: int
@@ -58,6 +60,7 @@ class RegressionEvaluation(NotebookRepr):
     coverage: float | None = None
     coverage_interval: tuple[float, float] | None = None
     overlap: TrainingOverlap | None = None
+    counted: Counted = "image"
 
     @property
     def accuracy(self) -> None:
@@ -80,17 +83,17 @@ class RegressionEvaluation(NotebookRepr):
         if self.r2 is not None and self.intervals["r2"][0] > 0:
             return ""
         return (
-            "The model is not clearly better than predicting the mean of the true numbers for every image, whose RMSE "
-            f"is {self.deviation:.4g}."
+            f"The model is not clearly better than predicting the mean of the true numbers for every {self.counted}, "
+            f"whose RMSE is {self.deviation:.4g}."
         )
 
     def cautions(self) -> list[str]:
         """Sentences about claims for which there are too few images; empty if there are none."""
-        cautions = [] if self.overlap is None else self.overlap.cautions(None, self.headline)
+        cautions = [] if self.overlap is None else self.overlap.cautions(None, self.headline, self.counted)
         low, high = self.intervals["mae"]
         if self.mae > 0 and (high - low) / 2 > _WIDE * self.mae:
             cautions.append(
-                f"With {pluralize(self.count, 'image')}, the mean absolute error is known only to about "
+                f"With {pluralize(self.count, self.counted)}, the mean absolute error is known only to about "
                 f"±{50 * (high - low) / self.mae:.0f} % of itself."
             )
         return cautions
@@ -101,7 +104,8 @@ class RegressionEvaluation(NotebookRepr):
             "intervals": tuples_to_lists(self.intervals),
             "overlap": None if self.overlap is None else self.overlap.to_json(),
         }
-        return {"task": "regression", **tuples_to_lists({**asdict(self), **nested})}
+        values = {name: value for name, value in asdict(self).items() if name != "counted"}
+        return {"task": "regression", **tuples_to_lists({**values, **json_of_counted(self.counted), **nested})}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RegressionEvaluation:
@@ -173,6 +177,7 @@ def evaluate_numbers(predictions: RegressionPredictions) -> RegressionEvaluation
         half_width=coverage.half_width,
         coverage=coverage.coverage,
         coverage_interval=coverage.interval,
+        counted=predictions.counted,
     )
 
 

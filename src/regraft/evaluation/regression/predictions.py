@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from regraft.atomic_io import write_csv
 from regraft.data.labels import number_text
+from regraft.data.pooling import Counted
 from regraft.data.samples import PARTS
 from regraft.errors import DataError, cause_of
 from regraft.notebook_repr import NotebookRepr
@@ -31,6 +32,7 @@ class RegressionPredictions(NotebookRepr):
         parts: `train`, `val`, `test`, or "" for images outside a split; length N.
         half_width: Half the width of the prediction interval about each value, 0 or more; None: there is none.
         quantity: What the numbers are, such as "age".
+        counted: What is predicted: an `image`, or a `group` of images that gets one answer.
     """
 
     ids: tuple[str, ...]
@@ -39,6 +41,7 @@ class RegressionPredictions(NotebookRepr):
     parts: tuple[str, ...]
     half_width: float | None = None
     quantity: str = "value"
+    counted: Counted = "image"
 
     def __post_init__(self) -> None:
         for name in ("targets", "values"):

@@ -64,7 +64,9 @@ class MultilabelRecord(RunRecord):
         evaluation = self.evaluations[self.part]
         if len(evaluation.at_chance) < len(evaluation.tested) or not evaluation.tested:
             return ""
-        return "The model does not clearly tell any class from the rest: its order of the images may be random."
+        return (
+            f"The model does not clearly tell any class from the rest: its order of the {self.counted}s may be random."
+        )
 
     def picture_groups(self) -> list[Group]:
         """Images with wrong answers, and those whose answers are all right."""

@@ -54,7 +54,7 @@ def _numbers(record: MultilabelRecord) -> list[tuple[str, str]]:
         (f"{evaluation.mean_average_precision:.3f}", f"{record.part} mean average precision ({bounds})"),
         (f"{evaluation.macro_f1:.3f}", f"macro-F1{' of the tested classes' if evaluation.untested else ''}"),
         (f"{evaluation.micro_f1:.3f}", "micro-F1"),
-        (percent(evaluation.exact_match), "images with all answers right"),
+        (percent(evaluation.exact_match), f"{record.counted}s with all answers right"),
         (f"{evaluation.count:,}", f"{record.part} {record.counted}s"),
     ]
 
@@ -131,12 +131,14 @@ def _calibration_view(record: MultilabelRecord) -> dict[str, Any]:
     charts = []
     for i in order[:_MAX_DIAGRAMS]:
         calibration = after.per_class[i]
-        draw = partial(draw_reliability, calibration=calibration, across="probability", up="images with the class")
-        chart = panel(draw, f"reliability-{i}",
-                      f"Reliability diagram: expected calibration error {calibration.describe()}.")  # fmt: skip
+        draw = partial(
+            draw_reliability, calibration=calibration, across="probability", up=f"{record.counted}s with the class"
+        )
+        error = calibration.describe(record.counted)
+        chart = panel(draw, f"reliability-{i}", f"Reliability diagram: expected calibration error {error}.")
         charts.append((shorten(one_line(record.classes[i]), 40), chart))
     return {"charts": charts, "rows": [rows[i] for i in order], "sentence": f"Mean over the classes: "
-            f"{after.describe()}. Before calibration it was {100 * before.ece:.1f} points."}  # fmt: skip
+            f"{after.describe(record.counted)}. Before calibration it was {100 * before.ece:.1f} points."}  # fmt: skip
 
 
 def _error(calibration: Calibration, ece: float) -> str:
@@ -183,8 +185,8 @@ def _card_view(record: MultilabelRecord) -> dict[str, Any]:
     if record.suspects:
         images = len({suspect.path for suspect in record.suspects})
         limitations.append(
-            f"{images:,} of the validation and test images may lack a label or have a wrong one (label_errors.csv), "
-            "which affects all metrics."
+            f"{images:,} of the validation and test {record.counted}s may lack a label or have a wrong one "
+            "(label_errors.csv), which affects all metrics."
         )
     return {
         "metrics": [(kind, name, round(value, 6)) for kind, name, value in metrics],

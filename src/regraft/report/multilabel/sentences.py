@@ -34,8 +34,8 @@ def quality(record: MultilabelRecord) -> Iterator[Sentence]:
         f"{evaluation.macro_f1:.3f} ({low_f1:.3f} to {high_f1:.3f}), micro-F1 {evaluation.micro_f1:.3f}{of_tested}.",
     )
     yield (
-        f"For {percent(evaluation.exact_match)} of the images ({interval(evaluation.exact_match_interval)}) the "
-        f"answers for all classes are right; {percent(evaluation.hamming_loss)} of all answers are wrong.",
+        f"For {percent(evaluation.exact_match)} of the {record.counted}s ({interval(evaluation.exact_match_interval)}) "
+        f"the answers for all classes are right; {percent(evaluation.hamming_loss)} of all answers are wrong.",
     )
     if record.at_chance:
         yield (f"{record.at_chance} {WITHHELD}",)
@@ -54,8 +54,8 @@ def confidence(record: MultilabelRecord) -> Iterator[Sentence]:
     how = "the probabilities are not calibrated"
     if fitted_on := record.metrics["calibration"]["fitted_on"]:
         how = (f"it was {100 * before.ece:.1f} points before each class was calibrated on the {PARTS[fitted_on]} "
-               "images")  # fmt: skip
-    yield (f"Expected calibration error, mean over the classes: {after.describe()}; {how}.",)
+               f"{record.counted}s")  # fmt: skip
+    yield (f"Expected calibration error, mean over the classes: {after.describe(record.counted)}; {how}.",)
 
 
 def thresholds(evaluation: MultilabelEvaluation, calibration: Mapping[str, Any], part: str) -> Iterator[Sentence]:
@@ -63,17 +63,18 @@ def thresholds(evaluation: MultilabelEvaluation, calibration: Mapping[str, Any],
 
     `calibration` is that of `metrics.json`.
     """
+    counted = evaluation.counted
     if not calibration.get("fitted_on"):
-        yield ("There are no validation images to choose thresholds on: an image is said to have a class from a "
-               "probability of 50 % on.",)  # fmt: skip
+        yield (f"There are no validation {counted}s to choose thresholds on: a class is said from a probability of "
+               "50 % on.",)  # fmt: skip
         return
     precision = wanted_precision(calibration.get("thresholds_for", "f1"))
     achieved = (
-        f"on the {PARTS[part]} images {percent(evaluation.micro_precision)} of the answers are right, and "
-        f"{percent(evaluation.micro_recall)} of the images' classes are found"
+        f"on the {PARTS[part]} {counted}s {percent(evaluation.micro_precision)} of the answers are right, and "
+        f"{percent(evaluation.micro_recall)} of the {counted}s' classes are found"
     )
     if precision is None:
-        yield (f"Each class's threshold is that with its highest F1 on the validation images: {achieved}.",)
+        yield (f"Each class's threshold is that with its highest F1 on the validation {counted}s: {achieved}.",)
         return
     never = [row.name for row in evaluation.per_class if row.threshold > 1]
     said = [row for row in evaluation.tested if row.threshold <= 1]
@@ -81,10 +82,10 @@ def thresholds(evaluation: MultilabelEvaluation, calibration: Mapping[str, Any],
     missed = [row.name for row in said if row.precision_interval[1] < precision]
     yield (
         f"Each class's threshold is the lowest from which on {100 * precision:g} % of its answers are right on the "
-        f"validation images: {achieved}.",
+        f"validation {counted}s: {achieved}.",
     )
     if missed:
-        yield (f"On the {PARTS[part]} images the precision is clearly below that for ", *_names(missed), ".")
+        yield (f"On the {PARTS[part]} {counted}s the precision is clearly below that for ", *_names(missed), ".")
     if never:
         yield ("No threshold has this precision, so the model never says ", *_names(never), ".")
 
@@ -97,8 +98,9 @@ def _weakest(evaluation: MultilabelEvaluation) -> Iterator[Sentence]:
     low, high = weakest.average_precision_interval
     yield (
         "Lowest average precision: “", Name(weakest.name),
-        f"”, {weakest.average_precision:.3f} ({low:.3f} to {high:.3f}) with {pluralize(weakest.support, 'image')}; a "
-        f"random order has about {weakest.support / evaluation.count:.3f}.",
+        f"”, {weakest.average_precision:.3f} ({low:.3f} to {high:.3f}) with "
+        f"{pluralize(weakest.support, evaluation.counted)}; a random order has about "
+        f"{weakest.support / evaluation.count:.3f}.",
     )  # fmt: skip
 
 

@@ -51,10 +51,10 @@ def _quality(record: RegressionRecord) -> Iterator[Sentence]:
     yield (
         f"On {pluralize(evaluation.count, f'{part} {record.counted}')}, the predicted “", Name(record.quantity),
         f"” is off by {evaluation.mae:.4g} on average (mean absolute error; 95 % confidence interval {low:.4g} to "
-        f"{high:.4g}), and for half of the images by less than {evaluation.median_absolute_error:.4g}.",
+        f"{high:.4g}), and for half of the {record.counted}s by less than {evaluation.median_absolute_error:.4g}.",
     )  # fmt: skip
     text = f"The root mean squared error is {evaluation.rmse:.4g}; predicting the mean of the true numbers for every " \
-           f"image would have {evaluation.deviation:.4g}"  # fmt: skip
+           f"{record.counted} would have {evaluation.deviation:.4g}"  # fmt: skip
     if evaluation.r2 is not None:
         low, high = evaluation.intervals["r2"]
         text += f", so the model explains {100 * evaluation.r2:.1f} % of their variance (R2 {evaluation.r2:.3f}, " \
@@ -72,18 +72,17 @@ def _intervals(record: RegressionRecord) -> Iterator[Sentence]:
     if evaluation.half_width is None or evaluation.coverage is None or evaluation.coverage_interval is None:
         yield (
             f"There are no prediction intervals: for {100 * COVERAGE:g} % coverage they need at least "
-            f"{least_images()} validation images.",
+            f"{least_images()} validation {record.counted}s.",
         )
         return
     low, high = (100 * bound for bound in evaluation.coverage_interval)
-    on = (
-        ""
-        if record.part == "val"
-        else (f" On the {PARTS[record.part]} images, {percent(evaluation.coverage)} are ({low:.1f} to {high:.1f} %).")
-    )
+    on = ""
+    if record.part != "val":
+        share = f"{percent(evaluation.coverage)} are ({low:.1f} to {high:.1f} %)"
+        on = f" On the {PARTS[record.part]} {record.counted}s, {share}."
     yield (
         f"The true number is expected within ±{evaluation.half_width:.4g} of the prediction for {100 * COVERAGE:g} % "
-        f"of the images (split conformal prediction on the validation images).{on}",
+        f"of the {record.counted}s (split conformal prediction on the validation {record.counted}s).{on}",
     )
 
 
