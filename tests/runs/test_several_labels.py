@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from regraft.config import load_config
 from regraft.data.dataset import Dataset, Split
@@ -148,13 +149,26 @@ def test_a_split_of_arrays_with_several_labels_trains(tmp_path: Path) -> None:
     assert train(model, parts, out=tmp_path / "run", finetune_epochs=1).task == "multilabel"
 
 
-def test_what_is_for_one_class_is_refused_before_any_work(several_labels: Path, tmp_path: Path) -> None:
-    run = trained(several_labels, tmp_path / "run", model__backbone="ann", training__finetune_epochs=1)
-    with pytest.raises(UsageError, match="several labels, and distillation is for one class"):
-        distill(run, into="ann", out=tmp_path / "small")
-    with pytest.raises(UsageError, match="distillation is for one class"):
-        trained(several_labels, tmp_path / "taught", distillation__teacher=str(run.path))
-    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+def test_a_teacher_of_several_labels_teaches_each_by_itself(several_run: Run, tmp_path: Path) -> None:
+    rng, more = np.random.default_rng(9), tmp_path / "more"
+    more.mkdir()
+    for number in range(6):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(more / f"{number}.png")
+    student = distill(
+        several_run, into="efficientnet_lite0", out=tmp_path / "small", image_size=32, finetune_epochs=0, views=1,
+        unlabelled=more,
+    )  # fmt: skip
+    assert student.task == "multilabel"
+    assert student.metrics["distillation"]["unlabelled"]["usable"] == 6
+    result, plain = student.metrics["distillation"]["result"], Run(student.path / "plain")
+    assert result["metric"] == "mean_average_precision"
+    for name, run in (("teacher", several_run), ("student", student), ("plain", plain)):
+        assert result[name] == run.evaluate_labels().mean_average_precision
+    assert plain.metrics["data"]["counts"] == student.metrics["data"]["counts"]
+    page = (student.path / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "Mean average precision on" in page
+    assert "of the same model trained on the labels alone" in page
+    assert "they are 90 % of the target" in page
 
 
 def test_a_teacher_of_one_class_cannot_teach_several(several_labels: Path, squares_run: Run, tmp_path: Path) -> None:
@@ -173,11 +187,16 @@ def test_more_epochs_begin_without_what_was_fitted_to_the_val_images(several_lab
     assert torch.allclose(head.classifier.weight * slopes, before, atol=1e-6)
 
 
-def test_a_small_model_is_refused_before_its_teacher_is_trained(several_labels: Path, tmp_path: Path) -> None:
-    config = load_config(overrides=QUICK | {"data.task": "auto"})
-    with pytest.raises(UsageError, match=r"--into.*one class each"):
-        train_and_distill(several_labels, config, "efficientnet_lite0", tmp_path / "small")
-    assert not (tmp_path / "small").exists()
+def test_a_small_model_follows_its_teacher(several_labels: Path, tmp_path: Path) -> None:
+    config = load_config(
+        overrides=QUICK | {"data.task": "auto", "model.backbone": "ann", "distillation.baseline": "none"}
+    )
+    student = train_and_distill(several_labels, config, "cnn", tmp_path / "small")
+    assert student.task == Run(tmp_path / "small/teacher").task == "multilabel"
+    numbers = load_config(overrides=QUICK | {"data.task": "regression"})
+    with pytest.raises(UsageError, match=r"--into.*images with classes"):
+        train_and_distill(several_labels, numbers, "cnn", tmp_path / "numbers")
+    assert not (tmp_path / "numbers").exists()
 
 
 def test_the_best_epoch_is_that_of_the_lowest_loss(several_labels: Path, tmp_path: Path) -> None:

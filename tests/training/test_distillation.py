@@ -47,3 +47,20 @@ def test_the_label_has_the_rest() -> None:
 def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         DistillationOptions(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_each_of_several_labels_is_softened_by_itself(temperature: float) -> None:
+    logits = np.random.default_rng(1).normal(size=(20, 5)) * 3
+    softened = soften(1 / (1 + np.exp(-logits)), temperature, several=True)
+    assert np.allclose(softened, 1 / (1 + np.exp(-logits / temperature)))
+    certain = soften(np.array([[0.0, 1.0]], np.float32), 2.0, several=True)
+    assert np.isfinite(certain).all()
+    assert certain[0, 0] < 1e-5
+    assert certain[0, 1] > 1 - 1e-5
+
+
+def test_the_labels_have_the_rest_of_each_class() -> None:
+    indicators = (np.random.default_rng(2).random((30, 4)) < 0.4).astype(np.float32)
+    assert np.allclose(mix_with_labels(_PROBABILITIES, indicators, 0.25), 0.25 * _PROBABILITIES + 0.75 * indicators)
+    assert np.array_equal(mix_with_labels(_PROBABILITIES, indicators, 0.0, 0.1), indicators)

@@ -12,6 +12,9 @@ from typing import Any
 from regraft.evaluation.comparison import SIGNIFICANT
 from regraft.text import pluralize
 
+#: Scores in `result`.
+_MODELS = ("plain", "student", "teacher")
+
 
 def describe_lesson(distillation: Mapping[str, Any]) -> str:
     """What the model learned from: the teacher, its share of the targets, and the unlabeled images."""
@@ -31,10 +34,13 @@ def describe_result(distillation: Mapping[str, Any]) -> Iterator[str]:
     if not (result := distillation.get("result")):
         return
     part = {"val": "validation", "test": "test"}[result["part"]]
+    if result.get("metric", "accuracy") == "accuracy":
+        name, plain, student, teacher = ("Accuracy", *(f"{100 * result[model]:.1f} %" for model in _MODELS))
+    else:
+        name, plain, student, teacher = ("Mean average precision", *(f"{result[model]:.3f}" for model in _MODELS))
     text = (
-        f"Accuracy on {pluralize(result['count'], f'{part} image')}: {100 * result['plain']:.1f} % of the same model "
-        f"trained on the labels alone, {100 * result['student']:.1f} % with the teacher, and "
-        f"{100 * result['teacher']:.1f} % of the teacher"
+        f"{name} on {pluralize(result['count'], f'{part} image')}: {plain} of the same model trained on the labels "
+        f"alone, {student} with the teacher, and {teacher} of the teacher"
     )
     kept = result["kept"]
     yield (
@@ -45,6 +51,12 @@ def describe_result(distillation: Mapping[str, Any]) -> Iterator[str]:
     gain = result["gain"]
     low, high = gain["interval"]
     doubt = "" if gain["p"] < SIGNIFICANT else "; the difference is not significant"
+    if "accuracy" not in gain:
+        yield (
+            f"The teacher changed the mean average precision by {gain['mean_average_precision']:+.3f} (95 % interval "
+            f"{low:+.3f} to {high:+.3f}; p = {gain['p']:.2g}{doubt})."
+        )
+        return
     yield (
         f"The teacher changed the accuracy by {100 * gain['accuracy']:+.1f} points (95 % interval {100 * low:+.1f} to "
         f"{100 * high:+.1f}; {gain['only_first']} images better, {gain['only_second']} worse, p = {gain['p']:.2g}"

@@ -2,7 +2,7 @@
 
 Input: a run, the teacher, and the settings of the student. Output: the student's run, trained by `regraft train`'s own
 steps with the teacher's targets, a run of the same model on the labels alone, and in the student's `metrics.json` the
-accuracies of all three.
+accuracies of all three, or their mean average precision where an image has several labels.
 """
 
 from __future__ import annotations
@@ -10,27 +10,23 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regraft.atomic_io import write_json, write_text
-from regraft.cache import Cache
 from regraft.config import Config, RunOptions, load_config, load_run_config, setting_names
 from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.dataset import Part
 from regraft.data.sources.urls import absolute
 from regraft.errors import BudgetError, DataError, Interrupted, UsageError, as_path, suggest_names
-from regraft.evaluation.comparison import Difference, paired_difference
-from regraft.evaluation.metrics import evaluate
-from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
 from regraft.evaluation.stored_predictions import find_predictions
+from regraft.evaluation.tasks import AnyDifference, AnyEvaluation, AnyPredictions, evaluate_any, paired_difference_any
 from regraft.models.registry import find_backbone
 from regraft.runs.prepare import (
     asked_task,
     refuse_groups,
     refuse_numbers,
     refuse_order,
-    refuse_several_labels,
-    scan_with,
 )
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
@@ -50,18 +46,20 @@ _TRAIN, _NONE = "train", "none"
 
 @dataclass(frozen=True)
 class KeptGain:
-    """Accuracies of the teacher, the student and the same model trained on the labels alone, on the same images.
+    """Scores of the teacher, the student and the same model trained on the labels alone, on the same images.
 
-    Accuracies are in 0..1. `gain` is that of the student over the plain model, and `gap` that of the teacher over the
-    student, each with its paired interval.
+    Scores are in 0..1: the accuracy, or where an image has several labels the mean average precision (`metric`). `gain`
+    is that of the student over the plain model, and `gap` that of the teacher over the student, each with its paired
+    interval.
     """
 
     part: Part
     teacher: float
     student: float
     plain: float
-    gain: Difference
-    gap: Difference
+    gain: AnyDifference
+    gap: AnyDifference
+    metric: Literal["accuracy", "mean_average_precision"] = "accuracy"
 
     @property
     def kept(self) -> float | None:
@@ -73,6 +71,7 @@ class KeptGain:
         """Plain JSON values."""
         return {
             "part": self.part,
+            "metric": self.metric,
             "count": self.gain.count,
             "teacher": self.teacher,
             "student": self.student,
@@ -157,7 +156,6 @@ def distill_with(
     """
     reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
     teacher = Run(config.distillation.teacher)
-    teacher.refuse_several_labels("distillation")
     source = data if data is not None else data_of(teacher)
     if not source:
         raise UsageError(f"{teacher.path} was trained on images in memory. Give its labeled images.")
@@ -186,12 +184,9 @@ def train_and_distill(
     """
     reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
     find_backbone(into)
-    refuse_several_labels(config.data.task, "`regraft train --into`")
+    refuse_numbers(config.data.task, "`regraft train --into`")
     refuse_order(asked_task(config) == "ordinal", "`regraft train --into`")
     refuse_groups(config.data.pool_by, "`regraft train --into`")
-    if config.data.task == "auto":  # the training finds in the cache what this scan reads
-        task = scan_with(config, data, Cache() if config.training.cache_gb else None, NullReporter()).task
-        refuse_several_labels(task, "`regraft train --into`")
     path = new_folder(out, Path(absolute(data)).stem, into)
     training, budget = config.training, config.training.budget
     of_teacher = config.model_copy(update={"training": replace(training, budget=budget / 2)})
@@ -252,7 +247,7 @@ def _with_baseline(config: Config, baseline: str, teacher: Run) -> Config:
         if not isinstance(run, Run):
             raise UsageError(f"The baseline {baseline} is no run; expected {_TRAIN}, {_NONE} or the folder of a run.")
         try:
-            paired_difference(teacher.predictions_of(), run.predictions_of())
+            paired_difference_any(teacher.stored(), run.stored())
         except DataError as error:
             raise DataError(f"The baseline {run.path} cannot be compared with the teacher: {error}") from error
         baseline = str(run.path.resolve())
@@ -283,7 +278,7 @@ def _compare(student: Run, teacher: Run, baseline: str, reporter: ProgressReport
         reporter.on_message(f"{not_compared}, because the training of {plain.path} was stopped ({stopped}).")
         return student
     try:
-        result = kept_gain(student.predictions_of(), teacher.predictions_of(), plain.predictions_of())
+        result = kept_gain(student.stored(), teacher.stored(), plain.stored())
     except (DataError, UsageError) as error:  # the data has grown since the teacher was trained
         reporter.on_message(f"{not_compared}: {error}")
         return student
@@ -293,14 +288,24 @@ def _compare(student: Run, teacher: Run, baseline: str, reporter: ProgressReport
     return student
 
 
-def kept_gain(student: Predictions, teacher: Predictions, plain: Predictions) -> KeptGain:
+def kept_gain(student: AnyPredictions, teacher: AnyPredictions, plain: AnyPredictions) -> KeptGain:
     """Compare three models on the same images; `DataError` if the images or their labels differ."""
-    gain, gap = paired_difference(student, plain), paired_difference(teacher, student)
-    accuracies = {
-        name: evaluate(predictions).accuracy
-        for name, predictions in (("student", student), ("teacher", teacher), ("plain", plain))
-    }
-    return KeptGain(part="test" if "test" in student.parts else "val", gain=gain, gap=gap, **accuracies)
+    gain, gap = paired_difference_any(student, plain), paired_difference_any(teacher, student)
+    of_student, of_teacher, of_plain = (evaluate_any(predictions) for predictions in (student, teacher, plain))
+    is_several = isinstance(of_student, MultilabelEvaluation)
+    return KeptGain(
+        "test" if "test" in student.parts else "val",
+        _score(of_teacher), _score(of_student), _score(of_plain),
+        gain, gap, "mean_average_precision" if is_several else "accuracy",
+    )  # fmt: skip
+
+
+def _score(evaluation: AnyEvaluation) -> float:
+    """What models are compared by: the accuracy, or where an image has several labels the mean average precision."""
+    if isinstance(evaluation, MultilabelEvaluation):
+        return evaluation.mean_average_precision
+    assert evaluation.accuracy is not None  # numbers have no teacher
+    return evaluation.accuracy
 
 
 def _train_plainly(student: Run, reporter: ProgressReporter, seconds: float) -> Run:

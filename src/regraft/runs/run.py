@@ -97,11 +97,6 @@ class Run(NotebookRepr):
         """What has an answer, of which the metrics are: an `image`, or a `group` of images."""
         return "group" if self.description.get("pool_by") else "image"
 
-    def refuse_several_labels(self, what: str) -> None:
-        """Raise `UsageError` where the model gives an image any number of classes, and `what` is for one class."""
-        if self.task == "multilabel":
-            raise UsageError(f"{self.path} gives images several labels, and {what} is for one class for each image.")
-
     @cached_property
     def taxonomy(self) -> Taxonomy | None:
         """The tree above the classes; None without one."""

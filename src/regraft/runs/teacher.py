@@ -56,7 +56,6 @@ def open_teacher(model: Classifier, config: Config, split: Split) -> Run | None:
     if not config.distillation.teacher:
         return None
     teacher = Run(config.distillation.teacher)
-    teacher.refuse_several_labels("distillation")
     if split.dataset.task != teacher.task:
         raise UsageError(
             f"The teacher {teacher.path} has the task {teacher.task}, and that of the data is {split.dataset.task}."
@@ -91,9 +90,9 @@ def ask_teacher(
 
     def ask(dataset: Dataset, what: str) -> np.ndarray:
         answers = probabilities_of(teacher.classifier, dataset, config, reporter, views=views, name=f"teacher, {what}")
-        return soften(answers, options.temperature)
+        return soften(answers, options.temperature, several=split.dataset.task == "multilabel")
 
-    answers, labels = ask(split.train, "training images"), split.train.labels
+    answers, labels = ask(split.train, "training images"), split.train.targets
     of_train = mix_with_labels(answers, labels, options.soft_share, config.training.label_smoothing)
     of_unlabeled = None
     if split.unlabeled is not None:

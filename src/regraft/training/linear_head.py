@@ -19,6 +19,7 @@ import torch
 from scipy.optimize import minimize
 
 from regraft import distributed
+from regraft.data.labels import Task
 from regraft.models.cumulative import LEAST_GAP, even_intercepts
 from regraft.resources import one_blas_thread
 from regraft.training.feature_rows import FeatureRows, TensorRows, as_rows
@@ -242,7 +243,7 @@ def fit_head(
     far, and an upper bound of their number.
     """
     every = as_rows(features)
-    calibrated = labels.is_floating_point() and objective.task == "classification"
+    calibrated = _are_soft(labels, objective.task)
     rows, searched, search_weights = every.plain(), labels, weights
     if len(labels) > MAX_SEARCH_IMAGES:
         chosen = stratified_part(strata(labels, objective.task), MAX_SEARCH_IMAGES, seed=seed)
@@ -278,6 +279,13 @@ def fit_head(
             break
     best_on_all = best_by_validation([best, *on_all], calibrated) if by_validation else on_all[-1]
     return best_on_all, [*path, *on_all]
+
+
+def _are_soft(labels: torch.Tensor, task: Task) -> bool:
+    """Whether labels are probabilities, and no classes, indicators or numbers."""
+    if task == "classification":
+        return labels.is_floating_point()
+    return task == "multilabel" and bool(((labels > 0) & (labels < 1)).any())
 
 
 def is_refitted(images: int, views: int) -> bool:

@@ -30,7 +30,8 @@ class SoftTargets:
 
     Attributes:
         train: Targets of K views of the N training images, the plain one first, float32 (K, N, classes); each row has
-            the sum 1. Where K is 1, all views have the same. With more, K is at least the number of cached views.
+            the sum 1, unless an image has any number of classes. Where K is 1, all views have the same. With more, K is
+            at least the number of cached views.
         unlabeled: Those of the M images without labels of the split, float32 (K, M, classes), which train beside them,
             of the same views; None: the split has none.
     """
@@ -53,8 +54,11 @@ class SoftTargets:
                     f"The targets of {images} {what} images have the shape {rows.shape}; expected "
                     f"(1 or {views}, {images}, {len(split.classes)})."
                 )
-            if not ((rows >= 0).all() and np.allclose(rows.sum(axis=2), 1, atol=1e-3)):
-                raise UsageError(f"The targets of the {what} images are no probabilities: expected rows with sum 1.")
+            several = split.dataset.task == "multilabel"
+            are_shares = several or np.allclose(rows.sum(axis=2), 1, atol=1e-3)
+            if not ((rows >= 0).all() and (rows <= 1 + 1e-3).all() and are_shares):
+                expected = "numbers from 0 to 1" if several else "rows with sum 1"
+                raise UsageError(f"The targets of the {what} images are no probabilities: expected {expected}.")
 
     def plain(self) -> torch.Tensor:
         """Targets of the plain views, first of the labeled images, then of the others, float32 (N + M, classes)."""
