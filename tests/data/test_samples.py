@@ -142,5 +142,6 @@ def _table(count: int, hashes: np.ndarray) -> SampleTable:
             np.full((count, 2), 64, np.int32),
             np.ones(count, STATS_DTYPE),
             Names.none(count),
+            Names.none(count),
         )
     )

@@ -155,7 +155,7 @@ def test_json_is_plain_and_complete(case: tuple[int, int, int, int | None]) -> N
     result = evaluate(random_predictions(*case))
     value = result.to_json()
     assert json.loads(json.dumps(value, allow_nan=False)) == value
-    added = {"hierarchy", "ordinal"}  # which only predictions under a tree, and of an order, have
+    added = {"hierarchy", "ordinal", "counted"}  # of predictions under a tree, of an order, and of groups
     assert set(value) == {*Evaluation.__dataclass_fields__, "untested", "majority_class"} - added
     assert sum(map(sum, value["confusion"])) == value["count"]
 

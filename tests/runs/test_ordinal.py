@@ -62,8 +62,9 @@ def test_a_loaded_run_answers_as_it_did(grades_run: Run, grades: Path) -> None:
     assert again.ordinal is not None
     assert again.count == 30
     assert again.overlap is not None
-    kappa = grades_run.evaluate("test").headline["quadratic weighted kappa"]
-    assert again.overlap.scores == {"quadratic weighted kappa": pytest.approx(kappa)}
+    (value, interval) = grades_run.evaluate("test").headline["quadratic weighted kappa"]
+    assert again.overlap.scores["quadratic weighted kappa"][0] == pytest.approx(value)
+    assert again.overlap.scores["quadratic weighted kappa"][1] == pytest.approx(interval)
     assert "and the quadratic weighted kappa of" in again.cautions()[0]
 
 

@@ -91,6 +91,12 @@ def test_metrics_and_report_count_groups(pooled_run: library.Run) -> None:
         page = (pooled_run.path / name).read_text(encoding="utf-8")
         assert metrics["groups"]["test"]["text"] in page
         assert f"{metrics['groups']['test']['count']} test groups" in page
+        assert "validation images" not in page
+    card = (pooled_run.path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "image" not in card.partition("## Evaluation")[2].partition("## Limitations")[0]
+    assert "| Class, lowest F1 first | Groups |" in card
+    assert "regraft predict RUN photos.csv --pool-by NAME" in card
+    assert 'regraft.predict(run, ["photo.jpg"], groups=["one"])' in card
 
 
 def test_the_answer_of_a_group_is_that_of_its_mean_features(pooled_run: library.Run, patients: Path) -> None:
@@ -119,7 +125,7 @@ def test_groups_of_one_picture_are_pictures(tmp_path: Path) -> None:
     assert (tmp_path / "plain/split.csv").read_bytes() == (tmp_path / "pooled/split.csv").read_bytes()
     np.testing.assert_array_equal(pooled.predictions.probabilities, plain.predictions.probabilities)
     np.testing.assert_array_equal(pooled.predictions.labels, plain.predictions.labels)
-    assert pooled.metrics["test"] == plain.metrics["test"]
+    assert pooled.metrics["test"] == plain.metrics["test"] | {"counted": "group"}
     assert pooled.metrics["calibration"] == plain.metrics["calibration"]
     heads = (run.classifier.head.state_dict() for run in (pooled, plain))
     assert all(torch.equal(a, b) for a, b in zip(*(head.values() for head in heads), strict=True))
@@ -439,11 +445,11 @@ def test_a_model_of_single_images_is_not_calibrated_for_groups(
     pair, alone = run.predict(images, groups=["a", "a", None])
     assert run.classifier.half_width is not None
     assert (pair.interval, alone.half_width) == (None, run.classifier.half_width)
-    asked = ("predict", run.path, *images, "--pool-by", r"0[01]\.")
+    asked = ("predict", run.path, *images, "--pool-by", r"(0)[01]\.")
     done = regraft(*asked, "--json")
     assert done.returncode == 0, done.stderr
     assert "trained on single images: the answer for a group of several" in done.stderr
-    assert [json.loads(line).get("interval") is None for line in done.stdout.splitlines()] == [True, True, False]
+    assert [json.loads(line).get("interval") is None for line in done.stdout.splitlines()] == [True, False]
     refused = regraft(*asked, "--coverage", 0.5)
     assert refused.returncode == 2
     assert "--coverage is chosen on the validation images" in refused.stderr

@@ -44,7 +44,7 @@ def test_groups_of_one_picture_have_the_curve_of_pictures(squares: regraft.Datas
     pooled = regraft.learning_curve(replace(alone, pool_by="path"), **options)
     plain = regraft.learning_curve(alone, **options)
     assert pooled.accuracy == plain.accuracy
-    assert repr(pooled).startswith("LearningCurve(36 groups of 1 picture, ")
+    assert repr(pooled).startswith("LearningCurve(48 groups of 1 picture, ")
 
 
 def test_grades_have_a_kappa_at_each_size(grades: Path, tmp_path: Path) -> None:
