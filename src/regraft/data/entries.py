@@ -99,7 +99,8 @@ class EntryTable(Sequence[ImageEntry]):
 
     def take(self, rows: np.ndarray) -> EntryTable:
         """The entries with these numbers, int (n,)."""
-        return self._replace(*(column[rows] for column in self._columns))
+        paths, labels, parts, groups, pooled = self._columns
+        return self._replace(paths[rows], labels[rows], parts[rows], groups[rows], pooled[rows])
 
     def sorted_by_path(self) -> EntryTable:
         """The entries sorted by path, by code point."""

@@ -91,7 +91,7 @@ def drawn_kappa(predicted: np.ndarray, labels: np.ndarray, classes: int, weights
     Predicted classes are int (R, N), whose repeats are averaged, labels (N,), and the weights of the images (b, N).
     """
     sums = weights @ _values(classes)[labels, predicted].mean(axis=0)
-    return np.nan_to_num(_metrics(sums)["quadratic_kappa"], nan=0.0)
+    return np.asarray(np.nan_to_num(_metrics(sums)["quadratic_kappa"], nan=0.0))
 
 
 def _values(classes: int) -> np.ndarray:

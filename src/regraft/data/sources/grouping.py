@@ -106,4 +106,4 @@ def _is_divided(groups: Names, pooled: Names, paths: np.ndarray) -> bool:
     """Whether a group has images of several groups that get one answer each."""
     rows = np.flatnonzero(groups.codes >= 0)
     pairs = np.stack([groups.codes[rows], Groups.named(pooled, paths).numbers[rows]])
-    return np.unique(pairs, axis=1).shape[1] > len(np.unique(pairs[0]))
+    return bool(np.unique(pairs, axis=1).shape[1] > len(np.unique(pairs[0])))
