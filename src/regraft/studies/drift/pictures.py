@@ -18,7 +18,7 @@ from regraft.data.quality.near_duplicates import Pictures as Thumbnails
 from regraft.data.quality.same_pictures import picture_numbers
 from regraft.data.read_images import read_images
 from regraft.data.samples import SampleTable
-from regraft.data.sources.earlier import with_groups
+from regraft.data.sources.grouping import with_groups
 from regraft.data.sources.open import open_images
 from regraft.data.sources.urls import absolute
 from regraft.errors import DataError
