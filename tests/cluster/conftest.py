@@ -53,7 +53,9 @@ def _two_nodes() -> Iterator[TwoNodes]:
         warnings.simplefilter("ignore")
         for name in ("OMP_NUM_THREADS", "REGRAFT_THREADS"):
             patch.setenv(name, "1")
+        patch.setenv("RAY_worker_niceness", "0")  # instead of 15, with which they wait for the tests beside them
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # instead of 2 seconds, between each two states
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that waits for news of a cloud
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         patch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]))
         nodes = TwoNodes()

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 import regraft
+from regraft.cluster.connection import connect
 from regraft.cluster.executor import Cluster, Task, open_executor
 from regraft.config import load_config
 from regraft.errors import ClusterError, UsageError
@@ -30,6 +31,19 @@ from regraft.runs.cluster_train import train_on_cluster
 from regraft.runs.prediction_parts.parts import Listing, Parts, PartsOptions, predict_parts
 from regraft.runs.train import train_from
 from regraft.training.callbacks import NullReporter
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _connected(_two_nodes: Any) -> Iterator[None]:
+    """One connection for all tests: each takes seconds, and a new connection's processes start anew."""
+    with connect(_two_nodes.address):
+        yield
+
+
+@pytest.fixture(scope="module")
+def fast_settings(fast_settings: dict[str, Any], small_network: dict[str, Any]) -> dict[str, Any]:
+    """With a network that is small to train in three processes at once."""
+    return fast_settings | small_network
 
 
 @pytest.fixture
@@ -181,8 +195,8 @@ def cluster(two_nodes: Any) -> Cluster:
     return Cluster(two_nodes.address, cpus=1)
 
 
-def test_folds_on_a_cluster_give_the_same_numbers(cluster, squares_folder, one_thread) -> None:
-    config = load_config(overrides={"model.image_size": 32})
+def test_folds_on_a_cluster_give_the_same_numbers(cluster, squares_folder, fast_settings, one_thread) -> None:
+    config = load_config(overrides=fast_settings)
     here = regraft.cross_validate(squares_folder, 2, repeats=2, config=config)
     there = regraft.cross_validate(squares_folder, 2, repeats=2, config=config, cluster=cluster)
     assert np.array_equal(here.predictions.probabilities, there.predictions.probabilities)
@@ -279,9 +293,10 @@ def test_an_evaluation_on_a_cluster_is_the_same(cluster, squares_run, squares_fo
     assert there.to_json() == here.to_json()
 
 
-def test_a_training_whose_process_is_killed_gives_the_same_numbers(two_nodes, squares_folder, tmp_path) -> None:
-    settings = ["model.image_size=32", "training.finetune_epochs=4", "training.keep_finetuned=always", "data.val=0.25"]
-    config = load_config(None, [*settings, "training.batch_size=8", "training.views=2"])
+def test_a_training_whose_process_is_killed_gives_the_same_numbers(
+    two_nodes, squares_folder, tmp_path, fast_settings
+) -> None:
+    config = load_config(overrides=fast_settings | {"training.finetune_epochs": 8})
 
     def train(name: str) -> dict[str, Any]:
         run = train_on_cluster(
@@ -301,5 +316,5 @@ def test_a_training_whose_process_is_killed_gives_the_same_numbers(two_nodes, sq
         again = training.result()
     starts = (tmp_path / "killed" / "logs" / "rank-0.log").read_text(encoding="utf-8").count("Process 0 of 2 starts")
     assert starts == 2
-    assert len(whole["losses"]) == 4
+    assert len(whole["losses"]) == 8
     assert again == whole
