@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from evidence import save, take_flag
 
 import regraft
 from regraft.config import load_config
+from regraft.data.stored_features import StoredFeatures
 from regraft.evaluation.comparison import paired_difference
 from regraft.evaluation.predictions import Predictions
 from regraft.runs.evaluate import predict_dataset
-from regraft.runs.exemplars import choose, read_exemplars, save_exemplars
+from regraft.runs.exemplars import choose, moved_to_means, read_exemplars, save_exemplars
 from regraft.runs.train import train_from
 
 #: Training images of each class whose features are left; the first is what a run keeps.
@@ -128,11 +130,15 @@ def without_images(run: regraft.Run, folder: Path, count: int) -> Path:
     is_train = np.array(found.parts) == "train"
     kept = ~is_train
     kept[np.flatnonzero(is_train)[choose(labels[is_train], count)]] = True
-    weights = found.stored.weights.copy()
+    weights, features = found.stored.weights.copy(), found.stored.features.copy()
+    chosen = np.flatnonzero(is_train & kept)
+    values = torch.from_numpy(features[is_train])
+    places = np.cumsum(is_train) - 1
+    features[chosen] = moved_to_means(values, labels[is_train], weights[is_train], places[chosen]).numpy()
     for label in np.unique(labels):
         rows = is_train & (labels == label)
         weights[rows & kept] *= weights[rows].sum() / weights[rows & kept].sum()
-    save_exemplars(folder, replace(found, stored=replace(found.stored, weights=weights)).take(kept))
+    save_exemplars(folder, replace(found, stored=StoredFeatures(features, weights)).take(kept))
     return folder
 
 

@@ -14,7 +14,7 @@ from terminal import csv_rows
 import regraft as library
 from regraft.config import load_config
 from regraft.errors import RunError, UsageError
-from regraft.runs.exemplars import EXEMPLARS, captured, choose, number_of, read_exemplars
+from regraft.runs.exemplars import EXEMPLARS, captured, choose, moved_to_means, number_of, read_exemplars
 from regraft.runs.resume import resume
 from regraft.runs.train import train_from
 
@@ -125,6 +125,24 @@ def test_the_choice_is_bounded_and_has_every_class(squares_run: library.Run) -> 
     model = squares_run.classifier
     assert number_of(model, 0) == 0
     assert 2 * 2 * 3 * model.head.features * number_of(model, 10**9) <= 16_000_000
+
+
+def test_rows_that_are_kept_have_the_mean_of_their_class() -> None:
+    rng = np.random.default_rng(0)
+    labels, weights = rng.integers(0, 3, 60), rng.uniform(1, 3, 60).astype(np.float32)
+    features = torch.from_numpy(rng.normal(size=(60, 4)).astype(np.float32))
+    chosen = choose(labels, 4)
+    moved = moved_to_means(features, labels, weights, chosen)
+    for label in range(3):
+        all_rows, kept = labels == label, labels[chosen] == label
+        expected = np.average(features.numpy()[all_rows], axis=0, weights=weights[all_rows])
+        np.testing.assert_allclose(
+            np.average(moved.numpy()[kept], axis=0, weights=weights[chosen][kept]), expected, atol=1e-5
+        )
+        steps = (moved - features[chosen]).numpy()[kept]
+        np.testing.assert_allclose(steps, np.broadcast_to(steps[0], steps.shape), atol=1e-5)  # nothing else changes
+    everything = moved_to_means(features, labels, weights, np.arange(60))
+    np.testing.assert_allclose(everything.numpy(), features.numpy(), atol=1e-5)
 
 
 def test_features_are_captured_in_order(squares_run: library.Run, squares_folder: Path) -> None:

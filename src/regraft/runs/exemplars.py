@@ -1,7 +1,8 @@
 """Features of a few images of each class, which a run keeps so that it can grow when its images are gone.
 
 Input: a finished training. Output: `exemplars.safetensors`, of at most 16 MB: what the head reads of some training,
-validation and test images, with their labels, parts and hashes, and how many images each stands for. There are no
+validation and test images, with their labels, parts and hashes, and how many images each stands for. Those of training
+images have the mean of their class. There are no
 pictures and no names of files in it. Only a head that is one linear layer has it, because such a head is solved from
 these numbers alone, while the layers below it stay.
 """
@@ -91,6 +92,25 @@ def held_out_rows(dataset: Dataset, count: int) -> np.ndarray:
     return choose(parts * len(dataset.classes) + dataset.labels, -(-count // 2))
 
 
+def moved_to_means(features: torch.Tensor, labels: np.ndarray, weights: np.ndarray, chosen: np.ndarray) -> torch.Tensor:
+    """Features of the `chosen` rows, float32 (K, F), moved together so that a class has the mean of all its rows.
+
+    A few rows of a class have another mean than many by chance, and the head would put its borders around it. Features
+    that are moved to the mean of a class stand for it almost as well as its own (FeTrIL, Petit and others 2023, arXiv
+    2211.13131). Features are float32 (N, F) with labels, int64 (N,), and weights, float32 (N,).
+    """
+    values, own = features[torch.from_numpy(chosen)].clone(), labels[chosen]
+    for label in np.unique(own):
+        rows, kept = np.flatnonzero(labels == label), np.flatnonzero(own == label)
+        values[kept] += _mean(features[rows], weights[rows]) - _mean(values[kept], weights[chosen[kept]])
+    return values
+
+
+def _mean(values: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
+    shares = torch.from_numpy(weights / weights.sum()).double()
+    return (shares @ values.double()).float()
+
+
 @contextmanager
 def captured(model: Classifier, rows: np.ndarray) -> Iterator[list[torch.Tensor]]:
     """A list that gets the features of these of the images that the model predicts meanwhile, float32 (F,) each."""
@@ -130,7 +150,9 @@ def write_exemplars(
     totals = np.bincount(codes, weights, len(split.classes))
     kept = np.bincount(codes[rows], weights[rows], len(split.classes))
     shares = weights[rows] * (totals / np.maximum(kept, 1e-9))[codes[rows]]  # those of a class add up as before
-    pieces = [(train, rows, features[torch.from_numpy(chosen)], shares)]
+    numbers = indices.numpy()
+    values = moved_to_means(features, codes[numbers], weights[numbers], chosen)
+    pieces = [(train, rows, values, shares)]
     if held_out is not None and len(held_out[0]):
         table = split.dataset.table
         others = split.dataset.with_samples(table.take(table.parts != PARTS.index("train")))
