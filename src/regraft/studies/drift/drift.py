@@ -133,9 +133,9 @@ def drift(
         DataError: There is no picture to compare.
 
     Examples:
-        >>> found = regraft.drift("runs/photos", "photos/rose")
+        >>> found = regraft.drift("runs/photos", "photos")
         >>> found.changes.is_drift
-        True
+        False
     """
     run, reporter = run if isinstance(run, Run) else Run(run), reporter or NullReporter()
     if not 0 < alpha < 1:
