@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from terminal import csv_rows, regraft
+from terminal import contents, csv_rows, regraft
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +21,15 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_verdict_with_tables(run: Path, noise: Path, tmp_path: Path) -> None:
-    done = regraft("drift", run, noise, "--out", tmp_path / "out", "--label", 3)
+    before = contents(run)
+    done = regraft("drift", run, noise, "--label", 3, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Inputs" in done.stdout
     assert "changed against validation (p = " in done.stdout
     for words in ("inputs: distance", "answers: classes", "of all tests", "Strangest", "Label next", "strangest.png"):
         assert words in done.stdout
-    rows = csv_rows(tmp_path / "out" / "label_next.csv")
+    assert contents(run) == before  # a signature of the run stays valid
+    rows = csv_rows(tmp_path / "drift" / "label_next.csv")
     assert len(rows) == 3
     assert Path(rows[0]["path"]).is_file()
 
@@ -54,4 +56,3 @@ def test_wrong_requests(run: Path, noise: Path, tmp_path: Path) -> None:
         done = regraft("drift", run, *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
         assert words in done.stderr
-    assert not (run / "drift").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -72,6 +73,8 @@ def test_results_are_written(squares_run: regraft.Run, dark: Path, tmp_path: Pat
     assert len(rows) == 5
     with Image.open(files[2]) as sheet:
         assert min(sheet.size) > 500
+    replace(found, label_next=(), strangest=()).write(tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["drift.json"]
 
 
 def test_earlier_pictures_are_the_reference(squares_run: regraft.Run, same: Path, dark: Path) -> None:

@@ -38,7 +38,7 @@ def command(
         str | None, Option(metavar="NAME", help="Column or path pattern: one of a group counts.")
     ] = None,
     label: Annotated[int, Option(metavar="N", min=0, help="Number of pictures to label next.")] = 20,
-    out: Annotated[Path | None, Option(help="Folder for what is written. Default: RUN/drift.")] = None,
+    out: Annotated[Path, Option(help="Folder for what is written; the run stays as it is.")] = Path("drift"),
     fail_on_drift: Annotated[bool, Option("--fail-on-drift", help="Exit with code 1 on a change.")] = False,
     json: Json = False,
 ) -> None:
@@ -47,15 +47,14 @@ def command(
     with screen.status("Starting"):
         from regraft.runs.run_folder import refuse_images
         from regraft.studies.drift.drift import RESULT, drift
-    folder = out or run / "drift"
-    if not (folder / RESULT).exists():
-        refuse_images(folder)
+    if not (out / RESULT).exists():
+        refuse_images(out)
     with rich_progress(screen) as reporter:
         found = drift(
             run, pictures, against=against, since=since, alpha=alpha, group_by=group_by or "", label_count=label,
             reporter=reporter,
         )  # fmt: skip
-        files = found.write(folder)
+        files = found.write(out)
     if json:
         print_json({**found.to_json(), "files": [str(file) for file in files]})
     else:

@@ -72,6 +72,8 @@ class Drift:
     def write(self, folder: Path) -> list[Path]:
         """Write `drift.json`, `label_next.csv` and `strangest.png` into a folder; returns the files."""
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (LABEL_NEXT, SHEET):  # of an earlier comparison
+            (folder / name).unlink(missing_ok=True)
         files = [folder / RESULT]
         write_json(files[0], self.to_json())
         named = [one for one in self.label_next if one.name]
