@@ -33,6 +33,8 @@ from regraft.text import join_truncated, one_line, pluralize
 
 #: Names of the files of a run that its bill refers to, and digits of a hash that are a model's version.
 _WEIGHTS, _SPLIT, _CONFIG, _CARD, _DIGITS = "model.safetensors", "split.csv", "config.toml", "MODEL_CARD.md", 12
+#: The first fields of the file: what it is, and of what.
+_FIRST = ("$schema", "bomFormat", "specVersion", "serialNumber", "version", "metadata")
 #: Largest number of classes that are named.
 _MAX_NAMED = 100
 #: Names of intervals of an evaluation by the types of metrics of a model card, where they differ.
@@ -109,9 +111,10 @@ def _bill(
         del value["metadata"]["timestamp"]
     value["metadata"]["component"]["modelCard"] = _model_card(record, metrics)
     _described(value["components"], "data")["data"] = [_dataset(record)]
-    del value["serialNumber"]
-    content = json.dumps(value, sort_keys=True, ensure_ascii=True)
-    return {**value, "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, content)}"}
+    value["serialNumber"] = ""
+    content = json.dumps(value, sort_keys=True)
+    value["serialNumber"] = f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, content)}"
+    return {name: value[name] for name in dict.fromkeys((*_FIRST, *value))}
 
 
 def _described(components: Iterable[dict[str, Any]], ref: str) -> dict[str, Any]:

@@ -19,7 +19,9 @@ def test_the_report_is_written_again(run: Path, tmp_path: Path) -> None:
     assert str(copy / "report.html") in done.stdout
     assert (copy / "report.html").read_bytes() == before
     done = regraft("report", copy, "--json")
-    assert json.loads(done.stdout)["model_card"] == str(copy / "MODEL_CARD.md")
+    files = json.loads(done.stdout)
+    assert files["model_card"] == str(copy / "MODEL_CARD.md")
+    assert files["bill_of_materials"] == str(copy / "mlbom.json")
     done = regraft("report", copy, "--data", tmp_path / "nowhere")
     assert done.returncode == 2
     assert "does not exist" in done.stderr

@@ -61,7 +61,10 @@ def command(
         return
     for file in signatures:
         screen.print(f"Signed: {escape(str(file))}")
-    who = "--identity NAME --issuer URL" if key is None else "--key PUBLIC_KEY"
+    who = "--identity NAME --issuer URL"
+    if key is not None:
+        public = key.with_suffix(".pub")
+        who = f"--key {escape(str(public)) if public.is_file() else 'PUBLIC_KEY'}"
     screen.print(f"\n[bold]Try next[/bold]\n  regraft verify {escape(str(signatures[0].parent))} --signature {who}")
 
 
