@@ -164,8 +164,8 @@ def _weights(one: Mapping[str, Any], architecture: str, ref: str) -> Component:
     licenses = []
     if found.name:
         url = XsUri(found.url) if found.url else None
-        named = {"id": found.name} if found.is_spdx else {"name": one_line(found.name)}
-        licenses.append(DisjunctiveLicense(**named, url=url))
+        spdx, own = (found.name, None) if found.is_spdx else (None, one_line(found.name))
+        licenses.append(DisjunctiveLicense(id=spdx, name=own, url=url))
     return _component(
         # Of a file or a run only the name: a published bill names no folder.
         ComponentType.MACHINE_LEARNING_MODEL, ref, name if purl else _last(name) or architecture,
