@@ -9,7 +9,7 @@ from regraft.cli.output import console, print_json
 
 
 def command(run: RunFolder, data: RunImages = None, json: Json = False) -> None:
-    """Write the run's report.html, MODEL_CARD.md, mlbom.json and label_errors.csv again from the files in its folder."""
+    """Write report.html, MODEL_CARD.md, mlbom.json and label_errors.csv again from the files in the run's folder."""
     screen = console(json)
     with screen.status("Writing"):
         from regraft.runs.report import BILL, CARD, SUSPECTS, write_report
