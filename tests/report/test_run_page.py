@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from page_parser import Page, check_is_accessible, check_is_self_contained
 
-from regraft.report import run_page as module
 from regraft.report.classification import MAX_DRAWN, MAX_NUMBERS
+from regraft.report.plots import svg
 from regraft.report.record import SHOWN, ClassificationRecord
 from regraft.report.run_page import run_page
 from regraft.text import one_line
@@ -51,7 +51,7 @@ def test_names_change_no_element_and_no_attribute(make_record: Make, names: list
         return page_of(replace(record, config="x")).shape
 
     with pytest.MonkeyPatch.context() as patch:  # the charts contain no names
-        patch.setattr(module, "panel", lambda *_, **__: Markup("<svg aria-label='chart'></svg>"))
+        patch.setattr(svg, "panel", lambda *_, **__: Markup("<svg aria-label='chart'></svg>"))
         assert shape(names) == shape(list("abcd"))
 
 

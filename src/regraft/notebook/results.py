@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from regraft.exporting.export import ExportResult
+from regraft.report import plots
 from regraft.report.html import render_fragment
-from regraft.report.plots.attribution_plots import overlay
 from regraft.report.run_page import key_numbers, training_view
 from regraft.report.tasks import REPORTS, summary
 from regraft.report.thumbnails import data_uri, jpeg_uri, read_thumbnails
@@ -91,7 +91,7 @@ def _cards(result: Any, picture: str | None) -> list[dict[str, Any]]:
         card | {
             "name": "", "alt": f"Attribution for {target}",
             "title": _map_title(result, target, has_evidence=bool(heat.any())),
-            "picture": data_uri(Image.fromarray(overlay(result.image, heat))),
+            "picture": data_uri(Image.fromarray(plots.attribution_plots.overlay(result.image, heat))),
             "probabilities": [] if result.value is not None else [(target, result.probability(target))],
         }
         for target, heat in zip(result.targets, result.heat, strict=True)

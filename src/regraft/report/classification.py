@@ -6,6 +6,7 @@ Input: its record. Output: values for the templates of the page and the model ca
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,10 @@ from regraft.evaluation.calibration import MIN_IMAGES, Calibration
 from regraft.evaluation.hierarchy import Hierarchy
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.ordinal import OrdinalScores
-from regraft.report import sentences
+from regraft.report import plots, sentences
 from regraft.report.earlier_run import class_rows
 from regraft.report.hierarchy import answer_rows, level_titles, metric_rows
 from regraft.report.html import interval, percent, short
-from regraft.report.plots.confusion import confusion_figure
-from regraft.report.plots.reliability import draw_reliability, draw_risk_coverage
-from regraft.report.plots.svg import panel, to_svg
 from regraft.report.record import ClassificationRecord
 from regraft.report.task_report import Sentence, TaskReport
 from regraft.text import join_truncated
@@ -144,7 +142,8 @@ def _matrix_view(confusion: np.ndarray, names: Sequence[str], ids: str) -> dict[
         ]
     elif len(names) <= MAX_DRAWN:
         label = f"{int(np.trace(confusion)):,} of {int(confusion.sum()):,} are on the diagonal."
-        view["chart"] = to_svg(confusion_figure(confusion, names, with_numbers=False), ids, label, tight=True)
+        figure = plots.confusion.confusion_figure(confusion, names, with_numbers=False)
+        view["chart"] = plots.svg.to_svg(figure, ids, label, tight=True)
     view["pairs"] = [
         (names[i], names[j], n, n / int(support[i, 0])) for i, j, n in sentences.confused(confusion, _MAX_PAIRS)
     ]
@@ -160,7 +159,8 @@ def _calibration_view(record: ClassificationRecord) -> dict[str, Any]:
         view["title"] = f"At temperature {record.metrics['calibration']['temperature']:.2f}"
         for name, title, calibration in (("before", "before calibration", before), ("after", view["title"], after)):
             label = f"Reliability diagram {title}: expected calibration error {calibration.describe(record.counted)}."
-            chart = panel(lambda axes, c=calibration: draw_reliability(axes, c), f"reliability-{name}", label)  # type: ignore[misc]
+            draw = partial(plots.reliability.draw_reliability, calibration=calibration)
+            chart = plots.svg.panel(draw, f"reliability-{name}", label)
             view["charts"].append((f"Reliability diagram, {title[0].lower() + title[1:]}", chart))
         view["rows"] = [
             ("Expected calibration error", *map(_calibration_error, record.calibrations)),
@@ -171,8 +171,8 @@ def _calibration_view(record: ClassificationRecord) -> dict[str, Any]:
     coverage, risk = risk_coverage(record.reported)
     half = float(risk[np.searchsorted(coverage, 0.5)])
     label = f"Error rate of all predictions: {100 * risk[-1]:.1f} %; of the more confident half: {100 * half:.1f} %."
-    view["charts"].append(("Risk-coverage curve", panel(lambda axes: draw_risk_coverage(axes, coverage, risk),
-                                                        "risk-coverage", label)))  # fmt: skip
+    draw = partial(plots.reliability.draw_risk_coverage, coverage=coverage, risk=risk)
+    view["charts"].append(("Risk-coverage curve", plots.svg.panel(draw, "risk-coverage", label)))
     return view
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
 
 from regraft.data.dataset import PARTS
+from regraft.report import plots
 from regraft.report.html import bidi, percent, render_page
-from regraft.report.plots.svg import panel
-from regraft.report.plots.training_curve import describe_curves, draw_curves, draw_head_path
 from regraft.report.record import SHOWN, RunRecord
 from regraft.report.tasks import REPORTS, summary
 from regraft.report.thumbnails import Album
@@ -114,11 +114,12 @@ def training_view(record: RunRecord) -> dict[str, Any]:
     path, epochs = record.head_path, record.history
     if any(row.get("val_loss") is not None for row in path):
         label = f"Validation loss of the head for {len(path)} L2 strengths."
-        charts.append(("Head: validation loss by L2 strength",
-                       panel(lambda axes: draw_head_path(axes, path), "head-path", label)))  # fmt: skip
+        draw = partial(plots.training_curve.draw_head_path, path=path)
+        charts.append(("Head: validation loss by L2 strength", plots.svg.panel(draw, "head-path", label)))
     measures = ("loss", "accuracy") if REPORTS[record.task].train_accuracy else ("loss",)
     for measure in measures if epochs else ():
-        chart = panel(lambda axes, m=measure: draw_curves(axes, epochs, m), measure, describe_curves(epochs, measure))  # type: ignore[misc]
+        draw = partial(plots.training_curve.draw_curves, epochs=epochs, measure=measure)
+        chart = plots.svg.panel(draw, measure, plots.training_curve.describe_curves(epochs, measure))
         title = REPORTS[record.task].train_accuracy if measure == "accuracy" else measure
         charts.append((title.capitalize(), chart))
     return {

@@ -27,6 +27,7 @@ from regraft.models.classifier import Classifier
 from regraft.models.image_sources import iter_sources
 from regraft.models.inference import Prediction, half_width_for, predict_batch
 from regraft.notebook_repr import NotebookRepr, ResultList
+from regraft.report import plots
 from regraft.resources import usable_cpus
 from regraft.runs.run import Run, classifier_of
 
@@ -122,10 +123,8 @@ class Explanation(NotebookRepr):
         file_format = Image.registered_extensions().get(path.suffix.lower())
         if file_format not in Image.SAVE:
             raise UsageError(f"{path} has the suffix {path.suffix!r}; expected one of an image, such as .jpg or .png.")
-        from regraft.report.plots.attribution_plots import overlay  # here, since a server needs no matplotlib
-
         with atomic_write(path) as temporary:
-            Image.fromarray(overlay(self.image, self.heat[0])).save(temporary, file_format)
+            Image.fromarray(plots.attribution_plots.overlay(self.image, self.heat[0])).save(temporary, file_format)
 
 
 @suggest_names

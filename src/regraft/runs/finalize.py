@@ -22,8 +22,8 @@ from regraft.data.pooling import per_answer, split_per_answer
 from regraft.data.samples import PARTS, Part
 from regraft.models.classifier import Classifier
 from regraft.models.head import Head
+from regraft.report import plots
 from regraft.report.earlier_run import describe_earlier
-from regraft.report.plots.training_curve import plot_history
 from regraft.report.tasks import REPORTS
 from regraft.runs.backbone_search import read_search
 from regraft.runs.evaluate import SamplePredictions, merge_predictions, predict_features, predict_jointly
@@ -153,7 +153,8 @@ def write_results(
     if head_path:
         _write_rows(path / HEAD_PATH, HeadFit, head_path)
     accuracy = REPORTS[model.task].train_accuracy
-    plot_history(history, path / "plots" / "training_history.png", head_path=head_path, accuracy=accuracy)
+    file = path / "plots" / "training_history.png"
+    plots.training_curve.plot_history(history, file, head_path=head_path, accuracy=accuracy)
     count = len(per_answer(split.train))
     metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": count}}
     parts: list[Part] = [part for part in ("val", "test") if len(split[part])] if held_out else []

@@ -13,8 +13,8 @@ from regraft.data.dataset import Dataset
 from regraft.data.decode import MAX_PIXELS, ImageSource
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import RegraftError, RunError, UsageError, suggest_names
+from regraft.report import plots
 from regraft.report.model_card import model_card
-from regraft.report.plots.attribution_plots import overlay
 from regraft.report.record import RunRecord
 from regraft.report.run_page import run_page
 from regraft.report.tasks import REPORTS
@@ -84,7 +84,7 @@ def _attribution_maps(
     try:
         explanations = stream(run, sources.values(), max_pixels=max_pixels, side=2 * THUMBNAIL_SIZE)
         return {
-            name: data_uri(Image.fromarray(overlay(explanation.image, explanation.heat[0])))
+            name: data_uri(Image.fromarray(plots.attribution_plots.overlay(explanation.image, explanation.heat[0])))
             for name, explanation in zip(sources, explanations, strict=True)
             if explanation.error is None and explanation.heat.any()
         }

@@ -22,7 +22,7 @@ from regraft.evaluation.regression.label_errors import find_number_doubts
 from regraft.evaluation.regression.metrics import RegressionEvaluation, evaluate_numbers, scores_of
 from regraft.evaluation.regression.predictions import RegressionPredictions
 from regraft.evaluation.stored_predictions import CSV
-from regraft.report.plots.predicted_true import plot_predicted_true
+from regraft.report import plots
 from regraft.studies.answered import Answered
 
 _LABEL_ERRORS = ("path", "target", "predicted", "error")
@@ -91,7 +91,8 @@ class NumberCrossValidation:
         self.predictions.write_csv(folder / CSV)
         write_csv(folder / "label_errors.csv", *self.answered.table(_LABEL_ERRORS, self.suspects))
         title, quantity = f"Held out, {self.k} folds", self.predictions.quantity
-        plot_predicted_true(self.predictions, folder / "predicted_true.png", title=title, quantity=quantity)
+        file = folder / "predicted_true.png"
+        plots.predicted_true.plot_predicted_true(self.predictions, file, title=title, quantity=quantity)
         write_json(folder / "crossval.json", self.to_json())  # last: where it is, all is
         return CSV, "label_errors.csv", "predicted_true.png", "crossval.json"
 

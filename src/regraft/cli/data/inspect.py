@@ -69,7 +69,6 @@ def command(
     screen = console(json)
     with screen.status("Starting"):
         from regraft.studies.inspect.inspect import inspect
-        from regraft.studies.inspect.page import write_page
     with rich_progress(screen) as reporter:
         inspection = inspect(
             data, labels=labels, backbone=backbone, weights=weights or "auto", group_by=group_by or "", remote=remote,
@@ -77,6 +76,8 @@ def command(
             label_column=label_column or "", bands=bands or "", task=task or "auto",
             order=order.split(",") if order else (), label_separator=label_separator or "", reporter=reporter,
         )  # fmt: skip
+        from regraft.studies.inspect.page import write_page  # imports Matplotlib
+
         write_page(inspection, out, progress=lambda done, total: reporter.on_progress("page", done, total, "pictures"))
     if json:
         print_json({**inspection.to_json(), "page": str(out)})

@@ -14,13 +14,11 @@ from regraft.data.labels import join_labels
 from regraft.evaluation.calibration import MIN_IMAGES, Calibration
 from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.report import plots
 from regraft.report.earlier_run import class_rows
 from regraft.report.html import interval, percent
 from regraft.report.multilabel import sentences
 from regraft.report.multilabel.record import MultilabelRecord
-from regraft.report.plots.precision_recall import MAX_CHARTS, describe_precision_recall, draw_precision_recall
-from regraft.report.plots.reliability import draw_reliability
-from regraft.report.plots.svg import panel
 from regraft.report.task_report import Sentence, TaskReport
 from regraft.text import one_line, pluralize, shorten
 
@@ -90,10 +88,11 @@ def _page_view(record: MultilabelRecord) -> dict[str, Any]:
 def _curves(evaluation: MultilabelEvaluation, predictions: MultilabelPredictions) -> list[tuple[str, Any]]:
     """A chart for each of the classes with the lowest average precision."""
     charts = []
-    for row in [row for row in evaluation.weakest_first if row.support][:MAX_CHARTS]:
+    for row in [row for row in evaluation.weakest_first if row.support][: plots.precision_recall.MAX_CHARTS]:
         column = predictions.classes.index(row.name)
-        draw = partial(draw_precision_recall, predictions=predictions, column=column)
-        chart = panel(draw, f"curve-{column}", describe_precision_recall(predictions, column))
+        draw = partial(plots.precision_recall.draw_precision_recall, predictions=predictions, column=column)
+        label = plots.precision_recall.describe_precision_recall(predictions, column)
+        chart = plots.svg.panel(draw, f"curve-{column}", label)
         charts.append((f"{shorten(one_line(row.name), 40)}: {row.average_precision:.3f}", chart))
     return charts
 
@@ -131,11 +130,14 @@ def _calibration_view(record: MultilabelRecord) -> dict[str, Any]:
     charts = []
     for i in order[:_MAX_DIAGRAMS]:
         calibration = after.per_class[i]
+        label = f"Reliability diagram: expected calibration error {calibration.describe(record.counted)}."
         draw = partial(
-            draw_reliability, calibration=calibration, across="probability", up=f"{record.counted}s with the class"
+            plots.reliability.draw_reliability,
+            calibration=calibration,
+            across="probability",
+            up=f"{record.counted}s with the class",
         )
-        error = calibration.describe(record.counted)
-        chart = panel(draw, f"reliability-{i}", f"Reliability diagram: expected calibration error {error}.")
+        chart = plots.svg.panel(draw, f"reliability-{i}", label)
         charts.append((shorten(one_line(record.classes[i]), 40), chart))
     return {"charts": charts, "rows": [rows[i] for i in order], "sentence": f"Mean over the classes: "
             f"{after.describe(record.counted)}. Before calibration it was {100 * before.ece:.1f} points."}  # fmt: skip

@@ -10,9 +10,8 @@ from functools import partial
 from typing import Any
 
 from regraft.evaluation.regression.conformal import COVERAGE, least_images
+from regraft.report import plots
 from regraft.report.html import Name, percent
-from regraft.report.plots.predicted_true import describe_predicted_true, draw_predicted_true
-from regraft.report.plots.svg import panel
 from regraft.report.record import WITHHELD
 from regraft.report.regression.record import RegressionRecord
 from regraft.report.sentences import PARTS
@@ -119,8 +118,9 @@ def _rows(record: RegressionRecord) -> list[tuple[str, str, str]]:
 def _page_view(record: RegressionRecord) -> dict[str, Any]:
     chart = None
     if (predictions := record.reported) is not None and len(predictions):
-        draw = partial(draw_predicted_true, predictions=predictions, quantity=record.quantity)
-        chart = panel(draw, "predicted-true", describe_predicted_true(predictions))
+        draw = partial(plots.predicted_true.draw_predicted_true, predictions=predictions, quantity=record.quantity)
+        label = plots.predicted_true.describe_predicted_true(predictions)
+        chart = plots.svg.panel(draw, "predicted-true", label)
     view = {"score_rows": _rows(record), "predicted_true": chart, "answers": _answers(record)}
     return view | {"number_rows": _number_rows(record)}
 

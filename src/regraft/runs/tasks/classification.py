@@ -19,9 +19,7 @@ from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import write_predictions
 from regraft.models.classifier import Classifier
-from regraft.report.plots.confusion import plot_confusion
-from regraft.report.plots.reliability import plot_reliability
-from regraft.report.plots.samples import SampleTile, choose_samples, plot_samples
+from regraft.report import plots
 from regraft.runs.evaluate import SamplePredictions
 from regraft.runs.tasks.base import PART_TITLES, with_images
 from regraft.runs.training_overlap import overlap_within
@@ -32,7 +30,8 @@ def plot_levels(hierarchy: Hierarchy, folder: Path, part: Part) -> None:
     """Draw the confusion matrix of each level of a tree above the classes."""
     for level in hierarchy.levels:
         file = folder / f"confusion_matrix_level_{level.level}.png"
-        plot_confusion(level.confusion, level.nodes, file, title=f"{PART_TITLES[part]} images, level {level.level}")
+        title = f"{PART_TITLES[part]} images, level {level.level}"
+        plots.confusion.plot_confusion(level.confusion, level.nodes, file, title=title)
 
 
 @dataclass(frozen=True)
@@ -79,20 +78,22 @@ class ClassificationResults:
     ) -> None:
         """Draw reliability diagrams, the confusion matrix, and right and wrong predictions."""
         before, after = (read_calibration(metrics["calibration"][part][when]) for when in ("before", "after"))
-        plot_reliability(before, after, self.temperature, folder / "reliability.png", part=part)
+        plots.reliability.plot_reliability(before, after, self.temperature, folder / "reliability.png", part=part)
         title, predictions = f"{PART_TITLES[part]} images", self.predictions.part(part)
         evaluation = Evaluation.from_json(metrics[part])
         if evaluation.hierarchy is not None:
             plot_levels(evaluation.hierarchy, folder, part)
-        plot_confusion(evaluation.confusion, predictions.classes, folder / "confusion_matrix.png", title=title)
+        file = folder / "confusion_matrix.png"
+        plots.confusion.plot_confusion(evaluation.confusion, predictions.classes, file, title=title)
         predictions = predictions.take(np.arange(len(split.with_files(part))))
         if not len(predictions):
             return
 
-        def tile(image: np.ndarray, row: int) -> SampleTile:
+        def tile(image: np.ndarray, row: int) -> plots.samples.SampleTile:
             label, predicted = (predictions.classes[of[row]] for of in (predictions.labels, predictions.predicted))
-            return SampleTile(image, label, predicted, float(predictions.confidence[row]))
+            return plots.samples.SampleTile(image, label, predicted, float(predictions.confidence[row]))
 
         # The predictions of a part are in its order.
-        tiles = with_images(choose_samples(predictions), split, part, preprocessing, tile)
-        plot_samples(tiles, folder / "sample_predictions.png", title=f"{title}: true \N{RIGHTWARDS ARROW} predicted")
+        tiles = with_images(plots.samples.choose_samples(predictions), split, part, preprocessing, tile)
+        title = f"{title}: true \N{RIGHTWARDS ARROW} predicted"
+        plots.samples.plot_samples(tiles, folder / "sample_predictions.png", title=title)

@@ -20,8 +20,7 @@ from regraft.evaluation.stored_predictions import CSV
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.head import Head
-from regraft.report.plots.precision_recall import plot_precision_recall
-from regraft.report.plots.samples import LabelTile, choose_label_samples, plot_samples
+from regraft.report import plots
 from regraft.runs.evaluate import SamplePredictions
 from regraft.runs.tasks.base import PART_TITLES, with_images
 from regraft.runs.training_overlap import overlap_within
@@ -100,21 +99,22 @@ class MultilabelResults:
     ) -> None:
         """Draw precision over recall of each class, and images with right and wrong labels."""
         title, predictions = f"{PART_TITLES[part]} images", self.predictions.part(part)
-        plot_precision_recall(predictions, folder / "precision_recall.png", title=title)
+        plots.precision_recall.plot_precision_recall(predictions, folder / "precision_recall.png", title=title)
         predictions = predictions.take(np.arange(len(split.with_files(part))))
         if not len(predictions):
             return
 
-        def tile(image: np.ndarray, row: int) -> LabelTile:
+        def tile(image: np.ndarray, row: int) -> plots.samples.LabelTile:
             true, said = (
                 tuple(predictions.classes[i] for i in np.flatnonzero(of[row]))
                 for of in (predictions.indicators, predictions.predicted)
             )
-            return LabelTile(image, true, said)
+            return plots.samples.LabelTile(image, true, said)
 
         # The predictions of a part are in its order.
-        tiles = with_images(choose_label_samples(predictions), split, part, preprocessing, tile)
-        plot_samples(tiles, folder / "sample_predictions.png", title=f"{title}: their labels, and what is wrong")
+        tiles = with_images(plots.samples.choose_label_samples(predictions), split, part, preprocessing, tile)
+        title = f"{title}: their labels, and what is wrong"
+        plots.samples.plot_samples(tiles, folder / "sample_predictions.png", title=title)
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

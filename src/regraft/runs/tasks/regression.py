@@ -17,8 +17,7 @@ from regraft.evaluation.regression.metrics import evaluate_numbers
 from regraft.evaluation.regression.predictions import RegressionPredictions
 from regraft.evaluation.stored_predictions import CSV
 from regraft.models.classifier import Classifier
-from regraft.report.plots.predicted_true import plot_predicted_true
-from regraft.report.plots.samples import NumberTile, choose_number_samples, plot_samples
+from regraft.report import plots
 from regraft.runs.evaluate import SamplePredictions
 from regraft.runs.tasks.base import PART_TITLES, with_images
 from regraft.runs.training_overlap import overlap_within
@@ -73,15 +72,17 @@ class RegressionResults:
     ) -> None:
         """Draw predicted over true numbers, and the images with the largest and smallest errors."""
         title, predictions = f"{PART_TITLES[part]} images", self.predictions.part(part)
-        plot_predicted_true(predictions, folder / "predicted_true.png", title=title, quantity=predictions.quantity)
+        file, quantity = folder / "predicted_true.png", predictions.quantity
+        plots.predicted_true.plot_predicted_true(predictions, file, title=title, quantity=quantity)
         predictions = predictions.take(np.arange(len(split.with_files(part))))
         if not len(predictions):
             return
 
-        def tile(image: np.ndarray, row: int) -> NumberTile:
+        def tile(image: np.ndarray, row: int) -> plots.samples.NumberTile:
             value, width = float(predictions.values[row]), predictions.half_width
-            return NumberTile(image, float(predictions.targets[row]), value, width)
+            return plots.samples.NumberTile(image, float(predictions.targets[row]), value, width)
 
         # The predictions of a part are in its order.
-        tiles = with_images(choose_number_samples(predictions), split, part, preprocessing, tile)
-        plot_samples(tiles, folder / "sample_predictions.png", title=f"{title}: true \N{RIGHTWARDS ARROW} predicted")
+        tiles = with_images(plots.samples.choose_number_samples(predictions), split, part, preprocessing, tile)
+        title = f"{title}: true \N{RIGHTWARDS ARROW} predicted"
+        plots.samples.plot_samples(tiles, folder / "sample_predictions.png", title=title)
