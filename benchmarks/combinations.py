@@ -30,7 +30,7 @@ from regraft.data.scan import scan
 from regraft.data.split import fold_numbers
 from regraft.models.classifier import build
 from regraft.runs.backbone_search import candidates_for
-from regraft.runs.prepare import split_with
+from regraft.runs.scan_and_split import split_with
 from regraft.training.backbone_scores import BackboneScore, features_of, score_head
 from regraft.training.callbacks import NullReporter
 from regraft.training.linear_head import L2_VALUES, held_out_path

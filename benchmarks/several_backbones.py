@@ -27,7 +27,7 @@ import regraft
 from regraft.config import load_config
 from regraft.data.dataset import Dataset, Split
 from regraft.data.scan import scan
-from regraft.runs.prepare import split_with
+from regraft.runs.scan_and_split import split_with
 from regraft.training.device import choose_device, choose_precision
 from regraft.training.prefix_backend import images_per_second, make_backend
 

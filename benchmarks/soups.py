@@ -25,7 +25,8 @@ from regraft.data.dataset import Split
 from regraft.data.pixel_cache import StreamedPixels
 from regraft.data.samples import Part
 from regraft.models.classifier import Classifier
-from regraft.runs.prepare import build_for, scan_and_split
+from regraft.runs.prepare import build_for
+from regraft.runs.scan_and_split import scan_and_split
 from regraft.training.activations import Activations
 from regraft.training.callbacks import NullReporter
 from regraft.training.feature_cache import predict_logits, run_prefix

@@ -21,7 +21,7 @@ from regraft.data.scan import scan
 from regraft.evaluation.intervals import wilson_interval
 from regraft.evaluation.metrics import evaluate
 from regraft.runs.evaluate import predict_dataset
-from regraft.runs.prepare import split_with
+from regraft.runs.scan_and_split import split_with
 from regraft.training.trainer import train
 
 VIEWS = (1, 2, 4, 8, 16)

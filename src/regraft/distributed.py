@@ -391,6 +391,6 @@ def is_interrupted() -> bool:
 
 def _process_group() -> Any:
     """The module `torch.distributed` if this process is in a group, else None."""
-    torch = sys.modules.get("torch")  # a process that has not loaded it is in no group
-    dist = getattr(torch, "distributed", None)
-    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
+    dist = sys.modules.get("torch.distributed")  # a process that has not loaded it, or is just loading it, is in none
+    is_initialized = getattr(dist, "is_initialized", None)
+    return dist if is_initialized is not None and is_initialized() else None

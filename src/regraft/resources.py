@@ -94,7 +94,7 @@ def configure_threads() -> None:
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Run NumPy's and SciPy's products in the calling thread within the block: small ones, or those of own threads."""
-    with _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas"):
+    with _blas(hasattr(sys.modules.get("scipy.linalg"), "solve")).limit(limits=1, user_api="blas"):
         yield
 
 

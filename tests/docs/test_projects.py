@@ -29,6 +29,7 @@ from regraft.models.registry import BackboneSpec
 from regraft.models.weights import WeightsRecord
 from regraft.report.plots import style
 from regraft.runs import train
+from regraft.runs import train_from as start
 from regraft.runs.budget import RunPlan
 from regraft.runs.subprocess_train import Timing
 from regraft.studies.compare import compare, trainer
@@ -127,7 +128,7 @@ class Place:
 
     def settings_of(self, options: dict[str, str]) -> dict[str, Any]:
         """The settings of a training, which does not start; AssertionError if it is refused."""
-        with mock.patch.object(train, "train_from", side_effect=_Stop) as started, pytest.raises(_Stop):
+        with mock.patch.object(start, "train_from", side_effect=_Stop) as started, pytest.raises(_Stop):
             self.regraft(quick(train_with(options)))
         return flat(started.call_args.args[1])
 
@@ -196,7 +197,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         return weights._create(spec, image_size, channels), WeightsRecord("hub", spec.timm_name)
 
     def train_here(data: str, config: Path, out: Path, cache: Path, reporter: ProgressReporter) -> Timing:
-        train.train_from(data, load_config(config), out, reporter=reporter)
+        start.train_from(data, load_config(config), out, reporter=reporter)
         return Timing(1.0, 1.0)
 
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:

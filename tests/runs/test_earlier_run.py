@@ -19,8 +19,9 @@ from regraft.config import load_config
 from regraft.data.dataset import Split
 from regraft.errors import ConfigError, UsageError, WeightsError
 from regraft.runs.earlier_run import notes_on_earlier_run
-from regraft.runs.prepare import build_for, split_with
+from regraft.runs.prepare import build_for
 from regraft.runs.resume import resume
+from regraft.runs.scan_and_split import split_with
 from regraft.training.callbacks import Epoch, NullReporter
 
 

@@ -361,7 +361,7 @@ def test_contradictions_in_groups_are_named(patients: Path, tmp_path: Path) -> N
 def test_what_is_not_linear_in_the_features_is_refused_before_the_images_are_read(
     patients: Path, setting: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regraft.runs.prepare.scan", None)
+    monkeypatch.setattr("regraft.runs.scan_and_split.scan", None)
     with pytest.raises(UsageError, match=words):
         train_from(patients, load_config(overrides={**HEAD, "data.pool_by": "patient", setting: value}))
 

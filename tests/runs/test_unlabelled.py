@@ -23,8 +23,9 @@ from regraft.runs import backbone_search, budget
 from regraft.runs import unlabelled as runs_module
 from regraft.runs.earlier_run import notes_on_earlier_run
 from regraft.runs.plan import plan_from
-from regraft.runs.prepare import build_for, scan_and_split
+from regraft.runs.prepare import build_for
 from regraft.runs.run_images import read_rows
+from regraft.runs.scan_and_split import scan_and_split
 from regraft.runs.train import train_from
 from regraft.runs.unlabelled import find_unlabeled_for
 from regraft.training import soft_labels

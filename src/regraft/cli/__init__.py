@@ -87,6 +87,7 @@ def main() -> None:
         encoding = sys.stdout.encoding if sys.stdout else "utf-8"
         os.environ.setdefault("PYTHONIOENCODING", encoding)
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for some reads all packages
     gc.set_threshold(100_000)  # a data set is many small objects without cycles; looking for cycles takes a third
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`; otherwise the next file to be opened takes its number
@@ -139,6 +140,5 @@ _OUT_OF_MEMORY = (
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Cover Python, GPUs and PyTorch on a CPU, which raises a plain RuntimeError."""
-    torch = sys.modules.get("torch")  # without it no device can be out of memory
-    kinds = (MemoryError,) if torch is None else (MemoryError, torch.cuda.OutOfMemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    of_device = getattr(sys.modules.get("torch.cuda"), "OutOfMemoryError", MemoryError)  # none without PyTorch
+    return isinstance(error, (MemoryError, of_device)) or "can't allocate memory" in str(error)

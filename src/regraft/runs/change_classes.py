@@ -29,23 +29,22 @@ from regraft.evaluation.stored_predictions import CSV, find_predictions, write_p
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier, save_classifier
-from regraft.report.plots.confusion import plot_confusion
-from regraft.report.plots.precision_recall import plot_precision_recall
+from regraft.report import plots
 from regraft.runs.class_changes import ClassChanges
 from regraft.runs.earlier_images import location_of, source_record
 from regraft.runs.exemplars import rename_exemplars
-from regraft.runs.prepare import refuse_groups, refuse_numbers, refuse_order
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import CONFIG, HEAD_PATH, HISTORY, METRICS, SOURCE, SPLIT, UNLABELED, Run, open_model
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.run_images import data_of, split_rows
+from regraft.runs.scan_and_split import refuse_groups, refuse_numbers, refuse_order
 from regraft.runs.tasks.base import PART_TITLES
 from regraft.runs.tasks.classification import plot_levels
 from regraft.runs.tasks.multilabel import MultilabelResults
-from regraft.runs.train import train_from
+from regraft.runs.train_from import train_from
 from regraft.training.callbacks import NullReporter, ProgressReporter
-from regraft.training.losses import given_weights
+from regraft.training.task_options import given_weights
 
 #: Files that new names of classes leave as they are.
 _SAME = (HISTORY, HEAD_PATH, UNLABELED, "plots/training_history.png", "plots/reliability.png")
@@ -150,13 +149,14 @@ def _write_predictions(earlier: Run, changes: ClassChanges, tree: Taxonomy | Non
         of_labels.write_csv(path / CSV)
         part = _last_part(of_labels.parts)
         file = path / "plots" / "precision_recall.png"
-        plot_precision_recall(of_labels.part(part), file, title=f"{PART_TITLES[part]} images")
+        plots.precision_recall.plot_precision_recall(of_labels.part(part), file, title=f"{PART_TITLES[part]} images")
         return
     predictions = changes.of_predictions(earlier.predictions)
     write_predictions(predictions, path)
     part = _last_part(predictions.parts)
     evaluation, title = evaluate(predictions.part(part)), f"{PART_TITLES[part]} images"
-    plot_confusion(evaluation.confusion, changes.after, path / "plots" / "confusion_matrix.png", title=title)
+    file = path / "plots" / "confusion_matrix.png"
+    plots.confusion.plot_confusion(evaluation.confusion, changes.after, file, title=title)
     if (hierarchy := hierarchy_of_part(predictions, part, tree)) is not None:
         plot_levels(hierarchy, path / "plots", part)
 

@@ -17,7 +17,7 @@ from regraft.runs.processes import LOGS, LogReporter
 from regraft.runs.resume import resume
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, Run
 from regraft.runs.run_folder import refuse_existing_run
-from regraft.runs.train import train_from
+from regraft.runs.train_from import train_from
 from regraft.runs.unlabelled import refuse_unlabeled
 from regraft.training.callbacks import NullReporter, ProgressReporter
 

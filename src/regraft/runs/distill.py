@@ -22,19 +22,19 @@ from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
 from regraft.evaluation.stored_predictions import find_predictions
 from regraft.evaluation.tasks import AnyDifference, AnyEvaluation, AnyPredictions, evaluate_any, paired_difference_any
 from regraft.models.registry import find_backbone
-from regraft.runs.prepare import (
-    asked_task,
-    refuse_groups,
-    refuse_numbers,
-    refuse_order,
-)
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.resume import resume
 from regraft.runs.run import CONFIG, METRICS, SOURCE, Run, open_model
 from regraft.runs.run_folder import new_folder
 from regraft.runs.run_images import data_of
-from regraft.runs.train import train_from
+from regraft.runs.scan_and_split import (
+    asked_task,
+    refuse_groups,
+    refuse_numbers,
+    refuse_order,
+)
+from regraft.runs.train_from import train_from
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.distillation import DistillationOptions
 

@@ -43,14 +43,10 @@ from regraft.runs.earlier_run import tree_of_earlier
 from regraft.runs.exemplars import Exemplars, read_exemplars
 from regraft.runs.run import Run
 from regraft.runs.run_images import origin_of, split_rows
+from regraft.runs.scan_and_split import uses_earlier_images
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.setup import check_stored
-
-
-def uses_earlier_images(config: Config) -> bool:
-    """Whether the images of an earlier run train, by a configuration that is decided."""
-    return bool(config.run.class_changes) or (bool(config.run.from_run) and config.run.keep_images == "all")
 
 
 def with_decision(config: Config, data: Path | str, reporter: ProgressReporter) -> Config:

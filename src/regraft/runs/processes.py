@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from regraft import distributed
-from regraft.models.serialization import versions
 from regraft.training.callbacks import Epoch, HeadFit, NullReporter, ProgressReporter, Training
 
 P = ParamSpec("P")
@@ -37,13 +36,20 @@ def jointly(verb: Callable[P, R]) -> Callable[P, R]:
     @wraps(verb)
     def in_group(*args: P.args, **kwargs: P.kwargs) -> R:
         with distributed.process_group():
-            for name, version in versions().items():
-                distributed.check_equal(f"versions of {name}", version)
+            if distributed.is_distributed():
+                _check_versions()
             if distributed.rank():
                 kwargs["reporter"] = NullReporter()
             return verb(*args, **kwargs)
 
     return in_group
+
+
+def _check_versions() -> None:
+    from regraft.models.serialization import versions  # imports PyTorch, which one process may not need yet
+
+    for name, version in versions().items():
+        distributed.check_equal(f"versions of {name}", version)
 
 
 def tell_run(path: Path) -> None:

@@ -17,11 +17,12 @@ from regraft.data.unlabelled import unlabeled_sha256
 from regraft.errors import RunError, UsageError, as_path, continued_in
 from regraft.runs.budget import RunPlan
 from regraft.runs.earlier_run import training_of
-from regraft.runs.prepare import prepare, scan_and_split
+from regraft.runs.prepare import prepare
 from regraft.runs.processes import jointly, tell_run
 from regraft.runs.progress import with_progress
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, SPLIT, UNLABELED, Run
 from regraft.runs.run_folder import lock_run
+from regraft.runs.scan_and_split import scan_and_split
 from regraft.runs.tasks.multilabel import without_calibration
 from regraft.runs.teacher import ask_teacher, open_teacher
 from regraft.runs.train import tracking_options, train_into

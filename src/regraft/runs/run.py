@@ -42,10 +42,14 @@ from regraft.models.pooled_predictions import pool_predictions
 from regraft.models.serialization import load_classifier, read_model_json
 from regraft.models.summary import Summary, summary_of
 from regraft.notebook_repr import NotebookRepr, ResultList
-
-CONFIG, SOURCE, SPLIT, CHECKPOINT = "config.toml", "source.json", "split.csv", "checkpoints/last.safetensors"
-UNLABELED = "unlabelled.csv"
-HISTORY, HEAD_PATH, METRICS = "history.csv", "head_path.csv", "metrics.json"
+from regraft.runs.run_folder import CHECKPOINT as CHECKPOINT
+from regraft.runs.run_folder import CONFIG as CONFIG
+from regraft.runs.run_folder import HEAD_PATH as HEAD_PATH
+from regraft.runs.run_folder import HISTORY as HISTORY
+from regraft.runs.run_folder import METRICS as METRICS
+from regraft.runs.run_folder import SOURCE as SOURCE
+from regraft.runs.run_folder import SPLIT as SPLIT
+from regraft.runs.run_folder import UNLABELED as UNLABELED
 
 
 class Run(NotebookRepr):

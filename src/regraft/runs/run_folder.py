@@ -14,10 +14,13 @@ from filelock import FileLock, Timeout
 from regraft import distributed
 from regraft.data.sources.folders import find_images
 from regraft.errors import RunError, UsageError
-from regraft.runs.run import CHECKPOINT
 from regraft.tracking.callback import TRACKING
 
 RUNS = Path("runs")
+#: Files of a run.
+CONFIG, SOURCE, SPLIT, CHECKPOINT = "config.toml", "source.json", "split.csv", "checkpoints/last.safetensors"
+UNLABELED = "unlabelled.csv"
+HISTORY, HEAD_PATH, METRICS = "history.csv", "head_path.csv", "metrics.json"
 #: Subfolder of a run for temporary files, removed when the training ends.
 SCRATCH = ".scratch"
 

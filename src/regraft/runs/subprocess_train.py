@@ -16,7 +16,7 @@ from regraft.errors import BudgetError, RegraftError, RunError, WeightsError
 from regraft.models.inference import predict_batch
 from regraft.runs.resume import resume
 from regraft.runs.run import CONFIG, SOURCE, Run
-from regraft.runs.train import train_from
+from regraft.runs.train_from import train_from
 from regraft.timing import time_passes
 from regraft.training.callbacks import Epoch, HeadFit, ProgressReporter
 from regraft.worker_process import Exited, Handler, Message, WorkerProcess

@@ -11,8 +11,9 @@ from regraft.errors import suggest_names
 from regraft.models.classifier import Classifier
 from regraft.models.summary import Summary, summary_of
 from regraft.models.weights import WeightsRecord
-from regraft.runs.prepare import build_for, scan_with
+from regraft.runs.prepare import build_for
 from regraft.runs.run import Run, classifier_of
+from regraft.runs.scan_and_split import scan_with
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.phase_plan import finetunes_members, plan_phases
 

@@ -1,6 +1,6 @@
 """Train a model on labeled images, and write everything about it into a run's folder.
 
-It can predict once the head is trained. Read the file from top to bottom: `train_from`, `train_into`, `train`.
+It can predict once the head is trained. Read the file from top to bottom: `train_split`, `train_into`, `train`.
 """
 
 from __future__ import annotations
@@ -27,32 +27,24 @@ from regraft.data.unlabelled import write_unlabeled
 from regraft.errors import RegraftError, UsageError, continued_in, refuse_old_names
 from regraft.models.classifier import Classifier
 from regraft.models.options import ModelOptions
-from regraft.models.registry import AUTO, find_backbone
+from regraft.models.registry import AUTO
 from regraft.models.serialization import save_classifier
-from regraft.runs.backbone_search import candidates_for, choose_backbone, write_search
+from regraft.runs.backbone_search import choose_backbone, write_search
 from regraft.runs.budget import RunPlan, fit_into_budget, with_preset_plan
 from regraft.runs.earlier_comparison import describe_earlier_run
-from regraft.runs.earlier_images import source_record, with_decision
 from regraft.runs.exemplars import number_of, write_exemplars
 from regraft.runs.finalize import HeldOut, calibrate, write_results
 from regraft.runs.members import TrainedMember, remove_weights, train_members
-from regraft.runs.prepare import (
-    asked_task,
-    build_described,
-    build_for,
-    describe_model,
-    refuse_settings_of_classes,
-    refuse_settings_of_images,
-    scan_and_split,
-    split_with,
-)
+from regraft.runs.prepare import build_described, build_for, describe_model
 from regraft.runs.processes import describe as describe_processes
 from regraft.runs.processes import jointly, logged, tell_run
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import CHECKPOINT, CONFIG, SOURCE, SPLIT, UNLABELED, Run, open_model
-from regraft.runs.run_folder import SCRATCH, lock_run, new_folder, refuse_existing_run
+from regraft.runs.run_folder import SCRATCH, lock_run, new_folder
+from regraft.runs.scan_and_split import refuse_settings_of_classes, refuse_settings_of_images, split_with
 from regraft.runs.teacher import Lesson, ask_teacher, open_teacher
+from regraft.runs.train_from import refuse_early, train_from
 from regraft.runs.unlabelled import with_unlabeled
 from regraft.tracking.callback import TrackingReporter, tracking
 from regraft.tracking.options import TrackingOptions
@@ -63,31 +55,7 @@ from regraft.training.phase_plan import finetunes_members
 from regraft.training.trainer import train as train_classifier
 
 
-@jointly
-def train_from(
-    data: Path | str,
-    config: Config,
-    out: Path | str | None = None,
-    *,
-    reporter: ProgressReporter | None = None,
-    started: float | None = None,
-    callbacks: Sequence[Callback] = (),
-    loss: LossFunction | None = None,
-) -> Run:
-    """Scan, split, build, train and evaluate, as `regraft train` does, into a folder without a run, or a new one.
-
-    `started` is the `time.monotonic()` at which the time budget starts, default: now. Raises `RegraftError` if reading
-    the data, loading the weights or the training failed.
-    """
-    reporter, started = reporter or NullReporter(), time.monotonic() if started is None else started
-    _refuse_early(config, out)
-    config = with_decision(config, data, reporter)
-    split = scan_and_split(data, config, reporter)
-    source, name = source_record(config, absolute(data)), Path(absolute(data)).stem
-    return _train_split(None, split, config, out, name, source, reporter, started, callbacks, loss)
-
-
-def _train_split(
+def train_split(
     model: Classifier | None,
     split: Split,
     config: Config,
@@ -349,26 +317,13 @@ def train(
             split, config, out, reporter=reporter, started=started, callbacks=callbacks, loss=loss_function
         )
     given_model = model if isinstance(model, Classifier) else None
-    _refuse_early(config, out, given_model)
+    refuse_early(config, out, with_model=given_model is not None)
     split = split if isinstance(split, Split) else split_with(split, config)
     scanned = split.dataset.scanned
-    return _train_split(
+    return train_split(
         given_model, split, config, out, "run", {"data": scanned, "resumable": False} if scanned else {},
         reporter, started, callbacks, loss_function,
     )  # fmt: skip
-
-
-def _refuse_early(config: Config, out: Path | str | None, model: Classifier | None = None) -> None:
-    """Refuse what needs no look at the images: a folder with a run, and a backbone that no model can be built of."""
-    if out is not None:
-        distributed.on_rank_0(partial(refuse_existing_run, Path(out)))
-    refuse_settings_of_classes(asked_task(config), config)
-    if model is not None:
-        return
-    if config.model.backbone == AUTO:
-        candidates_for(config.model.weights)
-    else:
-        find_backbone(config.model.backbone)
 
 
 def _with_loss(options: dict[str, Any], loss: str | LossFunction | None) -> tuple[dict[str, Any], LossFunction | None]:

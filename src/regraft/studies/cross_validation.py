@@ -26,15 +26,15 @@ from regraft.evaluation.label_errors import find_label_errors
 from regraft.evaluation.metrics import Evaluation, evaluate
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import write_predictions
-from regraft.report.plots.confusion import plot_confusion
-from regraft.runs.prepare import (
+from regraft.report import plots
+from regraft.runs.prepare import build_for
+from regraft.runs.progress import with_progress
+from regraft.runs.scan_and_split import (
     asked_task,
-    build_for,
     refuse_settings_of_classes,
     refuse_settings_of_images,
     scan_with,
 )
-from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import find_unlabeled_for
 from regraft.studies.answered import Answered
@@ -131,7 +131,7 @@ class CrossValidation:
         note = write_predictions(self.predictions, folder)
         write_csv(folder / "label_errors.csv", *self.answered.table(_LABEL_ERRORS, self.suspects))
         title, file = f"Held out, {self.k} folds", folder / "confusion_matrix.png"
-        plot_confusion(self.evaluation.confusion, self.predictions.classes, file, title=title)
+        plots.confusion.plot_confusion(self.evaluation.confusion, self.predictions.classes, file, title=title)
         write_json(folder / "crossval.json", self.to_json())  # last: where it is, all is
         return note
 

@@ -23,7 +23,7 @@ from regraft.data.split import split as split_dataset
 from regraft.data.storage import Folder
 from regraft.data.taxonomy import Taxonomy
 from regraft.errors import DataError, UsageError
-from regraft.runs.prepare import scan_with
+from regraft.runs.scan_and_split import scan_with
 from regraft.studies.inspect.inspect import inspect
 from regraft.training.callbacks import NullReporter, ProgressReporter
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, diags_array, eye_array
-from scipy.sparse.linalg import cg
 
 #: Bytes of the similarities of a few images with all others, which are in memory at once.
 _BLOCK_BYTES = 64 * 2**20
@@ -77,6 +75,9 @@ def propagate(neighbors: Neighbors, start: np.ndarray, labeled: int, *, alpha: f
     Before, columns are scaled so that the classes have together the shares that they have among the labels (class mass
     normalization, Zhu et al. 2003). An image that nothing reaches has these shares.
     """
+    from scipy.sparse import csr_array, diags_array, eye_array  # slow to import, and few trainings need them
+    from scipy.sparse.linalg import cg
+
     total, classes = start.shape
     rows = np.repeat(np.arange(total), neighbors.images.shape[1])
     columns, similarities = neighbors.images.ravel(), neighbors.similarities.ravel().astype(np.float64)

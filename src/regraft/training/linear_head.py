@@ -16,7 +16,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 
 from regraft import distributed
 from regraft.data.labels import Task
@@ -182,6 +181,8 @@ def _minimize(
         weight, bias = torch.empty_like(scaled), torch.empty_like(bias)
         distributed.broadcast_tensors([weight, bias])
         return weight, bias
+    from scipy.optimize import minimize  # takes half a second to import; before BLAS is limited, which it brings
+
     try:
         # SciPy's threads and torch's would wait for each other: five times slower on two cores.
         with one_blas_thread():

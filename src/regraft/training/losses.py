@@ -7,27 +7,25 @@ Numbers are targets (N, 1) in standard deviations from their mean over the train
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 
 from regraft.data.labels import ModelTask, Task
-from regraft.errors import UnknownNameError, UsageError
+from regraft.errors import UsageError
 from regraft.evaluation.metrics import confusion_matrix, macro_f1
 from regraft.evaluation.multilabel.metrics import indicator_f1
 from regraft.evaluation.ordinal import quadratic_kappa
 from regraft.models.cumulative import log_probabilities
 from regraft.models.head import Activation
 from regraft.training.options import ClassWeights, Loss
+from regraft.training.task_options import given_weights
 
 #: Validation images below which choices do not rest on their number of errors (docs/decisions/keep-finetuned.md).
 SMALL_VALIDATION = 50
-_INDICES = "A class is given by its name, or by its index from 0 in the order of the classes."
-
 
 #: The asymmetric loss has this focus and margin for images that lack a class.
 _FOCUS, _MARGIN = 4, 0.05
@@ -218,18 +216,6 @@ def weights_of_classes(option: ClassWeights, labels: np.ndarray, classes: Sequen
     return torch.tensor([named.get(name, 1.0) for name in classes], dtype=torch.float32)
 
 
-def given_weights(option: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
-    """Weights by the names of classes, from names and indices; a class that is called like an index is meant.
-
-    Raises `UsageError` for a name that is neither a class nor the index of one.
-    """
-    by_index = {str(index): name for index, name in enumerate(classes) if str(index) not in classes}
-    for name in option:
-        if name not in classes and name not in by_index:
-            raise UnknownNameError("class in training.class_weights", name, classes, _INDICES)
-    return {by_index.get(name, name): weight for name, weight in option.items()}
-
-
 def check_loss(function: LossFunction, name: str, classes: int) -> None:
     """Try a loss function on two images; `UsageError` unless it returns a differentiable scalar."""
     logits = torch.zeros(2, classes, requires_grad=True)
@@ -344,6 +330,8 @@ def _calibrated_losses(objective: Objective, logits: torch.Tensor, targets: torc
 
     def losses(log_temperature: float) -> np.ndarray:
         return objective.per_image(logits / math.exp(log_temperature), targets).double().numpy()
+
+    from scipy.optimize import minimize_scalar  # takes half a second to import
 
     result = minimize_scalar(lambda value: losses(value).mean(), bounds=(-3, 3), method="bounded")
     return losses(float(result.x)), math.exp(float(result.x))

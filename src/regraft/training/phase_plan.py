@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from regraft.models.classifier import Classifier
-from regraft.models.head import Head
 from regraft.training.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from regraft.models.classifier import Classifier
+    from regraft.models.head import Head
 
 #: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
 _VIEWS = 8

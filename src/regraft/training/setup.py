@@ -40,7 +40,8 @@ from regraft.training.losses import (
 )
 from regraft.training.options import TrainingOptions
 from regraft.training.phase_plan import PhasePlan, is_linear, plan_phases
-from regraft.training.pooling import PooledGroups, check_pooled
+from regraft.training.poolable import check_pooled
+from regraft.training.pooling import PooledGroups
 from regraft.training.prefix_backend import openvino_version
 from regraft.training.refit import LinearWeights
 from regraft.training.soft_labels import check_labels

@@ -1,11 +1,21 @@
-"""Which loss, output and metric of the best epoch a task has: the defaults, and what has no meaning for it."""
+"""Which loss, output and metric of the best epoch a task has: the defaults, and what has no meaning for it.
+
+It is asked before the images are read, and does not import PyTorch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from regraft.data.labels import Task
-from regraft.errors import UsageError
-from regraft.models.head import Activation
+from regraft.errors import UnknownNameError, UsageError
 from regraft.training.options import Loss, Monitor, TrainingOptions
+
+if TYPE_CHECKING:
+    from regraft.models.head import Activation
+
+_INDICES = "A class is given by its name, or by its index from 0 in the order of the classes."
 
 #: The losses of each task; the first is the default.
 _LOSSES: dict[Task, tuple[Loss, ...]] = {
@@ -76,3 +86,15 @@ def check_order(options: TrainingOptions, ordered: bool) -> None:
             f"training.loss = {options.loss} judges each class by itself, and with task = ordinal the classes have an "
             "order. Leave it out, or use cross_entropy, which is then the likelihood of cumulative logits."
         )
+
+
+def given_weights(option: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+    """Weights by the names of classes, from names and indices; a class that is called like an index is meant.
+
+    Raises `UsageError` for a name that is neither a class nor the index of one.
+    """
+    by_index = {str(index): name for index, name in enumerate(classes) if str(index) not in classes}
+    for name in option:
+        if name not in classes and name not in by_index:
+            raise UnknownNameError("class in training.class_weights", name, classes, _INDICES)
+    return {by_index.get(name, name): weight for name, weight in option.items()}

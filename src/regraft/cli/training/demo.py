@@ -37,9 +37,9 @@ def command(
             screen.print(escape(f"{cells}   {only_images} solar cells, one folder per class\n{new}     12 others"))
             screen.print(escape(f"\nTry next\n  cd {cells.parent}\n  regraft inspect cells\n  regraft train cells"))
         return
-    with screen.status("Starting"):  # PyTorch is loaded
+    with screen.status("Starting"):
         from regraft.runs.run_folder import new_folder
-        from regraft.runs.train import train_from
+        from regraft.runs.train_from import train_from
 
     path = new_folder(out, "demo", "solar-cells")
     manifest = write_demo_manifest(path / "demo.csv", images)

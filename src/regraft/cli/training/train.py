@@ -147,8 +147,10 @@ def command(
             raise UsageError("Expected DATA to train on (or run.data in --config), or --resume RUN to continue a run.")
         if several:
             raise Exit(run_in_processes(processes or 1))
-        from regraft.runs.resume import resume as resume_run
-        from regraft.runs.train import train_from
+        from regraft.runs.train_from import train_from
+
+        if resume is not None:
+            from regraft.runs.resume import resume as resume_run
 
     with rich_progress(screen) as reporter:
         if on_cluster is not None:

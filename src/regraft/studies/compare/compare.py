@@ -26,11 +26,11 @@ from regraft.evaluation.tasks import AnyDifference, AnyPredictions, paired_diffe
 from regraft.models.registry import BASELINES, find_backbone
 from regraft.models.serialization import WEIGHTS
 from regraft.report.run_table import run_row
-from regraft.runs.prepare import asked_task, refuse_settings_of_classes
 from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import SPLIT, Run
 from regraft.runs.run_folder import new_folder
+from regraft.runs.scan_and_split import asked_task, refuse_settings_of_classes
 from regraft.runs.subprocess_train import Timing, time_in_subprocess
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import refuse_unlabeled

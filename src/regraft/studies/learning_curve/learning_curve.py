@@ -20,15 +20,15 @@ from regraft.errors import DataError, UsageError
 from regraft.evaluation.majority import compare_with_majority
 from regraft.evaluation.metrics import confusion_matrix
 from regraft.evaluation.ordinal import drawn_kappa
-from regraft.runs.prepare import (
+from regraft.runs.prepare import build_for
+from regraft.runs.progress import with_progress
+from regraft.runs.scan_and_split import (
     asked_task,
-    build_for,
     refuse_settings_of_classes,
     refuse_settings_of_images,
     refuse_several_labels,
     scan_with,
 )
-from regraft.runs.progress import with_progress
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import refuse_unlabeled
 from regraft.studies.answered import Answered
