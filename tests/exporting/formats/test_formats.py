@@ -31,11 +31,16 @@ def test_other_backbones_are_exported(backbone: str, names: list[str], tmp_path:
         assert np.abs(FORMATS[name].open(tmp_path)(images) - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_heads_as_in_keras_are_exported(name: str, tmp_path: Path) -> None:
-    """Maxima and whole maps, layers of every activation one after the other, and both activations of the last layer."""
-    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def heads_as_in_keras(images: np.ndarray) -> list[tuple[InferenceModule, np.ndarray]]:
+    """Networks with these heads, and their answers; formats share a network's graphs, as in an export to several."""
     poolings: list[tuple[Pooling, Activation]] = [("max", "softmax"), ("flatten", "sigmoid")]
+    made = []
     for pooling, last in poolings:
         model = build("cnn", classes=("a", "b", "c"), weights="none", image_size=32, pooling=pooling)
         width, layers = model.head.features, list[nn.Module]()
@@ -45,23 +50,40 @@ def test_heads_as_in_keras_are_exported(name: str, tmp_path: Path) -> None:
         model.head.layers, model.head.classifier = nn.Sequential(*layers), nn.Linear(width, 3)
         model.head.activation = last
         model.head.temperature = 1.7
-        module = InferenceModule(model.eval())
-        folder = tmp_path / pooling
-        folder.mkdir()
-        FORMATS[name].write(folder, ExportJob(module))
+        model.eval()
         expected = model.head.probabilities(model(torch.from_numpy(images).permute(0, 3, 1, 2))).detach().numpy()
-        assert np.abs(FORMATS[name].open(folder)(images) - expected).max() < 1e-5
+        made.append((InferenceModule(model), expected))
+    return made
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_attentive_pooling_is_exported(name: str, tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+def test_heads_as_in_keras_are_exported(
+    name: str, heads_as_in_keras: list[tuple[InferenceModule, np.ndarray]], images: np.ndarray, tmp_path: Path
+) -> None:
+    """Maxima and whole maps, layers of every activation one after the other, and both activations of the last layer."""
+    for number, (module, expected) in enumerate(heads_as_in_keras):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        FORMATS[name].write(folder, ExportJob(module))
+        assert np.abs(FORMATS[name].open(folder)(images) - expected).max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def attentive(images: np.ndarray) -> tuple[InferenceModule, np.ndarray]:
+    """A network that pools by attention, and its answers."""
     model = build("cnn", classes=("a", "b", "c"), weights="none", image_size=32, pooling="attention")
     assert model.head.attention is not None
     with torch.no_grad():
         model.head.attention.queries.copy_(torch.randn_like(model.head.attention.queries))
         expected = model(torch.from_numpy(images).permute(0, 3, 1, 2)).softmax(dim=1).numpy()
-    module = InferenceModule(model)
+    return InferenceModule(model), expected
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_attentive_pooling_is_exported(
+    name: str, attentive: tuple[InferenceModule, np.ndarray], images: np.ndarray, tmp_path: Path
+) -> None:
+    module, expected = attentive
     if name == "h5":
         with pytest.raises(ExportError, match="HDF5 has no layer for it"):
             FORMATS[name].write(tmp_path, ExportJob(module))
