@@ -23,7 +23,7 @@ from regraft.atomic_io import sha256_of
 from regraft.data.dataset import Split
 from regraft.errors import ExportError, UsageError
 from regraft.exporting.calibration_data import sensitive_layers
-from regraft.exporting.export import export
+from regraft.exporting.export import ExportResult, export
 from regraft.exporting.exported_model import ExportedModel
 from regraft.exporting.formats import FORMATS
 from regraft.exporting.formats.base import ExportJob, QuantizationSpec
@@ -44,6 +44,8 @@ for script in scripts:
     runpy.run_path(script)
 assert "regraft" not in sys.modules
 """
+#: Formats that have other precisions than that of the run.
+SMALLER = ["onnx", "openvino", "litert"]
 write_onnx = OnnxFormat.write
 
 
@@ -185,19 +187,38 @@ def test_commands_take_an_export(name: str, run: Run, squares_folder: Path, tmp_
     assert accuracies[0] == accuracies[1]
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
-def test_fp16_is_half_the_size(name: str, run: Run, tmp_path: Path) -> None:
-    (result,) = export(run, name, precision="fp16", out=tmp_path)
-    assert result.path == tmp_path / f"{name}-fp16"
+@pytest.fixture(scope="module")
+def compressed(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportResult]:
+    """The exports of half and of a quarter of the size, by the names of their folders; formats share their graphs."""
+    folder = tmp_path_factory.mktemp("compressed")
+    results = [
+        result for precision in ("fp16", "int8") for result in export(run, SMALLER, precision=precision, out=folder)
+    ]
+    return {result.path.name: result for result in results}
+
+
+@pytest.fixture(scope="module")
+def all_in_float(run: Run) -> ExportJob:
+    """A job in 8 bits that leaves all layers but one in float."""
+    module = InferenceModule(run.classifier)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    float_layers = tuple(sensitive_layers(module, pixels)[:-1])
+    return ExportJob(module, "int8", quantization=QuantizationSpec(pixels, float_layers))
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_fp16_is_half_the_size(name: str, run: Run, compressed: dict[str, ExportResult]) -> None:
+    result = compressed[f"{name}-fp16"]
     assert result.megabytes < 0.6 * (run.path / "model.safetensors").stat().st_size / 1e6
     assert 0 < result.parity.largest_difference < 0.05
     assert verify(result.path).agreement == 1
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
-def test_int8_is_a_third_of_the_size_and_leaves_layers_in_float(name: str, run: Run, tmp_path: Path) -> None:
-    (result,) = export(run, name, precision="int8", out=tmp_path)
-    assert result.path == tmp_path / f"{name}-int8"
+@pytest.mark.parametrize("name", SMALLER)
+def test_int8_is_a_third_of_the_size_and_leaves_layers_in_float(
+    name: str, run: Run, compressed: dict[str, ExportResult], all_in_float: ExportJob, tmp_path: Path
+) -> None:
+    result = compressed[f"{name}-int8"]
     assert result.megabytes < (run.path / "model.safetensors").stat().st_size / 3e6
     assert result.parity.score >= result.parity.model_score - 0.01
     assert result.parity.largest_difference > 1e-4  # it is not the same network
@@ -205,10 +226,9 @@ def test_int8_is_a_third_of_the_size_and_leaves_layers_in_float(name: str, run: 
     assert description["left_in_float"] == ["head", *result.float_layers] == ["head"]
     verify(result.path)
 
-    module = InferenceModule(run.classifier)
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    float_layers = tuple(sensitive_layers(module, pixels)[:-1])
-    job = ExportJob(module, "int8", quantization=QuantizationSpec(pixels, float_layers))
+    job, module = all_in_float, all_in_float.module
+    assert job.quantization is not None
+    pixels, float_layers = job.quantization.images, job.quantization.float_layers
     FORMATS[name].write(tmp_path, job)
     exact = module(torch.from_numpy(pixels)).numpy()
     assert 0 < np.abs(FORMATS[name].open(tmp_path)(pixels) - exact).max() < 0.1
