@@ -21,8 +21,8 @@ from regraft.serving.answer_numbers import AnswerNumbers
 MODEL = LoggedModel("photos", "abc", "a" * 64, "classification", ("daisy", "rose"))
 
 
-def answer(sureness: float, *, seconds: float = 1.0, distance: float | None = 2.0) -> dict[str, object]:
-    prediction = Prediction("x.png", MODEL.classes, np.array([sureness, 1 - sureness]), None, 0.5, distance)
+def answer(confidence: float, *, seconds: float = 1.0, distance: float | None = 2.0) -> dict[str, object]:
+    prediction = Prediction("x.png", MODEL.classes, np.array([confidence, 1 - confidence]), None, 0.5, distance)
     return {"time": seconds, "model": "photos", **AnswerNumbers.of(prediction, "classification").to_json()}
 
 
@@ -37,7 +37,7 @@ def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     log.close()
     found = read_answers(tmp_path, MODEL.weights)
     assert found.times.tolist() == [4.0, 5.0, 6.0]
-    assert found.observations.sureness.tolist() == [0.7, 0.9, 0.8]
+    assert found.observations.confidence.tolist() == [0.7, 0.9, 0.8]
     assert [found.observations.said_of(row) for row in range(3)] == ["daisy", "daisy", "rose"]
     assert found.observations.distances is not None
     assert found.samples == (("strange/x.png",), (), ())
@@ -64,7 +64,7 @@ def test_answers_without_distances_and_of_other_tasks(tmp_path: Path) -> None:
     log.close()
     found = read_answers(tmp_path, several.weights)
     assert found.observations.said.tolist() == [[True, False], [False, False]]
-    assert found.observations.sureness == pytest.approx([0.4, 0.4])
+    assert found.observations.confidence == pytest.approx([0.4, 0.4])
     assert found.observations.distances is None
     assert found.others == 2
     assert read_answers(tmp_path, ages.weights).observations.values.tolist() == [31.5]
@@ -83,7 +83,7 @@ def test_a_killed_process_leaves_whole_lines(tmp_path: Path) -> None:
         "import sys, os, signal, pathlib; from regraft.serving.answer_log import *;"
         "log = AnswerLog(pathlib.Path(sys.argv[1]), [LoggedModel('photos', 'abc', 'a' * 64, 'classification', ('x',))],"
         " limit_bytes=10**6);"
-        "log.write([{'time': 1.0, 'model': 'photos', 'labels': ['x'], 'sureness': 0.5}] * 100);"
+        "log.write([{'time': 1.0, 'model': 'photos', 'labels': ['x'], 'confidence': 0.5}] * 100);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], check=False, capture_output=True, text=True)
@@ -146,4 +146,4 @@ def test_a_full_disk_loses_a_line_and_no_more(tmp_path: Path, monkeypatch: pytes
     monkeypatch.undo()
     log.write([answer(0.7)])
     log.close()
-    assert read_answers(tmp_path, MODEL.weights).observations.sureness.tolist() == [0.5, 0.7]
+    assert read_answers(tmp_path, MODEL.weights).observations.confidence.tolist() == [0.5, 0.7]

@@ -25,16 +25,16 @@ def test_answers_are_counted_beside_validation() -> None:
     found = values(metrics)
     assert found["regraft_window_answers", "photos"] == 0
     assert found["regraft_validation_share", "daisy", "photos"] == pytest.approx(2 / 3)
-    assert found["regraft_validation_sureness", "photos"] == pytest.approx(0.8)
-    for sureness, p_value in ((0.9, 0.5), (0.8, 0.01), (0.3, 0.04), (0.6, 0.9)):
-        count(metrics, Prediction("", classes, np.array([sureness, 1 - sureness]), None, p_value, 3.0))
+    assert found["regraft_validation_confidence", "photos"] == pytest.approx(0.8)
+    for confidence, p_value in ((0.9, 0.5), (0.8, 0.01), (0.3, 0.04), (0.6, 0.9)):
+        count(metrics, Prediction("", classes, np.array([confidence, 1 - confidence]), None, p_value, 3.0))
     found = values(metrics)
     assert found["regraft_answers_total", "daisy", "photos"] == 3
     assert found["regraft_window_share", "rose", "photos"] == 0.25
-    assert found["regraft_window_sureness", "photos"] == pytest.approx(0.75)
+    assert found["regraft_window_confidence", "photos"] == pytest.approx(0.75)
     assert found["regraft_window_strange_share", "photos"] == 0.5
     assert found["regraft_ood_p_value_bucket", "0.05", "photos"] == 2
-    assert found["regraft_sureness_count", "photos"] == 4
+    assert found["regraft_confidence_count", "photos"] == 4
     assert 0 <= found["regraft_window_seconds", "photos"] < 60
 
 

@@ -51,7 +51,7 @@ def send(server: Server) -> None:
 def test_metrics_show_answers_beside_validation(folders: tuple[Path, Path, str]) -> None:
     metrics = folders[2]
     assert 'regraft_window_answers{model="squares"} 25.0' in metrics
-    assert 'regraft_validation_sureness{model="squares"}' in metrics
+    assert 'regraft_validation_confidence{model="squares"}' in metrics
     assert 'regraft_window_strange_share{model="squares"}' in metrics
     assert 'regraft_window_strange_share{model="export"}' not in metrics  # exports have no distances
     assert "regraft_answers_not_recorded_total 0.0" in metrics
@@ -65,7 +65,7 @@ def test_the_log_has_the_numbers_of_predict_and_no_names(run: Path, folders: tup
     answers = read_answers(log, opened.description["sha256"]["model.safetensors"])
     assert (len(answers.times), answers.others) == (25, 1)  # the export is of the same run, and has fewer
     expected = opened.predict([noise(0)])[0]
-    assert expected.confidence in answers.observations.sureness  # the same bits
+    assert expected.confidence in answers.observations.confidence  # the same bits
     assert answers.observations.said.sum() == 25
 
 

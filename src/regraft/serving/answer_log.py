@@ -221,5 +221,5 @@ def _observations(model: LoggedModel, rows: Sequence[Mapping[str, Any]]) -> Obse
     said = np.zeros((len(rows), len(model.classes)), bool)
     for i, row in enumerate(rows):
         said[i, [column[name] for name in row["labels"]]] = True
-    sureness = np.array([row["sureness"] for row in rows], np.float64)
-    return Observations(model.task, model.classes, said, sureness, distances=distances)
+    confidence = np.array([row["confidence"] for row in rows], np.float64)
+    return Observations(model.task, model.classes, said, confidence, distances=distances)

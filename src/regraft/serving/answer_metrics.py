@@ -42,7 +42,7 @@ class _Model:
         """A model without answers."""
         model = cls({name: name if i < _MAX_LABELS else _OTHER for i, name in enumerate(classes)}, {}, {})
         if validation is not None:
-            numbers = {"sureness": validation.sureness, "value": validation.values}
+            numbers = {"confidence": validation.confidence, "value": validation.values}
             model.validation = {what: float(values.mean()) for what, values in numbers.items() if len(values)}
             said = ([classes[i] for i in np.flatnonzero(row).tolist()] for row in validation.said)
             counts = CountOf(label for labels in said for label in model.names(labels))
@@ -61,8 +61,8 @@ class AnswerMetrics(Collector):
         self._models: dict[str, _Model] = {}
         labels, only = ("model", "label"), ("model",)
         self._answers = Counter("regraft_answers", "Answers by class or label.", labels, registry=registry)
-        self._sureness = Histogram(
-            "regraft_sureness", "How sure answers are, 0..1.", only, buckets=_SHARES, registry=registry
+        self._confidence = Histogram(
+            "regraft_confidence", "Confidence of answers, 0..1.", only, buckets=_SHARES, registry=registry
         )
         self._p_values = Histogram(
             "regraft_ood_p_value", "Out-of-distribution p-values.", only, buckets=_P_VALUES, registry=registry
@@ -84,8 +84,8 @@ class AnswerMetrics(Collector):
         else:
             for label in model.names(numbers.labels):
                 self._answers.labels(name, label).inc()
-        if numbers.sureness is not None:
-            self._sureness.labels(name).observe(numbers.sureness)
+        if numbers.confidence is not None:
+            self._confidence.labels(name).observe(numbers.confidence)
         if numbers.ood_p_value is not None:
             self._p_values.labels(name).observe(numbers.ood_p_value)
 
@@ -111,7 +111,7 @@ class AnswerMetrics(Collector):
 
 def _families() -> dict[str, GaugeMetricFamily]:
     both = {
-        "sureness": "Mean sureness of answers",
+        "confidence": "Mean confidence of answers",
         "value": "Mean number that is answered",
         "share": "Share of the answers with a class or label",
     }
@@ -137,7 +137,7 @@ def _add_window(
     p_values = [one.ood_p_value for one in window if one.ood_p_value is not None]
     if p_values:
         families["regraft_window_strange_share"].add_metric([name], float(np.mean(np.array(p_values) <= STRANGE)))
-    for what in ("sureness", "value"):
+    for what in ("confidence", "value"):
         numbers = [number for one in window if (number := getattr(one, what)) is not None]
         if numbers:
             families[f"regraft_window_{what}"].add_metric([name], float(np.mean(numbers)))

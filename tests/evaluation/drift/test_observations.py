@@ -16,7 +16,7 @@ from regraft.evaluation.regression.predictions import RegressionPredictions
 def test_one_class() -> None:
     observed = Observations.of_predictions(Predictions.from_arrays([0, 1], [[0.9, 0.1], [0.8, 0.2]], ["a", "b"]))
     assert observed.said.tolist() == [[True, False], [True, False]]  # what was said, not what is true
-    assert observed.sureness.tolist() == [0.9, 0.8]
+    assert observed.confidence.tolist() == [0.9, 0.8]
     assert (len(observed), observed.said_of(1)) == (2, "a")
 
 
@@ -26,7 +26,7 @@ def test_several_labels() -> None:
     )
     observed = Observations.of_predictions(predictions)
     assert [observed.said_of(row) for row in (0, 1)] == ["a, b", "no label"]
-    assert observed.sureness == pytest.approx([0.05, 0.1])
+    assert observed.confidence == pytest.approx([0.05, 0.1])
 
 
 def test_numbers() -> None:

@@ -12,9 +12,9 @@ from regraft.studies.drift.choose import label_next, strangest
 
 def observed(count: int = 60) -> Observations:
     rng = np.random.default_rng(0)
-    sureness = rng.uniform(0.8, 1.0, count)
-    sureness[:3] = (0.5, 0.51, 0.52)
-    answers = np.column_stack([sureness, 1 - sureness])
+    confidence = rng.uniform(0.8, 1.0, count)
+    confidence[:3] = (0.5, 0.51, 0.52)
+    answers = np.column_stack([confidence, 1 - confidence])
     distances = rng.uniform(1, 2, count)
     distances[10:13] = (30, 40, 50)
     features = rng.normal(size=(count, 8)).astype(np.float32)

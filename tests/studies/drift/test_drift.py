@@ -53,7 +53,7 @@ def dark(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_kind_is_no_drift_and_another_one_is(squares_run: regraft.Run, same: Path, dark: Path) -> None:
     found = regraft.drift(squares_run, same)
     assert not found.changes.is_drift, str(found)
-    assert {one.test for one in found.changes.tests} == {"distance", "strange", "features", "sureness", "classes"}
+    assert {one.test for one in found.changes.tests} == {"distance", "strange", "features", "confidence", "classes"}
     found = regraft.drift(squares_run.path, dark)
     assert found.changes.has_changed("inputs")
     assert found.changes.p_value("inputs") < 0.001  # type: ignore[operator]  # it was tested
@@ -69,7 +69,7 @@ def test_results_are_written(squares_run: regraft.Run, dark: Path, tmp_path: Pat
     assert value["strangest"][0]["path"] == found.strangest[0].name
     assert Path(found.strangest[0].name).parent == dark
     rows = files[1].read_text().splitlines()
-    assert rows[0] == "path,reason,answer,sureness,ood_p_value"
+    assert rows[0] == "path,reason,answer,confidence,ood_p_value"
     assert len(rows) == 5
     with Image.open(files[2]) as sheet:
         assert min(sheet.size) > 500
@@ -150,7 +150,7 @@ def test_numbers(numbers_run: regraft.Run, dark: Path) -> None:
     found = regraft.drift(numbers_run, dark)
     assert found.changes.is_drift
     assert {one.test for one in found.changes.tests} >= {"value", "distance"}
-    assert found.label_next[0].sureness is None
+    assert found.label_next[0].confidence is None
 
 
 def test_wrong_requests_are_refused(squares_run: regraft.Run, same: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def _print_pictures(screen: Console, title: str, chosen: tuple[ChosenPicture, ..
     screen.print(f"\n[bold]{title}[/bold]")
     for one in chosen[:_PICTURES]:
         strange = "" if one.p_value is None else f", p = {one.p_value:.2g}"
-        sure = "" if one.sureness is None else f", sureness {one.sureness:.2f}"
+        sure = "" if one.confidence is None else f", confidence {one.confidence:.2f}"
         screen.print(escape(f"  {one.name}  {one.answer}{strange}{sure} ({one.reason})"))
     if len(chosen) > _PICTURES:
         screen.print(f"  and {len(chosen) - _PICTURES} more", style="dim")

@@ -35,7 +35,7 @@ FEW = 20
 Subject = Literal["inputs", "answers"]
 #: What was compared, and what it says of: how far pictures are from the training, how many are far, whether features
 #: tell them from others; which classes, labels or values are answered, and how surely.
-Test = Literal["distance", "strange", "features", "classes", "labels", "value", "sureness"]
+Test = Literal["distance", "strange", "features", "classes", "labels", "value", "confidence"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Change:
         test: What was compared.
         p_value: Of this test alone.
         adjusted: The p-value for all tests together (Holm): compare this with a rate of false alarms.
-        effect: How large the change is; for `distance`, `features`, `value` and `sureness` the probability that a new
+        effect: How large the change is; for `distance`, `features`, `value` and `confidence` the probability that a new
             picture has more than one of the reference, for `strange` the share of strange pictures, and for `classes`
             and `labels` the largest change of a share.
         interval: 95 % interval of the effect.
@@ -169,7 +169,7 @@ def find_changes(
         raise UsageError(f"alpha = {alpha:g}; expected a rate of false alarms between 0 and 1.")
     if not len(reference) or not len(new):
         raise UsageError(f"{len(new)} new pictures and {len(reference)} of {name}; expected at least one of each.")
-    tests = [*_inputs(reference, new, name, seed), *_values_and_sureness(reference, new, name)]
+    tests = [*_inputs(reference, new, name, seed), *_values_and_confidence(reference, new, name)]
     shares = _shares(reference, new)
     if shares:
         tests.append(_classes(reference, new, shares, name, seed))
@@ -212,14 +212,14 @@ def _inputs(reference: Observations, new: Observations, name: str, seed: int) ->
     return tests
 
 
-def _values_and_sureness(reference: Observations, new: Observations, name: str) -> list[Change]:
+def _values_and_confidence(reference: Observations, new: Observations, name: str) -> list[Change]:
     if new.task == "regression":
         p_value = distribution_test(reference.values, new.values)
         what = f"A new picture gets a larger number than one of {name}"
         return [_by_rank("answers", "value", reference.values, new.values, p_value, what)]
-    p_value = rank_test(reference.sureness, new.sureness)
-    what = f"The answer for a new picture is surer than for one of {name}"
-    return [_by_rank("answers", "sureness", reference.sureness, new.sureness, p_value, what)]
+    p_value = rank_test(reference.confidence, new.confidence)
+    what = f"The answer for a new picture is more confident than for one of {name}"
+    return [_by_rank("answers", "confidence", reference.confidence, new.confidence, p_value, what)]
 
 
 def _by_rank(subject: Subject, test: Test, before: np.ndarray, now: np.ndarray, p_value: float, what: str) -> Change:

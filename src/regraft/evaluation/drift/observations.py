@@ -21,7 +21,7 @@ class Observations:
         task: What the model says of a picture.
         classes: Names of the classes, (C,); of a number what it is.
         said: Whether the answer has each class, bool (N, C): one for each picture, or any number; of numbers (0, 0).
-        sureness: Probability of the answer, 0..1; of several labels the least distance of a probability from its
+        confidence: Probability of the answer, 0..1; of several labels the least distance of a probability from its
             threshold, 0..1; float64 (N,), of numbers (0,).
         values: The numbers that are answered, float64 (N,), if that is the task, else (0,).
         distances: Distance from the nearest class of the training, float64 (N,); None: the model has no detector.
@@ -32,7 +32,7 @@ class Observations:
     task: Task
     classes: tuple[str, ...]
     said: np.ndarray
-    sureness: np.ndarray
+    confidence: np.ndarray
     values: np.ndarray = field(default_factory=lambda: np.empty(0))
     distances: np.ndarray | None = None
     features: np.ndarray | None = None
@@ -74,7 +74,7 @@ class Observations:
         """Some of the pictures by their numbers, int64 (n,); all arrays must be of the same pictures."""
         return replace(
             self, said=self.said[rows] if len(self.said) else self.said,
-            sureness=self.sureness[rows] if len(self.sureness) else self.sureness,
+            confidence=self.confidence[rows] if len(self.confidence) else self.confidence,
             values=self.values[rows] if len(self.values) else self.values,
             distances=None if self.distances is None else self.distances[rows],
             features=None if self.features is None else self.features[rows],
@@ -95,6 +95,6 @@ class Observations:
         """
         if self.distances is None:
             return np.arange(len(self))
-        answers = self.values if self.task == "regression" else self.sureness
+        answers = self.values if self.task == "regression" else self.confidence
         _, first = np.unique(np.stack([self.distances, answers]), axis=1, return_index=True)
         return np.sort(first)

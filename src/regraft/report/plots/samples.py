@@ -96,19 +96,19 @@ class NumberTile:
 
 @dataclass(frozen=True, eq=False)
 class StrangeTile:
-    """An image, uint8 (H, W, 3), the answer for it, its out-of-distribution p-value and how sure the answer is."""
+    """An image, uint8 (H, W, 3), the answer for it, its out-of-distribution p-value and how confident the answer is."""
 
     image: np.ndarray
     answer: str
     p_value: float | None
-    sureness: float | None
+    confidence: float | None
     is_right: None = None
 
     @property
     def texts(self) -> tuple[str, str]:
-        """Two lines below the picture: the answer, and how strange and how sure it is."""
+        """Two lines below the picture: the answer, and how strange and how confident it is."""
         strange = "" if self.p_value is None else f"p = {self.p_value:.2g}"
-        sure = "" if self.sureness is None else f"sureness {self.sureness:.2f}"
+        sure = "" if self.confidence is None else f"confidence {self.confidence:.2f}"
         return shorten(style.drawable(self.answer), _CAPTION_WIDTH), ", ".join(filter(None, (strange, sure)))
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from regraft.evaluation.drift.observations import Observations
 
-#: Candidates for labels, for each that is chosen: the strangest and the least sure.
+#: Candidates for labels, for each that is chosen: the strangest and the least confident.
 _CANDIDATES = 5
 
 Reason = Literal["strange", "unsure"]
@@ -25,7 +25,7 @@ class ChosenPicture:
 
     name: str
     answer: str
-    sureness: float | None
+    confidence: float | None
     p_value: float | None
     reason: Reason
 
@@ -41,16 +41,16 @@ def strangest(observed: Observations, p_values: np.ndarray | None, count: int) -
 def label_next(observed: Observations, p_values: np.ndarray | None, count: int) -> tuple[ChosenPicture, ...]:
     """Pictures to label next: strange or unsure ones that differ from each other, the most urgent first.
 
-    A picture is as urgent as its rank among the strangest or among the least sure, whichever is higher. Of the most
-    urgent ones each next picture is one whose features are far from those of all before (Gonzalez 1985, Theoretical
+    A picture is as urgent as its rank among the strangest or the least confident ones, whichever is higher. Of the most
+    urgent each next picture is one whose features are far from those of all before (Gonzalez 1985, Theoretical
     Computer Science 38, 293-306), weighted by its urgency.
     """
     number = len(observed)
     strange, unsure = np.zeros(number), np.zeros(number)
     if observed.distances is not None:
         strange = stats.rankdata(observed.distances) / number
-    if len(observed.sureness):
-        unsure = stats.rankdata(-observed.sureness) / number
+    if len(observed.confidence):
+        unsure = stats.rankdata(-observed.confidence) / number
     urgency = np.maximum(strange, unsure)
     candidates = np.argsort(-urgency, kind="stable")[: _CANDIDATES * count]
     if not len(candidates):
@@ -69,7 +69,7 @@ def _places(observed: Observations) -> np.ndarray:
     elif observed.task == "regression":
         places = observed.values[:, None]
     else:
-        places = np.column_stack([observed.said.astype(np.float64), observed.sureness])
+        places = np.column_stack([observed.said.astype(np.float64), observed.confidence])
     spread = places.std(axis=0)
     return np.asarray((places - places.mean(axis=0))[:, spread > 0] / spread[spread > 0])
 
@@ -89,6 +89,6 @@ def _spread_out(places: np.ndarray, urgency: np.ndarray, count: int) -> np.ndarr
 def _chosen(observed: Observations, p_values: np.ndarray | None, row: int, reason: Reason) -> ChosenPicture:
     return ChosenPicture(
         observed.names[row] if observed.names else "", observed.said_of(row),
-        float(observed.sureness[row]) if len(observed.sureness) else None,
+        float(observed.confidence[row]) if len(observed.confidence) else None,
         None if p_values is None else float(p_values[row]), reason,
     )  # fmt: skip

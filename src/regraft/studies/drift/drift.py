@@ -30,7 +30,7 @@ from regraft.training.callbacks import NullReporter, ProgressReporter
 RESULT, SHEET, LABEL_NEXT = "drift.json", "strangest.png", "label_next.csv"
 #: Pictures on the sheet of the strangest, and the least size of a side on it.
 _STRANGEST, _SHEET_SIZE = 24, 256
-_COLUMNS = ("path", "reason", "answer", "sureness", "ood_p_value")
+_COLUMNS = ("path", "reason", "answer", "confidence", "ood_p_value")
 
 
 def _no_picture(name: str) -> np.ndarray:
@@ -83,7 +83,7 @@ class Drift:
         tiles = []
         for one in self.strangest:
             try:
-                tiles.append(StrangeTile(self._picture(one.name), one.answer, one.p_value, one.sureness))
+                tiles.append(StrangeTile(self._picture(one.name), one.answer, one.p_value, one.confidence))
             except (ImageError, OSError):  # it is gone since it was predicted
                 continue
         if tiles:
@@ -97,7 +97,7 @@ def _plain(one: ChosenPicture) -> dict[str, Any]:
 
 
 def _cells(one: ChosenPicture) -> list[Any]:
-    numbers = ("" if value is None else f"{value:.4g}" for value in (one.sureness, one.p_value))
+    numbers = ("" if value is None else f"{value:.4g}" for value in (one.confidence, one.p_value))
     return [one.name, one.reason, one.answer, *numbers]
 
 

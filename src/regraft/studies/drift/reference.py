@@ -45,10 +45,11 @@ def validation_of(run: Run, reporter: ProgressReporter, *, features: bool) -> tu
         )
     observed, notes = Observations.of_predictions(predictions), list[str]()
     if is_refitted(run):
-        has_test = "test" in predictions.parts
+        of_test = "test" in predictions.parts
+        compared = "those for the test images" if of_test else "those of the head before, which may be less confident"
         notes.append(
             "The head of the run was fitted again, on validation images, too (training.refit). So answers are compared "
-            + ("with those for the test images." if has_test else "with those of the head before: sureness may differ.")
+            f"with {compared}."
         )
     ood = run.classifier.ood
     if ood is None or not len(ood.calibration_distances):
