@@ -1,7 +1,8 @@
 """Import torchvision and timm without PyTorch's compiler, which alone takes longer to import than both together.
 
 torchvision names the compiler in one function, and timm marks one method as not to be compiled. Both import
-`torch._dynamo` for that. timm also imports W&B wherever it is installed.
+`torch._dynamo` for that, and so do PyTorch's optimizers, whose methods are not to be compiled, in every step. timm also
+imports W&B wherever it is installed.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ _lock = threading.RLock()
 def quick_imports() -> Iterator[None]:
     """In this block, importing timm or torchvision imports neither the compiler nor W&B; what is loaded already stays.
 
-    What needs the compiler imports it when it is called.
+    Nor does an optimizer import the compiler. What needs the compiler imports it when it is called.
     """
     with _lock:
         absent = [name for name in (_COMPILER, "wandb") if name not in sys.modules]
         if _COMPILER in absent:
             compiler, utilities = ModuleType(_COMPILER), ModuleType(f"{_COMPILER}.utils")
             compiler.__path__ = []
-            vars(compiler).update(disable=_disable, utils=utilities)
+            vars(compiler).update(disable=_disable, graph_break=_graph_break, utils=utilities)
             vars(utilities).update(is_compile_supported=_is_compile_supported)
             sys.modules.update({_COMPILER: compiler, utilities.__name__: utilities})
             absent.append(utilities.__name__)
@@ -44,6 +45,10 @@ def quick_imports() -> Iterator[None]:
 
 def _disable(function: Callable[..., Any], *_: Any, **__: Any) -> Callable[..., Any]:
     return function
+
+
+def _graph_break() -> None:
+    """Nothing is compiled, so no graph ends here."""
 
 
 def _is_compile_supported(*arguments: Any) -> Any:

@@ -13,7 +13,7 @@ import pytest
 SESSION = """
 import contextlib, io, json, sys
 
-SLOW = ("torch", "torchvision", "timm", "matplotlib", "scipy.optimize", "sklearn", "pandas")
+SLOW = ("torch", "torch._dynamo", "torchvision", "timm", "matplotlib", "scipy.optimize", "sklearn", "pandas")
 data, out = sys.argv[1:]
 loaded = {}
 
@@ -51,7 +51,8 @@ regraft("inspect", data, "--no-labels", "--out", f"{out}.html")
 assert regraft("train", "nowhere") == regraft("train", data, "--set", "training.nothing=1") == 2
 note("refused")
 command = "train"
-regraft("train", data, "--out", out, "--epochs", "0", "--image-size", "32", "--set", "training.cache_gb=0")
+regraft("train", data, "--out", out, "--epochs", "1", "--image-size", "32", "--set", "training.views=1",
+        "--set", "training.cache_gb=0")
 note("after")
 print(json.dumps(loaded))
 """
@@ -79,6 +80,10 @@ def test_a_wrong_request_is_refused_before_pytorch_is_loaded(loaded: dict[str, l
 def test_the_first_image_is_read_before_pytorch_is_loaded(loaded: dict[str, list[str]]) -> None:
     assert loaded["inspect: scan"] == []
     assert loaded["train: scan"] == []
+
+
+def test_fine_tuning_needs_no_compiler(loaded: dict[str, list[str]]) -> None:
+    assert "torch._dynamo" not in loaded["after"]
 
 
 def test_nothing_is_loaded_for_plots_before_a_model_is_trained(loaded: dict[str, list[str]]) -> None:

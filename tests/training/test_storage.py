@@ -19,7 +19,7 @@ from regraft.data.pixel_cache import StreamedPixels
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
 from regraft.training import data as training_data
-from regraft.training import trainer
+from regraft.training import head_training
 from regraft.training.activations import Activations, ActivationSource, CachedTensor
 from regraft.training.callbacks import NullReporter
 from regraft.training.device import choose_precision
@@ -186,11 +186,11 @@ def test_features_without_room_on_a_gpu_are_read_in_chunks(
         asked.append(size)
         return False
 
-    monkeypatch.setattr(trainer, "has_room", has_room)
+    monkeypatch.setattr(head_training, "has_room", has_room)
     values = torch.rand(1, 50, model.head.features)
     inputs = Activations(len(model.stages), CachedTensor(values))
     gpu, cpu = (
-        trainer._as_rows(SimpleNamespace(model=model, device=torch.device(name)), inputs, 50)  # type: ignore[arg-type]
+        head_training._as_rows(SimpleNamespace(model=model, device=torch.device(name)), inputs, 50)  # type: ignore[arg-type]
         for name in ("cuda", "cpu")
     )
     assert isinstance(gpu, StoredRows)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from regraft.models.classifier import Classifier
+from regraft.quick_imports import quick_imports
 from regraft.training.sharded_tail import is_divided
 
 if TYPE_CHECKING:
@@ -44,6 +45,15 @@ def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
     # A fused optimizer passes over the weights once instead of a dozen times; divided weights have not all of them.
     is_whole = not any(is_divided(p) for p in model.parameters())
     fused = is_whole and model.mean.device.type in ("cpu", "cuda")
+    with quick_imports():
+        optimizer = _make(groups, phase, fused)
+        # Methods that import the compiler when they are first called; `step` does so each time.
+        optimizer.zero_grad()
+        optimizer.load_state_dict(optimizer.state_dict())
+    return optimizer
+
+
+def _make(groups: list[dict[str, Any]], phase: Phase, fused: bool) -> torch.optim.Optimizer:
     if phase.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=phase.lr, fused=fused)
     if phase.optimizer == "adam":

@@ -26,6 +26,7 @@ from regraft.models.classifier import Classifier
 from regraft.models.cpu.conv_backward import FastGradients
 from regraft.models.cpu.fuse_training import FusedTraining
 from regraft.models.staged import StageOutput
+from regraft.quick_imports import quick_imports
 from regraft.training.activations import Activations, ActivationSource
 from regraft.training.callbacks import Epoch, ProgressReporter, known
 from regraft.training.compiled_tail import compiled_tail
@@ -273,7 +274,8 @@ class PhaseTrainer:
                 values[2] = float(distributed.is_interrupted())
                 values[3] = float(is_late and distributed.rank() == 0)
                 sums += self.sum_gradients(values)
-                self.scaler.step(self.optimizer)
+                with quick_imports():
+                    self.scaler.step(self.optimizer)
                 self.scaler.update()
                 for kind in filter(None, self.kinds if self.average else []):
                     present = [self.parameters[i].detach() for i in kind]
