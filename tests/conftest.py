@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -147,12 +148,21 @@ DRAWN = (
 )  # fmt: skip
 
 
+_SAVE, _SAVE_FIGURE = style.save, Figure.savefig
+
+
+@contextmanager
+def figures_drawn() -> Iterator[None]:
+    """In this block figures are drawn: those of a run that tests of all folders share, whichever needs it first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "save", _SAVE)
+        patch.setattr(Figure, "savefig", _SAVE_FIGURE)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _figures_are_made_and_not_drawn(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Outside of `DRAWN`, a run's figures are made, and saved as empty pictures: drawing takes a third of its time.
-
-    Fixtures of the session come first, so the runs that tests share are drawn.
-    """
+    """Outside of `DRAWN`, a run's figures are made, and saved as empty pictures: drawing takes a third of its time."""
     with pytest.MonkeyPatch.context() as patch:
         if not _file(request.node).startswith(DRAWN):
             patch.setattr(style, "save", _save_empty_png)
@@ -210,7 +220,8 @@ def squares_run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     from regraft.runs.train import train_from
 
     out = tmp_path_factory.mktemp("squares") / "run"
-    return train_from(squares_folder, load_config(overrides=FAST), out)
+    with figures_drawn():
+        return train_from(squares_folder, load_config(overrides=FAST), out)
 
 
 @pytest.fixture(scope="session")
@@ -246,7 +257,8 @@ def numbers_run(numbers_manifest: Path, tmp_path_factory: pytest.TempPathFactory
     # Color jitter would change what is to be predicted.
     config = load_config(overrides={**FAST, "data.task": "regression", "augmentation.color_jitter": 0.0,
                                     "training.finetune_lr": 1e-4})  # fmt: skip
-    return train_from(numbers_manifest, config, tmp_path_factory.mktemp("runs") / "numbers")
+    with figures_drawn():
+        return train_from(numbers_manifest, config, tmp_path_factory.mktemp("runs") / "numbers")
 
 
 @pytest.fixture(scope="session")
@@ -282,7 +294,8 @@ def tree_run(tree_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
 
     options = {"data.layout": "tree", "model.image_size": 32, "training.finetune_epochs": 0}
     config = load_config(overrides={**options, "data.val": 0.3, "data.test": 0.3})
-    return train_from(tree_folder, config, tmp_path_factory.mktemp("trees") / "run")
+    with figures_drawn():
+        return train_from(tree_folder, config, tmp_path_factory.mktemp("trees") / "run")
 
 
 @pytest.fixture(scope="session")
@@ -332,4 +345,7 @@ def several_run(several_labels: Path, tmp_path_factory: pytest.TempPathFactory) 
     from regraft.config import load_config
     from regraft.runs.train import train_from
 
-    return train_from(several_labels, load_config(overrides=FAST), tmp_path_factory.mktemp("several-runs") / "several")
+    with figures_drawn():
+        return train_from(
+            several_labels, load_config(overrides=FAST), tmp_path_factory.mktemp("several-runs") / "several"
+        )
