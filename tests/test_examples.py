@@ -14,6 +14,7 @@ import regraft
 from regraft.models import pretrained
 from regraft.runs import subprocess_train
 from regraft.runs.run import Run
+from regraft.signing.keys import new_key
 from regraft.studies.compare import compare
 
 FUNCTIONS = [name for name in regraft.__all__ if inspect.isfunction(getattr(regraft, name))]
@@ -30,6 +31,7 @@ def test_the_example_of_each_function_runs(
     # Comparing runs starts a process for each, to time its predictions; tests/studies/compare does so.
     monkeypatch.setattr(compare, "time_in_subprocess", lambda run, reporter: subprocess_train.measure_timing(Run(run)))
     monkeypatch.setattr(pretrained, "size_for", lambda native, shorter_side: 32)  # the images have 40 pixels
+    new_key(Path("signing.pem"))
     known: dict[str, Any] = {"regraft": regraft}
     runner, said = doctest.DocTestRunner(optionflags=FLAGS), list[str]()
     for name in FUNCTIONS:

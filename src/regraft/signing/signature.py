@@ -127,8 +127,8 @@ def verify_signature(
             removed since; the message names it.
 
     Examples:
-        >>> regraft.verify_signature("runs/photos", key="signing.pub").files
-        24
+        >>> regraft.verify_signature("runs/photos", key="signing.pub").path.name
+        'photos'
     """
     check_extra()
     from model_signing import verifying
