@@ -1,18 +1,15 @@
-"""Train on labeled images from where they are: read them while PyTorch is loaded, then train.
+"""Train on labeled images from where they are: read them before PyTorch is loaded, then train.
 
 Input: data and a configuration. Output: a run. PyTorch and timm take seconds to import, and a scan needs neither. So
-nothing that is imported here imports them, and they are loaded in a thread from the first image that is read.
+nothing that is imported here imports them: a wrong request is refused at once, and the first images are read.
 """
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from regraft import distributed
@@ -51,7 +48,7 @@ def train_from(
         from regraft.runs.earlier_images import with_decision  # opens that run, which needs PyTorch
 
         config = with_decision(config, data, reporter)
-    split = scan_and_split(data, config, _Loading(reporter))
+    split = scan_and_split(data, config, reporter)
     from regraft.runs.earlier_images import source_record
     from regraft.runs.train import train_split
 
@@ -72,28 +69,3 @@ def refuse_early(config: Config, out: Path | str | None, *, with_model: bool = F
         candidates_for(config.model.weights)
     else:
         find_backbone(config.model.backbone)
-
-
-class _Loading:
-    """A reporter that passes everything on, and loads what trains from the first image on.
-
-    Not before: loading a library holds Python up, and a request that is wrong is refused at once.
-    """
-
-    def __init__(self, reporter: ProgressReporter) -> None:
-        self._reporter = reporter
-        self._thread: Thread | None = None
-        self.on_head_path, self.on_epoch_end = reporter.on_head_path, reporter.on_epoch_end
-        self.on_message = reporter.on_message
-
-    def on_progress(self, name: str, done: int, total: int, detail: str = "") -> None:
-        """Pass it on, and start the thread at the first call."""
-        self._reporter.on_progress(name, done, total, detail)
-        if self._thread is None:
-            self._thread = Thread(target=_load)
-            self._thread.start()
-
-
-def _load() -> None:
-    with suppress(Exception):  # the import that needs it raises again
-        importlib.import_module("regraft.runs.train")
