@@ -26,12 +26,12 @@ from regraft.report import plots
 from regraft.report.earlier_run import describe_earlier
 from regraft.report.tasks import REPORTS
 from regraft.runs.backbone_search import read_search
-from regraft.runs.evaluate import SamplePredictions, merge_predictions, predict_features, predict_jointly
 from regraft.runs.exemplars import captured, held_out_rows
 from regraft.runs.groups import describe_groups, write_groups
 from regraft.runs.members import TrainedMember
 from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
+from regraft.runs.sample_predictions import SamplePredictions, merge_predictions, predict_features, predict_jointly
 from regraft.runs.tasks import TASKS, TaskResults
 from regraft.runs.teacher import Lesson
 from regraft.training.callbacks import Epoch, HeadFit, ProgressReporter, Training

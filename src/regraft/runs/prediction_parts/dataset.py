@@ -15,10 +15,10 @@ from regraft.data.sources.table import import_parquet
 from regraft.errors import DataError
 from regraft.evaluation.tasks import AnyPredictions
 from regraft.models.inference import Tta
-from regraft.runs.evaluate import SamplePredictions
 from regraft.runs.prediction_parts.parts import Listing, Part, PartsOptions, predict_parts
 from regraft.runs.prediction_parts.rows import probability_columns
 from regraft.runs.run import classifier_of
+from regraft.runs.sample_predictions import SamplePredictions
 from regraft.training.callbacks import ProgressReporter
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from regraft.data.labels import Task
 from regraft.models.classifier import Classifier
-from regraft.runs.evaluate import SamplePredictions
+from regraft.runs.sample_predictions import SamplePredictions
 from regraft.runs.tasks.base import TaskResults
 from regraft.runs.tasks.classification import ClassificationResults
 from regraft.runs.tasks.multilabel import MultilabelResults

@@ -21,7 +21,7 @@ from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.head import Head
 from regraft.report import plots
-from regraft.runs.evaluate import SamplePredictions
+from regraft.runs.sample_predictions import SamplePredictions
 from regraft.runs.tasks.base import PART_TITLES, with_images
 from regraft.runs.training_overlap import overlap_within
 from regraft.training.options import TrainingOptions

@@ -18,7 +18,7 @@ from regraft.evaluation.regression.predictions import RegressionPredictions
 from regraft.evaluation.stored_predictions import CSV
 from regraft.models.classifier import Classifier
 from regraft.report import plots
-from regraft.runs.evaluate import SamplePredictions
+from regraft.runs.sample_predictions import SamplePredictions
 from regraft.runs.tasks.base import PART_TITLES, with_images
 from regraft.runs.training_overlap import overlap_within
 from regraft.training.options import TrainingOptions

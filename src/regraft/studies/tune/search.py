@@ -22,11 +22,11 @@ from regraft.data.dataset import Split
 from regraft.errors import RegraftError, RunError
 from regraft.models.classifier import Classifier
 from regraft.runs.budget import RunPlan
-from regraft.runs.evaluate import predict_samples
 from regraft.runs.prepare import build_for
 from regraft.runs.resume import resume
 from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, Run
 from regraft.runs.run_folder import SCRATCH, lock_run
+from regraft.runs.sample_predictions import predict_samples
 from regraft.runs.train import train_into
 from regraft.studies.tune.plots import plot_history, plot_importance
 from regraft.studies.tune.result import BEST, Metric, TrialRecord, TrialResult, TuneResult
