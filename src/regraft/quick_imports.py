@@ -23,19 +23,31 @@ _lock = threading.RLock()
 def quick_imports() -> Iterator[None]:
     """In this block, importing timm or torchvision imports neither the compiler nor W&B; what is loaded already stays.
 
-    Nor does an optimizer import the compiler. What needs the compiler imports it when it is called.
+    What needs the compiler imports it when it is called.
     """
+    with without_compiler():
+        is_absent = "wandb" not in sys.modules
+        if is_absent:
+            sys.modules["wandb"] = None  # type: ignore[assignment]  # importing it raises ImportError
+        try:
+            yield
+        finally:
+            if is_absent:
+                sys.modules.pop("wandb", None)
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """In this block, an import of PyTorch's compiler gets what marks functions as not to be compiled, and no more."""
     with _lock:
-        absent = [name for name in (_COMPILER, "wandb") if name not in sys.modules]
-        if _COMPILER in absent:
+        absent = [] if _COMPILER in sys.modules else [_COMPILER]
+        if absent:
             compiler, utilities = ModuleType(_COMPILER), ModuleType(f"{_COMPILER}.utils")
             compiler.__path__ = []
             vars(compiler).update(disable=_disable, graph_break=_graph_break, utils=utilities)
             vars(utilities).update(is_compile_supported=_is_compile_supported)
             sys.modules.update({_COMPILER: compiler, utilities.__name__: utilities})
             absent.append(utilities.__name__)
-        if "wandb" in absent:
-            sys.modules["wandb"] = None  # type: ignore[assignment]  # importing it raises ImportError
         try:
             yield
         finally:

@@ -147,15 +147,14 @@ def _stacked(
     """The rows of training and validation images, on which the head is fitted again; None where it is not."""
     if not setup.options.refit or val is None:
         return None
-    stacked = stacked_rows(train.inputs, val[0], train.targets, val[1], train.weights)
     if distributed.is_distributed():
         why = "several processes train"
     elif setup.split.stored is not None:
         why = "images are gone, and features stand for them"
-    elif stacked is None:
-        why = "the features are not in memory"
-    else:
+    elif stacked := stacked_rows(train.inputs, val[0], train.targets, val[1], train.weights):
         return stacked
+    else:
+        why = "the features are not in memory"
     state.note(f"The head is not fitted again with the validation images (training.refit): {why}.")
     return None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from regraft.models.classifier import Classifier
-from regraft.quick_imports import quick_imports
+from regraft.quick_imports import without_compiler
 from regraft.training.sharded_tail import is_divided
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def make_optimizer(model: Classifier, phase: Phase) -> torch.optim.Optimizer:
     # A fused optimizer passes over the weights once instead of a dozen times; divided weights have not all of them.
     is_whole = not any(is_divided(p) for p in model.parameters())
     fused = is_whole and model.mean.device.type in ("cpu", "cuda")
-    with quick_imports():
+    with without_compiler():
         optimizer = _make(groups, phase, fused)
         # Methods that import the compiler when they are first called; `step` does so each time.
         optimizer.zero_grad()

@@ -26,7 +26,7 @@ from regraft.models.classifier import Classifier
 from regraft.models.cpu.conv_backward import FastGradients
 from regraft.models.cpu.fuse_training import FusedTraining
 from regraft.models.staged import StageOutput
-from regraft.quick_imports import quick_imports
+from regraft.quick_imports import without_compiler
 from regraft.training.activations import Activations, ActivationSource
 from regraft.training.callbacks import Epoch, ProgressReporter, known
 from regraft.training.compiled_tail import compiled_tail
@@ -274,7 +274,7 @@ class PhaseTrainer:
                 values[2] = float(distributed.is_interrupted())
                 values[3] = float(is_late and distributed.rank() == 0)
                 sums += self.sum_gradients(values)
-                with quick_imports():
+                with without_compiler():
                     self.scaler.step(self.optimizer)
                 self.scaler.update()
                 for kind in filter(None, self.kinds if self.average else []):
