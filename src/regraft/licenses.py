@@ -1,4 +1,4 @@
-"""What the licenses of pretrained weights ask of whoever uses a model that is made from them: sentences, no advice.
+"""What the licenses of pretrained weights ask of the users of a model that is made from them: sentences, no advice.
 
 Input: a license as timm, a wheel or the registry names it. Output: its name, where to read it, and its conditions.
 """
@@ -57,7 +57,7 @@ def find_license(name: str) -> License:
 
 
 def describe_conditions(weights: Mapping[str, Any], published: str = "") -> list[str]:
-    """What a commercial user is to be told of the licenses of pretrained weights, a sentence for each license.
+    """Tell a commercial user the conditions of the licenses of pretrained weights, a sentence for each license.
 
     Args:
         weights: The source of the weights as in `model.json`: `source`, `name`, `license`, and `members` for several.

@@ -84,7 +84,7 @@ class Recorder:
             batch = [self._answers.get()]
             while len(batch) < _AT_ONCE and not self._answers.empty():
                 batch.append(self._answers.get())
-            is_running = batch[-1] is not None
+            is_running = None not in batch
             self._write([answer for answer in batch if answer is not None])
 
     def _write(self, batch: list[_Answer]) -> None:

@@ -80,7 +80,7 @@ def check_public_key(file: Path) -> None:
     """Raise `UsageError` unless the file is a public key that signatures can be verified with."""
     content, hint = _read(file, "a public key"), f"openssl ec -in {file} -pubout -out {file.with_suffix('.pub')}"
     if b"PUBLIC KEY" not in _LABEL.findall(content):
-        _refuse(file, content, "the public key of whoever signed, in PEM", f"Of a private key: {hint}")
+        _refuse(file, content, "the public key of the signer, in PEM", f"Of a private key: {hint}")
     try:
         key = serialization.load_pem_public_key(content)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

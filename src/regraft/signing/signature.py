@@ -57,7 +57,7 @@ def sign(path: Path | str, *, key: Path | str | None = None, passphrase: str | N
         path: The folder. Whatever is changed, added or removed in it afterwards makes the signature invalid.
         key: File of the private key: PEM of an elliptic curve. Default: none, but Sigstore certifies the identity of
             this person or build.
-        passphrase: Of the key, if it is encrypted.
+        passphrase: The passphrase of the key, if it is encrypted.
 
     Returns:
         The file with the signature.
@@ -116,7 +116,7 @@ def verify_signature(
 
     Args:
         path: The folder.
-        key: File of the public key of whoever signed, in PEM.
+        key: File of the signer's public key, in PEM.
         identity: In place of a key, who signed without one, such as an e-mail address.
         issuer: URL of the service that certified the identity.
 
@@ -156,7 +156,7 @@ def verify_signature(
         public = as_path(key, "The public key")
         check_public_key(public)
         if public.resolve().is_relative_to(folder):
-            raise UsageError(f"The public key {public} is in {given} itself. Expected one from whoever signed.")
+            raise UsageError(f"The public key {public} is in {given} itself. Expected one that the signer gave you.")
         signer = f"the key {fingerprint(public)}"
         config.use_elliptic_key_verifier(public_key=public)
     else:

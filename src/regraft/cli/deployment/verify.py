@@ -16,7 +16,7 @@ from regraft.errors import ExportError, UsageError
 def command(
     folder: Annotated[Path, Argument(metavar="EXPORT", help="Folder of an export; with --signature also a run.")],
     signature: Annotated[bool, Option("--signature", help="Check who signed, and every file, instead.")] = False,
-    key: Annotated[Path | None, Option(metavar="FILE", help="Public key of whoever signed.")] = None,
+    key: Annotated[Path | None, Option(metavar="FILE", help="The signer's public key.")] = None,
     identity: Annotated[str | None, Option(metavar="NAME", help="Who signed without a key.")] = None,
     issuer: Annotated[str | None, Option(metavar="URL", help="Service that certified the identity.")] = None,
     trust: Trust = False,

@@ -58,8 +58,8 @@ class Change:
     Attributes:
         subject: Whether it is of what comes in, or of what the model says.
         test: What was compared.
-        p_value: Of this test alone.
-        adjusted: The p-value for all tests together (Holm): compare this with a rate of false alarms.
+        p_value: The p-value of this test alone.
+        adjusted: The p-value among all tests together (Holm): compare this with a rate of false alarms.
         effect: How large the change is; for `distance`, `features`, `value` and `confidence` the probability that a new
             picture has more than one of the reference, for `strange` the share of strange pictures, and for `classes`
             and `labels` the largest change of a share.
