@@ -28,7 +28,7 @@ def observed(count: int = 60) -> Observations:
 def test_the_farthest_are_the_strangest() -> None:
     found = strangest(observed(), np.linspace(0, 1, 60), 3)
     assert [one.name for one in found] == ["12.png", "11.png", "10.png"]
-    assert {one.reason for one in found} == {"strange"}
+    assert {one.reason for one in found} == {"distance"}
     assert strangest(replace(observed(), distances=None), None, 3) == ()
 
 
@@ -36,8 +36,8 @@ def test_strange_and_unsure_pictures_are_labeled_next() -> None:
     found = label_next(observed(), None, 4)
     chosen = {one.name: one.reason for one in found}
     assert len(chosen) == 4
-    assert {chosen.get(name) for name in ("10.png", "12.png")} & {"strange"}
-    assert {chosen.get(name) for name in ("0.png", "1.png", "2.png")} & {"unsure"}
+    assert {chosen.get(name) for name in ("10.png", "12.png")} & {"distance"}
+    assert {chosen.get(name) for name in ("0.png", "1.png", "2.png")} & {"confidence"}
     assert not {"11.png", "12.png"} <= set(chosen)  # one of two that show the same
     assert label_next(observed(), None, 0) == ()
     assert len(label_next(observed(14), None, 20)) == 14
@@ -47,5 +47,5 @@ def test_what_is_known_decides() -> None:
     numbers = replace(Observations.of_answers("regression", ("age",), np.arange(9.0)[:, None]), names=("x",) * 9)
     assert len(label_next(numbers, None, 4)) == 4
     unsure = replace(observed(), distances=None, features=None)
-    assert {one.reason for one in label_next(unsure, None, 3)} == {"unsure"}
+    assert {one.reason for one in label_next(unsure, None, 3)} == {"confidence"}
     assert label_next(unsure, None, 3)[0].name == "0.png"

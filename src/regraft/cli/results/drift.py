@@ -94,20 +94,23 @@ def _print(screen: Console, found: Drift, files: list[Path]) -> None:
         if len(changes.shares) > _CLASSES:
             screen.print(f"and {len(changes.shares) - _CLASSES:,} more in {escape(str(files[0]))}", style="dim")
     _print_pictures(screen, "Strangest", found.strangest)
-    _print_pictures(screen, "Label next", found.label_next)
+    _print_pictures(screen, "Label next", found.label_next, with_reason=True)
     screen.print()
     for note in found.notes:
         screen.print(escape(note), style="dim")
     screen.print(f"[bold]Look at[/bold]  {escape(', '.join(map(str, files)))}")
 
 
-def _print_pictures(screen: Console, title: str, chosen: tuple[ChosenPicture, ...]) -> None:
+def _print_pictures(
+    screen: Console, title: str, chosen: tuple[ChosenPicture, ...], *, with_reason: bool = False
+) -> None:
     if not chosen:
         return
     screen.print(f"\n[bold]{title}[/bold]")
     for one in chosen[:_PICTURES]:
         strange = "" if one.p_value is None else f", p = {one.p_value:.2g}"
+        reason = f" (by {one.reason})" if with_reason else ""
         sure = "" if one.confidence is None else f", confidence {one.confidence:.2f}"
-        screen.print(escape(f"  {one.name}  {one.answer}{strange}{sure} ({one.reason})"))
+        screen.print(escape(f"  {one.name}  {one.answer}{strange}{sure}{reason}"))
     if len(chosen) > _PICTURES:
         screen.print(f"  and {len(chosen) - _PICTURES} more", style="dim")

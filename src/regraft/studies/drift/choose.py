@@ -13,12 +13,13 @@ from regraft.evaluation.drift.observations import Observations
 #: Candidates for labels, for each that is chosen: the strangest and the least confident.
 _CANDIDATES = 5
 
-Reason = Literal["strange", "unsure"]
+#: By what a picture was chosen: it is far from the training pictures, or its answer is not confident.
+Reason = Literal["distance", "confidence"]
 
 
 @dataclass(frozen=True)
 class ChosenPicture:
-    """A picture: why it was chosen, what the model says of it and how surely.
+    """A picture: by what it was chosen, what the model says of it and with which confidence.
 
     `p_value` is the share of the reference pictures that are at least as far from the training pictures.
     """
@@ -35,7 +36,7 @@ def strangest(observed: Observations, p_values: np.ndarray | None, count: int) -
     if observed.distances is None:
         return ()
     order = np.argsort(-observed.distances, kind="stable")[:count]
-    return tuple(_chosen(observed, p_values, row, "strange") for row in order.tolist())
+    return tuple(_chosen(observed, p_values, row, "distance") for row in order.tolist())
 
 
 def label_next(observed: Observations, p_values: np.ndarray | None, count: int) -> tuple[ChosenPicture, ...]:
@@ -57,13 +58,13 @@ def label_next(observed: Observations, p_values: np.ndarray | None, count: int) 
         return ()
     rows = _spread_out(_places(observed)[candidates], urgency[candidates], count)
     return tuple(
-        _chosen(observed, p_values, row, "strange" if strange[row] >= unsure[row] else "unsure")
+        _chosen(observed, p_values, row, "distance" if strange[row] >= unsure[row] else "confidence")
         for row in candidates[rows].tolist()
     )
 
 
 def _places(observed: Observations) -> np.ndarray:
-    """Coordinates of the pictures, float64 (N, F): features, or else what is said and how surely."""
+    """Coordinates of the pictures, float64 (N, F): features, or else what is said and with which confidence."""
     if observed.features is not None:
         places = observed.features.astype(np.float64)
     elif observed.task == "regression":

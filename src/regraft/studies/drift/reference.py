@@ -16,6 +16,7 @@ from regraft.runs.reference_answers import is_refitted, reference_answers
 from regraft.runs.run import Run
 from regraft.runs.run_images import images_of
 from regraft.studies.drift.observe import observe
+from regraft.text import pluralize
 from regraft.training.callbacks import ProgressReporter
 
 #: Validation images that are read again for their features at most, and kept features from which on none is.
@@ -66,10 +67,11 @@ def validation_of(run: Run, reporter: ProgressReporter, *, features: bool) -> tu
         again = _features_again(run, run.every_prediction.part("val").ids, reporter)
         found = again if again is not None else found
     if found is None or len(found) < FEW:
-        notes.append(
-            "Features are not compared: the run has kept too few of its validation images', and the images themselves "
-            "are not where they were. Distances and answers are compared."
-        )
+        count = len(run.every_prediction.part("val"))
+        why = f"the run has {pluralize(count, 'validation image')}, and they are compared from {FEW} on"
+        if count >= FEW:
+            why = "the run has kept too few of its validation images', and the images are not where they were"
+        notes.append(f"Features are not compared: {why}. Distances and answers are compared.")
         return observed, notes
     return replace(observed, features=found), notes
 
