@@ -19,6 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regraft.spreadsheets import guarded_row
+
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
@@ -63,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file with a header line, row by row."""
+    """Write a CSV file with a header line, row by row; `regraft.spreadsheets` reads it."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         _write_rows(file, columns, rows)
 
@@ -90,7 +92,7 @@ def csv_sha256(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _write_rows(file: SupportsWrite[str], columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     plain = csv.writer(file, lineterminator="\n")
     quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)  # csv does not quote a lone \r
-    for row in chain([columns], rows):
+    for row in map(guarded_row, chain([columns], rows)):
         (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
 
 

@@ -15,13 +15,14 @@ from rich.markup import escape
 from regraft.cli.tasks import OUTPUTS
 from regraft.distributed import launch
 from regraft.errors import RegraftError, UsageError
+from regraft.terminal import PrintableConsole
 
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
     from regraft.runs.run import Run
 
 #: For people; standard output is for results.
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = PrintableConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def console(json_wanted: bool) -> Console:
@@ -30,9 +31,13 @@ def console(json_wanted: bool) -> Console:
     Of several processes that a launcher has started, only the first prints.
     """
     if (launched := launch()) and launched.rank:
-        return Console(quiet=True)
+        return PrintableConsole(quiet=True)
     # A pipe or a file has no width; tables must not be folded there.
-    return err if json_wanted else Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    return (
+        err
+        if json_wanted
+        else PrintableConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    )
 
 
 def fail(error: RegraftError) -> int:

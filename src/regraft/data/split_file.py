@@ -17,6 +17,7 @@ from regraft.data.samples import PARTS, Part, SampleTable
 from regraft.data.sources.manifest import PART_NAMES
 from regraft.data.strings import in_blocks
 from regraft.errors import UsageError, cause_of
+from regraft.spreadsheets import read_records
 
 _COLUMNS = ("path", "label", "part", "sha256")
 
@@ -69,7 +70,7 @@ def _read(path: Path) -> Iterator[tuple[str, str, str]]:
     wrong = UsageError(f"{path} is not a split: expected the columns path and part (train, val, test), and sha256.")
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
+            for row in read_records(file):
                 is_empty, part = False, (row.get("part") or row.get("split") or "").lower()
                 if not row.get("path") or part not in PART_NAMES:
                     raise wrong

@@ -15,6 +15,7 @@ from regraft.data.dataset import PARTS
 from regraft.data.pooling import Counted
 from regraft.errors import DataError, cause_of
 from regraft.notebook_repr import NotebookRepr
+from regraft.spreadsheets import read_rows
 
 #: Largest deviation from 1 of the sum of an image's probabilities; wide enough for half precision.
 SUM_TOLERANCE = 1e-3
@@ -134,7 +135,7 @@ class Predictions(NotebookRepr):
         """The inverse of `write_csv`; the classes are in the order of the columns. DataError for any other file."""
         try:
             with path.open(newline="", encoding="utf-8") as file:
-                header, *rows = csv.reader(file)
+                header, *rows = read_rows(file)
         except (OSError, ValueError, csv.Error) as error:  # ValueError: the file is empty or not UTF-8
             raise DataError(f"{path} cannot be read as predictions: {cause_of(error)}") from error
         classes = classes_of(header, path)

@@ -5,7 +5,6 @@ Input: the split of a training. Output: a row for each group, and how many pictu
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from regraft.data.sources.grouping import with_groups
 from regraft.data.sources.groups import compile_pattern, groups_by_pattern
 from regraft.data.sources.open import open_images
 from regraft.data.sources.table import SUFFIXES
+from regraft.spreadsheets import read_records
 
 GROUPS = "groups.csv"
 _COLUMNS = ("group", "pictures", "part", "label", "first")
@@ -76,4 +76,4 @@ def _rows(path: Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", newline="") as text:
-        return list(csv.DictReader(text))
+        return list(read_records(text))

@@ -161,9 +161,9 @@ def default_reporter() -> Iterator[ProgressReporter]:
             finally:
                 reporter.update(is_over=True)
     elif sys.stderr is not None and sys.stderr.isatty():
-        from rich.console import Console
+        from regraft.terminal import PrintableConsole
 
-        with rich_progress(Console(stderr=True, highlight=False, soft_wrap=True)) as on_terminal:
+        with rich_progress(PrintableConsole(stderr=True, highlight=False, soft_wrap=True)) as on_terminal:
             yield on_terminal
     else:
         yield NullReporter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from regraft.data.taxonomy import Taxonomy
 from regraft.errors import DataError, ImageError, RegraftError, RunError, UsageError
 from regraft.runs.groups import first_pictures
 from regraft.runs.run import CONFIG, SOURCE, SPLIT, Run
+from regraft.spreadsheets import read_records
 
 #: Returns the content of an image by its name, or raises `ImageError` if it is missing or has changed.
 SourceOf = Callable[[str], ImageSource]
@@ -114,7 +114,7 @@ def read_rows(file: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of a table of a run; none if there is no such file."""
     if file.is_file():
         with file.open(encoding="utf-8", newline="") as text:
-            yield from csv.DictReader(text)
+            yield from read_records(text)
 
 
 def read_json(file: Path) -> Any:

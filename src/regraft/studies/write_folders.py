@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from regraft.data.storage import Folder
 from regraft.data.taxonomy import Taxonomy
 from regraft.errors import DataError, UsageError
 from regraft.runs.scan_and_split import scan_with
+from regraft.spreadsheets import read_records
 from regraft.studies.inspect.inspect import inspect
 from regraft.training.callbacks import NullReporter, ProgressReporter
 
@@ -103,7 +103,7 @@ def _read_split(file: Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
     with file.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+        rows = list(read_records(stream))
     if not rows or any(row.get(name) is None for row in rows for name in _COLUMNS):
         raise UsageError(f"{file} was not written by `regraft split`: expected the columns {', '.join(_COLUMNS)}.")
     return rows

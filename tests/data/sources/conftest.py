@@ -20,6 +20,7 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, str | None]] = []
         self.broken: dict[str, list[int]] = {}
+        self.moved: dict[str, str] = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -28,9 +29,9 @@ class Server:
                 outer.asked.append((path, self.headers.get("Authorization")))
                 if outer.broken.get(path):
                     self.send_error(outer.broken[path].pop(0))
-                elif path.startswith("/moved/"):
+                elif path.startswith("/moved/") or path in outer.moved:
                     self.send_response(302)
-                    self.send_header("Location", path.removeprefix("/moved"))
+                    self.send_header("Location", outer.moved.get(path, path.removeprefix("/moved")))
                     self.end_headers()
                 elif (data := outer.files.get(path.partition("?")[0])) is None:
                     self.send_error(404)

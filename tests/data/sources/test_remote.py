@@ -283,6 +283,18 @@ def test_images_elsewhere_in_a_remote_manifest_need_asking_too(server, memory, p
     }
 
 
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "local:///x.png", "zip://1.png::/tmp/x.zip", "filecache::https://h/1"]
+)
+def test_a_manifest_on_a_server_names_no_file_of_this_machine(server, memory, url):
+    text = f"path,label\n{url},cat\n2.png,dog\n"
+    server.files = {"/m.csv": text.encode()}
+    memory("data/2.png", **{"data/m.csv": text})
+    for manifest in (f"{server.url}/m.csv", "memory://data/m.csv"):
+        with pytest.raises(DataError, match="is on a server and names files of this machine"):
+            scan(manifest, remote=True)
+
+
 def test_urls_that_differ_in_a_credential_alone(tmp_path):
     (tmp_path / "m.csv").write_text("path,label\nhttps://h/a?token=1,cat\nhttps://h/a?token=2,dog\n")
     with pytest.raises(DataError, match="differ only in their credentials"):

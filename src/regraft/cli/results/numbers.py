@@ -134,18 +134,19 @@ def _csv_writer(
     """Write one row per image or group: name, number, interval, what the policy says and error; some may be empty."""
     from regraft.atomic_io import atomic_write
     from regraft.runs.prediction_parts.rows import rejection_cells
+    from regraft.spreadsheets import guarded_row
 
     with (
         atomic_write(file) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv_module.writer(stream, lineterminator="\n")
-        writer.writerow([*named, quantity, "low", "high", "ood_p_value", *policy.columns, "error"])
+        writer.writerow(guarded_row([*named, quantity, "low", "high", "ood_p_value", *policy.columns, "error"]))
 
         def write(prediction: Prediction) -> None:
             low, high = prediction.interval or ("", "")
             value, p_value = ("" if number is None else number for number in (prediction.value, prediction.ood_p_value))
             cells = [value, low, high, p_value, *rejection_cells(policy, prediction)]
-            writer.writerow([*name_of(prediction).values(), *cells, prediction.error or ""])
+            writer.writerow(guarded_row([*name_of(prediction).values(), *cells, prediction.error or ""]))
 
         yield write

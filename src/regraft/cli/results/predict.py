@@ -361,6 +361,7 @@ def _csv_writer(
     from regraft.atomic_io import atomic_write
     from regraft.models.inference import tree_of
     from regraft.runs.prediction_parts.rows import csv_header, csv_row
+    from regraft.spreadsheets import guarded_row
 
     with (
         atomic_write(file) as temporary,
@@ -369,8 +370,8 @@ def _csv_writer(
         writer = csv_module.writer(stream, lineterminator="\n")
         tree = tree_of(model)
         several = bool(model.thresholds)
-        writer.writerow(csv_header(model.classes, policy, several=several, tree=tree, grouped=grouped))
-        yield lambda prediction: writer.writerow(csv_row(prediction, policy))
+        writer.writerow(guarded_row(csv_header(model.classes, policy, several=several, tree=tree, grouped=grouped)))
+        yield lambda prediction: writer.writerow(guarded_row(csv_row(prediction, policy)))
 
 
 def _ordinal(number: int) -> str:

@@ -24,7 +24,7 @@ from regraft.data.sources.part_names import part_of, parts_among
 from regraft.data.sources.remote import RemoteFolder, UrlStorage, fetch
 from regraft.data.sources.table import SUFFIXES
 from regraft.data.sources.tree import is_tree, read_tree
-from regraft.data.sources.urls import is_url, is_web, origin_of, parent_of, redact, suffix_of
+from regraft.data.sources.urls import is_url, is_web, leads_to_this_machine, origin_of, parent_of, redact, suffix_of
 from regraft.data.sources.webdataset import CLASS_FILES, class_names, is_webdataset, read_webdataset
 from regraft.data.storage import CombinedStorage, Directory, Folder, Storage, is_image, is_output
 from regraft.data.strings import in_blocks
@@ -283,11 +283,18 @@ def _open_manifest(path: Path | str, root: Path | str | None, remote: bool, colu
             f"{name} names {pluralize(len(others), 'image')} elsewhere by URL, such as {redact(others[0])}. To fetch "
             "them, use --remote, or scan(path, remote=True) in Python."
         )
+    inside = [url for url in links if leads_to_this_machine(url)] if isinstance(path, str) else []
+    if inside:
+        raise DataError(
+            f"{name} is on a server and names files of this machine, or a chain of protocols, such as "
+            f"{redact(inside[0])}. Expected relative paths, or URLs such as https://example.org/1.jpg. If the manifest "
+            "is yours, download it first."
+        )
     if links:
         urls = {redact(url): url for url in links}
         if len(urls) < len(links):
             raise DataError(f"{name} has URLs that differ only in their credentials. Keep one URL for each image.")
-        storage = UrlStorage(storage, urls)
+        storage = UrlStorage(storage, urls, path if isinstance(path, str) else "")
         rows = EntryTable(replace(row, path=redact(row.path)) if is_url(row.path) else row for row in rows)
     layout = layout_of(rows, name, task=manifest.task)
     layout = replace(layout, quantity=manifest.quantity, of_groups=manifest.of_groups)

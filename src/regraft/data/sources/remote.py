@@ -81,10 +81,11 @@ class RemoteFolder:
 
 @dataclass(frozen=True)
 class UrlStorage:
-    """A storage together with single files at URLs, by their names."""
+    """A storage together with single files at URLs, by their names; `named_by` is the URL of their manifest, if any."""
 
     storage: Storage
     urls: Mapping[str, str]
+    named_by: str = ""
 
     @property
     def top(self) -> Directory:
@@ -97,7 +98,7 @@ class UrlStorage:
 
     def read(self, name: str) -> bytes:
         """All bytes of a file."""
-        return fetch(self.urls[name]) if name in self.urls else self.storage.read(name)
+        return fetch(self.urls[name], self.named_by) if name in self.urls else self.storage.read(name)
 
     def source(self, name: str) -> ImageSource:
         """Bytes of a file at a URL, else what the storage returns."""
@@ -108,9 +109,12 @@ class UrlStorage:
         return None if name in self.urls else self.storage.stamp(name)
 
 
-def fetch(url: str) -> bytes:
-    """Download a file by its URL, whatever the protocol; raises `OSError` if it cannot be read or is too large."""
-    return http.fetch(url) if is_web(url) else _read(*filesystem(url))
+def fetch(url: str, named_by: str = "") -> bytes:
+    """Download a file by its URL, whatever the protocol; raises `OSError` if it cannot be read or is too large.
+
+    `named_by` is the URL of the manifest that names it, which may not lead everywhere (see `http.fetch`).
+    """
+    return http.fetch(url, named_by if is_web(named_by) else "") if is_web(url) else _read(*filesystem(url))
 
 
 def filesystem(url: str) -> tuple[Any, str]:

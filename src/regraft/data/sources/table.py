@@ -19,6 +19,7 @@ from regraft.data.sources.packed_rows import RowBuilder
 from regraft.data.sources.urls import suffix_of
 from regraft.data.strings import BLOCK
 from regraft.errors import DataError, MissingExtraError
+from regraft.spreadsheets import unguarded
 from regraft.text import join_truncated, pluralize
 
 #: Extensions of tables that may be manifests.
@@ -123,7 +124,7 @@ class _Records:
         quoted, plain = rf' *"([^"]*(?:""[^"]*)*)" *(?={re.escape(separator)}|$)', rf'([^"{re.escape(separator)}]*)'
         self._cell = re.compile(rf"{quoted}|{plain}(?={re.escape(separator)}|$)")
         self._lines, self._next = lines, start
-        self.columns = self._read_record(1) or []
+        self.columns = [unguarded(name) for name in self._read_record(1) or ()]
         while self.columns and not self.columns[-1].strip():
             self.columns.pop()
         while self._next < len(lines):
@@ -131,6 +132,8 @@ class _Records:
             cells = self._read_record(len(self.columns))
             if cells is None:
                 continue
+            if "'" in lines[number - 1]:
+                cells = [unguarded(cell) for cell in cells]
             while len(cells) > len(self.columns) and not cells[-1].strip():
                 cells.pop()
             if not any(cell.strip() for cell in cells):

@@ -31,6 +31,11 @@ def is_web(url: str) -> bool:
     return url.lower().startswith(("http://", "https://"))
 
 
+def leads_to_this_machine(url: str) -> bool:
+    """Whether a URL is of a file of this machine, or a chain of protocols (`zip://x::file:///y`), which may be."""
+    return "::" in url or url.strip().lower().startswith(("file:", "local:"))
+
+
 def suffix_of(url: str) -> str:
     """The lower-case file extension in a URL."""
     return PurePosixPath(urlsplit(url).path if is_web(url) else url).suffix.lower()

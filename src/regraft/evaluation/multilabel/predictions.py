@@ -16,6 +16,7 @@ from regraft.data.pooling import Counted
 from regraft.data.samples import PARTS
 from regraft.errors import DataError, cause_of
 from regraft.notebook_repr import NotebookRepr
+from regraft.spreadsheets import read_rows
 
 #: The columns before those of the probabilities.
 COLUMNS = ["id", "labels", "predicted", "part"]
@@ -144,7 +145,7 @@ class MultilabelPredictions(NotebookRepr):
         """The inverse of `write_csv`, for the thresholds of the model, (C,). DataError for any other file."""
         try:
             with path.open(newline="", encoding="utf-8") as file:
-                header, *rows = csv.reader(file)
+                header, *rows = read_rows(file)
         except (OSError, ValueError, csv.Error) as error:  # ValueError: the file is empty or not UTF-8
             raise DataError(f"{path} cannot be read as predictions: {cause_of(error)}") from error
         names = header[len(COLUMNS) :]

@@ -14,6 +14,7 @@ from regraft.data.sources.table import import_parquet
 from regraft.data.taxonomy import Taxonomy
 from regraft.models.inference import Prediction
 from regraft.models.rejection import RejectionPolicy
+from regraft.spreadsheets import guarded_row
 from regraft.text import encodable
 
 Format = Literal["parquet", "csv", "jsonl"]
@@ -48,8 +49,8 @@ def write_rows(
                     stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 return
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(csv_header(classes, policy, several=several, tree=tree))
-            writer.writerows(csv_row(prediction, policy) for prediction in predictions)
+            writer.writerow(guarded_row(csv_header(classes, policy, several=several, tree=tree)))
+            writer.writerows(guarded_row(csv_row(prediction, policy)) for prediction in predictions)
 
 
 def csv_header(

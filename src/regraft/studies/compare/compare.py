@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -34,6 +33,7 @@ from regraft.runs.scan_and_split import asked_task, refuse_settings_of_classes
 from regraft.runs.subprocess_train import Timing, time_in_subprocess
 from regraft.runs.teacher import refuse_teacher
 from regraft.runs.unlabelled import refuse_unlabeled
+from regraft.spreadsheets import read_records
 from regraft.studies.compare.result import ComparedModel, Comparison, ModelPair, conclude
 from regraft.studies.compare.trainer import (
     BASELINE_EPOCHS,
@@ -245,4 +245,4 @@ def _compare_pairs(models: Sequence[ComparedModel]) -> tuple[list[ModelPair], li
 
 def _test_images(run: Path) -> dict[str, str]:
     with (run / SPLIT).open(encoding="utf-8", newline="") as file:
-        return {row["path"]: row["sha256"] for row in csv.DictReader(file) if row["part"] == "test"}
+        return {row["path"]: row["sha256"] for row in read_records(file) if row["part"] == "test"}
