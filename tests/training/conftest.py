@@ -16,11 +16,16 @@ from regraft.training import row_sums
 
 
 @pytest.fixture
-def make_model(squares_split: Split) -> Callable[..., Classifier]:
-    """Build a model for the classes of the squares, always with the same initial weights."""
+def make_model(squares_split: Split, small_network: dict[str, Any]) -> Callable[..., Classifier]:
+    """Build a model for the classes of the squares, always with the same initial weights.
+
+    Unless another `backbone` is given, it is the small network, which trains as a large one, in a fraction of the time.
+    """
+    small = {name.removeprefix("model."): value for name, value in small_network.items()}
 
     def make(**options: Any) -> Classifier:
-        return build(**{"classes": squares_split.classes, "image_size": 32, **options})
+        network = {} if "backbone" in options else small
+        return build(**{"classes": squares_split.classes, "image_size": 32, **network, **options})
 
     return make
 

@@ -9,7 +9,7 @@ import torch
 
 from regraft.data.dataset import Split
 from regraft.errors import RunError
-from regraft.models.classifier import Classifier, build
+from regraft.models.classifier import Classifier
 from regraft.training.callbacks import Epoch, NullReporter
 from regraft.training.trainer import train
 
@@ -28,13 +28,6 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "head fitted again": ({"refit": True, "finetune_lr": 1e-12, "keep_finetuned": "if_clear"}, (0, 1)),
     "learning rate search": ({"finetune_lr": 0, "keep_finetuned": "always"}, (1,)),
 }
-
-
-@pytest.fixture
-def make_model(squares_split: Split, small_network: dict[str, Any]) -> MakeModel:
-    """Build the small network, which all of these trainings divide as a large one."""
-    options = {name.removeprefix("model."): value for name, value in small_network.items()}
-    return lambda: build(classes=squares_split.classes, image_size=32, **options)
 
 
 class _Stop(Exception):

@@ -31,7 +31,7 @@ MakeModel = Callable[..., Classifier]
     ids=str,
 )
 def test_options_decide_the_phases(make_model: MakeModel, options: dict[str, Any], expected: tuple[Any, ...]) -> None:
-    phases = plan_phases(make_model(), TrainingOptions(**options))
+    phases = plan_phases(make_model(backbone="efficientnet_lite0"), TrainingOptions(**options))
     assert (phases.boundary_name, phases.finetunes, phases.head, phases.views) == expected
     assert phases.cut == phases.boundary
 
