@@ -17,7 +17,7 @@ from regraft.runs.run import Run, load
 def run(squares_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("several") / "run"
     done = regraft(
-        "train", squares_folder, "--out", out, "--backbone", "test_efficientnet@48,test_resnet@32", "--weights", "none",
+        "train", squares_folder, "--out", out, "--backbone", "cnn@48,ann@32", "--weights", "none",
         "--finetune-epochs", 0, "--set", "data.val=0.25", "--set", "data.test=0.25", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
