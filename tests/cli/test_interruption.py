@@ -53,6 +53,14 @@ def test_the_demo_is_continued_as_a_training(
     assert printed == "Interrupted. Continue with: regraft train --resume runs/demo-solar-cells\nInterrupted.\n"
 
 
+def test_a_command_is_repeated_without_a_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["regraft", "crossval", "s3://me:secret@bucket/photos?token=secret"])
+    print_interrupted("crossval", {"out": None}, KeyboardInterrupt())
+    assert capsys.readouterr().err == "Interrupted. Continue with: regraft crossval s3://bucket/photos\n"
+
+
 def test_studies_and_predictions_name_the_command_that_continues_them(
     run: Path, squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@ import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -349,6 +350,33 @@ def test_a_format_outside_the_list_is_refused(photo, encode):
     data = encode(photo, "ICO")
     with pytest.raises(ImageError, match="not an image that can be read"):
         decode_image(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",  # Pillow would start Ghostscript
+        b"%PDF-1.4\n",
+        b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+        b"<html><script>alert(1)</script></html>",
+        b"#!/bin/sh\ntrue\n",
+    ],
+)
+def test_documents_and_programs_with_the_name_of_an_image_are_refused(tmp_path, data):
+    (tmp_path / "1.png").write_bytes(data)
+    with pytest.raises(ImageError):
+        decode_image(tmp_path / "1.png")
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP"])
+def test_of_a_file_of_two_kinds_only_the_image_is_read(photo, encode, format):
+    """Such as an image that is also an archive or a page: what follows the image changes no pixel."""
+    data = encode(photo, format)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("../evil.py", "import os")
+    for tail in (packed.getvalue(), b"<script>alert(1)</script>", b"\n%PDF-1.4\n"):
+        assert np.array_equal(decode_image(data + tail), decode_image(data))
 
 
 @pytest.mark.parametrize("side", [9_460, 13_000, 60_000, 2**31 - 1])

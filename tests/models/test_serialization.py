@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from regraft.errors import RunError
+from regraft.errors import RegraftError, RunError
 from regraft.models import serialization
 from regraft.models.classifier import Classifier, build
 from regraft.models.serialization import load_classifier, save_classifier
@@ -83,4 +84,36 @@ def test_damaged_runs_are_refused(
     save_classifier(model, tmp_path)
     damage(tmp_path)
     with pytest.raises(RunError, match=message):
+        load_classifier(tmp_path)
+
+
+def _changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    file = folder / "model.json"
+    description = json.loads(file.read_text("utf-8"))
+    change(description)
+    file.write_text(json.dumps(description), "utf-8")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf-hub:stranger/model", "hf_hub:stranger/model", "local-dir:/tmp/model", "https://example.org/model", "../model"],
+)
+def test_a_run_of_a_stranger_names_no_network_elsewhere(
+    model: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """timm would fetch these; a run names networks that the package itself has."""
+    save_classifier(model, tmp_path)
+    _changed(tmp_path, lambda d: d["backbone"].update(name=name, timm_name=name))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    with pytest.raises(RegraftError, match=r"does not exist|backbone"):
+        load_classifier(tmp_path)
+
+
+def test_a_run_of_a_stranger_does_not_fill_the_memory(model: Classifier, tmp_path: Path) -> None:
+    save_classifier(model, tmp_path)
+    _changed(tmp_path, lambda d: d["preprocessing"].update(size=10**6))
+    with pytest.raises(RunError, match="its images have 1000000 x 1000000 pixels; expected 2048 at most"):
+        load_classifier(tmp_path)
+    (tmp_path / "model.json").write_text("[" * 100_000)
+    with pytest.raises(RunError, match=r"model\.json is damaged"):
         load_classifier(tmp_path)

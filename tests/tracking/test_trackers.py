@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from regraft.runs.resume import resume
 from regraft.runs.train import train_from
 from regraft.tracking.callback import tracking
 from regraft.tracking.scalars import final_scalars
+from regraft.tracking.wandb import WeightsAndBiases
 from regraft.training.callbacks import Epoch, NullReporter
 
 # MLflow's own mappings use a loader that SQLAlchemy will drop.
@@ -142,6 +144,19 @@ def test_wandb_has_history_finals_settings_and_pictures(tracked: regraft.Run) ->
     for name, value in final_scalars(tracked.metrics).items():
         assert summary[name] == value
     assert [r.exit.exit_code for r in wandb_records(tracked.path) if r.HasField("exit")] == [0]
+
+
+@pytest.mark.parametrize("secret", [False, True])
+def test_wandb_records_no_command_with_a_password(
+    secret: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = "s3://me:hunter2@bucket/photos" if secret else "photos-hunter2"
+    monkeypatch.setattr(sys, "argv", ["regraft", "train", word])
+    tracker = WeightsAndBiases()
+    tracker.start({"training.views": 2}, tmp_path, {})
+    tracker.finish("finished", {}, {})
+    found = [f for f in tmp_path.rglob("*") if f.is_file() and not f.is_symlink() and b"hunter2" in f.read_bytes()]
+    assert bool(found) != secret
 
 
 def mlflow_run(folder: Path) -> tuple[Any, Any]:

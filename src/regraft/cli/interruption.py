@@ -10,6 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from regraft.cli.output import err
+from regraft.data.sources.urls import redact
 from regraft.errors import Interrupted
 
 #: Exit code of a program that Ctrl-C ended: 128 and the number of the signal.
@@ -33,5 +34,5 @@ def _continuing(verb: str, parameters: dict[str, Any], folder: Path | None) -> s
     predicts_into_folder = verb in ("predict", "evaluate") and out is not None and Path(out).is_dir()
     if verb not in _REPEATED and not predicts_into_folder:
         return ""
-    words = ["regraft", *sys.argv[1:]]
+    words = ["regraft", *map(redact, sys.argv[1:])]  # what is printed is often kept, as in the log of a cluster
     return shlex.join(words if folder is None or out is not None else [*words, "--out", str(folder)])

@@ -20,7 +20,7 @@ def read_run_description(path: str) -> dict[str, Any]:
     file = Path(path, "model.json")
     try:
         value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{file} is damaged: {error}") from error
     return value if isinstance(value, dict) and "backbone" in value else {}
 

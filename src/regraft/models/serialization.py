@@ -16,8 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from regraft.atomic_io import atomic_write, sha256_of, write_json
+from regraft.data.preprocessing import Preprocessing
 from regraft.errors import RunError
 from regraft.models.classifier import Classifier
+from regraft.models.pretrained import MAX_IMAGE_SIZE
 from regraft.models.torch_defaults import torch_defaults
 from regraft.models.weights import WeightsRecord
 
@@ -65,12 +67,23 @@ def load_classifier(folder: Path, *, device: str | torch.device = "cpu") -> Clas
     try:
         description, tensors = upgrade(original, load_file(file))
         with torch.random.fork_rng(devices=[]):  # the initial weights are random
+            _check_size(description, folder)
             model = Classifier.from_config(description, WeightsRecord.from_json(description["weights"]))
         model.load_state_dict(tensors, strict=True)
         model.head.temperature = float((description["calibration"] or {"temperature": 1.0})["temperature"])
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{folder} cannot be loaded: {error}") from error
     return model.to(device).eval()
+
+
+def _check_size(description: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a size of images that no training allows, and that would fill the memory with the first image."""
+    shape = Preprocessing.from_json(description["preprocessing"]).shape
+    if max(shape) > MAX_IMAGE_SIZE:
+        raise RunError(
+            f"{folder / _DESCRIPTION} is damaged: its images have {' x '.join(map(str, shape))} pixels; expected "
+            f"{MAX_IMAGE_SIZE} at most. Copy the run again."
+        )
 
 
 def read_model_json(folder: Path) -> dict[str, Any]:
@@ -120,7 +133,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         )
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, no JSON, or nested without end
         raise RunError(f"{file} is damaged: {error}") from error
     number = value.get("format") if isinstance(value, dict) else None
     if not isinstance(number, int) or number < 1:

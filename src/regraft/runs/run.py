@@ -111,7 +111,7 @@ class Run(NotebookRepr):
         """Content of `metrics.json`."""
         try:
             value: dict[str, Any] = json.loads(self._text(METRICS))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{self.path / METRICS} is damaged: {error}") from error
         return upgrade_metrics(value)
 

@@ -121,7 +121,7 @@ def read_json(file: Path) -> Any:
     """Read a JSON file of a run. Raises `RunError` if the file is damaged."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, nested without end, or not UTF-8
         raise RunError(f"{file} is damaged: {error}") from error
 
 

@@ -193,7 +193,7 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 value = json.loads(line)
                 if not isinstance(value, dict) or (number > 1 and not isinstance(value.get("time"), (int, float))):
                     raise ValueError("expected an object with a time")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{file}, line {number} is damaged: {error}. Remove the line, or the file.") from error
             yield value
 

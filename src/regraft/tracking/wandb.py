@@ -5,11 +5,13 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from regraft.data.sources.urls import redact
 from regraft.errors import UsageError
 from regraft.tracking.scalars import tag
 from regraft.tracking.tracker import Status, require
@@ -48,7 +50,7 @@ class WeightsAndBiases:
         names = type(self._wandb.Settings()).model_fields
         # Without output to the terminal, which shows progress bars, and without a copy of that terminal.
         quiet = {"silent": True, "console": "off", "init_timeout": _CONNECT, "finish_timeout": _UPLOAD,
-                 "x_transaction_log_flush_interval": _FLUSH}  # fmt: skip
+                 "x_transaction_log_flush_interval": _FLUSH, "x_disable_meta": _has_secrets(sys.argv)}  # fmt: skip
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT") or self._wandb.setup().settings.project or _PROJECT,
             id=known["id"],
@@ -76,6 +78,11 @@ class WeightsAndBiases:
             self._run.log({name: self._wandb.Image(str(file)) for name, file in pictures.items()})
         self._run.summary.update({"status": status, **scalars})
         self._run.finish(exit_code=0 if status == "finished" else 1)
+
+
+def _has_secrets(words: list[str]) -> bool:
+    """Whether a command has the password of a URL; W&B would upload the command with what it records of the machine."""
+    return any(redact(word) != word for word in words)
 
 
 def _has_login(settings: Any) -> bool:

@@ -221,7 +221,7 @@ def _read(file: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict
         with safe_open(file, framework="pt") as opened:
             values = json.loads(opened.metadata()["state"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(
             f"The checkpoint {file} is damaged or of another version ({error}). Delete it to train from the start."
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,14 @@ def test_damaged_files_are_refused(ending: str, tmp_path: Path) -> None:
     (tmp_path / f"m{ending}").write_bytes(b"rubbish")
     with pytest.raises(WeightsError, match="cannot be read as a file of Keras"):
         _build("vgg16", tmp_path / f"m{ending}")
+
+
+def test_an_archive_that_expands_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", bytes(65 * 2**20))
+    with pytest.raises(WeightsError, match="unpacks to 68,157,442 bytes, which no weights do"):
+        _build("vgg16", tmp_path / "m.keras")
 
 
 def test_links_to_other_files_are_not_followed(network: Callable[[str], Any], tmp_path: Path) -> None:

@@ -29,6 +29,44 @@ def test_token_is_needed(strict: Server) -> None:
     assert "correct-horse" not in "".join(strict.log)
 
 
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "localhost.evil.example", "a@127.0.0.1", "127.0.0.1.nip.io"]
+)
+def test_a_name_that_leads_to_this_machine_is_not_its_own(server: Server, host: str) -> None:
+    """DNS rebinding: to its browser the page and the server are of one site."""
+    for address in ("/models", "/metrics", "/v2"):
+        answer = server.client.get(address, headers={"Host": host})
+        assert answer.status_code == 403
+        assert "the header Host has another name" in answer.json()["detail"]
+    answer = server.client.post("/predict", headers={"Host": host, "Content-Type": "image/png"}, content=b"x")
+    assert answer.status_code == 403
+    assert server.client.get("/v2/health/ready", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "app.localhost", "127.0.0.1:1", "[::1]:8000", "10.0.0.7"]
+)
+def test_names_and_addresses_of_this_machine_are_its_own(server: Server, host: str) -> None:
+    assert server.client.get("/models", headers={"Host": host}).status_code == 200
+
+
+def test_with_a_token_any_host_may_be_published(strict: Server) -> None:
+    assert strict.client.get("/models", headers={"Host": "photos.example"}).status_code == 200
+
+
+def test_a_page_of_another_site_cannot_make_a_browser_ask(server: Server, proxied: Server) -> None:
+    foreign = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example", "Content-Type": "image/png"}
+    for running in (server, proxied):
+        answer = running.client.post("/predict", headers=foreign, content=b"x")
+        assert answer.status_code == 403
+        assert "another site" in answer.json()["detail"]
+        assert "access-control-allow-origin" not in answer.headers
+    allowed = {**foreign, "Origin": "https://one.example"}
+    assert proxied.client.post("/predict", headers=allowed, content=b"x").status_code == 422
+    own = {**foreign, "Sec-Fetch-Site": "same-origin"}
+    assert server.client.post("/predict", headers=own, content=b"x").status_code == 422
+
+
 def test_unknown_addresses_and_methods_get_problems(server: Server) -> None:
     for method, address, status in (
         ("GET", "/nothing", 404),

@@ -262,7 +262,7 @@ def _classes(schema: Any) -> dict[str, Sequence[str]]:
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         found = {column.strip().lower(): _names_of(feature) for column, feature in features.items()}
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # written by another library
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):  # of another library
         return {}
     return {column: [str(name) for name in names] for column, names in found.items() if isinstance(names, list)}
 

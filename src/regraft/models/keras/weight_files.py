@@ -102,13 +102,18 @@ def _opened(file: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         text = "{}"
         if file.suffix == ".keras":
             with zipfile.ZipFile(file) as archive:
+                unpacked = sum(info.file_size for info in archive.infolist())
+                if unpacked > max(_UNPACKED, _RATIO * file.stat().st_size):
+                    raise OSError(f"it unpacks to {unpacked:,} bytes, which no weights do")
                 text, content = archive.read("config.json").decode(), io.BytesIO(archive.read("model.weights.h5"))
         with h5py.File(content, "r") as root:
             yield root, json.loads(root.attrs.get("model_config", text))
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:  # also RecursionError
         raise WeightsError(f"{file} cannot be read as a file of Keras: {cause_of(error)}") from error
 
 
+#: Bytes, and times the size of the file, above which a file is no archive of weights, which hardly compress.
+_UNPACKED, _RATIO = 64 * 2**20, 20
 #: Name of a layer, or its class with a number, and its arrays in the order of Keras's `get_weights`.
 Layers = dict[str, list[Any]]
 

@@ -101,7 +101,11 @@ def _router() -> APIRouter:
         return JSONResponse({"model": model.name, "version": model.version, "images": images})
 
     @router.get(
-        "/models", tags=["models"], summary="List the models", response_model=ModelsAnswer, responses=problems(401, 503)
+        "/models",
+        tags=["models"],
+        summary="List the models",
+        response_model=ModelsAnswer,
+        responses=problems(401, 403, 503),
     )
     async def models(request: Request) -> Response:
         """Classes, thresholds and facts of each model."""
@@ -110,7 +114,7 @@ def _router() -> APIRouter:
         limits: dict[str, Any] = {"images": service.limits.images, "body_bytes": service.limits.body_bytes}
         return JSONResponse({"models": service.describe(), **limits})
 
-    markdown = _text("Markdown", "text/markdown") | problems(401, 404, 503)
+    markdown = _text("Markdown", "text/markdown") | problems(401, 403, 404, 503)
 
     @router.get(
         "/models/{name}/card", tags=["models"], summary="The model card", response_class=Response, responses=markdown
@@ -122,7 +126,7 @@ def _router() -> APIRouter:
             raise Problem(404, f"{model.name} has no model card.", name="no-card")
         return Response(model.card, media_type="text/markdown; charset=utf-8")
 
-    plain = _text("Prometheus' text format", "text/plain") | problems(401)
+    plain = _text("Prometheus' text format", "text/plain") | problems(401, 403)
 
     @router.get(
         "/metrics", tags=["operation"], summary="Metrics for Prometheus", response_class=Response, responses=plain

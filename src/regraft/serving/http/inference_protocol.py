@@ -30,7 +30,7 @@ def router() -> APIRouter:
     """The addresses."""
     routes = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
-    @routes.get("", summary="Server metadata", response_model=schemas.ServerMetadata, responses=problems(401))
+    @routes.get("", summary="Server metadata", response_model=schemas.ServerMetadata, responses=problems(401, 403))
     async def server() -> Response:
         return JSONResponse({"name": "regraft", "version": version("regraft"), "extensions": []})
 
@@ -51,7 +51,7 @@ def router() -> APIRouter:
             options["operation_id"] = function.__name__ + suffix
             routes.add_api_route(prefix + path, function, methods=[method], **options)
 
-    errors = problems(401, 404, 503)
+    errors = problems(401, 403, 404, 503)
     add("", model_metadata, summary="Model metadata", response_model=schemas.ModelMetadata, responses=errors)
     add("/ready", model_ready, summary="Is the model ready?", response_model=schemas.ModelReady, responses=errors)
     infer: dict[str, Any] = {"response_model": schemas.InferAnswer, "responses": problems(*PREDICT_STATUSES)}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import re
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -35,6 +38,8 @@ _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 #: Causes of rejections that are the server's: it had no capacity or no time. All others are the client's.
 _REJECTIONS = frozenset(("queue-full", "buffer-full", "deadline", "starting", "draining", "request-timeout"))
+#: The header Host: a name or an address, with or without a port.
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _log = logging.getLogger("regraft.serving")
 
 
@@ -48,10 +53,11 @@ class Middleware:
         """Store the arguments, and only the hash of the token."""
         self.app, self.service, self.public, self._root_path = app, service, public, root_path
         self._digest = None if token is None else _digest(token.encode())
-        self._inner: ASGIApp = self._check_token
+        self._origins, self._hosts = frozenset(allow_origins), {urlsplit(origin).hostname for origin in allow_origins}
+        self._inner: ASGIApp = self._check_site
         if allow_origins:  # before the token is checked, since browsers ask without it
             self._inner = CORSMiddleware(
-                self._check_token, allow_origins, ("GET", "HEAD", "POST"), ("Authorization", "X-Request-ID"),
+                self._check_site, allow_origins, ("GET", "HEAD", "POST"), ("Authorization", "X-Request-ID"),
                 expose_headers=("Retry-After", "X-Request-ID"),
             )  # fmt: skip
 
@@ -98,6 +104,34 @@ class Middleware:
             path = "/" + path.removeprefix(self._root_path).lstrip("/")
         return path
 
+    async def _check_site(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse what a page of another site makes a browser ask; it would count as an answer in use, or read one."""
+        headers, problem = Headers(scope=scope), None
+        if scope["path"] not in self.public and "*" not in self._origins:
+            if headers.get("sec-fetch-site") == "cross-site" and headers.get("origin") not in self._origins:
+                text = "A page of another site asks. Start the server with --allow-origin and the origin of its pages."
+                problem = Problem(403, text, name="cross-site")
+            elif self._digest is None and not self._is_own_host(scope, headers.get("host", "")):
+                text = (
+                    "The server listens on this machine alone, and the header Host has another name. Use localhost or "
+                    "a token, or start the server with --allow-origin and the origin that a proxy publishes."
+                )
+                problem = Problem(403, text, name="host")
+        if problem is None:
+            await self._check_token(scope, receive, send)
+        else:
+            await respond(Request(scope), problem)(scope, receive, send)
+
+    def _is_own_host(self, scope: Scope, given: str) -> bool:
+        """Whether a name may be this machine's, if it is asked at a loopback address.
+
+        A page whose name leads to 127.0.0.1 (DNS rebinding) is to its browser of the same site as the server.
+        """
+        if not _is_loopback((scope.get("server") or ("",))[0]) or not given:
+            return True
+        name = (urlsplit(f"//{given}").hostname or "") if _HOST.fullmatch(given) else ""
+        return name == "localhost" or name.endswith(".localhost") or _is_address(name) or name in self._hosts
+
     async def _check_token(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in self.public or self._is_allowed(Headers(scope=scope)):
             await self.app(scope, receive, send)
@@ -130,6 +164,16 @@ class Middleware:
         if "images" in state:
             extra["images"] = state["images"]
         _log.info("request", extra=extra)
+
+
+def _is_address(host: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    return False
+
+
+def _is_loopback(host: str) -> bool:
+    return _is_address(host) and ipaddress.ip_address(host).is_loopback
 
 
 def _digest(value: bytes) -> bytes:

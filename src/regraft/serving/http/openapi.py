@@ -21,6 +21,7 @@ _REF = "#/components/schemas/{model}"
 _MEANINGS: Mapping[int, str] = {
     400: "The body does not have its type.",
     401: "The token is missing or wrong.",
+    403: "A page of another site asks, or the header Host has a name that is not this machine's.",
     404: "The model, or the wanted output of it, does not exist.",
     408: "The body arrived too slowly.",
     413: "The body is too large.",
@@ -32,7 +33,7 @@ _MEANINGS: Mapping[int, str] = {
     504: "The deadline passed.",
 }
 #: Errors of the addresses that predict.
-PREDICT_STATUSES = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+PREDICT_STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _INFER = "/v2/models/{name}/infer"
 
 
