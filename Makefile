@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 #: Versions that the gate passed with; `make test-latest` leaves them out.
 CONSTRAINTS ?= -c constraints.txt
 
-.PHONY: demo test check test-latest constraints site results bench bench-gpu clean
+.PHONY: demo test check test-latest constraints release site results bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/regraft demo
@@ -24,6 +24,11 @@ test-latest:
 # write down the versions of this environment, after the gate has passed with them
 constraints: $(VENV)/.dev
 	$(BIN)/python tests/constraints.py
+
+# sdist and wheel of the last commit in dist/, built twice and checked with the oldest and the newest Python and dependencies, which are
+# downloaded (gigabytes); make release PYTHONS='3.11 3.13' names others
+release: $(VENV)/.release
+	$(BIN)/python release/release.py --pythons '$(PYTHONS)'
 
 # the documentation as build/site/index.html, which opens without a server; its search needs one: python -m http.server -d build/site
 site: $(VENV)/.dev
@@ -53,6 +58,10 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --progress-bar on $(CONSTRAINTS) -e '.[dev]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.release: $(VENV)/.dev
+	$(BIN)/python -m pip install --progress-bar on $(CONSTRAINTS) -e '.[release]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) .venv-latest build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
