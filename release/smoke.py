@@ -30,7 +30,7 @@ def main() -> None:
     predictions = regraft.predict("run", files)
     assert [prediction.label for prediction in predictions] == ["red"] * 4, predictions
     cli("evaluate", "run")
-    cli("predict", "run", str(files[0]), "--out", "answers.csv")
+    cli("predict", "run", str(files[0]), "--csv", "answers.csv")
     assert "red" in Path("answers.csv").read_text(encoding="utf-8")
     assert Path("run/report.html").stat().st_size > 10_000
     if "onnx" in extras:

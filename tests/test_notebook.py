@@ -61,16 +61,16 @@ def test_every_heading_is_a_question() -> None:
 @pytest.mark.parametrize(
     ("given", "installed"),
     [
-        ("", "file://{folder}/regraft-0.1.0-py3-none-any.whl"),
-        ("regraft-0.1.0-py3-none-any.whl", "file://{folder}/regraft-0.1.0-py3-none-any.whl"),
-        ("https://example.org/regraft-0.1.0-py3-none-any.whl", "https://example.org/regraft-0.1.0-py3-none-any.whl"),
+        ("", "file://{folder}/regraft-0.2.0-py3-none-any.whl"),
+        ("regraft-0.2.0-py3-none-any.whl", "file://{folder}/regraft-0.2.0-py3-none-any.whl"),
+        ("https://example.org/regraft-0.2.0-py3-none-any.whl", "https://example.org/regraft-0.2.0-py3-none-any.whl"),
         ("https://example.org/regraft.git", "git+https://example.org/regraft.git"),
     ],
 )
 def test_regraft_is_installed_from_a_wheel_or_a_repository(
     given: str, installed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "regraft-0.1.0-py3-none-any.whl").touch()
+    (tmp_path / "regraft-0.2.0-py3-none-any.whl").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     source = next(cell.source for cell in read().cells if "%pip" in cell.source)

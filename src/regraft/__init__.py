@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from regraft.tracking.options import TrackingOptions
     from regraft.training.options import TrainingOptions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 configure_threads()  # before a library that starts threads is loaded
 
