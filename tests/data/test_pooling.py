@@ -51,6 +51,21 @@ def test_answers_are_those_of_the_mean_logits(temperature: float) -> None:
     np.testing.assert_allclose(pool_answers(logits, groups, "regression"), means, rtol=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_answers_of_classes_with_an_order_are_those_of_the_mean_score(temperature: float) -> None:
+    scores, groups = np.random.default_rng(1).normal(0, 5, (6, 1)), named("a", "b", "a", None, "b", "a")
+
+    def said(scores: np.ndarray) -> np.ndarray:
+        above = 1 / (1 + np.exp(-(scores + np.array([2.0, 0.5, -1.0]))))
+        tempered = (-np.diff(above, axis=1, prepend=1, append=0)) ** (1 / temperature)
+        return tempered / tempered.sum(axis=1, keepdims=True)
+
+    pooled = pool_answers(said(scores), groups, "classification", order_temperature=temperature)
+    np.testing.assert_allclose(pooled, said(groups.mean(scores)), rtol=1e-6)
+    certain = np.eye(4)[[0, 3, 3, 1, 0, 2]]
+    assert np.isfinite(pool_answers(certain, groups, "classification", order_temperature=temperature)).all()
+
+
 def test_the_order_of_images_does_not_matter_and_certain_answers_stay_finite() -> None:
     answers, groups = np.array([[1.0, 0.0], [0.5, 0.5], [0.2, 0.8]]), named("a", "a", None)
     pooled = pool_answers(answers, groups, "classification")

@@ -354,7 +354,6 @@ def test_contradictions_in_groups_are_named(patients: Path, tmp_path: Path) -> N
     [
         ("model.head", "mlp", "hidden layers"),
         ("training.head_optimizer", "adam", "trained in epochs"),
-        ("data.task", "ordinal", "classes have an order"),
         ("data.unlabelled", "somewhere", r"data\.unlabelled takes each image by itself"),
     ],
 )
@@ -465,6 +464,32 @@ def test_a_model_of_single_images_is_not_calibrated_for_groups(
     classes = ("predict", squares_run.path, squares_folder / "red", "--pool-by", r"\d")
     assert "is not calibrated" in regraft(*classes).stderr
     assert regraft(*classes, "--min-accuracy", 0.5).returncode == 2
+
+
+def test_groups_have_classes_with_an_order(patients: Path, tmp_path: Path) -> None:
+    settings = {**HEAD, "data.pool_by": "patient", "data.order": "blue,green,red"}
+    run = train_from(patients, load_config(overrides=settings), tmp_path / "run")
+    assert run.ordered
+    assert run.classifier.head.temperature != 1
+    assert run.metrics["test"]["ordinal"]["quadratic_kappa"] is not None
+    assert library.evaluate(run).to_json() == run.metrics["test"]
+    model, dataset = run.classifier, library.scan(patients, pool_by="patient", task="ordinal", order=run.classes)
+    groups = groups_of(dataset)
+    assert groups is not None
+    pixels = np.stack([model.preprocessing(dataset.source(sample)) for sample in dataset.samples])
+    with torch.inference_mode():
+        end = len(model.stages)
+        features = model.forward_tail(model.activations(torch.from_numpy(pixels).permute(0, 3, 1, 2), end), end)
+        means = torch.stack([features[torch.from_numpy(groups.numbers == i)].mean(0) for i in range(len(groups))])
+        expected = model.head.probabilities(model.head(means)).numpy()
+    answers = predict_dataset(model, dataset).probabilities
+    np.testing.assert_allclose(answers, expected, rtol=1e-3, atol=1e-6)
+    files, names = [patients.with_name(name) for name in patient_of(patients)], list(patient_of(patients).values())
+    (exported,) = library.export(run, "pt2", out=tmp_path / "exports")
+    assert "cumulative logits" in (exported.path / "README.md").read_text(encoding="utf-8")
+    for one in (run, library.ExportedModel(exported.path, trust=True)):
+        predicted = {answer.source: answer.probabilities for answer in library.predict(one, files, groups=names)}
+        np.testing.assert_allclose([predicted[name] for name in groups.names], expected, atol=1e-4)
 
 
 def test_exports_are_those_of_one_picture_and_say_so(pooled_run: library.Run, patients: Path, tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def _write(
     about = readme(
         export_format, preprocessing, backbone=backbone, classes=len(run.classes), maps=maps,
         task=run.task, quantity=run.classes[0] if is_number else "", has_tree=has_tree,
-        pool_by=run.classifier.pool_by,
+        pool_by=run.classifier.pool_by, ordered=run.ordered,
     )  # fmt: skip
     write_text(target / README, about)
     write_json(target / DESCRIPTION, {

@@ -93,6 +93,11 @@ class ExportedModel:
         return bool(self.description.get("ordered"))
 
     @property
+    def temperature(self) -> float:
+        """Temperature of the probabilities."""
+        return float(self.description["temperature"])
+
+    @property
     def half_width(self) -> float | None:
         """Half the width of the prediction interval about each number; None: there is none."""
         width: float | None = self.description["half_width"]

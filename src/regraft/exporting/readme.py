@@ -69,6 +69,16 @@ number of a group is the mean over its pictures. `regraft predict . TABLE --pool
 `half_width` is that of the number of a group; that of one picture has no interval.
 """,
 }
+#: The same where the classes have an order.
+_GROUPS_IN_ORDER = """
+The model was trained to give one answer for several pictures of one thing ({pool_by}), and takes one picture. The
+classes have an order, and the answer for a group is that of the mean of its pictures' cumulative logits: raise
+`probabilities` to the power `temperature` in `export.json` and divide by the sum; for each class but the last take
+log(a / b), with a the sum over the classes above it and b the sum over the others; average these over the pictures;
+the sigmoids of the averages are the probabilities of a class above each, whose differences are those of the classes;
+raise these to the power 1 / `temperature` and divide by the sum. `regraft predict . TABLE --pool-by COLUMN{trust}` does
+so. The answer for a group is calibrated, and that for one picture is not.
+"""
 #: Rows of the table for an export with maps.
 _OUTPUTS = """| output | `logits` | float32 | (N, {classes}) | before {before} |
 | output | `evidence` | float32 | (N, {classes}, {rows}, {columns}) | for each class, by position in the image |
@@ -124,6 +134,7 @@ def readme(
     quantity: str = "",
     has_tree: bool = False,
     pool_by: str = "",
+    ordered: bool = False,
 ) -> str:
     """Return the text for an export of a network with inputs of this preprocessing; `maps` as in `export.json`."""
     several_labels = task == "multilabel"
@@ -137,7 +148,8 @@ def readme(
         if several_labels or maps["activation"] == "softmax":
             snippet = (_LABEL_MAPS if several_labels else _MAPS).format(**values)
     trust = " --trust" if export_format.runs_code else ""
-    groups = _GROUPS[task].format(pool_by=pool_by, trust=trust) if pool_by else ""
+    of_groups = _GROUPS_IN_ORDER if ordered else _GROUPS[task]
+    groups = of_groups.format(pool_by=pool_by, trust=trust) if pool_by else ""
     return _TEXT.format(
         pixels=_pixels(preprocessing.bands), backbone=backbone, purpose=quantity or f"{classes} classes",
         classes=classes, name=export_format.name, **sides,

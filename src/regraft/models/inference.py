@@ -188,6 +188,14 @@ def has_order(model: object) -> bool:
     return bool(getattr(model, "ordered", False))  # as above
 
 
+def order_temperature_of(model: object) -> float | None:
+    """Temperature of the probabilities of a model or `Predictor` whose classes have an order; None: they have none."""
+    if not has_order(model):
+        return None
+    temperature: float = model.head.temperature if isinstance(model, Classifier) else getattr(model, "temperature", 1.0)
+    return temperature
+
+
 def pooling_of(model: object) -> str:
     """What the groups are that a model or `Predictor` was trained to give one answer each; "" if each image has one."""
     pool_by: str = getattr(model, "pool_by", "")  # as above

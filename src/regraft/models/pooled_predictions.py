@@ -14,7 +14,7 @@ from regraft.data.sources.groups import compile_pattern, group_of, is_word
 from regraft.data.strings import Names, string_array
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, Predictor, half_width_for
+from regraft.models.inference import Prediction, Predictor, half_width_for, order_temperature_of
 
 
 def pool_predictions(
@@ -43,7 +43,8 @@ def pool_predictions(
     names = [prediction.source or f"image {number}" for number, prediction in enumerate(predictions)]
     every = Groups.named(Names.of(groups), string_array(names))
     read = np.flatnonzero([prediction.error is None for prediction in predictions])
-    pooled = {group: answer for group, answer in _of_read([predictions[i] for i in read.tolist()], every.numbers[read])}
+    found_of = _of_read([predictions[i] for i in read.tolist()], every.numbers[read], order_temperature_of(model))
+    pooled = dict(found_of)
     answers = []
     for number, name in enumerate(every.names):
         first = predictions[every.firsts[number]]
@@ -56,7 +57,9 @@ def pool_predictions(
     return answers
 
 
-def _of_read(predictions: Sequence[Prediction], numbers: np.ndarray) -> list[tuple[int, Prediction]]:
+def _of_read(
+    predictions: Sequence[Prediction], numbers: np.ndarray, order_temperature: float | None
+) -> list[tuple[int, Prediction]]:
     """Number and prediction of each group of which there are images."""
     if not predictions:
         return []
@@ -64,7 +67,8 @@ def _of_read(predictions: Sequence[Prediction], numbers: np.ndarray) -> list[tup
     groups = Groups(inverse, firsts, tuple(map(str, present.tolist())))
     example = predictions[0]
     task: Task = "regression" if example.value is not None else "multilabel" if example.thresholds else "classification"
-    answers = pool_answers(np.stack([prediction.answer for prediction in predictions]), groups, task)
+    answers = np.stack([prediction.answer for prediction in predictions])
+    answers = pool_answers(answers, groups, task, order_temperature=order_temperature)
     p_values = distances = None
     if all(prediction.ood_p_value is not None for prediction in predictions):
         p_values = pool_p_values(np.array([prediction.ood_p_value for prediction in predictions]), groups)

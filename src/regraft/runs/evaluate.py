@@ -23,7 +23,7 @@ from regraft.evaluation.stored_predictions import find_predictions
 from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions, evaluate_any
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Predictor, Tta, pooling_of, tree_of
+from regraft.models.inference import Predictor, Tta, order_temperature_of, pooling_of, tree_of
 from regraft.runs.run import Run, classifier_of, open_model
 from regraft.runs.sample_predictions import predict_samples
 from regraft.runs.training_overlap import overlap_with_run
@@ -203,4 +203,4 @@ def predict_dataset(
     `tta` is as in `predict`. Raises as `predict_samples` does.
     """
     predicted = predict_samples(classifier, dataset, batch_size=batch_size, tta=tta, progress=progress)
-    return predicted.pooled(classifier.task).of_task()
+    return predicted.pooled(classifier.task, order_temperature_of(classifier)).of_task()

@@ -22,6 +22,7 @@ from regraft.data.pooling import per_answer, split_per_answer
 from regraft.data.samples import PARTS, Part
 from regraft.models.classifier import Classifier
 from regraft.models.head import Head
+from regraft.models.inference import order_temperature_of
 from regraft.report import plots
 from regraft.report.earlier_run import describe_earlier
 from regraft.report.tasks import REPORTS
@@ -100,7 +101,8 @@ def calibrate(
         model.ood = None
     features = torch.stack(found) if found else torch.empty(0, 0)
     # Of several labels these are logits, of which a group has the mean, as it has of numbers.
-    answers = predicted.pooled("regression" if model.task == "multilabel" else model.task)
+    pooled_as = "regression" if model.task == "multilabel" else model.task
+    answers = predicted.pooled(pooled_as, order_temperature_of(model))
     return HeldOut(TASKS[model.task](model, answers, options), milliseconds, kept, features)
 
 

@@ -51,7 +51,7 @@ class SamplePredictions:
     def __len__(self) -> int:
         return len(self.probabilities)
 
-    def pooled(self, task: Task) -> SamplePredictions:
+    def pooled(self, task: Task, order_temperature: float | None) -> SamplePredictions:
         """What the model says of groups, if these get one answer each; else all as it is.
 
         The answers are those of a `task`, as in `pool_answers`; logits have the mean of `regression`.
@@ -60,7 +60,7 @@ class SamplePredictions:
             return self
         return replace(
             self, dataset=per_answer(self.dataset), names=groups.names, ood_distances=None,
-            probabilities=pool_answers(self.probabilities, groups, task),
+            probabilities=pool_answers(self.probabilities, groups, task, order_temperature=order_temperature),
         )  # fmt: skip
 
     def of_task(self) -> AnyPredictions:

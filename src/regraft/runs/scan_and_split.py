@@ -171,9 +171,9 @@ def refuse_settings_of_images(pool_by: str, config: Config) -> None:
     if config.data.unlabelled:
         refuse_groups(pool_by, "data.unlabelled")
     if pool_by:
-        model, ordered = config.model, asked_task(config) == "ordinal"
+        model = config.model
         is_linear = model.head == "linear" and model.dropout in ("auto", 0) and model.pooling != "attention"
-        check_poolable(pool_by, is_linear=is_linear, is_fitted=has_solver(config.training), ordered=ordered)
+        check_poolable(pool_by, is_linear=is_linear, is_fitted=has_solver(config.training))
 
 
 def refuse_several_labels(task: AskedTask, what: str) -> None:

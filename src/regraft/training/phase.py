@@ -38,7 +38,7 @@ from regraft.training.lora import merged
 from regraft.training.losses import EpochMetrics, Objective, compute_metrics
 from regraft.training.optimizer import lr_factor, make_optimizer
 from regraft.training.options import Optimizer, TrainingOptions
-from regraft.training.pooling import mean_rows
+from regraft.training.pooling import logits_of_groups
 from regraft.training.sharded_tail import ShardedTail, divided_like, is_divided, whole
 
 PhaseName = Literal["head", "finetune"]
@@ -203,7 +203,8 @@ class PhaseTrainer:
         with self.averaged(), merged(self.model), self.fused:
             logits = predict_logits(self.model, activations, self.precision)
         if self.val_groups is not None:
-            logits, labels = mean_rows(logits, self.val_groups), labels[torch.from_numpy(self.val_groups.firsts)]
+            logits = logits_of_groups(logits, self.val_groups, self.objective)
+            labels = labels[torch.from_numpy(self.val_groups.firsts)]
         return distributed.on_rank_0(lambda: compute_metrics(self.objective, logits, labels, calibrate=True))
 
     def _reduce_on_plateau(self, value: float) -> None:

@@ -8,14 +8,12 @@ from regraft.data.dataset import Split
 from regraft.errors import UsageError
 
 
-def check_poolable(pool_by: str, *, is_linear: bool, is_fitted: bool, ordered: bool) -> None:
+def check_poolable(pool_by: str, *, is_linear: bool, is_fitted: bool) -> None:
     """Raise `UsageError` for a head whose answer for a group is not that of the mean features, or not tested yet."""
     if not is_linear:
         _refuse(pool_by, "the head has hidden layers, dropout or attention (model.head, model.dropout, model.pooling)")
     if not is_fitted:
         _refuse(pool_by, "the head is trained in epochs (training.head_optimizer, or a loss function)")
-    if ordered:
-        _refuse(pool_by, "the classes have an order (data.task = ordinal), whose head is not linear in them")
 
 
 def check_pooled(head: str, activation: str, split: Split, *, is_linear: bool) -> None:
@@ -24,7 +22,7 @@ def check_pooled(head: str, activation: str, split: Split, *, is_linear: bool) -
     `head` is that of the phases, and `activation` the one of the output.
     """
     data = split.dataset
-    check_poolable(data.pool_by, is_linear=is_linear, is_fitted=head != "epochs", ordered=data.ordered)
+    check_poolable(data.pool_by, is_linear=is_linear, is_fitted=head != "epochs")
     if data.task == "classification" and activation != "softmax":
         _refuse(data.pool_by, f"the output is a {activation} (training.loss, training.output_activation)")
     if split.stored is not None or split.unlabeled is not None:

@@ -1,7 +1,8 @@
 """One answer for each group of images: the rows that the head is fitted on, and what the network says of a group.
 
 Input: the split of a data set whose groups get one answer each. Output: the mean features of each group, its label, and
-the mean of its images' logits. The head is linear, so the logits of the mean features are the mean of the logits.
+the mean of its images' logits. The head is linear, so the logits of the mean features are the mean of the logits; of
+classes with an order they are those of the mean of the cumulative logits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from regraft.data.dataset import Split
+from regraft.data.pooled_answers import pool_ordered
 from regraft.data.pooling import Groups, check_groups, groups_of
 from regraft.training.activations import Activations, CachedTensor
 from regraft.training.losses import Objective
@@ -40,6 +42,13 @@ def mean_rows(values: torch.Tensor, groups: Groups) -> torch.Tensor:
     return _mean([(slice(0, len(values)), values)], groups)
 
 
+def logits_of_groups(logits: torch.Tensor, groups: Groups, objective: Objective) -> torch.Tensor:
+    """Logits of each group, float32 (G, C), which those of its mean features are, of logits (N, C) of their images."""
+    if objective.ordered:  # whose logits are log-probabilities, and not linear in the features
+        return torch.from_numpy(pool_ordered(logits.cpu().numpy(), groups)).to(logits.device, torch.float32)
+    return mean_rows(logits, groups)
+
+
 def means_of(inputs: Activations, labels: torch.Tensor, groups: Groups) -> tuple[Activations, torch.Tensor]:
     """Inputs of the head for each group, the mean of those of its images in each view, and its label."""
     count = len(groups.numbers)
@@ -62,5 +71,5 @@ def _mean(chunks: Iterable[tuple[slice, torch.Tensor]], groups: Groups) -> torch
 def accuracy_of_groups(logits: torch.Tensor, labels: torch.Tensor, groups: Groups, objective: Objective) -> float:
     """Share of right groups (`Objective.hits`), 0..1, of logits (N, C) and labels of their images."""
     firsts = torch.from_numpy(groups.firsts)
-    hits = objective.hits(mean_rows(logits, groups), objective.targets(labels[firsts]))
+    hits = objective.hits(logits_of_groups(logits, groups, objective), objective.targets(labels[firsts]))
     return float(hits.double().mean())

@@ -35,7 +35,7 @@ from regraft.training.lora import merged, merged_finally
 from regraft.training.losses import LossFunction
 from regraft.training.options import TrainingOptions
 from regraft.training.phase import Phase
-from regraft.training.pooling import accuracy_of_groups, mean_rows
+from regraft.training.pooling import accuracy_of_groups, logits_of_groups
 from regraft.training.refit import LinearWeights
 from regraft.training.setup import TrainingSetup, set_up
 from regraft.training.soft_targets import SoftTargets
@@ -269,7 +269,7 @@ def measure(
                 logits = predict_logits(model, cached["train"], setup.precision)
                 accuracy = accuracy_of_groups(logits, setup.labels, setup.groups.train, setup.objective)
                 if result.val_logits is not None:
-                    result.val_logits = mean_rows(result.val_logits, setup.groups.val)
+                    result.val_logits = logits_of_groups(result.val_logits, setup.groups.val, setup.objective)
     result.train_accuracy = known(accuracy)
     # Of images with several labels or with numbers, all are one class: what is far from all of them is unlike the
     # training images.

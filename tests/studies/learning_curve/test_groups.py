@@ -61,8 +61,8 @@ def test_grades_have_a_kappa_at_each_size(grades: Path, tmp_path: Path) -> None:
 
 
 def test_what_has_no_curve_is_refused(lesions: Path, grades: Path) -> None:
-    both = {"data.label_column": "kind", "data.pool_by": "lesion", "data.order": "red,blue"}
-    with pytest.raises(UsageError, match="classes have an order"):
+    both = {"data.label_column": "kind", "data.pool_by": "lesion", "model.head": "mlp"}
+    with pytest.raises(UsageError, match="hidden layers"):
         regraft.learning_curve(lesions, config=load_config(overrides=SMALL | both))
     few = SMALL | {"data.label_column": "kind", "data.pool_by": r"(\d)\d_"}
     with pytest.raises(DataError, match=r"images with different labels"):
