@@ -281,6 +281,21 @@ def test_other_verbs_refuse_it(squares_folder: Path, folder: Path) -> None:
         regraft.tune(squares_folder, config=config)
 
 
+def test_several_labels_an_image_are_learned_from_them_too(
+    several_labels: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "decide", lambda *args, **kwargs: USED)
+    config = settings(data__unlabelled=str(folder), data__task="multilabel")
+    done = train_from(several_labels, config, tmp_path / "run")
+    plain = train_from(several_labels, settings(data__task="multilabel"), tmp_path / "plain")
+    assert (done.metrics["unlabelled"]["usable"], done.metrics["unlabelled"]["used"]) == (8, 8)
+    note = "Unlabeled images: 8 used; cross-validation share of right answers 0.652 -> 0.671"
+    assert any(text.startswith(note) for text in done.metrics["training"]["notes"])
+    weights = [r.classifier.head.classifier.weight.detach().numpy() for r in (done, plain)]
+    assert np.abs(weights[0] - weights[1]).max() > 1e-3
+    assert done.evaluate("test").to_json() == done.metrics["test"]
+
+
 def test_from_python(squares_split: Any, folder: Path, tmp_path: Path) -> None:
     model = regraft.build(classes=squares_split.classes, image_size=32)
     done = regraft.train(model, squares_split, out=tmp_path / "run", unlabelled=folder, finetune_epochs=0)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 from terminal import csv_rows
+from tests.conftest import COLORS, picture_of_some
 from typer.testing import CliRunner
 
 import regraft
@@ -112,9 +114,24 @@ def test_a_class_in_one_image_is_refused() -> None:
         regraft.cross_validate(data, 2, config=SMALL)
 
 
-def test_images_without_labels_are_refused(several_labels: Path) -> None:
-    with pytest.raises(UsageError, match="one class, and here it has any number"):
-        regraft.cross_validate(several_labels, 2, config=SMALL, unlabelled=several_labels.parent)
+def test_images_without_labels_are_compared_in_each_fold(several_labels: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    (tmp_path / "new").mkdir()
+    for number in range(12):
+        picture = picture_of_some([color for color in COLORS if rng.random() < 0.45], rng)
+        Image.fromarray(picture).save(tmp_path / "new" / f"{number}.png")
+    result = regraft.cross_validate(several_labels, 2, config=SMALL, unlabelled=tmp_path / "new")
+    plain = regraft.cross_validate(several_labels, 2, config=SMALL)
+    assert isinstance(result, MultilabelCrossValidation)
+    assert isinstance(plain, MultilabelCrossValidation)
+    assert result.unlabeled is not None
+    assert (result.unlabeled["compared"], result.unlabeled["folds"]) == (12, 2)
+    assert result.unlabeled["mean_average_precision_without"] == plain.evaluation.mean_average_precision
+    assert result.to_json()["unlabelled"] == result.unlabeled
+    assert (result.unlabeled["folds_used"] == 0) == (
+        result.evaluation.mean_average_precision == plain.evaluation.mean_average_precision
+    )
+    assert plain.unlabeled is None
 
 
 def test_a_learning_curve_is_refused_before_the_scan(tmp_path: Path) -> None:

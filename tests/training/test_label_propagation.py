@@ -67,6 +67,18 @@ def test_scores_are_the_closed_form() -> None:
         np.testing.assert_allclose(propagate(neighbors, rows, 8, alpha=0.9), expected, atol=1e-3)
 
 
+def test_each_of_several_labels_is_spread_as_one_of_two_classes() -> None:
+    neighbors, known = nearest_neighbors(FEATURES, 5), np.random.default_rng(0).random((200, 3))
+    known[:8] = known[:8] > 0.5
+    known[:, 2] = 0  # which no image has
+    found = propagate(neighbors, known, 8, alpha=0.8, several=True)
+    for index in range(3):
+        both = np.stack([known[:, index], 1 - known[:, index]], axis=1)
+        np.testing.assert_allclose(found[:, index], propagate(neighbors, both, 8, alpha=0.8)[:, 0], atol=1e-3)
+    halves = np.array([[1, 0], [0.5, 0.5], [1, 1]])
+    np.testing.assert_allclose(certainty(halves, several=True), [1, 0, 1], atol=1e-6)
+
+
 def test_labels_follow_the_shape_of_the_data() -> None:
     points, classes = make_moons(400, noise=0.06, random_state=0)
     order = np.concatenate([np.flatnonzero(classes == 0)[:2], np.flatnonzero(classes == 1)[:2]])

@@ -53,6 +53,26 @@ def test_images_of_something_else_are_not() -> None:
     assert not compare(features, classes[:60]).used
 
 
+def test_several_labels_an_image_are_decided_alike() -> None:
+    features, classes = clusters(60, 400)
+    has = np.stack([classes % 2 == 0, classes < 2, classes == 3], axis=1).astype(np.float32)
+    objective = Objective.of_labels(has[:60], ["even", "low", "last"])
+
+    def compare(features: torch.Tensor) -> Decision:
+        return decide(nearest_neighbors(features, neighbors_needed()), features, has[:60], objective, seed=0)
+
+    decision = compare(features)
+    assert decision.used
+    assert decision.accuracy_with > decision.accuracy_without
+    soft = soft_labels(nearest_neighbors(features, 10), features, has[:60], objective, CANDIDATES[0], 0.1, 1.0)
+    assert ((soft.probabilities > 0.5) == (has[60:] > 0.5)).mean() > 0.8
+    targets, weights = soft.after(has[:60])
+    np.testing.assert_array_equal(targets[:60], has[:60])
+    assert np.isclose(weights[60:].mean(), CANDIDATES[0].weight, atol=1e-5)
+    features[60:] = torch.randn(400, 40, generator=torch.Generator().manual_seed(1))
+    assert not compare(features).used
+
+
 def test_a_decision_is_the_same_again() -> None:
     features, classes = clusters(40, 100)
     assert compare(features, classes[:40]) == compare(features, classes[:40])

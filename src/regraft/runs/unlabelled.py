@@ -26,11 +26,6 @@ def with_unlabeled(config: Config, split: Split, model: Classifier, reporter: Pr
     """
     if not config.data.unlabelled:
         return config, split
-    if split.dataset.task == "multilabel" and not config.distillation.teacher:
-        raise UsageError(
-            "data.unlabelled is for images with one class each, and the task of the data is multilabel: what spreads "
-            "over a graph of images is one class. Leave it out, or give a teacher (regraft distill)."
-        )
     if not config.distillation.teacher:  # from which all that trains learns
         check_unlabeled(model, config.training, len(split.train))
     unlabeled = find_unlabeled_for(split.dataset, config, reporter)

@@ -24,6 +24,7 @@ from regraft.evaluation.hierarchy import measure_hierarchy
 from regraft.evaluation.intervals import wilson_interval
 from regraft.evaluation.label_errors import find_label_errors
 from regraft.evaluation.metrics import Evaluation, evaluate
+from regraft.evaluation.multilabel.metrics import mean_average_precision
 from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.stored_predictions import write_predictions
 from regraft.report import plots
@@ -188,11 +189,6 @@ def cross_validate(
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
     refuse_settings_of_classes(dataset.model_task, config)
     refuse_settings_of_images(dataset.pool_by, config)
-    if dataset.task == "multilabel" and config.data.unlabelled:
-        raise UsageError(
-            "Images without labels (data.unlabelled) work where an image has one class, and here it has any number. "
-            "Leave them out."
-        )
     _refuse_few_images(dataset, k)
     folds = [fold_numbers(dataset, k, seed=f"{seed}/{repeat}" if repeat else seed) for repeat in range(repeats)]
     clock.append(time.perf_counter())
@@ -223,15 +219,9 @@ def cross_validate(
             )
             for fold in folds
         ]  # fmt: skip
-    if (score := _SCORES.get(dataset.task)) is not None:
-        clock.append(time.perf_counter())
-        result = score(dataset, answered, probabilities, folds, _seconds(clock))
-        if out is not None:
-            result.write(new_output_folder(out))
-        return result
-    use_of_unlabeled = None
+    use_of_unlabeled, plain = None, probabilities
     if others is not None:
-        plain, groups = probabilities, inseparable_set_ids(dataset.samples)
+        groups = inseparable_set_ids(dataset.samples)
         both = [
             cross_val_predict_with_unlabeled(
                 features, extra, labels, fold, of_repeat, reporter, class_weights=weights, groups=groups, seed=seed
@@ -243,9 +233,16 @@ def cross_validate(
             "compared": len(extra),
             "folds_used": sum(used for _, used in both),
             "folds": k * repeats,
-            "accuracy_without": float(np.mean([(p.argmax(axis=1) == labels).mean() for p in plain])),
+            **_score_without(labels, plain),
         }
     clock.append(time.perf_counter())
+    if (score := _SCORES.get(dataset.task)) is not None:
+        result = score(dataset, answered, probabilities, folds, _seconds(clock))
+        if isinstance(result, MultilabelCrossValidation):
+            result = replace(result, unlabeled=use_of_unlabeled)
+        if out is not None:
+            result.write(new_output_folder(out))
+        return result
     ids = np.array(answered.names, object)
 
     def predictions(probability: np.ndarray, rows: Any = slice(None)) -> Predictions:
@@ -280,6 +277,14 @@ def cross_validate(
     if out is not None and (note := cross_validation.write(new_output_folder(out))):
         reporter.on_message(note)
     return cross_validation
+
+
+def _score_without(labels: np.ndarray, probabilities: Sequence[np.ndarray]) -> dict[str, float]:
+    """The mean score over the repeats by heads without unlabeled images: accuracy, or mAP of several labels."""
+    if labels.ndim == 2:
+        scores = [mean_average_precision(labels > 0.5, of_repeat) for of_repeat in probabilities]
+        return {"mean_average_precision_without": float(np.mean(scores))}
+    return {"accuracy_without": float(np.mean([(p.argmax(axis=1) == labels).mean() for p in probabilities]))}
 
 
 def _seconds(clock: list[float]) -> dict[str, float]:

@@ -48,6 +48,7 @@ class MultilabelCrossValidation:
             classes that the head does not clearly tell from the rest.
         answered: The images that are predicted, or the groups, if each has one answer; a suspect is named as there.
         seconds: Wall-clock time: `scan`, `features`, `heads`, `total`.
+        unlabeled: As in `CrossValidation`, with the mAP without images that have no labels; else None.
     """
 
     task: ClassVar[Task] = "multilabel"
@@ -60,6 +61,7 @@ class MultilabelCrossValidation:
     suspects: tuple[tuple[str, str, str, str, float], ...]
     answered: Answered
     seconds: dict[str, float]
+    unlabeled: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         score = self.evaluation.mean_average_precision
@@ -89,6 +91,7 @@ class MultilabelCrossValidation:
             "label_errors_withheld": self.withheld or None,
             **self.answered.to_json(_LABEL_ERRORS, self.suspects),
             "seconds": self.seconds,
+            **({} if self.unlabeled is None else {"unlabelled": self.unlabeled}),
         }
 
     def write(self, folder: Path) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ def cross_val_predict_with_unlabeled(
         values = L2_VALUES[: L2_VALUES.index(decision.l2) + 1]
         *_, head = fit_path(inputs, targets, objective, weights=importance, l2_values=values, consume=True)
         logits = features[:count][outside] @ head.weight.T + head.bias
-        probabilities[outside.numpy()] = logits.double().softmax(dim=1).cpu().numpy()
+        probabilities[outside.numpy()] = objective.answers(logits.double()).cpu().numpy()
     return probabilities, used
 
 

@@ -4,7 +4,7 @@ Input: features of labeled images and of images without labels, (n + m, F). Outp
 cross-validation measured, and soft labels with weights for the m images. A head that is fitted on the labels answers
 for the others; its answers are smoothed over the graph of the most similar images, where they agree better with one
 another than a head does, and then teach the head that is kept. Each image that cross-validation holds out is answered
-by a head that was fitted without it; it is in no graph.
+by a head that was fitted without it; it is in no graph. Of several labels an image, each is spread by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from regraft.errors import UsageError
 from regraft.training.label_propagation import Neighbors, certainty, nearest_neighbors, propagate
 from regraft.training.linear_head import L2_VALUES, fit_path, past_minimum, stratified_folds
-from regraft.training.losses import EpochMetrics, Objective, best_temperature, compute_metrics
+from regraft.training.losses import EpochMetrics, Objective, best_temperature, compute_metrics, strata
 
 #: Images without labels on which the decision rests, at most; all of them get labels.
 MAX_SEARCH_IMAGES = 4000
@@ -60,7 +60,8 @@ class Decision:
         l2: The L2 strength that is best for it.
         start_l2: The L2 strength of the head on the labels alone.
         temperature: That at which this head's probabilities have the lowest loss.
-        accuracy_without: Accuracy of the head on the labels alone, 0..1.
+        accuracy_without: Accuracy of the head on the labels alone, 0..1; of several labels an image the share of right
+            answers, as in `compute_metrics`.
         accuracy_with: Accuracy with the best candidate, 0..1.
         loss_decrease: Mean decrease of the calibrated loss of an image.
         loss_error: Standard error of it.
@@ -83,15 +84,20 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class SoftLabels:
-    """Class probabilities, float32 (m, C), and weights, float32 (m,), of images without labels."""
+    """Class probabilities, float32 (m, C), and weights, float32 (m,), of images without labels.
+
+    Of several labels an image, each probability is that of a label by itself.
+    """
 
     probabilities: np.ndarray
     weights: np.ndarray
 
     def after(self, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Targets (n + m, C) and weights (n + m,) of labeled images, int64 (n,), which have weight 1, and of these."""
-        one_hot = np.eye(self.probabilities.shape[1], dtype=np.float32)[labels]
-        targets = np.concatenate([one_hot, self.probabilities])
+        """Targets (n + m, C) and weights (n + m,) of labeled images, which have weight 1, and of these.
+
+        Labels are class indices, int64 (n,), or indicators, (n, C).
+        """
+        targets = np.concatenate([_indicators(labels, self.probabilities.shape[1]), self.probabilities])
         weights = np.concatenate([np.ones(len(labels), np.float32), self.weights])
         return torch.from_numpy(targets), torch.from_numpy(weights)
 
@@ -147,7 +153,7 @@ def decide(
     Args:
         neighbors: The nearest images of each of the n + m images, as many as `neighbors_needed` says.
         features: Features of the labeled images, then of the others, float32 (n + m, F).
-        labels: Classes of the first n images, int64 (n,).
+        labels: Classes of the first n images, int64 (n,), or indicators, float32 (n, C).
         objective: The loss of the fit.
         groups: Numbers of sets that no fold divides, int64 (n,).
         seed: Seed of the folds, and of the images that are compared where there are many.
@@ -160,7 +166,8 @@ def decide(
         features = features[torch.from_numpy(np.concatenate([np.arange(count), drawn]))]
         others = np.arange(count, len(features))
         neighbors = nearest_neighbors(features, neighbors_needed())  # of those of all images, few were drawn
-    fold, true = stratified_folds(labels, _FOLDS, groups=groups, seed=seed), torch.from_numpy(labels)
+    true = torch.from_numpy(labels)
+    fold = stratified_folds(strata(true, objective.task), _FOLDS, groups=groups, seed=seed)
     numbers = np.unique(fold).tolist()
     steps, done = len(numbers) * (1 + len(CANDIDATES)), 0
 
@@ -204,7 +211,8 @@ def decide(
     _, metrics, logits, l2, candidate = min(results, key=lambda result: result[0])
     gain, error = metrics.gain_over(without)
     # Images that one head alone answers correctly: their number is the variance of the difference of correct answers.
-    differing = int(((logits.argmax(dim=1) == true) != (plain[best].argmax(dim=1) == true)).sum())
+    right, before = (objective.hits(said, objective.targets(true)) for said in (logits, plain[best]))
+    differing = float((right - before).double().square().sum())
     noise = differing**0.5 / count if gain > 2 * error else 0.0
     used = gain > error and metrics.accuracy >= without.accuracy - noise
     return Decision(used, candidate, l2, start_l2, temperature, without.accuracy, metrics.accuracy, gain, error)
@@ -219,20 +227,27 @@ def soft_labels(
     start_l2: float,
     temperature: float,
 ) -> SoftLabels:
-    """Fit a head on the labeled images, int64 (n,), and smooth what it says of the others over a graph.
+    """Fit a head on the labeled images, and smooth what it says of the others over a graph.
 
-    Features are those of all images in the graph, float32 (n + m, F), the labeled ones first.
+    Labels are class indices, int64 (n,), or indicators, float32 (n, C). Features are those of all images in the graph, float32 (n + m, F), the labeled ones first.
     """
-    count, classes = len(labels), len(objective.class_weights)
+    count, several = len(labels), objective.task == "multilabel"
     path = fit_path(features[:count].clone(), torch.from_numpy(labels), objective, l2_values=[start_l2], consume=True)
     head = next(iter(path))
     logits = (features[count:] @ head.weight.T + head.bias).cpu().double() / temperature
     predicted = logits.sigmoid() if objective.activation == "sigmoid" else logits.softmax(dim=1)
-    start = np.concatenate([np.eye(classes)[labels], (predicted / predicted.sum(dim=1, keepdim=True)).numpy()])
-    spread = propagate(neighbors, start, count, alpha=propagation.alpha)
-    certain, sharp = certainty(spread), spread**propagation.sharpness
+    predicted = predicted if several else predicted / predicted.sum(dim=1, keepdim=True)
+    start = np.concatenate([_indicators(labels, logits.shape[1]), predicted.numpy()])
+    spread = propagate(neighbors, start, count, alpha=propagation.alpha, several=several)
+    certain, sharp = certainty(spread, several=several), spread**propagation.sharpness
     weights = propagation.weight * certain / max(1e-6, float(certain.mean()))
-    return SoftLabels(sharp / sharp.sum(axis=1, keepdims=True), weights)
+    sums = sharp + (1 - spread) ** propagation.sharpness if several else sharp.sum(axis=1, keepdims=True)
+    return SoftLabels(sharp / sums, weights)
+
+
+def _indicators(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Indicators, float32 (n, C), as they are, or of class indices, int64 (n,)."""
+    return labels if labels.ndim == 2 else np.eye(classes, dtype=np.float32)[labels]
 
 
 def _logits_along_path(

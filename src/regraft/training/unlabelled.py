@@ -95,10 +95,11 @@ def _record(
     if decision is None:
         state.note(f"Unlabeled images: not used: {reason}.")
         return
-    accuracies = f"{decision.accuracy_without:.3f} -> {decision.accuracy_with:.3f}"
+    share = "share of right answers" if setup.model.task == "multilabel" else "accuracy"
+    accuracies = f"{share} {decision.accuracy_without:.3f} -> {decision.accuracy_with:.3f}"
     verb = "fell" if decision.loss_decrease >= 0 else "rose"
     state.note(
-        f"Unlabeled images: {f'{images:,} used' if decision.used else 'not used'}; cross-validation accuracy "
+        f"Unlabeled images: {f'{images:,} used' if decision.used else 'not used'}; cross-validation "
         f"{accuracies}, the loss per image {verb} by {abs(decision.loss_decrease):.3f} (standard error "
         f"{decision.loss_error:.3f})."
     )

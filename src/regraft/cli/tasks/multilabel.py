@@ -74,6 +74,11 @@ def print_cross_validation(console: Console, result: MultilabelCrossValidation) 
         f"{result.answered.text}, each predicted by a head that was fitted without it, and answered by thresholds of "
         "the other folds. Head only, without augmentation or fine-tuning."
     )
+    if use := result.unlabeled:
+        console.print(
+            f"Unlabeled images: {use['compared']:,} helped in {use['folds_used']} of {use['folds']} folds; mAP "
+            f"{use['mean_average_precision_without']:.3f} without them."
+        )
     if result.withheld:
         console.print(f"[yellow]{escape(result.withheld)}[/yellow]")
     if result.suspects:
