@@ -17,7 +17,7 @@ import regraft
 from regraft.cli import app
 from regraft.config import load_config
 from regraft.data.dataset import Dataset
-from regraft.errors import DataError, UsageError
+from regraft.errors import DataError
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.multilabel.thresholds import choose_thresholds
 from regraft.studies.answered import Answered
@@ -132,11 +132,6 @@ def test_images_without_labels_are_compared_in_each_fold(several_labels: Path, t
         result.evaluation.mean_average_precision == plain.evaluation.mean_average_precision
     )
     assert plain.unlabeled is None
-
-
-def test_a_learning_curve_is_refused_before_the_scan(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="one class each"):
-        regraft.learning_curve(tmp_path / "missing", config=SMALL)
 
 
 def test_the_command_prints_the_scores(several_labels: Path) -> None:

@@ -176,12 +176,6 @@ def refuse_settings_of_images(pool_by: str, config: Config) -> None:
         check_poolable(pool_by, is_linear=is_linear, is_fitted=has_solver(config.training))
 
 
-def refuse_several_labels(task: AskedTask, what: str) -> None:
-    """Raise `UsageError` where an image has any number of classes, or a number, and `what` is for one class."""
-    if task in ("multilabel", "regression"):
-        raise UsageError(f"{what} is for images with one class each, and the task of the data is {task}.")
-
-
 def refuse_numbers(task: AskedTask, what: str) -> None:
     """Raise `UsageError` where an image has a number, and `what` is for classes."""
     if task == "regression":

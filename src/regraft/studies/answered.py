@@ -28,6 +28,11 @@ class Answered:
     text: str
     first_images: dict[str, str] | None = None
 
+    @property
+    def unit(self) -> str:
+        """What is counted: `images` or `groups`."""
+        return "images" if self.first_images is None else "groups"
+
     @classmethod
     def of(cls, dataset: Dataset) -> Answered:
         """What of a data set gets an answer."""

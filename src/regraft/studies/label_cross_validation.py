@@ -112,8 +112,7 @@ def score_labels(
     """The scores of predictions out of fold, float64 (N, C) for each repeat, by the fold of each image, (N,)."""
     truth, numbers = dataset.indicators, [np.unique(fold) for fold in folds]
     said = [
-        _answers(truth, probability, fold, of_repeat)
-        for probability, fold, of_repeat in zip(probabilities, folds, numbers, strict=True)
+        answers_out_of_fold(truth, probability, fold) for probability, fold in zip(probabilities, folds, strict=True)
     ]
     rows = list(zip(probabilities, said, folds, numbers, strict=True))
     predictions = MultilabelPredictions(
@@ -139,10 +138,10 @@ def score_labels(
     )
 
 
-def _answers(truth: np.ndarray, probabilities: np.ndarray, fold: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def answers_out_of_fold(truth: np.ndarray, probabilities: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Whether each image is said to have each class, by thresholds that the other folds choose, bool (N, C)."""
     said = np.zeros_like(truth)
-    for number in numbers:
+    for number in np.unique(fold):
         inside = fold != number
         said[~inside] = probabilities[~inside] >= choose_thresholds(truth[inside], probabilities[inside], "f1")
     return said

@@ -229,7 +229,8 @@ def soft_labels(
 ) -> SoftLabels:
     """Fit a head on the labeled images, and smooth what it says of the others over a graph.
 
-    Labels are class indices, int64 (n,), or indicators, float32 (n, C). Features are those of all images in the graph, float32 (n + m, F), the labeled ones first.
+    Labels are class indices, int64 (n,), or indicators, float32 (n, C). Features are those of all images in the graph,
+    float32 (n + m, F), the labeled ones first.
     """
     count, several = len(labels), objective.task == "multilabel"
     path = fit_path(features[:count].clone(), torch.from_numpy(labels), objective, l2_values=[start_l2], consume=True)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import regraft
 from regraft.cli import app
-from regraft.cli.training.learning_curve import _lines
+from regraft.cli.tasks.classification import learning_curve_lines
 from regraft.config import load_config
 from regraft.errors import DataError, UsageError
 
@@ -54,7 +54,7 @@ def test_grades_have_a_kappa_at_each_size(grades: Path, tmp_path: Path) -> None:
     assert len(curve.quadratic_kappa) == len(curve.accuracy.sizes)
     assert curve.quadratic_kappa[-1].value > 0.5
     assert all(kappa.low <= kappa.value <= kappa.high <= 1 for kappa in curve.quadratic_kappa)
-    assert f"{curve.quadratic_kappa[-1].value:8.3f}" in "\n".join(_lines(curve))
+    assert f"{curve.quadratic_kappa[-1].value:8.3f}" in "\n".join(learning_curve_lines(curve))
     stored = json.loads((tmp_path / "out/learning_curve.json").read_text())["quadratic_kappa"]["measured"]
     np.testing.assert_allclose([point["value"] for point in stored], [k.value for k in curve.quadratic_kappa])
     assert "quadratic_kappa,," in (tmp_path / "out/learning_curve.csv").read_text()

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import regraft
 from regraft.cli import app
-from regraft.cli.training.learning_curve import _lines
+from regraft.cli.tasks.classification import learning_curve_lines
 from regraft.config import load_config
 from regraft.errors import DataError, UsageError
 
@@ -79,4 +79,4 @@ def test_nothing_is_extrapolated_at_chance(squares: regraft.Dataset, tmp_path: P
     assert set(value["accuracy"]) == {"measured"}
     assert (tmp_path / "out" / "learning_curve.png").exists()
     assert "extrapolated" not in (tmp_path / "out" / "learning_curve.csv").read_text()
-    assert _lines(curve)[-1].endswith("Nothing is extrapolated from it.[/yellow]")
+    assert learning_curve_lines(curve)[-1].endswith("Nothing is extrapolated from it.[/yellow]")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regraft.studies.learning_curve.extrapolation import ClassCurve, Curve, Interval
-from regraft.studies.learning_curve.plots import plot_learning_curve
+from regraft.studies.learning_curve.extrapolation import Curve, Interval
+from regraft.studies.learning_curve.plots import ClassGain, ClassGains, ScoreCurve, plot_learning_curve
 
 
 @pytest.mark.parametrize("classes", [60])
@@ -15,8 +15,8 @@ def test_any_number_of_classes_can_be_plotted(classes: int, tmp_path: Path) -> N
     measured = tuple(Interval(v, v - 0.03, v + 0.03) for v in (0.5, 0.6, 0.7))
     gain = Interval(0.02, 0.0, 0.04)
     curve = Curve((100, 200, 400), measured, (500, 1000, 2000), measured, gain, "unknown")
-    rows = [ClassCurve("$a$\n日本 " * (i % 3 + 1) + str(i), 50, curve) for i in range(classes)]
-    plot_learning_curve(curve, rows, tmp_path / "curve.png")
+    rows = [ClassGain("$a$\n日本 " * (i % 3 + 1) + str(i), 50, gain, "unknown") for i in range(classes)]
+    plot_learning_curve(ScoreCurve(curve, "Accuracy"), ClassGains(rows, "recall"), tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as image:
         assert image.size[0] == 2100
         margin = np.asarray(image.convert("L"))[:, -6:]

@@ -36,6 +36,9 @@ class TaskOutput(Protocol):
     def print_cross_validation(self, console: Console, result: Any) -> None:
         """Print the scores out of fold."""
 
+    def learning_curve_lines(self, curve: Any) -> list[str]:
+        """Scores by the number of images, and what twice as many bring, in lines of markup."""
+
     def describe_test(self, test: Mapping[str, Any]) -> str:
         """The most important metrics of the test images, from `metrics.json`, in a line of markup."""
 

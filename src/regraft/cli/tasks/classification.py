@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from regraft.cli.tasks.curve_lines import gain_of_doubling, lines_of_classes
 from regraft.text import join_truncated, pluralize
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from regraft.evaluation.predictions import Predictions
     from regraft.runs.run import Run
     from regraft.studies.cross_validation import CrossValidation
+    from regraft.studies.learning_curve.learning_curve import LearningCurve
 
 #: Classes that the terminal lists where there are more than twice as many.
 _WEAKEST = 10
@@ -105,6 +107,32 @@ def print_cross_validation(console: Console, result: CrossValidation) -> None:
         console.print(f"\n{pluralize(len(result.suspects), 'label is', 'labels are')} probably wrong, for example")
         for path, label, suggested, probability in result.suspects[:_SUSPECTS]:
             console.print(escape(f"  {path}: {label}, looks like {suggested} ({100 * probability:.0f} %)"))
+
+
+def learning_curve_lines(curve: LearningCurve) -> list[str]:
+    """Accuracy by the number of images, and what twice as many bring, in all and for each class."""
+    from regraft.studies.learning_curve.extrapolation import describe_gain
+
+    kappas, unit = list(curve.quadratic_kappa or ()), curve.answered.unit
+    lines = ["", f"{unit:>10}   accuracy   (95 %)           macro-F1{'      kappa' if kappas else ''}"]
+    for (kind, n, a), (_, _, f) in zip(curve.accuracy.points(), curve.macro_f1.points(), strict=True):
+        if curve.at_chance and kind == "extrapolated":
+            continue
+        text = f"{n:10,.0f}   {100 * a.value:6.1f} %   {100 * a.low:5.1f} to {100 * a.high:5.1f}"
+        remark = "  extrapolated" if kind == "extrapolated" else f"   {kappas.pop(0).value:8.3f}" if kappas else ""
+        lines.append(f"{text}   {100 * f.value:8.1f} %{remark}")
+    if curve.at_chance:
+        return [*lines, "", f"[yellow]{escape(curve.at_chance)} Nothing is extrapolated from it.[/yellow]"]
+    rows = []
+    for row in sorted(curve.classes, key=lambda row: -(row.gain_alone or row.recall.gain).value):
+        text = f"recall {100 * row.recall.measured[-1].value:5.1f} %; all doubled: "
+        text += describe_gain(row.recall.gain, row.recall.verdict)
+        if row.gain_alone and row.verdict_alone and row.gain_alone_macro_f1:
+            text += f"; it alone: {describe_gain(row.gain_alone, row.verdict_alone)}"
+            low, high = 100 * row.gain_alone_macro_f1.low, 100 * row.gain_alone_macro_f1.high
+            text += f", macro-F1 {low:+.1f} to {high:+.1f}"
+        rows.append((row.name, text))
+    return [*lines, "", gain_of_doubling(curve.accuracy, f"{unit} of all classes", "accuracy"), *lines_of_classes(rows)]
 
 
 def describe_test(test: Mapping[str, Any]) -> str:

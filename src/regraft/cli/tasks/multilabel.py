@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from regraft.cli.tasks.curve_lines import gain_of_doubling, lines_of_classes
 from regraft.text import join_truncated, pluralize
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from regraft.evaluation.multilabel.predictions import MultilabelPredictions
     from regraft.runs.run import Run
     from regraft.studies.label_cross_validation import MultilabelCrossValidation
+    from regraft.studies.learning_curve.label_curve import MultilabelLearningCurve
 
 #: Classes that the terminal lists where there are more than twice as many.
 _WEAKEST = 10
@@ -86,6 +88,34 @@ def print_cross_validation(console: Console, result: MultilabelCrossValidation) 
         console.print(f"\n{found} probably wrong or missing, for example")
         for path, labels, name, suggestion, probability in result.suspects[:_SUSPECTS]:
             console.print(escape(f"  {path}: {labels or 'no label'}, {suggestion} {name} ({100 * probability:.0f} %)"))
+
+
+def learning_curve_lines(curve: MultilabelLearningCurve) -> list[str]:
+    """Mean average precision by the number of images, and what twice as many bring, in all and for each class."""
+    from regraft.studies.learning_curve.extrapolation import describe_gain
+
+    unit = curve.answered.unit
+    lines = ["", f"{unit:>10}   mAP   (95 %)                macro-F1"]
+    for (kind, n, p), (_, _, f) in zip(curve.mean_average_precision.points(), curve.macro_f1.points(), strict=True):
+        if curve.withheld and kind == "extrapolated":
+            continue
+        remark = "  extrapolated" if kind == "extrapolated" else ""
+        lines.append(f"{n:10,.0f}   {p.value:.3f}   {p.low:.3f} to {p.high:.3f}   {f.value:13.3f}{remark}")
+    if curve.withheld:
+        return [*lines, "", f"[yellow]{curve.withheld} Nothing is extrapolated from it.[/yellow]"]
+    rows = [
+        (
+            row.name,
+            f"average precision {row.average_precision.measured[-1].value:.3f}; "
+            f"{describe_gain(row.average_precision.gain, row.average_precision.verdict)}",
+        )
+        for row in sorted(curve.classes, key=lambda row: -row.average_precision.gain.value)
+    ]
+    lines += ["", gain_of_doubling(curve.mean_average_precision, unit, "mAP"), *lines_of_classes(rows)]
+    if curve.at_chance:
+        weak = escape(join_truncated(curve.at_chance))
+        lines.append(f"[yellow]The head does not clearly tell {weak} from the rest, so nothing is said of it.[/yellow]")
+    return lines
 
 
 def describe_test(test: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from regraft.cli.tasks.curve_lines import gain_of_doubling
 from regraft.text import pluralize
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from regraft.evaluation.regression.metrics import RegressionEvaluation
     from regraft.evaluation.regression.predictions import RegressionPredictions
     from regraft.runs.run import Run
+    from regraft.studies.learning_curve.number_curve import NumberLearningCurve
     from regraft.studies.number_cross_validation import NumberCrossValidation
 
 #: Number of suspected label errors that the terminal lists.
@@ -76,6 +78,28 @@ def print_cross_validation(console: Console, result: NumberCrossValidation) -> N
         console.print(f"\n{pluralize(len(result.suspects), 'number is', 'numbers are')} probably wrong, for example")
         for path, target, predicted, _ in result.suspects[:_SUSPECTS]:
             console.print(escape(f"  {path}: {target:.4g}, predicted {predicted:.4g}"))
+
+
+def learning_curve_lines(curve: NumberLearningCurve) -> list[str]:
+    """R2 and mean absolute error by the number of images, and what twice as many bring."""
+    unit = curve.answered.unit
+    lines = ["", f"{unit:>10}   R2   (95 %)                 MAE   (95 %)"]
+    for (kind, n, r2), (_, _, mae) in zip(curve.r2.points(), curve.mae.points(), strict=True):
+        if curve.at_chance and kind == "extrapolated":
+            continue
+        text = f"{n:10,.0f}   {r2.value:.3f}   {r2.low:.3f} to {r2.high:.3f}   {mae.value:8.4g}   "
+        remark = "  extrapolated" if kind == "extrapolated" else ""
+        lines.append(f"{text}{mae.low:.4g} to {mae.high:.4g}{remark}")
+    if curve.at_chance:
+        return [*lines, "", f"[yellow]{escape(curve.at_chance)} Nothing is extrapolated from it.[/yellow]"]
+    falls = curve.mae.gain
+    return [
+        *lines,
+        "",
+        gain_of_doubling(curve.r2, unit, "R2, the share of the variance that is explained"),
+        f"The mean absolute error of {escape(curve.quantity)} then falls by {falls.value:.3g} ({falls.low:.3g} to "
+        f"{falls.high:.3g}).",
+    ]
 
 
 def describe_test(test: Mapping[str, Any]) -> str:

@@ -337,6 +337,17 @@ def draws_of_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> 
     )
 
 
+def average_precisions(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average precision of each class, float64 (b, C), 0..1, for weights of the images, (b, N); 0 if none has it."""
+    ranking, size = _Ranking(truth, probabilities), max(1, _CHUNK_VALUES // max(1, 3 * len(truth)))
+    return np.concatenate(
+        [
+            ranking.average_precision(weights[start : start + size].astype(np.float64))
+            for start in range(0, len(weights), size)
+        ]
+    )
+
+
 class _Ranking:
     """The images in the order of their probabilities, for each class; images with equal ones share a place."""
 

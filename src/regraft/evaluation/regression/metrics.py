@@ -188,6 +188,12 @@ def scores_of(targets: np.ndarray, values: np.ndarray) -> tuple[float, float, fl
     return mae, rmse, r2 if np.ptp(targets) else math.nan
 
 
+def drawn_scores(targets: np.ndarray, residuals: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """R2 and MAE, each float64 (b,), for weights of the images (b, N) that add up to 1; the targets have the mean 0."""
+    scores = _scores(targets, residuals, weights)
+    return scores["r2"], scores["mae"]
+
+
 def _scores(targets: np.ndarray, residuals: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Scores (b,) for weights of the images (b, N) that add up to 1."""
     error = weights @ residuals**2

@@ -181,19 +181,28 @@ def fit_power_law(sizes: np.ndarray, errors: np.ndarray, noise: np.ndarray, *, s
 
 
 def extrapolate(
-    sizes: np.ndarray, scores: np.ndarray, total: float, images: float, *, seed: int = 0
+    sizes: np.ndarray,
+    scores: np.ndarray,
+    total: float,
+    images: float,
+    *,
+    is_share: bool = True,
+    seed: int = 0,
 ) -> tuple[Curve, PowerLaw]:
-    """Extrapolate a score's curve, (b, L), to `total`, twice and four times as many images.
+    """Extrapolate a score's curve, (b, L), whose best value is 1, to `total`, twice and four times as many images.
 
-    `total` is more than the largest subset, since some were held out; `images` is the number of test images.
+    `total` is more than the largest subset, since some were held out; `images` is the number of test images. The score
+    is a share of them, 0..1 (`is_share`), or any other, whose standard error is that of the draws.
     """
     errors, halvings = 1 - scores, np.log2(sizes[-1] / sizes)
+    noise = _standard_error(errors[0], images) if is_share else scores[1:].std(axis=0)
     misfit = (_MISFIT + _MISFIT_PER_HALVING * halvings) * np.clip(errors[0], 1 / (images + 2), None)
-    law = fit_power_law(sizes, errors, np.hypot(misfit, _SUBSET_NOISE * _standard_error(errors[0], images)), seed=seed)
+    law = fit_power_law(sizes, errors, np.hypot(misfit, _SUBSET_NOISE * noise), seed=seed)
     ahead = tuple(total * factor for factor in FACTORS)
-    departure = np.hypot(_DEPARTURE * errors[0, -1], _DEPARTURE_NOISE * _standard_error(scores[0, -1], images))
+    departure = np.hypot(_DEPARTURE * errors[0, -1], _DEPARTURE_NOISE * noise[-1])
     drift = departure * np.random.default_rng([seed, 1]).standard_normal(len(scores))
-    beyond = np.clip(1 - law.errors(ahead) + drift[:, None] * np.log2(np.array(ahead) / sizes[-1]), 0, 1)
+    beyond = 1 - law.errors(ahead) + drift[:, None] * np.log2(np.array(ahead) / sizes[-1])
+    beyond = np.clip(beyond, 0 if is_share else None, 1)
     measured = measured_intervals(scores)
     gain = Interval.of(beyond[:, 1] - beyond[:, 0])
     extrapolated = tuple(map(Interval.of, beyond.T))

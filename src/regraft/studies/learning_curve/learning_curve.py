@@ -6,14 +6,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
-from regraft.atomic_io import write_csv, write_json
+from regraft.atomic_io import write_json
 from regraft.cache import Cache
 from regraft.config import Config
 from regraft.data.dataset import Dataset
+from regraft.data.labels import Task
 from regraft.data.pooling import groups_of, per_answer
 from regraft.data.split import fold_numbers, inseparable_set_counts, inseparable_set_ids
 from regraft.errors import DataError, UsageError
@@ -26,7 +28,6 @@ from regraft.runs.scan_and_split import (
     asked_task,
     refuse_settings_of_classes,
     refuse_settings_of_images,
-    refuse_several_labels,
     scan_with,
 )
 from regraft.runs.teacher import refuse_teacher
@@ -45,17 +46,23 @@ from regraft.studies.learning_curve.extrapolation import (
     measured_intervals,
     single_class_gain,
 )
-from regraft.studies.learning_curve.plots import plot_learning_curve
+from regraft.studies.learning_curve.label_curve import MultilabelLearningCurve, fit_label_curves
+from regraft.studies.learning_curve.number_curve import NumberLearningCurve, fit_number_curves
+from regraft.studies.learning_curve.plots import ClassGain, ClassGains, ScoreCurve, plot_learning_curve
 from regraft.studies.learning_curve.subsets import SubsetPredictions, predict_by_subsets
+from regraft.studies.learning_curve.table import write_curves
 from regraft.text import join_truncated, pluralize
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.frozen_features import frozen_features
+from regraft.training.losses import units_of
 from regraft.training.pooling import mean_rows
 
 #: Number of folds, and images of each class (groups of them) that a curve needs.
 FOLDS, MIN_GROUPS = 5, 8
 #: Shares of the images of each class, and mean images of a class that shares below a quarter need.
 _SHARES, _MIN_MEAN_IMAGES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), 3
+#: Classes, of which a number is one, as if numbers were classes: a subset needs a few images of each.
+_NUMBER_CLASSES = 4
 #: Classes up to which each is also halved alone, and images above which one repeat is enough.
 _MAX_HALVED_CLASSES, _ONE_REPEAT = 12, 2000
 
@@ -78,6 +85,8 @@ class LearningCurve:
             have an order.
     """
 
+    task: ClassVar[Task] = "classification"
+
     images: int
     accuracy: Curve
     macro_f1: Curve
@@ -89,11 +98,6 @@ class LearningCurve:
     at_chance: str = ""
     quadratic_kappa: tuple[Interval, ...] | None = None
 
-    @property
-    def unit(self) -> str:
-        """What is counted: `images` or `groups`."""
-        return "images" if self.answered.first_images is None else "groups"
-
     def __repr__(self) -> str:
         if self.at_chance:
             return f"LearningCurve({self.answered.text}, at chance, not extrapolated)"
@@ -102,7 +106,7 @@ class LearningCurve:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        unit = self.unit
+        unit = self.answered.unit
         curves: dict[str, Any] = {"accuracy": self.accuracy.to_json(unit), "macro_f1": self.macro_f1.to_json(unit)}
         if self.at_chance:
             curves = {name: {"measured": curve["measured"]} for name, curve in curves.items()}
@@ -116,22 +120,25 @@ class LearningCurve:
 
     def write(self, folder: Path) -> None:
         """Write `learning_curve.csv`, `.png` and `.json` into a folder; at chance without what is extrapolated."""
-        curves = [("accuracy", "", self.accuracy), ("macro_f1", "", self.macro_f1)]
+        unit, curves = self.answered.unit, [("accuracy", "", self.accuracy), ("macro_f1", "", self.macro_f1)]
         curves += [("recall", row.name, row.recall) for row in self.classes]
-        rows = [
-            (score, name, images, kind, point.value, point.low, point.high)
-            for score, name, curve in curves
-            for kind, images, point in curve.points()
-            if kind == "measured" or not self.at_chance
-        ]
-        rows += [
+        kappas = [
             ("quadratic_kappa", "", size, "measured", kappa.value, kappa.low, kappa.high)
             for size, kappa in zip(self.accuracy.sizes, self.quadratic_kappa or (), strict=False)
         ]
-        columns = ("score", "class", self.unit, "kind", "value", "low", "high")
-        write_csv(folder / "learning_curve.csv", columns, rows)
-        file = folder / "learning_curve.png"
-        plot_learning_curve(self.accuracy, () if self.at_chance else self.classes, file, unit=self.unit)
+        write_curves(folder / "learning_curve.csv", curves, unit, measured_only=bool(self.at_chance), more=kappas)
+        rows = [(row, row.gain_alone, row.verdict_alone) for row in self.classes]
+        is_alone = all(gain and verdict for _, gain, verdict in rows)
+        gains = [
+            ClassGain(row.name, row.images, gain, verdict)
+            if is_alone and gain and verdict
+            else ClassGain(row.name, row.images, row.recall.gain, row.recall.verdict)
+            for row, gain, verdict in rows
+        ]
+        plot_learning_curve(
+            ScoreCurve(self.accuracy, "Accuracy"), ClassGains(gains, "recall", is_alone),
+            folder / "learning_curve.png", unit=unit, at_chance="the most frequent class" if self.at_chance else "",
+        )  # fmt: skip
         write_json(folder / "learning_curve.json", self.to_json())  # last: where it is, all is
 
 
@@ -144,26 +151,27 @@ def learning_curve(
     config: Config | None = None,
     out: Path | str | None = None,
     reporter: ProgressReporter | None = None,
-) -> LearningCurve:
+) -> LearningCurve | MultilabelLearningCurve | NumberLearningCurve:
     """Measure the head on nested subsets of the images, and extrapolate to twice as many.
 
     Five folds are held out in turn; heads are fitted on 1/16, 1/8, 1/4, 1/2 and all of the images of each class in the
     other four. An inverse power law extrapolates the curve. Near duplicates and groups are never divided; where groups
-    get one answer, they are counted. There is no fine-tuning.
+    get one answer, they are counted. There is no fine-tuning. Of several labels an image, the score is mean average
+    precision; of numbers it is R2, beside the mean absolute error.
 
     Args:
         data: A data set, or a path that `scan` takes; its parts are merged.
         repeats: Number of divisions into folds, at least 1. Default: 2, and 1 above 2,000 images.
-        each: Whether to halve each class alone too, which needs a head for each class and fold. Default: up to 12
-            classes.
+        each: Whether to halve each class alone too, which needs a head for each class and fold, and images that have
+            one class. Default: up to 12 classes.
         config: Configuration, of which the settings of data and model and the seed count.
         out: New folder for `learning_curve.json`, `.csv` and `.png`. Default: nothing is written.
         reporter: Reporter that gets the progress; default: that of the notebook or terminal.
 
     Raises:
-        UsageError: `repeats` is too small, the folder exists, an image has any number of classes or a number, or a
-            setting has no meaning for groups or for classes with an order.
-        DataError: As `scan`, there is one class only, or a class has too few images.
+        UsageError: `repeats` is too small, the folder exists, or a setting has no meaning for the task of the data or
+            for groups.
+        DataError: As `scan`, there is one class only, or there are too few images of a class, or in all.
 
     Examples:
         >>> curve = regraft.learning_curve("photos", repeats=1, each=False)
@@ -177,10 +185,10 @@ def learning_curve(
     clock, cache = [time.perf_counter()], Cache()
     refuse_unlabeled(config, "regraft learning-curve")
     refuse_teacher(config, "regraft learning-curve")
-    refuse_several_labels(config.data.task, "`regraft learning-curve`")
+    _refuse_each(asked_task(config), each)
     refuse_settings_of_classes(asked_task(config), config)
     dataset = data if isinstance(data, Dataset) else scan_with(config, data, cache, reporter)
-    refuse_several_labels(dataset.task, "`regraft learning-curve`")
+    _refuse_each(dataset.task, each)
     refuse_settings_of_classes(dataset.model_task, config)
     refuse_settings_of_images(dataset.pool_by, config)
     _refuse_few_images(dataset)
@@ -194,32 +202,63 @@ def learning_curve(
     if (pooled := groups_of(dataset)) is not None:
         features, dataset, groups = mean_rows(features, pooled), per_answer(dataset), groups[pooled.firsts]
         folds = [fold[pooled.firsts] for fold in folds]
-    labels = dataset.labels
-    each = classes <= _MAX_HALVED_CLASSES if each is None else each
-    if not each:
+    labels, is_plain = dataset.targets, dataset.task == "classification"
+    if dataset.task == "regression":
+        center, scale = units_of(torch.from_numpy(labels))
+        labels = ((labels.astype(np.float64) - center) / scale).astype(np.float32)
+    each = is_plain and classes <= _MAX_HALVED_CLASSES if each is None else each
+    if is_plain and not each:
         reporter.on_message(
             f"{pluralize(classes, 'class', 'classes')}: the gain by doubling one class alone is not measured, since it "
             f"needs {FOLDS * classes} more heads (--each)."
         )
-    shares = subset_shares(len(dataset), classes)
+    shares = _shares(dataset)
     predictions = predict_by_subsets(
         features, labels, groups, folds, shares, reporter, classes=classes, halves=each, seed=seed,
-        ordered=dataset.ordered,
+        task=dataset.model_task,
     )  # fmt: skip
     clock.append(time.perf_counter())
-    accuracy, macro_f1, class_curves = fit_curves(predictions, labels, groups, dataset.classes, seed=seed)
-    kappa = _kappa_by_size(predictions, labels, groups, classes, seed=seed) if dataset.ordered else None
-    clock.append(time.perf_counter())
-    seconds = dict(zip(("scan", "features", "heads", "curves"), np.diff(clock).tolist(), strict=True))
-    seconds["total"] = clock[-1] - clock[0]
-    confusion = confusion_matrix(labels, predictions.predicted[0, -1], classes)
-    at_chance = "".join(compare_with_majority(confusion).objection(dataset.classes))
-    result = LearningCurve(
-        len(dataset), accuracy, macro_f1, class_curves, predictions.heads, repeats, seconds, answered, at_chance, kappa
-    )
+    count, heads = len(dataset), predictions.heads
+    result: LearningCurve | MultilabelLearningCurve | NumberLearningCurve
+    if dataset.task == "multilabel":
+        precision, f1, of_labels = fit_label_curves(
+            predictions, dataset.indicators, groups, folds, dataset.classes, seed=seed
+        )
+        told = {row.name for row in of_labels}
+        weak = tuple(name for name in dataset.classes if name not in told)
+        seconds = _seconds(clock)
+        result = MultilabelLearningCurve(
+            count, precision, f1, of_labels, heads, repeats, FOLDS, seconds, answered, weak
+        )
+    elif dataset.task == "regression":
+        r2, mae, at_chance = fit_number_curves(predictions, dataset.numbers, groups, seed=seed)
+        seconds, quantity = _seconds(clock), dataset.classes[0]
+        result = NumberLearningCurve(count, quantity, r2, mae, heads, repeats, FOLDS, seconds, answered, at_chance)
+    else:
+        accuracy, macro_f1, class_curves = fit_curves(predictions, labels, groups, dataset.classes, seed=seed)
+        kappa = _kappa_by_size(predictions, labels, groups, classes, seed=seed) if dataset.ordered else None
+        confusion = confusion_matrix(labels, predictions.predicted[0, -1], classes)
+        at_chance = "".join(compare_with_majority(confusion).objection(dataset.classes))
+        result = LearningCurve(
+            count, accuracy, macro_f1, class_curves, heads, repeats, _seconds(clock), answered, at_chance, kappa
+        )
     if out is not None:
         result.write(new_output_folder(out))
     return result
+
+
+def _seconds(clock: list[float]) -> dict[str, float]:
+    """The durations of the steps that end at these moments, and now."""
+    clock = [*clock, time.perf_counter()]
+    seconds = dict(zip(("scan", "features", "heads", "curves"), np.diff(clock).tolist(), strict=True))
+    return seconds | {"total": clock[-1] - clock[0]}
+
+
+def _shares(dataset: Dataset) -> tuple[float, ...]:
+    """Shares of the images of a data set that heads are fitted on."""
+    if dataset.task == "multilabel":
+        return subset_shares(int(dataset.indicators.sum()), len(dataset.classes))
+    return subset_shares(len(dataset), _NUMBER_CLASSES if dataset.task == "regression" else len(dataset.classes))
 
 
 def subset_shares(images: int, classes: int) -> tuple[float, ...]:
@@ -263,14 +302,35 @@ def _kappa_by_size(
     return measured_intervals(np.stack(by_size, axis=1))
 
 
+def _refuse_each(task: str, each: bool | None) -> None:
+    if each and task in ("multilabel", "regression"):
+        raise UsageError(
+            f"--each halves the images of one class alone, for which an image must have one class, and the task of the "
+            f"data is {task}. Leave it out."
+        )
+
+
 def _refuse_few_images(dataset: Dataset) -> None:
-    if len(dataset.classes) < 2:
+    unit = "groups" if dataset.pool_by else "images"
+    if dataset.task == "regression":
+        if (count := len(np.unique(inseparable_set_ids(dataset.samples)))) < _NUMBER_CLASSES * MIN_GROUPS:
+            raise DataError(
+                f"{count} {unit} that can be divided; expected at least {_NUMBER_CLASSES * MIN_GROUPS} for a curve of "
+                "numbers."
+            )
+        return
+    if dataset.task == "classification" and len(dataset.classes) < 2:
         raise DataError(f"{pluralize(len(dataset.classes), 'class', 'classes')}; expected at least 2.")
     counts = inseparable_set_counts(dataset.samples)
+    if dataset.task == "multilabel":
+        sets, has = inseparable_set_ids(dataset.samples), dataset.indicators
+        for column, name in enumerate(dataset.classes):  # those without it are as needed as those with it
+            counts[name] = min(len(np.unique(sets[has[:, column] == value])) for value in (True, False))
     few = [f"{name} ({counts[name]})" for name in dataset.classes if counts[name] < MIN_GROUPS]
     if few:
-        unit = "groups" if dataset.pool_by else "images"
+        beside = ", or others" if dataset.task == "multilabel" else ""
         raise DataError(
-            f"{pluralize(len(few), 'class has', 'classes have')} fewer than {MIN_GROUPS} {unit} that can be divided: "
-            f"{join_truncated(few)}. A curve needs at least {MIN_GROUPS} of each: add {unit}, or remove the class."
+            f"{pluralize(len(few), 'class has', 'classes have')} fewer than {MIN_GROUPS} {unit}{beside} that can be "
+            f"divided: {join_truncated(few)}. A curve needs at least {MIN_GROUPS} of each: add {unit}, or remove the "
+            "class."
         )
