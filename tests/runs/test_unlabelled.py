@@ -293,7 +293,7 @@ def test_several_labels_an_image_are_learned_from_them_too(
     assert any(text.startswith(note) for text in done.metrics["training"]["notes"])
     weights = [r.classifier.head.classifier.weight.detach().numpy() for r in (done, plain)]
     assert np.abs(weights[0] - weights[1]).max() > 1e-3
-    assert done.evaluate("test").to_json() == done.metrics["test"]
+    assert regraft.evaluate(done).to_json() == done.metrics["test"]
 
 
 def test_from_python(squares_split: Any, folder: Path, tmp_path: Path) -> None:
