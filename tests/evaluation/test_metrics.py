@@ -155,7 +155,7 @@ def test_json_is_plain_and_complete(case: tuple[int, int, int, int | None]) -> N
     result = evaluate(random_predictions(*case))
     value = result.to_json()
     assert json.loads(json.dumps(value, allow_nan=False)) == value
-    added = {"hierarchy", "ordinal", "counted"}  # of predictions under a tree, of an order, and of groups
+    added = {"hierarchy", "ordinal", "counted", "subgroups"}  # of a tree, an order, groups, subgroups
     assert set(value) == {*Evaluation.__dataclass_fields__, "untested", "majority_class"} - added
     assert sum(map(sum, value["confusion"])) == value["count"]
 

@@ -51,6 +51,10 @@ GroupBy = Annotated[
 PoolBy = Annotated[
     str | None, Option(metavar="NAME", help="Manifest column, or pattern on paths: a group gets one answer.")
 ]
+By = Annotated[
+    list[str] | None,
+    Option("--by", metavar="NAME", help="Manifest column, or pattern on paths: metrics of each value; repeatable."),
+]
 FolderLayout = Annotated[
     Literal["auto", "classes", "parts", "tree"] | None,
     Option("--layout", metavar="KIND", help="The folders: classes, parts, tree, or auto."),

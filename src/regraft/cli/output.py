@@ -19,6 +19,7 @@ from regraft.terminal import PrintableConsole
 
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
+    from regraft.evaluation.tasks import AnyEvaluation
     from regraft.runs.run import Run
 
 #: For people; standard output is for results.
@@ -59,6 +60,7 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
     from regraft.report.record import RANDOM_WEIGHTS
     from regraft.report.run_table import cells_of, run_row
     from regraft.report.tasks import describe_groups
+    from regraft.runs.subgroups import evaluate_stored
 
     metrics, task = run.metrics, OUTPUTS[run.task]
     console.print()
@@ -69,6 +71,8 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
     parts: tuple[Part, ...] = ("test", "val")
     if part := next((part for part in parts if part in metrics), None):
         task.print_part(console, run, part)
+        if metrics[part].get("subgroups"):
+            print_subgroups(console, evaluate_stored(run, part))
     training = metrics["training"]
     cells = cells_of(run_row(metrics))
     console.print()
@@ -78,6 +82,14 @@ def print_result(console: Console, run: Run, seconds: float) -> None:
     task.print_note(console, run)
     if training["stopped"]:
         console.print(f"[yellow]Stopped early: {escape(training['stopped'])}[/yellow]")
+
+
+def print_subgroups(console: Console, evaluation: AnyEvaluation) -> None:
+    """Print the metrics of each subgroup, and what limits them."""
+    for subgroups in evaluation.subgroups:
+        console.print(escape(str(subgroups)))
+        for caution in subgroups.cautions():
+            console.print(f"[yellow]{escape(caution)}[/yellow]")
 
 
 def print_distillation(console: Console, run: Run) -> None:

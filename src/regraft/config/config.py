@@ -45,6 +45,11 @@ def _read_names(value: Any) -> Any:
     return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) and value else value or ()
 
 
+def _as_tuple(value: Any) -> Any:
+    """Return one text as a tuple with it, an empty one as (); anything else as it is."""
+    return tuple(filter(None, (value,))) if isinstance(value, str) else value
+
+
 @usage_errors
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class DataOptions:
@@ -73,6 +78,14 @@ class DataOptions:
             "empty: each image has its own"
         ),
     ] = ""
+    by: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_as_tuple),
+        Field(
+            description="columns of a manifest, or regular expressions, such as camera: the images of each value, or "
+            "each match in their path, are measured by themselves, too; empty: none"
+        ),
+    ] = ()
     keep_split: Annotated[
         str, Field(description="a split.csv or a run's folder; the images in it keep their part; empty: none")
     ] = ""

@@ -91,6 +91,8 @@ class Dataset(NotebookRepr):
         taxonomy: The tree above the classes, if there is one.
         ordered: Whether the classes have an order, such as grades (the task `ordinal`), of which an image has one.
         pool_by: What its groups are, such as "patient", if one group gets one answer; empty: each image gets one.
+        subgroups: For each column or pattern of which metrics are asked for, such as "camera", the value of each image
+            that has one, by its path.
     """
 
     root: Path | str
@@ -109,6 +111,7 @@ class Dataset(NotebookRepr):
     taxonomy: Taxonomy | None = field(default=None, repr=False)
     ordered: bool = False
     pool_by: str = field(default="", repr=False)
+    subgroups: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False, compare=False)
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

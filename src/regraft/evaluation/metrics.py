@@ -15,6 +15,7 @@ from regraft.evaluation.intervals import draw_counts, interval_about, wilson_int
 from regraft.evaluation.majority import MajorityTest, compare_with_majority
 from regraft.evaluation.ordinal import OrdinalScores, measure_order
 from regraft.evaluation.predictions import Predictions
+from regraft.evaluation.subgroups import Subgroups, json_of_subgroups, subgroups_from_json
 from regraft.evaluation.training_overlap import Scores, TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
 from regraft.text import display_width, join_truncated, one_line, pluralize
@@ -65,6 +66,7 @@ class Evaluation(NotebookRepr):
         hierarchy: What a tree above the classes adds; None without one.
         ordinal: How far errors are from the true class, if the classes have an order; else None.
         counted: What was predicted: an `image`, or a `group` of images.
+        subgroups: The same for images of one camera, site or other value each, where that was asked for.
     """
 
     count: int
@@ -84,6 +86,7 @@ class Evaluation(NotebookRepr):
     hierarchy: Hierarchy | None = None
     ordinal: OrdinalScores | None = None
     counted: Counted = "image"
+    subgroups: tuple[Subgroups, ...] = ()
 
     @property
     def confusion_matrix(self) -> np.ndarray:
@@ -123,11 +126,12 @@ class Evaluation(NotebookRepr):
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values without NaN; the confusion matrix is a list of rows."""
-        majority, values = self.majority, asdict(replace(self, hierarchy=None, ordinal=None))
-        del values["hierarchy"], values["ordinal"], values["counted"]
+        majority, values = self.majority, asdict(replace(self, hierarchy=None, ordinal=None, subgroups=()))
+        del values["hierarchy"], values["ordinal"], values["counted"], values["subgroups"]
         return (
             values
             | json_of_counted(self.counted)
+            | json_of_subgroups(self.subgroups)
             | {
                 "untested": self.untested,
                 "majority_class": {
@@ -161,6 +165,7 @@ class Evaluation(NotebookRepr):
                 "overlap": TrainingOverlap.from_json(overlap) if (overlap := value.get("overlap")) else None,
                 "hierarchy": Hierarchy.from_json(tree) if (tree := value.get("hierarchy")) else None,
                 "ordinal": OrdinalScores.from_json(scores) if (scores := value.get("ordinal")) else None,
+                "subgroups": subgroups_from_json(value),
             }
             for derived in ("untested", "majority_class"):
                 fields.pop(derived, None)
@@ -192,7 +197,7 @@ class Evaluation(NotebookRepr):
                 f"{pluralize(len(few), 'class has', 'classes have')} fewer than {FEW_IMAGES} {self.counted}s here, "
                 f"so the metrics of {join_truncated(map(one_line, few))} are uncertain."
             )
-        return cautions
+        return [*cautions, *(text for one in self.subgroups for text in one.cautions())]
 
     def report(self, *, weakest: int = 0) -> str:
         """The classification report as plain text, aligned in any fixed-width font.

@@ -42,6 +42,7 @@ def run_page(record: RunRecord, thumbnails: Mapping[str, str], maps: Mapping[str
         "summary": "Summary", "data": "Data",
         **({"backbones": "Choice of the backbone"} if record.backbone_search else {}),
         "training": "Training curves", **report.sections(record),
+        **({"subgroups": "Subgroups"} if evaluation and evaluation.subgroups else {}),
         **({"comparison": "Comparison"} if record.comparison else {}),
         "reproduce": "Reproduce this run",
     }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from regraft.data.pooling import pooled_by
 from regraft.data.samples import PARTS, Part
 from regraft.data.scan import OnUnreadable, scan
 from regraft.data.sources.groups import UngroupedError
+from regraft.data.subgroups import values_of_answers, with_subgroups
 from regraft.errors import DataError, UsageError, suggest_names
+from regraft.evaluation.compare_subgroups import compare_subgroups
 from regraft.evaluation.hierarchy import check_tree, measure_hierarchy, target_confidence
 from regraft.evaluation.metrics import Evaluation
 from regraft.evaluation.predictions import Predictions
@@ -26,6 +28,7 @@ from regraft.models.classifier import Classifier
 from regraft.models.inference import Predictor, Tta, order_temperature_of, pooling_of, tree_of
 from regraft.runs.run import Run, classifier_of, open_model
 from regraft.runs.sample_predictions import predict_samples
+from regraft.runs.subgroups import evaluate_stored, names_of
 from regraft.runs.training_overlap import overlap_with_run
 
 
@@ -37,6 +40,7 @@ def evaluate(
     part: Part | None = None,
     min_confidence: float | None = None,
     pool_by: str | None = None,
+    by: str | Sequence[str] = (),
     out: Path | str | None = None,
     cluster: Cluster | str | None = None,
 ) -> AnyEvaluation:
@@ -52,6 +56,9 @@ def evaluate(
             classes. Default: for a run the lowest with 95 % accuracy on its validation images, if there is one.
         pool_by: What groups of images get one answer each, as in `scan`; "": each image has its own. Default: that of
             the model.
+        by: Column of a table, or pattern on paths, or several: the images of each of its values, such as of each
+            camera, are measured, too, and compared with the others (`Evaluation.subgroups`). Of a data set, or without
+            data, the table is where it was scanned.
         out: Folder for the predictions of the data; a later call computes only what is missing in it. Needs a run.
         cluster: Address of a Ray cluster that predicts (`ray://HOST:10001`, `auto` or `local`), whose nodes see the
             model, the data and `out` at the same paths. Needs `out`.
@@ -66,6 +73,8 @@ def evaluate(
         9
     """
     if isinstance(model, AnyPredictions):
+        if by:
+            raise UsageError(f"by={by!r} needs a run, or a model and images: predictions have no columns.")
         if min_confidence is not None:
             check_tree(None, "A set of predictions")
         return evaluate_any(model.part(part) if part else model)
@@ -75,11 +84,9 @@ def evaluate(
     if data is None:
         if not isinstance(model, Run):
             raise UsageError("evaluate(model) needs labeled data: evaluate(model, dataset).")
-        if min_confidence is not None:
-            return model.evaluate(part, min_confidence=min_confidence)
-        return model.evaluation(part)
+        return evaluate_stored(model, part, by=names_of(by), min_confidence=min_confidence)
     classifier = classifier_of(model)
-    dataset = select_labeled(data, classifier, part, pool_by=pool_by)
+    dataset = select_labeled(data, classifier, part, pool_by=pool_by, by=names_of(by))
     if out is not None and dataset.pool_by:
         raise UsageError("out= keeps the answers for single images, and groups get one answer each. Leave out out=.")
     known: Run | Predictor = model if isinstance(model, Run) else classifier
@@ -107,6 +114,9 @@ def evaluate_images(
     (candidates compared, all candidates) during the search for near duplicates.
     """
     evaluation, tree = evaluate_any(predictions), tree_of(model)
+    if dataset.subgroups:
+        subgroups = compare_subgroups(predictions, values_of_answers(dataset))
+        evaluation = replace(evaluation, subgroups=subgroups)
     if min_confidence is not None:
         check_tree(tree, "The model")
     if tree is not None and isinstance(predictions, Predictions) and isinstance(evaluation, Evaluation):
@@ -135,12 +145,14 @@ def select_labeled(
     label_column: str = "",
     label_separator: str = "",
     pool_by: str | None = None,
+    by: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Scan a path, and select a part as `evaluate` does; `DataError` without images, or if the model lacks a label.
 
-    `pool_by` is that of `scan`, default: that of the model.
+    `pool_by` is that of `scan`, default: that of the model. `by` are columns or patterns of subgroups.
     """
+    place = data if isinstance(data, (str, Path)) else None
     own, pooling = classifier.preprocessing.bands, pooling_of(classifier) if pool_by is None else pool_by
     if not isinstance(data, (Dataset, Split)):
         try:
@@ -163,6 +175,8 @@ def select_labeled(
         data = pooled_by(data, pooling)
     elif pool_by == "":
         data = replace(data, pool_by="")
+    place = place or data.scanned or None
+    data = with_subgroups(data, place, by, remote=remote, image_column=image_column)
     check_bands(own, data.band_numbers)
     table = data.table
     wanted = part or ("test" if "test" in table.parts_present() else None)

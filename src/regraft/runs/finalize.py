@@ -20,6 +20,9 @@ from regraft.atomic_io import write_csv, write_json
 from regraft.data.dataset import Dataset, Split
 from regraft.data.pooling import per_answer, split_per_answer
 from regraft.data.samples import PARTS, Part
+from regraft.data.subgroups import values_of_answers
+from regraft.evaluation.compare_subgroups import compare_subgroups
+from regraft.evaluation.subgroups import json_of_subgroups
 from regraft.models.classifier import Classifier
 from regraft.models.head import Head
 from regraft.models.inference import order_temperature_of
@@ -163,6 +166,9 @@ def write_results(
     if held_out is not None:
         notes += filter(None, [held_out.results.write(path)])
         metrics |= held_out.results.measure(split, parts)
+        for part in parts if split.dataset.subgroups else ():
+            subgroups = compare_subgroups(held_out.results.predictions.part(part), values_of_answers(split[part]))
+            metrics[part] |= json_of_subgroups(subgroups)
         held_out.results.plot(path / "plots", split_per_answer(split), parts[-1], metrics, model.preprocessing)
     earlier = {"members": sum(member.seconds for member in members)} if members else {}
     metrics["time"] = {

@@ -24,6 +24,7 @@ from regraft.data.scan import scan
 from regraft.data.split import split as split_dataset
 from regraft.data.split_file import split_sha256
 from regraft.data.stored_features import StoredFeatures
+from regraft.data.subgroups import with_subgroups
 from regraft.data.taxonomy import Taxonomy
 from regraft.errors import UsageError
 from regraft.models.registry import AUTO, find_backbone
@@ -57,6 +58,8 @@ def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter)
             return _reported(dataset, reporter), stored
 
     dataset, stored = distributed.first_on_rank_0(scanned)
+    options = config.data
+    dataset = with_subgroups(dataset, data, options.by, remote=options.remote, image_column=options.image_column)
     # With changed classes each image has the part that it had.
     split = Split(dataset) if config.run.class_changes else split_with(dataset, config)
     split = replace(split, stored=stored)

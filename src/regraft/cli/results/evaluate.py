@@ -13,6 +13,7 @@ from rich.markup import escape
 from typer import Argument, Option
 
 from regraft.cli.options import (
+    By,
     ClusterAddress,
     ClusterCpus,
     ImageColumn,
@@ -25,7 +26,7 @@ from regraft.cli.options import (
     cluster_of,
     probability,
 )
-from regraft.cli.output import console, print_json
+from regraft.cli.output import console, print_json, print_subgroups
 from regraft.cli.tasks import OUTPUTS
 from regraft.runs.progress import rich_progress
 
@@ -60,6 +61,7 @@ def command(
     pool_by: Annotated[
         str | None, Option(metavar="NAME", help="As in `train`; '': an answer for each image. Default: the model's.")
     ] = None,
+    by: By = None,
     remote: Remote = False,
     trust: Trust = False,
     out: Annotated[
@@ -82,6 +84,7 @@ def command(
     from regraft.models.inference import check_tta
     from regraft.runs.evaluate import evaluate_images, select_labeled
     from regraft.runs.run import classifier_of, load
+    from regraft.runs.subgroups import evaluate_stored
 
     if part is not None and part not in PARTS:
         raise UsageError(f"--part {part}: expected {', '.join(PARTS)}.")
@@ -110,9 +113,7 @@ def command(
     if data is None:
         own = load(run)
         predictions = own.stored(part)
-        evaluation = (
-            own.evaluation(part) if min_confidence is None else own.evaluate(part, min_confidence=min_confidence)
-        )
+        evaluation = evaluate_stored(own, part, by=by or (), min_confidence=min_confidence)
         task = OUTPUTS[own.task]
         title = f"the run's {predictions.parts[0]} images"
         counted = own.metrics.get("groups", {}).get(predictions.parts[0], {}).get("text")
@@ -129,7 +130,7 @@ def command(
             dataset = select_labeled(
                 data, model, part, on_unreadable=on_unreadable, remote=remote, image_column=image_column or "",
                 label_column=label_column or "", label_separator=label_separator or "", pool_by=pool_by,
-                progress=progress,
+                by=by or (), progress=progress,
             )  # fmt: skip
             if dataset.pool_by and out is not None:
                 raise UsageError("--out keeps answers for single images, and here groups get one each: use --csv.")
@@ -165,6 +166,7 @@ def command(
         return
     screen.print(escape(f"{counted} of {title}\n"))
     task.print_report(screen, evaluation, "--json lists all")
+    print_subgroups(screen, evaluation)
     screen.print(f"{task.CALIBRATION_ERROR}: {calibration.describe(evaluation.counted)}.")
     for caution in task.cautions(evaluation):
         if caution:

@@ -6,7 +6,7 @@ An average over classes is over those that an image has and an image lacks; abou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,15 @@ from regraft.evaluation.metrics import (
     tuples_to_lists,
 )
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
+from regraft.evaluation.subgroups import Subgroups, json_of_subgroups, subgroups_from_json
 from regraft.evaluation.training_overlap import Scores, TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
 from regraft.text import display_width, join_truncated, one_line, pluralize
 
 #: Bootstrap draws, and largest number of values in memory at once.
 _DRAWS, _CHUNK_VALUES = 1000, 4_000_000
+#: Fields that JSON has only where they say something.
+_LAST = ("counted", "subgroups")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class MultilabelEvaluation(NotebookRepr):
         cooccurrence: Number of images that have both of two classes, read-only int64 (C, C).
         overlap: Images that the model knows from its training; None: not looked for, or none.
         counted: What was predicted: an `image`, or a `group` of images.
+        subgroups: The same for images of one camera, site or other value each, where that was asked for.
     """
 
     count: int
@@ -84,6 +88,7 @@ class MultilabelEvaluation(NotebookRepr):
     cooccurrence: np.ndarray
     overlap: TrainingOverlap | None = None
     counted: Counted = "image"
+    subgroups: tuple[Subgroups, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -155,7 +160,7 @@ class MultilabelEvaluation(NotebookRepr):
                 f"{join_truncated(map(one_line, weak))}. The interval of the average precision contains the share of "
                 f"the {self.counted}s that have the class, which a random order gives."
             )
-        return cautions
+        return [*cautions, *(text for one in self.subgroups for text in one.cautions())]
 
     @property
     def untested(self) -> list[str]:
@@ -166,8 +171,9 @@ class MultilabelEvaluation(NotebookRepr):
         """Plain JSON values without NaN."""
         return {
             "task": "multilabel",
-            **{name: value for name, value in asdict(self).items() if name != "counted"},
+            **{name: value for name, value in asdict(replace(self, subgroups=())).items() if name not in _LAST},
             **json_of_counted(self.counted),
+            **json_of_subgroups(self.subgroups),
             "exact_match_interval": list(self.exact_match_interval),
             "per_class": [tuples_to_lists(asdict(report)) for report in self.per_class],
             "intervals": tuples_to_lists(self.intervals),
@@ -192,6 +198,7 @@ class MultilabelEvaluation(NotebookRepr):
                     "intervals": lists_to_tuples(fields["intervals"]),
                     "cooccurrence": together,
                     "overlap": TrainingOverlap.from_json(overlap) if (overlap := value.get("overlap")) else None,
+                    "subgroups": subgroups_from_json(value),
                 }
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -322,12 +329,12 @@ def mean_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> floa
     return float(scores["mean_average_precision"][0])
 
 
-def draws_of_average_precision(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def draws_of_average_precision(truth: np.ndarray, probabilities: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Average precision of each class in 1,000 draws of the Bayesian bootstrap, float64 (1000, C).
 
     The draws weight the images alike for all probabilities, (N, C), of the same number of images.
     """
-    ranking, rng = _Ranking(truth, probabilities), np.random.default_rng(0)
+    ranking, rng = _Ranking(truth, probabilities), np.random.default_rng(seed)
     size = max(1, min(_DRAWS, _CHUNK_VALUES // max(1, 3 * len(truth))))
     return np.concatenate(
         [

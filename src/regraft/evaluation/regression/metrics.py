@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,15 @@ from regraft.evaluation.intervals import draw_image_weights
 from regraft.evaluation.metrics import json_of_counted, lists_to_tuples, tuples_to_lists
 from regraft.evaluation.regression.conformal import measure_coverage
 from regraft.evaluation.regression.predictions import RegressionPredictions
+from regraft.evaluation.subgroups import Subgroups, json_of_subgroups, subgroups_from_json
 from regraft.evaluation.training_overlap import Scores, TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
 from regraft.text import pluralize
 
 #: Half the width of the interval of the mean absolute error, as a share of it, from which on it is uncertain.
 _WIDE = 0.2
+#: Fields that JSON has only where they say something.
+_LAST = ("counted", "subgroups")
 _TITLES = {"mae": "MAE", "rmse": "RMSE", "r2": "R2"}
 
 
@@ -45,6 +48,7 @@ class RegressionEvaluation(NotebookRepr):
         coverage_interval: 95 % Wilson interval of this share.
         overlap: Images that the model knows from its training; None: not looked for, or none.
         counted: What was predicted: an `image`, or a `group` of images.
+        subgroups: The same for images of one camera, site or other value each, where that was asked for.
     """
 
     count: int
@@ -61,6 +65,7 @@ class RegressionEvaluation(NotebookRepr):
     coverage_interval: tuple[float, float] | None = None
     overlap: TrainingOverlap | None = None
     counted: Counted = "image"
+    subgroups: tuple[Subgroups, ...] = ()
 
     @property
     def accuracy(self) -> None:
@@ -96,7 +101,7 @@ class RegressionEvaluation(NotebookRepr):
                 f"With {pluralize(self.count, self.counted)}, the mean absolute error is known only to about "
                 f"±{50 * (high - low) / self.mae:.0f} % of itself."
             )
-        return cautions
+        return [*cautions, *(text for one in self.subgroups for text in one.cautions())]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values without NaN."""
@@ -104,8 +109,9 @@ class RegressionEvaluation(NotebookRepr):
             "intervals": tuples_to_lists(self.intervals),
             "overlap": None if self.overlap is None else self.overlap.to_json(),
         }
-        values = {name: value for name, value in asdict(self).items() if name != "counted"}
-        return {"task": "regression", **tuples_to_lists({**values, **json_of_counted(self.counted), **nested})}
+        values = {name: value for name, value in asdict(replace(self, subgroups=())).items() if name not in _LAST}
+        said = {**json_of_counted(self.counted), **json_of_subgroups(self.subgroups)}
+        return {"task": "regression", **tuples_to_lists({**values, **said, **nested})}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RegressionEvaluation:
@@ -116,8 +122,9 @@ class RegressionEvaluation(NotebookRepr):
             nested = {
                 "intervals": lists_to_tuples(fields["intervals"]),
                 "overlap": None if known is None else TrainingOverlap.from_json(known),
+                "subgroups": subgroups_from_json(value),
             }
-            return cls(**lists_to_tuples({**fields, **nested}))
+            return cls(**{**lists_to_tuples(fields), **nested})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"not an evaluation: {error!r}; expected the output of `to_json`") from error
 

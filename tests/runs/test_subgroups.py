@@ -1,0 +1,49 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from terminal import regraft as regraft_command
+
+import regraft
+from regraft.config import load_config
+from regraft.errors import UsageError
+from regraft.runs.train_from import train_from
+
+HEAD_ONLY = {"model.image_size": 32, "training.finetune_from": "none", "training.views": 1}
+
+
+@pytest.fixture
+def table(squares_folder: Path, tmp_path: Path) -> Path:
+    """A manifest of the squares with a camera for each image."""
+    files = sorted(squares_folder.glob("*/*.png"))
+    with (tmp_path / "squares.csv").open("w", newline="") as text:
+        rows = csv.writer(text)
+        rows.writerow(("path", "label", "camera"))
+        rows.writerows((file, file.parent.name, "AB"[i // 2 % 2]) for i, file in enumerate(files))
+    return tmp_path / "squares.csv"
+
+
+def test_a_column_of_the_table_divides_the_test_images(table: Path, tmp_path: Path) -> None:
+    run = train_from(
+        table, load_config(overrides={**HEAD_ONLY, "data.test": 0.4, "data.by": ("camera",)}), tmp_path / "run"
+    )
+    (stored,) = run.metrics["test"]["subgroups"]
+    assert {group["value"] for group in stored["groups"]} == {"A", "B"}
+    assert sum(group["count"] for group in stored["groups"]) == run.metrics["test"]["count"]
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "By camera, the worst first" in page
+    again = regraft.evaluate(run, by="camera").subgroups[0]
+    assert again.to_json() == stored
+    assert regraft.evaluate(run).subgroups == (again,)
+    (given,) = regraft.evaluate(run, table, by="camera").subgroups
+    assert sum(group.count for group in given.groups) == len(regraft.scan(table, near_duplicates=False))
+    with pytest.raises(regraft.RegraftError, match="no column 'lens'"):
+        regraft.evaluate(run, table, by="lens")
+    shutil.move(table, tmp_path / "moved.csv")
+    with pytest.raises(UsageError, match="is not where it was"):
+        regraft.evaluate(run, by="camera")
+    done = regraft_command("evaluate", run.path, tmp_path / "moved.csv", "--by", "camera", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["subgroups"][0]["by"] == "camera"
