@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from regraft.config import Config, load_config
+from regraft.config import load_config
 from regraft.errors import BudgetError, TrainingError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.runs.budget import fit_into_budget
@@ -20,6 +21,7 @@ from regraft.runs.report import write_report
 from regraft.runs.resume import resume
 from regraft.runs.run import Run
 from regraft.runs.train import train_from
+from regraft.training.budget import Plan, make_plan
 from regraft.training.callbacks import NullReporter
 
 BACKBONES = "efficientnet_lite0@32,mobilenetv2@32"
@@ -61,14 +63,15 @@ def test_each_backbone_is_fine_tuned_alone(run: Run) -> None:
     assert list(metrics["members"]) == ["efficientnet_lite0", "mobilenetv2"]
     for member in metrics["members"].values():
         assert member["model"]["finetuned_from"]
-        assert member["data"]["counts"] == metrics["data"]["counts"]
+        of_run = {part: counts for part, counts in metrics["data"]["counts"].items() if part != "test"}
+        assert member["data"]["counts"] == of_run  # the test images are for the whole model
     assert metrics["model"]["trained"] == "upper stages"
     assert "of mobilenetv2" in metrics["model"]["finetuned_from"]
     assert metrics["model"]["trainable_parameters"] < metrics["model"]["parameters"]
     assert metrics["time"]["train_seconds"] >= metrics["time"]["steps"]["members"] > 0
     assert metrics["head"]["chosen"] in ("joint", "averaged")
     notes = " ".join(metrics["training"]["notes"])
-    assert "mobilenetv2 alone: test accuracy" in notes
+    assert "mobilenetv2 alone: val accuracy" in notes
     assert "averaged heads of the backbones" in notes
 
 
@@ -93,7 +96,7 @@ def test_the_run_is_like_any_other(run: Run, squares_folder: Path) -> None:
     assert prediction.probabilities.sum() == pytest.approx(1)
     assert prediction.ood_p_value is not None
     page = write_report(again).read_text(encoding="utf-8")
-    assert "mobilenetv2 alone: test accuracy" in page
+    assert "mobilenetv2 alone: val accuracy" in page
     assert "fine-tuning of each backbone" in page
     predictions = again.predictions.part("test")
     assert np.isclose(again.metrics["test"]["accuracy"], (predictions.predicted == predictions.labels).mean())
@@ -176,11 +179,10 @@ def test_a_backbone_whose_training_fails_is_kept_with_a_note(
 def test_a_backbone_without_time_gets_a_head_alone(
     squares_folder: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fit(one: Classifier, split: Any, config: Config, *arguments: Any) -> Any:
-        assert config.training.budget > 0
+    def fit(one: Classifier, *arguments: Any, **options: Any) -> Any:
         if one.spec.name == "mobilenetv2":
             raise BudgetError("too short")
-        return fit_into_budget(one, split, config, *arguments)
+        return fit_into_budget(one, *arguments, **options)
 
     monkeypatch.setattr("regraft.runs.members.fit_into_budget", fit)
     reporter = Messages()
@@ -189,6 +191,25 @@ def test_a_backbone_without_time_gets_a_head_alone(
     assert any("no time is left to fine-tune it" in text for text in reporter.texts)
     assert run.metrics["members"]["efficientnet_lite0"]["model"]["finetuned_from"]
     assert run.metrics["members"]["mobilenetv2"]["model"]["trained"] == "head"
+
+
+def test_a_short_budget_fine_tunes_one_backbone_well(
+    squares_folder: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(*arguments: Any, seconds: float | None = None, **options: Any) -> Plan:
+        found = make_plan(*arguments, seconds=seconds, **options)
+        # Of the time one backbone needs two thirds, which half of it is too short for.
+        return replace(found, dropped=seconds is not None and seconds < 200)
+
+    monkeypatch.setattr("regraft.runs.budget.make_plan", plan)
+    config = load_config(overrides={**settings, "training.budget": 300.0, "training.finetune_epochs": 1})
+    left: Iterator[float] = iter([290.0, 100.0])
+    monkeypatch.setattr("regraft.runs.members._read_budget", lambda path: next(left))
+    run = train_from(squares_folder, config, tmp_path / "run")
+    first, second = run.metrics["members"].values()
+    assert first["model"]["finetuned_from"]
+    assert second["model"]["trained"] == "head"
+    assert load_config(run.path / MEMBERS / "efficientnet_lite0" / "config.toml").training.budget == 290
 
 
 def test_a_budget_without_time_for_the_head_is_refused(

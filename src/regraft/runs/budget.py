@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,12 +57,14 @@ def fit_into_budget(
     *,
     at_size: Callable[[int], Classifier] | None = None,
     unlabeled: int = 0,
+    thorough_in: Sequence[float] = (),
 ) -> RunPlan:
     """Choose views, epochs and image size so that the training fits `training.budget` (0: no limit), and report it.
 
     Where several backbones are fine-tuned, each is planned when its training begins. `started` is a value of
     `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen; `unlabeled` images
-    train beside the labeled ones.
+    train beside the labeled ones. `thorough_in` are budgets that are tried in turn instead, until one has time for
+    several epochs and views; `BudgetError` if none has.
     Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time,
     torch.compile is wanted, too, or what is to be kept has no room.
     """
@@ -70,7 +72,8 @@ def fit_into_budget(
         raise DataError("The train part has no image.")
     if split.stored is not None:  # a head alone, which takes seconds
         return RunPlan(model, config)
-    budget = config.training.budget
+    budgets = thorough_in or (config.training.budget,)
+    budget = budgets[0]
     if budget and config.training.compile:
         raise UsageError(
             f"training.compile = true and a budget of {budget:g} s exclude each other, because the time of compilation "
@@ -81,14 +84,14 @@ def fit_into_budget(
         return _plan_members(model, split, config, started, reporter) if budget else RunPlan(model, config)
     room = _room(config)
 
-    def plan_with(rates: Throughput) -> Plan:
+    def plan_with(rates: Throughput, budget: float = budget) -> Plan:
         # Where a teacher says what they show, images without labels are rows as the labeled ones.
         of_unlabeled = 0.0 if unlabeled else _seconds_of_unlabeled(model, split, rates) * _HEAD_MARGIN
         try:
             plan = make_plan(
                 model,
                 {part: len(split[part]) + (unlabeled if part == "train" else 0) for part in split},
-                config.training,
+                replace(config.training, budget=budget),
                 rates,
                 changes_views=config.augmentation.changes_views,
                 seconds=started + budget - time.monotonic() - of_unlabeled if budget else None,
@@ -103,6 +106,16 @@ def fit_into_budget(
             ) from error
         return replace(plan, seconds={**plan.seconds, "head": plan.seconds["head"] + of_unlabeled})
 
+    def first_plan(rates: Throughput) -> Plan:
+        for budget in thorough_in[:-1]:
+            with suppress(BudgetError):
+                if (plan := plan_with(rates, budget)).is_thorough:
+                    return plan
+        plan = plan_with(rates, budgets[-1])
+        if thorough_in and not plan.is_thorough:
+            raise BudgetError(f"{budgets[-1]:.0f} s are too short for several epochs and views.")
+        return plan
+
     # Of a head alone without a limit they are an estimate that decides nothing.
     needs_precise = budget > 0 or plan_phases(model, config.training).finetunes
     rates = measure(model, split, config, needs_precise)
@@ -116,7 +129,9 @@ def fit_into_budget(
         rates = measure(model, split, config)
     if rates.reason:
         reporter.on_message(rates.reason)
-    plan, deadline = distributed.on_rank_0(lambda: (plan_with(rates), started + budget - time.monotonic()))
+    plan, deadline = distributed.on_rank_0(
+        lambda: (plan := first_plan(rates), started + plan.options.budget - time.monotonic())
+    )
     reporter.on_message(" ".join(filter(None, (str(plan), config.describe_preset()))))
     if (memory := usable_memory()) and plan.memory > memory:
         reporter.on_message(

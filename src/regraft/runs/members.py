@@ -1,8 +1,9 @@
 """Fine-tune the backbones of a run of several, each alone, before the head over all is fitted.
 
 Input: a classifier of several backbones, and the split and folder of its run. Output: each backbone with its best
-weights, and its head. A backbone trains as an ordinary run in `members/NAME/`, with the same split; one that has
-finished is not trained again when the run is resumed. Of its files, a finished run keeps what describes the training.
+weights, and its head. A backbone trains as an ordinary run in `members/NAME/`, with the same training and validation
+images; the test images are for the whole model. One that has finished is not trained again when the run is resumed. Of
+its files, a finished run keeps what describes the training.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from regraft import distributed
 from regraft.atomic_io import write_json
 from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
+from regraft.data.samples import PARTS
 from regraft.errors import BudgetError
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier
@@ -61,19 +64,19 @@ class TrainedMember:
 
     def __str__(self) -> str:
         """One sentence on how good it is alone."""
-        trained, part = self.metrics["model"], next((p for p in ("test", "val") if p in self.metrics), None)
+        trained, val = self.metrics["model"], self.metrics.get("val")
         how = f"fine-tuned from {trained['finetuned_from']}" if trained["finetuned_from"] else "its head alone"
-        score = describe_score(self.metrics[part], part) if part else "no images to test it on"
+        score = _describe_score(val) if val else "no images to judge it by"
         stopped = self.metrics["training"]["stopped"]
         early = f" Its training ended early, and its best weights until then are kept: {stopped}" if stopped else ""
         return f"{self.name} alone: {score} ({how}, {self.seconds:.0f} s).{early}"
 
 
-def describe_score(metrics: Mapping[str, Any], part: str) -> str:
-    """The accuracy of a part, or the mean average precision where an image has any number of classes."""
+def _describe_score(metrics: Mapping[str, Any]) -> str:
+    """The validation accuracy, or the mean average precision where an image has any number of classes."""
     if "mean_average_precision" in metrics:
-        return f"{part} mAP {metrics['mean_average_precision']:.3f}"
-    return f"{part} accuracy {100 * metrics['accuracy']:.1f} %"
+        return f"val mAP {metrics['mean_average_precision']:.3f}"
+    return f"val accuracy {100 * metrics['accuracy']:.1f} %"
 
 
 def train_members(
@@ -90,12 +93,13 @@ def train_members(
 ) -> list[TrainedMember]:
     """Fine-tune each backbone in the run's folder `path`, and leave its best weights in the model.
 
-    The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left; one
-    that has too little gets a head alone. A run that is resumed has no deadline, and divides what its finished
-    backbones have left. A training that ends early by an error leaves its best weights so far, and a note. Raises
-    `KeyboardInterrupt` where a training was interrupted.
+    The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left. One
+    whose share has no time for several epochs takes what it needs of the others', and where all of it is too little it
+    gets a head alone, unless it is the first: one backbone that is fine-tuned well is better than several in haste. A
+    run that is resumed has no deadline, and divides what its finished backbones have left. A training that ends early
+    by an error leaves its best weights so far, and a note. Raises `KeyboardInterrupt` where a training was interrupted.
     """
-    count = len(model.members)
+    count, split = len(model.members), _without_test(split)
     reporter.on_message(
         f"Each of {pluralize(count, 'backbone')} is fine-tuned alone, in {path / MEMBERS}; then the head over all is "
         "fitted."
@@ -109,9 +113,10 @@ def train_members(
         own = _MemberReporter(reporter, f"{name} ({index + 1} of {count})")
         if not distributed.on_rank_0(lambda folder=folder: _is_finished(folder)):  # type: ignore[misc]  # bound now
             seconds, started = _read_budget(path), time.monotonic()
-            share = None if seconds is None else seconds / (count - index)
+            shares = () if seconds is None else (max(seconds, 1e-3) / (count - index), max(seconds, 1e-3))
             own.on_message("its training begins.")
-            _train(one, split, folder, config, share, own, train_one, callbacks, loss)
+            in_haste = not any(one.is_finetuned for one in trained)
+            _train(one, split, folder, config, shares, own, train_one, callbacks, loss, in_haste=in_haste)
             if seconds is not None and not distributed.rank():
                 # A training that was resumed took longer than this process knows.
                 _write_budget(path, seconds - max(time.monotonic() - started, _seconds_of(folder)))
@@ -142,31 +147,60 @@ def _train(
     split: Split,
     folder: Path,
     config: Config,
-    seconds: float | None,
+    shares: Sequence[float],
     reporter: ProgressReporter,
     train_one: TrainOne,
     callbacks: Sequence[Callback],
     loss: LossFunction | None,
+    *,
+    in_haste: bool,
 ) -> None:
+    """Train one backbone; `shares` and `in_haste` as in `_plan`."""
     if distributed.on_rank_0(lambda: (folder / CHECKPOINT).is_file() and (folder / CONFIG).is_file()):
         plan = RunPlan(one, load_run_config(folder / CONFIG))  # as it was planned
     else:
         distributed.on_rank_0(lambda: shutil.rmtree(folder, ignore_errors=True))
-        own = _config_of(config, one, seconds)
-        try:
-            plan = fit_into_budget(one, split, own, time.monotonic(), reporter)
-        except BudgetError:  # the same in all processes, which plan together
-            reporter.on_message("no time is left to fine-tune it, so only its head is fitted.")
-            plan = RunPlan(one, _config_of(config, one, None, finetune_epochs=0))
+        plan = _plan(one, split, config, shares, reporter, in_haste=in_haste)
     run = train_one(plan, split, folder, reporter, callbacks=callbacks, loss=loss, with_report=False)
     if distributed.on_rank_0(lambda: run.metrics["training"]["stopped"]) == "interrupted":
         raise KeyboardInterrupt
 
 
-def _config_of(config: Config, one: Classifier, seconds: float | None, **training: Any) -> Config:
+def _plan(
+    one: Classifier,
+    split: Split,
+    config: Config,
+    shares: Sequence[float],
+    reporter: ProgressReporter,
+    *,
+    in_haste: bool,
+) -> RunPlan:
+    """Plan the training of one backbone in the first of these `shares` of the time, in seconds, that is enough.
+
+    Without shares there is no limit. What does not fit well is fine-tuned `in_haste`, or its head is fitted alone.
+    """
+    own, started = _config_of(config, one, budget=0.0), time.monotonic()
+    # `BudgetError` is the same in all processes, which plan together.
+    with suppress(BudgetError):
+        return fit_into_budget(one, split, own, started, reporter, thorough_in=shares)
+    with suppress(BudgetError):
+        if in_haste:
+            own = _config_of(config, one, budget=shares[-1])
+            return fit_into_budget(one, split, own, started, reporter)
+    reporter.on_message("no time is left to fine-tune it, so only its head is fitted.")
+    return RunPlan(one, _config_of(config, one, budget=0.0, finetune_epochs=0))
+
+
+def _without_test(split: Split) -> Split:
+    table = split.dataset.table
+    rows = table.parts != PARTS.index("test")
+    stored = None if split.stored is None else split.stored.take(rows[-len(split.stored) :])
+    return Split(split.dataset.with_samples(table.take(rows)), split.unlabeled, stored)
+
+
+def _config_of(config: Config, one: Classifier, **training: Any) -> Config:
     """The configuration of one backbone's run: trackers and reports are those of the whole run."""
-    # The validation images judge the heads of all; a budget of 0 would be none.
-    training |= {"refit": False, "budget": 0.0 if seconds is None else max(seconds, 1e-3)}
+    training["refit"] = False  # the validation images judge the heads of all
     image = one.preprocessing
     model = replace(config.model, backbone=one.spec.name, image_size=image.named_size)
     return config.model_copy(
