@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from regraft.cache import Cache
+from regraft.cache import Cache, Table
 from regraft.errors import MissingExtraError, UsageError
 from regraft.models.classifier import Classifier, build
 from regraft.training import prefix_backend
@@ -47,6 +48,39 @@ def test_a_backend_agrees_with_the_model(
         assert ours.shape == theirs.shape
         tolerance = 1e-5 if precision == torch.float32 else 0.05
         assert float((ours.float() - theirs).norm() / theirs.norm()) < tolerance
+
+
+def test_a_compiled_network_is_read_from_the_cache(
+    model: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = OpenVinoBackend(model, 19, torch.float32, Cache(tmp_path))(PIXELS)
+    monkeypatch.setattr(prefix_backend, "_converted", None)  # nothing is compiled any more
+    again = OpenVinoBackend(model, 19, torch.float32, Cache(tmp_path))(PIXELS)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again, expected, strict=True))
+    with torch.no_grad():
+        next(model.stages[0].modules[0][1].parameters()).mul_(1.5)
+    with pytest.raises(TypeError):  # other weights are compiled
+        OpenVinoBackend(model, 19, torch.float32, Cache(tmp_path))(PIXELS)
+    with torch.no_grad():
+        next(model.stages[0].modules[0][1].parameters()).div_(1.5)
+
+
+def test_a_compiled_network_that_is_refused_is_compiled_again(model: Classifier, tmp_path: Path) -> None:
+    expected = OpenVinoBackend(model, 6, torch.float32, Cache(tmp_path))(PIXELS)
+    (entry,) = Cache(tmp_path).entries()
+    entry.folder.joinpath("index.bin").write_bytes(b"")
+    table = Table(entry.folder, (2**20,), np.uint8)
+    table.write_list(np.zeros((2, 2**20), np.uint8))
+    again = OpenVinoBackend(model, 6, torch.float32, Cache(tmp_path))(PIXELS)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again, expected, strict=True))
+
+
+def test_a_large_backbone_is_worth_measuring_for_few_images() -> None:
+    small = build(classes=("a", "b"), image_size=160, weights="none")
+    large = build("resnet50", classes=("a", "b"), image_size=160, weights="none")
+    assert not prefix_backend._is_worth_measuring(small, 1000)
+    assert prefix_backend._is_worth_measuring(large, 1000)
+    assert prefix_backend._is_worth_measuring(small, 8000)
 
 
 def test_openvino_runs_vision_transformers() -> None:
@@ -102,7 +136,7 @@ def test_auto_falls_back_to_torch(model: Classifier, tmp_path: Path, monkeypatch
     def broken(*_: object) -> None:
         raise RuntimeError("an operation that is not supported")
 
-    monkeypatch.setattr(prefix_backend, "_compile_for_openvino", broken)
+    monkeypatch.setattr(prefix_backend, "_openvino_network", broken)
     name, reason = choose_backend("auto", model, 6, torch.float32, rows=10_000, cache=Cache(tmp_path))
     assert name == "torch"
     assert "OpenVINO cannot run this backbone (an operation that is not supported)" in reason

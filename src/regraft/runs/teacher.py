@@ -157,8 +157,8 @@ def probabilities_of(
         load_pixels(dataset, preprocessing, disk) if several and disk else StreamedPixels(dataset, preprocessing, disk)
     )
     activations = run_prefix(
-        teacher, dataset, pixels, make_backend(backend, teacher, end, precision), disk or MemoryCache(), views=views,
-        augmentation=config.augmentation, seed=config.training.seed,
+        teacher, dataset, pixels, make_backend(backend, teacher, end, precision, disk), disk or MemoryCache(),
+        views=views, augmentation=config.augmentation, seed=config.training.seed,
         batch_size=64 if device.type == "cpu" else 256, reporter=reporter, name=name,
     )  # fmt: skip
     probabilities = np.empty((views, len(dataset), len(teacher.classes)))

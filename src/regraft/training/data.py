@@ -152,6 +152,7 @@ class TrainingData:
     ) -> None:
         self._model, self._images, self._options, self._augmentation = model, images, options, augmentation
         self._cache, self._scratch, self._reporter = cache, scratch, reporter
+        self._kept = cache if options.cache_gb else None
         self._device, self._precision = device, precision
         self.backend: BackendName = "torch"
         self.cache_too_small = False
@@ -171,9 +172,8 @@ class TrainingData:
         if backend:
             self.backend = backend
         else:
-            cache = self._cache if self._options.cache_gb else None
             self.backend, reason = distributed.broadcast(
-                choose_backend(self._options.prefix_backend, model, cut, self._precision, rows=rows, cache=cache)
+                choose_backend(self._options.prefix_backend, model, cut, self._precision, rows=rows, cache=self._kept)
             )
             if reason:
                 yield reason
@@ -242,7 +242,8 @@ class TrainingData:
         would end after `deadline`.
         """
         is_live = not reusable or cut == 0 or (self._keeps == "none" and cut < len(self._model.stages))
-        backend = make_backend(self.backend if reusable and cut else "torch", self._model, cut, self._precision)
+        name = self.backend if reusable and cut else "torch"
+        backend = make_backend(name, self._model, cut, self._precision, self._kept)
         if is_live:
             return {part: LiveActivations(pixels[part], backend, self._augmentation, self._device) for part in pixels}
         # An earlier training that fine-tuned has cached activations where it began.
@@ -313,7 +314,7 @@ class TrainingData:
             model,
             images,
             StreamedPixels(images, model.preprocessing, self._cache),
-            make_backend(self.backend, model, end, self._precision),
+            make_backend(self.backend, model, end, self._precision, self._kept),
             self._store,
             batch_size=64 if self._device.type == "cpu" else 256,
             reporter=self._reporter,

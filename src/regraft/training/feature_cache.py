@@ -25,13 +25,13 @@ from regraft.data.pixel_cache import PixelSource
 from regraft.key_index import collect_keys
 from regraft.models.classifier import Classifier
 from regraft.models.head import Head
-from regraft.models.several_backbones import SeveralBackbones
 from regraft.training.activations import Activations, ActivationSource, CachedTensor
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import autocast
 from regraft.training.losses import Objective
 from regraft.training.memory_cache import MemoryCache, MemoryTable
 from regraft.training.prefix_backend import PrefixBackend, TorchBackend
+from regraft.training.prefix_key import prefix_key, taps_key
 from regraft.training.row_sums import own_rows
 
 #: Images that the tail passes at once, and whose features processes exchange at once.
@@ -303,33 +303,10 @@ def _tables(model: Classifier, cache: Cache | MemoryCache, backend: PrefixBacken
 def _places(model: Classifier, backend: PrefixBackend) -> Iterator[tuple[str, dict[str, Any], tuple[int, ...], type]]:
     """Kind, key, shape and type of the tables of a prefix: values, and taps where there are any."""
     boundary, precision = backend.boundary, backend.precision
-    key: dict[str, Any] = {
-        "backbone": model.spec.name,
-        "weights": _fingerprint(model, boundary),
-        "boundary": model.stages[boundary].name if boundary < len(model.stages) else "head",
-        "pooling": model.pooling,
-        "preprocessing": model.preprocessing.to_json(),
-        "precision": str(precision).removeprefix("torch."),
-        "backend": backend.version,
-    }
-    if isinstance(model.backbone, SeveralBackbones):  # each has its own size and normalization, and reads its own taps
-        key["members"] = model.backbone.get_config()
+    key = prefix_key(model, boundary, precision, backend.version)
     yield "activations", key, _shape(model, boundary), _STORED[precision]
     if length := model.taps_below(boundary):
-        stages = {model.stages[index].name: parts for index, parts in model.tap_parts.items() if index < boundary}
-        yield "taps", {**key, "stages": stages}, (length,), _STORED[precision]
-
-
-def _fingerprint(model: Classifier, boundary: int) -> str:
-    """Hash of all weights and buffers below a boundary."""
-    digest = hashlib.blake2b(digest_size=16)
-    for stage in model.stages[:boundary]:
-        for _, module in stage.modules:
-            for tensor in (*module.parameters(), *module.buffers()):
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        for _, tensor in stage.parameters_outside_modules:
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        yield "taps", {**key, **taps_key(model, boundary)}, (length,), _STORED[precision]
 
 
 def _view_key(seed: int, view: int, sha256: str) -> int:

@@ -52,7 +52,7 @@ def frozen_features(
         model,
         dataset,
         StreamedPixels(dataset, preprocessing, cache),  # every image is read once, so no pixels are stored
-        make_backend(backend, model, boundary, precision),
+        make_backend(backend, model, boundary, precision, cache),
         cache,
         batch_size=64 if device.type == "cpu" else 256,
         reporter=reporter,

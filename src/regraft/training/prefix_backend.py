@@ -1,17 +1,21 @@
 """Compute the activations of the frozen prefix with PyTorch, or with OpenVINO where that is installed and faster.
 
-A backend sets itself up at its first batch, so a run that finds everything in the cache pays nothing.
+A backend sets itself up at its first batch, so a run that finds everything in the cache pays nothing. The network that
+OpenVINO has compiled is cached too: reading it takes a fiftieth of the time.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import platform
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,14 +27,18 @@ from regraft.models.staged import StageOutput
 from regraft.resources import usable_cpus
 from regraft.timing import time_passes
 from regraft.training.device import autocast
+from regraft.training.prefix_key import prefix_key, taps_key
 
 BackendName = Literal["torch", "openvino"]
-#: Number of image passes below which setting up another backend takes longer than it saves.
-_WORTH_MEASURING = 5000
+#: Number of image passes, and multiply-accumulates of all passes in 10^9, below both of which setting up another
+#: backend takes longer than it saves.
+_WORTH_MEASURING, _WORTH_MEASURING_GMAC = 5000, 1000.0
 #: Images per pass of OpenVINO, always the same, because a row must not depend on the size of its batch.
 _BATCH = 16
 #: Factor by which OpenVINO must be faster; smaller differences are within the noise of the measurement.
 _CLEARLY_FASTER = 1.15
+#: Bytes of a row of a cached network.
+_BLOCK = 2**20
 
 
 class PrefixBackend(Protocol):
@@ -97,8 +105,8 @@ class OpenVinoBackend:
 
     name: BackendName = "openvino"
 
-    def __init__(self, model: Classifier, boundary: int, precision: torch.dtype) -> None:
-        self.model, self.boundary, self.precision = model, boundary, precision
+    def __init__(self, model: Classifier, boundary: int, precision: torch.dtype, cache: Cache | None = None) -> None:
+        self.model, self.boundary, self.precision, self.cache = model, boundary, precision, cache
         self.network: Any = None
 
     @property
@@ -109,7 +117,7 @@ class OpenVinoBackend:
     def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """Run the prefix."""
         if self.network is None:
-            self.network = _compile_for_openvino(self.model, self.boundary, self.precision)
+            self.network = _openvino_network(self)
         out: list[list[torch.Tensor]] = []
         for batch in torch.split(pixels, _BATCH):
             padded = torch.cat([batch, batch.new_zeros(_BATCH - len(batch), *batch.shape[1:])])
@@ -119,8 +127,13 @@ class OpenVinoBackend:
         return [torch.cat(part) for part in zip(*out, strict=True)]
 
 
-def make_backend(name: BackendName, model: Classifier, boundary: int, precision: torch.dtype) -> PrefixBackend:
-    """The backend; `MissingExtraError` without OpenVINO, `UsageError` if that is wanted on a GPU or in float16."""
+def make_backend(
+    name: BackendName, model: Classifier, boundary: int, precision: torch.dtype, cache: Cache | None = None
+) -> PrefixBackend:
+    """The backend, whose compiled network, if it has one, is kept in the cache.
+
+    Raises `MissingExtraError` without OpenVINO, and `UsageError` if that is wanted on a GPU or in float16.
+    """
     if name == "torch":
         return TorchBackend(model, boundary, precision)
     if not _has_openvino():
@@ -130,7 +143,7 @@ def make_backend(name: BackendName, model: Classifier, boundary: int, precision:
             f"prefix_backend = openvino runs on the CPU; on {model.mean.device.type} use prefix_backend = torch or "
             "auto."
         )
-    return OpenVinoBackend(model, boundary, precision)
+    return OpenVinoBackend(model, boundary, precision, cache)
 
 
 def choose_backend(
@@ -152,9 +165,12 @@ def choose_backend(
         make_backend(wanted, model, boundary, precision)
         return wanted, ""
     possible = _has_openvino() and model.mean.device.type == "cpu" and precision != torch.float16
-    if not possible or not boundary or rows < _WORTH_MEASURING:
+    if not possible or not boundary or not _is_worth_measuring(model, rows):
         return "torch", ""
-    backends: list[PrefixBackend] = [kind(model, boundary, precision) for kind in (TorchBackend, OpenVinoBackend)]
+    backends: list[PrefixBackend] = [
+        TorchBackend(model, boundary, precision),
+        OpenVinoBackend(model, boundary, precision, cache),
+    ]
     key: list[Any] = [model.spec.name, model.preprocessing.size, boundary, list(model.taps), str(precision)]
     key += [[member.spec.name, member.preprocessing.size, list(member.taps)] for member in model.members]
     key += [backend.version for backend in backends]
@@ -169,6 +185,15 @@ def choose_backend(
     name: BackendName = "openvino" if rates["openvino"] > _CLEARLY_FASTER * rates["torch"] else "torch"
     measured = ", ".join(f"{backend} {rate:.0f}" for backend, rate in rates.items())
     return name, f"The frozen prefix runs on {name} (images per second: {measured})."
+
+
+def _is_worth_measuring(model: Classifier, rows: int) -> bool:
+    """Whether passes of so many images take longer than setting up a backend: many, or of a large network."""
+    gmac = sum(
+        one.spec.gmac * float(np.prod(one.preprocessing.shape)) / max(1, one.spec.image_size) ** 2
+        for one in model.members or (model,)
+    )
+    return rows >= _WORTH_MEASURING or rows * gmac >= _WORTH_MEASURING_GMAC
 
 
 def _compare(backends: Sequence[PrefixBackend], shape: tuple[int, int, int]) -> dict[str, dict[str, Any]]:
@@ -217,8 +242,38 @@ class _Prefix(nn.Module):
         return tuple(_run(self.model, pixels, self.boundary))
 
 
-def _compile_for_openvino(model: Classifier, boundary: int, precision: torch.dtype) -> Any:
+def _openvino_network(backend: OpenVinoBackend) -> Any:
+    """Compile the prefix for this machine, or read what an earlier process has compiled, which computes the same."""
     import openvino  # type: ignore[import-untyped,unused-ignore]  # it declares no types
+
+    core, model, boundary, cache = openvino.Core(), backend.model, backend.boundary, backend.cache
+    hints = {
+        "INFERENCE_PRECISION_HINT": "bf16" if backend.precision == torch.bfloat16 else "f32",
+        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on every core
+        "INFERENCE_NUM_THREADS": usable_cpus(),
+        "ENABLE_CPU_PINNING": False,  # a pinned thread waits while another program has its CPU
+    }
+    if cache is None:
+        return core.compile_model(_converted(model, boundary), "CPU", hints)
+    processor = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    key = prefix_key(model, boundary, backend.precision, backend.version) | taps_key(model, boundary)
+    table = cache.table("compiled", key | {"hints": hints, "processor": processor}, (_BLOCK,), np.uint8)
+    blocks = table.read_list()
+    if blocks is not None:
+        # A processor that is described alike may still refuse it.
+        with suppress(RuntimeError):
+            return core.import_model(io.BytesIO(blocks.tobytes()), "CPU", hints)
+    network = core.compile_model(_converted(model, boundary), "CPU", hints)
+    compiled = np.frombuffer(network.export_model().getvalue(), np.uint8)
+    if blocks is None and cache.make_room(len(compiled)):
+        # What follows the network in its last row is not read.
+        table.write_list(np.pad(compiled, (0, -len(compiled) % _BLOCK)).reshape(-1, _BLOCK))
+    return network
+
+
+def _converted(model: Classifier, boundary: int) -> Any:
+    """The prefix as a model of OpenVINO, for batches of one size."""
+    import openvino
 
     shape = model.preprocessing.input_shape
     example = torch.zeros(2, *shape, dtype=torch.uint8)
@@ -227,13 +282,7 @@ def _compile_for_openvino(model: Classifier, boundary: int, precision: torch.dty
         traced = torch.jit.trace(_Prefix(model, boundary).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
         converted = openvino.convert_model(traced, example_input=example)
     converted.reshape([_BATCH, *shape])
-    hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
-        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on every core
-        "INFERENCE_NUM_THREADS": usable_cpus(),
-        "ENABLE_CPU_PINNING": False,  # a pinned thread waits while another program has its CPU
-    }
-    return openvino.Core().compile_model(converted, "CPU", hints)
+    return converted
 
 
 def _run(model: Classifier, pixels: torch.Tensor, boundary: int) -> list[torch.Tensor]:

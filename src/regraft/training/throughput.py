@@ -104,7 +104,7 @@ def measure_throughput(
         with torch.inference_mode():
             model(pixels)
 
-    backend = make_backend(name, model, phases.cut, precision)
+    backend = make_backend(name, model, phases.cut, precision, cache)
     backend(pixels[:1])  # sets itself up
     rates: dict[str, Any] = {
         "prefix": _images_per_second(lambda: backend(pixels), device, warmup=warmup),
