@@ -25,6 +25,17 @@ from regraft.training.options import TrainingOptions
 from regraft.training.throughput import Throughput
 
 
+class Messages(NullReporter):
+    """Keeps the messages."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def on_message(self, text: str) -> None:
+        """Keep it."""
+        self.texts.append(text)
+
+
 def test_size_views_and_epochs_of_a_budget_are_stored(
     squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +70,22 @@ def test_speeds_are_measured_roughly_where_they_decide_nothing(
     config = load_config(overrides=training)
     fit_into_budget(model, squares_split, config, time.monotonic(), NullReporter())
     assert asked == [is_precise]
+
+
+def test_a_budget_that_nobody_asked_for_is_enough_for_one_backbone(
+    squares_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Throughput(decode=1000, prefix=10, features=400, tail=1, last=10, predict=60)
+    monkeypatch.setattr("regraft.runs.budget.measure", lambda *_: slow)
+    model = build(classes=squares_split.classes, image_size=32)
+    config = load_config(overrides={"training.budget": 60.0})
+    monkeypatch.setattr("regraft.runs.budget.has_default_budget", lambda *_: True)
+    plan = fit_into_budget(model, squares_split, config, time.monotonic(), reporter := Messages())
+    assert plan.config.training.finetune_epochs == config.training.finetune_epochs
+    assert plan.config.training.budget > 60
+    assert plan.deadline is not None
+    assert plan.deadline > time.monotonic() + 60
+    assert any("On this machine one backbone alone takes longer" in text for text in reporter.texts)
 
 
 def test_too_short_a_budget_is_refused_before_any_work(squares_folder: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from regraft import distributed
 from regraft.atomic_io import write_json
 from regraft.cache import Cache
 from regraft.config import Config
+from regraft.config.presets import has_default_budget
 from regraft.data.dataset import Dataset, Split
 from regraft.data.pooling import groups_of, per_answer
 from regraft.data.split import fold_numbers, inseparable_set_ids
@@ -33,6 +34,7 @@ from regraft.errors import RegraftError, RunError, UsageError
 from regraft.models.classifier import build
 from regraft.models.local_weights import local_backbones
 from regraft.models.registry import AUTO, BACKBONES, DEFAULT_BACKBONE, BackboneSpec
+from regraft.resources import usable_cpus
 from regraft.text import pluralize
 from regraft.training.backbone_scores import BackboneScore, features_of, score_head, stratified_order
 from regraft.training.callbacks import ProgressReporter
@@ -48,6 +50,8 @@ _MIN_IMAGES, _MIN_PER_CLASS = 100, 10
 _PLACES = {"auto": "on this machine", "wheel": "in installed wheels", "hub": "on the hub"}
 #: Share of a time budget for the search, about: a comparison that has begun is not ended.
 _SHARE = 0.2
+#: Candidates that are compared in any case where nobody asked for the budget.
+_LEAST_TRIED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +188,11 @@ def choose_backbone(split: Split, config: Config, reporter: ProgressReporter) ->
         return _with_backbone(config, name), None
     budget = config.training.budget
     limit = time.monotonic() + _SHARE * budget if budget else math.inf
+    is_own = distributed.on_rank_0(
+        lambda: has_default_budget(config.run.preset, budget, len(split.train), usable_cpus())
+    )
     with _scratch() as scratch:
-        search = _Search(split, config, found, limit, scratch, reporter).run()
+        search = _Search(split, config, found, limit, scratch, reporter, least=_LEAST_TRIED if is_own else 0).run()
     scored = search.candidates[0]
     reporter.on_message(
         f"Backbone: {search.chosen}, of {len(found)} with weights {place}. Heads in {search.folds}-fold "
@@ -214,6 +221,7 @@ def _scratch() -> Iterator[Cache]:
 class _Search:
     """Scores candidates on more and more images of the training part; `features` are those of the last comparison.
 
+    The `least` number of candidates is compared also after the `limit`, a value of `time.monotonic()`.
     `scores` are the last ones, near whose L2 strengths later comparisons look; `folds` are those of the last
     comparison.
     """
@@ -224,6 +232,7 @@ class _Search:
     limit: float
     scratch: Cache
     reporter: ProgressReporter
+    least: int = 0
     scored: dict[str, Candidate] = field(default_factory=dict)
     features: dict[str, torch.Tensor] = field(default_factory=dict)
     scores: dict[str, BackboneScore] = field(default_factory=dict)
@@ -332,7 +341,7 @@ class _Search:
 
     def _is_late(self, name: str, images: int, before: Sequence[str]) -> bool:
         """Whether a comparison would end after the limit, judged by an earlier one and the amount of computation."""
-        if math.isinf(self.limit):
+        if math.isinf(self.limit) or len(before) < self.least:
             return False
         timed = self.scored.get(name)
         if timed is not None and timed.images:

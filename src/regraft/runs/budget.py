@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config
-from regraft.config.presets import default_budget, for_task, head_backbones
+from regraft.config.presets import default_budget, for_task, has_default_budget, head_backbones
 from regraft.data.dataset import Dataset, Split
 from regraft.errors import BudgetError, DataError, UsageError
 from regraft.models.classifier import Classifier
@@ -57,14 +58,15 @@ def fit_into_budget(
     *,
     at_size: Callable[[int], Classifier] | None = None,
     unlabeled: int = 0,
-    thorough_in: Sequence[float] = (),
+    full_in: Sequence[float] = (),
 ) -> RunPlan:
     """Choose views, epochs and image size so that the training fits `training.budget` (0: no limit), and report it.
 
     Where several backbones are fine-tuned, each is planned when its training begins. `started` is a value of
     `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen; `unlabeled` images
-    train beside the labeled ones. `thorough_in` are budgets that are tried in turn instead, until one has time for
-    several epochs and views; `BudgetError` if none has.
+    train beside the labeled ones. `full_in` are budgets that are tried in turn instead, until one has time for all
+    views and five epochs; `BudgetError` if none has. A budget that a preset has by itself is extended where it is too
+    short for one backbone as the options ask for it.
     Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time,
     torch.compile is wanted, too, or what is to be kept has no room.
     """
@@ -72,8 +74,7 @@ def fit_into_budget(
         raise DataError("The train part has no image.")
     if split.stored is not None:  # a head alone, which takes seconds
         return RunPlan(model, config)
-    budgets = thorough_in or (config.training.budget,)
-    budget = budgets[0]
+    budget = full_in[0] if full_in else config.training.budget
     if budget and config.training.compile:
         raise UsageError(
             f"training.compile = true and a budget of {budget:g} s exclude each other, because the time of compilation "
@@ -84,7 +85,7 @@ def fit_into_budget(
         return _plan_members(model, split, config, started, reporter) if budget else RunPlan(model, config)
     room = _room(config)
 
-    def plan_with(rates: Throughput, budget: float = budget) -> Plan:
+    def plan_with(rates: Throughput, budget: float) -> Plan:
         # Where a teacher says what they show, images without labels are rows as the labeled ones.
         of_unlabeled = 0.0 if unlabeled else _seconds_of_unlabeled(model, split, rates) * _HEAD_MARGIN
         try:
@@ -106,22 +107,22 @@ def fit_into_budget(
             ) from error
         return replace(plan, seconds={**plan.seconds, "head": plan.seconds["head"] + of_unlabeled})
 
-    def first_plan(rates: Throughput) -> Plan:
-        for budget in thorough_in[:-1]:
+    def full_plan(rates: Throughput) -> Plan:
+        for seconds in full_in:
             with suppress(BudgetError):
-                if (plan := plan_with(rates, budget)).is_thorough:
+                if (plan := plan_with(rates, seconds)).is_full:
                     return plan
-        plan = plan_with(rates, budgets[-1])
-        if thorough_in and not plan.is_thorough:
-            raise BudgetError(f"{budgets[-1]:.0f} s are too short for several epochs and views.")
-        return plan
+        raise BudgetError(f"{full_in[-1]:.0f} s are too short for all views and five epochs of fine-tuning.")
 
     # Of a head alone without a limit they are an estimate that decides nothing.
     needs_precise = budget > 0 or plan_phases(model, config.training).finetunes
     rates = measure(model, split, config, needs_precise)
     size = before = min(model.preprocessing.shape)
+    if budget and not full_in and _is_own(config, split):
+        needed = distributed.on_rank_0(lambda: time.monotonic() - started + plan_with(rates, 0.0).needed)
+        budget = _extended(budget, needed, reporter)
     if budget and at_size:
-        size = distributed.on_rank_0(lambda: _fitting_size(model, rates, plan_with))
+        size = distributed.on_rank_0(lambda: _fitting_size(model, rates, partial(plan_with, budget=budget)))
     if at_size and size != before:
         reporter.on_message(f"The input size is {size} pixels instead of {before}, so more training fits.")
         model = at_size(size)
@@ -130,7 +131,10 @@ def fit_into_budget(
     if rates.reason:
         reporter.on_message(rates.reason)
     plan, deadline = distributed.on_rank_0(
-        lambda: (plan := first_plan(rates), started + plan.options.budget - time.monotonic())
+        lambda: (
+            plan := full_plan(rates) if full_in else plan_with(rates, budget),
+            started + plan.options.budget - time.monotonic(),
+        )
     )
     reporter.on_message(" ".join(filter(None, (str(plan), config.describe_preset()))))
     if (memory := usable_memory()) and plan.memory > memory:
@@ -187,21 +191,38 @@ def _plan_members(
 ) -> RunPlan:
     """Keep time for the head over several backbones, which are fine-tuned before; `BudgetError` if there is too little.
 
-    A preset's own budget, which nobody asked for, leaves fine-tuning out instead.
+    A preset's own budget is extended instead, by what the first backbone and the head need.
     """
     budget, reserved = config.training.budget, seconds_of_head(model, split, config)
-    deadline = started + budget
-    if distributed.on_rank_0(lambda: deadline - time.monotonic() >= reserved):
-        return RunPlan(model, config, deadline, members_deadline=deadline - reserved)
-    short = (
-        f"The rest of the budget is too short: the head over {pluralize(len(model.members), 'backbone')} alone takes "
-        f"about {reserved:.0f} s here."
+    if _is_own(config, split):
+        first = model.member(0)
+        rates = measure(first, split, config)
+        counts = {part: len(split[part]) for part in split if part != "test"}  # the test images are for all together
+        plan = make_plan(first, counts, config.training, rates, room=_room(config))
+        needed = distributed.on_rank_0(lambda: time.monotonic() - started + plan.needed + reserved)
+        budget = _extended(budget, needed, reporter)
+    elif distributed.on_rank_0(lambda: started + budget - time.monotonic() < reserved):
+        raise BudgetError(
+            f"The rest of the budget is too short: the head over {pluralize(len(model.members), 'backbone')} alone "
+            f"takes about {reserved:.0f} s here. Give more time, a smaller --image-size or fewer backbones."
+        )
+    return RunPlan(model, config, started + budget, members_deadline=started + budget - reserved)
+
+
+def _is_own(config: Config, split: Split) -> bool:
+    """Whether the budget is that of the preset, which nobody asked for."""
+    return distributed.on_rank_0(
+        lambda: has_default_budget(config.run.preset, config.training.budget, len(split.train), usable_cpus())
     )
-    if budget != distributed.broadcast(default_budget(config.run.preset, len(split.train), usable_cpus())):
-        raise BudgetError(f"{short} Give more time, a smaller --image-size or fewer backbones.")
-    reporter.on_message(f"{short} So no backbone is fine-tuned; --budget gives more time.")
-    training = replace(config.training, finetune_epochs=0, budget=0.0)
-    return RunPlan(model, config.model_copy(update={"training": training}))
+
+
+def _extended(budget: float, needed: float, reporter: ProgressReporter) -> float:
+    """The seconds of a preset's own budget, or those that are needed on a slow machine, which is said."""
+    if needed > budget:
+        reporter.on_message(
+            f"On this machine one backbone alone takes longer: at most {needed:.0f} s (--budget sets another limit)."
+        )
+    return max(budget, needed)
 
 
 def seconds_of_head(model: Classifier, split: Split, config: Config) -> float:

@@ -94,8 +94,8 @@ def train_members(
     """Fine-tune each backbone in the run's folder `path`, and leave its best weights in the model.
 
     The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left. One
-    whose share has no time for several epochs takes what it needs of the others', and where all of it is too little it
-    gets a head alone, unless it is the first: one backbone that is fine-tuned well is better than several in haste. A
+    whose share has no time for all views takes what it needs of the others', and where all of it is too little it gets
+    a head alone, unless it is the first: one backbone that is fine-tuned well is better than several in haste. A
     run that is resumed has no deadline, and divides what its finished backbones have left. A training that ends early
     by an error leaves its best weights so far, and a note. Raises `KeyboardInterrupt` where a training was interrupted.
     """
@@ -182,7 +182,7 @@ def _plan(
     own, started = _config_of(config, one, budget=0.0), time.monotonic()
     # `BudgetError` is the same in all processes, which plan together.
     with suppress(BudgetError):
-        return fit_into_budget(one, split, own, started, reporter, thorough_in=shares)
+        return fit_into_budget(one, split, own, started, reporter, full_in=shares)
     with suppress(BudgetError):
         if in_haste:
             own = _config_of(config, one, budget=shares[-1])

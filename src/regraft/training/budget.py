@@ -30,6 +30,8 @@ LADDER = (("", 8, 10), ("", 8, 5), ("", 4, 5), ("", 4, 3), ("", 2, 2), ("last", 
 SCRATCH_LADDER = (0.75, 0.5, 0.35, 0.25, 0.15, 0.0)
 #: Smaller images are tried before the rungs from this one on.
 _THOROUGH_RUNGS = 5
+#: Rungs before this one have all views, and five epochs where more were asked for.
+_FULL_RUNGS = 3
 #: Images per pass when a part is predicted.
 _PREDICTION_BATCH = 32
 #: Memory of a head that is fitted in chunks: two chunks and their temporary values.
@@ -75,9 +77,19 @@ class Plan:
         return self.rank < _THOROUGH_RUNGS and not self.dropped
 
     @property
+    def is_full(self) -> bool:
+        """Whether fine-tuning, where the options ask for it, has all views and five epochs, or those it asks for."""
+        return self.rank < _FULL_RUNGS and not self.dropped
+
+    @property
     def total(self) -> float:
         """Seconds of all steps."""
         return sum(self.seconds.values())
+
+    @property
+    def needed(self) -> float:
+        """Seconds of a budget that is certainly enough."""
+        return self.total * _MARGIN
 
     def __str__(self) -> str:
         """One line for people."""
@@ -151,11 +163,11 @@ def make_plan(
 
 def _first_that_fits(candidates: Sequence[Plan], seconds: float, least: str) -> Plan:
     for rank, candidate in enumerate(candidates):
-        if candidate.total * _MARGIN <= seconds:
+        if candidate.needed <= seconds:
             return replace(candidate, rank=rank)
     raise BudgetError(
         f"The rest of the budget, {max(seconds, 0):.0f} s, is too short: training {least} takes about "
-        f"{candidates[-1].total * _MARGIN:.0f} s here. Give more time, a smaller --image-size or fewer images."
+        f"{candidates[-1].needed:.0f} s here. Give more time, a smaller --image-size or fewer images."
     )
 
 
