@@ -32,6 +32,8 @@ from regraft.training.throughput import Throughput, measure_throughput
 _EVALUATION_MARGIN = 1.5
 #: Time that is kept for a head over several backbones, and for images without labels, as a multiple of its estimate.
 _HEAD_MARGIN = 1.25
+#: Seconds until a plan that has been estimated is made.
+_PLANNING = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,7 @@ def fit_into_budget(
     rates = measure(model, split, config, needs_precise)
     size = before = min(model.preprocessing.shape)
     if budget and not full_in and _is_own(config, split):
-        needed = distributed.on_rank_0(lambda: time.monotonic() - started + plan_with(rates, 0.0).needed)
+        needed = distributed.on_rank_0(lambda: time.monotonic() - started + _PLANNING + plan_with(rates, 0.0).needed)
         budget = _extended(budget, needed, reporter)
     if budget and at_size:
         size = distributed.on_rank_0(lambda: _fitting_size(model, rates, partial(plan_with, budget=budget)))
@@ -197,9 +199,10 @@ def _plan_members(
     if _is_own(config, split):
         first = model.member(0)
         rates = measure(first, split, config)
-        counts = {part: len(split[part]) for part in split if part != "test"}  # the test images are for all together
+        # The test images are for all together.
+        counts: dict[str, int] = {part: len(split[part]) for part in split if part != "test"}
         plan = make_plan(first, counts, config.training, rates, room=_room(config))
-        needed = distributed.on_rank_0(lambda: time.monotonic() - started + plan.needed + reserved)
+        needed = distributed.on_rank_0(lambda: time.monotonic() - started + _PLANNING + plan.needed + reserved)
         budget = _extended(budget, needed, reporter)
     elif distributed.on_rank_0(lambda: started + budget - time.monotonic() < reserved):
         raise BudgetError(

@@ -242,8 +242,8 @@ class TrainingData:
         would end after `deadline`.
         """
         is_live = not reusable or cut == 0 or (self._keeps == "none" and cut < len(self._model.stages))
-        name = self.backend if reusable and cut else "torch"
-        backend = make_backend(name, self._model, cut, self._precision, self._kept)
+        kind: BackendName = self.backend if reusable and cut else "torch"
+        backend = make_backend(kind, self._model, cut, self._precision, self._kept)
         if is_live:
             return {part: LiveActivations(pixels[part], backend, self._augmentation, self._device) for part in pixels}
         # An earlier training that fine-tuned has cached activations where it began.

@@ -99,9 +99,10 @@ def fit_number_curves(
     weights /= weights.sum(axis=1, keepdims=True)
     scale, moved = float(truth.std()), truth - truth.mean()
     values = predictions.predicted[..., 0] * scale  # (R, L, N), as `moved`
-    r2s, maes = np.moveaxis(
-        [[drawn_scores(moved, of_size - moved, weights) for of_size in of_repeat] for of_repeat in values], 2, 0
-    ).mean(axis=1)
+    scores = np.array(
+        [[drawn_scores(moved, of_size - moved, weights) for of_size in of_repeat] for of_repeat in values]
+    )
+    r2s, maes = np.moveaxis(scores, 2, 0).mean(axis=1)
     r2, _ = extrapolate(predictions.images, r2s.T, count, count, is_share=False, seed=seed)
     # What knows nothing of an image errs by this, and leaves nothing explained.
     worst = float(np.abs(truth - np.median(truth)).mean())

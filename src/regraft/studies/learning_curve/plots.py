@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -100,7 +100,7 @@ def _plot_curve(axes: Axes, score: ScoreCurve, unit: str, *, at_chance: str = ""
     else:
         axes.set_ylabel(shorten(style.drawable(quantity), 40), size=style.TEXT_SIZE, color=style.MUTED)
     axes.set_xlabel(f"training {unit}", size=style.TEXT_SIZE, color=style.MUTED)
-    place = "lower right" if quantity is None else "upper right"  # an error falls
+    place: Literal["lower right", "upper right"] = "lower right" if quantity is None else "upper right"  # errors fall
     axes.legend(loc=place, frameon=False, fontsize=style.SMALL_SIZE, title=f"{name}, 95 % intervals")
     axes.set_title(title, loc="left", size=style.TEXT_SIZE + 1, color=style.INK)
 
