@@ -272,6 +272,7 @@ def evaluate(predictions: Predictions) -> Evaluation:
         hierarchy=None,
         ordinal=measure_order(confusion) if predictions.ordered else None,
         counted=predictions.counted,
+        subgroups=(),
         **{name: float(value) for name, value in averages.items()},
     )
 

@@ -115,10 +115,10 @@ class Subgroups:
                 f"By {by}, no worst of {len(self.groups)} subgroups is named: none has {FEW_IMAGES} {self.counted}s, "
                 "and none is worse than the others beyond chance."
             )
-        value, bounds = worst.scores[self.metric]
+        score, bounds = worst.scores[self.metric]
         text = (
             f"By {by}, the worst of {len(self.groups)} subgroups is “{one_line(worst.value)}”: {self.metric} "
-            f"{score_text(self.metric, value)} (95 % interval {bounds_text(self.metric, bounds)}) on "
+            f"{score_text(self.metric, score)} (95 % interval {bounds_text(self.metric, bounds)}) on "
             f"{pluralize(worst.count, self.counted)}"
         )
         if worst.difference is None or worst.difference_interval is None or worst.p_adjusted is None:

@@ -88,9 +88,9 @@ def propagate(
         return _normalized(scores, shares)
     every = solve(np.ones(total))[labeled:]  # solutions are linear: what is left of it is that of 1 - p
     probabilities = np.empty(scores.shape, np.float32)
-    for index, share in enumerate(shares.tolist()):
-        both = np.stack([scores[:, index], np.maximum(every - scores[:, index], 0)], axis=1)
-        probabilities[:, index] = _normalized(both, np.array([share, 1 - share]))[:, 0]
+    for label, share in enumerate(shares.tolist()):
+        both = np.stack([scores[:, label], np.maximum(every - scores[:, label], 0)], axis=1)
+        probabilities[:, label] = _normalized(both, np.array([share, 1 - share]))[:, 0]
     return probabilities
 
 

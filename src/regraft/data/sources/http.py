@@ -14,8 +14,8 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from email.message import Message
 from functools import lru_cache
+from http.client import HTTPMessage
 from typing import IO
 from urllib.parse import quote, unquote, urlsplit
 
@@ -110,7 +110,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follow redirects that `_check_step` allows."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         try:
             _check_step(req.full_url, newurl)

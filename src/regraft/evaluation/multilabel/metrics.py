@@ -295,6 +295,7 @@ def evaluate_labels(predictions: MultilabelPredictions, said: np.ndarray | None 
         cooccurrence=together,
         overlap=None,
         counted=predictions.counted,
+        subgroups=(),
         **{name: float(estimate[name][0]) for name in averages},
     )
 
