@@ -70,3 +70,11 @@ def two_nodes(_two_nodes: TwoNodes) -> TwoNodes:
     """Both nodes of the cluster, also after a test that has killed one."""
     _two_nodes.start_second()
     return _two_nodes
+
+
+@pytest.fixture
+def one_node(_two_nodes: TwoNodes) -> TwoNodes:
+    """The head alone, where one task runs at a time."""
+    if _two_nodes.second is not None:
+        _two_nodes.kill_second()
+    return _two_nodes

@@ -23,8 +23,10 @@ import torch
 from PIL import Image
 
 import regraft
+from regraft.cluster import ray_executor
 from regraft.cluster.connection import connect
 from regraft.cluster.executor import Cluster, Task, open_executor
+from regraft.cluster.ray_executor import RayExecutor
 from regraft.config import load_config
 from regraft.errors import ClusterError, UsageError
 from regraft.runs.cluster_train import train_on_cluster
@@ -38,6 +40,39 @@ def _connected(_two_nodes: Any) -> Iterator[None]:
     """One connection for all tests: each takes seconds, and a new connection's processes start anew."""
     with connect(_two_nodes.address):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_processes(_connected: None) -> Iterator[Callable[[], None]]:
+    """A study takes the processes that the one before has started, each of which imports PyTorch; this ends them."""
+    executors: list[RayExecutor] = []
+    close = RayExecutor.close
+
+    def open_again(ray: Any, cluster: Cluster) -> RayExecutor:
+        executors.append(RayExecutor(ray, cluster))  # which refuses what no node has
+        return executors[0]
+
+    def end() -> None:
+        for executor in executors:
+            close(executor)
+        executors.clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_executor, "RayExecutor", open_again)
+        patch.setattr(RayExecutor, "close", lambda _: None)
+        yield end
+    end()
+
+
+@pytest.fixture
+def new_processes(_end_processes: Callable[[], None]) -> None:
+    """Processes of earlier tests are ended before the test."""
+    _end_processes()
+
+
+@pytest.fixture
+def cluster(two_nodes: Any) -> Cluster:
+    return Cluster(two_nodes.address, cpus=1)
 
 
 @pytest.fixture(scope="module")
@@ -122,15 +157,6 @@ def test_tasks_run_on_both_nodes_and_report_here(two_nodes) -> None:
     assert "night.png: too dark" in str(ended["fails"].exception())
 
 
-def test_a_task_that_kills_its_process_fails_after_some_tries(two_nodes, tmp_path) -> None:
-    tasks = [Task("deadly", cluster_tasks.die, (tmp_path / "deaths",), NullReporter())]
-    with open_executor(Cluster(two_nodes.address, cpus=1)) as executor:
-        ((_, future),) = executor.run(one_after_another(tasks))
-    with pytest.raises(ClusterError, match="deadly: its process died 3 times"):
-        future.result()
-    assert (tmp_path / "deaths").read_text().splitlines() == ["died"] * 3
-
-
 def test_an_argument_that_cannot_be_sent_fails_its_task_alone(two_nodes) -> None:
     tasks = [
         Task(name, cluster_tasks.square, (value,), Recorder()) for name, value in (("no", Unreadable()), ("yes", 3))
@@ -141,81 +167,12 @@ def test_an_argument_that_cannot_be_sent_fails_its_task_alone(two_nodes) -> None
     assert ended["yes"].result()[0] == 9
 
 
-def test_leaving_the_loop_ends_the_tasks_that_run(two_nodes, tmp_path) -> None:
-    class Leaver(NullReporter):
-        def on_progress(self, *_: Any) -> None:
-            raise KeyboardInterrupt
-
-    tasks = [Task("endless", cluster_tasks.wait, (tmp_path / "pid",), Leaver())]
-    with open_executor(Cluster(two_nodes.address, cpus=1)) as executor:
-        with pytest.raises(KeyboardInterrupt):
-            list(executor.run(one_after_another(tasks)))
-        process = int((tmp_path / "pid").read_text())
-        assert ends(process)
-
-
-def test_more_than_a_node_has_is_refused(two_nodes) -> None:
-    with (
-        pytest.raises(UsageError, match=r"A task gets 8 CPUs and 0 GPUs.*The largest node has 1 and 0"),
-        open_executor(Cluster(two_nodes.address, cpus=8)),
-    ):
-        pass
-
-
-def test_other_versions_are_refused(two_nodes, monkeypatch) -> None:
-    from regraft.cluster import ray_executor
-
-    monkeypatch.setattr(ray_executor, "describe_versions", lambda: {"Python": "3.11", "regraft": "9", "torch": "2"})
-    tasks = [Task("square", cluster_tasks.square, (1,), NullReporter())]
-    with (
-        pytest.raises(ClusterError, match=r"The node .* has .*regraft [0-9.]+ instead of 9"),
-        open_executor(Cluster(two_nodes.address, cpus=1)) as executor,
-    ):
-        list(executor.run(one_after_another(tasks)))
-
-
-def test_a_dead_node_costs_its_tasks_in_flight_alone(two_nodes, tmp_path) -> None:
-    class Killer(NullReporter):
-        def __init__(self) -> None:
-            self.killed = threading.Event()
-
-        def on_epoch_end(self, row: Any) -> None:
-            if row == 5 and not self.killed.is_set():
-                self.killed.set()
-                two_nodes.kill_second()
-
-    tasks = [Task(str(i), cluster_tasks.square, (i,), Killer()) for i in range(12)]
-    with open_executor(Cluster(two_nodes.address, cpus=1)) as executor:
-        results = [future.result()[0] for _, future in executor.run(one_after_another(tasks))]
-    assert sorted(results) == [i**2 for i in range(12)]
-
-
-@pytest.fixture
-def cluster(two_nodes: Any) -> Cluster:
-    return Cluster(two_nodes.address, cpus=1)
-
-
 def test_folds_on_a_cluster_give_the_same_numbers(cluster, squares_folder, fast_settings, one_thread) -> None:
     config = load_config(overrides=fast_settings)
     here = regraft.cross_validate(squares_folder, 2, repeats=2, config=config)
     there = regraft.cross_validate(squares_folder, 2, repeats=2, config=config, cluster=cluster)
     assert np.array_equal(here.predictions.probabilities, there.predictions.probabilities)
     assert np.array_equal(here.accuracies, there.accuracies)
-
-
-def test_trials_on_a_cluster_give_the_same_numbers_one_at_a_time(
-    two_nodes, squares_folder, tmp_path, fast_settings, one_thread
-) -> None:
-    config = load_config(overrides=fast_settings)
-    two_nodes.kill_second()  # one trial at a time
-    runs = {}
-    for name, cluster in (("here", None), ("there", Cluster(two_nodes.address, cpus=1))):
-        runs[name] = regraft.tune(
-            squares_folder, trials=2, finalists=0, config=config, out=tmp_path / name, train=False, cluster=cluster
-        )
-    here, there = ([(r.number, r.params, r.state, r.loss) for r in run.trials] for run in runs.values())
-    assert here == there
-    assert runs["here"].best.config == runs["there"].best.config
 
 
 def test_a_search_with_several_trials_at_once_can_be_resumed(cluster, squares_folder, tmp_path, fast_settings) -> None:
@@ -249,6 +206,121 @@ def test_models_are_compared_on_a_cluster(cluster, squares_folder, tmp_path, mon
     assert losses["ann"] == here.metrics["test"]["loss"]
 
 
+def test_an_evaluation_on_a_cluster_is_the_same(cluster, squares_run, squares_folder, tmp_path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for label in ("blue", "green", "red"):  # two WebDataset shards; a task opens those of its images
+        for number, file in enumerate(sorted((squares_folder / label).glob("0*.png"))):
+            with tarfile.open(shards / f"{number % 2}.tar", "a") as archive:
+                archive.add(file, f"{label}{number}.png")
+                content = label.encode()
+                info = tarfile.TarInfo(f"{label}{number}.cls")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    here = regraft.evaluate(squares_run, shards)
+    there = regraft.evaluate(squares_run, shards, out=tmp_path / "out", cluster=cluster)
+    assert there.to_json() == here.to_json()
+
+
+def test_leaving_the_loop_ends_the_tasks_that_run(two_nodes, tmp_path) -> None:
+    class Leaver(NullReporter):
+        def on_progress(self, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+    tasks = [Task("endless", cluster_tasks.wait, (tmp_path / "pid",), Leaver())]
+    with open_executor(Cluster(two_nodes.address, cpus=1)) as executor:
+        with pytest.raises(KeyboardInterrupt):
+            list(executor.run(one_after_another(tasks)))
+        process = int((tmp_path / "pid").read_text())
+        assert ends(process)
+
+
+def test_a_task_that_kills_its_process_fails_after_some_tries(two_nodes, tmp_path) -> None:
+    tasks = [Task("deadly", cluster_tasks.die, (tmp_path / "deaths",), NullReporter())]
+    with open_executor(Cluster(two_nodes.address, cpus=1)) as executor:
+        ((_, future),) = executor.run(one_after_another(tasks))
+    with pytest.raises(ClusterError, match="deadly: its process died 3 times"):
+        future.result()
+    assert (tmp_path / "deaths").read_text().splitlines() == ["died"] * 3
+
+
+def test_more_than_a_node_has_is_refused(two_nodes) -> None:
+    with (
+        pytest.raises(UsageError, match=r"A task gets 8 CPUs and 0 GPUs.*The largest node has 1 and 0"),
+        open_executor(Cluster(two_nodes.address, cpus=8)),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("new_processes")
+def test_other_versions_are_refused(two_nodes, monkeypatch) -> None:
+    monkeypatch.setattr(ray_executor, "describe_versions", lambda: {"Python": "3.11", "regraft": "9", "torch": "2"})
+    tasks = [Task("square", cluster_tasks.square, (1,), NullReporter())]
+    with (
+        pytest.raises(ClusterError, match=r"The node .* has .*regraft [0-9.]+ instead of 9"),
+        open_executor(Cluster(two_nodes.address, cpus=1)) as executor,
+    ):
+        list(executor.run(one_after_another(tasks)))
+
+
+@pytest.mark.usefixtures("new_processes")
+def test_a_training_whose_process_is_killed_gives_the_same_numbers(
+    two_nodes, squares_folder, tmp_path, fast_settings
+) -> None:
+    config = load_config(overrides=fast_settings | {"training.finetune_epochs": 8})
+
+    def train(name: str) -> dict[str, Any]:
+        run = train_on_cluster(
+            squares_folder, config, tmp_path / name, processes=2, cluster=Cluster(two_nodes.address, cpus=1)
+        )
+        return {"test": run.metrics["test"], "losses": [row["train_loss"] for row in run.history]}
+
+    whole = train("whole")
+    log = tmp_path / "killed" / "logs" / "rank-0.log"
+    with ThreadPoolExecutor(1) as thread:
+        training = thread.submit(train, "killed")
+        while not (log.is_file() and "finetune: epoch 1" in log.read_text(encoding="utf-8")):
+            assert not training.done(), training.exception()
+            time.sleep(0.1)
+        other = re.findall(r"starts, with the number (\d+)", log.with_name("rank-1.log").read_text(encoding="utf-8"))
+        os.kill(int(other[-1]), signal.SIGKILL)
+        again = training.result()
+    starts = (tmp_path / "killed" / "logs" / "rank-0.log").read_text(encoding="utf-8").count("Process 0 of 2 starts")
+    assert starts == 2
+    assert len(whole["losses"]) == 8
+    assert again == whole
+
+
+def test_a_dead_node_costs_its_tasks_in_flight_alone(two_nodes, tmp_path) -> None:
+    class Killer(NullReporter):
+        def __init__(self) -> None:
+            self.killed = threading.Event()
+
+        def on_epoch_end(self, row: Any) -> None:
+            if row == 5 and not self.killed.is_set():
+                self.killed.set()
+                two_nodes.kill_second()
+
+    tasks = [Task(str(i), cluster_tasks.square, (i,), Killer()) for i in range(12)]
+    with open_executor(Cluster(two_nodes.address, cpus=1)) as executor:
+        results = [future.result()[0] for _, future in executor.run(one_after_another(tasks))]
+    assert sorted(results) == [i**2 for i in range(12)]
+
+
+def test_trials_on_a_cluster_give_the_same_numbers_one_at_a_time(
+    one_node, squares_folder, tmp_path, fast_settings, one_thread
+) -> None:
+    config = load_config(overrides=fast_settings)
+    runs = {}
+    for name, cluster in (("here", None), ("there", Cluster(one_node.address, cpus=1))):
+        runs[name] = regraft.tune(
+            squares_folder, trials=2, finalists=0, config=config, out=tmp_path / name, train=False, cluster=cluster
+        )
+    here, there = ([(r.number, r.params, r.state, r.loss) for r in run.trials] for run in runs.values())
+    assert here == there
+    assert runs["here"].best.config == runs["there"].best.config
+
+
 def test_a_dead_node_costs_no_prediction(two_nodes, squares_run, images, tmp_path) -> None:
     class Killer(NullReporter):
         def on_progress(self, name: str, done: int, total: int, detail: str = "") -> None:
@@ -275,46 +347,3 @@ def test_a_dead_node_costs_no_prediction(two_nodes, squares_run, images, tmp_pat
     assert again.computed == 2, "the part that is missing, and that of the image that has changed"
     assert again.images == len(images) == sum(len(rows_of(part.file)) for part in again.parts)
     assert {file.name for file in (tmp_path / "out").glob("part-*")} == {part.file.name for part in again.parts}
-
-
-def test_an_evaluation_on_a_cluster_is_the_same(cluster, squares_run, squares_folder, tmp_path) -> None:
-    shards = tmp_path / "shards"
-    shards.mkdir()
-    for label in ("blue", "green", "red"):  # two WebDataset shards; a task opens those of its images
-        for number, file in enumerate(sorted((squares_folder / label).glob("0*.png"))):
-            with tarfile.open(shards / f"{number % 2}.tar", "a") as archive:
-                archive.add(file, f"{label}{number}.png")
-                content = label.encode()
-                info = tarfile.TarInfo(f"{label}{number}.cls")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-    here = regraft.evaluate(squares_run, shards)
-    there = regraft.evaluate(squares_run, shards, out=tmp_path / "out", cluster=cluster)
-    assert there.to_json() == here.to_json()
-
-
-def test_a_training_whose_process_is_killed_gives_the_same_numbers(
-    two_nodes, squares_folder, tmp_path, fast_settings
-) -> None:
-    config = load_config(overrides=fast_settings | {"training.finetune_epochs": 8})
-
-    def train(name: str) -> dict[str, Any]:
-        run = train_on_cluster(
-            squares_folder, config, tmp_path / name, processes=2, cluster=Cluster(two_nodes.address, cpus=1)
-        )
-        return {"test": run.metrics["test"], "losses": [row["train_loss"] for row in run.history]}
-
-    whole = train("whole")
-    log = tmp_path / "killed" / "logs" / "rank-0.log"
-    with ThreadPoolExecutor(1) as thread:
-        training = thread.submit(train, "killed")
-        while not (log.is_file() and "finetune: epoch 1" in log.read_text(encoding="utf-8")):
-            assert not training.done(), training.exception()
-            time.sleep(0.1)
-        other = re.findall(r"starts, with the number (\d+)", log.with_name("rank-1.log").read_text(encoding="utf-8"))
-        os.kill(int(other[-1]), signal.SIGKILL)
-        again = training.result()
-    starts = (tmp_path / "killed" / "logs" / "rank-0.log").read_text(encoding="utf-8").count("Process 0 of 2 starts")
-    assert starts == 2
-    assert len(whole["losses"]) == 8
-    assert again == whole
