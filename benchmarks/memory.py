@@ -22,15 +22,15 @@ import numpy as np
 from PIL import Image
 
 
-def make(folder: Path, classes: int, number: int) -> None:
-    """Write a JPEG of 240 x 240 pixels: smooth blobs in the colors of its class, and noise."""
+def make(folder: Path, classes: int, number: int, side: int = 240) -> None:
+    """Write a square JPEG: smooth blobs in the colors of its class, and noise."""
     rng = np.random.default_rng(number)
     label = number % classes
     colors = np.random.default_rng(label).integers(0, 256, (4, 4, 3))
     small = np.clip(colors + rng.normal(0, 40, colors.shape), 0, 255).astype(np.uint8)
     file = folder / f"class_{label:03d}" / f"{number:06d}.jpg"
     if not file.exists():
-        Image.fromarray(small).resize((240, 240), Image.Resampling.BICUBIC).save(file, quality=85)
+        Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).save(file, quality=85)
 
 
 def main() -> None:

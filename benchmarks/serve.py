@@ -78,8 +78,9 @@ class Server:
         self.host, _, port = address.removeprefix("http://").rpartition(":")
         self.port = int(port)
 
-    def megabytes(self) -> float:
-        """Resident memory of the server and its decoder processes."""
+    def megabytes(self, *, at_peak: bool = False) -> float:
+        """Resident memory of the server and its decoder processes, now or at the largest of each."""
+        value = "VmHWM" if at_peak else "VmRSS"
         pids = [self.process.pid]
         pids += [
             int(stat.parent.name)
@@ -89,7 +90,7 @@ class Server:
         total = 0
         for pid in pids:
             with open(f"/proc/{pid}/status") as status:
-                total += sum(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+                total += sum(int(line.split()[1]) for line in status if line.startswith(value))
         return total / 1024
 
 

@@ -63,6 +63,7 @@ def test_run_predicts_with_the_bits_of_the_command(run: Path, images: np.ndarray
     assert model.rejection_policy.ood_threshold == 0.3
     expected = {"Backbone", "Accuracy", "Training images", "Engine", "Accepted answers", "Out-of-distribution images"}
     assert expected <= set(dict(model.facts))
+    assert dict(model.facts)["Engine"] == "torch, fp32"
     assert "# squares" in model.card
     assert load_one(run, min_accuracy=0, ood_rate=0).rejection_policy.columns == []
     model.engine.warm_up(4)

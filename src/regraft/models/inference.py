@@ -22,6 +22,7 @@ from regraft.data.taxonomy import Taxonomy
 from regraft.data.tree_answers import answers as nodes_that_answer
 from regraft.data.tree_answers import most_probable_paths
 from regraft.errors import ImageError, UsageError
+from regraft.models.answering import AnsweringNetwork
 from regraft.models.classifier import Classifier
 from regraft.models.ood import rowwise
 from regraft.models.torch_defaults import torch_defaults
@@ -282,11 +283,11 @@ def predict_batch(
     was_training = model.training
     model.eval()
     try:
+        network, head = AnsweringNetwork.of(model), model.head
         with torch.inference_mode():
-            head, end = model.head, len(model.stages)
             answers, distances = [], None
             for view in _views(pixels.to(model.mean.device), tta):
-                embedded = rowwise(head.embed, model.forward_tail(model.activations(view, end), end))
+                embedded = rowwise(head.embed, network.features(view))
                 answers.append(rowwise(lambda rows: head.answer(head.classify(rows)), embedded))
                 if distances is None and model.ood is not None:
                     distances = model.ood(embedded)

@@ -21,11 +21,12 @@ from regraft.models.inference import Prediction, Predictor, predict_pixels, tree
 class Engine:
     """Predicts batches of pixels; for use by one thread. Heat maps need a `Classifier` with spatial stages.
 
-    `sizes` are the batch sizes that do not change a bit, largest first; the last is 1.
+    `sizes` are the batch sizes that do not change a bit, largest first; the last is 1. `precision` is that of the
+    network, as exports name it.
     """
 
-    def __init__(self, model: Classifier | Predictor, name: str) -> None:
-        self.model, self.name = model, name
+    def __init__(self, model: Classifier | Predictor, name: str, precision: str = "fp32") -> None:
+        self.model, self.name, self.precision = model, name, precision
         self.classes, self.preprocessing, self.thresholds = model.classes, model.preprocessing, model.thresholds
         self.task, self.taxonomy = model.task, tree_of(model)
         self.sizes: tuple[int, ...] = (1,)

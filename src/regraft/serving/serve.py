@@ -273,7 +273,8 @@ def _load_export(
     export = ExportedModel(source.path, trust=trust)
     form, description = FORMATS[export.description["format"]], export.description
     backbone = str((description.get("backbone") or {}).get("name", "unknown"))
-    facts = [("Backbone", backbone), ("Export", f"{form.name}, {description.get('precision', 'fp32')}")]
+    precision = str(description.get("precision", "fp32"))
+    facts = [("Backbone", backbone), ("Export", f"{form.name}, {precision}")]
     if run := (description.get("run") or {}).get("name"):
         facts.append(("Run", str(run)))
     facts += [*group_facts(export.pool_by), *band_facts(export.preprocessing), *source.facts]
@@ -281,8 +282,8 @@ def _load_export(
     if min_confidence is not None:
         _check_gives_one_class(export.task, source.folder)
     policy = RejectionPolicy(min_confidence)
-    weights = _weights_of(description)
-    return ServedModel(source.name, version[:_DIGITS], ServingEngine(export, form.name), policy, facts, weights=weights)
+    served, weights = ServingEngine(export, form.name, precision), _weights_of(description)
+    return ServedModel(source.name, version[:_DIGITS], served, policy, facts, weights=weights)
 
 
 def _load_run(
@@ -309,11 +310,12 @@ def _load_run(
     ood_threshold, ood_fact = choose_ood_threshold(run, ood_rate, isinstance(model, Classifier))
     policy = RejectionPolicy(min_confidence=min_confidence, ood_threshold=ood_threshold)
     about = [*facts_of(run), *group_facts(run.description.get("pool_by", "")), *band_facts(model.preprocessing)]
-    facts = [*about, ("Engine", runtime), *confidence_fact, *ood_fact, *source.facts]
+    served = ServingEngine(model, runtime)
+    facts = [*about, ("Engine", f"{runtime}, {served.precision}"), *confidence_fact, *ood_fact, *source.facts]
     file = source.path / CARD
     card = file.read_text(encoding="utf-8") if file.is_file() else ""
     return ServedModel(
-        source.name, version[:_DIGITS], ServingEngine(model, runtime), policy, facts, card,
+        source.name, version[:_DIGITS], served, policy, facts, card,
         str(run.description["sha256"][WEIGHTS]), _validation_of(run),
     )  # fmt: skip
 

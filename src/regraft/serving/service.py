@@ -211,7 +211,7 @@ class Service:
         return [
             {
                 "name": model.name, "version": model.version, "engine": model.engine.name,
-                "task": model.engine.task,
+                "precision": model.engine.precision, "task": model.engine.task,
                 "classes": list(model.engine.classes), "thresholds": list(model.engine.thresholds),
                 "half_width": half_width_for(model.engine.model, None),
                 "taxonomy": None if model.engine.taxonomy is None else model.engine.taxonomy.to_json(),

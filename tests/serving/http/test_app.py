@@ -238,6 +238,7 @@ def test_models_are_described(server: Server) -> None:
     first = value["models"][0]
     assert first["classes"] == ["blue", "green", "red"]
     assert (first["engine"], first["image_size"], first["explains"]) == ("torch", 32, True)
+    assert first["precision"] == "fp32"
     assert {"Backbone", "Accuracy", "Training images"} <= {fact["title"] for fact in first["facts"]}
     card = server.client.get("/models/squares/card")
     assert card.headers["content-type"] == "text/markdown; charset=utf-8"

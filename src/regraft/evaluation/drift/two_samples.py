@@ -1,7 +1,8 @@
 """Tests of whether two sets of pictures come from one source, with intervals of how far apart they are.
 
 Input: numbers of reference pictures and of new ones. Output: p-values, which are valid for any number of pictures that
-are independent of each other, and sizes of the difference.
+are independent of each other, and sizes of the difference. SciPy is imported where it is used: the server, which counts
+in windows, needs none of these tests, and SciPy's statistics take 60 MB.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
-from scipy import optimize, stats
 
 from regraft.evaluation.intervals import wilson_interval
 
@@ -23,7 +23,9 @@ MAX_FEATURE_ROWS, _FOLDS, _RIDGE = 1000, 5, 1.0
 
 def auc_of(reference: np.ndarray, new: np.ndarray) -> float:
     """Probability that a new value is larger than a reference value, 0..1; ties count half."""
-    ranks = stats.rankdata(np.concatenate([reference, new]))[len(reference) :]
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([reference, new]))[len(reference) :]
     return float((ranks.sum() - len(new) * (len(new) + 1) / 2) / (len(reference) * len(new)))
 
 
@@ -33,6 +35,8 @@ def auc_interval(auc: float, reference: int, new: int, level: float = 0.95) -> t
     Method 5 of Newcombe 2006, Statistics in Medicine 25, 559-573: all t whose distance from the estimate is at most
     z standard errors, which are those of Hanley and McNeil 1982 at t.
     """
+    from scipy.optimize import brentq
+
     z, extra = NormalDist().inv_cdf((1 + level) / 2), (reference + new) / 2 - 1
 
     def excess(t: float) -> float:
@@ -40,21 +44,25 @@ def auc_interval(auc: float, reference: int, new: int, level: float = 0.95) -> t
         return float((t - auc) ** 2 - z**2 * variance)
 
     inside = min(max(auc, 1e-9), 1 - 1e-9)  # at 0 and 1 themselves the variance is 0
-    low = 0.0 if excess(0.0) <= 0 else optimize.brentq(excess, 0.0, inside)
-    high = 1.0 if excess(1.0) <= 0 else optimize.brentq(excess, inside, 1.0)
+    low = 0.0 if excess(0.0) <= 0 else brentq(excess, 0.0, inside)
+    high = 1.0 if excess(1.0) <= 0 else brentq(excess, inside, 1.0)
     return float(low), float(high)
 
 
 def rank_test(reference: np.ndarray, new: np.ndarray) -> float:
     """Two-sided p-value of the Mann-Whitney test: values of one side tend to be larger."""
+    from scipy.stats import mannwhitneyu
+
     if np.ptp(np.concatenate([reference, new])) == 0:
         return 1.0
-    return float(stats.mannwhitneyu(new, reference, alternative="two-sided").pvalue)
+    return float(mannwhitneyu(new, reference, alternative="two-sided").pvalue)
 
 
 def distribution_test(reference: np.ndarray, new: np.ndarray) -> float:
     """Two-sided p-value of the Kolmogorov-Smirnov test: values have another distribution in any respect."""
-    return float(stats.ks_2samp(new, reference).pvalue)
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(new, reference).pvalue)
 
 
 def exceedance_test(reference: int, new: int, rate: float, exceeding: int) -> float | None:
@@ -63,11 +71,13 @@ def exceedance_test(reference: int, new: int, rate: float, exceeding: int) -> fl
     The number of new values above the k-th largest of R reference values is beta-binomial, whatever the distribution
     of the values. None if R is too small for such a share.
     """
+    from scipy.stats import betabinom
+
     rank = int(rate * (reference + 1) * (1 + 1e-12))
     if rank < 1:
         return None
     # A sum of small numbers; scipy's `sf` is 1 minus one near 1, which leaves no digits.
-    return min(1.0, float(stats.betabinom.pmf(np.arange(exceeding, new + 1), new, rank, reference + 1 - rank).sum()))
+    return min(1.0, float(betabinom.pmf(np.arange(exceeding, new + 1), new, rank, reference + 1 - rank).sum()))
 
 
 def shares_test(reference: np.ndarray, new: np.ndarray, *, seed: int = 0) -> float:
@@ -96,10 +106,12 @@ def labels_test(reference: np.ndarray, new: np.ndarray, reference_count: int, ne
 
     Fisher's exact test of each label, times the number of labels (Bonferroni).
     """
+    from scipy.stats import fisher_exact
+
     tables = (
         ((r, reference_count - r), (n, new_count - n)) for r, n in zip(reference.tolist(), new.tolist(), strict=True)
     )
-    lowest = min((float(stats.fisher_exact(table).pvalue) for table in tables), default=1.0)
+    lowest = min((float(fisher_exact(table).pvalue) for table in tables), default=1.0)
     return min(1.0, lowest * len(reference))
 
 

@@ -109,6 +109,7 @@ class ModelDescription(_Value):
     name: str
     version: str = Field(description="first digits of the SHA-256 of the weights")
     engine: str = Field(description="runtime", examples=["torch"])
+    precision: str = Field(description="numbers that the network computes with: fp32, fp16 or int8", examples=["fp32"])
     task: Task = Field(description="one class for an image, any number of labels, or a number")
     classes: list[str] = Field(description="names of the classes; of numbers that of the quantity")
     thresholds: list[float] = Field(
