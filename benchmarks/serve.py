@@ -81,17 +81,16 @@ class Server:
     def megabytes(self, *, at_peak: bool = False) -> float:
         """Resident memory of the server and its decoder processes, now or at the largest of each."""
         value = "VmHWM" if at_peak else "VmRSS"
-        pids = [self.process.pid]
-        pids += [
-            int(stat.parent.name)
-            for stat in Path("/proc").glob("[0-9]*/stat")
-            if (found := _parent(stat)) == self.process.pid and found
-        ]
         total = 0
-        for pid in pids:
+        for pid in (self.process.pid, *children_of(self.process.pid)):
             with open(f"/proc/{pid}/status") as status:
                 total += sum(int(line.split()[1]) for line in status if line.startswith(value))
         return total / 1024
+
+
+def children_of(pid: int) -> list[int]:
+    """The numbers of the processes that a process has started."""
+    return [int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if _parent(stat) == pid]
 
 
 def _parent(stat: Path) -> int:
@@ -102,11 +101,11 @@ def _parent(stat: Path) -> int:
 
 
 @contextmanager
-def running_server(run: str, *options: object) -> Iterator[Server]:
-    """Run `regraft serve RUN` with these options."""
+def running_server(run: str, *options: object, **environment: str) -> Iterator[Server]:
+    """Run `regraft serve RUN` with these options and variables."""
     process = subprocess.Popen(
         [sys.executable, "-m", "regraft.cli", "serve", run, "--port", "0", "--log-level", "warning",
-         *map(str, options)], stderr=subprocess.PIPE, text=True,
+         *map(str, options)], stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
     )  # fmt: skip
     address = ""
     for line in process.stderr:

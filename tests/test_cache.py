@@ -136,7 +136,11 @@ def test_prune(tmp_path: Path) -> None:
         cache.table(kind, {"why": kind}, (10,), np.uint8).append([cache_key(1)], np.ones((1, 10), np.uint8))
     assert [entry.rows for entry in cache.entries()] == [1, 1]
     assert cache.prune(older_than=3600) == []
-    assert len(cache.prune()) == 2
+    places = {entry.kind: entry.folder / "table.json" for entry in cache.entries()}
+    os.utime(places["a"], (time.time() + 7200,) * 2)  # the clock was set back since
+    os.utime(places["b"], (time.time() + 60,) * 2)
+    assert [entry.kind for entry in cache.prune(older_than=3600)] == ["a"]
+    assert len(cache.prune()) == 1
     assert cache.entries() == []
     assert Cache(tmp_path / "nowhere").entries() == []
 

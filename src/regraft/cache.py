@@ -311,14 +311,17 @@ class Cache:
     def prune(self, *, to: int = 0, older_than: float = 0.0) -> list[Entry]:
         """Remove the least recently used tables until at most `to` bytes remain; returns the removed ones.
 
-        Only tables that were not used for `older_than` seconds are removed.
+        Only tables that were not used for `older_than` seconds are removed. A table whose last use is still to come,
+        because the clock was set back, counts as if it had been as long ago.
         """
         entries = sorted(self._entries(), key=lambda entry: entry.used)
         total = sum(entry.size for entry in entries)
         removed = []
         for entry in entries:
-            if total <= to or time.time() - entry.used < older_than:
+            if total <= to:
                 break
+            if abs(time.time() - entry.used) < older_than:
+                continue
             self.remove(entry)
             total -= entry.size
             removed.append(entry)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ def test_a_kill_while_saving_leaves_a_model(
     assert torch.equal(loaded, old if killed_in == "write_json" else new)
 
 
+def _change(change: dict[str, object], folder: Path) -> None:
+    description = json.loads((folder / "model.json").read_text("utf-8"))
+    (folder / "model.json").write_text(json.dumps({**description, **change}))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -73,6 +79,20 @@ def test_a_kill_while_saving_leaves_a_model(
         (
             lambda d: (d / "model.json").write_text('{"format": 99}'),
             "has format 99; this regraft reads formats up to 2. Update regraft",
+        ),
+        *(
+            (partial(_change, change), "model.json is damaged")
+            for change in (
+                {"classes": None},
+                {"classes": [1, 2]},
+                {"head": []},
+                {"sha256": {}},
+                {"backbone": {}},
+                {"boundary": "x"},
+                {"preprocessing": {"size": [[]]}},
+                {"calibration": {"temperature": -1}},
+                {"weights": {"x": 1}},
+            )
         ),
         (lambda d: (d / "model.safetensors").unlink(), "is missing"),
         (lambda d: (d / "model.safetensors").write_bytes(b"x" * 100), "is not the file that"),

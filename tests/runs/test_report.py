@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +22,7 @@ from regraft.evaluation.metrics import Evaluation
 from regraft.runs import train as train_module
 from regraft.runs.record import COMPARISON
 from regraft.runs.report import BILL, CARD, REPORT, SUSPECTS, write_report
+from regraft.runs.resume import resume
 from regraft.runs.train import train_from
 
 HEAD_ONLY = {"model.image_size": 32, "training.finetune_from": "none", "training.views": 1}
@@ -189,6 +192,10 @@ def test_a_comparison_in_the_parent_folder_is_shown(run: Path) -> None:
         (lambda run: (run / "metrics.json").write_text("{"), RunError, "metrics.json is damaged"),
         (lambda run: (run / "source.json").write_text("[]"), RunError, r"source.json is damaged: expected"),
         (lambda run: (run / "predictions.csv").write_text("a,b\n"), DataError, "has the columns a, b"),
+        (lambda run: (run / "metrics.json").write_text('{"data": 3}'), RunError, "is damaged"),
+        (lambda run: (run / "history.csv").write_bytes(b"\xff"), RunError, "history.csv is damaged"),
+        (lambda run: (run / "history.csv").write_text("phase,epoch\nhead\n"), RunError, "history.csv is damaged"),
+        (lambda run: (run / "config.toml").write_bytes(b"\xff"), RunError, "is damaged"),
         (lambda run: (run / "model.json").unlink(), RunError, "is not a run"),
         (lambda run: shutil.rmtree(run), UsageError, "does not exist"),
         (
@@ -197,7 +204,7 @@ def test_a_comparison_in_the_parent_folder_is_shown(run: Path) -> None:
             "other classes than model.json",
         ),
     ],
-    ids=["metrics", "source", "predictions", "model", "folder", "classes"],
+    ids=["metrics", "source", "predictions", "values", "history", "rows", "config", "model", "folder", "classes"],
 )
 def test_a_damaged_file_is_named(
     run: Path, damage: Callable[[Path], object], kind: type[Exception], words: str
@@ -245,3 +252,17 @@ def test_evaluations_survive_json(squares_run: regraft.Run) -> None:
     assert np.array_equal(again.confusion, evaluation.confusion)
     with pytest.raises(DataError, match="not an evaluation"):
         Evaluation.from_json({"count": 3})
+
+
+def test_a_run_whose_report_the_disk_has_no_room_for_is_not_finished(
+    squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "write_report", fail)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            train_from(squares_folder, load_config(overrides=HEAD_ONLY), tmp_path / "run")
+    assert (resume(tmp_path / "run").path / REPORT).is_file()
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from predictors import metric_values as values
@@ -48,6 +50,14 @@ def test_a_window_has_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["regraft_window_share", "b", "photos"] == 1.0
     assert found["regraft_answers_total", "a", "photos"] == 50
     assert ("regraft_window_strange_share", "photos") not in found  # it has no detector
+
+
+def test_an_age_is_not_negative_where_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics()
+    metrics.answers.add_model("photos", ("a", "b"), None)
+    count(metrics, Prediction("", ("a", "b"), np.array([0.9, 0.1])))
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert 0 <= values(metrics)["regraft_window_seconds", "photos"] < 60
 
 
 def test_several_labels_and_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -27,6 +28,10 @@ from regraft.models.weights import WeightsRecord
 FORMAT = 2
 WEIGHTS, _NEXT = "model.safetensors", "model.next.safetensors"
 _DESCRIPTION, _CLASSES = "model.json", "class_names.json"
+#: Entries that descriptions of all formats have, and their types.
+_ENTRIES = {"backbone": dict, "head": dict, "preprocessing": dict, "classes": list, "sha256": dict}
+#: What is raised where a value of a description is missing, or is another one than any model has.
+_DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError)
 
 
 def save_classifier(model: Classifier, folder: Path) -> None:
@@ -71,8 +76,11 @@ def load_classifier(folder: Path, *, device: str | torch.device = "cpu") -> Clas
             model = Classifier.from_config(description, WeightsRecord.from_json(description["weights"]))
         model.load_state_dict(tensors, strict=True)
         model.head.temperature = float((description["calibration"] or {"temperature": 1.0})["temperature"])
-    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        raise RunError(f"{folder} cannot be loaded: {error}") from error
+        if not 0 < model.head.temperature < math.inf:
+            raise ValueError(f"the temperature {model.head.temperature}")
+    except (SafetensorError, *_DAMAGED) as error:
+        reason = str(error) if isinstance(error, (SafetensorError, RuntimeError)) else repr(error)
+        raise RunError(f"{folder} cannot be loaded, because {_DESCRIPTION} is damaged: {reason}") from error
     return model.to(device).eval()
 
 
@@ -141,6 +149,11 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if number > FORMAT:
         raise RunError(f"{file} has format {number}; this regraft reads formats up to {FORMAT}. Update regraft.")
     assert isinstance(value, dict)
+    for name, kind in _ENTRIES.items():
+        if not isinstance(value.get(name), kind):
+            raise RunError(f"{file} is damaged: it has no {name}. Copy the run again.")
+    if not all(isinstance(name, str) for name in (*value["classes"], value["sha256"].get(WEIGHTS))):
+        raise RunError(f"{file} is damaged: names of classes or the hash of {WEIGHTS} are no text. Copy the run again.")
     return value
 
 

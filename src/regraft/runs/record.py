@@ -40,6 +40,14 @@ def record_of(run: Run) -> RunRecord:
 
 def stored_record(run: Run) -> RunRecord:
     """Read what the files of a run say, without the search for label errors. Raises as `record_of`."""
+    try:
+        return _stored_record(run)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        files = f"{METRICS}, {HISTORY} or another file"
+        raise RunError(f"{files} in {run.path} is damaged: {error!r}. Copy the run again.") from error
+
+
+def _stored_record(run: Run) -> RunRecord:
     has = {name: (run.path / name).is_file() for name in (METRICS, HISTORY, CONFIG)}
     metrics = run.metrics if has[METRICS] else {}
     stored = find_predictions(run.path)

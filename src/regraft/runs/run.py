@@ -118,14 +118,14 @@ class Run(NotebookRepr):
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """One row per epoch; numbers as numbers, empty cells as None."""
-        return upgrade_history(_read_rows(self._text(HISTORY)))[0]
+        return upgrade_history(self._rows(HISTORY))[0]
 
     @cached_property
     def head_path(self) -> list[dict[str, Any]]:
         """One row per L2 strength at which the linear head was fitted; empty for a head that was trained in epochs."""
         if (self.path / HEAD_PATH).is_file():
-            return _read_rows(self._text(HEAD_PATH))
-        return upgrade_history(_read_rows(self._text(HISTORY)))[1]
+            return self._rows(HEAD_PATH)
+        return upgrade_history(self._rows(HISTORY))[1]
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -335,7 +335,17 @@ class Run(NotebookRepr):
         file = self.path / name
         if not file.is_file():
             raise RunError(f"{self.path} has no {name}: the training was stopped before the evaluation.")
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RunError(f"{file} is damaged: {error}") from error
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a table; numbers as numbers, empty cells as None."""
+        rows = list(csv.DictReader(self._text(name).splitlines()))
+        if any(None in row or None in row.values() for row in rows):
+            raise RunError(f"{self.path / name} is damaged: a row has more or fewer cells than the first line.")
+        return [{column: _number(cell) for column, cell in row.items()} for row in rows]
 
 
 @suggest_names
@@ -400,10 +410,6 @@ def upgrade_history(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], l
             fits.append({"l2": l2} | {name: row[name] for name in columns})
     best = min((fit["val_loss"] for fit in fits if fit["val_loss"] is not None), default=None)
     return epochs, [fit | {"chosen": fit["val_loss"] == best if best is not None else fit is fits[-1]} for fit in fits]
-
-
-def _read_rows(text: str) -> list[dict[str, Any]]:
-    return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(text.splitlines())]
 
 
 def _number(cell: str) -> Any:

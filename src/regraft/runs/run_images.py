@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -111,10 +112,14 @@ def split_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def read_rows(file: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a table of a run; none if there is no such file."""
-    if file.is_file():
+    """Yield the rows of a table of a run; none if there is no such file. Raises `RunError` if it is damaged."""
+    if not file.is_file():
+        return
+    try:
         with file.open(encoding="utf-8", newline="") as text:
             yield from read_records(text)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RunError(f"{file} is damaged: {error}") from error
 
 
 def read_json(file: Path) -> Any:

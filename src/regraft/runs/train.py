@@ -204,14 +204,14 @@ def _write_run(
     earlier = describe_earlier_run(config, split, None if held_out is None else held_out.results.predictions)
     for note in write_results(path, model, split, training, held_out, members, lesson, earlier):
         tracked.on_message(note)
-    if not training.interrupted:
-        shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)
     run = Run(path, model)
     try:
         if with_report:
             write_report(run, split.dataset)
     except RegraftError as error:  # the run is complete without a report
         tracked.on_message(f"The report could not be written: {error} To try again: regraft report {path}")
+    if not training.interrupted:  # at the very end: a run without its report is not finished
+        shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)
     status: Status = "interrupted" if training.interrupted else "failed" if training.error else "finished"
     tracked.finish(status, run.metrics, sorted((path / "plots").glob("*.png")))
     return run

@@ -30,7 +30,10 @@ _P_VALUES = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75)
 
 @dataclass(eq=False)
 class _Model:
-    """Names of a model's classes in metrics, what it said in validation, and its latest answers with their times."""
+    """Names of a model's classes in metrics, what it said in validation, and its latest answers.
+
+    Beside each answer is its `time.monotonic()`, because the clock of the day may be set back.
+    """
 
     name_of: dict[str, str]
     validation: dict[str, float]  # means by their metric
@@ -78,7 +81,7 @@ class AnswerMetrics(Collector):
     def count(self, name: str, numbers: AnswerNumbers) -> None:
         """Count an answer of a model."""
         model = self._models[name]
-        model.latest.append((time.time(), numbers))
+        model.latest.append((time.monotonic(), numbers))
         if numbers.value is not None:
             self._values.labels(name).observe(numbers.value)
         else:
@@ -100,7 +103,7 @@ class AnswerMetrics(Collector):
             latest = list(model.latest)
             families["regraft_window_answers"].add_metric([name], len(latest))
             if latest:
-                families["regraft_window_seconds"].add_metric([name], time.time() - latest[0][0])
+                families["regraft_window_seconds"].add_metric([name], time.monotonic() - latest[0][0])
             _add_window(families, name, model, [numbers for _, numbers in latest])
             for what, mean in model.validation.items():
                 families[f"regraft_validation_{what}"].add_metric([name], mean)

@@ -42,7 +42,7 @@ def command(
     if entries:
         table = Table("kind", "content", "rows", "MB", "last used", box=None, header_style="bold")
         for entry in entries:
-            hours = (time.time() - entry.used) / 3600
+            hours = max(0.0, time.time() - entry.used) / 3600  # the clock may have been set back
             age = f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} days ago"
             content = escape(_content(entry.kind, entry.key))
             table.add_row(entry.kind, content, str(entry.rows), f"{entry.size / 1e6:.0f}", age)
