@@ -113,13 +113,16 @@ def running_server(run: str, *options: object, **environment: str) -> Iterator[S
             address = found[1]
         if line.startswith("Ready."):
             break
-    threading.Thread(target=process.stderr.read, daemon=True).start()
+    reader = threading.Thread(target=process.stderr.read, daemon=True)
+    reader.start()
     try:
         yield Server(process, address)
     finally:
         if process.poll() is None:
             process.terminate()
             assert process.wait(120) == 0
+        reader.join(10)
+        process.stderr.close()
 
 
 def wrk(server: Server, files: list[Path], seconds: float, connections: int) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from faults.model_part import Models
 from faults.outcomes import Journal, Outcome, rows_of
 from faults.server_part import Load, Sigterm, growth_of
 from faults.training import Part, Place, half_written, prepared
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults are caused by preloading a library")
 
 
 @pytest.fixture(scope="module")

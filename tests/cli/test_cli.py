@@ -100,6 +100,7 @@ def test_errors_give_advice_and_an_exit_code(tmp_path: Path, arguments: list[str
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),
     ],
 )
 def test_lack_of_memory_gives_advice(

@@ -137,8 +137,11 @@ _OUT_OF_MEMORY = (
     "if the GPU is too small, --device cpu."
 )
 
+#: What PyTorch's allocator says, and oneDNN where the kernels of a layer find no memory.
+_PYTORCH_WITHOUT_MEMORY = ("can't allocate memory", "could not create a primitive")
+
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Cover Python, GPUs and PyTorch on a CPU, which raises a plain RuntimeError."""
     of_device = getattr(sys.modules.get("torch.cuda"), "OutOfMemoryError", MemoryError)  # none without PyTorch
-    return isinstance(error, (MemoryError, of_device)) or "can't allocate memory" in str(error)
+    return isinstance(error, (MemoryError, of_device)) or any(text in str(error) for text in _PYTORCH_WITHOUT_MEMORY)
