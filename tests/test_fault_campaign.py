@@ -15,7 +15,6 @@ from faults.error_part import Errors
 from faults.forks import Fault
 from faults.image_part import Images, damaged_image, encoded_images
 from faults.kill_part import Kills
-from faults.memory_part import Memory
 from faults.model_part import Models
 from faults.outcomes import Journal, Outcome, rows_of
 from faults.server_part import Load, Sigterm, growth_of
@@ -31,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @pytest.mark.parametrize(
     ("part", "count"),
     [
-        (Kills(), 2), (Errors(["run"]), 2), (Clock(servers=0), 1), (Memory(), 1), (Images(), 90), (Models(), 6),
+        (Kills(), 2), (Errors(["run"]), 2), (Clock(servers=0), 1), (Images(), 90), (Models(), 6),
         (Sigterm(), 1), (Load(0.02, measured=0.3), 1),
     ],
     ids=lambda value: value.name if isinstance(value, Part) else None,

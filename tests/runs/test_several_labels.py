@@ -19,12 +19,13 @@ from regraft.models.classifier import build
 from regraft.models.serialization import load_classifier
 from regraft.runs.backbone_search import choose_backbone
 from regraft.runs.distill import distill, train_and_distill
-from regraft.runs.members import describe_score
+from regraft.runs.members import TrainedMember
 from regraft.runs.resume import resume
 from regraft.runs.run import Run
 from regraft.runs.tasks.multilabel import without_calibration
 from regraft.runs.train import train, train_from
 from regraft.training.callbacks import NullReporter
+from regraft.training.refit import LinearWeights
 
 QUICK = {
     "data.task": "multilabel",
@@ -79,8 +80,12 @@ def test_several_backbones_share_a_head(several_labels: Path, tmp_path: Path) ->
 
 
 def test_the_score_of_one_backbone_is_its_mean_average_precision() -> None:
-    assert describe_score({"mean_average_precision": 0.8, "macro_f1": 0.5}, "test") == "test mAP 0.800"
-    assert describe_score({"accuracy": 0.5}, "val") == "val accuracy 50.0 %"
+    described = {
+        "model": {"finetuned_from": None}, "time": {"train_seconds": 1}, "training": {"stopped": None},
+        "val": {"mean_average_precision": 0.8, "macro_f1": 0.5},
+    }  # fmt: skip
+    member = TrainedMember("mobilenetv2", LinearWeights(torch.zeros(2, 3), torch.zeros(2)), described)
+    assert str(member) == "mobilenetv2 alone: val mAP 0.800 (its head alone, 1 s)."
 
 
 def test_the_best_backbone_is_chosen_by_heads_for_several_labels(several_labels: Path) -> None:

@@ -17,7 +17,8 @@ from terminal import regraft
 
 def test_accepted_requests_are_answered_and_new_ones_refused(run: Path, squares_folder: Path) -> None:
     content = (squares_folder / "green" / "01.png").read_bytes()
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+    head += f"Content-Length: {len(content)}\r\n\r\n"
     with (
         in_process(run, "--drain-delay", 0.5, "--ood-rate", 0.3, "--batch", 2) as server,
         ThreadPoolExecutor(8) as pool,

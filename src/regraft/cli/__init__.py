@@ -117,7 +117,12 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        sys.exit(fail(RegraftError(_OUT_OF_MEMORY)))
+        try:
+            code = fail(RegraftError(_OUT_OF_MEMORY))
+        except MemoryError:  # there is none for colors either
+            os.write(2, f"{_OUT_OF_MEMORY}\n".encode())
+            code = 1
+        sys.exit(code)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:

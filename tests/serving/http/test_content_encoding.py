@@ -80,7 +80,7 @@ def test_bomb_is_refused_before_it_is_unpacked(strict: Server) -> None:
 
 def test_too_large_body_that_never_ends_is_not_called_slow(strict: Server) -> None:
     """The server waits longer for the rest of it than for a body that it accepts."""
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer correct-horse-battery\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer correct-horse-battery\r\n"
     head += b"Content-Type: image/bmp\r\nTransfer-Encoding: chunked\r\n\r\n"
     with socket.create_connection(strict.host_and_port, timeout=20) as connection:
         connection.sendall(head + b"1a000\r\n" + bytes(0x1A000) + b"\r\n")
@@ -92,7 +92,7 @@ def test_protocol_and_transfer_encoding(server: Server) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     answer = server.client.post("/v2/models/squares/infer", content=body, headers=headers)
     assert (answer.status_code, "base64" in answer.text) == (422, True)
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/bmp\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: image/bmp\r\n"
     with socket.create_connection(server.host_and_port, timeout=20) as connection:
         connection.sendall(head + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 501")

@@ -48,7 +48,7 @@ def test_slow_headers_end_the_connection(strict: Server) -> None:
 
 
 def test_slow_bodies_end_the_connection(strict: Server) -> None:
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer correct-horse-battery\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer correct-horse-battery\r\n"
     received = exchange(
         strict, head + b"Content-Type: image/png\r\nContent-Length: 1000\r\n\r\n", *[b"x"] * 15, pause=0.1
     )
@@ -107,14 +107,14 @@ def test_slow_clients_do_not_affect_others(strict: Server) -> None:
 
 
 def test_pipelined_requests_are_answered_in_order(strict: Server) -> None:
-    one = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-    last = b"GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    one = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = b"GET /none HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     received = exchange(strict, one + one + last)
     assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"200", b"401"]
 
 
 def test_long_pipelines_end_the_connection(strict: Server) -> None:
-    received = exchange(strict, b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+    received = exchange(strict, b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
     assert received.count(b"HTTP/1.1 200") <= 20
     assert strict.client.get("/v2").status_code == 200
 
@@ -129,9 +129,9 @@ LIVE = b" /v2/health/live HTTP/1."
         (b"GET" + LIVE + b"0\r\nConnection: keep-alive\r\n\r\n", 200),
         (b"HEAD" + LIVE + b"0\r\n\r\n", 200),
         (b"GET http://example.org/v2/health/live HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n", 200),
-        (b"GET //v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
-        (b"GET" + LIVE + b"1\r\nHost: x\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n", 200),
-        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+        (b"GET //v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 200),
+        (b"GET" + LIVE + b"1\r\nHost: localhost\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n", 200),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404),
     ],
 )
 def test_forms_of_requests(server: Server, sent: bytes, status: int) -> None:
@@ -144,7 +144,7 @@ def test_forms_of_requests(server: Server, sent: bytes, status: int) -> None:
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 def test_bodies_in_chunks_after_continue_and_with_an_upgrade(server: Server, version: bytes) -> None:
     content = image()
-    head = b"POST /predict HTTP/" + version + b"\r\nHost: x\r\nConnection: close\r\nContent-Type: image/png\r\n"
+    head = b"POST /predict HTTP/" + version + b"\r\nHost: localhost\r\nConnection: close\r\nContent-Type: image/png\r\n"
     length = b"Content-Length: %d\r\n" % len(content)
     assert exchange(server, head + length + b"\r\n" + content).startswith(b"HTTP/1.1 200")
     if version == b"1.1":
@@ -163,7 +163,7 @@ def test_connection_is_kept(server: Server) -> None:
     with socket.create_connection(server.host_and_port, timeout=20) as connection:
         for number in range(3):
             method = (b"HEAD", b"GET", b"HEAD")[number]
-            connection.sendall(method + LIVE + b"1\r\nHost: x\r\n\r\n")
+            connection.sendall(method + LIVE + b"1\r\nHost: localhost\r\n\r\n")
             received = b""
             while not received.endswith(b"}" if method == b"GET" else b"\r\n\r\n"):
                 received += connection.recv(65536)
