@@ -114,11 +114,6 @@ def test_a_loss_function_gets_the_indicators(several_labels: Path, tmp_path: Pat
     assert counts.max() > 1
 
 
-def test_images_without_labels_are_refused(several_labels: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="images with one class each"):
-        trained(several_labels, tmp_path / "run", data__unlabelled=str(several_labels.parent))
-
-
 def test_a_run_is_a_backbone_for_several_labels(squares_run: Run, several_labels: Path, tmp_path: Path) -> None:
     overrides = {name: value for name, value in QUICK.items() if not name.startswith("model.")}
     config = load_config(overrides=overrides | {"model.backbone": str(squares_run.path)})

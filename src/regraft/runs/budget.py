@@ -32,8 +32,8 @@ from regraft.training.throughput import Throughput, measure_throughput
 _EVALUATION_MARGIN = 1.5
 #: Time that is kept for a head over several backbones, and for images without labels, as a multiple of its estimate.
 _HEAD_MARGIN = 1.25
-#: Seconds until a plan that has been estimated is made.
-_PLANNING = 5.0
+#: Seconds until a plan that has been estimated is made, after another measurement.
+_PLANNING = 15.0
 
 
 @dataclass(frozen=True, eq=False)
