@@ -156,8 +156,7 @@ def test_what_cannot_be_loaded_or_has_no_time_is_said(squares_split: Split, monk
     assert search is not None
     assert [candidate.outcome for candidate in search.candidates] == ["chosen", "no time", "no time"]
     # One that nobody asked for leaves a choice on any machine.
-    monkeypatch.setattr(backbone_search, "has_default_budget", lambda *_: True)
-    _, search = choose_backbone(squares_split, _auto(**{"training.budget": 1e-3}), NullReporter())
+    _, search = choose_backbone(squares_split, _auto(**{"training.budget": 1e-3}), NullReporter(), own_budget=True)
     assert search is not None
     assert sorted(candidate.outcome for candidate in search.candidates) == ["beaten", "chosen", "no time"]
 

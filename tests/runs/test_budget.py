@@ -79,8 +79,8 @@ def test_a_budget_that_nobody_asked_for_is_enough_for_one_backbone(
     monkeypatch.setattr("regraft.runs.budget.measure", lambda *_: slow)
     model = build(classes=squares_split.classes, image_size=32)
     config = load_config(overrides={"training.budget": 60.0})
-    monkeypatch.setattr("regraft.runs.budget.has_default_budget", lambda *_: True)
-    plan = fit_into_budget(model, squares_split, config, time.monotonic(), reporter := Messages())
+    reporter = Messages()
+    plan = fit_into_budget(model, squares_split, config, time.monotonic(), reporter, own_budget=True)
     assert plan.config.training.finetune_epochs == config.training.finetune_epochs
     assert plan.config.training.budget > 60
     assert plan.deadline is not None

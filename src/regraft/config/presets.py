@@ -69,11 +69,6 @@ def default_budget(preset: str, images: int, cpus: int) -> float:
     return max(_LEAST_SECONDS, _SECONDS_PER_IMAGE * images * 2 / max(1, cpus))
 
 
-def has_default_budget(preset: str, budget: float, images: int, cpus: int) -> bool:
-    """Whether a budget in seconds is that which the preset has by itself, which nobody asked for."""
-    return 0 < budget == default_budget(preset, images, cpus)
-
-
 def head_backbones(preset: str, most: int) -> int:
     """Largest number of backbones that a preset combines without fine-tuning, where it would combine `most` with it.
 

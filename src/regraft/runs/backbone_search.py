@@ -26,7 +26,6 @@ from regraft import distributed
 from regraft.atomic_io import write_json
 from regraft.cache import Cache
 from regraft.config import Config
-from regraft.config.presets import has_default_budget
 from regraft.data.dataset import Dataset, Split
 from regraft.data.pooling import groups_of, per_answer
 from regraft.data.split import fold_numbers, inseparable_set_ids
@@ -34,7 +33,6 @@ from regraft.errors import RegraftError, RunError, UsageError
 from regraft.models.classifier import build
 from regraft.models.local_weights import local_backbones
 from regraft.models.registry import AUTO, BACKBONES, DEFAULT_BACKBONE, BackboneSpec
-from regraft.resources import usable_cpus
 from regraft.text import pluralize
 from regraft.training.backbone_scores import BackboneScore, features_of, score_head, stratified_order
 from regraft.training.callbacks import ProgressReporter
@@ -164,11 +162,14 @@ def most_backbones(config: Config) -> int:
     return config.run.max_backbones if is_averaged else 1
 
 
-def choose_backbone(split: Split, config: Config, reporter: ProgressReporter) -> tuple[Config, BackboneSearch | None]:
+def choose_backbone(
+    split: Split, config: Config, reporter: ProgressReporter, *, own_budget: bool = False
+) -> tuple[Config, BackboneSearch | None]:
     """Replace `model.backbone = "auto"` by the backbone that suits the training images; else change nothing.
 
     With a time budget the search takes about a fifth of it, and what it can try depends on the machine; without one the
-    same data and seed give the same result. Raises `UsageError` for weights that are not pretrained, and `WeightsError`
+    same data and seed give the same result. An `own_budget` of a preset, which nobody asked for, leaves a choice on any
+    machine. Raises `UsageError` for weights that are not pretrained, and `WeightsError`
     if no weights are to be had.
     """
     if config.model.backbone != AUTO:
@@ -188,11 +189,9 @@ def choose_backbone(split: Split, config: Config, reporter: ProgressReporter) ->
         return _with_backbone(config, name), None
     budget = config.training.budget
     limit = time.monotonic() + _SHARE * budget if budget else math.inf
-    is_own = distributed.on_rank_0(
-        lambda: has_default_budget(config.run.preset, budget, len(split.train), usable_cpus())
-    )
+    least = _LEAST_TRIED if own_budget else 0
     with _scratch() as scratch:
-        search = _Search(split, config, found, limit, scratch, reporter, least=_LEAST_TRIED if is_own else 0).run()
+        search = _Search(split, config, found, limit, scratch, reporter, least).run()
     scored = search.candidates[0]
     reporter.on_message(
         f"Backbone: {search.chosen}, of {len(found)} with weights {place}. Heads in {search.folds}-fold "

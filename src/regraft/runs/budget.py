@@ -12,7 +12,7 @@ from pathlib import Path
 from regraft import distributed
 from regraft.cache import Cache
 from regraft.config import Config
-from regraft.config.presets import default_budget, for_task, has_default_budget, head_backbones
+from regraft.config.presets import default_budget, for_task, head_backbones
 from regraft.data.dataset import Dataset, Split
 from regraft.errors import BudgetError, DataError, UsageError
 from regraft.models.classifier import Classifier
@@ -61,14 +61,15 @@ def fit_into_budget(
     at_size: Callable[[int], Classifier] | None = None,
     unlabeled: int = 0,
     full_in: Sequence[float] = (),
+    own_budget: bool = False,
 ) -> RunPlan:
     """Choose views, epochs and image size so that the training fits `training.budget` (0: no limit), and report it.
 
     Where several backbones are fine-tuned, each is planned when its training begins. `started` is a value of
     `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen; `unlabeled` images
     train beside the labeled ones. `full_in` are budgets that are tried in turn instead, until one has time for all
-    views and five epochs; `BudgetError` if none has. A budget that a preset has by itself is extended where it is too
-    short for one backbone as the options ask for it.
+    views and five epochs; `BudgetError` if none has. An `own_budget` of a preset, which nobody asked for, is extended
+    where it is too short for one backbone as the options ask for it.
     Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time,
     torch.compile is wanted, too, or what is to be kept has no room.
     """
@@ -84,7 +85,9 @@ def fit_into_budget(
         )
 
     if finetunes_members(model, config.training):
-        return _plan_members(model, split, config, started, reporter) if budget else RunPlan(model, config)
+        if not budget:
+            return RunPlan(model, config)
+        return _plan_members(model, split, config, started, reporter, own_budget=own_budget)
     room = _room(config)
 
     def plan_with(rates: Throughput, budget: float) -> Plan:
@@ -120,7 +123,7 @@ def fit_into_budget(
     needs_precise = budget > 0 or plan_phases(model, config.training).finetunes
     rates = measure(model, split, config, needs_precise)
     size = before = min(model.preprocessing.shape)
-    if budget and not full_in and _is_own(config, split):
+    if budget and own_budget:
         needed = distributed.on_rank_0(lambda: time.monotonic() - started + _PLANNING + plan_with(rates, 0.0).needed)
         budget = _extended(budget, needed, reporter)
     if budget and at_size:
@@ -189,14 +192,14 @@ def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -
 
 
 def _plan_members(
-    model: Classifier, split: Split, config: Config, started: float, reporter: ProgressReporter
+    model: Classifier, split: Split, config: Config, started: float, reporter: ProgressReporter, *, own_budget: bool
 ) -> RunPlan:
     """Keep time for the head over several backbones, which are fine-tuned before; `BudgetError` if there is too little.
 
-    A preset's own budget is extended instead, by what the first backbone and the head need.
+    An `own_budget` of a preset is extended instead, by what the first backbone and the head need.
     """
     budget, reserved = config.training.budget, seconds_of_head(model, split, config)
-    if _is_own(config, split):
+    if own_budget:
         first = model.member(0)
         rates = measure(first, split, config)
         # The test images are for all together.
@@ -210,13 +213,6 @@ def _plan_members(
             f"takes about {reserved:.0f} s here. Give more time, a smaller --image-size or fewer backbones."
         )
     return RunPlan(model, config, started + budget, members_deadline=started + budget - reserved)
-
-
-def _is_own(config: Config, split: Split) -> bool:
-    """Whether the budget is that of the preset, which nobody asked for."""
-    return distributed.on_rank_0(
-        lambda: has_default_budget(config.run.preset, config.training.budget, len(split.train), usable_cpus())
-    )
 
 
 def _extended(budget: float, needed: float, reporter: ProgressReporter) -> float:

@@ -80,8 +80,10 @@ def train_split(
     order = split.classes if split.dataset.ordered else ()
     of_data = replace(config.data, task=split.dataset.model_task, order=order, pool_by=split.dataset.pool_by)
     config = config.model_copy(update={"data": of_data})
+    is_asked = config.training.budget > 0
     config = with_preset_plan(config, split, reporter)
-    config, search = choose_backbone(split, config, reporter)
+    own_budget = config.training.budget > 0 and not is_asked
+    config, search = choose_backbone(split, config, reporter, own_budget=own_budget)
     at_size = None
     if model is not None:
         model.taxonomy = split.dataset.taxonomy
@@ -94,7 +96,9 @@ def train_split(
     taught = 0 if teacher is None or split.unlabeled is None else len(split.unlabeled)
     # The teacher takes its time from a budget; without one, the plan decides which views there are to ask about.
     lesson = ask_teacher(teacher, model, config, split, reporter) if config.training.budget else None
-    plan = fit_into_budget(model, split, config, started, reporter, at_size=at_size, unlabeled=taught)
+    plan = fit_into_budget(
+        model, split, config, started, reporter, at_size=at_size, unlabeled=taught, own_budget=own_budget
+    )
     lesson = lesson or ask_teacher(teacher, plan.model, plan.config, split, reporter)
     # The folder is created after the scan, which must not take it for a class if it is inside the data.
     with lock_run(new_folder(out, name, config.model.backbone)) as path, continued_in(path):

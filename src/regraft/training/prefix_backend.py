@@ -1,7 +1,7 @@
 """Compute the activations of the frozen prefix with PyTorch, or with OpenVINO where that is installed and faster.
 
 A backend sets itself up at its first batch, so a run that finds everything in the cache pays nothing. The network that
-OpenVINO has compiled is cached too: reading it takes a fiftieth of the time.
+OpenVINO has compiled is cached too: reading it takes far less time than compiling.
 """
 
 from __future__ import annotations

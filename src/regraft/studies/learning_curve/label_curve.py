@@ -70,7 +70,7 @@ class MultilabelLearningCurve:
 
     @property
     def withheld(self) -> str:
-        """Why nothing is extrapolated: no class is clearly told from the rest; "" if one is."""
+        """Why nothing is extrapolated: no class is clearly recognized; "" if one is."""
         return "" if self.classes else "The head does not clearly tell any class from the rest."
 
     def __repr__(self) -> str:
@@ -126,7 +126,7 @@ def fit_label_curves(
     *,
     seed: int = 0,
 ) -> tuple[Curve, Curve, tuple[LabelCurve, ...]]:
-    """Curves of mAP, macro-F1 and of each class that is clearly told from the rest.
+    """Curves of mAP, macro-F1 and of each class that is clearly recognized.
 
     The truth is bool (N, C); `groups`, int64 (N,), are drawn as a whole by the bootstrap; `folds` has a fold number of
     each image for each repeat.
@@ -143,9 +143,9 @@ def fit_label_curves(
     by_class = np.stack(precisions, axis=1)  # (b, L, C)
     curve, _ = extrapolate(predictions.images, by_class.mean(axis=2), count, count, is_share=False, seed=seed)
     macro_f1, _ = extrapolate(predictions.images, np.stack(f1s, axis=1), count, count, is_share=False, seed=seed)
-    told = doubtable_classes(truth, predictions.predicted[0, -1], names)
+    recognized = doubtable_classes(truth, predictions.predicted[0, -1], names)
     rows = []
-    for column in (column for column, name in enumerate(names) if name in told):
+    for column in (column for column, name in enumerate(names) if name in recognized):
         total, own = int(truth[:, column].sum()), predictions.counts[:, column]
         enough = own >= 1  # of a rare class a small subset may have no image
         found, _ = extrapolate(own[enough], by_class[:, enough, column], total, total, is_share=False, seed=seed)

@@ -224,8 +224,8 @@ def learning_curve(
         precision, f1, of_labels = fit_label_curves(
             predictions, dataset.indicators, groups, folds, dataset.classes, seed=seed
         )
-        told = {row.name for row in of_labels}
-        weak = tuple(name for name in dataset.classes if name not in told)
+        recognized = {row.name for row in of_labels}
+        weak = tuple(name for name in dataset.classes if name not in recognized)
         seconds = _seconds(clock)
         result = MultilabelLearningCurve(
             count, precision, f1, of_labels, heads, repeats, FOLDS, seconds, answered, weak
