@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,9 +155,16 @@ def test_wandb_records_no_command_with_a_password(
     monkeypatch.setattr(sys, "argv", ["regraft", "train", word])
     tracker = WeightsAndBiases()
     tracker.start({"training.views": 2}, tmp_path, {})
+    until = time.monotonic() + 60
+    while not secret and not files_with(b"hunter2", tmp_path) and time.monotonic() < until:
+        time.sleep(0.2)  # a run that ends before W&B has looked at the machine is without the command
     tracker.finish("finished", {}, {})
-    found = [f for f in tmp_path.rglob("*") if f.is_file() and not f.is_symlink() and b"hunter2" in f.read_bytes()]
-    assert bool(found) != secret
+    assert bool(files_with(b"hunter2", tmp_path)) != secret
+
+
+def files_with(text: bytes, folder: Path) -> list[Path]:
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    return [file for file in files if text in file.read_bytes()]
 
 
 def mlflow_run(folder: Path) -> tuple[Any, Any]:
