@@ -52,6 +52,12 @@ def test_stored_predictions_and_other_images_are_evaluated(run: Run, several_lab
     assert {file.name for file in out.glob("*.png")} == {"precision_recall.png"}
 
 
+def test_the_cautions_about_subgroups_are_printed_once(run: Run, several_labels: Path) -> None:
+    done = regraft("evaluate", run.path, several_labels, "--by", r"(\d)\d")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("8 subgroups have fewer than 20 images") == 1
+
+
 def test_the_table_of_runs_has_what_several_labels_have(run: Run) -> None:
     cells = cells_of(run_row(run.metrics))
     assert cells["test mAP (95 %)"].startswith(f"{run.metrics['test']['mean_average_precision']:.3f} (")

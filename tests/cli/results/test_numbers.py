@@ -81,6 +81,13 @@ def test_evaluate_prints_errors(numbers_run: Run, numbers_manifest: Path, tmp_pa
     assert code == 0
     assert "80 images" in text
     assert all(file.stat().st_size > 500 for file in files.values())
+    assert "--out" not in text  # which numbers do not have
+
+
+def test_the_cautions_about_subgroups_are_printed_once(numbers_run: Run, numbers_manifest: Path) -> None:
+    code, text, errors = regraft("evaluate", numbers_run.path, numbers_manifest, "--by", r"(\d)\d")
+    assert code == 0, errors
+    assert text.count("8 subgroups have fewer than 20 images") == 1
 
 
 @pytest.mark.parametrize("command", ["inspect", "classes", "distill"])

@@ -177,6 +177,8 @@ def command(
         screen.print(f"[yellow]left out[/yellow] {escape(file['path'])}: {escape(file['reason'])}")
     if data is None:
         advice = task.advice(run)
+    elif dataset.task == "regression" or dataset.pool_by:  # for which there is no --out
+        advice = f"regraft evaluate {run} {data} --csv answers.csv --plot {task.PLOT}"
     elif out is None:
         advice = f"regraft evaluate {run} {data} --out evaluated   (predictions, metrics and their picture as files)"
     else:

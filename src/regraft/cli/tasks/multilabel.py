@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def print_part(console: Console, run: Run, part: Part) -> None:
         f"(95 % interval {low:.3f} to {high:.3f}) on {count_answers(run.metrics, part)}, "
         f"macro-F1 {evaluation.macro_f1:.3f}."
     )
-    for caution in evaluation.cautions():
+    for caution in cautions(evaluation):
         console.print(f"[yellow]{escape(caution)}[/yellow]")
     calibration = run.metrics["calibration"]
     for sentence in thresholds(evaluation, calibration, part):
@@ -157,5 +158,5 @@ def advice(run: Path) -> str:
 
 
 def cautions(evaluation: MultilabelEvaluation) -> list[str]:
-    """What limits an evaluation of given images."""
-    return evaluation.cautions()
+    """What limits an evaluation, without what stands below the table of its subgroups."""
+    return replace(evaluation, subgroups=()).cautions()

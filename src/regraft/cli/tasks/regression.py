@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,5 +141,5 @@ def advice(run: Path) -> str:
 
 
 def cautions(evaluation: RegressionEvaluation) -> list[str]:
-    """What limits an evaluation of given images."""
-    return [*([evaluation.no_better] if evaluation.no_better else []), *evaluation.cautions()]
+    """What limits an evaluation, without what stands below the table of its subgroups."""
+    return [*filter(None, [evaluation.no_better]), *replace(evaluation, subgroups=()).cautions()]
