@@ -11,7 +11,8 @@ environments (several gigabytes each, because each has its own PyTorch) and expo
 be importable unless `--weights` is given. Rounds are interleaved: every set and recipe once with seed 0, then with seed
 1. Each result is one line of JSON in `results.jsonl` of the work folder, or in `--results`. If a recipe fails, its
 error is recorded and the others continue. `--record` writes `benchmarks/results/peers-SET.json`, or peers-SET-N.json
-for N images; `--record NAME` has NAME for SET, where there is one set.
+for N images, with the last result of each recipe and seed in that file, so that a sitting may have several calls;
+`--record NAME` has NAME for SET, where there is one set.
 
 A round of `--recipes presets` takes about two hours per 1,000 training images at 160 pixels on two cores, most of it
 AutoGluon's (20 epochs in float32: about 15 minutes, best_quality twice that), then the transformers Trainer (20 epochs:
@@ -214,7 +215,7 @@ def main() -> int:
         if not arguments.only or recipe.partition(" ")[0] in arguments.only
     ]
     interpreters = environments(recipes, arguments.work)
-    rows = []
+    results, rows = arguments.results or arguments.work / "results.jsonl", []
     for seed in range(arguments.repeats):
         for source in arguments.data:
             for images in arguments.images:
@@ -224,12 +225,12 @@ def main() -> int:
                 for recipe in recipes:
                     rows.append(measured_row(recipe, seed, data, interpreters[recipe.split()[0]], weights, arguments))
                     rows[-1] |= {"data": source.name, "images": images}
-                    with (arguments.results or arguments.work / "results.jsonl").open("a", encoding="utf-8") as stream:
+                    with results.open("a", encoding="utf-8") as stream:
                         stream.write(json.dumps(rows[-1]) + "\n")
     if arguments.record is not None:
         for source in arguments.data:
             for images in arguments.images:
-                chosen = [r for r in rows if (r["data"], r["images"]) == (source.name, images) and "error" not in r]
+                chosen = [r for r in last_rows(results) if (r["data"], r["images"]) == (source.name, images)]
                 record((arguments.record or source.name) + (f"-{images}" if images != "all" else ""), chosen, source)
     return int(any("error" in row for row in rows))
 
@@ -253,6 +254,16 @@ def measured_row(
     return row
 
 
+def last_rows(results: Path) -> list[dict[str, Any]]:
+    """The last row without an error of each recipe, seed, set and number of images, in the order of the first ones."""
+    last: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in results.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if "error" not in row:
+            last[row["command"], row["round"], row["data"], row["images"]] = row
+    return list(last.values())
+
+
 def record(name: str, rows: list[dict[str, Any]], data: Path) -> None:
     """Write seconds, accuracies with 95 % Wilson intervals of the median run, and peak memory as a result."""
     from regraft.evaluation.intervals import wilson_interval
@@ -270,7 +281,11 @@ def record(name: str, rows: list[dict[str, Any]], data: Path) -> None:
             "accuracies": [round(run["accuracy"], 4) for run in runs],
             "peak_MB": round(median(run["peak_megabytes"] for run in runs)),
         }
-    save(f"peers-{name}", seconds, unit="s", facts=facts, data=data)
+    images = rows[0]["images"]
+    words = ["--data", data.name, *(["--images", images] if images != "all" else []), "--record"]
+    words += [word for recipe in seconds for word in ("--recipe", recipe)]
+    command = f"python benchmarks/peers/run.py {shlex.join(words)}"
+    save(f"peers-{name}", seconds, unit="s", facts=facts, data=data, command=command)
 
 
 if __name__ == "__main__":
