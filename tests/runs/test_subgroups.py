@@ -47,3 +47,27 @@ def test_a_column_of_the_table_divides_the_test_images(table: Path, tmp_path: Pa
     done = regraft_command("evaluate", run.path, tmp_path / "moved.csv", "--by", "camera", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["subgroups"][0]["by"] == "camera"
+
+
+def test_a_run_that_follows_another_has_its_subgroups(table: Path, yellow_folder: Path, tmp_path: Path) -> None:
+    options = {**HEAD_ONLY, "data.test": 0.4}
+    first = train_from(table, load_config(overrides={**options, "data.by": ("camera",)}), tmp_path / "first")
+    renamed = regraft.change_classes(first, rename={"blue": "azure"}, out=tmp_path / "renamed")
+    assert renamed.metrics["test"]["subgroups"] == first.metrics["test"]["subgroups"]
+    more = tmp_path / "more.csv"
+    with more.open("w", newline="") as text:
+        rows = csv.writer(text)
+        rows.writerow(("path", "label", "camera"))
+        rows.writerows((file, "yellow", "C") for file in sorted(yellow_folder.glob("*/*.png")))
+    grown = train_from(more, load_config(overrides={"run.from_run": str(first.path)}), tmp_path / "grown")
+    (stored,) = grown.metrics["test"]["subgroups"]
+    assert {group["value"] for group in stored["groups"]} == {"A", "B", "C"}
+    assert stored["without_value"] == 0
+    assert regraft.evaluate(grown, by="camera").subgroups[0].to_json() == stored
+    shutil.move(table, tmp_path / "moved.csv")
+    (left,) = regraft.evaluate(grown, by="camera").subgroups
+    assert left.without_value == sum(group["count"] for group in stored["groups"] if group["value"] != "C")
+    with pytest.raises(regraft.RegraftError, match="no column 'lens'"):
+        regraft.evaluate(grown, by="lens")
+    merged = regraft.change_classes(first, merge={"cold": ["blue", "green"]}, out=tmp_path / "merged")
+    assert "subgroups" not in merged.metrics["test"]  # features replace the images, and the table had the cameras

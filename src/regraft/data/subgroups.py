@@ -15,36 +15,57 @@ import numpy as np
 from regraft.data.dataset import Dataset
 from regraft.data.entries import EntryTable, ImageEntry
 from regraft.data.pooling import groups_of
+from regraft.data.sources.earlier import EARLIER, ImagesOrigin
 from regraft.data.sources.grouping import with_groups
-from regraft.data.sources.groups import compile_pattern, groups_by_pattern
+from regraft.data.sources.groups import UngroupedError, compile_pattern, groups_by_pattern
 from regraft.data.sources.open import open_images
 from regraft.data.sources.table import SUFFIXES
 from regraft.data.sources.urls import suffix_of
 from regraft.data.strings import in_blocks
-from regraft.errors import UsageError
+from regraft.errors import RegraftError, UsageError
 
 #: Largest number of subgroups, which are compared one by one.
 MAX_SUBGROUPS = 100
 
 
 def values_by(
-    by: str, path: Path | str | None, names: Sequence[str], *, remote: bool = False, image_column: str = ""
+    by: str,
+    path: Path | str | None,
+    names: Sequence[str],
+    *,
+    remote: bool = False,
+    image_column: str = "",
+    earlier: ImagesOrigin | None = None,
 ) -> dict[str, str]:
     """The value of each image that has one, by the image's name.
 
     `by` names a column of the table at `path`, as `group_by` in `scan` does, or is a pattern on the `names` of images.
-    Without a path, or where that is no table, it is a pattern. Raises `DataError` and `UsageError` as `with_groups`,
-    and `UsageError` if there are more than `MAX_SUBGROUPS` values.
+    Without a path, or where that is no table, it is a pattern. Images of earlier runs, whose names are in the folder
+    `earlier`, have the values that they have where `earlier` says that they are; if that cannot be read, none. Raises
+    `DataError` and `UsageError` as `with_groups`, and `UsageError` if there are more than `MAX_SUBGROUPS` values.
     """
-    if path is not None and suffix_of(str(path)) in SUFFIXES:
-        found = with_groups(open_images(path, remote=remote, image_column=image_column, group_by=by), by, "by")
-        pairs = zip(in_blocks(found.layout.found.paths), found.layout.found.groups.to_list(), strict=True)
-        wanted = set(names)
-        values = {name: value for name, value in pairs if value is not None and name in wanted}
-    else:
-        entries = EntryTable(ImageEntry(name, "") for name in names)
-        groups, _ = groups_by_pattern(entries, compile_pattern(by, "by"), "by")
-        values = {name: value for name, value in zip(names, groups.to_list(), strict=True) if value is not None}
+    prefix = f"{EARLIER}/"
+    of_earlier = [] if earlier is None else [name for name in names if name.startswith(prefix)]
+    own = [name for name in names if not name.startswith(prefix)] if of_earlier else names
+    values: dict[str, str] = {}
+    missing: RegraftError | None = None
+    if earlier is not None and of_earlier:
+        try:
+            found = values_by(
+                by, earlier.data, [name.removeprefix(prefix) for name in of_earlier], remote=earlier.remote,
+                image_column=earlier.image_column, earlier=earlier.earlier,
+            )  # fmt: skip
+            values = {prefix + name: value for name, value in found.items()}
+        except RegraftError as error:  # that table is gone, or has no such column
+            missing = error
+    try:
+        if own:
+            values |= _values_in(by, path, own, remote, image_column)
+    except UngroupedError:  # only earlier images have values
+        if not values:
+            raise
+    if missing and not values:
+        raise missing
     if (count := len(set(values.values()))) > MAX_SUBGROUPS:
         raise UsageError(
             f"by={by!r} has {count:,} values for {len(names):,} images; expected at most {MAX_SUBGROUPS}, such as of a "
@@ -53,14 +74,34 @@ def values_by(
     return values
 
 
+def _values_in(
+    by: str, path: Path | str | None, names: Sequence[str], remote: bool, image_column: str
+) -> dict[str, str]:
+    """The values of images at one place, as in `values_by`."""
+    if path is not None and suffix_of(str(path)) in SUFFIXES:
+        found = with_groups(open_images(path, remote=remote, image_column=image_column, group_by=by), by, "by")
+        pairs = zip(in_blocks(found.layout.found.paths), found.layout.found.groups.to_list(), strict=True)
+        wanted = set(names)
+        return {name: value for name, value in pairs if value is not None and name in wanted}
+    entries = EntryTable(ImageEntry(name, "") for name in names)
+    groups, _ = groups_by_pattern(entries, compile_pattern(by, "by"), "by")
+    return {name: value for name, value in zip(names, groups.to_list(), strict=True) if value is not None}
+
+
 def with_subgroups(
-    dataset: Dataset, path: Path | str | None, by: Sequence[str], *, remote: bool = False, image_column: str = ""
+    dataset: Dataset,
+    path: Path | str | None,
+    by: Sequence[str],
+    *,
+    remote: bool = False,
+    image_column: str = "",
+    earlier: ImagesOrigin | None = None,
 ) -> Dataset:
     """The data set with the values of its images by each of `by`, found as in `values_by`; raises as that does."""
     if not by:
         return dataset
     names = dataset.table.paths.tolist()
-    found = {one: values_by(one, path, names, remote=remote, image_column=image_column) for one in by}
+    found = {one: values_by(one, path, names, remote=remote, image_column=image_column, earlier=earlier) for one in by}
     return replace(dataset, subgroups={**dataset.subgroups, **found})
 
 

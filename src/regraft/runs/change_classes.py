@@ -194,6 +194,9 @@ def _renamed_metrics(earlier: Run, changes: ClassChanges) -> dict[str, Any]:
         stored = {part: metrics[part].get("overlap") for part in parts}
         overlaps = {part: value and TrainingOverlap.from_json(value) for part, value in stored.items()}
         metrics |= (_label_metrics if earlier.task == "multilabel" else _class_metrics)(earlier, changes, overlaps)
+        if len(changes.after) == len(changes.before):  # the numbers of subgroups stay, too
+            for part in parts:
+                metrics[part] |= {"subgroups": found} if (found := earlier.metrics[part].get("subgroups")) else {}
     data = dict(metrics.get("data") or {})
     counts = {
         part: {name: sum(of_part.get(old, 0) for old in changes.sources()[name]) for name in changes.after}

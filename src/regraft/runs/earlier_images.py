@@ -217,12 +217,16 @@ def check_features_fit(model: Classifier, split: Split, config: Config) -> None:
 
 def source_record(config: Config, data: str) -> dict[str, Any]:
     """What `source.json` says about the images of a run: their path, and the origin of those of earlier runs."""
-    if not uses_earlier_images(config):
-        return {"data": data}
-    origin = origin_of(Run(config.run.from_run))
-    if config.run.class_changes:
-        origin = origin and origin.earlier
+    origin = origin_of_earlier(config)
     return {"data": data} if origin is None else {"data": data, "earlier": origin.to_json()}
+
+
+def origin_of_earlier(config: Config) -> ImagesOrigin | None:
+    """Where the images are that have names in the folder `earlier`; None if none train, or they were in memory."""
+    if not uses_earlier_images(config):
+        return None
+    origin = origin_of(Run(config.run.from_run))
+    return origin and origin.earlier if config.run.class_changes else origin
 
 
 def _cache(config: Config) -> Cache | None:

@@ -21,6 +21,7 @@ from regraft.data.dataset import Dataset, Split
 from regraft.data.labels import AskedTask, LabelOptions
 from regraft.data.pooling import groups_of
 from regraft.data.scan import scan
+from regraft.data.sources.urls import is_url
 from regraft.data.split import split as split_dataset
 from regraft.data.split_file import split_sha256
 from regraft.data.stored_features import StoredFeatures
@@ -31,6 +32,7 @@ from regraft.models.registry import AUTO, find_backbone
 from regraft.models.run_description import read_run_description
 from regraft.resources import alone_on_machine
 from regraft.runs.run_folder import CONFIG, METRICS
+from regraft.text import join_truncated
 from regraft.tracking.tracker import check_trackers
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.phase_plan import has_solver
@@ -58,8 +60,7 @@ def scan_and_split(data: Path | str, config: Config, reporter: ProgressReporter)
             return _reported(dataset, reporter), stored
 
     dataset, stored = distributed.first_on_rank_0(scanned)
-    options = config.data
-    dataset = with_subgroups(dataset, data, options.by, remote=options.remote, image_column=options.image_column)
+    dataset = _with_subgroups(dataset, data, config, reporter)
     # With changed classes each image has the part that it had.
     split = Split(dataset) if config.run.class_changes else split_with(dataset, config)
     split = replace(split, stored=stored)
@@ -127,6 +128,23 @@ def split_with(dataset: Dataset, config: Config) -> Split:
 def uses_earlier_images(config: Config) -> bool:
     """Whether the images of an earlier run train, by a configuration that is decided."""
     return bool(config.run.class_changes) or (bool(config.run.from_run) and config.run.keep_images == "all")
+
+
+def _with_subgroups(dataset: Dataset, data: Path | str, config: Config, reporter: ProgressReporter) -> Dataset:
+    """The data set with the values of its images, and of those of earlier runs that train again, by each `data.by`."""
+    options, earlier = config.data, None
+    if not options.by:
+        return dataset
+    if config.run.class_changes and not is_url(str(data)) and not Path(data).exists():  # features replace the images
+        reporter.on_message(f"{data} is gone, so no subgroups by {join_truncated(options.by)} are measured.")
+        return dataset
+    if uses_earlier_images(config):
+        from regraft.runs.earlier_images import origin_of_earlier  # opens that run, which needs PyTorch
+
+        earlier = origin_of_earlier(config)
+    return with_subgroups(
+        dataset, data, options.by, remote=options.remote, image_column=options.image_column, earlier=earlier
+    )
 
 
 def asked_task(config: Config) -> AskedTask:

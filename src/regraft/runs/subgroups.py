@@ -17,7 +17,7 @@ from regraft.evaluation.compare_subgroups import compare_subgroups
 from regraft.evaluation.subgroups import Subgroups, subgroups_from_json
 from regraft.evaluation.tasks import AnyEvaluation, AnyPredictions
 from regraft.runs.run import CONFIG, METRICS, Run
-from regraft.runs.run_images import data_of
+from regraft.runs.run_images import data_of, origin_of
 
 
 def names_of(by: str | Sequence[str]) -> tuple[str, ...]:
@@ -57,8 +57,12 @@ def subgroups_of_run(
     place = str(data or data_of(run)) or None
     if place is not None and not Path(place).exists() and "://" not in place:
         raise UsageError(f"The table of {run.path} is not where it was, {place}. Say where it is now: give the data.")
+    origin = origin_of(run)
     columns: dict[str, list[str | None]] = {}
     for one in by:
-        known = values_by(one, place, predictions.ids, remote=options.remote, image_column=options.image_column)
+        known = values_by(
+            one, place, predictions.ids, remote=options.remote, image_column=options.image_column,
+            earlier=origin and origin.earlier,
+        )  # fmt: skip
         columns[one] = [known.get(name) for name in predictions.ids]
     return compare_subgroups(predictions, columns)
