@@ -61,6 +61,12 @@ def test_a_class_is_added_and_the_others_stay(squares_run: library.Run, grown: l
     assert "Compared with the earlier run" in (grown.path / "report.html").read_text()
 
 
+def test_a_student_of_a_grown_run_needs_all_images_in_one_place(grown: library.Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"images of earlier runs beside those of .* --data DATA"):
+        library.distill(grown, into="lcnet_050", out=tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
 def test_the_images_of_a_grown_run_are_read_again(grown: library.Run) -> None:
     source = images_of(grown)
     assert source is not None

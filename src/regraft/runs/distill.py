@@ -27,7 +27,7 @@ from regraft.runs.report import write_report
 from regraft.runs.resume import resume
 from regraft.runs.run import CONFIG, METRICS, SOURCE, Run, open_model
 from regraft.runs.run_folder import new_folder
-from regraft.runs.run_images import data_of
+from regraft.runs.run_images import data_of, origin_of
 from regraft.runs.scan_and_split import (
     asked_task,
     refuse_groups,
@@ -159,6 +159,11 @@ def distill_with(
     source = data if data is not None else data_of(teacher)
     if not source:
         raise UsageError(f"{teacher.path} was trained on images in memory. Give its labeled images.")
+    if data is None and (origin := origin_of(teacher)) and origin.earlier:
+        raise UsageError(
+            f"{teacher.path} has learned from images of earlier runs beside those of {source}, and a student needs all "
+            "of them in one place. Give it: --data DATA. Images that the teacher knows keep their parts."
+        )
     config, budget = _with_baseline(config, config.distillation.baseline, teacher), config.training.budget
     if budget and config.distillation.baseline == _TRAIN:
         config = config.model_copy(update={"training": replace(config.training, budget=budget / 2)})
