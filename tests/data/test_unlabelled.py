@@ -132,6 +132,12 @@ def test_labeled_images_in_memory(squares: Dataset, folder: Path) -> None:
     assert len(find_unlabeled(folder, split(squares, train=0.5, val=0.25, test=0.25).dataset)) == 5
 
 
+def test_bands_beside_labeled_colors_are_an_error(labeled: Dataset, tmp_path: Path) -> None:
+    np.save(tmp_path / "field.npy", np.zeros((32, 32, 4), np.uint16))
+    with pytest.raises(DataError, match="images of 4 bands that are not colors, and the labeled images have colors"):
+        find_unlabeled(tmp_path, labeled)
+
+
 def test_nothing_to_use_is_an_error(labeled: Dataset, squares_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no image to learn from.*left out"):
         find_unlabeled(squares_folder, labeled)

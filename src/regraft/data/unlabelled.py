@@ -30,6 +30,7 @@ from regraft.data.sources.urls import absolute
 from regraft.data.storage import Folder
 from regraft.data.strings import in_blocks
 from regraft.errors import DataError
+from regraft.text import pluralize
 
 
 def find_unlabeled(
@@ -84,7 +85,8 @@ def find_unlabeled(
         numbers = choose_bands(setting, images.samples.paths, table["mode"], table["frames"])
         if numbers != labeled.band_numbers:
             raise DataError(
-                f"{everything.scanned} has images with bands that are not colors, as the labeled ones have."
+                f"{everything.scanned} has images of {pluralize(len(numbers), 'band')} that are not colors, and the "
+                "labeled images have colors. Expected images of the same kind."
             )
         unlabeled = _without_known(everything, images, labeled, group_by, store, compare_progress)
     if not len(unlabeled):
