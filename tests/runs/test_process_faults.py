@@ -111,7 +111,7 @@ def test_a_process_that_is_killed_while_it_saves_leaves_the_state_before(
     assert text.count("Error") == 1
     recorder = Recorder()
     assert_same_answers(resume(out, reporter=recorder).path, squares_run.path)
-    assert any("resumes after epoch the last of the head phase" in text for text in recorder.messages)
+    assert any("resumes after the head phase." in text for text in recorder.messages)
 
 
 def test_of_two_trainings_in_one_folder_one_finishes_and_the_other_says_why_not(

@@ -149,8 +149,9 @@ def _resume(setup: TrainingSetup, state: TrainingState, checkpoint: Checkpoint) 
         result.refitted = LinearWeights(**refitted)
     state.finetune_epochs = values.get("finetune_epochs", 0)  # not in checkpoints of version 0.1
     state.earlier_epochs = values.get("earlier_epochs", 0)
-    epoch = state.earlier_epochs + values["trainer"]["epoch"] if values["trainer"] else "the last"
-    state.reporter.on_message(f"Training resumes after epoch {epoch} of the {checkpoint.phase} phase. Before that:")
+    epoch = state.earlier_epochs + (values["trainer"]["epoch"] if values["trainer"] else 0)
+    where = f"epoch {epoch} of the {checkpoint.phase} phase" if epoch else f"the {checkpoint.phase} phase"
+    state.reporter.on_message(f"Training resumes after {where}.")
     if result.head_path:
         state.reporter.on_head_path(result.head_path)
     for row in result.history:
