@@ -162,7 +162,7 @@ def test_a_tree_has_no_order(grades: Path) -> None:
 
 
 def test_what_grows_or_changes_a_run_is_refused(grades_run: Run, grades: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="ordinal"):
+    with pytest.raises(UsageError, match="It works without the order: train with --task classification"):
         change_classes(grades_run, rename={"none": "clear"}, out=tmp_path / "renamed")
     with pytest.raises(UsageError, match="--from"):
         train_from(grades, load_config(overrides={"run.from_run": str(grades_run.path)}), tmp_path / "more")

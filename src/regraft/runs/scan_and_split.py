@@ -200,13 +200,19 @@ def refuse_settings_of_images(pool_by: str, config: Config) -> None:
 def refuse_numbers(task: AskedTask, what: str) -> None:
     """Raise `UsageError` where an image has a number, and `what` is for classes."""
     if task == "regression":
-        raise UsageError(f"{what} is for images with classes, and the task of the data is regression.")
+        raise UsageError(
+            f"{what} is for images with classes, and the task of the data is regression. It works with classes, such "
+            "as ranges of the numbers."
+        )
 
 
 def refuse_order(is_ordered: bool, what: str) -> None:
     """Raise `UsageError` where the classes have an order, and `what` is for others."""
     if is_ordered:
-        raise UsageError(f"{what} is for classes without an order, and the task of the data is ordinal.")
+        raise UsageError(
+            f"{what} is for classes without an order, and the task of the data is ordinal. It works without the order: "
+            "train with --task classification."
+        )
 
 
 def refuse_settings_of_classes(task: AskedTask, config: Config) -> None:
