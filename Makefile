@@ -22,7 +22,7 @@ test-latest:
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=--upgrade
 
 # write down the versions of this environment, after the gate has passed with them
-constraints: $(VENV)/.dev
+constraints: $(VENV)/.dev $(VENV)/.release
 	$(BIN)/python tests/constraints.py
 
 # sdist and wheel of the last commit in dist/, built twice and checked with the oldest and the newest Python and dependencies, which are
@@ -59,7 +59,7 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --progress-bar on $(CONSTRAINTS) -e '.[dev]'
 	touch $@ $(VENV)/.demo
 
-$(VENV)/.release: $(VENV)/.dev
+$(VENV)/.release: $(VENV)/.python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --progress-bar on $(CONSTRAINTS) -e '.[release]'
 	touch $@
 

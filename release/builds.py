@@ -41,10 +41,20 @@ def version_of(root: Path) -> str:
     return version
 
 
+def git(root: Path, *words: str) -> bytes:
+    """What git prints in this folder. Raises `ReleaseError` if it fails, or there is no git."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise ReleaseError("git is not installed, and a release is built from a commit.") from error
+    if done.returncode:
+        raise ReleaseError(f"git {' '.join(words)} failed: {done.stderr.decode().strip()}")
+    return done.stdout
+
+
 def commit_time(root: Path, commit: str) -> int:
     """The time of a commit, in seconds since 1970."""
-    command = ["git", "-C", str(root), "show", "-s", "--format=%ct", commit]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return int(git(root, "show", "-s", "--format=%ct", commit))
 
 
 def build_twice(root: Path, commit: str, out: Path) -> list[Path]:
@@ -66,9 +76,8 @@ def build_twice(root: Path, commit: str, out: Path) -> list[Path]:
 
 def unpack(root: Path, commit: str, target: Path, umask: int) -> None:
     """Write the files of a commit, with mode bits as under this umask, and the time that it is now."""
-    packed = subprocess.run(["git", "-C", str(root), "archive", commit], capture_output=True, check=True).stdout
     target.mkdir(parents=True)
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(git(root, "archive", commit))) as archive:
         archive.extractall(target, filter="data")
     now = time.time()
     for path in target.rglob("*"):
@@ -80,7 +89,8 @@ def _build(place: Path, seconds: int, differences: dict[str, str | int]) -> Path
     out = place.parent / "dist"
     own = {name: str(value) for name, value in differences.items() if name != "umask"}
     done = subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", str(out), str(place)],
+        # Not isolated: the version of hatchling, on which the bits depend, is that of constraints.txt.
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(place)],
         env={**os.environ, "SOURCE_DATE_EPOCH": str(seconds), **own}, umask=int(differences["umask"]),
         capture_output=True, text=True, check=False,
     )  # fmt: skip

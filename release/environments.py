@@ -1,6 +1,8 @@
 """Fresh environments with the wheel: the oldest Python with the oldest dependencies, the newest with the newest.
 
-uv makes them, since pip has no way to choose the oldest versions. Each runs `smoke.py` in an empty folder.
+uv makes them, since pip has no way to choose the oldest versions. `smoke.py` runs in each, in a folder of its own.
+The oldest are checked in one environment for the package alone and one for each extra, because extras raise each
+other's lower bounds. The newest are checked in one for the package alone and one with all extras.
 """
 
 from __future__ import annotations
@@ -11,23 +13,38 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from failure import ReleaseError
+from smoke import EXTRAS
 
 _SMOKE = Path(__file__).parent / "smoke.py"
-_WORDS = {"lowest-direct": "oldest", "highest": "newest"}
+#: An extra that another one is checked with: TensorFlow writes the models that LiteRT runs.
+_WITH = {"litert": ["tensorflow"]}
+
+
+@dataclass(frozen=True)
+class End:
+    """The oldest or the newest that is supported: a Python, as a version or a path, and how uv chooses dependencies."""
+
+    name: str
+    python: str
+    resolution: str
+
+    def groups(self) -> list[list[str]]:
+        """The extras that are checked in the same environment."""
+        return [[], *([name] for name in EXTRAS)] if self.name == "oldest" else [[], list(EXTRAS)]
 
 
 @dataclass(frozen=True)
 class Checked:
-    """An environment in which the smoke test passed: its Python, also in full, and what dependencies it had."""
+    """An end whose smoke tests passed: its Python, in full, and the versions of what is required without extras."""
 
+    end: End
     python: str
-    exact: str
-    resolution: str
     versions: dict[str, str]
 
 
@@ -42,50 +59,94 @@ def supported_pythons(root: Path) -> tuple[str, str]:
     return oldest[1], f"3.{newest}"
 
 
-def check_in(python: str, resolution: str, wheel: Path, extras: str) -> Checked:
-    """Install the wheel into a fresh environment and run the smoke test there.
+def ends_of(pythons: Sequence[str]) -> tuple[End, End]:
+    """Both ends. Raises `ReleaseError` if these are not two Pythons that can be had here, the older one first."""
+    if len(pythons) != 2:
+        raise ReleaseError(f"PYTHONS={' '.join(pythons)}: expected two, the oldest and the newest.")
+    oldest, newest = End("oldest", pythons[0], "lowest-direct"), End("newest", pythons[1], "highest")
+    found = []
+    for end in (oldest, newest):
+        with environment_of(end) as python:
+            found.append(exact_version(python))
+    if found[0][:2] > found[1][:2]:
+        raise ReleaseError(f"PYTHONS={' '.join(pythons)}: expected the oldest first and then the newest.")
+    return oldest, newest
 
-    `python` is a version or the path of an interpreter. Raises `ReleaseError` if there is no such Python, the packages
-    cannot be installed, or the test fails.
-    """
-    print(f"\nPython {python} with the {_WORDS[resolution]} dependencies", flush=True)
-    with tempfile.TemporaryDirectory(prefix="regraft-check-") as folder:
-        environment, work = Path(folder, "environment"), Path(folder, "work")
-        work.mkdir()
-        done = _uv("venv", "--no-project", "--python", python, environment)
+
+@contextmanager
+def environment_of(end: End) -> Iterator[Path]:
+    """Make an empty environment and yield its Python. Raises `ReleaseError` if there is no such Python."""
+    with tempfile.TemporaryDirectory(prefix="regraft-environment-") as folder:
+        done = _uv("venv", "--no-project", "--python", end.python, Path(folder, "environment"))
         if done.returncode:
             raise ReleaseError(
-                f"Python {python} cannot be had here, so the release is not checked with it: {done.stderr.strip()}\n"
-                "Install it, or name two others, the oldest and the newest, as versions or paths: "
+                f"Python {end.python} cannot be had here, so the release is not checked with it: {done.stderr.strip()}"
+                "\nInstall it, or name two others, the oldest and the newest, as versions or paths: "
                 "make release PYTHONS='3.11 3.13'. The notes then say that they were others."
             )
-        own = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-        wanted = f"{wheel.resolve()}[{extras}]" if extras else str(wheel.resolve())
-        done = _uv("pip", "install", "--python", own, "--resolution", resolution, wanted)
-        if done.returncode:
-            raise ReleaseError(f"The {_WORDS[resolution]} dependencies cannot be installed:\n{done.stderr.strip()}")
-        # Isolated: neither the working tree nor packages of the user are found.
-        done = subprocess.run(
-            [own, "-I", _SMOKE, extras], cwd=work, env={**os.environ, "REGRAFT_CACHE": str(work / "cache")},
-            stdout=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise ReleaseError(f"The smoke test failed with Python {python} and the {_WORDS[resolution]} dependencies.")
-        lines = (line.split("==") for line in done.stdout.splitlines() if "==" in line)
-        versions = {name: version for name, version in lines}
-    exact = versions.pop("python")
-    print(f"passed: Python {exact}, " + ", ".join(f"{name} {version}" for name, version in versions.items()))
-    return Checked(".".join(exact.split(".")[:2]), exact, resolution, versions)
+        yield Path(folder, "environment", "Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def describe(checked: Sequence[Checked], left_out: Sequence[str]) -> str:
-    """Sentences on what was checked, and on the supported Pythons at both ends that were not."""
+def exact_version(python: Path) -> tuple[int, ...]:
+    """The version of an interpreter."""
+    command = [python, "-I", "-c", "import platform; print(platform.python_version())"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+
+
+def check(end: End, wheel: Path) -> Checked:
+    """Install the wheel into fresh environments, without and with extras, and run the smoke test in each.
+
+    Raises `ReleaseError` if packages cannot be installed or a test fails.
+    """
+    print(f"\nThe {end.name} dependencies on Python {end.python}", flush=True)
+    versions: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="regraft-check-") as work:
+        for extras in end.groups():
+            print(f"{wheel.name}[{','.join(extras)}]" if extras else wheel.name, flush=True)
+            with environment_of(end) as python:
+                _install(end, python, wheel, extras)
+                versions |= _smoke(end, python, Path(work), extras)
+    return Checked(end, versions.pop("python"), versions)
+
+
+def _install(end: End, python: Path, wheel: Path, extras: Sequence[str]) -> None:
+    names = list(dict.fromkeys([*extras, *(name for extra in extras for name in _WITH.get(extra, []))]))
+    wanted = f"{wheel.resolve()}[{','.join(names)}]" if names else str(wheel.resolve())
+    done = _uv("pip", "install", "--python", python, "--resolution", end.resolution, wanted)
+    if done.returncode:
+        raise ReleaseError(f"The {end.name} dependencies cannot be installed:\n{done.stderr.strip()}")
+
+
+def _smoke(end: End, python: Path, work: Path, extras: Sequence[str]) -> dict[str, str]:
+    # Isolated: neither the working tree nor packages of the user are found.
+    done = subprocess.run(
+        [python, "-I", _SMOKE, *extras], cwd=work, env={**os.environ, "REGRAFT_CACHE": str(work / "cache")},
+        stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        what = f"the extras {', '.join(extras)}" if extras else "no extras"
+        raise ReleaseError(
+            f"The smoke test failed with Python {end.python}, the {end.name} dependencies and {what}. "
+            "If a package is too old, raise its lower bound in pyproject.toml."
+        )
+    return dict(line.split("==", 1) for line in done.stdout.splitlines() if "==" in line)
+
+
+def describe(checked: Sequence[Checked], supported: Sequence[str]) -> str:
+    """A list of what was checked, and of the supported Pythons at both ends that were not."""
     lines = [
-        f"- Python {one.exact} with the {_WORDS[one.resolution]} dependencies: "
+        f"- Python {one.python} with the {one.end.name} dependencies: "
         + ", ".join(f"{name} {version}" for name, version in one.versions.items())
+        + f"; and those of the extras {', '.join(EXTRAS)}."
         for one in checked
     ]
-    lines += [f"- **Not checked**: Python {python}, which was not named in PYTHONS." for python in left_out]
+    minors = {one.python.rpartition(".")[0] for one in checked}
+    lines += [
+        f"- **Not checked**: Python {python}, which was not named in PYTHONS."
+        for python in supported
+        if python not in minors
+    ]
     return "\n".join(lines)
 
 

@@ -8,12 +8,20 @@ from failure import ReleaseError
 
 
 def notes_of(changelog: str, version: str) -> str:
-    """Return the section of a version, without its heading. Raises `ReleaseError` if there is none, or it is empty."""
-    sections = re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]
-    for section in sections:
-        heading, _, text = section.partition("\n")
-        if re.match(rf"\[?{re.escape(version)}\]?(\s|$)", heading):
-            if not text.strip():
-                raise ReleaseError(f"CHANGELOG.md says nothing of {version}.")
-            return text.strip()
-    raise ReleaseError(f"CHANGELOG.md has no section {version}. Put its lines below `## {version} - YYYY-MM-DD`.")
+    """Return the section of a version, without its heading.
+
+    Raises `ReleaseError` if there is none, or it is empty, or there are changes that no version has.
+    """
+    parts = (part.partition("\n") for part in re.split(r"^## ", changelog, flags=re.MULTILINE)[1:])
+    sections = {heading.split()[0].strip("[]"): text.strip() for heading, _, text in parts}
+    below = f"`## {version} - YYYY-MM-DD`"
+    if version not in sections:
+        raise ReleaseError(f"CHANGELOG.md has no section {version}. Put its lines below {below}.")
+    if re.search(r"^[^#\s]", sections.get("Unreleased", ""), re.MULTILINE):
+        raise ReleaseError(
+            f"CHANGELOG.md has lines below `## Unreleased`, which the notes of {version} would lack. "
+            f"Move them below {below}, or raise the version."
+        )
+    if not sections[version]:
+        raise ReleaseError(f"CHANGELOG.md says nothing of {version}.")
+    return sections[version]

@@ -6,19 +6,38 @@ import json
 import subprocess
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import builds
 import environments
 import pytest
 from bill import dependencies, pins_of, write_bill
-from environments import Checked, check_in, describe, supported_pythons
+from environments import Checked, End, check, describe, ends_of, supported_pythons
 from failure import ReleaseError
 from notes import notes_of
-from smoke import draw
+from smoke import EXTRAS, draw, required
+
+import release
 
 ROOT = Path(__file__).parent.parent.parent
-CHANGELOG = "# Changelog\n\n## Unreleased\n\n## 0.2.0 - 2026-11-30\n\n- New.\n\n### Added\n\n- A thing.\n\n## 0.1.0\n"
+CHANGELOG = """# Changelog
+
+## Unreleased
+
+### Added
+
+## [0.2.0] - 2026-11-30
+
+- New.
+
+### Added
+
+- A thing.
+
+## 0.1.0
+"""
+OLDEST, NEWEST = End("oldest", "3.11", "lowest-direct"), End("newest", "3.14", "highest")
 
 
 def test_the_notes_are_the_section_of_the_version() -> None:
@@ -26,6 +45,8 @@ def test_the_notes_are_the_section_of_the_version() -> None:
     for version, message in (("0.1.0", "says nothing of 0.1.0"), ("0.2", "no section 0.2"), ("0.3.0", "no section")):
         with pytest.raises(ReleaseError, match=message):
             notes_of(CHANGELOG, version)
+    with pytest.raises(ReleaseError, match=r"below `## Unreleased`, which the notes of 0\.2\.0 would lack"):
+        notes_of(CHANGELOG.replace("### Added\n", "### Added\n\n- Another.\n", 1), "0.2.0")
 
 
 def test_the_version_stands_in_two_places_that_agree(tmp_path: Path) -> None:
@@ -40,14 +61,29 @@ def test_the_version_stands_in_two_places_that_agree(tmp_path: Path) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A commit with one file."""
+    """A commit of a project with a version."""
     folder = tmp_path / "repository"
-    folder.mkdir()
+    (folder / "src/regraft").mkdir(parents=True)
+    (folder / ".github/workflows").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text('[project]\nversion = "0.2.0"\nrequires-python = ">=3.11"\n')
+    (folder / "src/regraft/__init__.py").write_text('__version__ = "0.2.0"\n')
+    (folder / "CHANGELOG.md").write_text(CHANGELOG)
+    (folder / ".gitignore").write_text("build/\ndist/\n")
+    (folder / ".github/workflows/gate.yml").write_text('        python: ["3.11", "3.14"]\n')
     (folder / "a.txt").write_text("a")
-    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    for words in (("init", "-q"), ("add", "a.txt"), (*identity, "commit", "-q", "--no-gpg-sign", "-m", "a")):
-        subprocess.run(["git", "-C", folder, *words], check=True, capture_output=True)
+    run_git(folder, "init", "-q")
+    commit(folder)
     return folder
+
+
+def run_git(folder: Path, *words: str) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True)
+
+
+def commit(folder: Path) -> None:
+    run_git(folder, "add", ".")
+    run_git(folder, "commit", "-q", "--no-gpg-sign", "--allow-empty", "-m", "a")
 
 
 def test_builds_that_depend_on_their_place_are_refused(
@@ -74,10 +110,93 @@ def test_a_build_has_the_files_of_the_commit_alone(repository: Path, tmp_path: P
     (repository / "a.txt").write_text("changed")
     before = time.time() - 1
     builds.unpack(repository, "HEAD", tmp_path / "place", 0o077)
-    (file,) = (tmp_path / "place").iterdir()
-    assert (file.name, file.read_text(), file.stat().st_mode & 0o077) == ("a.txt", "a", 0)
+    assert not (tmp_path / "place/untracked").exists()
+    file = tmp_path / "place/a.txt"
+    assert (file.read_text(), file.stat().st_mode & 0o077) == ("a", 0)
     assert file.stat().st_mtime >= before
     assert builds.sha256sums([file]) == f"{builds.digest(file)}  a.txt\n"
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The long steps of a release, which note that they ran; the first that is removed from the list fails."""
+    names = ["build", "bill", "twine", "oldest", "newest"]
+    left = list(names)
+
+    def step(name: str) -> None:
+        if name not in left:
+            raise ReleaseError(f"{name} failed")
+
+    def build_twice(root: Path, commit: str, out: Path) -> list[Path]:
+        step("build")
+        (out / "x.whl").write_text("wheel")
+        return [out / "x.whl"]
+
+    def write_bill(root: Path, out: Path, files: Sequence[Path], seconds: int) -> None:
+        step("bill")
+        out.write_text("{}")
+
+    def check_end(end: End, wheel: Path) -> Checked:
+        step(end.name)
+        return Checked(end, f"{end.python}.1", {"torch": "2.5.0"})
+
+    monkeypatch.setattr(release, "build_twice", build_twice)
+    monkeypatch.setattr(release, "write_bill", write_bill)
+    monkeypatch.setattr(release, "twine_check", lambda files: step("twine"))
+    monkeypatch.setattr(release, "check", check_end)
+    monkeypatch.setattr(release, "ends_of", lambda pythons: (OLDEST, NEWEST))
+    return left
+
+
+def test_a_release_replaces_dist_when_all_is_checked(repository: Path, steps: list[str]) -> None:
+    (repository / "dist").mkdir()
+    (repository / "dist/old.whl").touch()
+    release.release(repository, [])
+    assert sorted(file.name for file in (repository / "dist").iterdir()) == [
+        "NOTES.md", "SHA256SUMS", "sbom.cdx.json", "x.whl",
+    ]  # fmt: skip
+    notes = (repository / "dist/NOTES.md").read_text()
+    assert notes.startswith("# regraft 0.2.0\n\n- New.")
+    assert "Python 3.14.1 with the newest" in notes
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=repository / "dist", check=True)
+    assert list((repository / "build").iterdir()) == []
+
+
+@pytest.mark.parametrize("failing", ["build", "bill", "twine", "oldest", "newest"])
+def test_a_step_that_fails_leaves_dist_as_it_was(
+    repository: Path,
+    steps: list[str],
+    failing: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (repository / "dist").mkdir()
+    (repository / "dist/old.whl").write_text("old")
+    steps.remove(failing)
+    monkeypatch.setattr(release, "ROOT", repository)
+    monkeypatch.setattr("sys.argv", ["release.py"])
+    assert release.main() == 1
+    assert capsys.readouterr().err == f"Error: {failing} failed\nThere is no release; dist/ is as it was.\n"
+    assert [file.read_text() for file in (repository / "dist").iterdir()] == ["old"]
+    assert list((repository / "build").iterdir()) == []
+
+
+def test_only_a_commit_with_a_version_of_its_own_is_released(repository: Path, steps: list[str]) -> None:
+    (repository / "new.txt").touch()
+    with pytest.raises(ReleaseError, match=r"changes that no commit has:\n\?\? new\.txt"):
+        release.release(repository, [])
+    run_git(repository, "tag", "v0.2.0")
+    commit(repository)
+    with pytest.raises(ReleaseError, match=r"v0\.2\.0 is the tag of another commit, .* Raise the version"):
+        release.release(repository, [])
+    run_git(repository, "tag", "--force", "v0.2.0")
+    release.release(repository, [])
+    assert (repository / "dist/x.whl").is_file()
+
+
+def test_what_is_no_repository_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match=r"git status --porcelain failed: .*not a git repository"):
+        release.release(tmp_path, [])
 
 
 def test_the_bill_has_every_dependency_at_its_version(tmp_path: Path) -> None:
@@ -112,21 +231,64 @@ def test_the_ends_of_what_is_supported_are_those_of_the_gate() -> None:
     assert (oldest, int(newest.partition(".")[2]) > int(oldest.partition(".")[2])) == ("3.11", True)
 
 
-def test_a_python_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pythons_that_are_not_there_or_in_the_wrong_order_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*words: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(list(words), 2, "", "no interpreter found for Python 3.99")
+        found = "3.99" not in words
+        return subprocess.CompletedProcess(list(words), 0 if found else 2, "", "no interpreter found for Python 3.99")
 
     monkeypatch.setattr(environments, "_uv", refuse)
+    with pytest.raises(ReleaseError, match=r"PYTHONS=3\.11: expected two"):
+        ends_of(["3.11"])
+    versions = iter([(3, 11, 7), (3, 14, 0), (3, 14, 0), (3, 11, 7), (3, 11, 7)])
+    monkeypatch.setattr(environments, "exact_version", lambda python: next(versions))
+    assert ends_of(["3.11", "3.14"]) == (OLDEST, NEWEST)
+    with pytest.raises(ReleaseError, match=r"PYTHONS=3\.14 3\.11: expected the oldest first"):
+        ends_of(["3.14", "3.11"])
     with pytest.raises(ReleaseError, match=r"Python 3\.99 cannot be had here, so .*no interpreter[\s\S]*PYTHONS="):
-        check_in("3.99", "highest", tmp_path / "x.whl", "")
+        ends_of(["3.11", "3.99"])
+
+
+def test_the_oldest_dependencies_are_checked_alone_and_the_newest_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound of an extra is not hidden by that of another one."""
+    installed: list[tuple[str, str]] = []
+
+    def uv(*words: object) -> subprocess.CompletedProcess[str]:
+        if words[0] == "pip":
+            installed.append((str(words[5]), str(words[6]).rpartition("/")[2]))
+        return subprocess.CompletedProcess(list(words), 0, "", "")
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        printed = "" if command[3:] else "python==3.11.7\ntorch==2.5.0\n"
+        return subprocess.CompletedProcess(command, int(command[3:] == ["wandb"] and fails), printed, "")
+
+    fails = False
+    monkeypatch.setattr(environments, "_uv", uv)
+    monkeypatch.setattr(environments.subprocess, "run", run)
+    assert check(OLDEST, tmp_path / "x.whl") == Checked(OLDEST, "3.11.7", {"torch": "2.5.0"})
+    alone = [f"x.whl[{name}]" for name in EXTRAS if name != "litert"]
+    assert {resolution for resolution, _ in installed} == {"lowest-direct"}
+    assert sorted(name for _, name in installed) == sorted(["x.whl", "x.whl[litert,tensorflow]", *alone])
+    installed.clear()
+    check(NEWEST, tmp_path / "x.whl")
+    assert installed == [("highest", "x.whl"), ("highest", f"x.whl[{','.join(EXTRAS)}]")]
+    fails = True
+    with pytest.raises(ReleaseError, match=r"Python 3\.11, the oldest dependencies and the extras wandb\."):
+        check(OLDEST, tmp_path / "x.whl")
+
+
+def test_every_extra_for_users_is_checked() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(EXTRAS) == set(extras) - {"dev", "docs", "release"}
+    assert required(["a>=1", "b; extra == 'x'", "c; sys_platform == 'amiga'", "d; python_version > '3'"]) == ["a", "d"]
 
 
 def test_what_was_not_checked_is_said() -> None:
-    checked = [Checked("3.11", "3.11.7", "lowest-direct", {"torch": "2.4.0"})]
-    assert describe(checked, ["3.14"]).splitlines() == [
-        "- Python 3.11.7 with the oldest dependencies: torch 2.4.0",
-        "- **Not checked**: Python 3.14, which was not named in PYTHONS.",
-    ]
+    checked = [Checked(OLDEST, "3.11.7", {"torch": "2.5.0", "timm": "1.0.20"})]
+    first, second = describe(checked, ["3.11", "3.14"]).splitlines()
+    assert first.startswith("- Python 3.11.7 with the oldest dependencies: torch 2.5.0, timm 1.0.20; and those of the ")
+    assert second == "- **Not checked**: Python 3.14, which was not named in PYTHONS."
 
 
 def test_the_drawn_images_are_data(tmp_path: Path) -> None:
