@@ -16,9 +16,12 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email import message_from_bytes
 from pathlib import Path
+from zipfile import ZipFile
 
 from failure import ReleaseError
+from packaging.requirements import Requirement
 from smoke import EXTRAS
 
 _SMOKE = Path(__file__).parent / "smoke.py"
@@ -111,11 +114,33 @@ def check(end: End, wheel: Path) -> Checked:
 
 
 def _install(end: End, python: Path, wheel: Path, extras: Sequence[str]) -> None:
-    names = list(dict.fromkeys([*extras, *(name for extra in extras for name in _WITH.get(extra, []))]))
-    wanted = f"{wheel.resolve()}[{','.join(names)}]" if names else str(wheel.resolve())
-    done = _uv("pip", "install", "--python", python, "--resolution", end.resolution, wanted)
+    names = [*extras, *(name for extra in extras for name in _WITH.get(extra, []))]
+    # uv takes the lowest versions of what it is asked for itself, and the newest of what that requires.
+    wanted = requirements_of(wheel, names)
+    if end.name == "oldest":  # a lower bound that others raise would never be used, so it must be installed itself
+        wanted += [text.replace(">=", "==") for text in _own_requirements(wheel, extras)]
+    done = _uv("pip", "install", "--python", python, "--resolution", end.resolution, wheel.resolve(), *wanted)
     if done.returncode:
         raise ReleaseError(f"The {end.name} dependencies cannot be installed:\n{done.stderr.strip()}")
+
+
+def _own_requirements(wheel: Path, extras: Sequence[str]) -> list[str]:
+    """What these extras require, or the wheel without extras."""
+    others = requirements_of(wheel, []) if extras else []
+    return [text for text in requirements_of(wheel, extras) if text not in others]
+
+
+def requirements_of(wheel: Path, extras: Sequence[str]) -> list[str]:
+    """What a wheel requires here, with these extras, in its order."""
+    with ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_bytes(archive.read(name))
+    found = []
+    for one in map(Requirement, metadata.get_all("Requires-Dist", [])):
+        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ["", *extras]):
+            one.marker = None
+            found.append(str(one))
+    return found
 
 
 def _smoke(end: End, python: Path, work: Path, extras: Sequence[str]) -> dict[str, str]:

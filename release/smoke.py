@@ -16,6 +16,8 @@ import re
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from importlib.metadata import requires, version
@@ -210,12 +212,25 @@ def serve() -> None:
             else:
                 sys.exit("regraft serve did not start:\n" + "".join(lines))
             threading.Thread(target=server.stdout.read).start()  # so that the server never waits for a reader
+            until_ready(address[0])
             image = sorted((PHOTOS / "red").iterdir())[0].read_bytes()
             request = urllib.request.Request(f"{address[0]}/predict", image, {"Content-Type": "image/png"})
             with urllib.request.urlopen(request) as answer:
                 assert b"red" in answer.read()
         finally:
             server.terminate()
+
+
+def until_ready(address: str) -> None:
+    """Wait until the server has warmed up, for five minutes at most."""
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{address}/v2/health/ready").close()
+        except urllib.error.HTTPError:
+            time.sleep(0.5)
+        else:
+            return
+    sys.exit(f"The server at {address} was not ready after five minutes.")
 
 
 def sign() -> None:

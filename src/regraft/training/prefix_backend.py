@@ -264,7 +264,9 @@ def _openvino_network(backend: OpenVinoBackend) -> Any:
         with suppress(RuntimeError):
             return core.import_model(io.BytesIO(blocks.tobytes()), "CPU", hints)
     network = core.compile_model(_converted(model, boundary), "CPU", hints)
-    compiled = np.frombuffer(network.export_model().getvalue(), np.uint8)
+    written = io.BytesIO()
+    network.export_model(written)  # what it returns without a stream is of another type in each version
+    compiled = np.frombuffer(written.getvalue(), np.uint8)
     if blocks is None and cache.make_room(len(compiled)):
         # What follows the network in its last row is not read.
         table.write_list(np.pad(compiled, (0, -len(compiled) % _BLOCK)).reshape(-1, _BLOCK))
