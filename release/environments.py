@@ -97,6 +97,13 @@ def exact_version(python: Path) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
+def resolve(end: End, wheel: Path) -> None:
+    """Raise `ReleaseError` if the packages of an environment cannot be installed together; downloads none of them."""
+    with environment_of(end) as python:
+        for extras in end.groups():
+            install(end, python, wheel, extras, "--dry-run")
+
+
 def check(end: End, wheel: Path) -> Checked:
     """Install the wheel into fresh environments, without and with extras, and run the smoke test in each.
 
@@ -108,20 +115,25 @@ def check(end: End, wheel: Path) -> Checked:
         for extras in end.groups():
             print(f"{wheel.name}[{','.join(extras)}]" if extras else wheel.name, flush=True)
             with environment_of(end) as python:
-                _install(end, python, wheel, extras)
-                versions |= _smoke(end, python, Path(work), extras)
+                install(end, python, wheel, extras)
+                versions |= smoke(end, python, Path(work), extras)
     return Checked(end, versions.pop("python"), versions)
 
 
-def _install(end: End, python: Path, wheel: Path, extras: Sequence[str]) -> None:
+def install(end: End, python: Path, wheel: Path, extras: Sequence[str], *options: str) -> None:
+    """Install the wheel with extras. Raises `ReleaseError` if packages cannot be installed together."""
     names = [*extras, *(name for extra in extras for name in _WITH.get(extra, []))]
     # uv takes the lowest versions of what it is asked for itself, and the newest of what that requires.
     wanted = requirements_of(wheel, names)
     if end.name == "oldest":  # a lower bound that others raise would never be used, so it must be installed itself
         wanted += [text.replace(">=", "==") for text in _own_requirements(wheel, extras)]
-    done = _uv("pip", "install", "--python", python, "--resolution", end.resolution, wheel.resolve(), *wanted)
+    choice = ["--python", python, "--resolution", end.resolution, *options]
+    done = _uv("pip", "install", *choice, wheel.resolve(), *wanted)
     if done.returncode:
-        raise ReleaseError(f"The {end.name} dependencies cannot be installed:\n{done.stderr.strip()}")
+        raise ReleaseError(
+            f"The {end.name} dependencies with {_words(extras)} cannot be installed on Python {end.python}:\n"
+            f"{done.stderr.strip()}"
+        )
 
 
 def _own_requirements(wheel: Path, extras: Sequence[str]) -> list[str]:
@@ -143,16 +155,16 @@ def requirements_of(wheel: Path, extras: Sequence[str]) -> list[str]:
     return found
 
 
-def _smoke(end: End, python: Path, work: Path, extras: Sequence[str]) -> dict[str, str]:
+def smoke(end: End, python: Path, work: Path, extras: Sequence[str]) -> dict[str, str]:
+    """Run the smoke test in an environment; returns the versions that it prints. Raises `ReleaseError` if it fails."""
     # Isolated: neither the working tree nor packages of the user are found.
     done = subprocess.run(
         [python, "-I", _SMOKE, *extras], cwd=work, env={**os.environ, "REGRAFT_CACHE": str(work / "cache")},
         stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        what = f"the extras {', '.join(extras)}" if extras else "no extras"
         raise ReleaseError(
-            f"The smoke test failed with Python {end.python}, the {end.name} dependencies and {what}. "
+            f"The smoke test failed with Python {end.python}, the {end.name} dependencies and {_words(extras)}. "
             "If a package is too old, raise its lower bound in pyproject.toml."
         )
     return dict(line.split("==", 1) for line in done.stdout.splitlines() if "==" in line)
@@ -173,6 +185,10 @@ def describe(checked: Sequence[Checked], supported: Sequence[str]) -> str:
         if python not in minors
     ]
     return "\n".join(lines)
+
+
+def _words(extras: Sequence[str]) -> str:
+    return f"the extras {', '.join(extras)}" if extras else "no extras"
 
 
 def _uv(*words: object) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ that is not there is an error.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from bill import write_bill
 from builds import build_twice, commit_time, git, sha256sums, version_of
-from environments import check, describe, ends_of, supported_pythons
+from environments import check, describe, ends_of, resolve, supported_pythons
 from failure import ReleaseError
 from notes import notes_of
 
@@ -29,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build and check a release of the last commit, into dist/.")
     parser.add_argument("--pythons", default="", help="oldest and newest Python, as versions or paths, with a space")
     pythons = parser.parse_args().pythons.split()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which removes gigabytes of environments, too
     try:
         release(ROOT, pythons)
     except (ReleaseError, OSError) as error:
@@ -62,6 +64,8 @@ def release(root: Path, pythons: Sequence[str]) -> None:
         print("Bill of materials: sbom.cdx.json")
         twine_check(files)
         wheel = next(file for file in files if file.suffix == ".whl")
+        for end in ends:
+            resolve(end, wheel)
         text = describe([check(end, wheel) for end in ends], supported)
         (new / "NOTES.md").write_text(f"# regraft {version}\n\n{notes}\n\n## Checked\n\n{text}\n", encoding="utf-8")
         sums = sha256sums([*files, new / "sbom.cdx.json"])

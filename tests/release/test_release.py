@@ -8,12 +8,13 @@ import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import ZipFile
 
 import builds
 import environments
 import pytest
 from bill import dependencies, pins_of, write_bill
-from environments import Checked, End, check, describe, ends_of, supported_pythons
+from environments import Checked, End, check, describe, ends_of, resolve, supported_pythons
 from failure import ReleaseError
 from notes import notes_of
 from smoke import EXTRAS, draw, required
@@ -120,8 +121,7 @@ def test_a_build_has_the_files_of_the_commit_alone(repository: Path, tmp_path: P
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The long steps of a release, which note that they ran; the first that is removed from the list fails."""
-    names = ["build", "bill", "twine", "oldest", "newest"]
-    left = list(names)
+    left = ["build", "bill", "twine", "resolve", "oldest", "newest"]
 
     def step(name: str) -> None:
         if name not in left:
@@ -144,6 +144,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(release, "write_bill", write_bill)
     monkeypatch.setattr(release, "twine_check", lambda files: step("twine"))
     monkeypatch.setattr(release, "check", check_end)
+    monkeypatch.setattr(release, "resolve", lambda end, wheel: step("resolve"))
     monkeypatch.setattr(release, "ends_of", lambda pythons: (OLDEST, NEWEST))
     return left
 
@@ -162,7 +163,7 @@ def test_a_release_replaces_dist_when_all_is_checked(repository: Path, steps: li
     assert list((repository / "build").iterdir()) == []
 
 
-@pytest.mark.parametrize("failing", ["build", "bill", "twine", "oldest", "newest"])
+@pytest.mark.parametrize("failing", ["build", "bill", "twine", "resolve", "oldest", "newest"])
 def test_a_step_that_fails_leaves_dist_as_it_was(
     repository: Path,
     steps: list[str],
@@ -248,34 +249,75 @@ def test_pythons_that_are_not_there_or_in_the_wrong_order_are_errors(monkeypatch
         ends_of(["3.11", "3.99"])
 
 
-def test_the_oldest_dependencies_are_checked_alone_and_the_newest_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The bound of an extra is not hidden by that of another one."""
-    installed: list[tuple[str, str]] = []
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    file = tmp_path / "x.whl"
+    lines = ["Name: x", "Requires-Dist: torch>=2.5", "Requires-Dist: psutil>=6; sys_platform == 'amiga'"]
+    for name in EXTRAS:
+        lines.append(f"Requires-Dist: for-{name}>=1; extra == '{name}'")
+    lines.append("Requires-Dist: torch>=2.8; extra == 'onnx'")
+    with ZipFile(file, "w") as archive:
+        archive.writestr("x-1.dist-info/METADATA", "\n".join(lines) + "\n\nText\n")
+    return file
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What uv is asked to install, after the options; smoke tests pass, but for a package that is called broken."""
+    asked: list[tuple[str, ...]] = []
 
     def uv(*words: object) -> subprocess.CompletedProcess[str]:
         if words[0] == "pip":
-            installed.append((str(words[5]), str(words[6]).rpartition("/")[2]))
+            asked.append(tuple(map(str, words[words.index("--resolution") + 1 :])))
         return subprocess.CompletedProcess(list(words), 0, "", "")
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         printed = "" if command[3:] else "python==3.11.7\ntorch==2.5.0\n"
-        return subprocess.CompletedProcess(command, int(command[3:] == ["wandb"] and fails), printed, "")
+        return subprocess.CompletedProcess(command, int("broken" in command), printed, "")
 
-    fails = False
     monkeypatch.setattr(environments, "_uv", uv)
     monkeypatch.setattr(environments.subprocess, "run", run)
-    assert check(OLDEST, tmp_path / "x.whl") == Checked(OLDEST, "3.11.7", {"torch": "2.5.0"})
-    alone = [f"x.whl[{name}]" for name in EXTRAS if name != "litert"]
-    assert {resolution for resolution, _ in installed} == {"lowest-direct"}
-    assert sorted(name for _, name in installed) == sorted(["x.whl", "x.whl[litert,tensorflow]", *alone])
-    installed.clear()
-    check(NEWEST, tmp_path / "x.whl")
-    assert installed == [("highest", "x.whl"), ("highest", f"x.whl[{','.join(EXTRAS)}]")]
-    fails = True
-    with pytest.raises(ReleaseError, match=r"Python 3\.11, the oldest dependencies and the extras wandb\."):
-        check(OLDEST, tmp_path / "x.whl")
+    return asked
+
+
+def test_the_lower_bounds_of_each_extra_are_installed_exactly(wheel: Path, installed: list[tuple[str, ...]]) -> None:
+    """uv takes the lowest versions only of what it is asked for by name; and one extra must not hide another's."""
+    assert check(OLDEST, wheel) == Checked(OLDEST, "3.11.7", {"torch": "2.5.0"})
+    start = ("lowest-direct", str(wheel), "torch>=2.5")
+    alone = {name: (*start, f"for-{name}>=1", f"for-{name}==1") for name in EXTRAS}
+    alone["onnx"] = (*start, "for-onnx>=1", "torch>=2.8", "for-onnx==1", "torch==2.8")
+    alone["litert"] = (*start, "for-litert>=1", "for-tensorflow>=1", "for-litert==1")
+    assert installed == [(*start, "torch==2.5"), *(alone[name] for name in EXTRAS)]
+
+
+def test_the_newest_dependencies_are_installed_together(wheel: Path, installed: list[tuple[str, ...]]) -> None:
+    check(NEWEST, wheel)
+    first, second = installed
+    assert first == ("highest", str(wheel), "torch>=2.5")
+    assert second == ("highest", str(wheel), "torch>=2.5", *(f"for-{name}>=1" for name in EXTRAS), "torch>=2.8")
+
+
+def test_packages_that_do_not_go_together_are_found_before_any_is_downloaded(
+    wheel: Path, installed: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve(NEWEST, wheel)
+    assert [words[:2] for words in installed] == [("highest", "--dry-run")] * 2
+    refused = subprocess.CompletedProcess([], 1, "", "No solution found: onnx needs an older torch.\n")
+    monkeypatch.setattr(
+        environments, "_uv", lambda *words: refused if "--dry-run" in words else subprocess.CompletedProcess([], 0)
+    )
+    with pytest.raises(
+        ReleaseError, match=r"oldest dependencies with no extras cannot .* Python 3\.11:\nNo solution found"
+    ):
+        resolve(OLDEST, wheel)
+
+
+def test_a_smoke_test_that_fails_says_where(
+    wheel: Path, installed: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environments, "EXTRAS", {"onnx": None, "broken": None})
+    with pytest.raises(ReleaseError, match=r"Python 3\.11, the oldest dependencies and the extras broken\."):
+        check(OLDEST, wheel)
 
 
 def test_every_extra_for_users_is_checked() -> None:
