@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from regraft.config import load_config
@@ -79,6 +81,11 @@ def test_a_path_is_said_to_not_exist() -> None:
     with pytest.raises(UnknownNameError) as unknown:
         find_backbone("zzzzzzzzz")
     assert len(str(unknown.value)) < 200
+
+
+def test_a_run_is_not_one_of_several_backbones(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a backbone alone, and not one of several"):
+        find_backbone(f"{tmp_path},mobilenetv2")
 
 
 def test_unknown_names_get_the_nearest() -> None:

@@ -195,6 +195,11 @@ def find_backbone(name: str) -> BackboneSpec:
     size that is no number, or for `auto`, which only a training replaces by a name.
     """
     if "/" in name or "\\" in name:
+        if several := [one for one, _ in _parts(name) if not Path(name).exists() and Path(one).is_dir()]:
+            raise UsageError(
+                f"{name}: the folder of a run, {several[0]}, is a backbone alone, and not one of several. Expected "
+                "names from `regraft backbones`, or of timm, or the folder alone."
+            )
         raise UsageError(f"{name} does not exist. Expected the folder of a run, or the name of a backbone.")
     if any(separator in name for separator in _SEPARATORS):
         return _find_several(name)
