@@ -168,8 +168,12 @@ def litert() -> None:
 
 
 def lora() -> None:
-    """Train adapters of a small transformer."""
-    options = ("--backbone", "test_vit", "--weights", "none", "--finetune-epochs", "1")
+    """Train adapters of a small transformer, whose random weights, in a file, count as pretrained."""
+    import timm
+    from safetensors.torch import save_file
+
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), "vit.safetensors")
+    options = ("--backbone", "test_vit", "--weights", "vit.safetensors", "--finetune-epochs", "1")
     cli("train", PHOTOS, "--out", "run-lora", *options, "--set", "training.finetune_method=lora")
 
 
