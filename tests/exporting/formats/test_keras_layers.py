@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from regraft.errors import ExportError
-from regraft.exporting.formats.base import ExportJob, quiet
+from regraft.exporting.formats.base import ExportJob
 from regraft.exporting.formats.tensorflow import KerasH5Format, import_tensorflow
 from regraft.exporting.inference_module import InferenceModule
 from regraft.models.classifier import build
+from regraft.silence import quiet
 
 
 @pytest.mark.parametrize("backbone", ["test_efficientnet", "test_resnet", "cnn", "test_byobnet"])

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from regraft.errors import ExportError
-from regraft.exporting.formats.base import quiet
 from regraft.exporting.formats.keras_model import keras_model
 from regraft.exporting.formats.tensorflow import import_tensorflow
 from regraft.models.classifier import build
+from regraft.silence import quiet
 
 SIZE = 12
 

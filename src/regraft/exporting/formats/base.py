@@ -7,13 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
-import logging
-import os
-import sys
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from pathlib import Path
@@ -24,6 +19,7 @@ import numpy as np
 from regraft.errors import ExportError, MissingExtraError, RegraftError
 from regraft.exporting.validation import check_file
 from regraft.resources import usable_cpus
+from regraft.silence import quiet
 
 if TYPE_CHECKING:
     from regraft.exporting.inference_module import InferenceModule
@@ -155,39 +151,3 @@ def _distribution(package: str) -> str:
 def first_line(error: Exception) -> str:
     """Return the first line of an exception's message, or the name of its class if it has no message."""
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what converters and runtimes print, from Python and from native code, and restore the loggers."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "nncf")]
-    levels, handlers = [logger.level for logger in loggers], logging.root.handlers[:]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with _stderr_to_devnull(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.root.handlers[:] = handlers  # TensorFlow and ONNX Runtime add handlers of their own
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _stderr_to_devnull() -> Iterator[None]:
-    try:
-        saved = os.dup(2)
-    except OSError:  # the process has no standard error
-        yield
-        return
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    try:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-        os.dup2(devnull, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(devnull)

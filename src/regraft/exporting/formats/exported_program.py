@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from regraft.exporting.formats.base import ExportJob, Format, Runtime, ScriptParts, quiet
+from regraft.exporting.formats.base import ExportJob, Format, Runtime, ScriptParts
+from regraft.silence import quiet
 
 
 class ExportedProgramFormat(Format):

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regraft.exporting.formats.base import ExportJob, Format, QuantizationSpec, Runtime, ScriptParts, quiet
+from regraft.exporting.formats.base import ExportJob, Format, QuantizationSpec, Runtime, ScriptParts
 from regraft.exporting.formats.tensorflow import PACKAGES, convert_to_keras, import_tensorflow, pixel_signature
 from regraft.exporting.validation import check_litert
+from regraft.silence import quiet
 
 #: Kinds of operations that int8 leaves in float: those of the head, of its pooling, and of normalization. LiteRT
 #: excludes by kind, so operations of these kinds in the backbone stay in float too.

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from regraft.exporting.formats.base import ExportJob, Format, QuantizationSpec, Runtime, ScriptParts, quiet
+from regraft.exporting.formats.base import ExportJob, Format, QuantizationSpec, Runtime, ScriptParts
 from regraft.exporting.validation import check_onnx
+from regraft.silence import quiet
 
 _WEIGHTED_OPS = frozenset(("Conv", "Gemm", "MatMul"))
 _QUANTIZED_OPS = (*sorted(_WEIGHTED_OPS), "Add", "Clip", "MaxPool", "Mul", "Relu")

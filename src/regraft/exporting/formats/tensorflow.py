@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from regraft.errors import UsageError
-from regraft.exporting.formats.base import ExportJob, Format, Runtime, ScriptParts, quiet
+from regraft.exporting.formats.base import ExportJob, Format, Runtime, ScriptParts
 from regraft.exporting.formats.tensorflow_images import FILTERS, file_reader
+from regraft.silence import quiet
 
 #: Packages that the formats need, with the extra that installs them.
 PACKAGES: Mapping[str, str] = {"tensorflow": "tensorflow", "keras": "tensorflow"}
