@@ -163,6 +163,14 @@ def test_the_summary_reports_an_early_stop(make_record: Make) -> None:
     assert "Training was stopped early: <late>." in page_of(record).section("summary")
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_the_environment_says_what_passed_in_8_bits(make_record: Make, used: bool) -> None:
+    record = make_record(("ant", "bee"))
+    training = record.metrics["training"] | {"int8": {"used": used}}
+    page = run_page(replace(record, metrics=record.metrics | {"training": training}), {})
+    assert ("int8 for training images in the frozen layers" in page) == used
+
+
 def test_epochs_without_validation_and_with_odd_numbers(make_record: Make) -> None:
     rows = [{"phase": "odd<", "train_loss": value, "val_loss": None, "train_accuracy": None, "val_accuracy": None,
              "kept": False} for value in (float("nan"), 1e30, 1e30)]  # fmt: skip

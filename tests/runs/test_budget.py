@@ -94,9 +94,10 @@ def test_too_short_a_budget_is_refused_before_any_work(squares_folder: Path, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_compiling_excludes_a_budget(squares_folder: Path, tmp_path: Path) -> None:
-    settings = ["training.budget=1000", "training.compile=true"]
-    with pytest.raises(UsageError, match=r"training\.compile = true and a budget of 1000 s"):
+@pytest.mark.parametrize("setting", ["compile=true", "precision=int8"])
+def test_what_takes_an_unknown_time_excludes_a_budget(setting: str, squares_folder: Path, tmp_path: Path) -> None:
+    settings = ["training.budget=1000", f"training.{setting}"]
+    with pytest.raises(UsageError, match=rf"training\.{setting.replace('=', ' = ')} and a budget of 1000 s"):
         train_from(squares_folder, load_config(None, settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -27,6 +27,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     # A step that changes nothing, so that the head alone is kept.
     "head fitted again": ({"refit": True, "finetune_lr": 1e-12, "keep_finetuned": "if_clear"}, (0, 1)),
     "learning rate search": ({"finetune_lr": 0, "keep_finetuned": "always"}, (1,)),
+    "frozen layers in 8 bits": ({"precision": "int8"}, (1,)),
 }
 
 
@@ -77,6 +78,8 @@ def test_a_killed_training_resumes_to_the_same_numbers(
             assert torch.equal(result.refitted.weight, expected.refitted.weight)
             assert torch.equal(result.refitted.bias, expected.refitted.bias)
         assert (result.notes, result.train_accuracy) == (expected.notes, expected.train_accuracy)
+        assert result.int8 == expected.int8
+        assert bool(result.int8) == (name == "frozen layers in 8 bits")
         ours, theirs = model.state_dict(), whole.state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 

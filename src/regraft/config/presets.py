@@ -20,7 +20,7 @@ DEFAULT_PRESET: Preset = "balanced"
 #: Preset -> section -> setting -> value.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     # The head, and a few epochs of the stages with the lowest resolution (docs/presets.md).
-    "fast": {"training": {"finetune_epochs": 3, "finetune_from": "last", "views": 1}},
+    "fast": {"training": {"finetune_epochs": 3, "finetune_from": "last", "views": 1, "precision": "fastest"}},
     "balanced": {},
     # Up to three backbones, each fine-tuned where at least 50 validation images (`SMALL_VALIDATION`) can tell whether
     # that helps, in the time of `default_budget`; else up to four (`head_backbones`, docs/presets.md).

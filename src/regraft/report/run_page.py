@@ -185,13 +185,18 @@ def _environment(record: RunRecord) -> list[tuple[str, Markup]]:
         ("Pretrained weights", pretrained),
         ("License of the weights", " ".join(record.license_conditions)),
         ("SHA-256 of the weights", ", ".join(filter(None, (one.get("sha256") for one in every)))),
-        ("Device", _join_known(training, "device", "precision", "prefix_backend")),
+        ("Device", _join_known(training, "device", "precision", "prefix_backend") + _in_int8(training)),
         ("Time", ", ".join(f"{_STEPS.get(name, name)} {s:.1f} s" for name, s in (time.get("steps") or {}).items())),
         ("Prediction from a file", _format_or_empty(time.get("predict_ms_per_image"), "{:.1f} ms per image")),
         ("Peak memory", _format_or_empty((record.metrics.get("memory") or {}).get("peak_megabytes"), "{:,.0f} MB")),
         ("Versions", ", ".join(f"{name} {number}" for name, number in record.description.get("versions", {}).items())),
     ]
     return [(name, bidi(str(value), 400)) for name, value in rows if value]
+
+
+def _in_int8(training: Mapping[str, Any]) -> str:
+    used = (training.get("int8") or {}).get("used")
+    return ", int8 for training images in the frozen layers" if used else ""
 
 
 def _join_known(values: Mapping[str, Any], *keys: str) -> str:

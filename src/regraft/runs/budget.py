@@ -84,6 +84,12 @@ def fit_into_budget(
             "is not known beforehand. Remove one of them."
         )
 
+    if budget and config.training.precision == "int8":
+        raise UsageError(
+            f"training.precision = int8 and a budget of {budget:g} s exclude each other, because the time of "
+            "quantization is not known beforehand. Remove one of them."
+        )
+
     if finetunes_members(model, config.training):
         if not budget:
             return RunPlan(model, config)

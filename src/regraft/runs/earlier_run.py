@@ -65,6 +65,7 @@ def training_of(run: Run) -> Training:
         seconds={**time["steps"], "total": time["train_seconds"]},
         prefix_backend=run.metrics["training"]["prefix_backend"],
         unlabeled=run.metrics.get("unlabelled", {}),
+        int8=run.metrics["training"].get("int8", {}),
     )
 
 

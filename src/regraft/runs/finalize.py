@@ -212,6 +212,7 @@ def write_results(
         "device": training.device,
         "precision": training.precision,
         "prefix_backend": training.prefix_backend,
+        **({"int8": training.int8} if training.int8 else {}),
         "refitted": training.refitted is not None,
         "stopped": "interrupted" if training.interrupted else training.error,
         "notes": [*map(str, members), *training.notes],

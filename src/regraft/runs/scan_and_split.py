@@ -154,12 +154,12 @@ def asked_task(config: Config) -> AskedTask:
 
 
 def _refuse_missing_hardware(config: Config) -> None:
-    """Raise `UsageError` for a device or a precision that this machine does not have.
+    """Raise `UsageError` for a device or a precision that this machine does not have, or lacks the packages for.
 
     PyTorch knows that, and is loaded for it only where it may be so.
     """
     device, precision = config.training.device, config.training.precision
-    if device not in ("auto", "cpu") or precision == "fp16":
+    if device not in ("auto", "cpu") or precision in ("fp16", "int8"):
         from regraft.training.device import choose_device, choose_precision
 
         choose_precision(precision, choose_device(device))

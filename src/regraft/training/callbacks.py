@@ -136,6 +136,8 @@ class Training:
     processes: dict[str, float] = field(default_factory=dict)
     #: How many images without labels there were, and what cross-validation said of them; empty without any.
     unlabeled: dict[str, Any] = field(default_factory=dict)
+    #: Whether training images pass the frozen layers in 8 bits, and what was measured; empty if nothing was.
+    int8: dict[str, Any] = field(default_factory=dict)
     cache_too_small: bool = False  # whether pixels and activations went to a temporary folder: the cache has no space
 
 

@@ -114,7 +114,7 @@ def continue_training(setup: TrainingSetup, state: TrainingState, earlier: Train
     result, best = state.result, state.best_model
     result.history = [replace(row, kept=False) for row in earlier.history]
     result.head_path, result.prefix_backend = earlier.head_path, earlier.prefix_backend
-    result.unlabeled = earlier.unlabeled
+    result.unlabeled, result.int8 = earlier.unlabeled, earlier.int8
     result.seconds = dict(earlier.seconds)
     state.earlier_seconds = result.seconds.pop("total", 0.0)
     state.earlier_epochs = sum(row.phase == "finetune" for row in earlier.history)
@@ -145,6 +145,7 @@ def _resume(setup: TrainingSetup, state: TrainingState, checkpoint: Checkpoint) 
     state.earlier_seconds, state.finetune_lr = result.seconds.pop("total"), values["finetune_lr"]
     result.processes = dict(values.get("processes", {}))
     result.unlabeled = dict(values.get("unlabelled", {}))
+    result.int8 = dict(values.get("int8", {}))
     if refitted := _strip_prefix("refitted.", checkpoint.tensors):
         result.refitted = LinearWeights(**refitted)
     state.finetune_epochs = values.get("finetune_epochs", 0)  # not in checkpoints of version 0.1
@@ -191,6 +192,7 @@ def save_checkpoint(setup: TrainingSetup, state: TrainingState, phase: str, trai
         "seconds": {**result.seconds, "total": state.total_seconds},
         "processes": result.processes,
         "unlabelled": result.unlabeled,
+        "int8": result.int8,
     }
     on_cpu = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_write(setup.checkpoint) as temporary:

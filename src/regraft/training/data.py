@@ -6,7 +6,7 @@ backend, and the inputs of the head. Each is on disk, in memory, or computed whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,7 +28,15 @@ from regraft.training.feature_cache import as_batch, continue_cached, extract_fe
 from regraft.training.live_prefix import LiveActivations
 from regraft.training.memory_cache import MemoryCache
 from regraft.training.options import TrainingOptions
-from regraft.training.prefix_backend import BackendName, TorchBackend, choose_backend, make_backend
+from regraft.training.prefix_backend import (
+    BackendName,
+    OpenVinoBackend,
+    PrefixBackend,
+    TorchBackend,
+    choose_backend,
+    make_backend,
+    remembered_rates,
+)
 from regraft.training.storage import (
     StorageNeeds,
     check_disk,
@@ -134,6 +142,7 @@ class TrainingData:
 
     Attributes:
         backend: Name of the prefix backend, once `prepare` has chosen it.
+        int8: The backend in 8 bits that training images pass instead, and validation images do not; or None.
         cache_too_small: Whether the training uses `scratch` because the cache has no space for it.
     """
 
@@ -155,6 +164,7 @@ class TrainingData:
         self._kept = cache if options.cache_gb else None
         self._device, self._precision = device, precision
         self.backend: BackendName = "torch"
+        self.int8: OpenVinoBackend | None = None
         self.cache_too_small = False
         # `auto` is decided by the plan of a run; without one, activations are kept on disk.
         self._keeps = "disk" if options.feature_cache == "auto" else options.feature_cache
@@ -217,7 +227,7 @@ class TrainingData:
     def pixels(self, part: Part) -> PixelSource:
         """Decode the images of a part, or find them in the cache; or a source that decodes them when they are read."""
         if not self._stores_pixels:
-            return StreamedPixels(self._images[part], self._model.preprocessing, self._cache)
+            return self._streamed(self._images[part])
         return load_pixels(
             self._images[part],
             self._model.preprocessing,
@@ -244,8 +254,13 @@ class TrainingData:
         is_live = not reusable or cut == 0 or (self._keeps == "none" and cut < len(self._model.stages))
         kind: BackendName = self.backend if reusable and cut else "torch"
         backend = make_backend(kind, self._model, cut, self._precision, self._kept)
+        backends: dict[Part, PrefixBackend] = dict.fromkeys(pixels, backend)
+        if self.int8 is not None and reusable and cut:
+            backends["train"] = self.int8
         if is_live:
-            return {part: LiveActivations(pixels[part], backend, self._augmentation, self._device) for part in pixels}
+            return {
+                part: LiveActivations(pixels[part], backends[part], self._augmentation, self._device) for part in pixels
+            }
         # An earlier training that fine-tuned has cached activations where it began.
         lower, store = self._model.resolve(self._options.finetune_from), self._store
         if (
@@ -253,7 +268,7 @@ class TrainingData:
             and isinstance(backend, TorchBackend)
             and isinstance(store, Cache)
         ):
-            for part in pixels:
+            for part in (part for part in pixels if backends[part] is backend):
                 name = f"upper stages, {part} images"
                 continue_cached(
                     self._model, self._images[part], lower, backend, store, reporter=self._reporter, name=name
@@ -263,7 +278,7 @@ class TrainingData:
                 self._model,
                 self._images[part],
                 pixels[part],
-                backend,
+                backends[part],
                 self._store,
                 views=views if part == "train" else 1,
                 deadline=deadline,
@@ -309,20 +324,44 @@ class TrainingData:
 
     def unlabeled_features(self, images: Dataset) -> torch.Tensor:
         """Inputs of the head for the plain images without labels, float32 (M, F), kept as the other activations are."""
-        model, end = self._model, len(self._model.stages)
+        backend = self.int8 or self.float_backend(len(self._model.stages))
+        return self.plain_features(images, backend, "backbone, unlabeled images")
+
+    def plain_features(self, images: Dataset, backend: PrefixBackend, name: str) -> torch.Tensor:
+        """Inputs of the head for plain images, float32 (M, F), whose activations are kept as the others are.
+
+        `name` is the step in the progress.
+        """
+        model = self._model
         activations = run_prefix(
             model,
             images,
-            StreamedPixels(images, model.preprocessing, self._cache),
-            make_backend(self.backend, model, end, self._precision, self._kept),
+            self._streamed(images),
+            backend,
             self._store,
             batch_size=64 if self._device.type == "cpu" else 256,
             reporter=self._reporter,
-            name="backbone, unlabeled images",
+            name=name,
         )
         features = extract_features(model, activations, 1, self._precision, self._reporter).values
         assert isinstance(features, torch.Tensor)
         return features[0]
+
+    def float_backend(self, cut: int) -> PrefixBackend:
+        """The backend that `prepare` has chosen, up to a cut."""
+        return make_backend(self.backend, self._model, cut, self._precision, self._kept)
+
+    def int8_backend(self, cut: int, images: Dataset) -> OpenVinoBackend:
+        """A backend in 8 bits up to a cut, calibrated on these images."""
+        calibration = as_batch(self._streamed(images)[:])
+        return OpenVinoBackend(self._model, cut, self._precision, self._kept, calibration)
+
+    def rates(self, backends: Sequence[PrefixBackend]) -> list[float]:
+        """Images per second of each backend, by the first measurement on this machine."""
+        return remembered_rates(self._model, backends, self._kept)
+
+    def _streamed(self, images: Dataset) -> StreamedPixels:
+        return StreamedPixels(images, self._model.preprocessing, self._cache)
 
     def has_memory_for(self, size: int) -> bool:
         """Whether so many bytes fit into the memory for features."""

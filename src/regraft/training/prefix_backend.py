@@ -1,17 +1,20 @@
 """Compute the activations of the frozen prefix with PyTorch, or with OpenVINO where that is installed and faster.
 
 A backend sets itself up at its first batch, so a run that finds everything in the cache pays nothing. The network that
-OpenVINO has compiled is cached too: reading it takes far less time than compiling.
+OpenVINO has compiled is cached too: reading it takes far less time than compiling. With images that calibrate it,
+OpenVINO computes in 8 bits.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import platform
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal, Protocol
 
@@ -23,10 +26,11 @@ from regraft.cache import Cache
 from regraft.errors import MissingExtraError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.cpu.fold_inference import fold_inference, keeps_activations
+from regraft.models.quantization import HalfRange, quantize
 from regraft.models.staged import StageOutput
 from regraft.resources import usable_cpus
 from regraft.timing import time_passes
-from regraft.training.device import autocast
+from regraft.training.device import autocast, computes_int8
 from regraft.training.prefix_key import prefix_key, taps_key
 
 BackendName = Literal["torch", "openvino"]
@@ -101,18 +105,33 @@ def _folded(backend: TorchBackend) -> Classifier:
 
 
 class OpenVinoBackend:
-    """OpenVINO on the CPU."""
+    """OpenVINO on the CPU; in 8 bits if `calibration` images, uint8 (n, C, S, S), say between which limits.
+
+    What is not in 8 bits, and the result, is in `precision`.
+    """
 
     name: BackendName = "openvino"
 
-    def __init__(self, model: Classifier, boundary: int, precision: torch.dtype, cache: Cache | None = None) -> None:
+    def __init__(
+        self,
+        model: Classifier,
+        boundary: int,
+        precision: torch.dtype,
+        cache: Cache | None = None,
+        calibration: torch.Tensor | None = None,
+    ) -> None:
         self.model, self.boundary, self.precision, self.cache = model, boundary, precision, cache
+        self.calibration = None if calibration is None else calibration.contiguous().numpy()
         self.network: Any = None
 
-    @property
+    @cached_property
     def version(self) -> str:
-        """Version of OpenVINO, and the processor."""
-        return f"openvino {version('openvino')} {platform.machine()}"
+        """Version of OpenVINO, and the processor; in 8 bits also that of NNCF, and a hash of the images."""
+        plain = f"openvino {version('openvino')} {platform.machine()}"
+        if self.calibration is None:
+            return plain
+        images = hashlib.blake2b(self.calibration.tobytes(), digest_size=16).hexdigest()
+        return f"{plain} int8 nncf {version('nncf')} half range {_half_range()} {images}"
 
     def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """Run the prefix."""
@@ -171,9 +190,7 @@ def choose_backend(
         TorchBackend(model, boundary, precision),
         OpenVinoBackend(model, boundary, precision, cache),
     ]
-    key: list[Any] = [model.spec.name, model.preprocessing.size, boundary, list(model.taps), str(precision)]
-    key += [[member.spec.name, member.preprocessing.size, list(member.taps)] for member in model.members]
-    key += [backend.version for backend in backends]
+    key = _key_of_measurement(model, backends)
     measurement = None if cache is None else cache.get("backends", key)
     if measurement is None:
         measurement = _compare(backends, model.preprocessing.input_shape)
@@ -182,18 +199,45 @@ def choose_backend(
     rates = measurement["rates"]
     if "openvino" not in rates:
         return "torch", f"The frozen prefix runs on torch: OpenVINO {measurement['failed']['openvino']}."
-    name: BackendName = "openvino" if rates["openvino"] > _CLEARLY_FASTER * rates["torch"] else "torch"
+    name: BackendName = "openvino" if is_clearly_faster(rates["openvino"], rates["torch"]) else "torch"
     measured = ", ".join(f"{backend} {rate:.0f}" for backend, rate in rates.items())
     return name, f"The frozen prefix runs on {name} (images per second: {measured})."
 
 
 def _is_worth_measuring(model: Classifier, rows: int) -> bool:
     """Whether passes of so many images take longer than setting up a backend: many, or of a large network."""
-    gmac = sum(
+    return rows >= _WORTH_MEASURING or rows * gmac_of_pass(model) >= _WORTH_MEASURING_GMAC
+
+
+def gmac_of_pass(model: Classifier) -> float:
+    """Multiply-accumulates of a pass of one image through all backbones, in 10^9."""
+    return sum(
         one.spec.gmac * float(np.prod(one.preprocessing.shape)) / max(1, one.spec.image_size) ** 2
         for one in model.members or (model,)
     )
-    return rows >= _WORTH_MEASURING or rows * gmac >= _WORTH_MEASURING_GMAC
+
+
+def remembered_rates(model: Classifier, backends: Sequence[PrefixBackend], cache: Cache | None) -> list[float]:
+    """Images per second of each backend, by the first measurement on this machine, which the cache keeps."""
+    key = _key_of_measurement(model, backends)
+    rates: list[float] | None = None if cache is None else cache.get("backends", key)
+    if rates is None:
+        rates = [images_per_second(backend, model.preprocessing.input_shape) for backend in backends]
+        if cache is not None:
+            rates = list(cache.put_if_absent("backends", key, rates))
+    return rates
+
+
+def _key_of_measurement(model: Classifier, backends: Sequence[PrefixBackend]) -> list[Any]:
+    first = backends[0]
+    key: list[Any] = [model.spec.name, model.preprocessing.size, first.boundary, list(model.taps), str(first.precision)]
+    key += [[member.spec.name, member.preprocessing.size, list(member.taps)] for member in model.members]
+    return key + [backend.version for backend in backends]
+
+
+def is_clearly_faster(rate: float, other: float) -> bool:
+    """Whether a rate is above another by more than the noise of their measurement."""
+    return rate > _CLEARLY_FASTER * other
 
 
 def _compare(backends: Sequence[PrefixBackend], shape: tuple[int, int, int]) -> dict[str, dict[str, Any]]:
@@ -254,7 +298,7 @@ def _openvino_network(backend: OpenVinoBackend) -> Any:
         "ENABLE_CPU_PINNING": False,  # a pinned thread waits while another program has its CPU
     }
     if cache is None:
-        return core.compile_model(_converted(model, boundary), "CPU", hints)
+        return core.compile_model(_uncompiled(backend), "CPU", hints)
     processor = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     key = prefix_key(model, boundary, backend.precision, backend.version) | taps_key(model, boundary)
     table = cache.table("compiled", key | {"hints": hints, "processor": processor}, (_BLOCK,), np.uint8)
@@ -263,7 +307,7 @@ def _openvino_network(backend: OpenVinoBackend) -> Any:
         # A processor that is described alike may still refuse it.
         with suppress(RuntimeError):
             return core.import_model(io.BytesIO(blocks.tobytes()), "CPU", hints)
-    network = core.compile_model(_converted(model, boundary), "CPU", hints)
+    network = core.compile_model(_uncompiled(backend), "CPU", hints)
     written = io.BytesIO()
     network.export_model(written)  # what it returns without a stream is of another type in each version
     compiled = np.frombuffer(written.getvalue(), np.uint8)
@@ -271,6 +315,21 @@ def _openvino_network(backend: OpenVinoBackend) -> Any:
         # What follows the network in its last row is not read.
         table.write_list(np.pad(compiled, (0, -len(compiled) % _BLOCK)).reshape(-1, _BLOCK))
     return network
+
+
+def _uncompiled(backend: OpenVinoBackend) -> Any:
+    """The prefix as a model of OpenVINO, in 8 bits if there are images for that."""
+    converted, images = _converted(backend.model, backend.boundary), backend.calibration
+    if images is None:
+        return converted
+    full = np.resize(images, (-(-len(images) // _BATCH) * _BATCH, *images.shape[1:]))  # the last batch repeats images
+    batches = np.split(full, len(full) // _BATCH)
+    return quantize(converted, batches, fast_bias_correction=True, half_range=_half_range())
+
+
+def _half_range() -> HalfRange:
+    """Sums of products of 8 bits overflow on a processor without instructions for them."""
+    return "disable" if computes_int8(torch.device("cpu")) else "enable"
 
 
 def _converted(model: Classifier, boundary: int) -> Any:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from regraft.models.serialization import versions
 from regraft.training import lora
 from regraft.training.callbacks import Callback, ProgressReporter
 from regraft.training.data import TrainingData
-from regraft.training.device import choose_device, choose_precision
+from regraft.training.device import choose_device, choose_precision, has_int8
+from regraft.training.int8_decision import check_int8
 from regraft.training.losses import (
     LossFunction,
     Objective,
@@ -139,6 +141,8 @@ class TrainingSetup:
             "versions": versions() | {"openvino": openvino_version()},
         }
         # Images without labels are not in it: a checkpoint follows the fit of the head, which alone learns from them.
+        if self.options.precision in ("int8", "fastest") and has_int8():
+            identity["versions"]["nncf"] = version("nncf")
         if self.soft_targets is not None:
             identity["soft_targets"] = self.soft_targets.digest()
         return dict(json.loads(json.dumps(identity)))
@@ -185,6 +189,7 @@ def set_up(
     precision = choose_precision(options.precision, device)
     phases = plan_phases(model, options, changes_views=augmentation.changes_views)
     _check_phases(model, split, options, augmentation, phases, precision)
+    check_int8(options, phases, model.spec.name, has_stored=split.stored is not None)
     if soft_targets is not None:
         soft_targets.check(split, phases.views)
     model.to(device)

@@ -31,6 +31,7 @@ from regraft.training.data import Batches, OnlineAugmentation
 from regraft.training.epochs import find_lr, fitting_epochs, train_phase
 from regraft.training.feature_cache import extract_features, predict_logits, score_with_features
 from regraft.training.head_training import train_head
+from regraft.training.int8_prefix import quantize_prefix
 from regraft.training.lora import merged, merged_finally
 from regraft.training.losses import LossFunction
 from regraft.training.options import TrainingOptions
@@ -156,6 +157,7 @@ def run_phases(setup: TrainingSetup, state: TrainingState) -> None:
     for message in setup.data.prepare(phases, backend=backend):
         state.note(message)
     result.prefix_backend, result.cache_too_small = setup.data.backend, setup.data.cache_too_small
+    quantize_prefix(setup, state)
     is_finetuning = state.resumes_in("finetune")
     with state.timed("decode"):
         parts: tuple[Part, ...] = ("train", "val")
