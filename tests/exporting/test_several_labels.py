@@ -28,8 +28,11 @@ from regraft.runs.train import train_from
 
 @pytest.fixture(scope="module")
 def labels_run(several_labels: Path, tmp_path_factory: pytest.TempPathFactory, fast_settings: dict[str, Any]) -> Run:
-    """A run of a small convolutional network."""
-    settings = {**fast_settings, "data.task": "multilabel", "model.backbone": "cnn", "training.finetune_epochs": 0}
+    """A run of a small convolutional network, whose input is no square."""
+    settings = {
+        **fast_settings, "data.task": "multilabel", "model.backbone": "cnn", "model.image_size": "48x32",
+        "training.finetune_epochs": 0,
+    }  # fmt: skip
     return train_from(several_labels, load_config(overrides=settings), tmp_path_factory.mktemp("labels") / "run")
 
 
@@ -61,6 +64,15 @@ def test_an_export_gives_the_labels_of_the_run(
     for ours, theirs in zip(predict(model, images), predict(labels_run, images), strict=True):
         np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-4)
         assert set(ours.labels) == set(theirs.labels)
+
+
+def test_exports_have_the_height_and_width_of_the_run(exports: dict[str, Path]) -> None:
+    for folder in exports.values():
+        description = json.loads((folder / "export.json").read_text())
+        assert description["input"]["shape"] == ["N", 48, 32, 3]
+        assert "(N, 48, 32, 3)" in (folder / "README.md").read_text()
+        model = ExportedModel(folder, trust=True)
+        assert model.probabilities(np.zeros((2, 48, 32, 3), np.uint8)).shape == (2, 3)
 
 
 def test_an_export_is_predicted_and_evaluated_by_commands(

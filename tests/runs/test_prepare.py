@@ -16,8 +16,6 @@ from regraft.data.decode import decode_image
 from regraft.data.preprocessing import Preprocessing
 from regraft.errors import UsageError
 from regraft.exporting.export import export
-from regraft.exporting.exported_model import ExportedModel
-from regraft.exporting.formats import FORMATS
 from regraft.models.classifier import build
 from regraft.runs.explain import explain
 from regraft.runs.run import Run, load
@@ -103,13 +101,3 @@ def test_an_input_that_is_no_square_works_as_any_other(rectangular: Run, squares
 def test_backbones_that_take_squares_alone_say_so(name: str) -> None:
     with pytest.raises(UsageError, match=r"image_size = 64x32, but .* takes squares alone"):
         build(name, classes=("a", "b"), weights="none", image_size="64x32")
-
-
-def test_exports_have_the_height_and_width_of_the_run(rectangular: Run, tmp_path: Path) -> None:
-    """Each passes its parity gate on the run's images."""
-    for result in export(rectangular, list(FORMATS), out=tmp_path):
-        description = json.loads((result.path / "export.json").read_text())
-        assert description["input"]["shape"] == ["N", 48, 32, 3]
-        assert "(N, 48, 32, 3)" in (result.path / "README.md").read_text()
-        model = ExportedModel(result.path, trust=True)
-        assert model.probabilities(np.zeros((2, 48, 32, 3), np.uint8)).shape == (2, 3)
