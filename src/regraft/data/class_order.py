@@ -70,7 +70,7 @@ def _check_given(classes: Sequence[str], order: Sequence[str], name: str) -> Non
     twice = [one for one in dict.fromkeys(order) if order.count(one) > 1]
     problems = [
         f"{what} {join_truncated(names)}"
-        for what, names in (("does not name", missing), ("names what is no class:", unknown), ("names twice", twice))
+        for what, names in (("does not name", missing), ("names what is no class:", unknown), ("names twice:", twice))
         if names
     ]
     if problems:

@@ -23,6 +23,7 @@ from regraft.data.quality.near_duplicates import Pictures
 from regraft.data.quality.same_pictures import near_duplicate_pairs
 from regraft.data.read_images import ReadImages, open_cache, read_images
 from regraft.data.samples import SampleTable
+from regraft.data.sources.annotations import SUFFIXES as ANNOTATIONS
 from regraft.data.sources.folders import FolderLayout, similar_names
 from regraft.data.sources.grouping import refuse_divided_groups, with_groups, with_pooled_groups
 from regraft.data.sources.groups import compile_pattern
@@ -38,6 +39,8 @@ from regraft.errors import DataError, UsageError, as_path, refuse_old_names
 from regraft.text import join_truncated, pluralize
 
 OnUnreadable = Literal["skip", "error"]
+#: Share of the pictures in several classes from which on it is hardly a mistake.
+_USUAL = 0.05
 
 
 @refuse_old_names(store="cache", on_bad="on_unreadable")
@@ -150,6 +153,11 @@ def scan(
     known = tree if isinstance(taxonomy, Taxonomy) else None
     if layout == "tree" and tree is not known:
         raise UsageError("layout=tree takes the tree from the folders; expected it without a taxonomy.")
+    if layout == "tree" and known is None and suffix_of(str(path)) in (*SUFFIXES, *ANNOTATIONS):
+        raise UsageError(
+            f"{redact(str(path))} is no folder, and layout=tree makes nested folders a tree. A file with the tree "
+            "gives its classes one: --taxonomy FILE (taxonomy= in Python)."
+        )
     if (image_column or label_column) and suffix_of(str(path)) not in (*SUFFIXES, ".json"):
         raise UsageError(
             f"{redact(str(path))} is not a manifest, and image_column and label_column name the columns of one. Pass "
@@ -347,6 +355,11 @@ def _duplicate_notes(samples: SampleTable, task: Task) -> Iterator[str]:
     if copies := len(samples) - len(contents):
         yield f"{pluralize(copies, 'exact duplicate')} of other images."
     count = int(pictures.max(initial=-1)) + 1
+    if task == "classification":
+        pairs = np.unique(np.stack([samples.contents, samples.labels.codes]), axis=1)
+        several = int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+        if several > 1 and several >= _USUAL * len(contents):
+            yield f"{several:,} pictures are in several classes. If an image may have several, use --task multilabel."
     if near := len(contents) - count:
         yield f"{pluralize(near, 'near duplicate')} of other images; a split keeps them in one part."
     first = np.full(count, len(samples))

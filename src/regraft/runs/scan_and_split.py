@@ -32,7 +32,7 @@ from regraft.models.registry import AUTO, find_backbone
 from regraft.models.run_description import read_run_description
 from regraft.resources import alone_on_machine
 from regraft.runs.run_folder import CONFIG, METRICS
-from regraft.text import join_truncated
+from regraft.text import join_truncated, pluralize
 from regraft.tracking.tracker import check_trackers
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.phase_plan import has_solver
@@ -245,7 +245,7 @@ def refuse_settings_of_classes(task: AskedTask, config: Config) -> None:
 def describe(split: Split) -> str:
     """Return one line about images, classes or numbers, parts and files that were left out."""
     parts = ", ".join(f"{len(split[part])} {part}{_of_groups(split[part])}" for part in split)
-    what = f"in {len(split.classes)} classes"
+    what = f"in {pluralize(len(split.classes), 'class', 'classes')}"
     if split.dataset.task == "regression":
         numbers = split.dataset.numbers
         what = f"with {split.classes[0]} from {numbers.min():.6g} to {numbers.max():.6g} (mean {numbers.mean():.4g})"

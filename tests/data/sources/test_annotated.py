@@ -101,6 +101,12 @@ def test_label_studios_min_and_csv(folder: Callable[..., Path]) -> None:
     assert [s.label for s in scan(root / "p.csv").samples] == ["cat|dog", ""]
 
 
+def test_names_that_label_studio_has_made_valid(folder: Callable[..., Path]) -> None:
+    tasks = [task("/data/upload/1/0123abcd-my_photo_1.jpg", {"choices": ["cat"]}), task("b.jpg", {"choices": ["dog"]})]
+    root = folder(["x/my photo (1).jpg", "b.jpg"], {"x.json": json.dumps(tasks)})
+    assert {s.path: s.label for s in scan(root / "x.json").samples} == {"x/my photo (1).jpg": "cat", "b.jpg": "dog"}
+
+
 def test_one_class_an_image_is_classification(folder: Callable[..., Path]) -> None:
     images = {"a.jpg": ["cat"], "b.jpg": ["dog", "dog"], "c.jpg": []}
     root = folder(list(images), {"x.json": coco(images, "cow", "pig")})
@@ -150,7 +156,9 @@ def test_parts_by_names(
             archive.write(root / file, file)
     assert {s.part for s in scan(tmp_path / "data.zip").samples} == {"train", "val"}
     if train_file.startswith("annotations"):
-        assert [s.path for s in scan(root / train_file, lenient=True).samples] == [train]
+        dataset = scan(root / train_file, lenient=True)
+        assert [s.path for s in dataset.samples] == [train]
+        assert train_file not in dataset.ignored
 
 
 def test_what_is_not_there_is_said(folder: Callable[..., Path]) -> None:
@@ -174,6 +182,28 @@ def test_of_several_annotations_the_ground_truth_counts(folder: Callable[..., Pa
     assert [s.label for s in scan(root / "x.json", lenient=True).samples] == ["dog", "dog"]
 
 
+def test_what_names_no_class_is_said(folder: Callable[..., Path]) -> None:
+    results = [
+        {"value": {"choices": ["cat"]}, "type": "choices", "from_name": "animal"},
+        {"value": {"choices": ["wet"]}, "type": "choices", "from_name": "weather"},
+        {"value": {"x": 1, "y": 2}, "type": "rectangle", "from_name": "box"},
+        {"value": {"rating": 4}, "type": "rating", "from_name": "stars"},
+        {"type": "relation", "from_id": "1"},
+    ]
+    tasks = [{"data": {"image": name}, "annotations": [{"result": results}]} for name in ("a.jpg", "b.jpg")]
+    dataset = scan(folder(["a.jpg", "b.jpg"], {"x.json": json.dumps(tasks)}) / "x.json")
+    assert {sample.label for sample in dataset.samples} == {"cat|wet"}
+    assert "Results of the kind rating name no class, and are left out." in dataset.notes
+    assert any("has the labels of animal, weather together" in note for note in dataset.notes)
+    for one in tasks:
+        one["annotations"][0]["result"] = results[3:]
+    with pytest.raises(DataError, match="has results of the kind rating alone"):
+        scan(folder([], {"x.json": json.dumps(tasks)}) / "x.json")
+    text = coco({"a.jpg": ["cat"], "b.jpg": ["dog"]}).replace('"image_id": 1', '"image_id": 99')
+    notes = scan(folder([], {"x.json": text}) / "x.json", lenient=True).notes
+    assert "1 annotation is left out, of images that the files do not list." in notes
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
@@ -185,7 +215,18 @@ def test_of_several_annotations_the_ground_truth_counts(folder: Callable[..., Pa
         ("x.xml", '<?xml version="1.0" encoding="utf-7"?><annotations/>', "cannot be read as XML: multi-byte"),
         ("x.json", "[1]", "no list of records"),
         ("x.json", "{", "cannot be read as JSON"),
-        ("x.json", '{"images": [{}], "annotations": [], "categories": []}', "is damaged: KeyError"),
+        ("x.json", '{"images": [{}], "annotations": [], "categories": []}', "is damaged: an image has no 'id'"),
+        (
+            "x.json",
+            coco({"a.jpg": ["cat"]}).replace('"category_id": 1', '"category_id": 7'),
+            "an annotation of a.jpg has the category 7, which is not listed",
+        ),
+        ("x.json", '{"images": [], "annotations": [], "categories": []}', r"x.json \(COCO\) has no labeled image"),
+        (
+            "x.json",
+            coco({"a.jpg": ["cat"], "b.jpg": []}).replace('"id": 1, "file', '"id": 0, "file'),
+            "a.jpg and b.jpg have the id 0",
+        ),
     ],
 )
 def test_damaged_annotations(folder: Callable[..., Path], file: str, text: str, message: str) -> None:

@@ -3,7 +3,7 @@ import pytest
 from regraft.data.dataset import Dataset
 from regraft.data.quality.findings import audit
 from regraft.data.scan import scan
-from regraft.data.sources.folders import find_images
+from regraft.data.sources.folders import find_images, similar_names
 from regraft.errors import DataError, UsageError
 
 
@@ -112,6 +112,24 @@ def test_folders_within_a_class_belong_to_it_and_are_noted(images):
     assert dataset.notes == ("1 image in folders inside a class folder, for example cat/indoor/night/2.png.",)
     parts = scan(images("parts/train/cat/a/1.png", "parts/train/dog/1.png") / "parts")
     assert parts.notes == ("1 image in folders inside a class folder, for example train/cat/a/1.png.",)
+
+
+def test_where_most_images_are_in_inner_folders_the_tree_is_named(images):
+    notes = scan(images("cat/lion/1.png", "cat/tiger/2.png", "dog/1.png")).notes
+    assert any(note.endswith("--layout tree.") for note in notes)
+
+
+def test_names_that_differ_in_a_sign_are_not_similar():
+    assert similar_names(["-1", "0", "1"]) == []
+    assert similar_names(["-0.5", "\u22120.5", "0.5"]) == [["-0.5", "\u22120.5"]]
+    assert similar_names(["cat-1", "cat 1", "-cat", "cat"]) == [["cat-1", "cat 1"], ["-cat", "cat"]]
+
+
+def test_copies_in_several_classes_name_the_task(images):
+    root = images("cat/1.png", "cat/2.png", "dog/3.png")
+    for name in ("1.png", "2.png"):
+        (root / "dog" / name).write_bytes((root / "cat" / name).read_bytes())
+    assert "2 pictures are in several classes. If an image may have several, use --task multilabel." in scan(root).notes
 
 
 def test_a_folder_name_loses_blanks_around_it_as_a_manifest_does(images):

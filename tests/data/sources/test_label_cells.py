@@ -82,7 +82,7 @@ def test_names_with_separators_are_one_label_each(tmp_path: Path, names: list[st
     assert "--task multilabel" in notes
 
 
-@pytest.mark.parametrize("cell", ["cat|dog", "cat, dog", "cat dog"])
+@pytest.mark.parametrize("cell", ["cat|dog", "cat, dog", "cat dog", "cat / dog", "cat+dog", "cat & dog"])
 def test_one_odd_row_is_an_error_that_names_the_way_out(tmp_path: Path, cell: str) -> None:
     with pytest.raises(DataError, match=r"several labels: cat(.|\n)*--task multilabel"):
         read(tmp_path, [*PLAIN, cell])
@@ -104,6 +104,19 @@ def test_asked_for(tmp_path: Path, cells: list[str], options: dict[str, str], ex
     task, labels, notes = read(tmp_path, cells, task="multilabel", separator=separator)
     assert (task, labels) == ("multilabel", expected)
     assert said in notes
+
+
+@pytest.mark.parametrize("between", [" ", "/", " & ", ","])
+def test_another_separator_than_the_one_that_is_found_is_an_error(tmp_path: Path, between: str) -> None:
+    cells = [*PLAIN, "cat|dog", "cat|dog", f"cat{between}dog"]
+    with pytest.raises(DataError, match=r"several labels: cat\W+dog; expected one separator\n--label-separator"):
+        read(tmp_path, cells, task="multilabel")
+    with pytest.raises(DataError, match="expected one separator"):
+        read(tmp_path, [*PLAIN, f"cat{between}dog"] if between != "," else cells, task="multilabel")
+    labels = read(tmp_path, cells, task="multilabel", separator="|")[1]
+    assert labels[-1] in (f"cat{between}dog", '["cat,dog"]')
+    if between == "/":  # one class, as is said
+        assert read(tmp_path, [*PLAIN, "cat/dog"], task="classification")[1][-1] == "cat/dog"
 
 
 def test_a_separator_asks_for_several_labels(tmp_path: Path) -> None:

@@ -101,6 +101,10 @@ def test_measured_numbers_are_no_classes_unless_asked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--task regression"):
         scan(path)
     assert len(scan(path, task="classification").classes) == 24
+    with pytest.raises(DataError, match="--task regression"):
+        scan(
+            table(tmp_path, "path;label\n" + "".join(f"{number}.png;{number // 7},{number}\n" for number in range(24)))
+        )
     grades = "".join(f"{number}.png,{number % 5 + 1}\n" for number in range(24))
     assert scan(table(tmp_path, f"path,label\n{grades}", 24)).classes == ("1", "2", "3", "4", "5")
 

@@ -59,6 +59,7 @@ def test_a_mapping_and_a_tree():
         ("t.json", '{"animal": ["dog"], "plant": ["dog", "animal"]}',
          "animal is in the top level and in plant; dog is in animal and in plant"),
         ("t.json", '{"a": ["b"], "b": ["a"]}', "names in two places"),
+        ("t.json", '{"a": "b", "a": "c", "d": "c"}', "has names twice in one object: a. "),
         ("t.csv", "child,parent\na,b\na,c\nb,\n", "a is in b and in c"),
         ("t.csv", "child,parent\na,b\nb,a\n", "has a circle: a in b in a"),
         ("t.csv", "child,parent\n,b\n", "line 2: no name"),

@@ -131,6 +131,15 @@ def test_the_tree_of_a_model_is_recognized_without_asking(images):
         scan(images("other/sport/pug/1.png", "other/animal/cat/1.png") / "other", classes=known.classes, taxonomy=known)
 
 
+def test_a_table_has_no_nested_folders(images):
+    root = images("animal/dog/1.png", "animal/cat/1.png")
+    (root / "m.csv").write_text("path,label\nanimal/dog/1.png,dog\nanimal/cat/1.png,cat\n")
+    with pytest.raises(UsageError, match=r"m\.csv is no folder, and layout=tree(.|\n)*--taxonomy FILE"):
+        scan(root / "m.csv", layout="tree")
+    tree = scan(images("animal/dog/1.png", "animal/cat/1.png", "oak/1.png"), layout="tree").taxonomy
+    assert scan(root / "m.csv", layout="tree", taxonomy=tree).classes == ("cat", "dog")  # those of a run's settings
+
+
 def test_a_tree_from_folders_excludes_one_from_a_file(images):
     with pytest.raises(UsageError, match="layout=tree takes the tree from the folders"):
         scan(images(*ANIMALS), layout="tree", taxonomy={"beagle": "dog"})

@@ -74,7 +74,8 @@ def command(
             data, labels=labels, backbone=backbone, weights=weights or "auto", group_by=group_by or "", remote=remote,
             layout=layout or "auto", taxonomy=taxonomy, image_column=image_column or "",
             label_column=label_column or "", bands=bands or "", task=task or "auto",
-            order=order.split(",") if order else (), label_separator=label_separator or "", reporter=reporter,
+            order=[name.strip() for name in order.split(",")] if order else (),
+            label_separator=label_separator or "", reporter=reporter,
         )  # fmt: skip
         from regraft.studies.inspect.page import write_page  # imports Matplotlib
 

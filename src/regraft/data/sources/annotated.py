@@ -65,10 +65,12 @@ def annotated_layout(
             else:
                 labels.setdefault((path, part), {}).update(dict.fromkeys(image.labels))
     what = f"{join_truncated(files, shown=3)} ({join_truncated(dict.fromkeys(one.kind for one in files.values()))})"
+    if not labels and not missing:
+        raise DataError(f"{name}: {what} has no labeled image. Expected at least one.")
     if not labels:
-        example = f", such as {missing[0]}" if missing else ""
         raise DataError(
-            f"{name}: none of the {len(missing):,} images of {what} is there{example}. Expected them below {name}."
+            f"{name}: none of the {len(missing):,} images of {what} is there, such as {missing[0]}. Expected them in "
+            "the folder of the annotations, or below it."
         )
     notes.append(f"Labels from {what}.")
     several = [path for (path, _), found in labels.items() if len(found) > 1]
@@ -90,7 +92,10 @@ def annotated_layout(
     else:
         found = EntryTable(ImageEntry(path, next(iter(names)), part) for (path, part), names in labels.items() if names)
     layout = layout_of(found, name, "some images have a part (train, val or test) and some have none.", task)
-    layout.notes.extend(notes)
+    layout.notes.extend([*notes, *(note for read in files.values() for note in read.notes)])
+    if unlisted := sum(read.unlisted for read in files.values()):
+        what = pluralize(unlisted, "annotation is", "annotations are")
+        layout.notes.append(f"{what} left out, of images that the files do not list.")
     if task == "classification":
         layout.ignore(none, "without a label (which --task multilabel keeps)")
     used = {label for names in labels.values() for label in names}

@@ -192,6 +192,8 @@ class ColumnFinder:
             labels = [self._number_column(taken)]
         else:
             labels = self._labels(taken)
+        if len({self._known[i] for i in labels}) < len(labels):
+            raise DataError(f"{self._name} has labels in several columns of one name: {self._join(labels)}. Keep one.")
         notes = list[str]()
         if split is None:
             split = self._split_by_content({*taken, *labels})
@@ -266,7 +268,12 @@ class ColumnFinder:
         values = self._cells.column(found[0]) if len(found) == 1 else []
         if values and (named or len(values) < _FEW or len(set(values)) < len(values)):
             return found
-        raise self._unclear("the labels", found, "label_column", "label")
+        more = ""
+        if len(found) > 1:
+            more = " Columns that are labels together have 0 and 1 in each row, and are named with commas: cat,dog."
+        elif found and self._has_numbers(found[0]):
+            more = " If it is a number to predict, use --task regression (task= in Python)."
+        raise self._unclear("the labels", found, "label_column", "label", more)
 
     def _number_column(self, taken: set[int | None]) -> int:
         """The column with the numbers that are the labels: `label`, or the only one with numbers.
@@ -354,8 +361,8 @@ class ColumnFinder:
     def _join(self, columns: Sequence[int]) -> str:
         return join_truncated([self._known[i] for i in columns])
 
-    def _unclear(self, what: str, columns: Sequence[int], option: str, default: str) -> DataError:
-        advice = f"Name one by {_ways_to_name(option)}, or rename it to `{default}`."
+    def _unclear(self, what: str, columns: Sequence[int], option: str, default: str, more: str = "") -> DataError:
+        advice = f"Name one by {_ways_to_name(option)}, or rename it to `{default}`.{more}"
         if len(columns) == 1:
             column = self._join(columns)
             return DataError(f"{self._name}: {column!r} would be {what}, but has another value in each row. {advice}")

@@ -17,6 +17,8 @@ from regraft.text import join_truncated
 #: How Label Studio names files that it stores, and what it puts before their names.
 _UPLOADED = re.compile(r"/data/(upload/(\d+/)?|local-files/\?d=)")
 _UPLOAD_KEY = re.compile(r"[0-9a-f]{8}-")
+#: What it leaves out of their names, with `_` for spaces (Django's `get_valid_filename`).
+_UPLOAD_REMOVED = re.compile(r"[^-\w.]")
 
 
 class FileFinder:
@@ -56,7 +58,8 @@ class FileFinder:
         *folders, last = [part for part in path.split("/") if part not in ("", ".")] or [path]
         is_absolute = path.startswith("/") or bool(re.match("[A-Za-z]:", path))
         names = [last, _UPLOAD_KEY.sub("", last, count=1)] if uploaded else [last]
-        candidates = next((self._by_name[name] for name in names if name in self._by_name), [])
+        known = [self._by_name, self._by_uploaded_name] if uploaded else [self._by_name]
+        candidates = next((files[name] for files in known for name in names if name in files), [])
         found = []
         for candidate in candidates:
             ours = candidate.split("/")[:-1]
@@ -77,4 +80,13 @@ class FileFinder:
                 name = file.rpartition("/")[2]
                 found[name].append(file)
                 found[name.rpartition(".")[0]].append(file)
+        return dict(found)
+
+    @cached_property
+    def _by_uploaded_name(self) -> dict[str, list[str]]:
+        """Images by the names that Label Studio gives them."""
+        found = defaultdict[str, list[str]](list)
+        for file in self._top.files_below:
+            if is_image(file):
+                found[_UPLOAD_REMOVED.sub("", file.rpartition("/")[2].strip().replace(" ", "_"))].append(file)
         return dict(found)

@@ -136,6 +136,10 @@ def read_layout(
     if nested := [image for folder in folders for image in folder.nested]:
         count = pluralize(len(nested), "image")
         result.notes.append(f"{count} in folders inside a class folder, for example {min(nested)}.")
+        if 2 * len(nested) > len(result.found):
+            result.notes.append(
+                "If these folders are the classes, and those around them their families: --layout tree."
+            )
     if background := sorted({label for _, label in result.classes if label.lower().startswith("background")}):
         result.notes.append(f"The class {background[0]!r} is named like a background; it is a class like the others.")
     if isinstance(storage, Folder) and storage.outputs:
@@ -339,10 +343,14 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def similar_names(classes: Iterable[str]) -> list[list[str]]:
-    """Sets of names that differ only in case, in spaces, `_` and `-`, or in their Unicode form."""
+    """Sets of names that differ only in case, in spaces, `_` and `-`, or in their Unicode form.
+
+    A `-` before a number at the beginning is its sign, in which names may differ.
+    """
     similar: dict[str, list[str]] = {}
     for name in classes:
-        normalized = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+        text = re.sub(r"^\s*[-\u2212](?=[.\d])", "minus ", unicodedata.normalize("NFKC", name))
+        normalized = re.sub(r"[\s_-]+", " ", text).strip().casefold()
         similar.setdefault(normalized, []).append(name)
     return [names for names in similar.values() if len(names) > 1]
 

@@ -25,10 +25,18 @@ _LEAST, _SHARE = 2, 0.05
 _FREE = 0.6
 #: Where Label Studio has the labels of a choice or a shape.
 STUDIO_KEYS = (
-    "choices", "rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels", "keypointlabels", "labels",
+    "choices", "rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels", "keypointlabels",
+    "vectorlabels", "bitmasklabels", "labels",
 )  # fmt: skip
 #: What to do where one label was expected and there are several.
 ADVICE = "If an image may have several labels, or none, use --task multilabel (task= in Python)."
+#: The same where images have several labels, and one looks like others with another mark between them.
+SEPARATOR_ADVICE = (
+    "--label-separator (label_separator= in Python) says what is between labels; names may have all else."
+)
+#: Patterns of what may be between several labels that are read as one; all where nobody has said that they are one.
+_MARKS = (r"\|", ";", ",", r"\s+")
+_ALL_MARKS = (*_MARKS, "[/+&]")
 
 
 class SeveralLabelsError(ValueError):
@@ -39,7 +47,8 @@ class SeveralLabelsError(ValueError):
 class LabelForm:
     """How labels are written: in a cell one, several with a `separator` between them, or a list; or in flags.
 
-    `unites` says that the labels of an image are those of all rows that name it, and `notes` are sentences.
+    `unites` says that the labels of an image are those of all rows that name it, and `notes` are sentences. `marks` are
+    patterns: a label that one of them divides into other labels is hardly one.
     """
 
     task: Task = "classification"
@@ -47,6 +56,7 @@ class LabelForm:
     has_lists: bool = False
     unites: bool = False
     notes: tuple[str, ...] = ()
+    marks: tuple[str, ...] = _ALL_MARKS
 
     def read(self, cell: str) -> str:
         """The label that a cell says, for a data set of this task. Raises `ValueError`."""
@@ -99,7 +109,8 @@ def form_of_texts(counts: Mapping[str, int], name: str, asked: LabelOptions) -> 
     if asked.task == "auto" and lists:
         several = sum(counts[text] for text, labels in lists.items() if len(labels) > 1)
         if _is_usual(several, several, total) or (are_lists and several):
-            return LabelForm("multilabel", SEPARATOR, notes=(_said(name, several, total, "in a list"),))
+            said = _said(name, several, total, "in a list")
+            return LabelForm("multilabel", SEPARATOR, notes=(said,), marks=() if are_lists else _ALL_MARKS)
     if asked.task == "auto" and not are_lists:
         for separator in SEPARATORS:
             parts = {text: _parts(text, separator) for text in filled}
@@ -114,7 +125,8 @@ def form_of_texts(counts: Mapping[str, int], name: str, asked: LabelOptions) -> 
             f"{name}: {with_marks[0]!r} is one label, since its pieces are hardly labels by themselves. If it is "
             "several, use --task multilabel."
         )
-    return LabelForm(has_lists=are_lists, notes=tuple(notes))
+    marks = _MARKS if asked.task == "classification" else _ALL_MARKS
+    return LabelForm(has_lists=are_lists, notes=tuple(notes), marks=marks)
 
 
 def read_labels(cell: str, separator: str) -> list[str]:
@@ -177,7 +189,8 @@ def _form_asked(filled: Sequence[str], lists: Mapping[str, list[str]], name: str
         )
     elif not any(len(read) > 1 for read in lists.values()) and not any(separator in text for text in plain):
         notes.append(f"{name}: no image has more than one label.")
-    return LabelForm("multilabel", separator, unites=asked.task == "multilabel", notes=tuple(notes))
+    marks = () if asked.separator or not plain else _ALL_MARKS
+    return LabelForm("multilabel", separator, unites=asked.task == "multilabel", notes=tuple(notes), marks=marks)
 
 
 def _form_of_flags(counts: Counter[int], name: str, asked: LabelOptions) -> LabelForm:
@@ -185,10 +198,10 @@ def _form_of_flags(counts: Counter[int], name: str, asked: LabelOptions) -> Labe
     total, none = counts.total(), counts[0]
     several = total - none - counts[1]
     if asked.task == "multilabel" or asked.separator:
-        return LabelForm("multilabel", unites=asked.task == "multilabel")
+        return LabelForm("multilabel", unites=asked.task == "multilabel", marks=())
     if asked.task == "auto" and _is_usual(several, several + none, total):
-        return LabelForm("multilabel", notes=(_said(name, several, total, f"and {none:,} none"),))
-    return LabelForm()
+        return LabelForm("multilabel", notes=(_said(name, several, total, f"and {none:,} none"),), marks=())
+    return LabelForm(marks=())
 
 
 def _said(name: str, several: int, total: int, how: str) -> str:

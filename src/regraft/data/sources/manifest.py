@@ -15,11 +15,18 @@ from typing import Any
 import numpy as np
 
 from regraft.data.entries import EntryTable, ImageEntry
-from regraft.data.labels import UNSAID, LabelOptions, Task, join_labels, split_labels
+from regraft.data.labels import UNSAID, LabelOptions, Task, join_labels, names_in, split_labels
 from regraft.data.samples import Part
 from regraft.data.sources.columns import NO_TABLE, ColumnFinder, Columns, GroupColumns
 from regraft.data.sources.file_finder import FileFinder
-from regraft.data.sources.label_cells import ADVICE, ONE_LABEL, LabelForm, SeveralLabelsError, form_of_tables
+from regraft.data.sources.label_cells import (
+    ADVICE,
+    ONE_LABEL,
+    SEPARATOR_ADVICE,
+    LabelForm,
+    SeveralLabelsError,
+    form_of_tables,
+)
 from regraft.data.sources.table import MAX_ERRORS, Cells, read_cells
 from regraft.data.sources.urls import redact
 from regraft.data.storage import Directory, Folder, Listing, Storage
@@ -189,11 +196,16 @@ class _Rows:
         order = np.argsort(rows)
         labels = entries.labels.names[codes[order]].tolist()
         places = (self._cells.place(numbers[i]) for i in np.flatnonzero(is_first)[rows[order]].tolist())
-        if self._form.task == "classification":
-            errors += self._label_errors(dict(zip(labels, places, strict=True)))
+        if self._form.task != "regression":
+            of_names = dict[str, str]()
+            for label, place in zip(labels, places, strict=True):
+                for one in names_in(label, self._form.task):
+                    of_names.setdefault(one, place)
+            errors += self._label_errors(of_names)
         if errors:
             lines = join_truncated(errors, "\n  ", shown=MAX_ERRORS)
-            advice = f"\n{ADVICE}" if self._may_be_several else ""
+            advice = f"\n{ADVICE if self._form.task == 'classification' else SEPARATOR_ADVICE}"
+            advice = advice if self._may_be_several else ""
             raise DataError(f"{self._name} has {pluralize(len(errors), 'error')}:\n  {lines}{advice}")
         if not len(firsts):
             raise DataError(f"{self._name} has no rows. Expected one for each image: path,label[,split][,group].")
@@ -207,7 +219,8 @@ class _Rows:
             raise ValueError("no path")
         label = self._label(row) if columns.labels else ""
         if not label and columns.labels and self._form.task != "multilabel":
-            raise ValueError(f"no label for {redact(file)}")
+            kind = SeveralLabelsError if self._form.task == "classification" else ValueError
+            raise kind(f"no label for {redact(file)}")
         if ("\n" in file and not self._exists(file)) or ("\n" in label and label not in file):
             raise ValueError(f"a line break in {f'{file},{label}'[:80]!r}; is a quote missing?")
         if raw and raw.lower() not in PART_NAMES:
@@ -239,11 +252,14 @@ class _Rows:
             if other != label:
                 before = f"{other!r} in {places[other]}"
                 yield f"{place}: label {label!r}, and {before}; expected one spelling"
-            marks = (r"\|", ";", ",", r"\s+")
-            several = [[one.strip() for one in parts] for mark in marks if len(parts := re.split(mark, label)) > 1]
-            if any(all(one in places for one in parts) for parts in several) or re.fullmatch(r"\[['\"\d].*\]", label):
+            splits = [re.split(mark, label) for mark in self._form.marks]
+            several = [[one.strip() for one in parts] for parts in splits if len(parts) > 1]
+            is_one = self._form.task == "classification"
+            is_list = is_one and bool(re.fullmatch(r"\[['\"\d].*\]", label))
+            if is_list or any(all(one in places for one in parts) for parts in several):
                 self._may_be_several = True
-                yield f"{place}: several labels: {label}; expected one class for an image"
+                expected = "one class for an image" if is_one else "one separator"
+                yield f"{place}: several labels: {label}; expected {expected}"
 
 
 def class_of(label: str, classes: Sequence[str], where: str) -> str:

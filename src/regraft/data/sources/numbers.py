@@ -43,14 +43,15 @@ def with_numbers(source: DataSource, name: str) -> DataSource:
 def refuse_unasked_numbers(source: DataSource, name: str) -> None:
     """Raise `DataError` where labels look like measured numbers, and nobody has said that they are names of classes.
 
-    They do if all are numbers, and most are different or have decimals. Whole numbers from 1 to 5 are classes.
+    They do if all are numbers, also with a decimal comma, and most are different or have decimals. Whole numbers from 1
+    to 5 are classes.
     """
     labels = source.layout.found.labels
     texts, count = labels.used(), len(labels)
     if len(texts) <= _FEW:
         return
     try:
-        are_whole = all("." not in number_text(text) for text in texts)
+        are_whole = all("." not in number_text(text.replace(",", ".", 1)) for text in texts)
     except ValueError:
         return
     if len(texts) > count / 2 or not are_whole:

@@ -218,7 +218,9 @@ def _open_annotations(path: Path, root: Path | str | None, columns: Mapping[str,
     if root is None and folder.name.lower() in _OF_ANNOTATIONS and not has_images:
         root = path.parent / ".." if path.parent.name in ("", "..") else path.parent.parent
     storage, location = _open_root(path, root)
-    layout = annotated_layout({path.name: annotations}, storage, storage.top, name, columns["label_options"])
+    is_above = isinstance(location, Path) and location.resolve() == folder.resolve().parent
+    file = f"{folder.name}/{path.name}" if is_above else path.name
+    layout = annotated_layout({file: annotations}, storage, storage.top, name, columns["label_options"])
     return DataSource(storage, location, layout, isinstance(location, str))
 
 

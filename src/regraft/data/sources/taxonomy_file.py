@@ -77,10 +77,20 @@ def _parents(edges: Iterable[_Edge], name: str) -> dict[str, str | None]:
 
 
 def _json(name: str, data: bytes) -> Any:
+    twice = Counter[str]()
+
+    def note_repeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in pairs)
+        twice.update({key: count for key, count in counts.items() if count > 1})
+        return dict(pairs)
+
     try:
-        return json.loads(data)
+        value = json.loads(data, object_pairs_hook=note_repeated)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is no JSON: {error}. {_EXPECTED}") from error
+    if twice:
+        raise DataError(f"{name} has names twice in one object: {join_truncated(twice)}. Expected each once.")
+    return value
 
 
 def _edges_of_json(value: Any, name: str) -> Iterator[_Edge]:
