@@ -35,8 +35,8 @@ SEPARATOR_ADVICE = (
     "--label-separator (label_separator= in Python) says what is between labels; names may have all else."
 )
 #: Patterns of what may be between several labels that are read as one; all where nobody has said that they are one.
-_MARKS = (r"\|", ";", ",", r"\s+")
-_ALL_MARKS = (*_MARKS, "[/+&]")
+_MARKS = (r"\|", ";", ",")
+_ALL_MARKS = (*_MARKS, r"\s+", "[/+&]")
 
 
 class SeveralLabelsError(ValueError):
