@@ -136,8 +136,9 @@ def test_many_faults_are_counted_and_ten_are_shown(manifest):
         read_manifest(file)
     lines = str(error.value).splitlines()
     assert lines[0].endswith("has 13 errors:")
-    assert lines[-1] == "  and 3 more"
-    assert len(lines) == 12
+    assert lines[-2] == "  and 3 more"
+    assert "or none, use --task multilabel" in lines[-1]
+    assert len(lines) == 13
     with pytest.raises(DataError, match="has 1 error:"):
         read_manifest(manifest("path,label\na.jpg,\n"))
 
