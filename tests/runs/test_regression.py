@@ -34,7 +34,7 @@ from regraft.training.trainer import train
 def test_a_manifest_has_numbers(numbers_manifest: Path) -> None:
     dataset = scan(numbers_manifest, task="regression")
     assert (dataset.task, dataset.classes) == ("regression", ("brightness",))
-    assert dataset.targets.dtype == np.float32
+    assert dataset.targets.dtype == np.float64
     assert dataset.targets.shape == (80, 1)
     assert np.ptp(dataset.numbers) > 50
     assert dataset.counts() == {"brightness": 80}

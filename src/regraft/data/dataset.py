@@ -196,10 +196,10 @@ class Dataset(NotebookRepr):
     def targets(self) -> np.ndarray:
         """What a model is trained to answer: `labels`; whether an image has each class, float32 (N, C); or `numbers`.
 
-        Numbers are float32 (N, 1).
+        Numbers are float64 (N, 1), since those of times, for example, differ where float32 has no digits.
         """
         if self.task == "regression":
-            return self.numbers[:, None].astype(np.float32)
+            return self.numbers[:, None]
         return self.labels if self.task == "classification" else self.indicators.astype(np.float32)
 
     @property

@@ -26,6 +26,8 @@ ModelTask = Literal["classification", "multilabel", "ordinal", "regression"]
 SEPARATOR = "|"
 #: What is recognized between several labels in a cell; names may have commas, and hardly ever bars.
 SEPARATORS = (SEPARATOR, ";", ",")
+#: Largest number to predict; variances are sums of squares, in float64.
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def split_labels(text: str) -> tuple[str, ...]:
 def number_text(text: str) -> str:
     """A number as it is stored, such as `3` for ` 3.0 `: equal numbers have equal texts.
 
-    Raises `ValueError` if the text is no finite number.
+    Raises `ValueError` if the text is no finite number, or one other than 0 outside of 1e-100 to 1e100 in size.
     """
     try:
         value = math.nan if "_" in text else float(text)  # Python reads 12_5 as 125
@@ -96,6 +98,8 @@ def number_text(text: str) -> str:
         value = math.nan
     if not math.isfinite(value):
         raise ValueError(f"{text.strip()[:40]!r}; expected a finite number with a decimal point, such as 12.5")
+    if value and not 1 / _LARGEST <= abs(value) <= _LARGEST:
+        raise ValueError(f"{text.strip()[:40]!r}; expected 0, or a size from {1 / _LARGEST:g} to {_LARGEST:g}")
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
 
 

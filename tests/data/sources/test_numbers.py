@@ -85,6 +85,8 @@ def test_one_number_may_be_written_in_two_ways(tmp_path: Path) -> None:
     [
         ("0.png,3\n1.png,old\n", "1.png: 'old'; expected a finite number"),
         ("0.png,3\n1.png,nan\n", "'nan'"),
+        ("0.png,3\n1.png,1e200\n", "'1e200'; expected 0, or a size from 1e-100 to 1e[+]100"),
+        ("0.png,3\n1.png,-1e-200\n", "'-1e-200'; expected 0, or a size"),
         ('0.png,3\n1.png,"4,5"\n', "decimal point"),
         ("0.png,3\n1.png,\n", "no label for 1.png"),
         ("0.png,3\n1.png,3\n", "the number of every image is 3"),
@@ -107,6 +109,12 @@ def test_measured_numbers_are_no_classes_unless_asked(tmp_path: Path) -> None:
         )
     grades = "".join(f"{number}.png,{number % 5 + 1}\n" for number in range(24))
     assert scan(table(tmp_path, f"path,label\n{grades}", 24)).classes == ("1", "2", "3", "4", "5")
+
+
+def test_large_numbers_keep_their_differences(tmp_path: Path) -> None:
+    rows = "".join(f"{i}.png,{1_700_000_000 + i}\n" for i in range(4))
+    targets = scan(table(tmp_path, f"path,time\n{rows}"), task="regression").targets
+    assert (targets - targets[0]).ravel().tolist() == [0, 1, 2, 3]
 
 
 def test_equal_numbers_have_equal_texts() -> None:
