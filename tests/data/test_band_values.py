@@ -47,6 +47,12 @@ def test_images_that_differ_are_named() -> None:
         DataError, match=r"type of numbers: 1 with floats, such as 0\.tif; 1 with integers of more than"
     ):
         choose("", "4xf4", "4xu2")
+    with pytest.raises(DataError, match=r"differ in their bands: .* alike: convert or remove some\.$"):
+        choose("", "4xu2", "RGB")  # no choice of bands makes these alike
+    with pytest.raises(DataError, match=r"bands that all have, such as data\.bands = 1\.$"):
+        choose("", "4xu1", "5xu1", "L")
+    with pytest.raises(DataError, match=r"such as data\.bands = 1-4\.$"):
+        choose("", "13xu2", "4xu2")
     with pytest.raises(UsageError, match=r"data\.bands = 'red': expected all"):
         choose("red", "RGB")
 

@@ -112,6 +112,7 @@ def choose_bands(
         return ()
     texts = [mode.decode() for mode in modes.tolist()]
     counts = [count_bands(mode, pages) for mode, pages in zip(texts, frames.tolist(), strict=True)]
+    types, convert = [_number_type(mode) for mode in texts], "convert or remove some"
     if chosen and min(counts, default=max(chosen)) < max(chosen):
         few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < max(chosen)]
         what = pluralize(len(few), "image has", "images have")
@@ -120,11 +121,14 @@ def choose_bands(
         )
     if not chosen:
         # Without a setting, four bands of a raster and the four of a transparent picture are not the same.
+        common = format_numbers(range(1, min(counts, default=1) + 1))
+        choose = f", or choose bands that all have, such as data.bands = {common}" if len(set(types)) == 1 else ""
         keys = [(count, not setting and not has_bands(mode)) for count, mode in zip(counts, texts, strict=True)]
         _refuse_different(
-            keys, names, lambda key: f"{pluralize(key[0], 'band')}{' of gray or colors' * key[1]}", "bands"
-        )
-    _refuse_different([_number_type(mode) for mode in texts], names, str, "type of numbers")
+            keys, names, lambda key: f"{pluralize(key[0], 'band')}{' of gray or colors' * key[1]}", "bands",
+            convert + choose,
+        )  # fmt: skip
+    _refuse_different(types, names, str, "type of numbers", convert)
     return chosen or tuple(range(1, max(counts, default=1) + 1))
 
 
@@ -132,7 +136,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 def _refuse_different(
-    keys: Sequence[_Key], names: Sequence[str] | np.ndarray, describe: Callable[[_Key], str], what: str
+    keys: Sequence[_Key], names: Sequence[str] | np.ndarray, describe: Callable[[_Key], str], what: str, advice: str
 ) -> None:
     """Raise `DataError` with an example of each key if there are several."""
     if len(found := Counter(keys)) < 2:
@@ -141,8 +145,7 @@ def _refuse_different(
         f"{count:,} with {describe(key)}, such as {names[keys.index(key)]}" for key, count in found.most_common()
     )
     raise DataError(
-        f"The images differ in their {what}: {join_truncated(examples, '; ')}. Expected images that are alike: convert "
-        "or remove some, or choose bands that all have with data.bands, such as data.bands = 1,2,3."
+        f"The images differ in their {what}: {join_truncated(examples, '; ')}. Expected images that are alike: {advice}."
     )
 
 
