@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regraft.config import load_run_config
+from regraft.config import load_config, load_run_config
 from regraft.data.scan import scan
-from regraft.errors import UsageError
+from regraft.errors import DataError, UsageError
 from regraft.runs.evaluate import evaluate
 from regraft.runs.predict import predict
 from regraft.runs.run import Run
+from regraft.runs.train_from import train_from
 
 
 def test_a_manifest_has_any_number_of_labels(several_labels: Path) -> None:
@@ -24,6 +25,14 @@ def test_a_manifest_has_any_number_of_labels(several_labels: Path) -> None:
     assert dataset.indicators.sum(axis=1).max() >= 2
     assert dataset.targets.dtype == np.float32
     assert list(dataset.counts().values()) == dataset.indicators.sum(axis=0).tolist()
+
+
+def test_labels_that_all_images_have_are_refused(several_labels: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{several_labels.parent}/{i:02d}.png,blue|red\n" for i in range(20))
+    (tmp_path / "m.csv").write_text(f"path,label\n{rows}")
+    with pytest.raises(DataError, match="Every training image has the same labels: blue, red"):
+        train_from(tmp_path / "m.csv", load_config(None, ["training.cache_gb=0"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_run_says_what_each_image_has(several_run: Run, several_labels: Path) -> None:

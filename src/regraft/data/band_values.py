@@ -145,7 +145,8 @@ def _refuse_different(
         f"{count:,} with {describe(key)}, such as {names[keys.index(key)]}" for key, count in found.most_common()
     )
     raise DataError(
-        f"The images differ in their {what}: {join_truncated(examples, '; ')}. Expected images that are alike: {advice}."
+        f"The images differ in their {what}: {join_truncated(examples, '; ')}. Expected images that are alike: "
+        f"{advice}."
     )
 
 

@@ -18,7 +18,7 @@ from regraft.cache import Cache
 from regraft.config import Config, DataOptions, load_run_config
 from regraft.config.presets import for_task
 from regraft.data.dataset import Dataset, Split
-from regraft.data.labels import AskedTask, LabelOptions
+from regraft.data.labels import AskedTask, LabelOptions, split_labels
 from regraft.data.pooling import groups_of
 from regraft.data.scan import scan
 from regraft.data.sources.urls import is_url
@@ -27,7 +27,7 @@ from regraft.data.split_file import split_sha256
 from regraft.data.stored_features import StoredFeatures
 from regraft.data.subgroups import with_subgroups
 from regraft.data.taxonomy import Taxonomy
-from regraft.errors import UsageError
+from regraft.errors import DataError, UsageError
 from regraft.models.registry import AUTO, find_backbone
 from regraft.models.run_description import read_run_description
 from regraft.resources import alone_on_machine
@@ -212,6 +212,16 @@ def refuse_order(is_ordered: bool, what: str) -> None:
         raise UsageError(
             f"{what} is for classes without an order, and the task of the data is ordinal. It works without the order: "
             "train with --task classification."
+        )
+
+
+def refuse_equal_labels(split: Split) -> None:
+    """Raise `DataError` if all training images have the same of several labels, from which no model learns one."""
+    labels = split.train.table.labels.used()
+    if split.dataset.task == "multilabel" and len(labels) == 1:
+        raise DataError(
+            f"Every training image has the same labels: {join_truncated(split_labels(labels[0]))}. A model learns a "
+            "label from images with and without it: add images without."
         )
 
 

@@ -42,7 +42,12 @@ from regraft.runs.progress import with_progress
 from regraft.runs.report import write_report
 from regraft.runs.run import CHECKPOINT, CONFIG, SOURCE, SPLIT, UNLABELED, Run, open_model
 from regraft.runs.run_folder import SCRATCH, lock_run, new_folder
-from regraft.runs.scan_and_split import refuse_settings_of_classes, refuse_settings_of_images, split_with
+from regraft.runs.scan_and_split import (
+    refuse_equal_labels,
+    refuse_settings_of_classes,
+    refuse_settings_of_images,
+    split_with,
+)
 from regraft.runs.teacher import Lesson, ask_teacher, open_teacher
 from regraft.runs.train_from import refuse_early, train_from
 from regraft.runs.unlabelled import with_unlabeled
@@ -73,6 +78,7 @@ def train_split(
     caller has made the split; {} for images in memory.
     """
     refuse_settings_of_classes(split.dataset.model_task, config)
+    refuse_equal_labels(split)
     if config.data.pool_by and not split.dataset.pool_by:  # a split from Python
         split = replace(split, dataset=pooled_by(split.dataset, config.data.pool_by))
     refuse_settings_of_images(split.dataset.pool_by, config)
