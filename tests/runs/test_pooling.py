@@ -254,6 +254,7 @@ def test_limits_of_groups_are_none_of_single_images(pooled_run: library.Run, pat
     facts = dict(served.facts)
     assert "(patient)" in facts["Groups"]
     assert "test groups" in facts["Accuracy"]
+    assert "groups are too few" in facts["Calibration"]
     with pytest.raises(UsageError, match="calibrated for groups"):
         load_models([ModelSource("patients", pooled_run.path, False)], "same", 0.5, None, False)
 

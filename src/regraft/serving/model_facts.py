@@ -114,6 +114,6 @@ def facts_of(run: Run) -> Facts:
         facts.append((f"Training {images}", f"{metrics['train']['count']:,}"))
     calibration = metrics.get("calibration")
     if part is not None and calibration and calibration.get("fitted_on"):
-        described = read_calibration(calibration[part]["after"]).describe()
+        described = read_calibration(calibration[part]["after"]).describe(run.counted)
         facts.append(("Calibration", f"Expected calibration error: {described}"))
     return facts
