@@ -8,31 +8,19 @@ import yaml
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
+from markdown_parts import kinds, table_rows, texts
 
+from regraft.evaluation.subgroups import Subgroup, Subgroups
 from regraft.report.model_card import model_card
 from regraft.report.record import ClassificationRecord
 from regraft.text import one_line
 
 Make = Callable[..., ClassificationRecord]
-MARKDOWN = MarkdownIt("gfm-like", {"linkify": False})
 
 
 def front(card: str) -> dict[str, Any]:
     value: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
     return value
-
-
-def kinds(card: str) -> list[str]:
-    """Every block and inline piece but the text itself."""
-    tokens = MARKDOWN.parse(card.split("---\n", 2)[2])
-    inline = [child.type for token in tokens for child in token.children or ()]
-    return [token.type for token in tokens] + [kind for kind in inline if kind not in ("text", "text_special")]
-
-
-def texts(card: str) -> list[str]:
-    tokens = MARKDOWN.parse(card.split("---\n", 2)[2])
-    return ["".join(child.content for child in token.children) for token in tokens if token.children]
 
 
 def test_the_hub_can_read_the_card(make_record: Make, tmp_path: Path) -> None:
@@ -115,3 +103,36 @@ def test_the_ood_rate_is_one_that_validation_can_resolve(make_record: Make, imag
     known = replace(record, description={**record.description, "ood": {"calibration_images": images}})
     assert f"--ood-rate {share} " in model_card(known)
     assert "--ood-rate" not in model_card(record)
+
+
+def test_the_card_has_the_subgroups(make_record: Make, hostile_names: tuple[str, ...]) -> None:
+    def record(by: str, values: tuple[str, ...]) -> ClassificationRecord:
+        scores = {"accuracy": (0.9, (0.8, 0.95)), "macro F1": (0.875, (0.7, 0.9))}
+        groups = [Subgroup(value, 30, scores, -0.05, (-0.1, 0.02), 0.03, 0.06) for value in values]
+        plain = make_record(("ant", "bee"), each=50)
+        measured = replace(plain.evaluations["test"], subgroups=(Subgroups(by, "accuracy", "test", tuple(groups)),))
+        return replace(plain, evaluations={**plain.evaluations, "test": measured})
+
+    card = model_card(record("camera", ("one", "two")))
+    assert "The model was measured by camera" in card
+    assert "By camera, the worst of 2 subgroups is “one”: accuracy 90.0 % (95 % interval 80.0 to 95.0)" in card
+    rows = table_rows(card)
+    assert ("camera", "images", "accuracy", "macro F1", "difference from the others", "p") in rows
+    assert ("two", "30", "90.0 % (80.0 to 95.0)", "87.5 % (70.0 to 90.0)", "-5.0 points", "0.06") in rows
+    for hostile in hostile_names:
+        assert kinds(model_card(record(hostile, (hostile, "two")))) == kinds(card)
+
+
+def test_names_in_sentences_about_an_earlier_run_are_no_markup(make_record: Make) -> None:
+    def card(name: str) -> str:
+        classes = [{"name": name, "p": 0.01, "better": 9, "worse": 0, "before": 0.5, "after": 0.9, "count": 9}]
+        comparison = {"part": "test", "count": 9, "before": 0.5, "after": 0.9, "interval": [0.1, 0.5], "better": 9,
+                      "worse": 0, "p": 0.01, "classes": classes, "as_new_class": 0, "relabeled": 0}  # fmt: skip
+        record = make_record(("ant", "bee"), each=50)
+        earlier = {"run": f"/runs/{name}", "changes": f"{name} stays.", "comparison": comparison}
+        return model_card(replace(record, metrics={**record.metrics, "earlier_run": earlier}))
+
+    plain = card("x")
+    assert "Significantly better than before: x." in texts(plain)
+    for name in ("<script>alert(1)<script>", "**bold** [a](b)", "![a](https:x)", "*a*"):
+        assert kinds(card(name)) == kinds(plain)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from run_documents import check_documents
 from terminal import csv_rows
 
 import regraft as library
@@ -41,6 +42,12 @@ def grown(squares_run: library.Run, yellow_folder: Path, tmp_path_factory: pytes
     """A run that has learned yellow from a folder of nothing else."""
     out = tmp_path_factory.mktemp("grown") / "run"
     return train_from(yellow_folder, load_config(overrides=settings(squares_run)), out)
+
+
+def test_the_documents_name_the_earlier_run(squares_run: library.Run, grown: library.Run, tmp_path: Path) -> None:
+    documents = check_documents(grown, tmp_path)
+    assert f"The training started from the run {squares_run.path.name}." in documents["annex-iv"]
+    assert "Compared with the run run on 9 test images of both: accuracy" in documents["annex-iv"]
 
 
 def test_a_class_is_added_and_the_others_stay(squares_run: library.Run, grown: library.Run) -> None:

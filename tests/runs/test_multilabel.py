@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_documents import check_documents
 
 from regraft.config import load_config, load_run_config
 from regraft.data.scan import scan
@@ -44,6 +45,10 @@ def test_the_run_says_what_each_image_has(several_run: Run, several_labels: Path
     limits = dict(zip(prediction.classes, prediction.thresholds, strict=True))
     probabilities = dict(zip(prediction.classes, prediction.probabilities, strict=True))
     assert set(prediction.labels) == {name for name, p in probabilities.items() if p >= limits[name]}
+
+
+def test_the_documents_have_the_metrics_of_several_labels(several_run: Run, tmp_path: Path) -> None:
+    assert "any number of the 3 classes above." in check_documents(several_run, tmp_path)["datasheet"]
 
 
 def test_the_saved_model_gives_the_stored_predictions(several_run: Run, several_labels: Path) -> None:

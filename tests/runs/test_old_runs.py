@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_documents import check_points
 
 from regraft.models.serialization import FORMAT, load_classifier, save_classifier
 from regraft.report.record import calibrations_of
@@ -48,6 +49,14 @@ def test_its_report_is_drawn(run: Run, given: bool, monkeypatch: pytest.MonkeyPa
     text = page.read_text(encoding="utf-8")
     assert "blocks.3.0" in text
     assert "data:image/" in text
+
+
+def test_its_documents_ask_for_what_it_did_not_record(run: Run, tmp_path: Path) -> None:
+    names = ("model-card", "datasheet", "annex-iv")
+    files = {name: write_report(run, template=name, out=tmp_path / name) for name in names}  # type: ignore[arg-type]
+    texts = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+    check_points(texts)
+    assert "The run does not record formats and sizes." in texts["datasheet"]
 
 
 def test_its_calibration_error_comes_with_that_of_chance(run: Run) -> None:

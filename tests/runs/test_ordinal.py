@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_documents import check_documents
 
 from regraft import build, change_classes, cross_validate, evaluate, export, inspect, predict, train
 from regraft.config import load_config, load_run_config
@@ -51,6 +52,10 @@ def test_a_run_keeps_the_order_and_measures_by_it(grades_run: Run) -> None:
     assert evaluation.ordinal.quadratic_kappa > 0.5
     options = load_run_config(grades_run.path / "config.toml").data
     assert (options.task, options.order) == ("ordinal", GRADES)
+
+
+def test_the_documents_have_the_metrics_of_an_order(grades_run: Run, tmp_path: Path) -> None:
+    assert "classes above, which have an order." in check_documents(grades_run, tmp_path)["datasheet"]
 
 
 def test_a_loaded_run_answers_as_it_did(grades_run: Run, grades: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_documents import check_documents
 from terminal import csv_rows, regraft
 
 import regraft as library
@@ -93,10 +94,15 @@ def test_metrics_and_report_count_groups(pooled_run: library.Run) -> None:
         assert f"{metrics['groups']['test']['count']} test groups" in page
         assert "validation images" not in page
     card = (pooled_run.path / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "image" not in card.partition("## Evaluation")[2].partition("## Limitations")[0]
+    assert "image" not in card.partition("## Quantitative analyses")[2].partition("## Ethical considerations")[0]
     assert "| Class, lowest F1 first | Groups |" in card
     assert "regraft predict RUN photos.csv --pool-by NAME" in card
     assert 'regraft.predict(run, ["photo.jpg"], groups=["one"])' in card
+
+
+def test_the_documents_have_the_numbers_of_groups(pooled_run: library.Run, tmp_path: Path) -> None:
+    documents = check_documents(pooled_run, tmp_path)
+    assert "Images belong to groups by “patient”: 24 groups of 72 images." in documents["datasheet"]
 
 
 def test_the_answer_of_a_group_is_that_of_its_mean_features(pooled_run: library.Run, patients: Path) -> None:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from run_documents import check_documents
 from terminal import regraft as regraft_command
 
 import regraft
@@ -34,6 +35,12 @@ def test_a_column_of_the_table_divides_the_test_images(table: Path, tmp_path: Pa
     assert sum(group["count"] for group in stored["groups"]) == run.metrics["test"]["count"]
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "By camera, the worst first" in page
+    card = (run.path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for group in stored["groups"]:
+        score = group["scores"]["accuracy"]
+        low, high = (f"{100 * bound:.1f}" for bound in score["interval"])
+        assert f"| {group['value']} | {group['count']} | {100 * score['value']:.1f} % ({low} to {high}) |" in card
+    assert check_documents(run, tmp_path)["model-card"] == card
     again = regraft.evaluate(run, by="camera").subgroups[0]
     assert again.to_json() == stored
     assert regraft.evaluate(run).subgroups == (again,)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_documents import check_documents
 from terminal import csv_rows, regraft
 
 import regraft as library
@@ -198,6 +199,10 @@ def test_a_file_gives_the_tree_and_its_path_stays_right(tree_folder: Path, tmp_p
     (tmp_path / "tree.csv").write_text("color,kind\nred,warm\norange,warm\nblue,cold\n")
     with pytest.raises(DataError, match="green is not in it"):
         train_from("flat", load_config(overrides={**HEAD, "data.taxonomy": "tree.csv"}), "other")
+
+
+def test_the_documents_have_the_metrics_of_the_tree(tree_run: library.Run, tmp_path: Path) -> None:
+    assert "under a tree of classes." in check_documents(tree_run, tmp_path)["datasheet"]
 
 
 def test_inspect_and_split_keep_the_tree(tree_folder: Path, tmp_path: Path) -> None:

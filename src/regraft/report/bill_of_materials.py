@@ -198,7 +198,7 @@ def _metrics(record: RunRecord) -> list[dict[str, Any]]:
     if record.part is None:
         return []
     evaluation, rows = record.evaluations[record.part], []
-    for kind, _, value in REPORTS[record.task].card_view(record)["metrics"]:
+    for kind, _, value in REPORTS[record.task].document(record).metrics:
         row: dict[str, Any] = {"type": kind, "value": _number(value), "slice": f"{PARTS[record.part]} images"}
         bounds = evaluation.intervals.get(_INTERVALS.get(kind, kind)) or getattr(evaluation, f"{kind}_interval", None)
         if bounds:
@@ -213,7 +213,7 @@ def _number(value: float) -> str:
 
 def _model_card(record: RunRecord, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     task, names = _TASKS[record.task], [one_line(name) for name in record.classes]
-    limitations = [*record.cautions, *REPORTS[record.task].card_view(record)["limitations"], *record.missing]
+    limitations = [*record.cautions, *REPORTS[record.task].document(record).limitations, *record.missing]
     answers = f"{pluralize(len(names), 'class', 'classes')}: {join_truncated(names, shown=_MAX_NAMED)}"
     answers = f"the number {names[0]}" if record.task == "regression" else f"probabilities of {answers}"
     size = (record.metrics.get("model") or {}).get("image_size")

@@ -19,15 +19,16 @@ from regraft.evaluation.ordinal import OrdinalScores
 from regraft.report import plots, sentences
 from regraft.report.earlier_run import class_rows
 from regraft.report.hierarchy import answer_rows, level_titles, metric_rows
-from regraft.report.html import interval, percent, short
+from regraft.report.html import interval, percent, short, with_interval
 from regraft.report.record import ClassificationRecord
-from regraft.report.task_report import Sentence, TaskReport
-from regraft.text import join_truncated
+from regraft.report.task_report import DocumentView, Sentence, Table, TaskReport
+from regraft.text import join_truncated, pluralize
 
 #: Maximum number of classes in a confusion matrix with numbers, and in one without.
 MAX_NUMBERS, MAX_DRAWN = 24, 100
 #: Maximum number of pairs of confused classes.
 _MAX_PAIRS = 20
+_ABOUT_INTERVALS = "The 95 % confidence intervals are Wilson's for shares, and a Bayesian bootstrap's for the others."
 #: Between the bounds of an interval in a narrow column.
 _UNBROKEN_TO = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
 
@@ -104,14 +105,71 @@ def _page_view(record: ClassificationRecord) -> dict[str, Any]:
     }
 
 
-def _card_view(record: ClassificationRecord) -> dict[str, Any]:
-    return {
-        "metrics": _card_metrics(record),
-        "order_rows": _ordinal_rows(scores) if (scores := _ordinal(record)) else [],
-        "weakest": [row for row in record.weakest_first() if row.support],
-        "limitations": [*_weak_classes(record), *_label_errors(record)],
-        "min_calibrated": MIN_IMAGES,
-    }
+def _document(record: ClassificationRecord) -> DocumentView:
+    evaluation = record.evaluations[record.part] if record.part else None
+    is_ordered = bool(record.description.get("head", {}).get("ordered"))
+    count = pluralize(len(record.classes), "class", "classes")
+    tree = " under a tree" if record.description.get("taxonomy") else ""
+    answers = sentences.name_classes(record.classes)
+    return DocumentView(
+        kind=(f"an image classifier with {count}{' that have an order' if is_ordered else ''}{tree}",),
+        answers=("The model predicts which of these classes an image shows: ", *answers, "."),
+        always_answers="It always predicts one of its classes, even for an image that shows none of them",
+        labels="each with one label",
+        decides="The answer is the class with the highest probability; that probability is its confidence.",
+        metrics=_metrics(record),
+        scores=[] if evaluation is None else _scores(evaluation),
+        about_scores="Accuracy is the share of right answers, and macro F1 the mean over the classes of the harmonic "
+        "mean of recall and precision, in which a rare class counts as much as a frequent one. Balanced accuracy is "
+        f"the mean recall. {_ABOUT_INTERVALS} They assume independent {record.counted}s.",
+        classes=_class_table(record),
+        more_classes="classes with a higher F1",
+        calibration=_calibration_table(record),
+        limitations=[*_weak_classes(record), *_label_errors(record)],
+        printed="prediction.top(3)",
+        rejects=True,
+    )  # fmt: skip
+
+
+def _scores(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    of_tested = " of the tested classes" if evaluation.untested else ""
+    named = ((f"Macro F1{of_tested}", "macro_f1"), ("Balanced accuracy", "balanced_accuracy"),
+             ("Weighted F1", "weighted_f1"))  # fmt: skip
+    return [
+        ("Accuracy", percent(evaluation.accuracy), interval(evaluation.accuracy_interval)),
+        *((name, percent(getattr(evaluation, key)), interval(evaluation.intervals[key])) for name, key in named),
+        *(_ordinal_rows(evaluation.ordinal) if evaluation.ordinal else []),
+        *(metric_rows(evaluation.hierarchy) if evaluation.hierarchy else []),
+    ]
+
+
+def _class_table(record: ClassificationRecord) -> Table:
+    head = ("Class, lowest F1 first", f"{record.counted.capitalize()}s", "Recall", "Precision", "F1")
+    return head, [
+        (
+            row.name, f"{row.support:,}", with_interval(row.recall, row.recall_interval),
+            with_interval(row.precision, row.precision_interval), with_interval(row.f1, row.f1_interval),
+        )
+        for row in record.weakest_first()
+        if row.support
+    ]  # fmt: skip
+
+
+def _calibration_table(record: ClassificationRecord) -> tuple[str, Table] | tuple[()]:
+    """How the confidence was calibrated, and its errors before and after."""
+    if record.calibrations is None or record.part is None:
+        return ()
+    (before, after), fitted = record.calibrations, record.metrics["calibration"]
+    text = f"The confidence is not calibrated: there were no validation {record.counted}s."
+    if fitted["fitted_on"]:
+        on = f"{sentences.PARTS[fitted['fitted_on']]} {record.counted}s"
+        text = f"Temperature {fitted['temperature']:.3f}, fitted on the {on}."
+    rows = [*sentences.calibration_errors(before, after)] if after.images >= MIN_IMAGES else []
+    rows += [
+        (name, f"{getattr(before, key):.4f}", f"{getattr(after, key):.4f}")
+        for name, key in (("Brier score", "brier"), ("Log loss", "loss"))
+    ]
+    return text, ((f"On the {sentences.PARTS[record.part]} {record.counted}s", "before", "after"), rows)
 
 
 def confusion_view(evaluation: Evaluation) -> dict[str, Any]:
@@ -186,7 +244,7 @@ def _chance(calibration: Calibration) -> str:
     return f"{100 * calibration.chance:.2f} points ({interval(calibration.chance_interval)})"
 
 
-def _card_metrics(record: ClassificationRecord) -> list[tuple[str, str, float]]:
+def _metrics(record: ClassificationRecord) -> list[tuple[str, str, float]]:
     """Metrics of the front matter: type, name and value."""
     if record.part is None:
         return []
@@ -217,7 +275,6 @@ def _label_errors(record: ClassificationRecord) -> Iterator[str]:
 
 REPORT = TaskReport(
     page="run.html.jinja",
-    card="model_card.md.jinja",
     sections=_sections,
     numbers=_numbers,
     train_accuracy="accuracy",
@@ -228,5 +285,5 @@ REPORT = TaskReport(
     suspect_row=lambda suspect: (suspect.path, suspect.label, suspect.suggested, suspect.probability),
     details=_details,
     page_view=_page_view,
-    card_view=_card_view,
+    document=_document,
 )

@@ -25,6 +25,10 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;"
 _MARKDOWN = re.compile(r"(^\+|[\\*_{}\[\]#~@$^]|:(?=//|[\w+-]+:))")
 
 
+#: What stands before each place of a document that only a person can fill; text from the data has no asterisks.
+MARK = "**To be written by a person:**"
+
+
 class Name(str):
     """Text from the data, which may contain anything; a sentence is a tuple of plain text and names."""
 
@@ -90,10 +94,43 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}"
 
 
+def with_interval(value: float, bounds: tuple[float, float]) -> str:
+    """Write a share and its interval as `90.1 % (87.0 to 92.6)`."""
+    return f"{percent(value)} ({interval(bounds)})"
+
+
 def escape_markdown(text: str, width: int = 80) -> Markup:
     """Return text from the data as Markdown without markup, link or mention, also for tables, up to `width` columns."""
-    marked = _MARKDOWN.sub(r"\\\1", short(text, width).strip()).replace("www.", "www\\.")
+    return _inert(short(text, width).strip())
+
+
+def markdown_sentence(text: str | tuple[str, ...]) -> Markup:
+    """Join a sentence as Markdown: names are text, and what is between backquotes in the other pieces is code."""
+    pieces = (text,) if isinstance(text, str) else text
+    return Markup("").join(
+        escape_markdown(piece) if isinstance(piece, Name) else _markdown_code(short(piece)) for piece in pieces
+    )
+
+
+def ask(what: str) -> Markup:
+    """Mark a place of a document that only a person can fill; `what` is Markdown."""
+    return Markup(f"> {MARK} {what}")
+
+
+def _inert(text: str) -> Markup:
+    marked = _MARKDOWN.sub(r"\\\1", text).replace("www.", "www\\.")
     return Markup("".join(_ENTITIES.get(character, character) for character in marked))
+
+
+def _markdown_code(text: str) -> Markup:
+    pieces = text.split("`")
+    last = len(pieces) - 1
+    return Markup("").join(
+        _inert(piece) if i % 2 == 0
+        else Markup("`{}`").format(Markup(piece)) if piece.strip() and i < last
+        else _inert(f"`{piece}`" if i < last else f"`{piece}")
+        for i, piece in enumerate(pieces)
+    )  # fmt: skip
 
 
 @cache
@@ -105,8 +142,9 @@ def _environment() -> Environment:
     environment.filters |= {
         "bidi": bidi, "file_name": file_name, "code": code, "sentence": sentence, "short": short, "percent": percent,
         "interval": interval, "count": "{:,}".format, "markdown": escape_markdown,
+        "told": markdown_sentence,
     }  # fmt: skip
-    environment.globals |= {"image": image, "pluralize": pluralize, "score_of": score_of, "zip": zip}
+    environment.globals |= {"ask": ask, "image": image, "pluralize": pluralize, "score_of": score_of, "zip": zip}
     return environment
 
 

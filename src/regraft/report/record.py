@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from regraft.data.dataset import Part
 from regraft.data.labels import Task
 from regraft.data.pooling import Counted
+from regraft.errors import RunError
 from regraft.evaluation.calibration import (
     Calibration,
     apply_temperature,
@@ -119,6 +122,19 @@ class RunRecord(ABC):
     def has_random_weights(self) -> bool:
         """Whether the network started from random weights."""
         return (self.description.get("weights") or {}).get("source") == "none"
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The sections of `config.toml`; empty if there is none. Raises `RunError` if it is damaged."""
+        try:
+            return tomllib.loads(self.config)
+        except tomllib.TOMLDecodeError as error:
+            raise RunError(f"config.toml of {self.name} is damaged: {error}. Copy the run again.") from error
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data without its folder, which a document that is published must not tell."""
+        return PurePosixPath(self.source.replace("\\", "/")).name or self.name
 
     @property
     def license_conditions(self) -> list[str]:

@@ -6,22 +6,29 @@ their own ways.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from regraft.data.pooling import Counted
 from regraft.errors import UsageError
 from regraft.evaluation.abstention import select, threshold_for
-from regraft.evaluation.calibration import MIN_IMAGES
+from regraft.evaluation.calibration import MIN_IMAGES, Calibration
 from regraft.evaluation.hierarchy import TARGET_ACCURACY, Hierarchy
 from regraft.evaluation.metrics import MAX_UNTESTED, Evaluation
+from regraft.evaluation.multilabel.calibration import MultilabelCalibration
 from regraft.report.html import Name, interval, percent
 from regraft.report.record import WITHHELD, ClassificationRecord
 from regraft.report.task_report import Sentence
 from regraft.text import pluralize
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def name_classes(names: Sequence[str], limit: int = 100) -> Sentence:
+    """The names of classes in a sentence, at most `limit` of them."""
+    pieces = [piece for name in names[:limit] for piece in (", ", Name(name))][1:]
+    return (*pieces, f", and {len(names) - limit:,} more") if len(names) > limit else tuple(pieces)
 
 
 def quality(record: ClassificationRecord) -> Iterator[Sentence]:
@@ -77,6 +84,20 @@ def confused(confusion: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
     counts = errors[rows, columns]
     order = np.argsort(-counts, kind="stable")[:limit]
     return [(int(rows[i]), int(columns[i]), int(counts[i])) for i in order]
+
+
+def calibration_errors(
+    before: Calibration | MultilabelCalibration, after: Calibration | MultilabelCalibration
+) -> Iterator[tuple[str, str, str]]:
+    """Yield rows of a table: the calibration error before and after, and the same of a perfectly calibrated model."""
+    yield ("Expected calibration error", f"{before.ece:.4f}", f"{after.ece:.4f}")
+    if after.chance is not None:
+        chances = (
+            "" if one.chance is None or one.chance_interval is None
+            else f"{one.chance:.4f} ({one.chance_interval[0]:.4f} to {one.chance_interval[1]:.4f})"
+            for one in (before, after)
+        )  # fmt: skip
+        yield ("The same of a perfectly calibrated model, by chance (95 %)", *chances)
 
 
 def _per_class(evaluation: Evaluation) -> Iterator[Sentence]:

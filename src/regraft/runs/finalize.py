@@ -19,6 +19,7 @@ from regraft import distributed
 from regraft.atomic_io import write_csv, write_json
 from regraft.data.dataset import Dataset, Split
 from regraft.data.pooling import per_answer, split_per_answer
+from regraft.data.quality.description import describe_files
 from regraft.data.samples import PARTS, Part
 from regraft.data.subgroups import values_of_answers
 from regraft.evaluation.compare_subgroups import compare_subgroups
@@ -202,6 +203,7 @@ def write_results(
         "bad": [asdict(bad) for bad in split.dataset.bad],
         "ignored": list(split.dataset.ignored),
         "notes": list(split.dataset.notes),
+        "files": describe_files(split.dataset),
     }
     if split.dataset.pool_by:
         write_groups(path, split)

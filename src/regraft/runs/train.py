@@ -39,7 +39,7 @@ from regraft.runs.prepare import build_described, build_for, describe_model
 from regraft.runs.processes import describe as describe_processes
 from regraft.runs.processes import jointly, logged, tell_run
 from regraft.runs.progress import with_progress
-from regraft.runs.report import write_report
+from regraft.runs.report import kept_card, write_report
 from regraft.runs.run import CHECKPOINT, CONFIG, SOURCE, SPLIT, UNLABELED, Run, open_model
 from regraft.runs.run_folder import SCRATCH, lock_run, new_folder
 from regraft.runs.scan_and_split import (
@@ -218,6 +218,8 @@ def _write_run(
     try:
         if with_report:
             write_report(run, split.dataset)
+            if kept := kept_card(path):
+                tracked.on_message(kept)
     except RegraftError as error:  # the run is complete without a report
         tracked.on_message(f"The report could not be written: {error} To try again: regraft report {path}")
     if not training.interrupted:  # at the very end: a run without its report is not finished

@@ -60,6 +60,41 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def describe_files(dataset: Dataset) -> dict[str, Any]:
+    """What the files of the images are, as JSON values: formats, color modes, sizes, copies and groups.
+
+    `width` and `height` are the least, the median and the largest in pixels, [] where no size is known. `contents` is
+    the number of different files, `pictures` that of different pictures, of which near duplicates are one, and `groups`
+    that of the groups of the images `in_groups`. It reads the columns of the samples, of which there may be millions.
+    """
+    table = dataset.table
+    stats, sizes, groups = table.stats, table.sizes, table.groups.codes
+    stats, sizes = stats[stats["bytes"] > 0], sizes[sizes.min(axis=1, initial=1) > 0]
+    return {
+        "images": len(table),
+        "bytes": int(stats["bytes"].sum()),
+        "formats": _most_common(stats["format"]),
+        "modes": _most_common(stats["mode"]),
+        "width": _least_median_largest(sizes[:, 0]),
+        "height": _least_median_largest(sizes[:, 1]),
+        "contents": len(np.unique(table.contents)),
+        "pictures": len(np.unique(table.pictures)),
+        "groups": len(np.unique(groups[groups >= 0])),
+        "in_groups": int((groups >= 0).sum()),
+    }
+
+
+def _most_common(names: np.ndarray) -> dict[str, int]:
+    """How often each of N names in bytes occurs, the most frequent first."""
+    values, counts = np.unique(names, return_counts=True)
+    found = zip(values.tolist(), counts.tolist(), strict=True)
+    return {name.decode(): count for name, count in sorted(found, key=lambda pair: -pair[1])}
+
+
+def _least_median_largest(values: np.ndarray) -> list[int]:
+    return [int(value) for value in (values.min(), np.median(values), values.max())] if len(values) else []
+
+
 def describe_labels(dataset: Dataset) -> dict[str, Any]:
     """How many images have how many labels, and two labels together: the most frequent pairs first, as JSON values."""
     has = dataset.indicators

@@ -16,10 +16,11 @@ from regraft.evaluation.multilabel.metrics import MultilabelEvaluation
 from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.report import plots
 from regraft.report.earlier_run import class_rows
-from regraft.report.html import interval, percent
+from regraft.report.html import interval, percent, with_interval
 from regraft.report.multilabel import sentences
 from regraft.report.multilabel.record import MultilabelRecord
-from regraft.report.task_report import Sentence, TaskReport
+from regraft.report.sentences import PARTS, calibration_errors, name_classes
+from regraft.report.task_report import DocumentView, Sentence, Table, TaskReport
 from regraft.text import one_line, pluralize, shorten
 
 #: Maximum number of classes in the table of co-occurrence, of pairs in a list, and of reliability diagrams.
@@ -171,37 +172,98 @@ def _answers(record: MultilabelRecord) -> dict[int, list[tuple[str, str, str]]]:
     return answers
 
 
-def _card_view(record: MultilabelRecord) -> dict[str, Any]:
-    metrics: list[tuple[str, str, float]] = []
-    limitations = []
-    if record.part is not None:
-        evaluation = record.evaluations[record.part]
-        metrics = [
-            ("mean_average_precision", "Mean average precision", evaluation.mean_average_precision),
-            ("f1", "Macro F1" + (" of the tested classes" if evaluation.untested else ""), evaluation.macro_f1),
-        ]
-        if record.calibrations and evaluation.count >= MIN_IMAGES:
-            metrics.append(
-                ("expected_calibration_error", "Mean expected calibration error", record.calibrations[1].ece)
-            )
-    if record.suspects:
-        images = len({suspect.path for suspect in record.suspects})
-        limitations.append(
-            f"{images:,} of the validation and test {record.counted}s may lack a label or have a wrong one "
-            "(label_errors.csv), which affects all metrics."
+def _document(record: MultilabelRecord) -> DocumentView:
+    evaluation = record.evaluations[record.part] if record.part else None
+    return DocumentView(
+        kind=(f"a model that says which of {pluralize(len(record.classes), 'class', 'classes')} an image has, any "
+              "number of them",),
+        answers=("The model says which of these classes an image has, also none or several: ",
+                 *name_classes(record.classes), "."),
+        labels="each with any number of labels. An image with several is counted for each of them",
+        decides="A class is said from its own threshold of the probability on.",
+        metrics=_metrics(record),
+        scores=[] if evaluation is None else _scores(evaluation),
+        about_scores="The average precision of a class says how well its probabilities order the "
+        f"{record.counted}s, whatever the threshold; mAP is its mean over the classes. F1 is the harmonic mean of "
+        "recall and precision at the thresholds: macro F1 its mean over the classes, and micro F1 that of all answers "
+        "together. The 95 % confidence intervals are Wilson's for shares, and a Bayesian bootstrap's for the others. "
+        f"They assume independent {record.counted}s.",
+        classes=((), []) if evaluation is None else _class_table(evaluation),
+        more_classes="classes with a higher average precision",
+        calibration=_calibration_table(record),
+        limitations=_label_errors(record),
+        printed="prediction.labels",
+    )  # fmt: skip
+
+
+def _metrics(record: MultilabelRecord) -> list[tuple[str, str, float]]:
+    """Metrics of the front matter: type, name and value."""
+    if record.part is None:
+        return []
+    evaluation = record.evaluations[record.part]
+    macro_f1 = "Macro F1" + (" of the tested classes" if evaluation.untested else "")
+    metrics = [
+        ("mean_average_precision", "Mean average precision", evaluation.mean_average_precision),
+        ("f1", macro_f1, evaluation.macro_f1),
+    ]
+    if record.calibrations and evaluation.count >= MIN_IMAGES:
+        metrics.append(("expected_calibration_error", "Mean expected calibration error", record.calibrations[1].ece))
+    return [(kind, name, round(value, 6)) for kind, name, value in metrics]
+
+
+def _scores(evaluation: MultilabelEvaluation) -> list[tuple[str, str, str]]:
+    of_tested = " of the tested classes" if evaluation.untested else ""
+    named = (("Mean average precision", "mean_average_precision"), (f"Macro F1{of_tested}", "macro_f1"),
+             ("Micro F1", "micro_f1"))  # fmt: skip
+    return [
+        *((name, percent(getattr(evaluation, key)), interval(evaluation.intervals[key])) for name, key in named),
+        (
+            f"{evaluation.counted.capitalize()}s with all answers right",
+            percent(evaluation.exact_match),
+            interval(evaluation.exact_match_interval),
+        ),
+    ]
+
+
+def _class_table(evaluation: MultilabelEvaluation) -> Table:
+    counted = f"{evaluation.counted.capitalize()}s"
+    head = ("Class, lowest AP first", counted, "AP", "Recall", "Precision", "F1", "Threshold")
+    return head, [
+        (
+            row.name, f"{row.support:,}", with_interval(row.average_precision, row.average_precision_interval),
+            with_interval(row.recall, row.recall_interval), with_interval(row.precision, row.precision_interval),
+            with_interval(row.f1, row.f1_interval), percent(row.threshold) if row.threshold <= 1 else "never said",
         )
-    return {
-        "metrics": [(kind, name, round(value, 6)) for kind, name, value in metrics],
-        "limitations": limitations,
-        **_details(record),
-        "min_calibrated": MIN_IMAGES,
-        "described": pluralize(len(record.classes), "class", "classes"),
-    }
+        for row in evaluation.weakest_first
+    ]  # fmt: skip
+
+
+def _calibration_table(record: MultilabelRecord) -> tuple[str, Table] | tuple[()]:
+    """How the probabilities were calibrated, and their errors before and after."""
+    if record.calibrations is None or record.part is None:
+        return ()
+    (before, after), fitted_on = record.calibrations, record.metrics["calibration"]["fitted_on"]
+    text = f"The probabilities are not calibrated: there were no validation {record.counted}s."
+    if fitted_on:
+        text = (f"A slope and an offset of each class's logit, fitted on the {PARTS[fitted_on]} {record.counted}s; "
+                "they are part of the last layer's weights.")  # fmt: skip
+    rows = list(calibration_errors(before, after)) if after.images >= MIN_IMAGES else []
+    head = (f"On the {PARTS[record.part]} {record.counted}s, mean over the classes", "before", "after")
+    return text, (head, rows)
+
+
+def _label_errors(record: MultilabelRecord) -> list[str]:
+    if not record.suspects:
+        return []
+    images = len({suspect.path for suspect in record.suspects})
+    return [
+        f"{images:,} of the validation and test {record.counted}s may lack a label or have a wrong one "
+        "(label_errors.csv), which affects all metrics."
+    ]
 
 
 REPORT = TaskReport(
     page="multilabel.html.jinja",
-    card="multilabel_card.md.jinja",
     sections=_sections,
     numbers=_numbers,
     train_accuracy="answers that are right",
@@ -212,5 +274,5 @@ REPORT = TaskReport(
     suspect_row=lambda s: (s.path, join_labels(s.labels), s.name, s.suggestion, s.probability),
     details=_details,
     page_view=_page_view,
-    card_view=_card_view,
+    document=_document,
 )

@@ -15,7 +15,7 @@ from regraft.report.html import Name, percent
 from regraft.report.record import WITHHELD
 from regraft.report.regression.record import RegressionRecord
 from regraft.report.sentences import PARTS
-from regraft.report.task_report import Sentence, TaskReport
+from regraft.report.task_report import DocumentView, Sentence, TaskReport
 from regraft.text import pluralize
 
 _UNBROKEN_TO = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
@@ -144,28 +144,43 @@ def _answers(record: RegressionRecord) -> dict[int, str]:
     }  # fmt: skip
 
 
-def _card_view(record: RegressionRecord) -> dict[str, Any]:
-    metrics: list[tuple[str, str, float]] = []
-    if record.part is not None:
-        evaluation = record.evaluations[record.part]
-        metrics = [
-            ("mae", "Mean absolute error", evaluation.mae),
-            ("rmse", "Root mean squared error", evaluation.rmse),
-        ]
-        if evaluation.r2 is not None:
-            metrics.append(("r_squared", "R2", evaluation.r2))
-    return {
-        "metrics": [(kind, name, round(value, 6)) for kind, name, value in metrics],
-        "limitations": [],
-        "score_rows": _rows(record),
-        "quantity": record.quantity,
-        "pipeline": "image-regression",
-    }
+def _document(record: RegressionRecord) -> DocumentView:
+    evaluation, name = record.evaluations[record.part] if record.part else None, Name(record.quantity)
+    intervals = "There are no prediction intervals."
+    if evaluation and evaluation.half_width is not None:
+        intervals = (f"The prediction intervals are those of split conformal prediction, fitted on the validation "
+                     f"{record.counted}s: all have the same width.")  # fmt: skip
+    return DocumentView(
+        kind=("a model that predicts a number for an image, ", name),
+        pipeline="image-regression",
+        answers=("The model predicts ", name,
+                 f", with an interval where there were enough validation {record.counted}s."),
+        always_answers="Numbers far outside of those of the training images are not to be expected of it",
+        labels="each with a number",
+        decides="The answer is the number.",
+        metrics=_metrics(record),
+        scores=_rows(record),
+        about_scores="Errors are in the unit of the numbers. R2 is the share of the numbers' variance that the model "
+        "explains: 1 is perfect, and 0 what their mean would have. The 95 % confidence intervals are a Bayesian "
+        f"bootstrap's over the {record.counted}s, and Wilson's for shares. They assume independent {record.counted}s.",
+        calibration=(intervals, ((), [])) if evaluation else (),
+        printed="prediction.value, prediction.interval",
+    )  # fmt: skip
+
+
+def _metrics(record: RegressionRecord) -> list[tuple[str, str, float]]:
+    """Metrics of the front matter: type, name and value."""
+    if record.part is None:
+        return []
+    evaluation = record.evaluations[record.part]
+    metrics = [("mae", "Mean absolute error", evaluation.mae), ("rmse", "Root mean squared error", evaluation.rmse)]
+    if evaluation.r2 is not None:
+        metrics.append(("r_squared", "R2", evaluation.r2))
+    return [(kind, name, round(value, 6)) for kind, name, value in metrics]
 
 
 REPORT = TaskReport(
     page="regression.html.jinja",
-    card="regression_card.md.jinja",
     sections=_sections,
     numbers=_numbers,
     train_accuracy="",
@@ -176,5 +191,5 @@ REPORT = TaskReport(
     suspect_row=lambda suspect: (),
     details=_page_view,
     page_view=_page_view,
-    card_view=_card_view,
+    document=_document,
 )
