@@ -53,7 +53,7 @@ def test_names_change_nothing_but_text(name: str, make_record: Make, hostile_nam
 
 def test_what_an_earlier_version_did_not_record_is_asked_for(make_record: Make) -> None:
     text = datasheet(make_record(("ant", "bee")))
-    assert "The run does not record formats and sizes." in texts(text)
+    assert "An image file. The run does not record formats and sizes." in texts(text)
     assert any("`regraft inspect DATA`" in line and MARK in line for line in text.splitlines())
 
 

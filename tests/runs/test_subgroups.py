@@ -35,6 +35,11 @@ def test_a_column_of_the_table_divides_the_test_images(table: Path, tmp_path: Pa
     assert sum(group["count"] for group in stored["groups"]) == run.metrics["test"]["count"]
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "By camera, the worst first" in page
+    assert "<h3>By <bdi>camera</bdi></h3>" in page
+    for group in stored["groups"]:
+        score = group["scores"]["accuracy"]
+        low, high = (f"{100 * bound:.1f}" for bound in score["interval"])
+        assert f'{100 * score["value"]:.1f}\N{NO-BREAK SPACE}% <span class="within">{low} to {high}</span>' in page
     card = (run.path / "MODEL_CARD.md").read_text(encoding="utf-8")
     for group in stored["groups"]:
         score = group["scores"]["accuracy"]

@@ -13,6 +13,7 @@ from regraft.data.dataset import PARTS
 from regraft.report import plots
 from regraft.report.html import bidi, percent, render_page
 from regraft.report.record import SHOWN, RunRecord
+from regraft.report.subgroups import subgroup_table
 from regraft.report.tasks import REPORTS, summary
 from regraft.report.thumbnails import Album
 from regraft.text import one_line, shorten
@@ -62,6 +63,7 @@ def run_page(record: RunRecord, thumbnails: Mapping[str, str], maps: Mapping[str
         cautions=record.cautions,
         parts=parts,
         class_rows=_class_rows(record, parts),
+        subgroups=[subgroup_table(one) for one in evaluation.subgroups] if evaluation else [],
         notes=data.get("notes", ())[:_MAX_NAMES],
         unreadable=data.get("bad", ()),
         max_names=_MAX_NAMES,
