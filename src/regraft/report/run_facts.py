@@ -112,7 +112,7 @@ def data_facts(record: RunRecord) -> DataFacts:
         (name, *(f"{record.counts[part].get(name, 0):,}" for part in parts)) for name in largest[:_MAX_NAMED] if parts
     ]
     numbers = ", ".join(f"{count:,} {part}" for part, count in record.image_counts.items())
-    notes: list[Sentence] = [(str(note),) for note in data.get("notes", ())]
+    notes: list[Sentence] = [(_without_folder(str(note), record),) for note in data.get("notes", ())]
     if len(notes) > _MAX_NOTES:
         notes[_MAX_NOTES:] = [(f"And {len(notes) - _MAX_NOTES:,} more notes.",)]
     split = record.hashes.get(_SPLIT)
@@ -276,6 +276,12 @@ def _doubts(record: RunRecord, files: Mapping[str, Any]) -> Iterator[str]:
                 f"Of the {len(record.predictions):,} validation and test {record.counted}s, {what} a label that is "
                 "more probably wrong than right (label_errors.csv)."
             )
+
+
+def _without_folder(text: str, record: RunRecord) -> str:
+    """A text with paths in the data's folder as relative ones."""
+    folder = record.source.removesuffix("/").removesuffix(record.data_name)
+    return text.replace(folder, "") if len(folder) > 1 else text
 
 
 def _last(path: str) -> str:
