@@ -164,7 +164,7 @@ def _calibration_table(record: ClassificationRecord) -> tuple[str, Table] | tupl
     if fitted["fitted_on"]:
         on = f"{sentences.PARTS[fitted['fitted_on']]} {record.counted}s"
         text = f"Temperature {fitted['temperature']:.3f}, fitted on the {on}."
-    rows = [*sentences.calibration_errors(before, after)] if after.images >= MIN_IMAGES else []
+    rows: list[tuple[str, ...]] = [*sentences.calibration_errors(before, after)] if after.images >= MIN_IMAGES else []
     rows += [
         (name, f"{getattr(before, key):.4f}", f"{getattr(after, key):.4f}")
         for name, key in (("Brier score", "brier"), ("Log loss", "loss"))

@@ -108,7 +108,7 @@ def data_facts(record: RunRecord) -> DataFacts:
     parts = [part for part in PARTS if part in record.counts]
     totals = {name: sum(record.counts[part].get(name, 0) for part in parts) for name in record.classes}
     largest = sorted(record.classes, key=lambda name: -totals[name])
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, *(f"{record.counts[part].get(name, 0):,}" for part in parts)) for name in largest[:_MAX_NAMED] if parts
     ]
     numbers = ", ".join(f"{count:,} {part}" for part, count in record.image_counts.items())

@@ -247,7 +247,7 @@ def _calibration_table(record: MultilabelRecord) -> tuple[str, Table] | tuple[()
     if fitted_on:
         text = (f"A slope and an offset of each class's logit, fitted on the {PARTS[fitted_on]} {record.counted}s; "
                 "they are part of the last layer's weights.")  # fmt: skip
-    rows = list(calibration_errors(before, after)) if after.images >= MIN_IMAGES else []
+    rows: list[tuple[str, ...]] = [*calibration_errors(before, after)] if after.images >= MIN_IMAGES else []
     head = (f"On the {PARTS[record.part]} {record.counted}s, mean over the classes", "before", "after")
     return text, (head, rows)
 
