@@ -24,7 +24,7 @@ def command(
     key: Annotated[Path | None, Option(metavar="FILE", help="Private key: PEM of an elliptic curve.")] = None,
     keyless: Annotated[bool, Option("--keyless", help="Sign by your identity, which Sigstore certifies.")] = False,
     new_key: Annotated[
-        Path | None, Option(metavar="FILE", help="Make a private key, and the public key FILE.pub.")
+        Path | None, Option(metavar="FILE", help="Make a private key, such as x.pem, and its public key x.pub.")
     ] = None,
     passphrase_file: Annotated[
         Path | None, Option(metavar="FILE", help=f"File with the key's passphrase. Default: ${_PASSPHRASE}.")
