@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regraft.errors import UsageError
+from regraft.errors import RunError, UsageError
 from regraft.models.classifier import Classifier, build
 from regraft.models.serialization import load_classifier, save_classifier
 from regraft.models.weights import build_backbone
@@ -70,6 +70,22 @@ def test_a_saved_model_reads_the_same(tmp_path: Path, head_stages: str) -> None:
     again = load_classifier(tmp_path)
     assert again.get_config()["head"]["stages"] == taps
     assert again.head_stages == head_stages
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [({"blocks.1": ["class"]}, "the head reads class of stages that have mean, max"), ({"blocks.9": ["mean"]}, "blocks.9")],
+)
+def test_a_head_of_stages_that_the_backbone_lacks_is_damage(
+    stages: dict[str, list[str]], message: str, tmp_path: Path
+) -> None:
+    save_classifier(build("test_efficientnet", classes=("a", "b"), weights="none", image_size=32), tmp_path)
+    file = tmp_path / "model.json"
+    description = json.loads(file.read_text())
+    description["head"]["stages"] = stages
+    file.write_text(json.dumps(description))
+    with pytest.raises(RunError, match=message):
+        load_classifier(tmp_path)
 
 
 def test_a_run_from_before_reads_mean_and_maximum_of_all_tokens(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from regraft.data.preprocessing import Preprocessing
 from regraft.models.options import Pooling
 from regraft.models.registry import BackboneSpec
 from regraft.models.stages import Stage, split_stages
-from regraft.models.taps import HeadStages, TapPart, Taps, channels_of, choose_taps, read_tap, token_layout
+from regraft.models.taps import HeadStages, TapPart, Taps, channels_of, choose_taps, find_taps, read_tap, token_layout
 from regraft.models.weights import WeightsRecord
 
 
@@ -76,11 +76,7 @@ class StagedNetwork(nn.Module):
         if isinstance(head_stages, str):
             self.tap_parts: Taps = choose_taps(backbone, self.stages, head_stages, pooling)
         else:
-            self.tap_parts = {
-                index: tuple(head_stages[stage.name])
-                for index, stage in enumerate(self.stages)
-                if stage.name in head_stages
-            }
+            self.tap_parts = find_taps(head_stages, self.stages, self.tokens)
         self.taps = tuple(self.tap_parts)
         self.channels_last_maps = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1) * 255, persistent=False)

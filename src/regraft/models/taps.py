@@ -40,6 +40,12 @@ class TokenLayout:
         """Number of tokens before the patches."""
         return int(self.class_token) + self.registers
 
+    @property
+    def parts(self) -> tuple[TapPart, ...]:
+        """What `slice_of` finds."""
+        prefix: list[TapPart] = [*(["class"] if self.class_token else []), *(["registers"] if self.registers else [])]
+        return (*prefix, "patches")
+
     def slice_of(self, part: TapPart) -> slice:
         """The tokens of a part."""
         if part == "class":
@@ -88,6 +94,18 @@ def choose_taps(
     pooled = layout.pooled if pooling == "avg" else None
     rest = tuple(part for part in parts if part != pooled)
     return taps | {body[-1]: rest} if rest and pooling != "flatten" else taps  # flatten reads all tokens
+
+
+def find_taps(
+    named: Mapping[str, Sequence[TapPart]], stages: Sequence[Stage], tokens: TokenLayout | None
+) -> dict[int, tuple[TapPart, ...]]:
+    """Taps by the names of their stages. Raises `ValueError` if there is no such stage, or it has no such part."""
+    parts = ["mean", "max", *(tokens.parts if tokens else ())]
+    if wrong := {str(part) for own in named.values() for part in own} - set(parts):
+        raise ValueError(f"the head reads {', '.join(sorted(wrong))} of stages that have {', '.join(parts)}")
+    if absent := set(named) - {stage.name for stage in stages}:
+        raise ValueError(f"the head reads the stages {', '.join(sorted(absent))}, which the backbone does not have")
+    return {index: tuple(named[stage.name]) for index, stage in enumerate(stages) if stage.name in named}
 
 
 def channels_of(stage: Stage, *, channels_last: bool) -> int:
