@@ -203,8 +203,25 @@ def test_a_comparison_in_the_parent_folder_is_shown(run: Path) -> None:
             RunError,
             "other classes than model.json",
         ),
+        (lambda run: with_metrics(run, "training", {"notes": None}), RunError, "is damaged"),
+        (lambda run: with_metrics(run, "data", {"counts": {"train": 3}}), RunError, "is damaged"),
+        (lambda run: (run / "head_path.csv").write_text("strength,val_accuracy\nx,high\n"), RunError, "is damaged"),
     ],
-    ids=["metrics", "source", "predictions", "values", "history", "rows", "config", "model", "folder", "classes"],
+    ids=[
+        "metrics",
+        "source",
+        "predictions",
+        "values",
+        "history",
+        "rows",
+        "config",
+        "model",
+        "folder",
+        "classes",
+        "notes",
+        "counts",
+        "path",
+    ],
 )
 def test_a_damaged_file_is_named(
     run: Path, damage: Callable[[Path], object], kind: type[Exception], words: str
@@ -212,6 +229,12 @@ def test_a_damaged_file_is_named(
     damage(run)
     with pytest.raises(kind, match=words):
         write_report(run)
+
+
+def with_metrics(run: Path, name: str, values: dict[str, object]) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics[name] |= values
+    (run / "metrics.json").write_text(json.dumps(metrics))
 
 
 def test_unreadable_data_is_an_error_only_if_it_was_given(run: Path, tmp_path: Path) -> None:

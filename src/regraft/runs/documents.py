@@ -18,7 +18,7 @@ from regraft.report.annex_iv import annex_iv
 from regraft.report.datasheet import datasheet
 from regraft.report.model_card import model_card
 from regraft.report.record import RunRecord
-from regraft.runs.record import record_of
+from regraft.runs.record import damage_named, record_of
 from regraft.runs.run import Run
 
 #: Names of the documents, and of the model card's file.
@@ -51,7 +51,10 @@ def write_document(run: Run, template: str, out: Path | str | None = None) -> Pa
         raise UsageError(
             f"{file} was written or changed by a person, and is kept. Give another file (out), or move this one away."
         )
-    write_text(file, with_checksum(make(record_of(run))))
+    record = record_of(run)
+    with damage_named(run):
+        text = make(record)
+    write_text(file, with_checksum(text))
     return file
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import UndefinedError
 
 from regraft.atomic_io import sha256_of
 from regraft.data.dataset import Part
@@ -40,9 +42,16 @@ def record_of(run: Run) -> RunRecord:
 
 def stored_record(run: Run) -> RunRecord:
     """Read what the files of a run say, without the search for label errors. Raises as `record_of`."""
-    try:
+    with damage_named(run):
         return _stored_record(run)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+
+
+@contextmanager
+def damage_named(run: Run) -> Iterator[None]:
+    """Within it, an error by values that no run has is a `RunError`: a file of the run is damaged."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, UndefinedError) as error:
         files = f"{METRICS}, {HISTORY} or another file"
         raise RunError(f"{files} in {run.path} is damaged: {error!r}. Copy the run again.") from error
 

@@ -22,7 +22,7 @@ from regraft.report.thumbnails import THUMBNAIL_SIZE, data_uri, read_thumbnails
 from regraft.runs.documents import CARD as CARD
 from regraft.runs.documents import Template, is_changed, with_checksum, write_document
 from regraft.runs.explain import stream
-from regraft.runs.record import record_of
+from regraft.runs.record import damage_named, record_of
 from regraft.runs.run import Run
 from regraft.runs.run_images import SourceOf, images_of
 
@@ -65,8 +65,6 @@ def write_report(
         >>> print(regraft.write_report("runs/photos", template="datasheet"))
         runs/photos/DATASHEET.md
     """
-    from regraft.report.bill_of_materials import bill_of_run  # what it imports is used only here
-
     run = run if isinstance(run, Run) else Run(run)
     if template is not None:
         if data is not None:
@@ -75,6 +73,25 @@ def write_report(
     if out is not None:
         raise UsageError("out is the file of a document: it has no effect without template. Leave it out.")
     record = record_of(run)
+    with damage_named(run):
+        _write(run, record, data)
+    return run.path / REPORT
+
+
+def kept_card(path: Path) -> str:
+    """A sentence if the model card in a run's folder is not of `write_report`, because a person has changed it."""
+    card = path / CARD
+    if not is_changed(card):
+        return ""
+    return (
+        f"{card} was changed by a person and is kept as it is. A new one, to compare: regraft report {path} --template "
+        "model-card --out NEW.md"
+    )
+
+
+def _write(run: Run, record: RunRecord, data: Dataset | Path | str | None) -> None:
+    from regraft.report.bill_of_materials import bill_of_run  # what it imports is used only here
+
     write_json(run.path / BILL, bill_of_run(record))
     source = images_of(run, data)
     max_pixels = data.max_pixels if isinstance(data, Dataset) else MAX_PIXELS
@@ -89,18 +106,6 @@ def write_report(
     if maps is not None and source is not None and not record.at_chance:
         maps = _attribution_maps(run, record, source, max_pixels, set(thumbnails))
     write_text(run.path / REPORT, run_page(record, thumbnails, maps))
-    return run.path / REPORT
-
-
-def kept_card(path: Path) -> str:
-    """A sentence if the model card in a run's folder is not of `write_report`, because a person has changed it."""
-    card = path / CARD
-    if not is_changed(card):
-        return ""
-    return (
-        f"{card} was changed by a person and is kept as it is. A new one, to compare: regraft report {path} --template "
-        "model-card --out NEW.md"
-    )
 
 
 def _attribution_maps(
