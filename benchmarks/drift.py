@@ -82,8 +82,8 @@ def main() -> None:
         }
         facts = {}
         for kind, values in p_values.items():
-            rates = {f"found at {rate:g}": float(np.mean(np.array(values) <= rate)) for rate in (ALPHA, 0.05, 0.001)}
-            facts[kind] = {**rates, "smallest p": min(values), "largest p": max(values)}
+            rates = {f"found_at_{rate:g}": float(np.mean(np.array(values) <= rate)) for rate in (ALPHA, 0.05, 0.001)}
+            facts[kind] = {**rates, "smallest_p": min(values), "largest_p": max(values)}
             print(f"{kind}: {', '.join(f'{name} {value:.4g}' for name, value in facts[kind].items())}")
         for one in pairs[0][1].tests:
             print(f"  {one.test}: p = {one.p_value:.2g}, of all tests {one.adjusted:.2g}. {one.sentence}")
@@ -92,7 +92,7 @@ def main() -> None:
             shutil.copy(poly[number], place / "new")
         said = regraft.drift(run, place / "new")
         print(said)
-        facts["polycrystalline"] |= {"command": said.changes.verdict, "p of the command": smallest(said.changes)}
+        facts["polycrystalline"] |= {"command": said.changes.verdict, "p_of_the_command": smallest(said.changes)}
     if record:
         save("drift", p_values, unit="p-value", title="Solar cells of another kind", facts=facts, data=demo_images())
 
