@@ -74,7 +74,10 @@ def test_a_saved_model_reads_the_same(tmp_path: Path, head_stages: str) -> None:
 
 @pytest.mark.parametrize(
     ("stages", "message"),
-    [({"blocks.1": ["class"]}, "the head reads class of stages that have mean, max"), ({"blocks.9": ["mean"]}, "blocks.9")],
+    [
+        ({"blocks.1": ["class"]}, "the head reads class of stages that have mean, max"),
+        ({"blocks.9": ["mean"]}, "blocks.9"),
+    ],
 )
 def test_a_head_of_stages_that_the_backbone_lacks_is_damage(
     stages: dict[str, list[str]], message: str, tmp_path: Path
