@@ -24,7 +24,7 @@ from regraft.training.losses import Objective, strata
 from regraft.training.prefix_backend import OpenVinoBackend, gmac_of_pass, is_clearly_faster
 from regraft.training.setup import TrainingSetup
 
-#: Training images that calibrate the prefix, and others on which it is compared, at most.
+#: Training images that calibrate the prefix, and that are drawn apart from those to compare it, at most.
 _CALIBRATED, _COMPARED = 304, 500
 #: Multiply-accumulates of all passes, in 10^9, below which quantizing and comparing take longer than they save.
 _WORTH_QUANTIZING_GMAC = 10_000.0
