@@ -357,9 +357,9 @@ def _duplicate_notes(samples: SampleTable, task: Task) -> Iterator[str]:
     count = int(pictures.max(initial=-1)) + 1
     if task == "classification":
         pairs = np.unique(np.stack([samples.contents, samples.labels.codes]), axis=1)
-        several = int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
-        if several > 1 and several >= _USUAL * len(contents):
-            yield f"{several:,} pictures are in several classes. If an image may have several, use --task multilabel."
+        shared = int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+        if shared > 1 and shared >= _USUAL * len(contents):
+            yield f"{shared:,} pictures are in several classes. If an image may have several, use --task multilabel."
     if near := len(contents) - count:
         yield f"{pluralize(near, 'near duplicate')} of other images; a split keeps them in one part."
     first = np.full(count, len(samples))

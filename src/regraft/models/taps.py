@@ -43,7 +43,8 @@ class TokenLayout:
     @property
     def parts(self) -> tuple[TapPart, ...]:
         """What `slice_of` finds."""
-        prefix: list[TapPart] = [*(["class"] if self.class_token else []), *(["registers"] if self.registers else [])]
+        prefix: list[TapPart] = ["class"] if self.class_token else []
+        prefix += ["registers"] if self.registers else []
         return (*prefix, "patches")
 
     def slice_of(self, part: TapPart) -> slice:

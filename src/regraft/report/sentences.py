@@ -92,12 +92,12 @@ def calibration_errors(
     """Yield rows of a table: the calibration error before and after, and the same of a perfectly calibrated model."""
     yield ("Expected calibration error", f"{before.ece:.4f}", f"{after.ece:.4f}")
     if after.chance is not None:
-        chances = (
+        first, then = (
             "" if one.chance is None or one.chance_interval is None
             else f"{one.chance:.4f} ({one.chance_interval[0]:.4f} to {one.chance_interval[1]:.4f})"
             for one in (before, after)
         )  # fmt: skip
-        yield ("The same of a perfectly calibrated model, by chance (95 %)", *chances)
+        yield ("The same of a perfectly calibrated model, by chance (95 %)", first, then)
 
 
 def _per_class(evaluation: Evaluation) -> Iterator[Sentence]:

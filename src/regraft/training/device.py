@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -64,7 +66,7 @@ def computes_int8(device: torch.device) -> bool:
     return device.type == "cpu" and any(_cpu_capabilities().get(name) for name in _INT8_INSTRUCTIONS)
 
 
-def _cpu_capabilities() -> dict[str, bool]:
+def _cpu_capabilities() -> Mapping[str, Any]:
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
