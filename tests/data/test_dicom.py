@@ -15,6 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from regraft.data.decode import decode_image, has_frames
+from regraft.data.image_stats import examine_image
+from regraft.data.rgb import measure_value_range
 from regraft.data.scan import scan
 from regraft.errors import ImageError, ImageErrorCode
 
@@ -60,6 +62,16 @@ def test_values_without_a_window_are_scaled_as_the_data(encode: Encode) -> None:
     low_is_bright = encode(RAMP, "DICOM", BitsStored=12, PhotometricInterpretation="MONOCHROME1")
     assert gray(low_is_bright, value_range=((0, 0), (0, 4095))) == [255, 193, 130, 68, 0]
     assert gray(encode(np.full((2, 2), 7, np.uint16), "DICOM")) == [0, 0]
+
+
+@pytest.mark.parametrize("above", [0, 100])
+def test_values_that_are_all_negative_are_measured(encode: Encode, above: int) -> None:
+    data = encode(RAMP, "DICOM", RescaleSlope=1, RescaleIntercept=-int(RAMP.max()) - above, BitsStored=12)
+    stats = examine_image(data)["stats"]
+    assert stats["largest"] == pytest.approx(-above, abs=1e-5)
+    _, (black, white) = measure_value_range(stats.reshape(1))
+    assert black == pytest.approx(-int(RAMP.max()) - above, abs=20)
+    assert white == pytest.approx(-above, abs=20)
 
 
 def test_eight_bits_stay_as_they_are(encode: Encode) -> None:

@@ -197,6 +197,15 @@ def test_an_empty_class_in_train(images):
     assert "1 class without a readable image in train: bird." in message_of(root)
 
 
+def test_where_there_is_no_image_other_files_are_named(images):
+    root = images("cat/1.png", "dog/1.png")
+    for label in ("cat", "dog"):
+        (root / label / "1.png").rename(root / label / "IM01")
+    message = message_of(root)
+    assert "2 classes without a readable image: cat, dog." in message
+    assert "No extension: 2 files ignored, such as cat/IM01, which is a PNG image. Rename such files" in message
+
+
 def test_a_class_of_unreadable_images_says_why(images):
     root = images("cat/1.png", "dog/1.png")
     (root / "dog/1.png").write_bytes(b"")

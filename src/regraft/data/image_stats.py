@@ -22,10 +22,12 @@ from regraft.data.rgb import BANDS, exif_orientation, load_wide, make_upright, t
 THUMBNAIL_SIZE = 64
 
 #: Part of every cache key; changes whenever the same bytes would give other values or another thumbnail.
-STATS_VERSION = 4
+STATS_VERSION = 5
 
 #: Percentiles of an image's values that are its `low` and `high`, and the values that are looked at, about.
 _PERCENTILES, _VALUES = (0.1, 99.9), 2**20
+#: What stands for a largest value of 0 above negative ones, since 0 is that of images of 8 bits.
+_JUST_ABOVE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,10 @@ class ImageStats:
     more bands, which are not used, or `13xu2` for 13 bands of unsigned integers of 2 bytes; `orientation` is EXIF's, 1
     (upright) to 8. Only the first of several `frames` or pages is used. `largest` is the largest value of an image with
     more than 8 bits, `low` and `high` are the 0.1th and 99.9th percentile of its values; else all are 0, also of other
-    bands than colors. `brightness` and `contrast` are the mean and the standard deviation of the gray values, 0 (black)
-    to 1 (white); in an image with more than 8 bits, these are `low` and `high`. `sharpness` is the mean absolute
-    difference of neighboring gray values when the image is scaled to 128 x 128 pixels; it is low for images that are
-    blurred at the size that a network sees.
+    bands than colors. Where the largest value is 0 and others are negative, `largest` is just above. `brightness` and
+    `contrast` are the mean and the standard deviation of the gray values, 0 (black) to 1 (white); in an image with more
+    than 8 bits, these are `low` and `high`. `sharpness` is the mean absolute difference of neighboring gray values when
+    the image is scaled to 128 x 128 pixels; it is low for images that are blurred at the size that a network sees.
     """
 
     bytes: int
@@ -84,7 +86,7 @@ def examine_image(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -
         image.load()
         extra = getattr(image, "tag_v2", {}).get(BANDS, 0) - len(image.getbands())
         mode += f"+{extra}" if extra > 0 else ";16" if wide is not None and mode[0] not in "IF" else ""
-        largest = 0.0 if wide is None else wide.max(where=np.isfinite(wide), initial=0)
+        largest = _largest(wide)
         # After load(): Pillow loads a PNG to find its EXIF block, and exif_orientation would swallow the error.
         orientation = exif_orientation(image)
         ends = _percentiles(wide)
@@ -123,6 +125,14 @@ def _record_of(raster: Raster, size: int) -> np.ndarray:
     record["stats"] = (size, width, height, raster.format, raster.mode, 1, 1, 0.0, *measures, 0.0, 0.0)
     record["thumbnail"] = thumbnail
     return record
+
+
+def _largest(wide: np.ndarray | None) -> float:
+    """The largest value of an image with more than 8 bits, which may be negative; 0 where all are, or of another."""
+    if wide is None or not (finite := np.isfinite(wide)).any():
+        return 0.0
+    largest = float(wide.max(where=finite, initial=-np.inf if wide.dtype.kind == "f" else np.iinfo(wide.dtype).min))
+    return _JUST_ABOVE if largest == 0 and wide.min(where=finite, initial=0) < 0 else largest
 
 
 def _percentiles(wide: np.ndarray | None) -> tuple[float, float]:

@@ -254,7 +254,9 @@ def scan_source(
         tree = taxonomy and taxonomy.with_classes(classes)
     except DataError as error:
         if not lenient:
-            raise DataError(f"{error}\n{describe_unreadable(bad)}") if bad else error from None
+            unread = describe_unreadable(bad) if bad else ""
+            skipped = () if samples else describe_ignored(sorted(read.ignored), source.storage.source)
+            raise DataError("\n".join([str(error), *filter(None, [unread]), *skipped])) from None
         problems = (str(error),)
         found_classes = {label for _, label in read.classes} | classes_in(samples.labels, read.task)
         classes = [read.quantity] if read.task == "regression" else sorted(found_classes)
