@@ -64,7 +64,7 @@ def test_a_given_order_is_taken_and_checked() -> None:
     for order, problem in (
         (("low", "high"), "does not name medium"),
         (("low", "medium", "high", "top"), "no class: top"),
-        (("low", "low", "medium", "high"), "twice low"),
+        (("low", "low", "medium", "high"), "names twice: low"),
     ):
         with pytest.raises(UsageError, match=problem):
             in_order(names, order, "data")
