@@ -142,7 +142,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "bidi": bidi, "file_name": file_name, "code": code, "sentence": sentence, "short": short, "percent": percent,
         "interval": interval, "count": "{:,}".format, "markdown": escape_markdown,
-        "told": markdown_sentence,
+        "markdown_sentence": markdown_sentence,
     }  # fmt: skip
     environment.globals |= {"ask": ask, "image": image, "pluralize": pluralize, "score_of": score_of, "zip": zip}
     return environment

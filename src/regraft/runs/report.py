@@ -65,6 +65,8 @@ def write_report(
         >>> print(regraft.write_report("runs/photos", template="datasheet"))
         runs/photos/DATASHEET.md
     """
+    from regraft.report.bill_of_materials import bill_of_run  # what it imports is used only here
+
     run = run if isinstance(run, Run) else Run(run)
     if template is not None:
         if data is not None:
@@ -73,8 +75,25 @@ def write_report(
     if out is not None:
         raise UsageError("out is the file of a document: it has no effect without template. Leave it out.")
     record = record_of(run)
+    report = REPORTS[record.task]
     with damage_named(run):
-        _write(run, record, data)
+        bill, card = bill_of_run(record), with_checksum(model_card(record))
+        suspects = [report.suspect_row(suspect) for suspect in record.suspects]
+    source = images_of(run, data)
+    max_pixels = data.max_pixels if isinstance(data, Dataset) else MAX_PIXELS
+    preprocessing = Preprocessing.from_json(run.description["preprocessing"])
+    decode = partial(preprocessing.picture, max_pixels=max_pixels)
+    thumbnails = {} if source is None else read_thumbnails(record.image_names(), source, decode)
+    maps: dict[str, str] | None = None if run.task == "regression" else {}  # numbers have no maps so far
+    if maps is not None and source is not None and not record.at_chance:
+        maps = _attribution_maps(run, record, source, max_pixels, set(thumbnails))
+    with damage_named(run):
+        page = run_page(record, thumbnails, maps)
+    write_json(run.path / BILL, bill)
+    write_csv(run.path / SUSPECTS, report.suspect_columns, suspects)
+    if not is_changed(run.path / CARD):
+        write_text(run.path / CARD, card)
+    write_text(run.path / REPORT, page)
     return run.path / REPORT
 
 
@@ -87,25 +106,6 @@ def kept_card(path: Path) -> str:
         f"{card} was changed by a person and is kept as it is. A new one, to compare: regraft report {path} --template "
         "model-card --out NEW.md"
     )
-
-
-def _write(run: Run, record: RunRecord, data: Dataset | Path | str | None) -> None:
-    from regraft.report.bill_of_materials import bill_of_run  # what it imports is used only here
-
-    write_json(run.path / BILL, bill_of_run(record))
-    source = images_of(run, data)
-    max_pixels = data.max_pixels if isinstance(data, Dataset) else MAX_PIXELS
-    preprocessing = Preprocessing.from_json(run.description["preprocessing"])
-    decode = partial(preprocessing.picture, max_pixels=max_pixels)
-    thumbnails = {} if source is None else read_thumbnails(record.image_names(), source, decode)
-    report = REPORTS[record.task]
-    write_csv(run.path / SUSPECTS, report.suspect_columns, map(report.suspect_row, record.suspects))
-    if not is_changed(run.path / CARD):
-        write_text(run.path / CARD, with_checksum(model_card(record)))
-    maps: dict[str, str] | None = None if run.task == "regression" else {}  # numbers have no maps so far
-    if maps is not None and source is not None and not record.at_chance:
-        maps = _attribution_maps(run, record, source, max_pixels, set(thumbnails))
-    write_text(run.path / REPORT, run_page(record, thumbnails, maps))
 
 
 def _attribution_maps(
