@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def base() -> Config:
     return load_config(None, [*SETTINGS, "training.head_epochs=3"])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+@contextmanager
+def one_thread() -> Iterator[None]:
     """The images are so small that threads only wait for one another."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -53,12 +54,17 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tuned(
     squares_folder: Path, base: Config, fixed: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> regraft.TuneResult:
     """A whole search; reading a test image before the winner is evaluated fails."""
-    torch.set_num_threads(1)
     is_over = False
     source, train_winner = Dataset.source, Search._train_winner
 
@@ -72,7 +78,7 @@ def tuned(
         return train_winner(self, best)
 
     out = tmp_path_factory.mktemp("tune") / "search"
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.setattr(Dataset, "source", guarded_source)
         patch.setattr(Search, "_train_winner", last_step)
         return regraft.tune(squares_folder, trials=4, finalists=1, config=base, fixed=fixed, out=out)
