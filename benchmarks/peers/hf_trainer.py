@@ -4,7 +4,8 @@
 
 All layers are fine-tuned, as in the image classification guide of transformers: AdamW, warm-up in the first tenth of
 the steps, gradient clipping at 1. To help the peer, images are decoded once and kept in memory, it computes in bfloat16
-with channels last, and learning rate, epochs and schedule are options; those of the guide are 5e-5, 3 and linear.
+where the processor has instructions for it, with channels last, and learning rate, epochs and schedule are options;
+those of the guide are 5e-5, 3 and linear.
 Normalization layers are trained with batch statistics, as by default, unless `--fixed-norm` is given.
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from measured import decode, listing, parser_of, peak_megabytes, report
+from measured import computes_bfloat16, decode, listing, parser_of, peak_megabytes, report
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms import v2
@@ -111,6 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     set_seed(options.seed)
+    bfloat16 = computes_bfloat16() and not options.f32
     options.out.mkdir(parents=True, exist_ok=True)
 
     started = time.perf_counter()
@@ -128,7 +130,7 @@ def main() -> None:
         args=TrainingArguments(
             output_dir=str(options.out),
             use_cpu=True,
-            bf16=not options.f32,
+            bf16=bfloat16,
             per_device_train_batch_size=options.batch_size,
             per_device_eval_batch_size=64,
             num_train_epochs=options.epochs,
@@ -158,7 +160,7 @@ def main() -> None:
 
     test_files, _ = listing(options.data / "test")
     test = Images(test_files, [0] * len(test_files), options.size, v2.Compose(normalize))
-    marks = f"{' fixed-norm' if options.fixed_norm else ''}{' f32' if options.f32 else ''}"
+    marks = f"{' fixed-norm' if options.fixed_norm else ''}{'' if bfloat16 else ' f32'}"
     report(
         "transformers",
         f"full lr={options.lr:g} epochs={options.epochs} {options.schedule}{marks}",

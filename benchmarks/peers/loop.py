@@ -3,7 +3,8 @@
     python loop.py --data FOLDER --weights FILE --out FOLDER --recipe frozen+finetune
 
 Images are decoded once and kept in memory; each epoch augments them again (random resized crop, flip). Convolutions run
-in bfloat16 with channels last on every core; normalization layers of the backbone stay in inference mode. Recipes:
+in bfloat16, where the processor has instructions for it, with channels last on every core; normalization layers of the
+backbone stay in inference mode. Recipes:
 
   frozen           only the head, Adam 1e-3, 8 epochs; the backbone runs without gradients
   frozen+finetune  then also the last two stages, AdamW 1e-4 with a cosine, 10 epochs
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from measured import decode, listing, parser_of, peak_megabytes, report
+from measured import computes_bfloat16, decode, listing, parser_of, peak_megabytes, report
 from safetensors.torch import load_file, save_file
 from timm.optim import create_optimizer_v2
 from torch import nn
@@ -67,7 +68,8 @@ class Trainer:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context of the forward pass."""
-        return nullcontext() if self.options.f32 else torch.autocast(self.device.type, torch.bfloat16)
+        slow = self.device.type == "cpu" and not computes_bfloat16()
+        return nullcontext() if self.options.f32 or slow else torch.autocast(self.device.type, torch.bfloat16)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Run a batch of uint8 pixels."""

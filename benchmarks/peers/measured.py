@@ -50,6 +50,12 @@ def decode(files: list[Path], size: int) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
+def computes_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16; others emulate it, which is slower than float32."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def peak_megabytes(who: int = resource.RUSAGE_SELF) -> float:
     """Peak resident memory so far, in MB (10^6 bytes)."""
     peak = resource.getrusage(who).ru_maxrss
