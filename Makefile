@@ -1,11 +1,11 @@
-# `make demo`, `make test` and `make check`; the README says what each does, also without make.
+# `make demo`, `make test`, `make test-slow` and `make check`; the README says what each does, also without make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 #: Versions that the gate passed with; `make test-latest` leaves them out.
 CONSTRAINTS ?= -c constraints.txt
 
-.PHONY: demo test check test-latest constraints release site results bench bench-gpu clean
+.PHONY: demo test test-slow check test-latest constraints release site results bench bench-gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/regraft demo
@@ -13,15 +13,19 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python tests/gate.py
 
+# exports in their own runtimes, pages as they are written, Ray, the demo: the tests that `make test` leaves out
+test-slow: $(VENV)/.dev
+	$(BIN)/python tests/gate.py slow
+
 # lint, types and layers, without the tests: under a minute
 check: $(VENV)/.dev
 	$(BIN)/python tests/gate.py check
 
 # the same gate with the newest release of every dependency, in an environment of its own
 test-latest:
-	$(MAKE) test VENV=.venv-latest CONSTRAINTS=--upgrade
+	$(MAKE) test test-slow VENV=.venv-latest CONSTRAINTS=--upgrade
 
-# write down the versions of this environment, after the gate has passed with them
+# write down the versions of this environment, after both gates have passed with them
 constraints: $(VENV)/.dev $(VENV)/.release
 	$(BIN)/python tests/constraints.py
 

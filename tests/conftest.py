@@ -30,6 +30,8 @@ from regraft.training.phase_plan import plan_phases
 if TYPE_CHECKING:
     from regraft.runs.run import Run
 
+pytest_plugins = ["slow_tests"]
+
 COLORS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 30)}
 
 
