@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Sequence
@@ -48,6 +50,18 @@ def test_the_notes_are_the_section_of_the_version() -> None:
             notes_of(CHANGELOG, version)
     with pytest.raises(ReleaseError, match=r"below `## Unreleased`, which the notes of 0\.2\.0 would lack"):
         notes_of(CHANGELOG.replace("### Added\n", "### Added\n\n- Another.\n", 1), "0.2.0")
+
+
+def test_the_package_index_shows_the_readme_without_links_to_files() -> None:
+    command = [sys.executable, "-m", "hatch_fancy_pypi_readme", str(ROOT / "pyproject.toml")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    links = set(re.findall(r"\]\(([^)]*)\)", shown))
+    assert links
+    assert all(link.startswith("https://") for link in links), links
+    plain = re.sub(r"\W+", " ", re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", shown))
+    assert "The installation takes a few minutes" in plain
+    assert "Open in Colab" in plain
+    assert "your first classifier" in plain
 
 
 def test_the_version_stands_in_two_places_that_agree(tmp_path: Path) -> None:
