@@ -66,7 +66,7 @@ def _scan(number: int, place: Place) -> Outcome:
     if not data.exists():
         write_squares(place.folder / f"many-{os.getpid()}", _IMAGES, 16).rename(data)
     with place.temporary() as folder:
-        words = [*REGRAFT, "inspect", str(data), "--out", f"{folder}/page.html", "--json"]
+        words = [*REGRAFT, "inspect", str(data), "--no-labels", "--out", f"{folder}/page.html", "--json"]
         environment = {**os.environ, "REGRAFT_CACHE": f"{folder}/cache"}
         started, killed = time.monotonic(), 0
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

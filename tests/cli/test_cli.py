@@ -106,6 +106,7 @@ def test_errors_give_advice_and_an_exit_code(tmp_path: Path, arguments: list[str
 def test_lack_of_memory_gives_advice(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored after the test
     monkeypatch.setattr(cli, "app", mock.Mock(side_effect=error))
     with pytest.raises(SystemExit) as caught:
         cli.main()
@@ -114,6 +115,17 @@ def test_lack_of_memory_gives_advice(
     monkeypatch.setattr(cli, "app", mock.Mock(side_effect=RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main()
+
+
+def test_what_lacks_memory_at_the_end_of_the_process_prints_nothing() -> None:
+    code = (
+        "import atexit; from unittest import mock; from regraft import cli; lack = mock.Mock(side_effect=MemoryError);"
+        "atexit.register(lack); cli.app = lack; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "not enough memory" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_full_disk_gives_advice(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,6 +122,8 @@ def main() -> None:
         except MemoryError:  # there is none for colors either
             os.write(2, f"{_OUT_OF_MEMORY}\n".encode())
             code = 1
+        # For what libraries do as a process ends, such as a table of times, there is no memory either.
+        sys.unraisablehook = lambda _: None
         sys.exit(code)
 
 
