@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -51,6 +53,26 @@ def test_accepted_requests_are_answered_and_new_ones_refused(run: Path, squares_
         assert b'"label"' in received
         assert ending.result(30) == 0
     assert json.loads(server.log[-1])["event"] == "ended"
+
+
+def test_clients_that_connect_again_and_again_do_not_keep_the_server(run: Path) -> None:
+    def ask_until_refused(address: tuple[str, int]) -> None:
+        with suppress(OSError):
+            while True:
+                with socket.create_connection(address, timeout=60) as connection:
+                    connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    while connection.recv(65536):
+                        pass
+
+    with in_process(run, "--drain-delay", 0) as server, ThreadPoolExecutor(16) as pool:
+        if hasattr(os, "sched_setaffinity"):  # clients are faster than the server
+            os.sched_setaffinity(server.process.pid, {min(os.sched_getaffinity(0))})
+            os.setpriority(os.PRIO_PROCESS, server.process.pid, 19)
+        clients = [pool.submit(ask_until_refused, server.host_and_port) for _ in range(16)]
+        time.sleep(1)
+        assert server.end() == 0
+        for client in clients:
+            client.result(60)
 
 
 def test_invalid_arguments_are_reported_at_once(run: Path, tmp_path: Path) -> None:

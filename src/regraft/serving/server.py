@@ -95,21 +95,13 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port without a reset for clients that have connected, then end as uvicorn does."""
-        for listener in sockets or ():
-            await self._accept_waiting(listener)
+        waiting = [connection for listener in sockets or () for connection in _accept_waiting(listener)]
         for server in self.servers:
             server.close()
+        for connection in waiting:
+            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
         await asyncio.sleep(_LAST_REQUEST_SECONDS)
         await super().shutdown(sockets)
-
-    async def _accept_waiting(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listener.fileno())
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                connection, _ = listener.accept()
-                connection.setblocking(False)
-                await loop.connect_accepted_socket(self._make_protocol, connection)
 
     def _make_protocol(self) -> asyncio.Protocol:
         protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn itself
@@ -144,3 +136,16 @@ class DrainingServer(uvicorn.Server):
             delay = self._service.limits.drain_delay_seconds
             asyncio.get_running_loop().call_later(delay, setattr, self, "should_exit", True)
         return await super().on_tick(counter)
+
+
+def _accept_waiting(listener: socket.socket) -> list[socket.socket]:
+    """Accept all who have connected, without a pause in which a client could get its answer and connect again."""
+    accepted = list[socket.socket]()
+    while True:
+        try:
+            accepted.append(listener.accept()[0])
+        except ConnectionAbortedError:
+            continue
+        except OSError:  # nobody waits any more, or no more files can be open
+            return accepted
+        accepted[-1].setblocking(False)
