@@ -141,6 +141,7 @@ class DrainingServer(uvicorn.Server):
 def _accept_waiting(listener: socket.socket) -> list[socket.socket]:
     """Accept all who have connected, without a pause in which a client could get its answer and connect again."""
     accepted = list[socket.socket]()
+    listener.listen(0)  # on Linux nobody else can connect; a second try finds the port closed
     while True:
         try:
             accepted.append(listener.accept()[0])
