@@ -23,14 +23,14 @@ def quantize(
     *,
     in_float: Sequence[str] = (),
     fast_bias_correction: bool = False,
-    half_range: HalfRange = "first_layer_only",
+    half_range: HalfRange = "enable",
 ) -> Any:
     """A copy of a model of OpenVINO in 8 bits.
 
-    The values of its activations on these `batches`, arrays as its input takes them, decide between which limits they
-    are rounded; weights are rounded for each channel. The operations `in_float`, by their friendly names, stay as they
-    are. The shift of the mean that rounding causes is taken back, layer by layer, or several times faster and less
-    exactly.
+    The values of its activations on these `batches`, arrays as its input takes them, decide between which limits
+    they are rounded; weights are rounded for each channel. The operations `in_float`, by their friendly names, stay
+    as they are. The default `half_range` is for exports, since nobody knows which processor runs them. The shift of
+    the mean that rounding causes is taken back, layer by layer, or several times faster and less exactly.
     """
     with quiet():
         import nncf
