@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 from terminal import csv_rows, regraft
 
 import regraft as library
@@ -15,6 +18,7 @@ from regraft.errors import UsageError
 from regraft.models.serialization import load_classifier
 from regraft.runs.change_classes import class_counts
 from regraft.runs.class_changes import ClassChanges
+from regraft.runs.subgroups import evaluate_stored
 
 
 @pytest.fixture
@@ -76,6 +80,44 @@ def test_what_is_stored_of_the_labels_that_stay_is_that_of_the_run(several_run: 
     assert one.classes == ("azure",)
     with pytest.raises(UsageError, match="at least one"):
         library.change_classes(one, drop=["azure"], out=tmp_path / "none")
+
+
+def test_subgroups_are_measured_anew_on_the_labels_that_stay(
+    several_run: library.Run, several_labels: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(several_labels.parent, tmp_path / "images")
+    table, path = tmp_path / "images" / "labels.csv", tmp_path / "run"
+    rows = csv_rows(table)
+    with table.open("w", newline="") as file:
+        cells = [(row["path"], row["label"], "AB"[i % 2]) for i, row in enumerate(rows)]
+        csv.writer(file).writerows([("path", "label", "camera"), *cells])
+    shutil.copytree(several_run.path, path)
+    (path / "source.json").write_text(json.dumps({"data": str(table)}))
+    metrics = json.loads((path / "metrics.json").read_text())
+    for part in ("val", "test"):
+        found = evaluate_stored(library.load(path), part, by=["camera"]).subgroups
+        metrics[part]["subgroups"] = [one.to_json() for one in found]
+    (path / "metrics.json").write_text(json.dumps(metrics))
+
+    run = library.change_classes(path, drop=["blue"], out=tmp_path / "dropped")
+    (stored,) = run.metrics["test"]["subgroups"]
+    assert stored["by"] == "camera"
+    assert stored["groups"] != metrics["test"]["subgroups"][0]["groups"]
+    predictions = run.label_predictions.part("test")
+    for group in stored["groups"]:
+        is_in = ["AB"[int(Path(name).stem) % 2] == group["value"] for name in predictions.ids]
+        expected = average_precision_score(predictions.indicators[is_in], predictions.probabilities[is_in])
+        assert group["count"] == sum(is_in)
+        assert group["scores"]["mAP"]["value"] == pytest.approx(expected)
+    assert library.evaluate(run, by="camera").subgroups[0].to_json() == stored
+    assert "By camera, the worst first" in (run.path / "report.html").read_text()
+
+    table.unlink()
+    done = regraft("classes", path, "--drop", "blue", "--out", tmp_path / "without")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "No subgroups by camera are measured without the dropped labels. The table of" in said
+    assert "subgroups" not in library.load(tmp_path / "without").metrics["test"]
 
 
 def test_merged_labels_are_learned_from_the_images(

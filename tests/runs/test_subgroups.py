@@ -83,3 +83,11 @@ def test_a_run_that_follows_another_has_its_subgroups(table: Path, yellow_folder
         regraft.evaluate(grown, by="lens")
     merged = regraft.change_classes(first, merge={"cold": ["blue", "green"]}, out=tmp_path / "merged")
     assert "subgroups" not in merged.metrics["test"]  # features replace the images, and the table had the cameras
+
+
+def test_a_pattern_needs_no_images(squares_run: regraft.Run, tmp_path: Path) -> None:
+    shutil.copytree(squares_run.path, tmp_path / "run")
+    (tmp_path / "run" / "source.json").write_text(json.dumps({"data": str(tmp_path / "gone")}))
+    expected = regraft.evaluate(squares_run, by="(red|blue)/").subgroups
+    assert {group.value for group in expected[0].groups} == {"red", "blue"}
+    assert regraft.evaluate(tmp_path / "run", by="(red|blue)/").subgroups == expected

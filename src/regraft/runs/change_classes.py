@@ -22,10 +22,11 @@ from regraft.config import Config, load_config
 from regraft.data.labels import names_in
 from regraft.data.samples import Part
 from regraft.data.taxonomy import Taxonomy
-from regraft.errors import UsageError, suggest_names
+from regraft.errors import RegraftError, UsageError, suggest_names
 from regraft.evaluation.hierarchy import hierarchy_of_part
 from regraft.evaluation.metrics import evaluate
 from regraft.evaluation.stored_predictions import CSV, find_predictions, write_predictions
+from regraft.evaluation.subgroups import Subgroups, json_of_subgroups, subgroups_from_json
 from regraft.evaluation.training_overlap import TrainingOverlap
 from regraft.models.classifier import Classifier
 from regraft.models.serialization import load_classifier, save_classifier
@@ -39,10 +40,12 @@ from regraft.runs.run import CONFIG, HEAD_PATH, HISTORY, METRICS, SOURCE, SPLIT,
 from regraft.runs.run_folder import lock_run, new_folder
 from regraft.runs.run_images import data_of, split_rows
 from regraft.runs.scan_and_split import refuse_groups, refuse_numbers, refuse_order
+from regraft.runs.subgroups import subgroups_of_run
 from regraft.runs.tasks.base import PART_TITLES
 from regraft.runs.tasks.classification import plot_levels
 from regraft.runs.tasks.multilabel import MultilabelResults
 from regraft.runs.train_from import train_from
+from regraft.text import join_truncated
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.task_options import given_weights
 
@@ -106,13 +109,20 @@ def change_classes(
         config = config.model_copy(update={"training": replace(config.training, class_weights=named or "none")})
     reporter.on_message(changes.describe())
     if not changes.needs_images:
-        return _rename(earlier, changes, config, out)
+        return _rename(earlier, changes, config, data, out, reporter)
     return train_from(data if data is not None else location_of(earlier), config, out, reporter=reporter)
 
 
-def _rename(earlier: Run, changes: ClassChanges, config: Config, out: Path | str | None) -> Run:
+def _rename(
+    earlier: Run,
+    changes: ClassChanges,
+    config: Config,
+    data: Path | str | None,
+    out: Path | str | None,
+    reporter: ProgressReporter,
+) -> Run:
     """Write the run with new names, or without some labels; `model.json`, which makes a folder a run, comes last."""
-    metrics = _renamed_metrics(earlier, changes)
+    metrics = _renamed_metrics(earlier, changes, data, reporter)
     with lock_run(new_folder(out, earlier.path.resolve().name, "renamed")) as path:
         source = data_of(earlier)
         config = config.model_copy(update={"run": replace(config.run, data=source)})
@@ -185,7 +195,9 @@ def _renamed_model(model: Classifier, changes: ClassChanges) -> Classifier:
     return model
 
 
-def _renamed_metrics(earlier: Run, changes: ClassChanges) -> dict[str, Any]:
+def _renamed_metrics(
+    earlier: Run, changes: ClassChanges, data: Path | str | None, reporter: ProgressReporter
+) -> dict[str, Any]:
     if not (earlier.path / METRICS).is_file():
         raise UsageError(f"{earlier.path} is not finished. Finish it first: regraft train --resume {earlier.path}")
     metrics = dict(earlier.metrics)
@@ -194,17 +206,39 @@ def _renamed_metrics(earlier: Run, changes: ClassChanges) -> dict[str, Any]:
         stored = {part: metrics[part].get("overlap") for part in parts}
         overlaps = {part: value and TrainingOverlap.from_json(value) for part, value in stored.items()}
         metrics |= (_label_metrics if earlier.task == "multilabel" else _class_metrics)(earlier, changes, overlaps)
-        if len(changes.after) == len(changes.before):  # the numbers of subgroups stay, too
-            for part in parts:
-                metrics[part] |= {"subgroups": found} if (found := earlier.metrics[part].get("subgroups")) else {}
-    data = dict(metrics.get("data") or {})
+        of_parts = {part: found for part in parts if (found := subgroups_from_json(earlier.metrics[part]))}
+        if len(changes.after) < len(changes.before):  # else their numbers stay, too
+            of_parts = _subgroups_of_labels(earlier, changes, of_parts, data, reporter)
+        for part, subgroups in of_parts.items():
+            metrics[part] |= json_of_subgroups(subgroups)
+    images = dict(metrics.get("data") or {})
     counts = {
         part: {name: sum(of_part.get(old, 0) for old in changes.sources()[name]) for name in changes.after}
-        for part, of_part in (data.get("counts") or {}).items()
+        for part, of_part in (images.get("counts") or {}).items()
     }
-    metrics["data"] = data | {"classes": list(changes.after), "counts": counts}
+    metrics["data"] = images | {"classes": list(changes.after), "counts": counts}
     metrics["earlier_run"] = {"run": str(earlier.path.resolve()), "changes": changes.describe(), "comparison": None}
     return metrics
+
+
+def _subgroups_of_labels(
+    earlier: Run,
+    changes: ClassChanges,
+    before: Mapping[Part, Sequence[Subgroups]],
+    data: Path | str | None,
+    reporter: ProgressReporter,
+) -> dict[Part, tuple[Subgroups, ...]]:
+    """The subgroups of each part, measured anew on the labels that stay; none and a message without their values."""
+    predictions = changes.of_label_predictions(earlier.label_predictions)
+    try:
+        return {
+            part: subgroups_of_run(earlier, predictions.part(part), [one.by for one in of_part], data)
+            for part, of_part in before.items()
+        }
+    except RegraftError as error:
+        names = join_truncated(dict.fromkeys(one.by for of_part in before.values() for one in of_part))
+        reporter.on_message(f"No subgroups by {names} are measured without the dropped labels. {error}")
+        return {}
 
 
 def _class_metrics(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from regraft.config import DataOptions, load_run_config
 from regraft.data.dataset import Part
+from regraft.data.sources.table import SUFFIXES
+from regraft.data.sources.urls import suffix_of
 from regraft.data.subgroups import values_by
 from regraft.errors import UsageError
 from regraft.evaluation.compare_subgroups import compare_subgroups
@@ -55,7 +57,7 @@ def subgroups_of_run(
         )
     options = load_run_config(run.path / CONFIG).data if (run.path / CONFIG).is_file() else DataOptions()
     place = str(data or data_of(run)) or None
-    if place is not None and not Path(place).exists() and "://" not in place:
+    if place is not None and suffix_of(place) in SUFFIXES and not Path(place).exists() and "://" not in place:
         raise UsageError(f"The table of {run.path} is not where it was, {place}. Say where it is now: give the data.")
     origin = origin_of(run)
     columns: dict[str, list[str | None]] = {}

@@ -15,7 +15,7 @@ import torch
 from regraft.attribution.cam import default_stage, explain_pixels
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
-from regraft.models.inference import Prediction, Predictor, predict_pixels, tree_of
+from regraft.models.inference import Prediction, Predictor, has_order, predict_pixels, tree_of
 
 
 class Engine:
@@ -28,7 +28,7 @@ class Engine:
     def __init__(self, model: Classifier | Predictor, name: str, precision: str = "fp32") -> None:
         self.model, self.name, self.precision = model, name, precision
         self.classes, self.preprocessing, self.thresholds = model.classes, model.preprocessing, model.thresholds
-        self.task, self.taxonomy = model.task, tree_of(model)
+        self.task, self.taxonomy, self.ordered = model.task, tree_of(model), has_order(model)
         self.sizes: tuple[int, ...] = (1,)
         self._stage: int | None = None
         self.has_ood = False  # whether predictions have an out-of-distribution p-value

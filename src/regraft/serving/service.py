@@ -212,7 +212,8 @@ class Service:
             {
                 "name": model.name, "version": model.version, "engine": model.engine.name,
                 "precision": model.engine.precision, "task": model.engine.task,
-                "classes": list(model.engine.classes), "thresholds": list(model.engine.thresholds),
+                "classes": list(model.engine.classes), "ordered": model.engine.ordered,
+                "thresholds": list(model.engine.thresholds),
                 "half_width": half_width_for(model.engine.model, None),
                 "taxonomy": None if model.engine.taxonomy is None else model.engine.taxonomy.to_json(),
                 "image_size": model.engine.preprocessing.named_size,

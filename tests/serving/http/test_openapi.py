@@ -52,7 +52,7 @@ def test_client_of_the_guide_works(server: Server, squares_folder: Path, tmp_pat
     (tmp_path / "client.py").write_text(code)
     files = [squares_folder / "red" / "01.png", squares_folder / "red" / "broken.png"]
     done = subprocess.run(
-        [sys.executable, "-I", "client.py", server.address, *map(str, files)],
+        [sys.executable, "-I", "client.py", server.address, "squares", *map(str, files)],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

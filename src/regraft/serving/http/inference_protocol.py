@@ -73,7 +73,10 @@ async def model_metadata(request: Request) -> Response:
     if model.engine.has_ood:
         outputs.append(_tensor("ood_p_value", "FP64", -1))
     about = {"name": model.name, "versions": [model.version], "platform": f"regraft_{model.engine.name}"}
-    return JSONResponse({**about, "inputs": [_tensor("images", "BYTES", -1)], "outputs": outputs})
+    meaning = {"task": model.engine.task, "ordered": model.engine.ordered}
+    return JSONResponse(
+        {**about, "inputs": [_tensor("images", "BYTES", -1)], "outputs": outputs, "parameters": meaning}
+    )
 
 
 async def model_ready(request: Request) -> Response:

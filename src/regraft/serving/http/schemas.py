@@ -112,6 +112,7 @@ class ModelDescription(_Value):
     precision: str = Field(description="numbers that the network computes with: fp32, fp16 or int8", examples=["fp32"])
     task: Task = Field(description="one class for an image, any number of labels, or a number")
     classes: list[str] = Field(description="names of the classes; of numbers that of the quantity")
+    ordered: bool = Field(description="whether the classes have an order, in which they are listed, lowest first")
     thresholds: list[float] = Field(
         description="probability from which on an image has each class, if it may have any number; else empty"
     )
@@ -163,6 +164,13 @@ class TensorMetadata(_Value):
     shape: list[int]
 
 
+class ModelParameters(_Value):
+    """What the outputs of a model mean."""
+
+    task: Task = Field(description="one class for an image, any number of labels, or a number")
+    ordered: bool = Field(description="whether the classes have an order, the lowest first in `probabilities`")
+
+
 class ModelMetadata(_Value):
     """A model."""
 
@@ -171,6 +179,7 @@ class ModelMetadata(_Value):
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+    parameters: ModelParameters
 
 
 class ModelReady(Ready):
