@@ -93,6 +93,8 @@ class ImageErrorCode(StrEnum):
     #: More pixels than allowed: possibly a decompression bomb.
     TOO_LARGE = "too_large"
     TRUNCATED = "truncated"
+    #: Its format is read by a package that is not installed.
+    MISSING_EXTRA = "missing_extra"
     #: Any other reason: not an image, no permission, damaged.
     UNREADABLE = "unreadable"
 

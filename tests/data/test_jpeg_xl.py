@@ -58,8 +58,9 @@ def test_a_large_image_is_refused_before_it_is_decoded(monkeypatch: pytest.Monke
 
 def test_without_the_extra_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
-    with pytest.raises(ImageError, match=r"pip install 'regraft\[jxl\]'"):
+    with pytest.raises(ImageError, match=r"pip install 'regraft\[jxl\]'") as error:
         decode_image(FILES / "plain.jxl")
+    assert error.value.code == ImageErrorCode.MISSING_EXTRA
 
 
 def test_sixteen_bits_and_transparency(encode: Encode) -> None:
@@ -67,3 +68,12 @@ def test_sixteen_bits_and_transparency(encode: Encode) -> None:
     assert decode_image(encode(wide, "JXL", lossless=True))[0, :, 0].tolist() == [0, 85, 255]
     rgba = np.zeros((8, 8, 4), np.uint8)
     assert (decode_image(encode(rgba, "JXL", lossless=True)) == 255).all()
+
+
+@pytest.mark.parametrize("kept", [14, 0.5])
+def test_a_damaged_file_is_said_to_be_one(encode: Encode, kept: float) -> None:
+    data = encode(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), "JXL")
+    with pytest.raises(ImageError) as error:
+        decode_image(data[: kept if isinstance(kept, int) else int(kept * len(data))])
+    assert error.value.reason == "not an image that can be read: the start of a JPEG XL image"
+    assert error.value.code == ImageErrorCode.UNREADABLE

@@ -206,6 +206,15 @@ def test_where_there_is_no_image_other_files_are_named(images):
     assert "No extension: 2 files ignored, such as cat/IM01, which is a PNG image. Rename such files" in message
 
 
+def test_one_reason_is_said_once(images):
+    root = images("cat/1.png", "dog/1.png", "dog/2.png", "dog/3.png", "dog/4.png")
+    for number in (1, 2, 3):
+        (root / f"dog/{number}.png").write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        scan(root, on_unreadable="error")
+    assert str(error.value).endswith("3 images cannot be read, such as dog/1.png: empty file")
+
+
 def test_a_class_of_unreadable_images_says_why(images):
     root = images("cat/1.png", "dog/1.png")
     (root / "dog/1.png").write_bytes(b"")

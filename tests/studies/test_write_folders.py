@@ -76,6 +76,15 @@ def test_a_cleaned_manifest_omits_duplicates_with_their_reasons(source: Path, tm
         clean_into(source, out, ["duplicates"])
 
 
+def test_files_that_cannot_be_read_are_dropped_with_their_reasons(source: Path, tmp_path: Path) -> None:
+    (source / "b" / "empty.png").touch()
+    (source / "b" / "page.png").write_text("<html>404</html>")
+    _, kept, dropped = clean_into(source, tmp_path / "clean.csv", ["empty"])
+    assert (len(kept), len(dropped)) == (20, 2)
+    found = {Path(row["path"]).name: row["finding"] for row in rows_of(tmp_path / "clean.dropped.csv")}
+    assert found == {"empty.png": "empty", "page.png": "unreadable"}
+
+
 @pytest.fixture
 def several(tmp_path: Path) -> Path:
     """A table of twelve images with several labels, two of which are the same picture."""

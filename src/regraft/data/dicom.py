@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from regraft.data.jpeg_xl import too_large
-from regraft.errors import ImageError, MissingExtraError
+from regraft.errors import ImageError, ImageErrorCode, MissingExtraError
 
 #: Where the mark of a DICOM file is, and the mark.
 _START, _MARK = 128, b"DICM"
@@ -40,7 +40,8 @@ def open_dicom(source: Path | str | bytes, max_pixels: int) -> Image.Image | Non
             from pydicom.pixels.decoders.base import get_decoder
             from pydicom.pixels.utils import pixel_array
         except ImportError as error:
-            raise ImageError(str(MissingExtraError("a DICOM file", "dicom")), name) from error
+            reason = str(MissingExtraError("a DICOM file", "dicom"))
+            raise ImageError(reason, name, ImageErrorCode.MISSING_EXTRA) from error
         file.seek(0)
         dataset = pydicom.dcmread(file)
         if "PixelData" not in dataset:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from regraft.errors import ImageError, ImageErrorCode, MissingExtraError
 
@@ -31,7 +31,8 @@ def is_jpeg_xl(head: bytes) -> bool:
 def open_jpeg_xl(source: Path | str | bytes, max_pixels: int) -> Image.Image | None:
     """Decode a JPEG XL file; None if it is no such file or its header is damaged.
 
-    Raises `ImageError` for an image of more than `max_pixels`, and if the extra is not installed.
+    Raises `ImageError` for an image of more than `max_pixels`, and if the extra is not installed, and
+    `UnidentifiedImageError` for a damaged one.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         head = file.read(len(_CONTAINER))
@@ -43,15 +44,17 @@ def open_jpeg_xl(source: Path | str | bytes, max_pixels: int) -> Image.Image | N
         try:
             from pillow_jxl import JpegXLImagePlugin
         except ImportError as error:
-            raise ImageError(str(MissingExtraError("a JPEG XL image", "jxl")), name) from error
+            reason = str(MissingExtraError("a JPEG XL image", "jxl"))
+            raise ImageError(reason, name, ImageErrorCode.MISSING_EXTRA) from error
         JpegXLImagePlugin.DECODE_THREADS = 0  # images are decoded beside one another
         file.seek(0)
         content = file.read()
     try:
         return Image.open(io.BytesIO(content), formats=["JXL"])
     except BaseException as error:
-        if type(error).__module__.startswith("pyo3"):  # a panic in Rust, which is no Exception
-            raise ValueError("damaged JPEG XL") from error
+        is_panic = type(error).__module__.startswith("pyo3")  # of Rust, which is no Exception
+        if is_panic or (isinstance(error, Exception) and not isinstance(error, MemoryError)):
+            raise UnidentifiedImageError("damaged JPEG XL") from error  # the plugin says how to build its library
         raise
 
 

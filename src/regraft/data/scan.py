@@ -274,7 +274,9 @@ def scan_source(
 
 
 def describe_unreadable(bad: Sequence[BadFile]) -> str:
-    """List files that cannot be read, with their reasons."""
+    """List files that cannot be read, with their reasons, or one of them if they have the same."""
+    if len(bad) > 1 and len({b.reason for b in bad}) == 1:
+        return f"{len(bad):,} images cannot be read, such as {bad[0].path}: {bad[0].reason}"
     reasons = join_truncated((f"{b.path}: {b.reason}" for b in bad), "\n  ")
     return f"{pluralize(len(bad), 'image')} cannot be read:\n  {reasons}"
 

@@ -261,10 +261,12 @@ def describe(split: Split) -> str:
         what = f"with {split.classes[0]} from {numbers.min():.6g} to {numbers.max():.6g} (mean {numbers.mean():.4g})"
     text = f"{len(split.dataset)} images {what}: {parts}."
     if bad := split.dataset.bad:
-        text += f" {len(bad)} cannot be read and {'is' if len(bad) == 1 else 'are'} left out: " + "; ".join(
-            f"{b.path} ({b.reason})" for b in bad[:5]
-        )
-        text += f"; and {len(bad) - 5} more in {METRICS}." if len(bad) > 5 else "."
+        is_same = len({b.reason for b in bad}) == 1
+        listed = bad[: 1 if is_same else 5]
+        text += f" {len(bad)} cannot be read and {'is' if len(bad) == 1 else 'are'} left out: "
+        text += "; ".join(f"{b.path} ({b.reason})" for b in listed)
+        why = " for the same reason" if is_same else ""
+        text += f"; and {rest} more{why} in {METRICS}." if (rest := len(bad) - len(listed)) else "."
     return text
 
 

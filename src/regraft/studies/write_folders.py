@@ -16,7 +16,7 @@ from regraft.config import Config, DataOptions
 from regraft.data.dataset import Dataset, Sample, Split
 from regraft.data.labels import AskedTask, LabelOptions, Task
 from regraft.data.quality.cleaning import Dropped, clean
-from regraft.data.quality.findings import Inspection
+from regraft.data.quality.findings import UNREADABLE_KINDS, Inspection
 from regraft.data.sources.folders import FolderLayout
 from regraft.data.split import split as split_dataset
 from regraft.data.storage import Folder
@@ -200,6 +200,8 @@ def clean_into(
 ) -> tuple[Inspection, Dataset, list[Dropped]]:
     """Write a manifest without the images of some findings, and beside it `<name>.dropped.csv` with the reasons.
 
+    Files that cannot be read are dropped, too, whether they are asked for or not.
+
     A tree of classes, of folders or of a `taxonomy` as for `scan`, is in `<name>.taxonomy.json`, because a manifest has
     none.
 
@@ -220,7 +222,9 @@ def clean_into(
     dataset = inspection.dataset
     if not isinstance(dataset.storage, Folder):
         raise UsageError(f"A manifest names files on disk, and {data} has none. Unpack it first.")
-    kept, dropped = clean(dataset, inspection.findings, drop)
+    found = {finding.kind for finding in inspection.findings}
+    unreadable = [kind for kind in UNREADABLE_KINDS if kind in found and kind not in drop]
+    kept, dropped = clean(dataset, inspection.findings, [*drop, *unreadable])
     rows = [(_relative_path(out, dataset, s.path), s.label, s.part or "", s.group or "") for s in kept.samples]
     columns = ("path", "label", "split", "group")
     used = [i for i in range(len(columns)) if i < 2 or any(row[i] for row in rows)]

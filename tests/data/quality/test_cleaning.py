@@ -6,11 +6,17 @@ from typing import Any
 import pytest
 
 from regraft.data.dataset import BadFile
-from regraft.data.quality.cleaning import clean
+from regraft.data.quality.cleaning import clean, proposed
 from regraft.data.quality.findings import audit
 from regraft.errors import ImageErrorCode, UsageError
 
 Make = Callable[..., Any]
+
+
+def test_files_that_an_extra_reads_are_not_proposed_to_be_dropped(plain: Make, dataset: Make) -> None:
+    bad = (BadFile("a.jxl", "an extra", ImageErrorCode.MISSING_EXTRA), BadFile("b.jpg", "text"))
+    findings = audit(dataset(plain("cat", 20) + plain("dog", 20), bad=bad))
+    assert proposed(findings) == ["unreadable"]
 
 
 def test_cleaning_keeps_one_of_copies_and_the_test_side_of_a_leak(sample: Make, plain: Make, dataset: Make) -> None:

@@ -42,6 +42,7 @@ def test_nothing_is_found_where_nothing_is_wrong(plain: Make, dataset: Make) -> 
         (ImageErrorCode.TOO_LARGE, "bomb"),
         (ImageErrorCode.TRUNCATED, "truncated"),
         (ImageErrorCode.UNREADABLE, "unreadable"),
+        (ImageErrorCode.MISSING_EXTRA, "missing_extra"),
     ],
 )
 def test_unreadable_files_are_classified_by_their_code(

@@ -21,8 +21,9 @@ class Dropped:
     reason: str
 
 
-#: Kinds of finding that people must look at: without them, the difficult and rare images would leave the test set too.
-_TO_LOOK_AT = frozenset({"label_error", "outlier", "outside_train"})
+#: Kinds of finding that people must look at: without them, the difficult and rare images would leave the test set too,
+#: and images that can be read once an extra is installed.
+_TO_LOOK_AT = frozenset({"label_error", "outlier", "outside_train", "missing_extra"})
 
 
 def proposed(findings: Sequence[Finding]) -> list[str]:

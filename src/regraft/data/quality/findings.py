@@ -78,7 +78,10 @@ _UNREADABLE_KINDS = {
     ImageErrorCode.TOO_LARGE: ("bomb", "is too large to be decoded safely", "are too large to be decoded safely"),
     ImageErrorCode.TRUNCATED: ("truncated", "is truncated", "are truncated"),
     ImageErrorCode.UNREADABLE: ("unreadable", "cannot be read", "cannot be read"),
+    ImageErrorCode.MISSING_EXTRA: ("missing_extra", "needs an extra to be read", "need an extra to be read"),
 }
+#: Kinds of finding of files that are in no data set, because they cannot be read.
+UNREADABLE_KINDS = tuple(kind for kind, *_ in _UNREADABLE_KINDS.values())
 
 
 def _unreadable(dataset: Dataset) -> Iterator[Finding]:
@@ -87,7 +90,9 @@ def _unreadable(dataset: Dataset) -> Iterator[Finding]:
             yield Finding(
                 kind, "error",
                 f"{pluralize(len(files), f'image {singular}', f'images {plural}')}.",
-                "A file that cannot be read is left out: replace or delete it.",
+                "They are left out without it."
+                if code == ImageErrorCode.MISSING_EXTRA
+                else "A file that cannot be read is left out: replace or delete it.",
                 tuple((file.path,) for file in files), tuple(file.reason for file in files),
             )  # fmt: skip
 
