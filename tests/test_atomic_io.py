@@ -61,6 +61,14 @@ def test_a_failing_replacement_leaves_nothing_behind(tmp_path):
     assert names_in(folder) == []
 
 
+@pytest.mark.parametrize("letter", ["x", "\u65e5", "\udcff"])
+def test_a_name_of_any_length_that_is_allowed_is_written(tmp_path, letter):
+    name = letter * (250 // len(os.fsencode(letter))) + ".json"
+    write_json(tmp_path / name, [1])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert json.loads((tmp_path / name).read_text()) == [1]
+
+
 def test_missing_folders_are_made(tmp_path):
     write_text(tmp_path / "a/b/c.txt", "text")
     assert (tmp_path / "a/b/c.txt").read_text() == "text"

@@ -24,12 +24,15 @@ from regraft.spreadsheets import guarded_row
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
+#: Bytes of its name that a temporary file has: file systems allow 255 in all.
+_NAME_BYTES = 200
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it replaces `path` on success and is deleted on an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    temporary = path.with_name(f".{_start_of_name(path)}.{secrets.token_hex(8)}.partial")
     temporary.touch(exist_ok=False)  # not mkstemp: only the owner could read its files
     mode = temporary.stat().st_mode
     try:
@@ -45,6 +48,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise OSError(number, os.strerror(number), str(path)) from error  # such as a full disk
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _start_of_name(path: Path) -> str:
+    """The name, or as much of it as leaves room for what a temporary file adds to it."""
+    return os.fsencode(path.name)[:_NAME_BYTES].decode(errors="ignore")
 
 
 def _errno_of_rust(error: Exception) -> int | None:

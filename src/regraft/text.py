@@ -9,6 +9,8 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 
+#: Columns of a name in a table of plain text; folders may have names of 255 characters.
+NAME_WIDTH = 60
 _REPLACED = {"Cc": " ", "Zl": " ", "Zp": " ", "Cf": "", "Cs": "\ufffd"}
 
 

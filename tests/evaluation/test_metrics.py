@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -177,6 +178,8 @@ def test_the_report_is_aligned_for_any_name() -> None:
     assert "\x1b" not in text
     assert all(word in text for word in ("日本の猫", "macro average", "95 % interval", "log loss"))
     assert not any(line != line.rstrip() for line in lines)
+    longer = dataclasses.replace(predictions, classes=(*names[:4], "x" * 250))
+    assert max(map(display_width, evaluate(longer).report().splitlines())) < 130
 
 
 def test_a_report_of_many_classes_may_list_the_weakest() -> None:

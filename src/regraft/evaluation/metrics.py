@@ -18,7 +18,7 @@ from regraft.evaluation.predictions import Predictions
 from regraft.evaluation.subgroups import Subgroups, json_of_subgroups, subgroups_from_json
 from regraft.evaluation.training_overlap import Scores, TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
-from regraft.text import display_width, join_truncated, one_line, pluralize
+from regraft.text import NAME_WIDTH, display_width, join_truncated, one_line, pluralize, shorten
 
 #: Width of an accuracy's interval, and number of images of a class, that call for a caution.
 WIDE_INTERVAL, FEW_IMAGES = 0.1, 20
@@ -351,7 +351,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _row(name: str, precision: float, recall: float, interval: tuple[float, float], f1: float, count: int) -> list[str]:
     low, high = interval
-    return [one_line(name), f"{precision:.4f}", f"{recall:.4f}", f"{low:.2f}..{high:.2f}", f"{f1:.4f}", str(count)]
+    shown = shorten(one_line(name), NAME_WIDTH)
+    return [shown, f"{precision:.4f}", f"{recall:.4f}", f"{low:.2f}..{high:.2f}", f"{f1:.4f}", str(count)]
 
 
 def _pad(name: str, width: int) -> str:

@@ -25,7 +25,7 @@ from regraft.evaluation.multilabel.predictions import MultilabelPredictions
 from regraft.evaluation.subgroups import Subgroups, json_of_subgroups, subgroups_from_json
 from regraft.evaluation.training_overlap import Scores, TrainingOverlap
 from regraft.notebook_repr import NotebookRepr
-from regraft.text import display_width, join_truncated, one_line, pluralize
+from regraft.text import NAME_WIDTH, display_width, join_truncated, one_line, pluralize, shorten
 
 #: Bootstrap draws, and largest number of values in memory at once.
 _DRAWS, _CHUNK_VALUES = 1000, 4_000_000
@@ -217,7 +217,7 @@ class MultilabelEvaluation(NotebookRepr):
         listed: Sequence[LabelReport] = self.per_class
         if weakest and len(listed) > 2 * weakest:
             listed = self.weakest_first[:weakest]
-        names = [one_line(report.name) for report in listed]
+        names = [shorten(one_line(report.name), NAME_WIDTH) for report in listed]
         width = max(map(display_width, [*names, "all right"]))
         lines = [" " * width + "".join(f"{column:>11}" for column in columns)]
         for name, report in zip(names, listed, strict=True):
