@@ -102,7 +102,7 @@ def print_distillation(console: Console, run: Run) -> None:
 
 def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
     """List the plots of a run and commands to try next."""
-    path = run.path
+    path, quoted = run.path, shlex.quote(str(run.path))
     console.print("\n[bold]Look at[/bold]")
     contents = {
         "report.html": "report on one page",
@@ -119,9 +119,9 @@ def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
     console.print("\n[bold]Try next[/bold]")
     if pool_by := run.description.get("pool_by"):
         image = f"IMAGES --pool-by {shlex.quote(pool_by)}"
-    commands = [f"predict {path} {image}", f"evaluate {path}", f"summary {path}"]
+    commands = [f"predict {quoted} {image}", f"evaluate {quoted}", f"summary {quoted}"]
     if run.description["backbone"].get("members"):
-        commands.append(f"distill {path} --into efficientnet_lite0   (one small model learns what several say)")
+        commands.append(f"distill {quoted} --into efficientnet_lite0   (one small model learns what several say)")
     for command in commands:
         console.print(escape(f"  regraft {command}"))
 

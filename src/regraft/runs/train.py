@@ -6,6 +6,7 @@ It can predict once the head is trained. Read the file from top to bottom: `trai
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,8 @@ def train_split(
         is_resumable = source.get("resumable", bool(source))
         if is_resumable:
             plan = replace(plan, config=_with_data(plan.config, source["data"]))
-            reporter.on_message(f"Run: {path}. If it is interrupted, continue it: regraft train --resume {path}")
+            again = shlex.join(["regraft", "train", "--resume", str(path)])
+            reporter.on_message(f"Run: {path}. If it is interrupted, continue it: {again}")
         if source and not distributed.rank():
             write_json(path / SOURCE, source)
         write_search(path, search)
@@ -221,7 +223,8 @@ def _write_run(
             if kept := kept_card(path):
                 tracked.on_message(kept)
     except RegraftError as error:  # the run is complete without a report
-        tracked.on_message(f"The report could not be written: {error} To try again: regraft report {path}")
+        again = shlex.join(["regraft", "report", str(path)])
+        tracked.on_message(f"The report could not be written: {error} To try again: {again}")
     if not training.interrupted:  # at the very end: a run without its report is not finished
         shutil.rmtree((path / CHECKPOINT).parent, ignore_errors=True)
     status: Status = "interrupted" if training.interrupted else "failed" if training.error else "finished"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,21 @@ def test_flags_override_a_file_and_the_result_is_printed(squares_folder: Path, t
         assert words in done.stdout
     config = load_config(out / "config.toml")
     assert (config.model.image_size, config.training.finetune_epochs, config.data.test) == (32, 1, 0.25)
+
+
+def test_proposed_commands_can_be_typed_whatever_the_names(squares_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my runs" / "it's [1]"
+    head_only = ["--epochs", "0", "--image-size", "32", "--set", "training.views=1"]
+    done = regraft("train", squares_folder, "--out", out, *head_only)
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    (resumed,) = (line.partition("continue it: ")[2] for line in lines if "continue it: " in line)
+    assert shlex.split(resumed) == ["regraft", "train", "--resume", str(out)]
+    (proposed,) = (line for line in lines if line.startswith("regraft evaluate"))
+    evaluated = regraft(*shlex.split(proposed)[1:])
+    assert evaluated.returncode == 0, evaluated.stderr
+    (proposed,) = (line for line in evaluated.stdout.splitlines() if "regraft explain" in line)
+    assert shlex.split(proposed)[:3] == ["regraft", "explain", str(out)]
 
 
 def test_json_is_alone_on_standard_output(squares_folder: Path, tmp_path: Path) -> None:

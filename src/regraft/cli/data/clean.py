@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -72,5 +73,5 @@ def command(
         )
     options = "" if kept.task == "classification" else f" --task {kept.task}"
     options += f" --bands {bands}" if bands else ""
-    of_tree = f" --taxonomy {tree_file(out)}" if tree_file(out).is_file() else ""
-    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(f'{out}{of_tree}')}{escape(options)}")
+    of_tree = f" --taxonomy {shlex.quote(str(tree_file(out)))}" if tree_file(out).is_file() else ""
+    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(shlex.quote(str(out)) + of_tree + options)}")

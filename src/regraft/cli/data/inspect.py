@@ -118,11 +118,11 @@ def _print(
     if dataset.taxonomy is not None and not asked["--taxonomy"]:
         reading["--layout"] = "tree"
     if kinds := ",".join(proposed(inspection.findings)):
-        screen.print(
-            f"[bold]Clean[/bold]    regraft clean {escape(data + _words(reading))} --drop {kinds} --out clean.csv"
-        )
+        words = escape(shlex.quote(data) + _words(reading))
+        screen.print(f"[bold]Clean[/bold]    regraft clean {words} --drop {kinds} --out clean.csv")
     if not dataset.class_problems:
-        screen.print(f"[bold]Train[/bold]    regraft train {escape(data + _words({**reading, '--order': order}))}")
+        words = escape(shlex.quote(data) + _words({**reading, "--order": order}))
+        screen.print(f"[bold]Train[/bold]    regraft train {words}")
 
 
 def _task_of(dataset: Dataset) -> str | None:

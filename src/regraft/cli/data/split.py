@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -61,7 +62,8 @@ def command(
         screen.print(f"[yellow]left out[/yellow] {escape(file.path)}: {escape(file.reason)}")
     screen.print(escape(f"{target}: " + ", ".join(f"{len(parts[part]):,} {part}" for part in parts) + " images."))
     screen.print(escape(f"{target / SPLIT} lists the source of each image."))
-    trained = f"{target / SPLIT} --task multilabel" if parts.dataset.task == "multilabel" else str(target)
+    is_table = parts.dataset.task == "multilabel"
+    trained = shlex.quote(str(target / SPLIT if is_table else target)) + (" --task multilabel" if is_table else "")
     options = " --layout tree" if parts.dataset.taxonomy else ""
     options += f" --bands {bands}" if bands else ""
     screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(trained + options)}")

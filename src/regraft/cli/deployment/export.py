@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,10 +44,11 @@ def command(
         print_json({str(result.path): result.to_json() for result in results})
         return
     _print_results(screen, results)
-    first = escape(str(results[0].path))
+    first = escape(shlex.quote(str(results[0].path)))
     trust = " --trust" if FORMATS[canonical_format(names[0])].runs_code else ""
     screen.print(f"\n[bold]Try next[/bold]\n  regraft predict {first} IMAGE{trust}")
-    screen.print(f"  python {escape(str(results[0].path / 'predict.py'))} IMAGE   [dim]without regraft[/dim]")
+    script = escape(shlex.quote(str(results[0].path / "predict.py")))
+    screen.print(f"  python {script} IMAGE   [dim]without regraft[/dim]")
     if with_maps:
         screen.print(f"  regraft explain {first} IMAGE")
     screen.print(f"  regraft verify {first}{trust}   [dim]on any machine[/dim]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -64,8 +65,9 @@ def command(
     who = "--identity NAME --issuer URL"
     if key is not None:
         public = key.with_suffix(".pub")
-        who = f"--key {escape(str(public)) if public.is_file() else 'PUBLIC_KEY'}"
-    screen.print(f"\n[bold]Try next[/bold]\n  regraft verify {escape(str(signatures[0].parent))} --signature {who}")
+        who = f"--key {shlex.quote(str(public)) if public.is_file() else 'PUBLIC_KEY'}"
+    folder = shlex.quote(str(signatures[0].parent))
+    screen.print(f"\n[bold]Try next[/bold]\n  regraft verify {escape(f'{folder} --signature {who}')}")
 
 
 def _passphrase(file: Path | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -177,12 +178,13 @@ def command(
         screen.print(f"[yellow]left out[/yellow] {escape(file['path'])}: {escape(file['reason'])}")
     if data is None:
         advice = task.advice(run)
-    elif dataset.task == "regression" or dataset.pool_by:  # for which there is no --out
-        advice = f"regraft evaluate {run} {data} --csv answers.csv --plot {task.PLOT}"
-    elif out is None:
-        advice = f"regraft evaluate {run} {data} --out evaluated   (predictions, metrics and their picture as files)"
     else:
-        advice = f"regraft evaluate {run} {data} --tta flip   (is the mean over an image and its mirror image better?)"
+        options = "--tta flip   (is the mean over an image and its mirror image better?)"
+        if dataset.task == "regression" or dataset.pool_by:  # for which there is no --out
+            options = f"--csv answers.csv --plot {task.PLOT}"
+        elif out is None:
+            options = "--out evaluated   (predictions, metrics and their picture as files)"
+        advice = f"{shlex.join(['regraft', 'evaluate', str(run), data])} {options}"
     if out is not None:
         table = find_predictions(out)
         screen.print(escape(f"\n{out}: evaluation.json, {table.name if table else ''}, {task.PLOT}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -169,7 +170,7 @@ def write(predictions: Predictions, folder: Path) -> str:
 
 def advice(run: Path) -> str:
     """What to try after an evaluation of stored predictions."""
-    return f"regraft explain {run} --mistakes 6   (heat maps of its most confident errors)"
+    return f"regraft explain {shlex.quote(str(run))} --mistakes 6   (heat maps of its most confident errors)"
 
 
 def cautions(evaluation: Evaluation) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -154,7 +155,7 @@ def write(predictions: MultilabelPredictions, folder: Path) -> str:
 
 def advice(run: Path) -> str:
     """What to try after an evaluation of stored predictions."""
-    return f"regraft report {run}   (a page with curves, wrong answers and likely label errors)"
+    return f"regraft report {shlex.quote(str(run))}   (a page with curves, wrong answers and likely label errors)"
 
 
 def cautions(evaluation: MultilabelEvaluation) -> list[str]:

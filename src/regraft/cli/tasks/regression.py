@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -137,7 +138,7 @@ def write(predictions: RegressionPredictions, folder: Path) -> str:
 
 def advice(run: Path) -> str:
     """What to try after an evaluation of stored predictions."""
-    return f"regraft report {run}   (a page with predicted over true numbers and the largest errors)"
+    return f"regraft report {shlex.quote(str(run))}   (a page with predicted over true numbers and the largest errors)"
 
 
 def cautions(evaluation: RegressionEvaluation) -> list[str]:

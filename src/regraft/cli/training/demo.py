@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,8 @@ def command(
         else:
             screen.print(f"[dim]{_LICENSE}: for your own use, do not redistribute.[/dim]")
             screen.print(escape(f"{cells}   {only_images} solar cells, one folder per class\n{new}     12 others"))
-            screen.print(escape(f"\nTry next\n  cd {cells.parent}\n  regraft inspect cells\n  regraft train cells"))
+            place = shlex.quote(str(cells.parent))
+            screen.print(escape(f"\nTry next\n  cd {place}\n  regraft inspect cells\n  regraft train cells"))
         return
     with screen.status("Starting"):
         from regraft.runs.run_folder import new_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -196,6 +197,7 @@ def _print_next(screen: Console, result: TuneResult) -> None:
         lines.append(f"  {path / 'plots' / 'importance.png'}   importance of the settings")
     lines.append(f"  {path / 'trials.csv'}, {path / 'tune.json'}: every trial")
     screen.print("\n[bold]Look at[/bold]\n" + escape("\n".join(lines)))
-    commands = [f"evaluate {result.run.path}"] if result.run is not None else []
-    commands += [f"train DATA --config {path / 'best.toml'}", f"tune --resume {path} --trials {2 * len(result.trials)}"]
+    commands = [shlex.join(["evaluate", str(result.run.path)])] if result.run is not None else []
+    commands.append(f"train DATA --config {shlex.quote(str(path / 'best.toml'))}")
+    commands.append(shlex.join(["tune", "--resume", str(path), "--trials", str(2 * len(result.trials))]))
     screen.print("\n[bold]Try next[/bold]\n" + escape("\n".join(f"  regraft {command}" for command in commands)))

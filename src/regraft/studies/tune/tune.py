@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import tomllib
 from collections.abc import Collection
@@ -129,7 +130,8 @@ def tune(
         locked.enter_context(continued_in(path))
         locked.enter_context(quiet_optuna())
         study = Study(path, config.training.seed, space.default, settings)
-        reporter.on_message(f"Search: {path}. If it is stopped, `regraft tune --resume {path}` resumes it.")
+        resumed = shlex.join(["regraft", "tune", "--resume", str(path)])
+        reporter.on_message(f"Search: {path}. If it is stopped, `{resumed}` resumes it.")
         deadline = None if budget is None else started + budget
         executor = locked.enter_context(open_executor(cluster))
         search = Search(
