@@ -72,6 +72,7 @@ def test_help_lists_the_verbs() -> None:
         (["fit", "photos"], 2, ["No such command: fit; it is `regraft train`."]),
         (["GradCAM"], 2, ["it is `regraft explain`"]),
         (["train", ".", "--rescale", "0.1"], 2, ["No such option: --rescale; normalization is inside the network"]),
+        (["train", ".", "--image-size", "0x64"], 2, ["model.image_size = '0x64': expected a height and a width"]),
         (["train", ".", "--image-size", "64x48x2"], 2, ["model.image_size = '64x48x2': expected a number of pixels"]),
         (["train", ".", "--head-epochs", "3", "--weights", "none"], 2, ["--head-epochs 3 has no effect", "a whole"]),
         (["predict", "nowhere", "x.png"], 2, ["nowhere does not exist", "folder of a run"]),

@@ -45,6 +45,8 @@ def _read_image_size(value: Any) -> int | str:
     if len(sides) not in (1, 2) or not all(re.fullmatch(r"\d+(\.0)?", str(side)) for side in sides):
         raise ValueError("expected a number of pixels, such as 224, or height x width, such as 384x128")
     height, width = (int(float(side)) for side in (sides[0], sides[-1]))
+    if height != width and not min(height, width):
+        raise ValueError("expected a height and a width of pixels, such as 384x128; 0 alone chooses both")
     if max(height, width) > _LARGEST:
         raise ValueError(f"expected at most {_LARGEST} pixels")
     return height if height == width else f"{height}x{width}"
