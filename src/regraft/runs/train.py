@@ -27,6 +27,7 @@ from regraft.data.split_file import write_split
 from regraft.data.unlabelled import write_unlabeled
 from regraft.errors import RegraftError, UsageError, continued_in, refuse_old_names
 from regraft.models.classifier import Classifier
+from regraft.models.malloc import return_freed_memory
 from regraft.models.options import ModelOptions
 from regraft.models.registry import AUTO
 from regraft.models.serialization import save_classifier
@@ -171,6 +172,7 @@ def train_into(
         model.cpu()
         exemplars = number_of(model, config.data.exemplars) if with_report else 0
         held_out = calibrate(model, split, config.training, tracked, exemplars=exemplars, refitted=training.refitted)
+        return_freed_memory()
         run = distributed.first_on_rank_0(
             lambda: _write_run(
                 model,

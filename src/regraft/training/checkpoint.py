@@ -18,6 +18,7 @@ from regraft import distributed
 from regraft.atomic_io import atomic_write
 from regraft.errors import RunError
 from regraft.models.classifier import Classifier
+from regraft.models.malloc import return_freed_memory
 from regraft.models.ood import MahalanobisOod
 from regraft.text import pluralize
 from regraft.training.callbacks import Epoch, HeadChoice, HeadFit, ProgressReporter, Training
@@ -83,11 +84,12 @@ class TrainingState:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Add the duration of a block to the seconds of a step, also if the block raises."""
+        """Add the duration of a block to the seconds of a step, and return its memory, also if the block raises."""
         started, seconds = time.perf_counter(), self.result.seconds
         try:
             yield
         finally:
+            return_freed_memory()
             seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - started
 
 
