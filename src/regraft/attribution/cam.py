@@ -5,6 +5,7 @@ Stages replace hooks: those up to the explained stage run without gradients, so 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -16,12 +17,20 @@ from torch.nn import functional
 from regraft.attribution.methods import Method, check_method
 from regraft.errors import UnknownNameError, UsageError
 from regraft.models.classifier import Classifier
+from regraft.models.passes import images_per_pass
 from regraft.models.torch_defaults import torch_defaults
 
 #: Number of steps of integrated gradients, and of masks of Score-CAM.
 _STEPS, _MASKS = 64, 64
-#: Number of images per pass with gradients.
-BATCH = 16
+#: Number of images per pass with gradients at most.
+_BATCH = 16
+
+
+def images_at_once(model: Classifier) -> int:
+    """Number of images of a pass with gradients, for which the maps of many layers are kept: fewer of large ones."""
+    if model.mean.device.type != "cpu":
+        return _BATCH
+    return min(_BATCH, images_per_pass(math.prod(model.preprocessing.input_shape)))
 
 
 @torch_defaults()
@@ -57,7 +66,7 @@ def explain_pixels(
     try:
         if stage is None:
             stage = default_stage(model, method)
-        batches = (torch.split(values.to(model.mean.device), BATCH) for values in (pixels, targets))
+        batches = (torch.split(values.to(model.mean.device), images_at_once(model)) for values in (pixels, targets))
         maps = [
             positive(compute(model, batch, batch_targets, method, stage), model.preprocessing.shape)
             for batch, batch_targets in zip(*batches, strict=True)
@@ -292,7 +301,7 @@ def _scorecam(
             masked = torch.cat([base, base + masks[:, None] * (image - base)])
             scores = torch.cat([
                 _log_odds(model, model(batch) + constant, target.expand(len(batch)))
-                for batch in torch.split(masked, BATCH)
+                for batch in torch.split(masked, images_at_once(model))
             ])  # fmt: skip
             weight = (scores[1:] - scores[0]).softmax(dim=0)
             results.append((weight[:, None, None] * strongest).sum(dim=0))
@@ -308,7 +317,7 @@ def _pixel_contributions(model: Classifier, pixels: torch.Tensor, targets: torch
         difference = image - mean[0]
         steps = (torch.arange(_STEPS, device=image.device) + 0.5) / _STEPS
         total = torch.zeros_like(image)
-        for batch in torch.split(steps, BATCH):
+        for batch in torch.split(steps, images_at_once(model)):
             with torch.enable_grad():
                 points = (mean + batch[:, None, None, None] * difference).requires_grad_()
                 scores = _log_odds(model, model(points), target.expand(len(batch)))

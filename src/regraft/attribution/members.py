@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from regraft.attribution.cam import BATCH, compute, default_stage, grid_of, normalize, upsample
+from regraft.attribution.cam import compute, default_stage, grid_of, images_at_once, normalize, upsample
 from regraft.attribution.methods import Method
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
@@ -47,7 +47,8 @@ def explain_members(model: Classifier, pixels: torch.Tensor, targets: torch.Tens
         stages = dict(_spatial(members, method))
         total: list[torch.Tensor] = []
         alone: dict[str, list[torch.Tensor]] = {members[index].spec.name: [] for index in stages}
-        batches = (torch.split(values.to(model.mean.device), BATCH) for values in (pixels, targets))
+        at_once = images_at_once(model)
+        batches = (torch.split(values.to(model.mean.device), at_once) for values in (pixels, targets))
         for batch, batch_targets in zip(*batches, strict=True):
             maps = _maps(model.backbone, members, stages, batch, batch_targets, method, model.preprocessing.shape)
             total.append(normalize(maps.sum(dim=0)))

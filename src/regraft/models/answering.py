@@ -17,6 +17,7 @@ from torch import nn
 from regraft.models.classifier import Classifier
 from regraft.models.cpu import patterns
 from regraft.models.cpu.fold_inference import fold_inference
+from regraft.models.passes import split_into_passes
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class AnsweringNetwork:
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (N, C, S, S), uint8 or float in 0..255, to features (N, F); a row does not depend on the others."""
+        return torch.cat([self._pass(images) for (images,) in split_into_passes(pixels.device, pixels)])
+
+    def _pass(self, pixels: torch.Tensor) -> torch.Tensor:
         count = len(pixels)
         if count == 1 and self.runs_pairs:
             pixels = torch.cat([pixels, pixels])

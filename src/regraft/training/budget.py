@@ -13,6 +13,7 @@ from pathlib import Path
 
 from regraft.errors import BudgetError
 from regraft.models.classifier import Classifier
+from regraft.models.passes import images_per_pass
 from regraft.text import pluralize
 from regraft.training.epochs import LR_CANDIDATES
 from regraft.training.feature_cache import row_bytes
@@ -32,7 +33,7 @@ SCRATCH_LADDER = (0.75, 0.5, 0.35, 0.25, 0.15, 0.0)
 _THOROUGH_RUNGS = 5
 #: Rungs before this one have all views, and five epochs where more were asked for.
 _FULL_RUNGS = 3
-#: Images per pass when a part is predicted.
+#: Images of a batch when a part is predicted, of which a pass has fewer if they are large.
 _PREDICTION_BATCH = 32
 #: Memory of a head that is fitted in chunks: two chunks and their temporary values.
 _CHUNKED_HEAD = 2e8
@@ -252,7 +253,8 @@ def estimate_plan(
     if not in_memory and keeps != "memory" and not needs.reads_once:
         disk += head_rows * model.head.features * precision.itemsize
     # PyTorch keeps freed memory, so the needs of different steps add up: within a sixth of the peaks of seven runs.
-    batches = 2 * _PREDICTION_BATCH * rates.peak_layer_bytes
+    at_once = min(_PREDICTION_BATCH, images_per_pass(math.prod(model.preprocessing.input_shape)))
+    batches = 2 * at_once * rates.peak_layer_bytes
     batches += math.ceil(options.batch_size / rates.processes) * rates.activation_bytes if epochs else 0
     batches *= device.type == "cpu"
     # Features that do not fit are read in chunks, beside a few matrices of F x F.

@@ -25,6 +25,8 @@ from regraft.data.pixel_cache import PixelSource
 from regraft.key_index import collect_keys
 from regraft.models.classifier import Classifier
 from regraft.models.head import Head
+from regraft.models.passes import split_into_passes
+from regraft.models.staged import StageOutput
 from regraft.training.activations import Activations, ActivationSource, CachedTensor
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import autocast
@@ -34,7 +36,7 @@ from regraft.training.prefix_backend import PrefixBackend, TorchBackend
 from regraft.training.prefix_key import prefix_key, taps_key
 from regraft.training.row_sums import own_rows
 
-#: Images that the tail passes at once, and whose features processes exchange at once.
+#: Images whose activations are read at once, and whose features processes exchange at once.
 _BATCH, _EXCHANGED = 128, 8192
 _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
 
@@ -283,8 +285,9 @@ def _features(
     parts = [slice(start, min(start + _BATCH, count)) for start in range(_BATCH * distributed.rank(), count, step)]
     for rows, batch in zip(parts, activations.batches(view, parts), strict=True):
         with torch.inference_mode(), autocast(device, precision):
-            features = model.forward_tail(batch.to(device), activations.boundary)
-        yield rows, features
+            passes = split_into_passes(device, *batch.to(device))
+            features = [model.forward_tail(StageOutput(*part), activations.boundary) for part in passes]
+        yield rows, torch.cat(features)
 
 
 def row_bytes(model: Classifier, boundary: int, precision: torch.dtype) -> int:

@@ -12,7 +12,7 @@ import importlib.util
 import io
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
@@ -26,6 +26,7 @@ from regraft.cache import Cache
 from regraft.errors import MissingExtraError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.cpu.fold_inference import fold_inference, keeps_activations
+from regraft.models.passes import split_into_passes
 from regraft.models.quantization import HalfRange, quantize
 from regraft.models.staged import StageOutput
 from regraft.resources import usable_cpus
@@ -76,13 +77,7 @@ class TorchBackend:
 
     def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """Run the prefix."""
-        network = _folded(self)
-        count, device = len(pixels), network.mean.device
-        if count == 1:  # a batch of one runs other kernels, with other last bits
-            pixels = torch.cat([pixels, pixels])
-        with torch.inference_mode(), autocast(device, self.precision):
-            parts = _run(network, pixels.to(device, non_blocking=True), self.boundary)
-        return [part[:count].to("cpu", self.precision) for part in parts]
+        return _in_passes(self, [pixels], lambda network, images: network.activations(images, self.boundary))
 
     def can_continue_from(self, lower: int) -> bool:
         """Whether `continue_from` gives what the whole prefix does: what is kept in float32 has lost nothing."""
@@ -90,12 +85,25 @@ class TorchBackend:
 
     def continue_from(self, inputs: StageOutput, lower: int) -> list[torch.Tensor]:
         """Run the stages from a `lower` boundary on, on the activations there; returns what a whole prefix does."""
-        network, count = _folded(self), len(inputs.values)
-        if count == 1:
-            inputs = StageOutput(*(torch.cat([part, part]) for part in inputs))
-        with torch.inference_mode(), autocast(network.mean.device, self.precision):
-            outputs = network.run_stages(inputs.to(network.mean.device), lower, self.boundary)
-        return [part[:count].to("cpu", self.precision) for part in outputs if part.numel()]
+        return _in_passes(
+            self, inputs, lambda network, *part: network.run_stages(StageOutput(*part), lower, self.boundary)
+        )
+
+
+def _in_passes(
+    backend: TorchBackend, inputs: Sequence[torch.Tensor], run: Callable[..., StageOutput]
+) -> list[torch.Tensor]:
+    """What the folded network computes of the inputs, each (N, ...): values, and taps where there are any."""
+    network, outputs = _folded(backend), list[list[torch.Tensor]]()
+    device = network.mean.device
+    for parts in split_into_passes(device, *inputs):
+        count = len(parts[0])
+        if count == 1:  # a batch of one runs other kernels, with other last bits
+            parts = tuple(torch.cat([part, part]) for part in parts)
+        with torch.inference_mode(), autocast(device, backend.precision):
+            computed = run(network, *(part.to(device, non_blocking=True) for part in parts))
+        outputs.append([part[:count].to("cpu", backend.precision) for part in computed if part.numel()])
+    return [torch.cat(part) for part in zip(*outputs, strict=True)]
 
 
 def _folded(backend: TorchBackend) -> Classifier:

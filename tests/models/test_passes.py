@@ -1,0 +1,113 @@
+"""A CPU runs few images at once, because their activations fill the memory, with the same bits as all together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from regraft.attribution.cam import explain_pixels
+from regraft.models import passes
+from regraft.models.answering import AnsweringNetwork
+from regraft.models.classifier import Classifier
+from regraft.models.inference import predict_batch
+from regraft.models.passes import images_per_pass, split_into_passes
+from regraft.models.staged import StageOutput
+from regraft.training.activations import Activations, CachedTensor
+from regraft.training.feature_cache import predict_logits
+from regraft.training.prefix_backend import TorchBackend
+
+Maker = Callable[..., Classifier]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    return torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes of the fewest images, as for large ones."""
+    monkeypatch.setattr(passes, "_VALUES", 1)
+
+
+@pytest.fixture
+def sizes(few: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of images of each run through a stage."""
+    seen, run = list[int](), Classifier.run_stages
+
+    def counted(self: Classifier, inputs: StageOutput, first: int, last: int) -> StageOutput:
+        seen.append(len(inputs.values))
+        return run(self, inputs, first, last)
+
+    monkeypatch.setattr(Classifier, "run_stages", counted)
+    return seen
+
+
+def test_larger_images_are_fewer_at_once() -> None:
+    assert images_per_pass(3 * 224 * 224) == 8
+    counts = [images_per_pass(3 * side**2) for side in (1, 32, 64, 160, 224, 384, 1024, 4096)]
+    assert counts == sorted(counts, reverse=True)
+    assert min(counts) == 4
+
+
+@pytest.mark.parametrize("side", [8, 160, 224, 500])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 100])
+def test_passes_are_all_images_in_order(count: int, side: int) -> None:
+    numbers, taps = torch.arange(count), torch.arange(2 * count).view(count, 2)
+    images = numbers[:, None].expand(count, 3 * side * side)
+    parts, parts_of_taps = zip(*split_into_passes(CPU, images, taps), strict=True)
+    assert torch.equal(torch.cat([part[:, 0] for part in parts]), numbers)
+    assert torch.equal(torch.cat(parts_of_taps), taps)
+    assert list(map(len, parts)) == list(map(len, parts_of_taps))
+    assert max(map(len, parts)) <= images_per_pass(3 * side * side)
+    assert count < 2 or min(map(len, parts)) > 1  # an image by itself runs other kernels
+
+
+def test_a_gpu_runs_all_at_once(few: None) -> None:
+    images = torch.zeros(100, 2)
+    ((one,),) = split_into_passes(torch.device("cuda"), images)
+    assert torch.equal(one, images)
+
+
+def test_answers_come_from_few_images_at_once(with_statistics: Maker, pixels: torch.Tensor, sizes: list[int]) -> None:
+    model = with_statistics("resnet18", 32)
+    answers, _ = predict_batch(model, pixels)
+    assert max(sizes) <= 4
+    pairs = [predict_batch(model, pixels[i : i + 2])[0] for i in range(0, 8, 2)]
+    assert np.array_equal(answers[:8], np.concatenate(pairs))
+    with torch.inference_mode():
+        assert AnsweringNetwork.of(model).features(pixels[:0]).shape == (0, model.features)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_prefix_runs_few_images_at_once(
+    with_statistics: Maker, pixels: torch.Tensor, sizes: list[int], precision: torch.dtype
+) -> None:
+    backend = TorchBackend(with_statistics("mobilenet_v2", 32), 6, precision)
+    outputs = backend(pixels)
+    assert max(sizes) <= 4
+    assert [len(part) for part in outputs] == [len(pixels)] * len(outputs)
+    others = [backend(pixels[i : i + 3]) for i in range(0, len(pixels), 3)]
+    assert all(map(torch.equal, outputs, map(torch.cat, zip(*others, strict=True))))
+
+
+def test_the_tail_runs_few_images_at_once(with_statistics: Maker, pixels: torch.Tensor, sizes: list[int]) -> None:
+    model = with_statistics("resnet18", 32)
+    with torch.inference_mode():
+        stored = Activations(4, *(CachedTensor(part[None]) for part in model.activations(pixels, 4)))
+        expected = model(pixels)
+    sizes.clear()
+    logits = predict_logits(model, stored, torch.float32)
+    assert sizes
+    assert max(sizes) <= 4
+    torch.testing.assert_close(logits, expected)
+
+
+def test_heat_maps_come_from_few_images_at_once(with_statistics: Maker, pixels: torch.Tensor, sizes: list[int]) -> None:
+    maps = explain_pixels(with_statistics("resnet18", 32), pixels, torch.zeros(9, dtype=torch.int64), method="gradcam")
+    assert maps.shape == (9, 32, 32)
+    assert max(sizes) <= 4
