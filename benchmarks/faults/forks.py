@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -68,7 +69,7 @@ class Ended:
             return f"it was ended by {signal.Signals(-self.code).name}: {self.text[-300:]}"
         if "Traceback" in self.text:
             return f"a traceback: {self.text[-600:]}"
-        if self.code and ("Error: " not in self.text or self.code not in (1, 2)):
+        if self.code and (not re.search("[Ee]rror: ", self.text) or self.code not in (1, 2)):  # OpenBLAS says "error"
             return f"exit code {self.code} without an error: {self.text[-300:]}"
         return ""
 

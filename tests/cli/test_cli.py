@@ -102,6 +102,9 @@ def test_errors_give_advice_and_an_exit_code(tmp_path: Path, arguments: list[str
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("could not create a primitive"),
+        RuntimeError("can't start new thread"),
+        SystemError("<built-in function decode> error return without exception set"),
+        ImportError("_nd_image.so: failed to map segment from shared object"),
     ],
 )
 def test_lack_of_memory_gives_advice(

@@ -114,7 +114,7 @@ def main() -> None:
         file = f"{name}: " if name else ""
         advice = _DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         sys.exit(fail(RegraftError(f"{file}{error.strerror or error}{advice}")))
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, SystemError, ImportError) as error:
         if not _is_out_of_memory(error):
             raise
         try:
@@ -144,11 +144,15 @@ _OUT_OF_MEMORY = (
     "if the GPU is too small, --device cpu."
 )
 
-#: What PyTorch's allocator says, and oneDNN where the kernels of a layer find no memory.
-_PYTORCH_WITHOUT_MEMORY = ("can't allocate memory", "could not create a primitive")
+#: What PyTorch's allocator says, oneDNN where the kernels of a layer find no memory, Python where a thread finds none,
+#: Pillow's decoders, and the loader of libraries.
+_WITHOUT_MEMORY = (
+    "can't allocate memory", "could not create a primitive", "can't start new thread",
+    "error return without exception set", "failed to map segment from shared object",
+)  # fmt: skip
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Cover Python, GPUs and PyTorch on a CPU, which raises a plain RuntimeError."""
+    """Cover Python, GPUs, and libraries that raise an error of another class."""
     of_device = getattr(sys.modules.get("torch.cuda"), "OutOfMemoryError", MemoryError)  # none without PyTorch
-    return isinstance(error, (MemoryError, of_device)) or any(text in str(error) for text in _PYTORCH_WITHOUT_MEMORY)
+    return isinstance(error, (MemoryError, of_device)) or any(text in str(error) for text in _WITHOUT_MEMORY)
