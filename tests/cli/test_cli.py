@@ -102,8 +102,6 @@ def test_errors_give_advice_and_an_exit_code(tmp_path: Path, arguments: list[str
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("could not create a primitive"),
-        RuntimeError("can't start new thread"),
-        SystemError("<built-in function decode> error return without exception set"),
         ImportError("_nd_image.so: failed to map segment from shared object"),
     ],
 )
@@ -119,6 +117,14 @@ def test_lack_of_memory_gives_advice(
     monkeypatch.setattr(cli, "app", mock.Mock(side_effect=RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main()
+
+
+def test_lack_of_threads_gives_advice(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored after the test
+    monkeypatch.setattr(cli, "app", mock.Mock(side_effect=RuntimeError("can't start new thread")))
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "ulimit -u" in capsys.readouterr().err
 
 
 def test_what_lacks_memory_at_the_end_of_the_process_prints_nothing() -> None:

@@ -114,13 +114,13 @@ def main() -> None:
         file = f"{name}: " if name else ""
         advice = _DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         sys.exit(fail(RegraftError(f"{file}{error.strerror or error}{advice}")))
-    except (MemoryError, RuntimeError, SystemError, ImportError) as error:
-        if not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not (lack := _lack(error)):
             raise
         try:
-            code = fail(RegraftError(_OUT_OF_MEMORY))
+            code = fail(RegraftError(lack))
         except MemoryError:  # there is none for colors either
-            os.write(2, f"{_OUT_OF_MEMORY}\n".encode())
+            os.write(2, f"Error: {lack}\n".encode())
             code = 1
         # For what libraries do as a process ends, such as a table of times, there is no memory either.
         sys.unraisablehook = lambda _: None
@@ -143,16 +143,23 @@ _OUT_OF_MEMORY = (
     "There is not enough memory. Use a smaller --image-size, --set training.batch_size=8, a smaller --backbone or, "
     "if the GPU is too small, --device cpu."
 )
+_OUT_OF_THREADS = (
+    "The system starts no further thread: its memory or its limit of processes (`ulimit -u`) is reached. "
+    "Use --threads 1, or raise the limit."
+)
 
-#: What PyTorch's allocator says, oneDNN where the kernels of a layer find no memory, Python where a thread finds none,
-#: Pillow's decoders, and the loader of libraries.
-_WITHOUT_MEMORY = (
-    "can't allocate memory", "could not create a primitive", "can't start new thread",
-    "error return without exception set", "failed to map segment from shared object",
-)  # fmt: skip
+#: Words of PyTorch's allocator, of oneDNN where kernels find no memory, of the loader of libraries, and of Python.
+_LACKS = {
+    "can't allocate memory": _OUT_OF_MEMORY,
+    "could not create a primitive": _OUT_OF_MEMORY,
+    "failed to map segment from shared object": _OUT_OF_MEMORY,
+    "can't start new thread": _OUT_OF_THREADS,
+}
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Cover Python, GPUs, and libraries that raise an error of another class."""
+def _lack(error: Exception) -> str:
+    """What to say of an error for lack of memory or threads, in Python, on GPUs and in libraries; empty for others."""
     of_device = getattr(sys.modules.get("torch.cuda"), "OutOfMemoryError", MemoryError)  # none without PyTorch
-    return isinstance(error, (MemoryError, of_device)) or any(text in str(error) for text in _WITHOUT_MEMORY)
+    if isinstance(error, (MemoryError, of_device)):
+        return _OUT_OF_MEMORY
+    return next((said for text, said in _LACKS.items() if text in str(error)), "")
