@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import shutil
@@ -54,7 +55,9 @@ def test_new_names_and_dropped_labels_change_no_other_answer(
 
 
 def test_what_is_stored_of_the_labels_that_stay_is_that_of_the_run(several_run: library.Run, tmp_path: Path) -> None:
+    earlier = copy.deepcopy(several_run.metrics)
     run = library.change_classes(several_run, drop=["blue"], rename={"red": "azure"}, out=tmp_path / "run")
+    assert several_run.metrics == earlier
     for part in ("val", "test"):
         before, after = ({r["name"]: r for r in r.metrics[part]["per_class"]} for r in (several_run, run))
         for old, new in (("red", "azure"), ("green", "green")):

@@ -141,7 +141,7 @@ def _rename(
             _write_predictions(earlier, changes, model.taxonomy, path)
         if gone := metrics["model"]["parameters"] - model.parameter_count():  # rows of dropped labels
             trainable = metrics["model"]["trainable_parameters"] - gone
-            metrics["model"] |= {
+            metrics["model"] = metrics["model"] | {
                 "parameters": model.parameter_count(), "trainable_parameters": trainable, "megabytes": model.megabytes()
             }  # fmt: skip
         write_json(path / METRICS, metrics)
