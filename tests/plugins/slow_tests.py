@@ -7,10 +7,10 @@ its cases, with their share of the time of the fixtures that they share with oth
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
+from time import perf_counter  # as it is here: some tests replace that of the module
 from typing import Any, cast
 
 import pytest
@@ -71,9 +71,9 @@ class _Watch:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, Any, Any]:
-        started = time.perf_counter()
+        started = perf_counter()
         result = yield
-        seconds, item = time.perf_counter() - started, request._pyfuncitem
+        seconds, item = perf_counter() - started, request._pyfuncitem
         if fixturedef.scope == "function":
             item.stash[_own_seconds] = item.stash.get(_own_seconds, 0.0) + seconds
         else:
