@@ -54,7 +54,7 @@ def test_the_notes_are_the_section_of_the_version() -> None:
 
 def test_the_package_index_shows_the_readme_without_links_to_files() -> None:
     command = [sys.executable, "-m", "hatch_fancy_pypi_readme", str(ROOT / "pyproject.toml")]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     links = set(re.findall(r"\]\(([^)]*)\)", shown))
     assert links
     assert all(link.startswith("https://") for link in links), links
