@@ -11,13 +11,22 @@ from typing import Any
 from regraft.errors import ImageError
 
 
-def square(number: int, *, reporter: Any) -> tuple[int, int, int]:
-    """The square, the process and its threads; reports the number as an epoch."""
+def square(number: int, *, reporter: Any) -> tuple[int, int]:
+    """The square and the threads of its process; reports the number as an epoch."""
     import torch  # here, since the processes of other tests need not wait for it
 
     reporter.on_progress("squares", number, 10)
     reporter.on_epoch_end(number)
-    return number**2, os.getpid(), torch.get_num_threads()
+    return number**2, torch.get_num_threads()
+
+
+def meet(folder: Path, number: int, *, reporter: Any) -> int:
+    """The process, once two tasks are here at the same time."""
+    (folder / str(number)).touch()
+    end = time.monotonic() + 120
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    return os.getpid()
 
 
 def fail(*, reporter: Any) -> None:

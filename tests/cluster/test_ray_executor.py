@@ -140,17 +140,23 @@ class Recorder(NullReporter):
             raise UsageError("pruned")
 
 
-def test_tasks_run_on_both_nodes_and_report_here(two_nodes) -> None:
+def test_tasks_run_on_both_nodes_at_once(two_nodes, tmp_path) -> None:
+    tasks = [Task(str(i), cluster_tasks.meet, (tmp_path, i), Recorder()) for i in range(2)]
+    with open_executor(Cluster(two_nodes.address, cpus=1)) as executor:
+        assert executor.slots == 2
+        ended = [future.result() for _, future in executor.run(one_after_another(tasks))]
+    assert len(set(ended)) == 2
+
+
+def test_tasks_report_here(two_nodes) -> None:
     reporter = Recorder(bad=3)
     tasks = [Task(str(i), cluster_tasks.square, (i,), reporter) for i in range(6)]
     tasks.append(Task("fails", cluster_tasks.fail, (), reporter))
     with open_executor(Cluster(two_nodes.address, cpus=1)) as executor:
-        assert executor.slots == 2
         ended = {task.name: future for task, future in executor.run(one_after_another(tasks))}
     squares = {name: future.result() for name, future in ended.items() if not future.exception()}
-    assert {name: value for name, (value, _, _) in squares.items()} == {str(i): i**2 for i in range(6) if i != 3}
-    assert {threads for _, _, threads in squares.values()} == {1}
-    assert len({process for _, process, _ in squares.values()}) == 2
+    assert {name: value for name, (value, _) in squares.items()} == {str(i): i**2 for i in range(6) if i != 3}
+    assert {threads for _, threads in squares.values()} == {1}
     assert sorted(reporter.epochs) == list(range(6))
     with pytest.raises(UsageError, match="pruned"):
         ended["3"].result()
