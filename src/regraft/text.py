@@ -6,6 +6,7 @@ A class name is the name of a folder and may contain any character, so tables pr
 from __future__ import annotations
 
 import difflib
+import shlex
 import unicodedata
 from collections.abc import Iterable
 
@@ -31,6 +32,11 @@ def one_line(text: str) -> str:
     """
     text = unicodedata.normalize("NFC", text)
     return "".join(_REPLACED.get(unicodedata.category(character), character) for character in text)
+
+
+def in_shell(word: object) -> str:
+    """A path or name as a word of a command that a message proposes: quoted where a shell would read it otherwise."""
+    return shlex.quote(str(word))
 
 
 def display_width(text: str) -> int:

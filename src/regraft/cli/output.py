@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from regraft.cli.tasks import OUTPUTS
 from regraft.distributed import launch
 from regraft.errors import RegraftError, UsageError
 from regraft.terminal import PrintableConsole
+from regraft.text import in_shell
 
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
@@ -102,7 +102,7 @@ def print_distillation(console: Console, run: Run) -> None:
 
 def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
     """List the plots of a run and commands to try next."""
-    path, quoted = run.path, shlex.quote(str(run.path))
+    path, quoted = run.path, in_shell(run.path)
     console.print("\n[bold]Look at[/bold]")
     contents = {
         "report.html": "report on one page",
@@ -118,7 +118,7 @@ def print_next(console: Console, run: Run, image: str = "IMAGE.jpg") -> None:
         console.print(escape(f"  {file:<{max(map(len, files))}}   {content}"))
     console.print("\n[bold]Try next[/bold]")
     if pool_by := run.description.get("pool_by"):
-        image = f"IMAGES --pool-by {shlex.quote(pool_by)}"
+        image = f"IMAGES --pool-by {in_shell(pool_by)}"
     commands = [f"predict {quoted} {image}", f"evaluate {quoted}", f"summary {quoted}"]
     if run.description["backbone"].get("members"):
         commands.append(f"distill {quoted} --into efficientnet_lite0   (one small model learns what several say)")

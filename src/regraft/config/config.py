@@ -25,6 +25,7 @@ from regraft.models.registry import AUTO
 from regraft.models.run_description import options_of_run
 from regraft.option_errors import merge_alternatives, reason_of, usage_errors
 from regraft.synonyms import advice_on, canonical, settings_like, spelled_like
+from regraft.text import in_shell
 from regraft.tracking.options import TrackingOptions
 from regraft.training.distillation import DistillationOptions
 from regraft.training.options import TrainingOptions
@@ -396,7 +397,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"--config {file} does not exist. `regraft config > {file}` creates one.") from error
+        raise ConfigError(
+            f"--config {file} does not exist. `regraft config > {in_shell(file)}` creates one."
+        ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config {file} cannot be read as TOML: {cause_of(error)}") from error
 

@@ -23,6 +23,7 @@ from regraft.models.classifier import Classifier
 from regraft.models.pretrained import MAX_IMAGE_SIZE
 from regraft.models.torch_defaults import torch_defaults
 from regraft.models.weights import WeightsRecord
+from regraft.text import in_shell
 
 #: Version of the files' format. regraft 0.1 wrote format 1, which `upgrade` converts.
 FORMAT = 2
@@ -137,7 +138,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder} is an export. Expected the folder of the run that it was made from.")
     if not file.is_file():
         raise RunError(
-            f"{folder} is not a run: it has no {_DESCRIPTION}. Create one with `regraft train DATA --out {folder}`."
+            f"{folder} is not a run: it has no {_DESCRIPTION}. "
+            f"Create one with `regraft train DATA --out {in_shell(folder)}`."
         )
     try:
         value = json.loads(file.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from regraft.report.record import SHOWN, RunRecord
 from regraft.report.subgroups import subgroup_table
 from regraft.report.tasks import REPORTS, summary
 from regraft.report.thumbnails import Album
-from regraft.text import one_line, shorten
+from regraft.text import in_shell, one_line, shorten
 
 #: Maximum number of names in a list, and of characters of the configuration.
 _MAX_NAMES, _MAX_CONFIG = 200, 20_000
@@ -78,7 +77,7 @@ def run_page(record: RunRecord, thumbnails: Mapping[str, str], maps: Mapping[str
         missing_count=missing_count,
         groups=record.picture_groups(),
         shown=SHOWN,
-        command=f"regraft train {shlex.quote(one_line(record.source))} --config config.toml --out AGAIN"
+        command=f"regraft train {in_shell(one_line(record.source))} --config config.toml --out AGAIN"
         if record.source else None,
         environment=_environment(record),
         config=config.splitlines(),

@@ -45,7 +45,7 @@ from regraft.runs.tasks.base import PART_TITLES
 from regraft.runs.tasks.classification import plot_levels
 from regraft.runs.tasks.multilabel import MultilabelResults
 from regraft.runs.train_from import train_from
-from regraft.text import join_truncated
+from regraft.text import in_shell, join_truncated
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.task_options import given_weights
 
@@ -199,7 +199,9 @@ def _renamed_metrics(
     earlier: Run, changes: ClassChanges, data: Path | str | None, reporter: ProgressReporter
 ) -> dict[str, Any]:
     if not (earlier.path / METRICS).is_file():
-        raise UsageError(f"{earlier.path} is not finished. Finish it first: regraft train --resume {earlier.path}")
+        raise UsageError(
+            f"{earlier.path} is not finished. Finish it first: regraft train --resume {in_shell(earlier.path)}"
+        )
     metrics = dict(earlier.metrics)
     if find_predictions(earlier.path):
         parts: list[Part] = [part for part in ("val", "test") if part in metrics]

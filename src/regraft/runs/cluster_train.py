@@ -19,6 +19,7 @@ from regraft.runs.run import CHECKPOINT, CONFIG, METRICS, SOURCE, Run
 from regraft.runs.run_folder import refuse_existing_run
 from regraft.runs.train_from import train_from
 from regraft.runs.unlabelled import refuse_unlabeled
+from regraft.text import in_shell
 from regraft.training.callbacks import NullReporter, ProgressReporter
 
 
@@ -62,7 +63,7 @@ def train_on_cluster(
     if data is not None:
         refuse_existing_run(path)
         if (path / SOURCE).is_file():
-            raise RunError(f"{path} contains a training that has begun. Continue it with --resume {path}.")
+            raise RunError(f"{path} contains a training that has begun. Continue it with --resume {in_shell(path)}")
     elif not (path / SOURCE).is_file():
         raise RunError(f"{path} has no training to resume.")
     place = str(data) if data is None or is_url(data) else str(Path(data).resolve())

@@ -35,6 +35,7 @@ from regraft.runs.scan_and_split import (
     refuse_order,
 )
 from regraft.runs.train_from import train_from
+from regraft.text import in_shell
 from regraft.training.callbacks import NullReporter, ProgressReporter
 from regraft.training.distillation import DistillationOptions
 
@@ -198,8 +199,9 @@ def train_and_distill(
     teacher = train_from(data, of_teacher, path / TEACHER, reporter=reporter, started=started)
     if stopped := teacher.metrics["training"]["stopped"]:
         reporter.on_message(
-            f"The teacher's training was stopped ({stopped}). Continue: regraft train --resume {teacher.path}, then "
-            f"regraft distill {teacher.path} --into {into} --out {path}"
+            f"The teacher's training was stopped ({stopped}). "
+            f"Continue: regraft train --resume {in_shell(teacher.path)}, "
+            f"then regraft distill {in_shell(teacher.path)} --into {into} --out {in_shell(path)}"
         )
         raise Interrupted(teacher.path)
     reporter.on_message(f"{into} learns what {teacher.path} says.")
@@ -230,7 +232,7 @@ def resume_distillation(
         return resume(path, reporter=reporter)  # which says what is missing
     config = load_run_config(path / CONFIG)
     if not config.distillation.teacher:
-        raise UsageError(f"{path} has no teacher. Continue it by: regraft train --resume {path}")
+        raise UsageError(f"{path} has no teacher. Continue it by: regraft train --resume {in_shell(path)}")
     teacher = Run(config.distillation.teacher)
     if baseline is not None:
         config = _with_baseline(config, str(_as_path(baseline)), teacher)
@@ -263,7 +265,10 @@ def _compare(student: Run, teacher: Run, baseline: str, reporter: ProgressReport
     """Complete the student's run with a comparison; a baseline trains within some seconds (0: no limit)."""
     if baseline == _NONE:
         return student
-    not_compared, continued = "The student is not compared with its teacher", f"regraft distill --resume {student.path}"
+    not_compared, continued = (
+        "The student is not compared with its teacher",
+        f"regraft distill --resume {in_shell(student.path)}",
+    )
     if stopped := student.metrics["training"]["stopped"]:
         reporter.on_message(f"{not_compared}, because it was stopped ({stopped}). Continue: {continued}")
         return student

@@ -25,6 +25,7 @@ from regraft.runs.explain import stream
 from regraft.runs.record import damage_named, record_of
 from regraft.runs.run import Run
 from regraft.runs.run_images import SourceOf, images_of
+from regraft.text import in_shell
 
 REPORT, SUSPECTS, BILL = "report.html", "label_errors.csv", "mlbom.json"
 
@@ -103,8 +104,8 @@ def kept_card(path: Path) -> str:
     if not is_changed(card):
         return ""
     return (
-        f"{card} was changed by a person and is kept as it is. A new one, to compare: regraft report {path} --template "
-        "model-card --out NEW.md"
+        f"{card} was changed by a person and is kept as it is. "
+        f"A new one, to compare: regraft report {in_shell(path)} --template model-card --out NEW.md"
     )
 
 

@@ -27,7 +27,7 @@ from regraft.runs.tasks.multilabel import without_calibration
 from regraft.runs.teacher import ask_teacher, open_teacher
 from regraft.runs.train import tracking_options, train_into
 from regraft.runs.unlabelled import with_unlabeled
-from regraft.text import pluralize
+from regraft.text import in_shell, pluralize
 from regraft.training.callbacks import Callback, NullReporter, ProgressReporter
 from regraft.training.losses import LossFunction
 from regraft.training.phase_plan import plan_phases
@@ -71,7 +71,7 @@ def resume(
             raise UsageError(f"{path} does not exist. Expected the folder of a run of `regraft train`.")
         raise RunError(
             f"{path} has no training to resume: expected the folder of a `regraft train` that has started. "
-            f"Start one: regraft train DATA --out {path}"
+            f"Start one: regraft train DATA --out {in_shell(path)}"
         )
     with lock_run(path, resumed=True), continued_in(path):
         tell_run(path)
@@ -91,7 +91,7 @@ def resume(
         if finetune_epochs not in (None, config.training.finetune_epochs):
             raise UsageError(
                 f"{path} is not finished: it trains for {config.training.finetune_epochs} epochs of fine-tuning. "
-                f"Finish it first: regraft train --resume {path}"
+                f"Finish it first: regraft train --resume {in_shell(path)}"
             )
         model, split = prepare(source["data"], config, reporter)
         _check_unchanged(path, split, source["data"])
@@ -128,7 +128,7 @@ def _train_further(
     if run.classifier.members:
         raise UsageError(
             f"{path} has several backbones, each of which was fine-tuned alone. Start a run from it instead: "
-            f"regraft train DATA --from {path}"
+            f"regraft train DATA --from {in_shell(path)}"
         )
     if not plan_phases(run.classifier, config.training).finetunes:
         raise UsageError(f"{path} trains no stage of its backbone (training.finetune_from = 'none').")

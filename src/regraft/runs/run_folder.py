@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from regraft import distributed
 from regraft.data.sources.folders import find_images
 from regraft.errors import RunError, UsageError
+from regraft.text import in_shell
 from regraft.tracking.callback import TRACKING
 
 RUNS = Path("runs")
@@ -70,7 +71,9 @@ def _locked(path: Path, resumed: bool) -> Iterator[Path]:
 def refuse_existing_run(path: Path) -> None:
     """Raise `RunError` if `path` is a file or contains a run, `UsageError` if it contains other images."""
     if (path / "model.json").exists():
-        raise RunError(f"{path} contains a run already. Choose another --out, or continue the run: --resume {path}.")
+        raise RunError(
+            f"{path} contains a run already. Choose another --out, or continue the run: --resume {in_shell(path)}"
+        )
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; expected a folder for the run.")
     refuse_images(path)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from regraft.atomic_io import write_text
 from regraft.errors import UsageError, cause_of
+from regraft.text import in_shell
 
 #: Curves that model-signing supports; the first is that of new keys.
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -57,7 +58,8 @@ def needs_passphrase(file: Path) -> bool:
 
 def check_private_key(file: Path, passphrase: str | None) -> None:
     """Raise `UsageError` unless the file is a private key that signs, and the passphrase opens it."""
-    content, hint = _read(file, "a private key"), f"`regraft sign --new-key {file.with_suffix('.new')}` makes one."
+    content = _read(file, "a private key")
+    hint = f"`regraft sign --new-key {in_shell(file.with_suffix('.new'))}` makes one."
     if not any(label.endswith(b"PRIVATE KEY") for label in _LABEL.findall(content)):
         _refuse(file, content, "a private key of an elliptic curve in PEM", hint)
     is_encrypted = needs_passphrase(file)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from regraft.atomic_io import write_text
 from regraft.errors import MissingExtraError, SignatureError, UsageError, as_path, suggest_names
-from regraft.text import join_truncated, pluralize
+from regraft.text import in_shell, join_truncated, pluralize
 
 if TYPE_CHECKING:
     from regraft.signing.every_file import EveryFile
@@ -147,7 +147,9 @@ def verify_signature(
     config = verifying.Config()  # type: ignore[no-untyped-call]  # the library does not annotate it
     file = folder / SIGNATURE
     if file.is_symlink() or not file.is_file():
-        raise SignatureError(f"{given} is not signed: it has no file {SIGNATURE}. `regraft sign {given}` signs it.")
+        raise SignatureError(
+            f"{given} is not signed: it has no file {SIGNATURE}. `regraft sign {in_shell(given)}` signs it."
+        )
     if file.stat().st_size > _MAX_BYTES:
         raise SignatureError(f"{given / SIGNATURE} has {file.stat().st_size:,} bytes, and is no signature.")
     if key is not None:

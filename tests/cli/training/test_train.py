@@ -46,6 +46,13 @@ def test_proposed_commands_can_be_typed_whatever_the_names(squares_folder: Path,
     assert evaluated.returncode == 0, evaluated.stderr
     (proposed,) = (line for line in evaluated.stdout.splitlines() if "regraft explain" in line)
     assert shlex.split(proposed)[:3] == ["regraft", "explain", str(out)]
+    refused = regraft("train", squares_folder, "--out", out)
+    assert refused.returncode == 1
+    assert shlex.split(refused.stderr.partition("continue the run: ")[2]) == ["--resume", str(out)]
+    empty = tmp_path / "no run"
+    empty.mkdir()
+    proposed = regraft("predict", empty, squares_folder).stderr.partition("`")[2].partition("`")[0]
+    assert shlex.split(proposed) == ["regraft", "train", "DATA", "--out", str(empty)]
 
 
 def test_json_is_alone_on_standard_output(squares_folder: Path, tmp_path: Path) -> None:

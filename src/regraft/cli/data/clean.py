@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +22,7 @@ from regraft.cli.options import (
 )
 from regraft.cli.output import console, parse_names, print_json
 from regraft.runs.progress import rich_progress
+from regraft.text import in_shell
 
 
 def command(
@@ -73,5 +73,5 @@ def command(
         )
     options = "" if kept.task == "classification" else f" --task {kept.task}"
     options += f" --bands {bands}" if bands else ""
-    of_tree = f" --taxonomy {shlex.quote(str(tree_file(out)))}" if tree_file(out).is_file() else ""
-    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(shlex.quote(str(out)) + of_tree + options)}")
+    of_tree = f" --taxonomy {in_shell(tree_file(out))}" if tree_file(out).is_file() else ""
+    screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(in_shell(out) + of_tree + options)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +28,7 @@ from regraft.cli.options import (
 from regraft.cli.output import console, print_json
 from regraft.errors import UsageError
 from regraft.runs.progress import rich_progress
-from regraft.text import pluralize
+from regraft.text import in_shell, pluralize
 
 if TYPE_CHECKING:
     from regraft.data.dataset import Dataset
@@ -118,10 +117,10 @@ def _print(
     if dataset.taxonomy is not None and not asked["--taxonomy"]:
         reading["--layout"] = "tree"
     if kinds := ",".join(proposed(inspection.findings)):
-        words = escape(shlex.quote(data) + _words(reading))
+        words = escape(in_shell(data) + _words(reading))
         screen.print(f"[bold]Clean[/bold]    regraft clean {words} --drop {kinds} --out clean.csv")
     if not dataset.class_problems:
-        words = escape(shlex.quote(data) + _words({**reading, "--order": order}))
+        words = escape(in_shell(data) + _words({**reading, "--order": order}))
         screen.print(f"[bold]Train[/bold]    regraft train {words}")
 
 
@@ -134,7 +133,7 @@ def _task_of(dataset: Dataset) -> str | None:
 
 def _words(options: Mapping[str, str | None]) -> str:
     """Options as on a command line, after a space; those without a value are left out."""
-    return "".join(f" {name} {shlex.quote(value)}" for name, value in options.items() if value)
+    return "".join(f" {name} {in_shell(value)}" for name, value in options.items() if value)
 
 
 def _print_statistics(screen: Console, statistics: dict[str, Any], data: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from regraft.cli.options import (
 )
 from regraft.cli.output import console, print_json
 from regraft.runs.progress import rich_progress
+from regraft.text import in_shell
 
 
 def command(
@@ -63,7 +63,7 @@ def command(
     screen.print(escape(f"{target}: " + ", ".join(f"{len(parts[part]):,} {part}" for part in parts) + " images."))
     screen.print(escape(f"{target / SPLIT} lists the source of each image."))
     is_table = parts.dataset.task == "multilabel"
-    trained = shlex.quote(str(target / SPLIT if is_table else target)) + (" --task multilabel" if is_table else "")
+    trained = in_shell(target / SPLIT if is_table else target) + (" --task multilabel" if is_table else "")
     options = " --layout tree" if parts.dataset.taxonomy else ""
     options += f" --bands {bands}" if bands else ""
     screen.print(f"\n[bold]Try next[/bold]\n  regraft train {escape(trained + options)}")

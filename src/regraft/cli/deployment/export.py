@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ from typer import Option
 from regraft.cli.options import Json, RunFolder, RunImages
 from regraft.cli.output import console, err, parse_names, print_json
 from regraft.runs.progress import rich_progress
+from regraft.text import in_shell
 
 if TYPE_CHECKING:
     from regraft.exporting.export import ExportResult
@@ -44,10 +44,10 @@ def command(
         print_json({str(result.path): result.to_json() for result in results})
         return
     _print_results(screen, results)
-    first = escape(shlex.quote(str(results[0].path)))
+    first = escape(in_shell(results[0].path))
     trust = " --trust" if FORMATS[canonical_format(names[0])].runs_code else ""
     screen.print(f"\n[bold]Try next[/bold]\n  regraft predict {first} IMAGE{trust}")
-    script = escape(shlex.quote(str(results[0].path / "predict.py")))
+    script = escape(in_shell(results[0].path / "predict.py"))
     screen.print(f"  python {script} IMAGE   [dim]without regraft[/dim]")
     if with_maps:
         screen.print(f"  regraft explain {first} IMAGE")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from typer import Argument, Option
 from regraft.cli.options import Json
 from regraft.cli.output import console, err, print_json
 from regraft.errors import UsageError
+from regraft.text import in_shell
 
 _PASSPHRASE = "REGRAFT_KEY_PASSPHRASE"
 
@@ -36,7 +36,9 @@ def command(
     if sum((key is not None, keyless, new_key is not None)) != 1:
         raise UsageError("Expected one of --key FILE, --keyless and --new-key FILE.")
     if new_key is not None and folders:
-        raise UsageError(f"--new-key only makes a key. Then sign: regraft sign {folders[0]} --key {new_key}")
+        raise UsageError(
+            f"--new-key only makes a key. Then sign: regraft sign {in_shell(folders[0])} --key {in_shell(new_key)}"
+        )
     if new_key is None and not folders:
         raise UsageError("No folder is given; expected the folders of runs or exports.")
     screen = console(json)
@@ -65,8 +67,8 @@ def command(
     who = "--identity NAME --issuer URL"
     if key is not None:
         public = key.with_suffix(".pub")
-        who = f"--key {shlex.quote(str(public)) if public.is_file() else 'PUBLIC_KEY'}"
-    folder = shlex.quote(str(signatures[0].parent))
+        who = f"--key {in_shell(public) if public.is_file() else 'PUBLIC_KEY'}"
+    folder = in_shell(signatures[0].parent)
     screen.print(f"\n[bold]Try next[/bold]\n  regraft verify {escape(f'{folder} --signature {who}')}")
 
 

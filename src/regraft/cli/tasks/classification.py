@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from regraft.cli.tasks.curve_lines import gain_of_doubling, lines_of_classes
-from regraft.text import join_truncated, pluralize
+from regraft.text import in_shell, join_truncated, pluralize
 
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
@@ -170,7 +169,7 @@ def write(predictions: Predictions, folder: Path) -> str:
 
 def advice(run: Path) -> str:
     """What to try after an evaluation of stored predictions."""
-    return f"regraft explain {shlex.quote(str(run))} --mistakes 6   (heat maps of its most confident errors)"
+    return f"regraft explain {in_shell(run)} --mistakes 6   (heat maps of its most confident errors)"
 
 
 def cautions(evaluation: Evaluation) -> list[str]:

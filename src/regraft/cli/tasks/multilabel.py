@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from regraft.cli.tasks.curve_lines import gain_of_doubling, lines_of_classes
-from regraft.text import join_truncated, pluralize
+from regraft.text import in_shell, join_truncated, pluralize
 
 if TYPE_CHECKING:
     from regraft.data.dataset import Part
@@ -155,7 +154,7 @@ def write(predictions: MultilabelPredictions, folder: Path) -> str:
 
 def advice(run: Path) -> str:
     """What to try after an evaluation of stored predictions."""
-    return f"regraft report {shlex.quote(str(run))}   (a page with curves, wrong answers and likely label errors)"
+    return f"regraft report {in_shell(run)}   (a page with curves, wrong answers and likely label errors)"
 
 
 def cautions(evaluation: MultilabelEvaluation) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from regraft.cli.options import Json
 from regraft.cli.output import console, print_json, print_next, print_result
 from regraft.errors import Interrupted
 from regraft.runs.progress import rich_progress
+from regraft.text import in_shell
 
 _LICENSE = "ELPV data set, Deitsch et al., CC BY-NC-SA 4.0"
 
@@ -36,7 +36,7 @@ def command(
         else:
             screen.print(f"[dim]{_LICENSE}: for your own use, do not redistribute.[/dim]")
             screen.print(escape(f"{cells}   {only_images} solar cells, one folder per class\n{new}     12 others"))
-            place = shlex.quote(str(cells.parent))
+            place = in_shell(cells.parent)
             screen.print(escape(f"\nTry next\n  cd {place}\n  regraft inspect cells\n  regraft train cells"))
         return
     with screen.status("Starting"):

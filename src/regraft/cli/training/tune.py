@@ -34,7 +34,7 @@ from regraft.cli.output import console, parse_seconds, print_json
 from regraft.cli.tasks import OUTPUTS
 from regraft.errors import Interrupted, UsageError
 from regraft.runs.progress import rich_progress
-from regraft.text import pluralize
+from regraft.text import in_shell, pluralize
 
 if TYPE_CHECKING:
     from regraft.studies.tune.result import TuneResult
@@ -198,6 +198,6 @@ def _print_next(screen: Console, result: TuneResult) -> None:
     lines.append(f"  {path / 'trials.csv'}, {path / 'tune.json'}: every trial")
     screen.print("\n[bold]Look at[/bold]\n" + escape("\n".join(lines)))
     commands = [shlex.join(["evaluate", str(result.run.path)])] if result.run is not None else []
-    commands.append(f"train DATA --config {shlex.quote(str(path / 'best.toml'))}")
+    commands.append(f"train DATA --config {in_shell(path / 'best.toml')}")
     commands.append(shlex.join(["tune", "--resume", str(path), "--trials", str(2 * len(result.trials))]))
     screen.print("\n[bold]Try next[/bold]\n" + escape("\n".join(f"  regraft {command}" for command in commands)))
