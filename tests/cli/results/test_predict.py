@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,14 @@ def test_a_table_and_json_lines(run: Path, squares_folder: Path) -> None:
     assert "error" in rows[-1]
     assert rows[0]["top"][0]["label"] == rows[0]["label"]
     assert "broken.png" in done.stderr
+
+
+def test_a_name_of_two_lines_has_one_row(run: Path, squares_folder: Path, tmp_path: Path) -> None:
+    image = tmp_path / "two\nlines.png"
+    shutil.copy(squares_folder / "red" / "00.png", image)
+    (row,) = (line for line in regraft("predict", run, image).stdout.splitlines() if "%" in line)
+    assert "two lines.png" in row
+    assert json.loads(regraft("predict", run, image, "--json").stdout)["path"] == str(image)
 
 
 def test_other_files_of_a_folder_are_said(run: Path, squares_folder: Path, tmp_path: Path) -> None:

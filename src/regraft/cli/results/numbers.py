@@ -19,6 +19,7 @@ from regraft.cli.results.answers import answers, name_of, refuse_limits_of_other
 from regraft.cli.results.file_notes import print_file_notes
 from regraft.evaluation.regression.conformal import COVERAGE
 from regraft.runs.progress import rich_progress
+from regraft.text import one_line
 
 if TYPE_CHECKING:
     from regraft.exporting.exported_model import ExportedModel
@@ -116,7 +117,7 @@ def predict_numbers(
 
 def _cells(prediction: Prediction, has_interval: bool, p_limit: float | None) -> list[str]:
     """The cells of an image in the table: its name, its number, and the interval or the error."""
-    named = [escape(prediction.source), *([] if prediction.pictures is None else [str(prediction.pictures)])]
+    named = [escape(one_line(prediction.source)), *([] if prediction.pictures is None else [str(prediction.pictures)])]
     if prediction.value is None:
         return [*named, f"[yellow]{escape(prediction.error or '')}[/yellow]"]
     cells, interval = [*named, f"{prediction.value:.4g}"], prediction.interval

@@ -20,7 +20,7 @@ from regraft.cli.output import console, err, print_json
 from regraft.cli.results.answers import answers, name_of, refuse_limits_of_others
 from regraft.cli.results.file_notes import print_file_notes
 from regraft.runs.progress import rich_progress
-from regraft.text import encodable, join_truncated, pluralize
+from regraft.text import encodable, join_truncated, one_line, pluralize
 
 if TYPE_CHECKING:
     from regraft.cluster.executor import Cluster
@@ -340,7 +340,7 @@ def _cells(prediction: Prediction, count: int, policy: RejectionPolicy) -> list[
 
     own = (*rejection_cells(policy, prediction), *_tree_cells(prediction, policy))
     pictures = [] if prediction.pictures is None else [str(prediction.pictures)]
-    cells = [escape(prediction.source), *pictures, *map(escape, own)]
+    cells = [escape(one_line(prediction.source)), *pictures, *map(escape, own)]
     if prediction.error is not None:
         return [*cells, f"[yellow]{escape(prediction.error)}[/yellow]"]
     labels = policy.labels(prediction)
