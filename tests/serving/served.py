@@ -20,9 +20,10 @@ import httpx
 
 from regraft.serving.json_logging import JsonLines
 from regraft.serving.limits import Limits
+from regraft.serving.listener import bind
 from regraft.serving.recorder import Recording
 from regraft.serving.serve import ModelSource, load_models
-from regraft.serving.server import DrainingServer, bind
+from regraft.serving.server import DrainingServer
 from regraft.serving.service import Service
 
 

@@ -136,8 +136,9 @@ def serve(
     keep_freed_memory_of_threads()
     from regraft.serving.json_logging import set_up_logging
     from regraft.serving.limits import Limits
+    from regraft.serving.listener import bind
     from regraft.serving.recorder import Recording
-    from regraft.serving.server import DrainingServer, bind
+    from regraft.serving.server import DrainingServer
     from regraft.serving.service import Service
 
     if engine not in get_args(Engine):

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 import signal
 import socket
 import threading
@@ -16,36 +15,17 @@ from typing import Any
 
 import uvicorn
 
-from regraft.errors import UsageError
 from regraft.serving.http.app import create_app
 from regraft.serving.http.http_protocol import TimedConnection
+from regraft.serving.listener import accept_waiting, ignore_new_clients
 from regraft.serving.service import Service
 
+#: Seconds that connections which have begun may take until they stand, before the port is closed.
+_HANDSHAKE_SECONDS = 0.1
 #: Seconds from the closing of the port to the closing of connections without a request.
 _LAST_REQUEST_SECONDS = 0.25
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _log = logging.getLogger("regraft.serving")
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Bind a socket before anything is loaded (port 0: any free port); raises `UsageError` if that fails."""
-    try:
-        addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = addresses[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            if os.name == "posix":  # elsewhere, this option would share the port with another program
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            bound.listen()
-        except BaseException:
-            bound.close()
-            raise
-    except OSError as error:
-        raise UsageError(
-            f"Cannot listen at {host}, port {port}: {error.strerror or error}. Choose another --port; 0: any free port."
-        ) from error
-    return bound
 
 
 class DrainingServer(uvicorn.Server):
@@ -95,7 +75,10 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port without a reset for clients that have connected, then end as uvicorn does."""
-        waiting = [connection for listener in sockets or () for connection in _accept_waiting(listener)]
+        for listener in sockets or ():
+            ignore_new_clients(listener)
+        await asyncio.sleep(_HANDSHAKE_SECONDS)
+        waiting = [connection for listener in sockets or () for connection in accept_waiting(listener)]
         for server in self.servers:
             server.close()
         for connection in waiting:
@@ -136,17 +119,3 @@ class DrainingServer(uvicorn.Server):
             delay = self._service.limits.drain_delay_seconds
             asyncio.get_running_loop().call_later(delay, setattr, self, "should_exit", True)
         return await super().on_tick(counter)
-
-
-def _accept_waiting(listener: socket.socket) -> list[socket.socket]:
-    """Accept all who have connected, without a pause in which a client could get its answer and connect again."""
-    accepted = list[socket.socket]()
-    listener.listen(0)  # on Linux nobody else can connect; a second try finds the port closed
-    while True:
-        try:
-            accepted.append(listener.accept()[0])
-        except ConnectionAbortedError:
-            continue
-        except OSError:  # nobody waits any more, or no more files can be open
-            return accepted
-        accepted[-1].setblocking(False)
