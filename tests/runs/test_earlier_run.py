@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -66,6 +67,19 @@ def test_a_run_starts_from_another(squares_run: library.Run, grown_folder: Path,
     again = regraft("train", "--config", out / "config.toml", "--out", tmp_path / "again")  # with its own data
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again" / "predictions.csv").read_bytes() == (out / "predictions.csv").read_bytes()
+
+
+def test_what_was_chosen_for_a_machine_is_chosen_anew(squares_run: library.Run, tmp_path: Path) -> None:
+    shutil.copytree(squares_run.path, tmp_path / "run")
+    config = tmp_path / "run" / "config.toml"
+    text = config.read_text()
+    for before, after in (("prefix_backend", "openvino"), ("feature_cache", "memory")):
+        text = re.sub(f"^{before} = .*$", f'{before} = "{after}"', text, flags=re.MULTILINE)
+    config.write_text(text)
+    assert load_config(config).training.prefix_backend == "openvino"
+    later = load_config(overrides={"run.from_run": str(tmp_path / "run")}).training
+    assert (later.prefix_backend, later.feature_cache) == ("auto", "auto")
+    assert later.seed == load_config(config).training.seed
 
 
 def test_from_python_a_run_takes_the_place_of_a_model(

@@ -318,8 +318,11 @@ def _with_defaults_of_runs(values: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"--from {earlier}{missing}: expected the folder of a run (run.from_run).")
         given["run"]["from_run"] = backbone["weights"]
         defaults = _read_run(Path(earlier) / "config.toml")
+        training = defaults.get("training", {})
         if given.get("training", {}).get("finetune_epochs") == 0:  # the views of that run may be those of fine-tuning
-            defaults.get("training", {}).pop("views", None)
+            training.pop("views", None)
+        for name in ("prefix_backend", "feature_cache"):  # chosen for another machine, perhaps, and other images
+            training.pop(name, None)
         defaults |= {"run": {}, "distillation": {}, "model": {**defaults.get("model", {}), **backbone}}
         defaults.get("data", {}).pop("unlabelled", None)  # which were for its images, and may be test images now
         for name in ("taxonomy", "order"):  # its model has the tree, and an order is of its classes
