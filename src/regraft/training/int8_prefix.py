@@ -107,7 +107,7 @@ def _objective(setup: TrainingSetup) -> Objective:
 
 def _sentence(decision: Int8Decision, task: Task, precision: str) -> str:
     """What was measured, without the end of a sentence."""
-    on = f"on {pluralize(decision.images, 'training image')} (in {precision})"
+    on = f"in {precision}, on {pluralize(decision.images, 'training image')}"
     if task == "regression":
         return f"cross-validated loss {decision.loss:.4f} instead of {decision.float_loss:.4f} {on}"
     share = "share of right answers" if task == "multilabel" else "accuracy"
