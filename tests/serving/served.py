@@ -87,10 +87,10 @@ class ServerProcess(Server):
         super().__init__(address, log)
         self.process = process
 
-    def end(self) -> int:
+    def end(self, seconds: float = 60) -> int:
         """Send SIGTERM and wait; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(seconds)
 
 
 @contextmanager
