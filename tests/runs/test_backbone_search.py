@@ -120,10 +120,10 @@ def test_several_are_combined_unless_they_are_clearly_worse(
     assert search is not None
     assert config.model.backbone == search.candidates[0].name
     assert len(search.combinations) == 1
-    settings = {"run.max_backbones": 2, "model.head": "mlp"}  # which several backbones cannot have
-    config, search = choose_backbone(squares_split, _auto(**settings), NullReporter())
-    assert search is not None
-    assert not search.combinations
+    for of_one in ({"model.head": "mlp"}, {"model.image_size": "32x64"}):  # which several backbones cannot have
+        config, search = choose_backbone(squares_split, _auto(**{"run.max_backbones": 2, **of_one}), NullReporter())
+        assert search is not None
+        assert not search.combinations
 
 
 def test_halving_doubles_the_images_for_half_of_the_candidates(squares_split: Split) -> None:

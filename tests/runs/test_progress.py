@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -45,7 +46,10 @@ def test_a_terminal_shows_bars_epochs_and_messages() -> None:
         reporter.on_message("[bold] is not markup here")
         reporter.on_head_path(HEAD_PATH)
         reporter.on_epoch_end(FINETUNE)
+        reporter.on_epoch_end(replace(FINETUNE, epoch=2))
+        reporter.on_epoch_end(FINETUNE)  # the first of the next model
     text = stream.getvalue()
+    assert text.count("finetune") == text.count("images/s") == 2
     for words in ("scan", "3/4", "[bold] is not markup here", "L2", "1.00e+01", "chosen", "lr", "1.00e-03", "0.7000"):
         assert words in text
 

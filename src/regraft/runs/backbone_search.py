@@ -156,10 +156,11 @@ def describe_choice(config: Config) -> str:
 def most_backbones(config: Config) -> int:
     """Largest number of backbones that a search may combine: one, except under a linear head, which can be averaged.
 
-    Heads of classes with an order are not.
+    Heads of classes with an order are not, and each of several backbones resizes a square.
     """
     is_averaged = config.model.head == "linear" and config.data.task != "ordinal" and not config.data.order
-    return config.run.max_backbones if is_averaged else 1
+    is_square = isinstance(config.model.image_size, int)
+    return config.run.max_backbones if is_averaged and is_square else 1
 
 
 def choose_backbone(

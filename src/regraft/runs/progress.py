@@ -60,7 +60,7 @@ class RichReporter:
     def on_epoch_end(self, row: Epoch) -> None:
         """Print a row of the history."""
         narrow = self._is_narrow()
-        if row.phase != self.phase:
+        if row.phase != self.phase or row.epoch == 1:  # another phase, or the next model or fold
             self.phase = row.phase
             rest = "" if narrow else f"  {'lr':>9}  images/s"
             self.console.print(f"[bold]{row.phase:<9} epoch  train loss  accuracy   val loss  accuracy{rest}[/bold]")
