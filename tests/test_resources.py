@@ -131,3 +131,23 @@ with one_blas_thread():
 assert len(threads) > 1 and set(threads) == {1}, threads
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit the addresses of a process")
+def test_products_without_memory_fail_and_do_not_wait() -> None:
+    """OpenBLAS tries again without an end if the limit of addresses leaves no room for its first buffer."""
+    code = """
+import re, resource
+from pathlib import Path
+import numpy as np, scipy.linalg
+from regraft.resources import one_blas_thread
+used = 1024 * int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**24, resource.RLIM_INFINITY))
+try:
+    with one_blas_thread():
+        scipy.linalg.cholesky(np.eye(300))
+except MemoryError:
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "refused\n"

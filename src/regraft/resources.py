@@ -7,6 +7,7 @@ limited by a control group (`docker --cpus=2`, Kubernetes), where more threads t
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ _WAITING = {
     "GOMP_SPINCOUNT": "10000",  # GNU: rounds
     "KMP_BLOCKTIME": "1",  # LLVM and Intel: milliseconds
 }
+#: Bytes of the buffer that OpenBLAS takes at its first product, and as many for what comes with it.
+_BLAS_BYTES = 2**26
 #: Variables by which libraries choose their number of threads when they are loaded.
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -93,7 +96,14 @@ def configure_threads() -> None:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Run NumPy's and SciPy's products in the calling thread within the block: small ones, or those of own threads."""
+    """Run NumPy's and SciPy's products in the calling thread within the block: small ones, or those of own threads.
+
+    Raises `MemoryError` where there is no room for OpenBLAS, which would try again without an end.
+    """
+    try:
+        mmap.mmap(-1, _BLAS_BYTES).close()
+    except OSError as error:
+        raise MemoryError(f"no room for {_BLAS_BYTES} bytes of OpenBLAS") from error
     with _blas(hasattr(sys.modules.get("scipy.linalg"), "solve")).limit(limits=1, user_api="blas"):
         yield
 
