@@ -114,8 +114,8 @@ def compare(
         overheads.append(time.monotonic() - before)
     if baselines and (ignored := settings_not_for_baselines(config)):
         reporter.on_message(
-            f"Not for {', '.join(baselines)}: {', '.join(ignored)}. A baseline trains as a whole, from scratch, for at "
-            f"least {BASELINE_EPOCHS} epochs."
+            f"Without effect on {', '.join(baselines)}: {', '.join(ignored)}. A baseline trains as a whole, from "
+            f"scratch, for at least {BASELINE_EPOCHS} epochs."
         )
     deadline = started + budget - len(names) * REPORT_SECONDS if budget else None
     order = sorted(names, key=promise_of) if budget else names
