@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,13 +133,31 @@ def test_a_killed_run_resumes_to_the_same_result(
     assert _results(resumed.path) == _results(run.path)
 
 
-def test_a_budget_is_divided(squares_folder: Path, settings: dict[str, Any], tmp_path: Path) -> None:
-    reporter = Messages()
-    config = load_config(overrides={**settings, "training.budget": 300.0, "training.finetune_epochs": 1})
-    run = train_from(squares_folder, config, tmp_path / "run", reporter=reporter)
+def test_a_budget_is_divided(
+    squares_folder: Path, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[list[float]] = []
+
+    def fit(*arguments: Any, full_in: Sequence[float] = (), **options: Any) -> Any:
+        tried.extend([list(full_in)] if full_in else [])
+        return fit_into_budget(*arguments, full_in=full_in, **options)
+
+    monkeypatch.setattr("regraft.runs.members.fit_into_budget", fit)
+    names = "efficientnet_lite0,mobilenetv2,efficientnet_lite1"
+    config = load_config(
+        overrides={
+            **settings, "model.backbone": names, "training.budget": 300.0, "training.finetune_epochs": 1
+        }
+    )  # fmt: skip
+    run = train_from(squares_folder, config, tmp_path / "run")
+    first, second, third = tried
+    left = first[-1]
+    assert first == [left / 3, left / 2, left]  # among three, two and one, whichever is enough
+    assert [len(second), len(third)] == [2, 1]
+    assert left > second[-1] > third[-1]
     shares = [load_config(run.path / MEMBERS / name / "config.toml").training.budget for name in run.metrics["members"]]
-    assert 0 < shares[0] <= 150
-    assert shares[0] < shares[1] < 300  # what the first left
+    assert 0 < shares[0] <= 100
+    assert shares[0] < shares[1] < shares[2] < 300  # what those before left
 
 
 def test_a_resumed_run_keeps_to_its_budget(squares_folder: Path, settings: dict[str, Any], tmp_path: Path) -> None:

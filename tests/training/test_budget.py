@@ -8,7 +8,7 @@ import pytest
 
 from regraft.errors import BudgetError, UsageError
 from regraft.models.classifier import Classifier, build
-from regraft.training.budget import Plan, Room, make_plan
+from regraft.training.budget import Plan, Room, make_plan, shortest_full
 from regraft.training.options import TrainingOptions
 from regraft.training.throughput import Throughput
 
@@ -49,6 +49,15 @@ def test_more_time_gives_more_training(model: Classifier) -> None:
     assert chosen[0] == ("auto", 0, 1)
     assert ("last", 3, 1) in chosen
     assert chosen[-1] == ("auto", 10, 8), "never more than was asked for"
+
+
+def test_the_shortest_full_plan_has_five_epochs_or_those_asked_for(model: Classifier) -> None:
+    options = TrainingOptions()
+    needed = make_plan(model, COUNTS, shortest_full(options), RATES).needed
+    just = _plan(model, needed + 0.01)
+    assert (just.options.finetune_epochs, just.options.views, just.is_full) == (5, 8, True)
+    assert not _plan(model, needed - 0.01).is_full
+    assert shortest_full(replace(options, finetune_epochs=2)).finetune_epochs == 2
 
 
 def test_a_batch_needs_memory_beside_the_features(model: Classifier) -> None:

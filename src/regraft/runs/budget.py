@@ -21,7 +21,7 @@ from regraft.resources import usable_cpus, usable_memory
 from regraft.runs.backbone_search import describe_choice, most_backbones
 from regraft.text import pluralize
 from regraft.timing import time_passes
-from regraft.training.budget import Plan, Room, make_plan
+from regraft.training.budget import Plan, Room, make_plan, shortest_full
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.phase_plan import finetunes_members, plan_phases
 from regraft.training.soft_labels import estimate_seconds, part_size
@@ -202,7 +202,7 @@ def _plan_members(
 ) -> RunPlan:
     """Keep time for the head over several backbones, which are fine-tuned before; `BudgetError` if there is too little.
 
-    An `own_budget` of a preset is extended instead, by what the first backbone and the head need.
+    An `own_budget` of a preset is extended instead, by what the head and few epochs of the first backbone need.
     """
     budget, reserved = config.training.budget, seconds_of_head(model, split, config)
     if own_budget:
@@ -210,7 +210,7 @@ def _plan_members(
         rates = measure(first, split, config)
         # The test images are for all together.
         counts: dict[str, int] = {part: len(split[part]) for part in split if part != "test"}
-        plan = make_plan(first, counts, config.training, rates, room=_room(config))
+        plan = make_plan(first, counts, shortest_full(config.training), rates, room=_room(config))
         needed = distributed.on_rank_0(lambda: time.monotonic() - started + _PLANNING + plan.needed + reserved)
         budget = _extended(budget, needed, reporter)
     elif distributed.on_rank_0(lambda: started + budget - time.monotonic() < reserved):

@@ -93,11 +93,11 @@ def train_members(
 ) -> list[TrainedMember]:
     """Fine-tune each backbone in the run's folder `path`, and leave its best weights in the model.
 
-    The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left. One
-    whose share has no time for all views takes what it needs of the others', and where all of it is too little it gets
-    a head alone, unless it is the first: one backbone that is fine-tuned well is better than several in haste. A
-    run that is resumed has no deadline, and divides what its finished backbones have left. A training that ends early
-    by an error leaves its best weights so far, and a note. Raises `KeyboardInterrupt` where a training was interrupted.
+    The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left, or
+    among fewer where a share has no time for all views. Where all of it is too little, a backbone gets a head alone,
+    unless it is the first: one backbone that is fine-tuned well is better than several in haste. A run that is resumed
+    has no deadline, and divides what its finished backbones have left. A training that ends early by an error leaves
+    its best weights so far, and a note. Raises `KeyboardInterrupt` where a training was interrupted.
     """
     count, split = len(model.members), _without_test(split)
     reporter.on_message(
@@ -113,7 +113,7 @@ def train_members(
         own = _MemberReporter(reporter, f"{name} ({index + 1} of {count})")
         if not distributed.on_rank_0(lambda folder=folder: _is_finished(folder)):  # type: ignore[misc]  # bound now
             seconds, started = _read_budget(path), time.monotonic()
-            shares = () if seconds is None else (max(seconds, 1e-3) / (count - index), max(seconds, 1e-3))
+            shares = () if seconds is None else [max(seconds, 1e-3) / left for left in range(count - index, 0, -1)]
             own.on_message("its training begins.")
             in_haste = not any(one.is_finetuned for one in trained)
             _train(one, split, folder, config, shares, own, train_one, callbacks, loss, in_haste=in_haste)

@@ -37,6 +37,8 @@ _FULL_RUNGS = 3
 _PREDICTION_BATCH = 32
 #: Memory of a head that is fitted in chunks: two chunks and their temporary values.
 _CHUNKED_HEAD = 2e8
+#: Epochs of the last rung before `_FULL_RUNGS`.
+_FULL_EPOCHS = LADDER[_FULL_RUNGS - 2][2]
 #: Safety factor: the machine may be slower during training than during the measurement.
 _MARGIN = 1.25
 
@@ -114,6 +116,11 @@ class Plan:
             f"Plan: {work}. About {self.total:.0f} s with empty caches ({steps}), "
             f"{self.memory / 1e9:.1f} GB of memory, {self.disk / 1e6:,.0f} MB on disk.{self.storage}"
         )
+
+
+def shortest_full(options: TrainingOptions) -> TrainingOptions:
+    """The options with as few epochs of fine-tuning as a plan that `is_full` may have."""
+    return replace(options, finetune_epochs=min(_FULL_EPOCHS, options.finetune_epochs))
 
 
 def make_plan(
