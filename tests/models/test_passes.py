@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from regraft.models import passes
 from regraft.models.answering import AnsweringNetwork
 from regraft.models.classifier import Classifier
 from regraft.models.inference import predict_batch
-from regraft.models.passes import images_per_pass, split_into_passes
+from regraft.models.passes import images_per_pass, is_same_on_one_thread, run_passes, split_into_passes
 from regraft.models.staged import StageOutput
 from regraft.training.activations import Activations, CachedTensor
 from regraft.training.feature_cache import predict_logits
@@ -73,6 +74,65 @@ def test_a_gpu_runs_all_at_once(few: None) -> None:
     assert torch.equal(one, images)
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [8, 9, 10, 15, 16, 17, 33, 100])
+@pytest.mark.parametrize("cpus", [2, 3, 5])
+def test_passes_side_by_side_are_all_images_in_order(count: int, cpus: int, few: None) -> None:
+    images = torch.arange(count)[:, None]
+    parts = [part for (part,) in split_into_passes(CPU, images, side_by_side=cpus)]
+    assert torch.equal(torch.cat(parts), images)
+    assert len(parts) % cpus == 0
+    assert count < 4 * cpus or min(map(len, parts)) > 1
+    assert max(map(len, parts)) <= 4
+
+
+def test_passes_run_side_by_side_on_one_thread_each(two_threads: None, few: None) -> None:
+    together, seen = threading.Barrier(2, timeout=60), list[tuple[str, int]]()
+
+    def run(part: torch.Tensor) -> torch.Tensor:
+        together.wait()  # fails unless two passes run at once
+        seen.append((threading.current_thread().name, torch.get_num_threads()))
+        return part + 1
+
+    images = torch.arange(16)[:, None]
+    assert torch.equal(torch.cat(run_passes(run, CPU, images, on_one_thread=True)), images + 1)
+    assert {name.rpartition("_")[0] for name, _ in seen} == {"regraft-pass"}
+    assert {threads for _, threads in seen} == {1}
+    later = list[int]()
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert (torch.get_num_threads(), later) == (2, [2])
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(7, True), (16, False)])
+def test_few_images_share_the_threads(count: int, wanted: bool, two_threads: None, few: None) -> None:
+    names = run_passes(lambda _: threading.current_thread().name, CPU, torch.zeros(count, 1), on_one_thread=wanted)
+    assert set(names) == {threading.current_thread().name}
+
+
+def test_an_error_of_a_pass_is_raised(two_threads: None, few: None) -> None:
+    def run(part: torch.Tensor) -> None:
+        raise ValueError(f"{len(part)} images")
+
+    with pytest.raises(ValueError, match="4 images"):
+        run_passes(run, CPU, torch.zeros(16, 1), on_one_thread=True)
+
+
+def test_other_bits_on_one_thread_are_seen(two_threads: None) -> None:
+    assert is_same_on_one_thread(lambda: [torch.ones(3)])
+    assert not is_same_on_one_thread(lambda: [torch.tensor(float(torch.get_num_threads()))])
+    torch.set_num_threads(1)
+    assert not is_same_on_one_thread(lambda: [torch.ones(3)])  # nothing would run side by side
+
+
 def test_answers_come_from_few_images_at_once(with_statistics: Maker, pixels: torch.Tensor, sizes: list[int]) -> None:
     model = with_statistics("resnet18", 32)
     answers, _ = predict_batch(model, pixels)
@@ -81,6 +141,17 @@ def test_answers_come_from_few_images_at_once(with_statistics: Maker, pixels: to
     assert np.array_equal(answers[:8], np.concatenate(pairs))
     with torch.inference_mode():
         assert AnsweringNetwork.of(model).features(pixels[:0]).shape == (0, model.features)
+
+
+def test_answers_have_the_same_bits_side_by_side(with_statistics: Maker, few: None, two_threads: None) -> None:
+    model = with_statistics("mobilenet_v2", 32)
+    pixels = torch.randint(0, 256, (19, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    network = AnsweringNetwork.of(model)
+    with torch.inference_mode():
+        assert network.on_one_thread
+        together = network.features(pixels)
+        alone = [network.features(image[None]) for image in pixels]
+    assert torch.equal(together, torch.cat(alone))
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

@@ -104,6 +104,7 @@ def test_the_faster_backend_is_chosen_once_and_remembered(
         return rates[backend.name]
 
     monkeypatch.setattr(OpenVinoBackend, "__call__", TorchBackend.__call__)
+    monkeypatch.setattr(OpenVinoBackend, "on_one_thread", False, raising=False)
     monkeypatch.setattr(prefix_backend, "images_per_second", measure)
     cache = Cache(tmp_path)
     name, reason = choose_backend("auto", model, 6, torch.float32, rows=10_000, cache=cache)

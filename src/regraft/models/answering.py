@@ -17,7 +17,7 @@ from torch import nn
 from regraft.models.classifier import Classifier
 from regraft.models.cpu import patterns
 from regraft.models.cpu.fold_inference import fold_inference
-from regraft.models.passes import split_into_passes
+from regraft.models.passes import is_same_on_one_thread, run_passes
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,12 @@ class AnsweringNetwork:
     Attributes:
         network: A folded copy of the model, or the model itself.
         runs_pairs: Whether an image by itself is run beside a second one, because a batch of one gives other last bits.
+        on_one_thread: Whether several passes run side by side, each on one thread, which gives the same bits.
     """
 
     network: Classifier
     runs_pairs: bool = False
+    on_one_thread: bool = False
 
     @classmethod
     def of(cls, model: Classifier) -> AnsweringNetwork:
@@ -49,7 +51,7 @@ class AnsweringNetwork:
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (N, C, S, S), uint8 or float in 0..255, to features (N, F); a row does not depend on the others."""
-        return torch.cat([self._pass(images) for (images,) in split_into_passes(pixels.device, pixels)])
+        return torch.cat(run_passes(self._pass, pixels.device, pixels, on_one_thread=self.on_one_thread))
 
     def _pass(self, pixels: torch.Tensor) -> torch.Tensor:
         count = len(pixels)
@@ -108,11 +110,15 @@ def _fold(model: Classifier) -> AnsweringNetwork | None:
     if model.mean.device.type != "cpu":
         return AnsweringNetwork(network)
     pixels = patterns.sample_pixels(model)
-    with torch.inference_mode():
-        together, alone = _features(network, pixels), _features(network, pixels[:1])
-    return AnsweringNetwork(network, runs_pairs=not torch.equal(together[:1], alone))
+    together, alone = _features(network, pixels), _features(network, pixels[:1])
+    return AnsweringNetwork(
+        network,
+        runs_pairs=not torch.equal(together[:1], alone),
+        on_one_thread=is_same_on_one_thread(lambda: [_features(network, pixels)]),
+    )
 
 
+@torch.inference_mode()
 def _features(network: Classifier, pixels: torch.Tensor) -> torch.Tensor:
     end = len(network.stages)
     return network.forward_tail(network.activations(pixels, end), end)

@@ -1,13 +1,20 @@
-"""How many images run through a network at once.
+"""How many images run through a network at once, and on which threads.
 
-Input: a batch of images, or of their activations. Output: the parts of it that are passes through the network.
+Input: a batch of images, or of their activations. Output: what the network computes of each pass, a part of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
 
 import torch
+
+from regraft.models.malloc import keep_freed_memory_of_threads
 
 #: Values that enter a pass on a CPU: those of 8 color images of 224 pixels. More take more memory, and no less time;
 #: fewer would make many passes of small images, of which each takes its time (docs/decisions/keep-freed-memory.md).
@@ -15,18 +22,80 @@ _VALUES = 8 * 3 * 224 * 224
 #: Fewest images of a pass: a part of them is never a single one, which runs other kernels than several.
 _FEWEST = 4
 
+_Result = TypeVar("_Result")
+
 
 def images_per_pass(values: int) -> int:
     """Number of images of so many values each that a CPU runs at once."""
     return max(_FEWEST, _VALUES // max(1, values))
 
 
-def split_into_passes(device: torch.device, *inputs: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+def split_into_passes(
+    device: torch.device, *inputs: torch.Tensor, side_by_side: int = 1
+) -> Iterator[tuple[torch.Tensor, ...]]:
     """Nearly equal parts (n, ...) of each input (N, ...), of which the first has what the network runs.
 
-    There are several for a CPU, by `images_per_pass`, and one for a GPU, which many images keep busy.
+    There are several for a CPU, by `images_per_pass`, and one for a GPU, which many images keep busy. Where so many run
+    `side_by_side`, these have as many images together, and their number is a multiple of it.
     """
     images = inputs[0]
     at_once = images_per_pass(images[0].numel()) if device.type == "cpu" and len(images) else len(images)
-    parts = max(1, -(-len(images) // max(1, at_once)))
+    at_once = max(_FEWEST, at_once // side_by_side) if side_by_side > 1 else max(1, at_once)
+    parts = max(1, -(-len(images) // at_once))
+    parts = side_by_side * -(-parts // side_by_side)
     return zip(*(torch.tensor_split(part, parts) for part in inputs), strict=True)
+
+
+def run_passes(
+    run: Callable[..., _Result], device: torch.device, *inputs: torch.Tensor, on_one_thread: bool
+) -> list[_Result]:
+    """What `run` returns for each pass over the inputs, in order.
+
+    On a CPU, passes `on_one_thread` each run side by side, as many as PyTorch has threads, where there are enough
+    images: threads that share a pass wait for one another after each of its layers. `run` then sets its own modes of
+    PyTorch, such as inference mode, which a thread does not have from another.
+    """
+    count = torch.get_num_threads()
+    if not on_one_thread or device.type != "cpu" or count < 2 or len(inputs[0]) < count * _FEWEST:
+        return [run(*parts) for parts in split_into_passes(device, *inputs)]
+    parts = split_into_passes(device, *inputs, side_by_side=count)
+    with _lock:  # threads that are made twice would stay
+        workers = _workers(count)
+    return [future.result() for future in [workers.submit(run, *part) for part in parts]]
+
+
+def is_same_on_one_thread(run: Callable[[], Sequence[torch.Tensor]]) -> bool:
+    """Whether what `run` computes on a CPU has the same bits on a thread of `run_passes` as on all threads.
+
+    Sums over a map, as squeeze-and-excitation has them, may be added up in another order. With one thread it is False,
+    because nothing would run side by side.
+    """
+    if (count := torch.get_num_threads()) < 2:
+        return False
+    with _lock:
+        workers = _workers(count)
+    return all(map(torch.equal, run(), workers.submit(run).result()))
+
+
+@cache
+def _workers(count: int) -> ThreadPoolExecutor:
+    """So many threads that run PyTorch's operations by themselves."""
+    keep_freed_memory_of_threads()
+    of_others, started = torch.get_num_threads(), threading.Barrier(count + 1)
+
+    def set_up() -> None:
+        torch.get_num_threads()  # a thread's first question gives it what was set last anywhere
+        torch.set_num_threads(1)
+        started.wait()
+
+    workers = ThreadPoolExecutor(count, "regraft-pass", initializer=set_up)
+    for _ in range(count):
+        workers.submit(int)
+    started.wait()
+    torch.set_num_threads(of_others)  # PyTorch gives threads that start later what was set last
+    return workers
+
+
+_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a forked process has no threads
+    os.register_at_fork(after_in_child=_workers.cache_clear)

@@ -26,7 +26,7 @@ from regraft.cache import Cache
 from regraft.errors import MissingExtraError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.cpu.fold_inference import fold_inference, keeps_activations
-from regraft.models.passes import split_into_passes
+from regraft.models.passes import is_same_on_one_thread, run_passes
 from regraft.models.quantization import HalfRange, quantize
 from regraft.models.staged import StageOutput
 from regraft.resources import usable_cpus
@@ -69,6 +69,7 @@ class TorchBackend:
     def __init__(self, model: Classifier, boundary: int, precision: torch.dtype) -> None:
         self.model, self.boundary, self.precision = model, boundary, precision
         self.network: Classifier | None = None
+        self.on_one_thread: bool | None = None  # whether passes run side by side, which gives the same bits
 
     @property
     def version(self) -> str:
@@ -94,15 +95,21 @@ def _in_passes(
     backend: TorchBackend, inputs: Sequence[torch.Tensor], run: Callable[..., StageOutput]
 ) -> list[torch.Tensor]:
     """What the folded network computes of the inputs, each (N, ...): values, and taps where there are any."""
-    network, outputs = _folded(backend), list[list[torch.Tensor]]()
+    network = _folded(backend)
     device = network.mean.device
-    for parts in split_into_passes(device, *inputs):
+
+    def run_one(*parts: torch.Tensor) -> list[torch.Tensor]:
         count = len(parts[0])
         if count == 1:  # a batch of one runs other kernels, with other last bits
             parts = tuple(torch.cat([part, part]) for part in parts)
         with torch.inference_mode(), autocast(device, backend.precision):
             computed = run(network, *(part.to(device, non_blocking=True) for part in parts))
-        outputs.append([part[:count].to("cpu", backend.precision) for part in computed if part.numel()])
+        return [part[:count].to("cpu", backend.precision) for part in computed if part.numel()]
+
+    if backend.on_one_thread is None:
+        samples = [part[:2] for part in inputs]
+        backend.on_one_thread = device.type == "cpu" and is_same_on_one_thread(lambda: run_one(*samples))
+    outputs = run_passes(run_one, device, *inputs, on_one_thread=backend.on_one_thread)
     return [torch.cat(part) for part in zip(*outputs, strict=True)]
 
 

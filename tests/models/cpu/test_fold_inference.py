@@ -86,6 +86,16 @@ def test_a_precision_without_a_kernel_runs_unfused(with_statistics: Maker) -> No
         torch.testing.assert_close(got, model.activations(pixels, 4).values.double(), rtol=1e-3, atol=1e-4)
 
 
+def test_weights_are_kept_once(with_statistics: Maker) -> None:
+    model = with_statistics("mobilenet_v2")
+    fast = fold_inference(model, len(model.stages))
+    fused = {name: module.forward for name, module in fast.named_modules() if isinstance(module, nn.Conv2d)}
+    packed = [one.packed for one in fused.values() if isinstance(one, _FusedForward)]
+    assert len(packed) > 30
+    assert all(list(of_one) == [torch.float32] for of_one in packed)
+    assert sum(parameter.numel() for parameter in fast.backbone.parameters() if parameter.dim() == 4) == 0
+
+
 def test_an_activation_whose_input_is_read_elsewhere_is_not_fused(with_statistics: Maker) -> None:
     model = with_statistics("resnet18")
     norm = model.backbone.bn1

@@ -103,26 +103,41 @@ def _fold(model: _Network, chains: list[patterns.Chain], *, fuse: bool) -> _Netw
 
 
 class _FusedForward:
-    """A convolution and the activation after it in one oneDNN kernel; the bias, with the norm, stays in float32."""
+    """A convolution and the activation after it in one oneDNN kernel; the bias, with the norm, stays in float32.
+
+    Weights are kept as the kernel wants them, which would reorder others at each call, and in no other form.
+    """
 
     def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None) -> None:
         self.convolution = convolution
         self.unfused = convolution.forward, (activation or nn.Identity()).forward
         self.name, self.parameters = patterns.kernel_activation(activation)
-        self.weights: dict[torch.dtype, torch.Tensor] = {}
+        self.packed: dict[torch.dtype, torch.Tensor] = {}
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         convolution = self.convolution
         precision = patterns.autocast_precision(inputs)
         if not patterns.has_fused_kernel(inputs.device, precision):
+            if (exact := self.packed.pop(torch.float32, None)) is not None:
+                convolution.weight = nn.Parameter(exact.to_dense().to(convolution.weight), requires_grad=False)
             convolve, activate = self.unfused
             unfused: torch.Tensor = activate(convolve(inputs))
             return unfused
-        if precision not in self.weights:
-            self.weights[precision] = convolution.weight.detach().to(precision)
         padding, kept = patterns.padding_of(convolution, inputs.shape[2:])
         geometry = padding, convolution.stride, convolution.dilation, convolution.groups
+        if precision not in self.packed:
+            self._pack(precision, *geometry, inputs.shape)
         maps: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            inputs.to(precision), self.weights[precision], convolution.bias, *geometry, self.name, self.parameters, ""
+            inputs.to(precision), self.packed[precision], convolution.bias, *geometry, self.name, self.parameters, ""
         )
         return maps if kept is None else maps[:, :, kept[0], kept[1]].contiguous(memory_format=torch.channels_last)
+
+    def _pack(self, precision: torch.dtype, *geometry: object) -> None:
+        """Reorder the weights for maps of this size; float32 comes first, in `fold_inference`'s comparison."""
+        exact = self.packed.get(torch.float32)
+        weight = self.convolution.weight.detach() if exact is None else exact.to_dense()
+        self.packed[precision] = torch.ops.aten.mkldnn_reorder_conv2d_weight(
+            weight.to(precision).to_mkldnn(), *geometry
+        )
+        if precision == torch.float32:
+            self.convolution.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
