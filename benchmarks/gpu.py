@@ -77,7 +77,9 @@ def main() -> int:
         return 2
     print(torch.cuda.get_device_name(), f"torch {torch.__version__}")
     prefix_backends = Path(__file__).with_name("prefix_backends.py")
-    subprocess.run([sys.executable, str(prefix_backends), "efficientnet_lite0", str(arguments.size)], check=True)
+    subprocess.run(
+        [sys.executable, str(prefix_backends), "efficientnet_lite0", "--size", str(arguments.size)], check=True
+    )
     recipes = {"head only": (0, "auto"), "last two resolutions": (arguments.epochs, "auto")}
     recipes["all stages"] = (arguments.epochs, "all")
     for name, (epochs, start) in recipes.items():

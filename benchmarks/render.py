@@ -60,9 +60,12 @@ def table(pattern: str, facts: list[str], results: dict[str, dict[str, Any]]) ->
             by_label = {m["label"]: m for m in result["measurements"]}
             rows.append([result["title"], *(cell(by_label[n]["samples"]) if n in by_label else "" for n in labels)])
     elif "crossed" in facts:
-        shown = {m["label"]: ", ".join(str(m["facts"][name]) for name in facts[1:]) for m in first["measurements"]}
+        shown = {
+            m["label"]: ", ".join(str(m["facts"][name]) for name in facts[1:] if name in m["facts"])
+            for m in first["measurements"]
+        }
         columns = list(dict.fromkeys(label.partition(": ")[2] for label in shown))
-        head = [f"{first['unit']}, {', '.join(facts[2:])}", *columns]
+        head = [", ".join([first["unit"], *facts[2:]]), *columns]
         rows = [
             [row, *(shown.get(f"{row}: {column}", "") for column in columns)]
             for row in dict.fromkeys(label.partition(": ")[0] for label in shown)
