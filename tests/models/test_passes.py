@@ -126,6 +126,26 @@ def test_an_error_of_a_pass_is_raised(two_threads: None, few: None) -> None:
         run_passes(run, CPU, torch.zeros(16, 1), on_one_thread=True)
 
 
+def test_threads_that_cannot_start_are_an_error(two_threads: None, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == 1:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    passes._workers.cache_clear()
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        run_passes(len, CPU, torch.zeros(16, 1), on_one_thread=True)
+    started[0].join(60)
+    assert not started[0].is_alive()
+    assert torch.get_num_threads() == 2
+    monkeypatch.undo()
+    assert sum(run_passes(len, CPU, torch.zeros(16, 1), on_one_thread=True)) == 16
+
+
 def test_other_bits_on_one_thread_are_seen(two_threads: None) -> None:
     assert is_same_on_one_thread(lambda: [torch.ones(3)])
     assert not is_same_on_one_thread(lambda: [torch.tensor(float(torch.get_num_threads()))])

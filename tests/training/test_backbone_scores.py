@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import regraft
 from regraft.cache import Cache
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Split
+from regraft.training import backbone_scores
 from regraft.training.backbone_scores import BackboneScore, features_of, score_head, stratified_order
 from regraft.training.callbacks import NullReporter
+from regraft.training.linear_head import held_out_path
 from regraft.training.options import TrainingOptions
 from regraft.training.trainer import train
 
@@ -79,6 +83,32 @@ def test_a_head_that_can_tell_the_classes_scores_better_than_one_that_cannot() -
     assert bad.is_beaten_by(good)
     assert not good.is_beaten_by(bad)
     assert good.losses.mean() == pytest.approx(good.loss)
+
+
+@pytest.mark.parametrize(("images", "is_enough"), [(120, True), (90, False)])
+def test_a_first_fold_with_enough_images_says_which_penalties_the_others_try(
+    images: int, is_enough: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[tuple[torch.Tensor, float]]:
+        tried.append(0)
+        for one in held_out_path(*arguments, **options):
+            tried[-1] += 1
+            yield one
+
+    rng = np.random.default_rng(0)
+    labels, fold = np.arange(3 * images) % 3, np.arange(3 * images) // 3 % 3
+    features = torch.from_numpy(rng.normal(size=(3 * images, 8))).float()
+    features[np.arange(3 * images), labels] += 1
+    monkeypatch.setattr(backbone_scores, "held_out_path", counted)
+    score = score_head(features, labels, fold, ("a", "b", "c"), "none")
+    assert tried[0] > 3
+    assert (max(tried[1:]) <= 3) == is_enough
+    monkeypatch.setattr(backbone_scores, "ENOUGH_IMAGES", 10**6)
+    on_all = score_head(features, labels, fold, ("a", "b", "c"), "none")
+    assert score.l2 == on_all.l2
+    assert score.loss == pytest.approx(on_all.loss, rel=1e-3)
 
 
 def test_a_difference_within_its_standard_error_does_not_count() -> None:

@@ -121,7 +121,7 @@ def test_cross_validation_stops_past_the_minimum(monkeypatch: pytest.MonkeyPatch
     assert len(tried) == 5
     assert len(set(tried)) == 1
     assert tried[0] < len(L2_VALUES)
-    monkeypatch.setattr(linear_head, "_ENOUGH_IMAGES", 601)
+    monkeypatch.setattr(linear_head, "ENOUGH_IMAGES", 601)
     monkeypatch.setattr(linear_head, "_COARSE", 1e-7)
     assert l2_by_cross_validation(features, labels, objective) == short
     assert tried[5:] == [len(L2_VALUES)] * 5

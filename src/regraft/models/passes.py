@@ -89,10 +89,15 @@ def _workers(count: int) -> ThreadPoolExecutor:
         started.wait()
 
     workers = ThreadPoolExecutor(count, "regraft-pass", initializer=set_up)
-    for _ in range(count):
-        workers.submit(int)
-    started.wait()
-    torch.set_num_threads(of_others)  # PyTorch gives threads that start later what was set last
+    try:
+        for _ in range(count):
+            workers.submit(int)
+        started.wait()
+    except BaseException:  # such as a limit of threads; those that have started end
+        started.abort()
+        raise
+    finally:
+        torch.set_num_threads(of_others)  # PyTorch gives threads that start later what was set last
     return workers
 
 

@@ -22,7 +22,7 @@ from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device, choose_precision
 from regraft.training.feature_cache import row_bytes
 from regraft.training.frozen_features import frozen_features
-from regraft.training.linear_head import L2_VALUES, held_out_path
+from regraft.training.linear_head import ENOUGH_IMAGES, L2_VALUES, held_out_path
 from regraft.training.losses import Objective, strata
 from regraft.training.options import ClassWeights, TrainingOptions
 from regraft.training.phase_plan import plan_phases
@@ -108,20 +108,23 @@ def score_head(
 
     Labels may be indicators, float32 (N, C), if an image has any number of classes; `task` says if classes have an
     order.
-    The L2 strength is the one with the lowest loss over all folds; with `near`, among this one and those beside it. The
-    score is a little too good for that, and equally so for all backbones.
+    The L2 strength is the one with the lowest loss over all folds: with `near`, among this one and those beside it, and
+    else among the best one of the first fold, if it has enough images, and those beside it. The score is a little too
+    good for that, and equally so for all backbones.
     """
-    place = None if near is None else L2_VALUES.index(near)
-    l2_values = L2_VALUES if place is None else L2_VALUES[max(0, place - 1) : place + 2]
+    l2_values = L2_VALUES if near is None else _beside(near)
     targets, numbers = torch.from_numpy(labels), np.unique(fold)
     objective = Objective.of_labels(labels, classes, task=task)
+    tried = l2_values
     logits = torch.full((len(l2_values), len(labels), len(classes)), torch.nan)
     for number in numbers:
         outside = torch.from_numpy(fold == number)
         objective = Objective.of_labels(labels[fold != number], classes, weights, task)
-        path = held_out_path(features, targets, outside, objective, l2_values=l2_values, coarse=True)
-        for row, (values, _) in enumerate(path):
-            logits[row, outside] = values
+        path = list(held_out_path(features, targets, outside, objective, l2_values=tried, coarse=True))
+        for l2, (values, _) in zip(tried, path, strict=False):
+            logits[l2_values.index(l2), outside] = values
+        if tried is l2_values and near is None and int(outside.sum()) >= ENOUGH_IMAGES:
+            tried = _beside(min(zip(tried, path, strict=False), key=lambda fit: fit[1][1])[0])
     plain, wanted = objective.plain(), objective.targets(targets)
     # Not a number where a fold has ended before.
     losses = torch.stack([plain.per_image(values.double(), wanted.double()) for values in logits])
@@ -133,3 +136,9 @@ def score_head(
         l2=l2_values[best],
         losses=losses[best].numpy(),
     )
+
+
+def _beside(l2: float) -> Sequence[float]:
+    """An L2 strength with those beside it, from strong to weak."""
+    place = L2_VALUES.index(l2)
+    return L2_VALUES[max(0, place - 1) : place + 2]

@@ -33,7 +33,7 @@ _ITERATIONS = 60
 #: compared, whose losses differ by some percent.
 _FINE, _COARSE = 1e-6, 1e-4
 #: Images of the first fold that suffice to decide which strengths the other folds try.
-_ENOUGH_IMAGES = 100
+ENOUGH_IMAGES = 100
 #: Images above which the L2 strength is chosen on a part of them.
 MAX_SEARCH_IMAGES = 200_000
 #: Products in an evaluation of the loss from which on several threads are faster than one (benchmarks/busy.py).
@@ -358,7 +358,7 @@ def l2_by_cross_validation(
         ):
             assert head.val is not None
             fold_losses.append(head.val.loss)
-            if not losses and len(outside) >= _ENOUGH_IMAGES and past_minimum(fold_losses):
+            if not losses and len(outside) >= ENOUGH_IMAGES and past_minimum(fold_losses):
                 break
         losses.append(fold_losses)
     return L2_VALUES[int(np.mean(losses, axis=0).argmin())]
