@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -75,6 +77,12 @@ def test_a_gpu_runs_all_at_once(few: None) -> None:
 
 
 @pytest.fixture
+def eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes of eight images, on two threads of four each."""
+    monkeypatch.setattr(passes, "images_per_pass", lambda values: 8)
+
+
+@pytest.fixture
 def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -84,7 +92,8 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.parametrize("count", [8, 9, 10, 15, 16, 17, 33, 100])
 @pytest.mark.parametrize("cpus", [2, 3, 5])
-def test_passes_side_by_side_are_all_images_in_order(count: int, cpus: int, few: None) -> None:
+def test_passes_side_by_side_are_all_images_in_order(count: int, cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "images_per_pass", lambda values: 4 * cpus)
     images = torch.arange(count)[:, None]
     parts = [part for (part,) in split_into_passes(CPU, images, side_by_side=cpus)]
     assert torch.equal(torch.cat(parts), images)
@@ -93,7 +102,7 @@ def test_passes_side_by_side_are_all_images_in_order(count: int, cpus: int, few:
     assert max(map(len, parts)) <= 4
 
 
-def test_passes_run_side_by_side_on_one_thread_each(two_threads: None, few: None) -> None:
+def test_passes_run_side_by_side_on_one_thread_each(two_threads: None, eight: None) -> None:
     together, seen = threading.Barrier(2, timeout=60), list[tuple[str, int]]()
 
     def run(part: torch.Tensor) -> torch.Tensor:
@@ -112,21 +121,40 @@ def test_passes_run_side_by_side_on_one_thread_each(two_threads: None, few: None
     assert (torch.get_num_threads(), later) == (2, [2])
 
 
-@pytest.mark.parametrize(("count", "wanted"), [(7, True), (16, False)])
-def test_few_images_share_the_threads(count: int, wanted: bool, two_threads: None, few: None) -> None:
+@pytest.mark.parametrize(("count", "wanted", "at_once"), [(7, True, 8), (16, False, 8), (16, True, 7)])
+def test_few_images_share_the_threads(
+    count: int, wanted: bool, at_once: int, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "images_per_pass", lambda values: at_once)
     names = run_passes(lambda _: threading.current_thread().name, CPU, torch.zeros(count, 1), on_one_thread=wanted)
     assert set(names) == {threading.current_thread().name}
 
 
-def test_an_error_of_a_pass_is_raised(two_threads: None, few: None) -> None:
+def test_an_error_of_a_pass_is_raised(two_threads: None, eight: None) -> None:
     def run(part: torch.Tensor) -> None:
         raise ValueError(f"{len(part)} images")
 
     with pytest.raises(ValueError, match="4 images"):
         run_passes(run, CPU, torch.zeros(16, 1), on_one_thread=True)
+    began = list[int]()
+
+    def first_fails(part: torch.Tensor) -> None:
+        began.append(int(part[0]))
+        if part[0] == 0:
+            raise ValueError("first")
+        time.sleep(0.05)
+
+    with pytest.raises(ValueError, match="first"):
+        run_passes(first_fails, CPU, torch.arange(4000)[:, None], on_one_thread=True)
+    count = len(began)
+    assert count < 1000  # the others were cancelled
+    time.sleep(0.2)
+    assert len(began) == count
 
 
-def test_threads_that_cannot_start_are_an_error(two_threads: None, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_share_threads_where_no_others_can_start(
+    two_threads: None, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start, started = threading.Thread.start, list[threading.Thread]()
 
     def limited(thread: threading.Thread) -> None:
@@ -137,13 +165,16 @@ def test_threads_that_cannot_start_are_an_error(two_threads: None, few: None, mo
 
     passes._workers.cache_clear()
     monkeypatch.setattr(threading.Thread, "start", limited)
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        run_passes(len, CPU, torch.zeros(16, 1), on_one_thread=True)
+    here = threading.current_thread().name
+    names = run_passes(lambda _: threading.current_thread().name, CPU, torch.zeros(16, 1), on_one_thread=True)
+    assert set(names) == {here}
+    assert not is_same_on_one_thread(lambda: [torch.ones(3)])
     started[0].join(60)
     assert not started[0].is_alive()
     assert torch.get_num_threads() == 2
     monkeypatch.undo()
-    assert sum(run_passes(len, CPU, torch.zeros(16, 1), on_one_thread=True)) == 16
+    names = run_passes(lambda _: threading.current_thread().name, CPU, torch.zeros(16, 1), on_one_thread=True)
+    assert here not in names
 
 
 def test_other_bits_on_one_thread_are_seen(two_threads: None) -> None:
@@ -163,15 +194,24 @@ def test_answers_come_from_few_images_at_once(with_statistics: Maker, pixels: to
         assert AnsweringNetwork.of(model).features(pixels[:0]).shape == (0, model.features)
 
 
-def test_answers_have_the_same_bits_side_by_side(with_statistics: Maker, few: None, two_threads: None) -> None:
+def test_answers_have_the_same_bits_side_by_side(
+    with_statistics: Maker, eight: None, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, run = set[str](), Classifier.run_stages
+
+    def named(self: Classifier, inputs: StageOutput, first: int, last: int) -> StageOutput:
+        names.add(threading.current_thread().name.rpartition("_")[0])
+        return run(self, inputs, first, last)
+
     model = with_statistics("mobilenet_v2", 32)
     pixels = torch.randint(0, 256, (19, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    network = AnsweringNetwork.of(model)
-    with torch.inference_mode():
-        assert network.on_one_thread
-        together = network.features(pixels)
-        alone = [network.features(image[None]) for image in pixels]
-    assert torch.equal(together, torch.cat(alone))
+    network = dataclasses.replace(AnsweringNetwork.of(model), on_one_thread=True)
+    alone = torch.cat([network.features(image[None]) for image in pixels])
+    monkeypatch.setattr(Classifier, "run_stages", named)
+    together = network.features(pixels)
+    assert names == {"regraft-pass"}
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert torch.equal(together, alone) or not AnsweringNetwork.of(model).on_one_thread
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

@@ -111,6 +111,16 @@ def test_a_first_fold_with_enough_images_says_which_penalties_the_others_try(
     assert score.loss == pytest.approx(on_all.loss, rel=1e-3)
 
 
+def test_only_the_first_fold_says_which_penalties_are_tried() -> None:
+    rng = np.random.default_rng(0)
+    labels, fold = np.arange(480) % 3, np.repeat([0, 1, 2, 3], [30, 150, 150, 150])
+    features = torch.from_numpy(rng.normal(size=(480, 8))).float()
+    # the first fold wants strong penalties
+    features[np.arange(480), labels] += torch.from_numpy(np.where(fold == 0, -1.0, 3.0)).float()
+    score = score_head(features, labels, fold, ("a", "b", "c"), "none")
+    assert np.isfinite(score.losses).all()
+
+
 def test_a_difference_within_its_standard_error_does_not_count() -> None:
     losses = np.random.default_rng(0).uniform(size=100)
     score = BackboneScore(accuracy=1.0, loss=0.5, l2=1.0, losses=losses)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -40,9 +40,8 @@ def split_into_passes(
     """
     images = inputs[0]
     at_once = images_per_pass(images[0].numel()) if device.type == "cpu" and len(images) else len(images)
-    at_once = max(_FEWEST, at_once // side_by_side) if side_by_side > 1 else max(1, at_once)
-    parts = max(1, -(-len(images) // at_once))
-    parts = side_by_side * -(-parts // side_by_side)
+    parts = -(-len(images) // max(1, at_once // side_by_side))
+    parts = side_by_side * max(1, -(-parts // side_by_side))
     return zip(*(torch.tensor_split(part, parts) for part in inputs), strict=True)
 
 
@@ -51,17 +50,19 @@ def run_passes(
 ) -> list[_Result]:
     """What `run` returns for each pass over the inputs, in order.
 
-    On a CPU, passes `on_one_thread` each run side by side, as many as PyTorch has threads, where there are enough
-    images: threads that share a pass wait for one another after each of its layers. `run` then sets its own modes of
-    PyTorch, such as inference mode, which a thread does not have from another.
+    On a CPU, passes `on_one_thread` each run side by side, as many as PyTorch has threads, where each has several
+    images without more in memory than a shared pass has: threads that share a pass wait for one another after each of
+    its layers. `run` then sets its own modes of PyTorch, such as inference mode, which a thread does not have from
+    another. Where no thread can be started, passes run one after the other.
     """
-    count = torch.get_num_threads()
-    if not on_one_thread or device.type != "cpu" or count < 2 or len(inputs[0]) < count * _FEWEST:
-        return [run(*parts) for parts in split_into_passes(device, *inputs)]
-    parts = split_into_passes(device, *inputs, side_by_side=count)
-    with _lock:  # threads that are made twice would stay
-        workers = _workers(count)
-    return [future.result() for future in [workers.submit(run, *part) for part in parts]]
+    count, images = torch.get_num_threads(), inputs[0]
+    fewest = count * _FEWEST
+    if on_one_thread and device.type == "cpu" and count > 1 and len(images) >= fewest:
+        is_room = images_per_pass(images[0].numel()) >= fewest
+        parts = split_into_passes(device, *inputs, side_by_side=count)
+        if is_room and (futures := _submit(run, parts, count)):
+            return _results(futures)
+    return [run(*part) for part in split_into_passes(device, *inputs)]
 
 
 def is_same_on_one_thread(run: Callable[[], Sequence[torch.Tensor]]) -> bool:
@@ -70,11 +71,31 @@ def is_same_on_one_thread(run: Callable[[], Sequence[torch.Tensor]]) -> bool:
     Sums over a map, as squeeze-and-excitation has them, may be added up in another order. With one thread it is False,
     because nothing would run side by side.
     """
-    if (count := torch.get_num_threads()) < 2:
-        return False
-    with _lock:
-        workers = _workers(count)
-    return all(map(torch.equal, run(), workers.submit(run).result()))
+    count, here = torch.get_num_threads(), run()
+    futures = _submit(run, [()], count) if count > 1 else []
+    return bool(futures) and all(map(torch.equal, here, _results(futures)[0]))
+
+
+def _submit(
+    run: Callable[..., _Result], parts: Iterable[tuple[torch.Tensor, ...]], count: int
+) -> list[Future[_Result]]:
+    """Begin passes on threads of their own; [] if no thread can be started."""
+    try:
+        with _lock:  # threads that are made twice would stay
+            workers = _workers(count)
+        return [workers.submit(run, *part) for part in parts]
+    except RuntimeError:  # a limit of threads, or the main thread has ended
+        return []
+
+
+def _results(futures: Sequence[Future[_Result]]) -> list[_Result]:
+    try:
+        return [future.result() for future in futures]
+    except BaseException:  # nothing goes on behind an error, or Ctrl-C
+        for future in futures:
+            future.cancel()
+        wait(futures)
+        raise
 
 
 @cache

@@ -123,7 +123,7 @@ def score_head(
         path = list(held_out_path(features, targets, outside, objective, l2_values=tried, coarse=True))
         for l2, (values, _) in zip(tried, path, strict=False):
             logits[l2_values.index(l2), outside] = values
-        if tried is l2_values and near is None and int(outside.sum()) >= ENOUGH_IMAGES:
+        if number == numbers[0] and near is None and int(outside.sum()) >= ENOUGH_IMAGES:
             tried = _beside(min(zip(tried, path, strict=False), key=lambda fit: fit[1][1])[0])
     plain, wanted = objective.plain(), objective.targets(targets)
     # Not a number where a fold has ended before.

@@ -14,7 +14,7 @@ import platform
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any, Literal, Protocol
 
@@ -26,6 +26,7 @@ from regraft.cache import Cache
 from regraft.errors import MissingExtraError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.cpu.fold_inference import fold_inference, keeps_activations
+from regraft.models.cpu.patterns import sample_pixels
 from regraft.models.passes import is_same_on_one_thread, run_passes
 from regraft.models.quantization import HalfRange, quantize
 from regraft.models.staged import StageOutput
@@ -38,6 +39,8 @@ BackendName = Literal["torch", "openvino"]
 #: Multiply-accumulates of all passes in 10^9 below which setting up another backend takes longer than it saves: about
 #: 500 images through a ResNet50 at 224 pixels, or 5,000 through EfficientNet-Lite0.
 _WORTH_MEASURING = 2000.0
+#: Changes when a backend becomes faster, so that earlier measurements no longer decide.
+_MEASURED = "side by side"
 #: Images per pass of OpenVINO, always the same, because a row must not depend on the size of its batch.
 _BATCH = 16
 #: Factor by which OpenVINO must be faster; smaller differences are within the noise of the measurement.
@@ -107,10 +110,16 @@ def _in_passes(
         return [part[:count].to("cpu", backend.precision) for part in computed if part.numel()]
 
     if backend.on_one_thread is None:
-        samples = [part[:2] for part in inputs]
-        backend.on_one_thread = device.type == "cpu" and is_same_on_one_thread(lambda: run_one(*samples))
+        backend.on_one_thread = device.type == "cpu" and is_same_on_one_thread(partial(_sampled, backend))
     outputs = run_passes(run_one, device, *inputs, on_one_thread=backend.on_one_thread)
     return [torch.cat(part) for part in zip(*outputs, strict=True)]
+
+
+def _sampled(backend: TorchBackend) -> list[torch.Tensor]:
+    """What the whole prefix computes of two images of noise."""
+    network = _folded(backend)
+    with torch.inference_mode(), autocast(network.mean.device, backend.precision):
+        return list(network.activations(sample_pixels(network), backend.boundary))
 
 
 def _folded(backend: TorchBackend) -> Classifier:
@@ -247,7 +256,7 @@ def _key_of_measurement(model: Classifier, backends: Sequence[PrefixBackend]) ->
     first = backends[0]
     key: list[Any] = [model.spec.name, model.preprocessing.size, first.boundary, list(model.taps), str(first.precision)]
     key += [[member.spec.name, member.preprocessing.size, list(member.taps)] for member in model.members]
-    return key + [backend.version for backend in backends]
+    return [*key, *(backend.version for backend in backends), _MEASURED]
 
 
 def is_clearly_faster(rate: float, other: float) -> bool:

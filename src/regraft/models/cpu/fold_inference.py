@@ -105,7 +105,7 @@ def _fold(model: _Network, chains: list[patterns.Chain], *, fuse: bool) -> _Netw
 class _FusedForward:
     """A convolution and the activation after it in one oneDNN kernel; the bias, with the norm, stays in float32.
 
-    Weights are kept as the kernel wants them, which would reorder others at each call, and in no other form.
+    Weights are kept in the kernel's own order alone; in another one it would reorder them at each call.
     """
 
     def __init__(self, convolution: nn.Conv2d, activation: nn.Module | None) -> None:
