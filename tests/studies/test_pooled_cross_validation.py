@@ -59,7 +59,8 @@ def test_groups_are_counted_and_named_alike_everywhere(things: Path, tmp_path: P
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_other_tasks_name_groups_too(things: Path, tmp_path: Path, task: str) -> None:
     column = "side" if task == "multilabel" else "bright"
-    config = load_config(overrides={"model.image_size": 32})
+    # At 32 pixels the wrong labels are at the limit from which they are named, above it on some processors.
+    config = load_config(overrides={"model.image_size": 64})
     dataset = scan(things, task=task, label_column=column, pool_by="thing")
     result = cross_validate(dataset, k=3, config=config, out=tmp_path / "out")
     names = {row["thing"] for row in csv_rows(things)}

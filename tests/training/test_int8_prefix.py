@@ -14,7 +14,7 @@ from regraft.cache import Cache
 from regraft.data.dataset import Split
 from regraft.errors import UsageError
 from regraft.models.classifier import Classifier
-from regraft.training import int8_prefix, prefix_backend
+from regraft.training import device, int8_prefix, prefix_backend
 from regraft.training.data import TrainingData
 from regraft.training.feature_cache import as_batch
 from regraft.training.prefix_backend import OpenVinoBackend
@@ -22,6 +22,13 @@ from regraft.training.trainer import train
 
 MakeModel = Callable[..., Classifier]
 HEAD: dict[str, Any] = {"finetune_from": "none", "precision": "int8"}
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not in 8 bits is in float32, also on a processor with bfloat16."""
+    found = {name: value for name, value in device._cpu_capabilities().items() if "bf16" not in name}
+    monkeypatch.setattr(device, "_cpu_capabilities", lambda: found)
 
 
 def _pixels(model: Classifier, split: Split, part: str) -> torch.Tensor:
