@@ -9,8 +9,8 @@ With `--data`, a folder of images, the pretrained network runs on 64 of them; ot
 runs on noise, and not in 8 bits. Prints images/s (median and range), the seconds of the first batch, and the relative
 error of the features to float32. With `--data` the last lines are the accuracies that decide whether 8 bits are used:
 of heads that are fitted on features in 8 bits and in float, by cross-validation on 500 images that did not calibrate.
-Without a size each network has its own, and without a name the backbone is EfficientNet-Lite0. `--record` writes
-`benchmarks/results/prefix.json`, or NAME.
+Without a size each network has its own, and without a name the backbone is EfficientNet-Lite0. `--record`, after the
+names, writes `benchmarks/results/prefix.json`, or NAME.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def measure(model: Classifier, data: Dataset | None) -> Measured:
     for backend, run in backends.items():
         started = time.perf_counter()
         features = run(pixels)[0].float()
-        first, error = time.perf_counter() - started, float((features - exact).norm() / exact.norm())
-        measured.facts[backend] = {"first_batch_seconds": round(first, 2), "relative_error": round(error, 4)}
+        first, off = time.perf_counter() - started, float((features - exact).norm() / exact.norm())
+        measured.facts[backend] = {"first_batch_seconds": round(first, 2), "relative_error": round(off, 4)}
     for backend in list(backends) * ROUNDS:
         started = time.perf_counter()
         backends[backend](pixels)
