@@ -226,6 +226,17 @@ def test_the_prefix_runs_few_images_at_once(
     assert all(map(torch.equal, outputs, map(torch.cat, zip(*others, strict=True))))
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_prefix_has_the_same_bits_side_by_side(
+    with_statistics: Maker, eight: None, two_threads: None, precision: torch.dtype
+) -> None:
+    pixels = torch.randint(0, 256, (19, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model = with_statistics("mobilenet_v2", 32)
+    shared, own = TorchBackend(model, 6, precision), TorchBackend(model, 6, precision)
+    shared.on_one_thread = False
+    assert all(map(torch.equal, own(pixels), shared(pixels)))
+
+
 def test_the_tail_runs_few_images_at_once(with_statistics: Maker, pixels: torch.Tensor, sizes: list[int]) -> None:
     model = with_statistics("resnet18", 32)
     with torch.inference_mode():
