@@ -34,7 +34,7 @@ def pixels() -> torch.Tensor:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes of the fewest images, as for large ones."""
-    monkeypatch.setattr(passes, "_VALUES", 1)
+    monkeypatch.setattr(passes, "_BYTES", 1)
 
 
 @pytest.fixture
@@ -55,6 +55,12 @@ def test_larger_images_are_fewer_at_once() -> None:
     counts = [images_per_pass(3 * side**2) for side in (1, 32, 64, 160, 224, 384, 1024, 4096)]
     assert counts == sorted(counts, reverse=True)
     assert min(counts) == 4
+
+
+def test_half_the_precision_is_twice_the_images() -> None:
+    assert images_per_pass(3 * 224 * 224, torch.bfloat16) == 16
+    images = torch.zeros(64, 3 * 224 * 224, dtype=torch.uint8)  # what enters is no measure of what the network has
+    assert [len(part) for (part,) in split_into_passes(CPU, images, precision=torch.bfloat16)] == [16] * 4
 
 
 @pytest.mark.parametrize("side", [8, 160, 224, 500])
@@ -79,7 +85,7 @@ def test_a_gpu_runs_all_at_once(few: None) -> None:
 @pytest.fixture
 def eight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes of eight images, on two threads of four each."""
-    monkeypatch.setattr(passes, "images_per_pass", lambda values: 8)
+    monkeypatch.setattr(passes, "images_per_pass", lambda values, precision: 8)
 
 
 @pytest.fixture
@@ -93,7 +99,7 @@ def two_threads() -> Iterator[None]:
 @pytest.mark.parametrize("count", [8, 9, 10, 15, 16, 17, 33, 100])
 @pytest.mark.parametrize("cpus", [2, 3, 5])
 def test_passes_side_by_side_are_all_images_in_order(count: int, cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "images_per_pass", lambda values: 4 * cpus)
+    monkeypatch.setattr(passes, "images_per_pass", lambda values, precision: 4 * cpus)
     images = torch.arange(count)[:, None]
     parts = [part for (part,) in split_into_passes(CPU, images, side_by_side=cpus)]
     assert torch.equal(torch.cat(parts), images)
@@ -125,7 +131,7 @@ def test_passes_run_side_by_side_on_one_thread_each(two_threads: None, eight: No
 def test_few_images_share_the_threads(
     count: int, wanted: bool, at_once: int, two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "images_per_pass", lambda values: at_once)
+    monkeypatch.setattr(passes, "images_per_pass", lambda values, precision: at_once)
     names = run_passes(lambda _: threading.current_thread().name, CPU, torch.zeros(count, 1), on_one_thread=wanted)
     assert set(names) == {threading.current_thread().name}
 

@@ -16,39 +16,43 @@ import torch
 
 from regraft.models.malloc import keep_freed_memory_of_threads
 
-#: Values that enter a pass on a CPU: those of 8 color images of 224 pixels. More take more memory, and no less time;
-#: fewer would make many passes of small images, of which each takes its time (docs/decisions/keep-freed-memory.md).
-_VALUES = 8 * 3 * 224 * 224
+#: Bytes that enter a pass on a CPU: 8 color images of 224 pixels in float32, or 16 in bfloat16. More take more memory
+#: and no less time; fewer make many passes, of which each takes its time (docs/decisions/keep-freed-memory.md).
+_BYTES = 8 * 3 * 224 * 224 * 4
 #: Fewest images of a pass: a part of them is never a single one, which runs other kernels than several.
 _FEWEST = 4
 
 _Result = TypeVar("_Result")
 
 
-def images_per_pass(values: int) -> int:
-    """Number of images of so many values each that a CPU runs at once."""
-    return max(_FEWEST, _VALUES // max(1, values))
+def images_per_pass(values: int, precision: torch.dtype = torch.float32) -> int:
+    """Number of images of so many values each, which the network has in this precision, that a CPU runs at once."""
+    return max(_FEWEST, _BYTES // (max(1, values) * precision.itemsize))
 
 
 def split_into_passes(
-    device: torch.device, *inputs: torch.Tensor, side_by_side: int = 1
+    device: torch.device, *inputs: torch.Tensor, precision: torch.dtype = torch.float32, side_by_side: int = 1
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """Nearly equal parts (n, ...) of each input (N, ...), of which the first has what the network runs.
 
-    There are several for a CPU, by `images_per_pass`, and one for a GPU, which many images keep busy. Where so many run
-    `side_by_side`, these have as many images together, and their number is a multiple of it.
+    There are several for a CPU, by `images_per_pass` in this precision, and one for a GPU, which many images keep busy.
+    Where so many run `side_by_side`, these have as many images together, and their number is a multiple of it.
     """
     images = inputs[0]
-    at_once = images_per_pass(images[0].numel()) if device.type == "cpu" and len(images) else len(images)
+    at_once = images_per_pass(images[0].numel(), precision) if device.type == "cpu" and len(images) else len(images)
     parts = -(-len(images) // max(1, at_once // side_by_side))
     parts = side_by_side * max(1, -(-parts // side_by_side))
     return zip(*(torch.tensor_split(part, parts) for part in inputs), strict=True)
 
 
 def run_passes(
-    run: Callable[..., _Result], device: torch.device, *inputs: torch.Tensor, on_one_thread: bool
+    run: Callable[..., _Result],
+    device: torch.device,
+    *inputs: torch.Tensor,
+    precision: torch.dtype = torch.float32,
+    on_one_thread: bool,
 ) -> list[_Result]:
-    """What `run` returns for each pass over the inputs, in order.
+    """What `run`, which computes in this precision, returns for each pass over the inputs, in order.
 
     On a CPU, passes `on_one_thread` each run side by side, as many as PyTorch has threads, where each has several
     images without more in memory than a shared pass has: threads that share a pass wait for one another after each of
@@ -58,11 +62,11 @@ def run_passes(
     count, images = torch.get_num_threads(), inputs[0]
     fewest = count * _FEWEST
     if on_one_thread and device.type == "cpu" and count > 1 and len(images) >= fewest:
-        is_room = images_per_pass(images[0].numel()) >= fewest
-        parts = split_into_passes(device, *inputs, side_by_side=count)
+        is_room = images_per_pass(images[0].numel(), precision) >= fewest
+        parts = split_into_passes(device, *inputs, precision=precision, side_by_side=count)
         if is_room and (futures := _submit(run, parts, count)):
             return _results(futures)
-    return [run(*part) for part in split_into_passes(device, *inputs)]
+    return [run(*part) for part in split_into_passes(device, *inputs, precision=precision)]
 
 
 def is_same_on_one_thread(run: Callable[[], Sequence[torch.Tensor]]) -> bool:

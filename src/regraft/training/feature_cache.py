@@ -285,7 +285,7 @@ def _features(
     parts = [slice(start, min(start + _BATCH, count)) for start in range(_BATCH * distributed.rank(), count, step)]
     for rows, batch in zip(parts, activations.batches(view, parts), strict=True):
         with torch.inference_mode(), autocast(device, precision):
-            passes = split_into_passes(device, *batch.to(device))
+            passes = split_into_passes(device, *batch.to(device), precision=precision)
             features = [model.forward_tail(StageOutput(*part), activations.boundary) for part in passes]
         yield rows, torch.cat(features)
 
