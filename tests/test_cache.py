@@ -159,19 +159,19 @@ def test_reading_a_large_table_does_not_keep_it_in_memory(tmp_path: Path) -> Non
 
 
 def test_small_values_are_remembered_and_the_first_stays(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "new")
-    assert cache.get("engine", ["a", 1]) is None
-    cache.put_if_absent("engine", ["a", 1], {"torch": 2.0})
-    cache.put_if_absent("engine", ["a", 1], {"torch": 3.0})
-    cache.put_if_absent("engine", ["b"], 4)
-    other = Cache(tmp_path / "new")
-    assert other.get("engine", ["a", 1]) == {"torch": 2.0}
-    assert other.get("engine", ["b"]) == 4
+    cache, other = Cache(tmp_path / "new"), Cache(tmp_path / "new")
+
+    def measured_by_both() -> dict[str, float]:
+        assert other.get_or_measure("backends", ["a", 1], lambda: {"torch": 2.0}) == {"torch": 2.0}
+        return {"torch": 3.0}
+
+    assert cache.get_or_measure("backends", ["a", 1], measured_by_both) == {"torch": 2.0}
+    assert cache.get_or_measure("backends", ["b"], lambda: 4) == 4
+    assert other.get_or_measure("backends", ["b"], lambda: pytest.fail("it is known")) == 4
     assert other.entries() == []
-    (tmp_path / "new" / "engine.json").write_text("half a li")
-    assert other.get("engine", ["b"]) is None
-    other.put_if_absent("engine", ["b"], 5)
-    assert other.get("engine", ["b"]) == 5
+    (tmp_path / "new" / "backends.json").write_text("half a li")
+    assert other.get_or_measure("backends", ["b"], lambda: 5) == 5
+    assert cache.get_or_measure("backends", ["b"], lambda: 6) == 5
 
 
 def test_the_root_is_absolute_and_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

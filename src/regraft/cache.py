@@ -19,13 +19,13 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from filelock import FileLock
@@ -44,6 +44,8 @@ _IN_USE = 3600.0
 _LINE = np.dtype([("key", "u1", (KEY_BYTES,)), ("checksum", "<u4")])
 #: Bytes of rows, or number of rows where they are small, that are read at once.
 _READ = 2**20
+
+_Value = TypeVar("_Value")
 
 
 def cache_key(*parts: object) -> bytes:
@@ -274,18 +276,20 @@ class Cache:
         text = json.dumps(description, sort_keys=True)
         return self.root / f"{kind}-{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}", description
 
-    def get(self, kind: str, key: object) -> Any:
-        """The small value that `put_if_absent` stored under a key, or None."""
-        return _read_json(self.root / f"{kind}.json").get(json.dumps(key))
+    def get_or_measure(self, kind: str, key: object, measure: Callable[[], _Value]) -> _Value:
+        """The small JSON value, such as a measurement, under a key; where there is none, what `measure` returns.
 
-    def put_if_absent(self, kind: str, key: object, value: Any) -> Any:
-        """Store a small JSON value, such as a measurement, unless the key has one; returns the stored value."""
+        Of several processes that measure at once, all get the value that was stored first.
+        """
+        file, name = self.root / f"{kind}.json", json.dumps(key)
+        if (stored := _read_json(file).get(name)) is not None:
+            return cast(_Value, stored)
+        measured = measure()
         self.root.mkdir(parents=True, exist_ok=True)
-        file = self.root / f"{kind}.json"
         with FileLock(self.root / f".{kind}.lock"):
-            values = {json.dumps(key): value, **_read_json(file)}
+            values: dict[str, _Value] = {name: measured, **_read_json(file)}
             write_json(file, values)
-        return values[json.dumps(key)]
+        return values[name]
 
     def make_room(self, size: int) -> bool:
         """Remove the least recently used tables until `size` more bytes fit within the limit; returns whether they fit.

@@ -161,6 +161,21 @@ def test_a_training_from_python_says_what_the_command_says(
     assert "These weights are of another network." in said
 
 
+def test_the_result_is_told_before_plots_and_report_are_made(squares_split: Any, tmp_path: Path) -> None:
+    path, found = tmp_path / "run", dict[str, bool]()
+
+    class Reporter(NullReporter):
+        def on_message(self, text: str) -> None:
+            if "classified correctly" in text:
+                files = ("metrics.json", "predictions.csv", "plots", "report.html")
+                found.update({file: (path / file).exists() for file in files})
+
+    model = regraft.build(classes=squares_split.classes, image_size=32)
+    regraft.train(model, squares_split, out=path, reporter=Reporter(), finetune_epochs=0)
+    assert found == {"metrics.json": True, "predictions.csv": True, "plots": False, "report.html": False}
+    assert (path / "report.html").exists()
+
+
 def test_other_things_than_a_model_and_a_split_are_refused(squares: Dataset, tmp_path: Path) -> None:
     model: Any = regraft.build(classes=squares.classes, image_size=32, weights="none")
     with pytest.raises(UsageError, match="got Classifier and Dataset; expected"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from regraft.cache import Cache
 from regraft.models.classifier import build
 from regraft.training.options import TrainingOptions
 from regraft.training.throughput import measure_throughput
@@ -50,3 +52,15 @@ def test_without_warm_up_the_batch_passes_once() -> None:
     assert 0 < rough.prefix < 1e6
     assert 0 < rough.predict < 1e6
     assert rough.peak_layer_bytes == precise.peak_layer_bytes
+
+
+def test_a_rough_measurement_is_remembered(tmp_path: Path) -> None:
+    model, options = build(classes=("a", "b"), image_size=32), replace(TrainingOptions(), finetune_epochs=0)
+    cache, passes = Cache(tmp_path), list[int]()
+    first = measure_throughput(model, options, decode=10, images=100, cache=cache, warmup=False)
+    hook = model.head.register_forward_hook(lambda head, inputs, logits: passes.append(len(logits)))
+    assert measure_throughput(model, options, decode=10, images=100, cache=cache, warmup=False) == first
+    assert not passes
+    measure_throughput(model, options, decode=10, images=100, cache=cache)
+    hook.remove()
+    assert passes, "a plan that decides measures the machine as it is now"

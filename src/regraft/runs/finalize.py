@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,6 +17,7 @@ import torch
 
 from regraft import distributed
 from regraft.atomic_io import write_csv, write_json
+from regraft.cache import Cache
 from regraft.data.dataset import Dataset, Split
 from regraft.data.pooling import per_answer, split_per_answer
 from regraft.data.quality.description import describe_files
@@ -24,6 +25,7 @@ from regraft.data.samples import PARTS, Part
 from regraft.data.subgroups import values_of_answers
 from regraft.evaluation.compare_subgroups import compare_subgroups
 from regraft.evaluation.subgroups import json_of_subgroups
+from regraft.models.answering import AnsweringNetwork
 from regraft.models.classifier import Classifier
 from regraft.models.head import Head
 from regraft.models.inference import order_temperature_of
@@ -33,6 +35,7 @@ from regraft.report.tasks import REPORTS
 from regraft.runs.backbone_search import read_search
 from regraft.runs.exemplars import captured, held_out_rows
 from regraft.runs.groups import describe_groups, write_groups
+from regraft.runs.held_out_features import Timed, predict_with_cache
 from regraft.runs.members import TrainedMember
 from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
@@ -75,11 +78,13 @@ def calibrate(
     *,
     exemplars: int = 0,
     refitted: LinearWeights | None = None,
+    cache: Cache | None = None,
 ) -> HeldOut | None:
     """Predict the val and test images, and fit calibration and out-of-distribution statistics on the val images.
 
     The features of some of them are kept, for `exemplars` training images of a class. A head that was `refitted` on
     training and val images is the model's from here on, and predicts the test images; those of val it has seen.
+    The `cache` has what the head reads of images, for a model whose layers below the head are as they were loaded.
     """
     table = split.dataset.table
     held_out = split.dataset.with_samples(table.take(table.parts != PARTS.index("train")))
@@ -90,13 +95,13 @@ def calibrate(
     count = len(held_out) - sum(map(len, stored))
     with_files = held_out.with_samples(held_out.table.take(np.arange(count)))
     kept = held_out_rows(held_out, exemplars) if exemplars else np.empty(0, np.int64)
-    started = time.perf_counter()
-    predicted, found = _predict(model, with_files, kept[kept < count], refitted, reporter)
-    seconds = distributed.world_size() * (time.perf_counter() - started)  # each predicts its share
-    milliseconds = 1000 * seconds / max(1, count)
+    predicted, found, milliseconds = _predict(model, with_files, kept[kept < count], refitted, reporter, cache)
     if stored:
         found += [torch.from_numpy(stored[0][row - count]) for row in kept[kept >= count].tolist()]
-        predicted = predict_features(model, torch.from_numpy(stored[0]), held_out, after=predicted)
+        without = np.arange(count, len(held_out))
+        of_stored = held_out.with_samples(held_out.table.take(without))
+        pieces = [predicted, predict_features(model, torch.from_numpy(stored[0]), of_stored)]
+        predicted = merge_predictions(held_out, pieces, [np.arange(count), without])
     distances = predicted.ood_distances
     is_val = held_out.table.parts == PARTS.index("val")
     if model.ood is not None and distances is not None and is_val.any():
@@ -111,35 +116,49 @@ def calibrate(
 
 
 def _predict(
-    model: Classifier, images: Dataset, kept: np.ndarray, refitted: LinearWeights | None, reporter: ProgressReporter
-) -> tuple[SamplePredictions, list[torch.Tensor]]:
-    """What the model says of images, and the features of those `kept`; after the val images comes the `refitted` head.
+    model: Classifier,
+    images: Dataset,
+    kept: np.ndarray,
+    refitted: LinearWeights | None,
+    reporter: ProgressReporter,
+    cache: Cache | None,
+) -> tuple[SamplePredictions, list[torch.Tensor], float]:
+    """What the model says of images, the features of those `kept`, and milliseconds for an image from its file.
 
-    Of several labels these are logits.
+    Of several labels these are logits. After the val images comes the `refitted` head.
     """
     is_val = images.table.parts == PARTS.index("val")
     shares = [np.arange(len(images))]
     if refitted is not None:
         shares = [np.flatnonzero(is_val), np.flatnonzero(~is_val)]
-    pieces, features, before = list[SamplePredictions](), dict[int, torch.Tensor](), 0
+    pieces, features, before, all_timed = list[SamplePredictions](), dict[int, torch.Tensor](), 0, list[Timed]()
+    if distributed.is_distributed() or model.head.attention is not None:  # whose own weights are trained
+        cache = None
+    AnsweringNetwork.of(model.eval())  # what an image takes is without the folding
     for number, share in enumerate(shares):
         if number and refitted is not None:
             model.head.set_linear(refitted.weight, refitted.bias)
         own, wants_logits = np.intersect1d(kept, share), model.task == "multilabel"
+        part = images.with_samples(images.table.take(share))
+
+        def progress(done: int, _: int, before: int = before) -> None:
+            reporter.on_progress("evaluate", before + done, len(images), "images")
+
         with captured(model, np.searchsorted(share, own)) as found, _with_logits(model.head, wants_logits):
-            pieces.append(
-                predict_jointly(
-                    model,
-                    images.with_samples(images.table.take(share)),
-                    progress=lambda done, _, before=before: reporter.on_progress(  # type: ignore[misc]  # bound now
-                        "evaluate", before + done, len(images), "images"
-                    ),
-                )
-            )
+            if cache is None:
+                timed = Timed()
+                with timed.images(len(share)):
+                    piece = predict_jointly(model, part, progress=progress)
+            else:
+                piece, timed = predict_with_cache(model, part, cache, progress=progress)
+        pieces.append(piece)
+        all_timed.append(timed)
         features |= dict(zip(own.tolist(), found, strict=True))
         before += len(share)
     in_order = [features[row] for row in kept.tolist()]
-    return (pieces[0] if refitted is None else merge_predictions(images, pieces, shares)), in_order
+    merged = pieces[0] if refitted is None else merge_predictions(images, pieces, shares)
+    seconds = distributed.world_size() * sum(timed.seconds for timed in all_timed)  # each predicts its share
+    return merged, in_order, 1000 * seconds / max(1, sum(timed.count for timed in all_timed))
 
 
 def write_results(
@@ -152,25 +171,21 @@ def write_results(
     lesson: Lesson | None = None,
     earlier_run: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Write history, predictions, metrics and plots into the run's folder; returns notes for the user."""
+    """Write history, predictions and metrics into the run's folder; returns notes for the user."""
     notes: list[str] = []
     history, head_path = ([row.to_row() for row in rows] for rows in (training.history, training.head_path))
     _write_rows(path / HISTORY, Epoch, history)
     if head_path:
         _write_rows(path / HEAD_PATH, HeadFit, head_path)
-    accuracy = REPORTS[model.task].train_accuracy
-    file = path / "plots" / "training_history.png"
-    plots.training_curve.plot_history(history, file, head_path=head_path, accuracy=accuracy)
     count = len(per_answer(split.train))
     metrics: dict[str, Any] = {"train": {"accuracy": training.train_accuracy, "count": count}}
-    parts: list[Part] = [part for part in ("val", "test") if len(split[part])] if held_out else []
+    parts = _held_out_parts(split)
     if held_out is not None:
         notes += filter(None, [held_out.results.write(path)])
         metrics |= held_out.results.measure(split, parts)
         for part in parts if split.dataset.subgroups else ():
             subgroups = compare_subgroups(held_out.results.predictions.part(part), values_of_answers(split[part]))
             metrics[part] |= json_of_subgroups(subgroups)
-        held_out.results.plot(path / "plots", split_per_answer(split), parts[-1], metrics, model.preprocessing)
     earlier = {"members": sum(member.seconds for member in members)} if members else {}
     metrics["time"] = {
         "train_seconds": training.seconds["total"] + sum(earlier.values()),
@@ -228,6 +243,22 @@ def write_results(
         notes += describe_earlier(earlier_run)
     write_json(path / METRICS, metrics)
     return notes
+
+
+def draw_results(path: Path, model: Classifier, split: Split, training: Training, held_out: HeldOut | None) -> None:
+    """Draw the plots of a run whose results are written."""
+    folder, accuracy = path / "plots", REPORTS[model.task].train_accuracy
+    history, head_path = ([row.to_row() for row in rows] for rows in (training.history, training.head_path))
+    file = folder / "training_history.png"
+    plots.training_curve.plot_history(history, file, head_path=head_path, accuracy=accuracy)
+    if held_out is not None:
+        metrics = json.loads((path / METRICS).read_text(encoding="utf-8"))
+        part = _held_out_parts(split)[-1]
+        held_out.results.plot(folder, split_per_answer(split), part, metrics, model.preprocessing)
+
+
+def _held_out_parts(split: Split) -> list[Part]:
+    return [part for part in ("val", "test") if len(split[part])]
 
 
 def _model_of_members(model: Classifier, members: Sequence[TrainedMember]) -> dict[str, Any]:

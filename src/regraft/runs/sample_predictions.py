@@ -27,6 +27,9 @@ from regraft.models.classifier import Classifier
 from regraft.models.inference import Predictor, Tta, has_order, pooling_of, predict_images
 from regraft.models.ood import rowwise
 
+#: Images that are predicted at once.
+BATCH = 32
+
 
 @dataclass(frozen=True, eq=False)
 class SamplePredictions:
@@ -126,7 +129,7 @@ def predict_samples(
     classifier: Classifier | Predictor,
     dataset: Dataset,
     *,
-    batch_size: int = 32,
+    batch_size: int = BATCH,
     tta: Tta = "none",
     progress: Callable[[int, int], None] | None = None,
 ) -> SamplePredictions:
@@ -148,7 +151,7 @@ def predict_samples(
 
 
 def predict_jointly(
-    classifier: Classifier, dataset: Dataset, *, batch_size: int = 32, progress: Callable[[int, int], None]
+    classifier: Classifier, dataset: Dataset, *, batch_size: int = BATCH, progress: Callable[[int, int], None]
 ) -> SamplePredictions:
     """As `predict_samples`, by all processes of a training: they take turns at its batches, and all get every one."""
     processes, count = distributed.world_size(), len(dataset)
@@ -170,23 +173,15 @@ def predict_jointly(
     return _as_predictions(dataset, classifier, whole[:, :-1], whole[:, -1])
 
 
-def predict_features(
-    classifier: Classifier, features: torch.Tensor, dataset: Dataset, *, after: SamplePredictions
-) -> SamplePredictions:
-    """Predict the last images of a data set from what the head reads of them, float32 (E, F), `after` the others."""
-    head = classifier.head
+def predict_features(classifier: Classifier, features: torch.Tensor, dataset: Dataset) -> SamplePredictions:
+    """Predict the images of a data set from what the head reads of them, float32 (N, F)."""
+    head, distances = classifier.head, np.full(len(features), np.nan)
     with torch.inference_mode():
         features = features.to(classifier.mean.device)
-        said = rowwise(lambda rows: head.answer(head.classify(rows)), features).cpu().numpy()
-        of_features = np.full(len(features), np.nan)
-        if classifier.ood is not None:
-            of_features = classifier.ood(features).cpu().numpy()
-    distances = after.ood_distances
-    before = np.full(len(after), np.nan) if distances is None else distances
-    return _as_predictions(
-        dataset, classifier, np.concatenate([after.probabilities, said]),
-        np.concatenate([before, of_features]),
-    )  # fmt: skip
+        answers = rowwise(lambda rows: head.answer(head.classify(rows)), features).cpu().numpy()
+        if classifier.ood is not None:  # in batches, as of images: the last bits are those of a batch
+            distances = torch.cat([classifier.ood(rows) for rows in torch.split(features, BATCH)]).cpu().numpy()
+    return _as_predictions(dataset, classifier, answers, distances)
 
 
 def merge_predictions(

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from regraft import distributed
 from regraft.atomic_io import write_json, write_text
+from regraft.cache import Cache
 from regraft.config import Config, load_config
 from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.augmentation_options import Augmentation
@@ -31,16 +32,18 @@ from regraft.models.malloc import return_freed_memory
 from regraft.models.options import ModelOptions
 from regraft.models.registry import AUTO
 from regraft.models.serialization import save_classifier
+from regraft.report.tasks import REPORTS
 from regraft.runs.backbone_search import choose_backbone, write_search
 from regraft.runs.budget import RunPlan, fit_into_budget, with_preset_plan
 from regraft.runs.earlier_comparison import describe_earlier_run
 from regraft.runs.exemplars import number_of, write_exemplars
-from regraft.runs.finalize import HeldOut, calibrate, write_results
+from regraft.runs.finalize import HeldOut, calibrate, draw_results, write_results
 from regraft.runs.members import TrainedMember, remove_weights, train_members
 from regraft.runs.prepare import build_described, build_for, describe_model
 from regraft.runs.processes import describe as describe_processes
 from regraft.runs.processes import jointly, logged, tell_run
 from regraft.runs.progress import with_progress
+from regraft.runs.record import stored_record
 from regraft.runs.report import kept_card, write_report
 from regraft.runs.run import CHECKPOINT, CONFIG, SOURCE, SPLIT, UNLABELED, Run, open_model
 from regraft.runs.run_folder import SCRATCH, lock_run, new_folder
@@ -171,7 +174,11 @@ def train_into(
         )  # fmt: skip
         model.cpu()
         exemplars = number_of(model, config.data.exemplars) if with_report else 0
-        held_out = calibrate(model, split, config.training, tracked, exemplars=exemplars, refitted=training.refitted)
+        is_tuned = training.finetuned or any(member.is_finetuned for member in members)
+        held_out = calibrate(
+            model, split, config.training, tracked, exemplars=exemplars, refitted=training.refitted,
+            cache=None if is_tuned else _cache_of(config),
+        )  # fmt: skip
         return_freed_memory()
         run = distributed.first_on_rank_0(
             lambda: _write_run(
@@ -191,6 +198,10 @@ def train_into(
         if members and is_first and not training.interrupted:
             remove_weights(path)
         return run
+
+
+def _cache_of(config: Config) -> Cache | None:
+    return Cache(limit=int(config.training.cache_gb * 1e9)) if config.training.cache_gb else None
 
 
 def _write_run(
@@ -219,6 +230,10 @@ def _write_run(
     for note in write_results(path, model, split, training, held_out, members, lesson, earlier):
         tracked.on_message(note)
     run = Run(path, model)
+    if with_report and held_out is not None:
+        headline = "".join(next(iter(REPORTS[model.task].quality(stored_record(run)))))
+        tracked.on_message(f"{headline} Plots and report follow.")
+    draw_results(path, model, split, training, held_out)
     try:
         if with_report:
             write_report(run, split.dataset)

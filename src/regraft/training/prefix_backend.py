@@ -40,7 +40,7 @@ BackendName = Literal["torch", "openvino"]
 #: 500 images through a ResNet50 at 224 pixels, or 5,000 through EfficientNet-Lite0.
 _WORTH_MEASURING = 2000.0
 #: Changes when a backend becomes faster, so that earlier measurements no longer decide.
-_MEASURED = "side by side"
+_MEASURED = "twice as many images in bfloat16"
 #: Images per pass of OpenVINO, always the same, because a row must not depend on the size of its batch.
 _BATCH = 16
 #: Factor by which OpenVINO must be faster; smaller differences are within the noise of the measurement.
@@ -111,7 +111,7 @@ def _in_passes(
 
     if backend.on_one_thread is None:
         backend.on_one_thread = device.type == "cpu" and is_same_on_one_thread(partial(_sampled, backend))
-    outputs = run_passes(run_one, device, *inputs, on_one_thread=backend.on_one_thread)
+    outputs = run_passes(run_one, device, *inputs, precision=backend.precision, on_one_thread=backend.on_one_thread)
     return [torch.cat(part) for part in zip(*outputs, strict=True)]
 
 
@@ -214,12 +214,9 @@ def choose_backend(
         TorchBackend(model, boundary, precision),
         OpenVinoBackend(model, boundary, precision, cache),
     ]
-    key = _key_of_measurement(model, backends)
-    measurement = None if cache is None else cache.get("backends", key)
-    if measurement is None:
-        measurement = _compare(backends, model.preprocessing.input_shape)
-        if cache is not None:
-            measurement = cache.put_if_absent("backends", key, measurement)
+    compare = partial(_compare, backends, model.preprocessing.input_shape)
+    key = key_of_measurement(model, backends)
+    measurement = compare() if cache is None else cache.get_or_measure("backends", key, compare)
     rates = measurement["rates"]
     if "openvino" not in rates:
         return "torch", f"The frozen prefix runs on torch: OpenVINO {measurement['failed']['openvino']}."
@@ -243,16 +240,16 @@ def gmac_of_pass(model: Classifier) -> float:
 
 def remembered_rates(model: Classifier, backends: Sequence[PrefixBackend], cache: Cache | None) -> list[float]:
     """Images per second of each backend, by the first measurement on this machine, which the cache keeps."""
-    key = _key_of_measurement(model, backends)
-    rates: list[float] | None = None if cache is None else cache.get("backends", key)
-    if rates is None:
-        rates = [images_per_second(backend, model.preprocessing.input_shape) for backend in backends]
-        if cache is not None:
-            rates = list(cache.put_if_absent("backends", key, rates))
-    return rates
+
+    def measure() -> list[float]:
+        return [images_per_second(backend, model.preprocessing.input_shape) for backend in backends]
+
+    key = key_of_measurement(model, backends)
+    return measure() if cache is None else cache.get_or_measure("backends", key, measure)
 
 
-def _key_of_measurement(model: Classifier, backends: Sequence[PrefixBackend]) -> list[Any]:
+def key_of_measurement(model: Classifier, backends: Sequence[PrefixBackend]) -> list[Any]:
+    """JSON values on which speeds of these backends depend, with this model, on one machine."""
     first = backends[0]
     key: list[Any] = [model.spec.name, model.preprocessing.size, first.boundary, list(model.taps), str(first.precision)]
     key += [[member.spec.name, member.preprocessing.size, list(member.taps)] for member in model.members]
