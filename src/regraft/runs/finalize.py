@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -35,7 +36,7 @@ from regraft.report.tasks import REPORTS
 from regraft.runs.backbone_search import read_search
 from regraft.runs.exemplars import captured, held_out_rows
 from regraft.runs.groups import describe_groups, write_groups
-from regraft.runs.held_out_features import Timed, predict_with_cache
+from regraft.runs.held_out_features import keeps_features, predict_with_cache
 from regraft.runs.members import TrainedMember
 from regraft.runs.processes import communication_share
 from regraft.runs.run import HEAD_PATH, HISTORY, METRICS
@@ -131,8 +132,8 @@ def _predict(
     shares = [np.arange(len(images))]
     if refitted is not None:
         shares = [np.flatnonzero(is_val), np.flatnonzero(~is_val)]
-    pieces, features, before, all_timed = list[SamplePredictions](), dict[int, torch.Tensor](), 0, list[Timed]()
-    if distributed.is_distributed() or model.head.attention is not None:  # whose own weights are trained
+    pieces, features, before, milliseconds = list[SamplePredictions](), dict[int, torch.Tensor](), 0, 0.0
+    if distributed.is_distributed() or not keeps_features(model):
         cache = None
     AnsweringNetwork.of(model.eval())  # what an image takes is without the folding
     for number, share in enumerate(shares):
@@ -145,20 +146,19 @@ def _predict(
             reporter.on_progress("evaluate", before + done, len(images), "images")
 
         with captured(model, np.searchsorted(share, own)) as found, _with_logits(model.head, wants_logits):
+            started = time.perf_counter()
             if cache is None:
-                timed = Timed()
-                with timed.images(len(share)):
-                    piece = predict_jointly(model, part, progress=progress)
+                piece = predict_jointly(model, part, progress=progress)
+                of_each = 1000 * (time.perf_counter() - started) / max(1, len(share))
             else:
-                piece, timed = predict_with_cache(model, part, cache, progress=progress)
+                piece, of_each = predict_with_cache(model, part, cache, progress=progress)
         pieces.append(piece)
-        all_timed.append(timed)
         features |= dict(zip(own.tolist(), found, strict=True))
         before += len(share)
+        milliseconds += of_each * len(share) / max(1, len(images))
     in_order = [features[row] for row in kept.tolist()]
     merged = pieces[0] if refitted is None else merge_predictions(images, pieces, shares)
-    seconds = distributed.world_size() * sum(timed.seconds for timed in all_timed)  # each predicts its share
-    return merged, in_order, 1000 * seconds / max(1, sum(timed.count for timed in all_timed))
+    return merged, in_order, distributed.world_size() * milliseconds  # each process predicts its share
 
 
 def write_results(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from regraft.runs.sample_predictions import (
 )
 from regraft.training.prefix_backend import TorchBackend
 from regraft.training.prefix_key import prefix_key, taps_key
+from regraft.training.storage import free_disk
 
 #: Batches that are predicted from their files whatever the cache has, so that the time of an image is measured.
 TIMED = 2
@@ -36,69 +36,100 @@ TIMED = 2
 _TOGETHER = 128
 
 
-@dataclass
-class Timed:
-    """How many images were predicted from their files, and in how many seconds."""
+def keeps_features(model: Classifier) -> bool:
+    """Whether the inputs of the head's layers depend on nothing but images and weights below the head.
 
-    count: int = 0
-    seconds: float = 0.0
-
-    @contextmanager
-    def images(self, count: int) -> Iterator[None]:
-        """A context in which so many more are."""
-        started = time.perf_counter()
-        yield
-        self.count += count
-        self.seconds += time.perf_counter() - started
+    Attention has weights of its own, and hooks may change what a layer gives.
+    """
+    hooks = (m._forward_hooks or m._forward_pre_hooks for m in model.backbone.modules())
+    return model.head.attention is None and not any(hooks)
 
 
 def predict_with_cache(
     model: Classifier, dataset: Dataset, cache: Cache, *, progress: Callable[[int, int], None]
-) -> tuple[SamplePredictions, Timed]:
-    """As `predict_samples`, and how long those images took that were predicted from their files.
+) -> tuple[SamplePredictions, float]:
+    """As `predict_samples`, and milliseconds for an image from its file, of the first ones.
 
-    These are the first ones, and all of a batch of which the cache lacks one. The head reads features as they are,
-    without attention.
+    From their files are predicted the first images, and all of a batch of which the cache lacks one. For a model that
+    `keeps_features`.
     """
-    end, width, count, timed = len(model.stages), model.head.features, len(dataset), Timed()
-    if not count or not cache.make_room(4 * width * count):
-        with timed.images(count):
-            return predict_samples(model, dataset, progress=progress), timed
-    key = {
-        **prefix_key(model, end, torch.float32, TorchBackend(model, end, torch.float32).version),
-        **taps_key(model, end),
-        "threads": torch.get_num_threads(),
-    }
-    table = cache.table("features", key, (width,), np.float32)
-    keys = collect_keys((cache_key(sha256) for sha256 in dataset.table.sha256s()), count)
-    numbers, places, pieces = table.find(keys), list[np.ndarray](), list[SamplePredictions]()
-    for rows, is_known in _stretches(numbers >= 0):
+    table, count, milliseconds = _Features(model, dataset, cache), len(dataset), 0.0
+    places, pieces = list[np.ndarray](), list[SamplePredictions]()
+    for rows, is_known in _stretches(table.is_known):
         part = dataset.with_samples(dataset.table.take(rows))
-        if is_known:
-            pieces.append(predict_features(model, torch.from_numpy(table.read(numbers[rows])), part))
+        if is_known and (features := table.read(rows)) is not None:
+            pieces.append(predict_features(model, features, part))
             progress(int(rows[-1]) + 1, count)
         else:
 
             def report(done: int, _: int, before: int = int(rows[0])) -> None:
                 progress(before + done, count)
 
-            with timed.images(len(rows)), _captured(model.head) as found:
+            started = time.perf_counter()
+            with _captured(model.head) as found:
                 pieces.append(predict_samples(model, part, progress=report))
-            new = np.flatnonzero(numbers[rows] < 0)
-            with suppress(OSError):  # on a full disk nothing is kept
-                table.append(keys[rows[new]], torch.cat(found).numpy()[new])
+            if not places:
+                milliseconds = 1000 * (time.perf_counter() - started) / len(rows)
+            table.append(rows, found)
         places.append(rows)
-    return merge_predictions(dataset, pieces, places), timed
+    return (merge_predictions(dataset, pieces, places) if places else predict_samples(model, dataset)), milliseconds
+
+
+class _Features:
+    """The table of features, of which a fault costs time alone: what it does not have is predicted from files."""
+
+    def __init__(self, model: Classifier, dataset: Dataset, cache: Cache) -> None:
+        end, width = len(model.stages), model.head.features
+        key = {
+            **prefix_key(model, end, torch.float32, TorchBackend(model, end, torch.float32).version),
+            **taps_key(model, end),
+            "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        }
+        self.keys = collect_keys((cache_key(sha256) for sha256 in dataset.table.sha256s()), len(dataset))
+        self.numbers, self.table, self.has_room = np.full(len(dataset), -1), None, False
+        with suppress(OSError):
+            if (known := cache.existing_table("features", key, (width,), np.float32)) is not None:
+                self.numbers, self.table = known.find(self.keys), known
+            missing = 4 * width * int((self.numbers < 0).sum())
+            self.has_room = 2 * missing < free_disk(cache.root) and cache.make_room(missing)
+            if self.has_room:
+                self.table = cache.table("features", key, (width,), np.float32)
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """Whether there are features of each image, bool (N,)."""
+        return self.numbers >= 0
+
+    def read(self, rows: np.ndarray) -> torch.Tensor | None:
+        """Features of these images, float32 (n, F); None if they are no longer there."""
+        with suppress(OSError):
+            if self.table is not None:
+                return torch.from_numpy(self.table.read(self.numbers[rows])).clone()  # aligned as PyTorch's own
+        return None
+
+    def append(self, rows: np.ndarray, found: Sequence[torch.Tensor]) -> None:
+        """Keep the features of these images, (1, F) each or more at once, unless there is no room."""
+        new = np.flatnonzero(~self.is_known[rows])
+        if self.table is None or not self.has_room or not len(new):
+            return
+        try:
+            self.table.append(self.keys[rows[new]], torch.cat(list(found)).numpy()[new])
+        except OSError:
+            self.has_room = False
 
 
 def _stretches(is_known: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     """Numbers of consecutive images, whole batches, and whether all of them are known; the first ones are not."""
-    batches = np.split(np.arange(len(is_known)), range(BATCH, len(is_known), BATCH))
-    known = [number >= TIMED and bool(is_known[rows].all()) for number, rows in enumerate(batches)]
-    for value, run in itertools.groupby(zip(known, batches, strict=True), key=lambda pair: pair[0]):
-        stretch = [rows for _, rows in run]
+    first = min(len(is_known), TIMED * BATCH)
+    if first:
+        yield np.arange(first), False
+    starts = range(first, len(is_known), BATCH)
+    batches = [np.arange(start, min(start + BATCH, len(is_known))) for start in starts]
+    for known, run in itertools.groupby(batches, key=lambda rows: bool(is_known[rows].all())):
+        stretch = list(run)
         for start in range(0, len(stretch), _TOGETHER):
-            yield np.concatenate(stretch[start : start + _TOGETHER]), value
+            yield np.concatenate(stretch[start : start + _TOGETHER]), known
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -174,10 +175,10 @@ def train_into(
         )  # fmt: skip
         model.cpu()
         exemplars = number_of(model, config.data.exemplars) if with_report else 0
-        is_tuned = training.finetuned or any(member.is_finetuned for member in members)
+        cache = None if any(member.is_finetuned for member in members) else _cache_for_features(config, training)
         held_out = calibrate(
             model, split, config.training, tracked, exemplars=exemplars, refitted=training.refitted,
-            cache=None if is_tuned else _cache_of(config),
+            cache=cache,
         )  # fmt: skip
         return_freed_memory()
         run = distributed.first_on_rank_0(
@@ -200,8 +201,12 @@ def train_into(
         return run
 
 
-def _cache_of(config: Config) -> Cache | None:
-    return Cache(limit=int(config.training.cache_gb * 1e9)) if config.training.cache_gb else None
+def _cache_for_features(config: Config, training: Training) -> Cache | None:
+    """The cache that keeps what the head reads of held-out images, where other trainings may have the same layers."""
+    options = config.training
+    if training.finetuned or training.cache_too_small or options.feature_cache not in ("auto", "disk"):
+        return None
+    return Cache(limit=int(options.cache_gb * 1e9)) if options.cache_gb else None
 
 
 def _write_run(
@@ -231,8 +236,8 @@ def _write_run(
         tracked.on_message(note)
     run = Run(path, model)
     if with_report and held_out is not None:
-        headline = "".join(next(iter(REPORTS[model.task].quality(stored_record(run)))))
-        tracked.on_message(f"{headline} Plots and report follow.")
+        with suppress(RegraftError):  # the report reads the same, and says what is wrong
+            tracked.on_message(_headline(run))
     draw_results(path, model, split, training, held_out)
     try:
         if with_report:
@@ -247,6 +252,13 @@ def _write_run(
     status: Status = "interrupted" if training.interrupted else "failed" if training.error else "finished"
     tracked.finish(status, run.metrics, sorted((path / "plots").glob("*.png")))
     return run
+
+
+def _headline(run: Run) -> str:
+    """How good the model is, with what limits this, in sentences."""
+    record = stored_record(run)
+    first = "".join(next(iter(REPORTS[run.task].quality(record)), ()))
+    return " ".join(filter(None, [first, *record.missing, record.at_chance, "Plots and report follow."]))
 
 
 @refuse_old_names(engine="prefix_backend", averaging="ema_epochs")

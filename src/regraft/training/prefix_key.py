@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import PIL
 import torch
 
+from regraft.data.decode import DECODER_VERSION
 from regraft.models.classifier import Classifier
 from regraft.models.several_backbones import SeveralBackbones
 
@@ -14,6 +16,8 @@ from regraft.models.several_backbones import SeveralBackbones
 def prefix_key(model: Classifier, boundary: int, precision: torch.dtype, backend: str) -> dict[str, Any]:
     """JSON values that differ whenever the values at a boundary could, computed by a `backend` of this version."""
     key: dict[str, Any] = {
+        "decoder": DECODER_VERSION,
+        "pillow": PIL.__version__,
         "backbone": model.spec.name,
         "weights": _fingerprint(model, boundary),
         "boundary": model.stages[boundary].name if boundary < len(model.stages) else "head",

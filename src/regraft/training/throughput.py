@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from regraft import distributed
 from regraft.cache import Cache
 from regraft.models.classifier import Classifier
 from regraft.models.cpu.conv_backward import FastGradients
@@ -118,7 +119,9 @@ def measure_throughput(
     if warmup or cache is None:
         rates |= measure_passes()
     else:
-        key = [*key_of_measurement(model, [backend]), device.type, torch.get_num_threads()]
+        place = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+        beside = [torch.get_num_threads(), distributed.world_size()]
+        key = [*key_of_measurement(model, [backend]), list(shape), device.type, place, *beside]
         rates |= cache.get_or_measure("throughput", key, measure_passes)
     if phases.finetunes:
         with torch.inference_mode(), autocast(device, precision):
