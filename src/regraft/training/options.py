@@ -120,7 +120,7 @@ _SHARDING = (
     "the optimizer, for backbones whose training does not fit on one GPU)"
 )
 _MEMORY_GB = "memory for features and outputs of frozen layers, in 10^9 bytes; 0: half of what this process may use"
-_CACHE_GB = "largest size of the cache of decoded images, activations and features of all runs, in 10^9 bytes; 0: no cache"
+_CACHE_GB = "largest size of the cache of images, activations and features of all runs, in 10^9 bytes; 0: no cache"
 
 
 def read_class_weights(value: Any) -> Any:
