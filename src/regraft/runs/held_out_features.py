@@ -26,6 +26,8 @@ from regraft.runs.sample_predictions import (
     predict_features,
     predict_samples,
 )
+from regraft.training.callbacks import Training
+from regraft.training.options import TrainingOptions
 from regraft.training.prefix_backend import TorchBackend
 from regraft.training.prefix_key import prefix_key, taps_key
 from regraft.training.storage import free_disk
@@ -34,6 +36,13 @@ from regraft.training.storage import free_disk
 TIMED = 2
 #: Batches of which the features are in memory at once.
 _TOGETHER = 128
+
+
+def cache_for_features(options: TrainingOptions, training: Training) -> Cache | None:
+    """The cache for features after a training; None where no other training can have the same layers, or by options."""
+    if training.finetuned or training.cache_too_small or options.feature_cache not in ("auto", "disk"):
+        return None
+    return Cache(limit=int(options.cache_gb * 1e9)) if options.cache_gb else None
 
 
 def keeps_features(model: Classifier) -> bool:

@@ -18,7 +18,6 @@ from typing import Any, cast
 
 from regraft import distributed
 from regraft.atomic_io import write_json, write_text
-from regraft.cache import Cache
 from regraft.config import Config, load_config
 from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.augmentation_options import Augmentation
@@ -39,6 +38,7 @@ from regraft.runs.budget import RunPlan, fit_into_budget, with_preset_plan
 from regraft.runs.earlier_comparison import describe_earlier_run
 from regraft.runs.exemplars import number_of, write_exemplars
 from regraft.runs.finalize import HeldOut, calibrate, draw_results, write_results
+from regraft.runs.held_out_features import cache_for_features
 from regraft.runs.members import TrainedMember, remove_weights, train_members
 from regraft.runs.prepare import build_described, build_for, describe_model
 from regraft.runs.processes import describe as describe_processes
@@ -175,7 +175,9 @@ def train_into(
         )  # fmt: skip
         model.cpu()
         exemplars = number_of(model, config.data.exemplars) if with_report else 0
-        cache = None if any(member.is_finetuned for member in members) else _cache_for_features(config, training)
+        cache = (
+            None if any(member.is_finetuned for member in members) else cache_for_features(config.training, training)
+        )
         held_out = calibrate(
             model, split, config.training, tracked, exemplars=exemplars, refitted=training.refitted,
             cache=cache,
@@ -199,14 +201,6 @@ def train_into(
         if members and is_first and not training.interrupted:
             remove_weights(path)
         return run
-
-
-def _cache_for_features(config: Config, training: Training) -> Cache | None:
-    """The cache that keeps what the head reads of held-out images, where other trainings may have the same layers."""
-    options = config.training
-    if training.finetuned or training.cache_too_small or options.feature_cache not in ("auto", "disk"):
-        return None
-    return Cache(limit=int(options.cache_gb * 1e9)) if options.cache_gb else None
 
 
 def _write_run(
