@@ -28,7 +28,7 @@ from PIL import Image
 
 PHOTOS, RUN = Path("photos"), Path("run")
 #: Fits the head alone, in seconds.
-_QUICK = ("--image-size", "32", "--finetune-epochs", "0", "--set", "training.views=1")
+_QUICK = ("--image-size", "32", "--epochs", "0", "--set", "training.views=1")
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def core() -> None:
 
     draw(PHOTOS)
     cli("inspect", PHOTOS, "--out", "inspection")
-    cli("train", PHOTOS, "--out", RUN, "--image-size", "32", "--finetune-epochs", "1", "--set", "training.views=2")
+    cli("train", PHOTOS, "--out", RUN, "--image-size", "32", "--epochs", "1", "--set", "training.views=2")
     files = sorted((PHOTOS / "red").iterdir())[:4]
     predictions = regraft.predict(RUN, files)
     assert [prediction.label for prediction in predictions] == ["red"] * 4, predictions
@@ -173,7 +173,7 @@ def lora() -> None:
     from safetensors.torch import save_file
 
     save_file(timm.create_model("test_vit", num_classes=0).state_dict(), "vit.safetensors")
-    options = ("--backbone", "test_vit", "--weights", "vit.safetensors", "--finetune-epochs", "1")
+    options = ("--backbone", "test_vit", "--weights", "vit.safetensors", "--epochs", "1")
     cli("train", PHOTOS, "--out", "run-lora", *options, "--set", "training.finetune_method=lora")
 
 

@@ -326,12 +326,12 @@ def _quick(command: str) -> str:
     """Make a command take seconds: few images of at most 64 pixels, and at most one epoch on two views of each."""
     if "--resume" in command:
         return command
-    for option, most in (("--only-images", 60), ("--count", 20), ("--image-size", 64), ("--finetune-epochs", 1)):
+    for option, most in (("--only-images", 60), ("--count", 20), ("--image-size", 64), ("--epochs", 1)):
         command = re.sub(rf"{option} (\d+)", lambda given, o=option, m=most: f"{o} {min(int(given[1]), m)}", command)
     verb = re.match(r"regraft (train|tune|compare|crossval|learning-curve) ", command)
     if not verb:
         return command
-    small = {"--image-size": "model.image_size=64", "--finetune-epochs": "training.finetune_epochs=1"}
+    small = {"--image-size": "model.image_size=64", "--epochs": "training.finetune_epochs=1"}
     if verb[1] == "train":
         small["training.views"] = "training.views=2"
     settings = "".join(f"--set {setting} " for option, setting in small.items() if option not in command)

@@ -37,6 +37,8 @@ def test_new_names_are_flags_of_a_verb() -> None:
         (("train", "x", "--imgsz", "64"), "--imgsz; did you mean --image-size?"),
         (("train", "x", "--wd", "0"), "--wd; did you mean --set training.weight_decay=...?"),
         (("train", "x", "--head-epoch", "3"), "--head-epoch; did you mean --head-epochs?"),
+        (("crossval", "x", "--dropout", "0.2"), "--dropout; `regraft crossval --help` lists them."),
+        (("crossval", "x", "--finetune-epochs", "0"), "--finetune-epochs; `regraft crossval --help` lists them."),
         (("report", "x", "--zzz"), "--zzz; `regraft report --help` lists them."),
     ],
 )

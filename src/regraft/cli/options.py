@@ -225,11 +225,12 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; raise `UsageError` for a flag that does not exist, or not by this name."""
+        flags = [flag for parameter in self.params for flag in parameter.opts if flag.startswith("--")]
         for place, word in enumerate(args):
             flag, equals, value = word.partition("=")
             if flag == "--":
                 break
-            if flag in ALIASES:
+            if ALIASES.get(flag) in flags:
                 args = [*args[:place], ALIASES[flag] + equals + value, *args[place + 1 :]]
             if flag in RENAMED_FLAGS:
                 raise UsageError(f"{flag} is now called {RENAMED_FLAGS[flag]}.")
@@ -238,7 +239,6 @@ class Command(TyperCommand):
         except Exception as error:
             if type(error).__name__ != "NoSuchOption":  # of click, which some versions of typer contain
                 raise
-            flags = [flag for parameter in self.params for flag in parameter.opts if flag.startswith("--")]
             wanted: str = error.option_name  # type: ignore[attr-defined]
             near = _flags_like(wanted, flags)
             hint = f"did you mean {' or '.join(near)}?" if near else f"`regraft {ctx.info_name} --help` lists them."
@@ -247,10 +247,12 @@ class Command(TyperCommand):
 
 def _flags_like(wanted: str, flags: Sequence[str]) -> list[str]:
     """The flags of a verb that an unknown one may mean, or its `--set` with the setting of this meaning."""
+    of_setting = {flag.setting: flag.flag for flag in TRAINING_FLAGS}
+    if ALIASES.get(wanted, wanted) in of_setting.values():
+        return []  # this verb does not have it, and a flag that is spelled alike means something else
     near = nearest(wanted, flags)
     from regraft.config import setting_names
 
-    of_setting = {flag.setting: flag.flag for flag in TRAINING_FLAGS}
     own = {f"--{name.rpartition('.')[2].replace('_', '-')}": name for name in setting_names()}
     of_setting |= {name: flag for flag, name in own.items() if flag in flags and name not in of_setting}
     meant = settings_like(plain(wanted), setting_names())

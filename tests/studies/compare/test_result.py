@@ -26,7 +26,10 @@ def test_the_conclusion_claims_significant_differences_only() -> None:
     assert "Its difference from b is not significant." in text
     assert "b trained fastest (9 s)" in text
     assert "c" not in text.split("Among these")[1].split(".")[0].split()
+    assert "smallest" not in text  # all have as many parameters
     assert not any("significantly better" in sentence for sentence in conclude(models[:2], pairs[:1]))
+    smaller = [models[0], model("b", 0.89, parameters=5 * 10**5)]
+    assert any("and b is the smallest (0.5 M parameters)." in sentence for sentence in conclude(smaller, pairs[:1]))
 
 
 def test_a_verdict_names_what_was_left_out() -> None:

@@ -23,14 +23,15 @@ def plot_reliability(before: Calibration, after: Calibration, temperature: float
     """Draw the reliability diagrams of one part before and after calibration with a temperature side by side."""
     figure = Figure(figsize=(13, 6.4))
     panels = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.055, right=0.97, bottom=0.12, top=0.8, wspace=0.2)
+    figure.subplots_adjust(left=0.055, right=0.97, bottom=0.12, top=0.76, wspace=0.2)
     titles = ("before calibration", f"at temperature {temperature:.2f}")
     for axes, calibration, title in zip(panels, (before, after), titles, strict=True):
         draw_reliability(axes, calibration)
-        text = f"{title}: expected calibration error {100 * calibration.ece:.1f} points"
+        text = f"expected calibration error {100 * calibration.ece:.1f} points"
         if calibration.chance_interval is not None:
             low, high = calibration.chance_interval
-            text += f" (by chance alone {100 * low:.1f} to {100 * high:.1f})"
+            text += f" ({100 * low:.1f} to {100 * high:.1f} by chance)"
+        style.write(axes, title, (0, 1), (0, 50), size=style.TEXT_SIZE, color=style.INK)
         style.write(axes, text, (0, 1), (0, 30), size=style.TEXT_SIZE, color=style.INK)
     title = f"Reliability diagram, {pluralize(sum(after.count), f'{part} image')}"
     figure.suptitle(title, x=0.016, ha="left", size=style.TITLE_SIZE, color=style.INK)

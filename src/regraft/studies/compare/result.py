@@ -187,11 +187,15 @@ def conclude(models: Sequence[ComparedModel], pairs: Sequence[ModelPair], failed
         group = [best, *similar]
         fastest = min(group, key=lambda m: m.train_seconds)
         quickest, smallest = min(group, key=lambda m: m.predict_ms_1), min(group, key=lambda m: m.parameters)
+        facts = [
+            f"{fastest.name} trained fastest ({fastest.train_seconds:.0f} s)",
+            f"{quickest.name} predicts fastest ({quickest.predict_ms_1:.1f} ms per image)",
+        ]
+        if any(model.parameters != smallest.parameters for model in group):
+            facts.append(f"{smallest.name} is the smallest ({smallest.parameters / 1e6:.1f} M parameters)")
         sentences += [
             f"Its difference from {join_truncated(m.name for m in similar)} is not significant.",
-            f"Among these, {fastest.name} trained fastest ({fastest.train_seconds:.0f} s), {quickest.name} predicts "
-            f"fastest ({quickest.predict_ms_1:.1f} ms per image) and {smallest.name} is the smallest "
-            f"({smallest.parameters / 1e6:.1f} M parameters).",
+            f"Among these, {', '.join(facts[:-1])} and {facts[-1]}.",
         ]
     if others:
         sentences.append(
