@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,13 @@ def calibration() -> Calibration:
 
 
 def test_the_diagrams_before_and_after_are_one_picture(calibration: Calibration, tmp_path: Path) -> None:
-    plot_reliability(calibration, calibration, 2.0, tmp_path / "a.png", part="test")
+    wide = replace(calibration, ece=0.1234, chance_interval=(0.1234, 0.2345))
+    plot_reliability(wide, wide, 2.0, tmp_path / "a.png", part="test")
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (1950, 960)
+        gray = np.asarray(image.convert("L"))
+    assert (gray[:, -6:] == 255).all(), "titles end inside the picture"
+    assert (gray[:200, 1010:1070] == 255).all(), "the left title ends before the right one begins"
 
 
 def test_every_filled_bin_has_a_point_and_an_interval(calibration: Calibration) -> None:

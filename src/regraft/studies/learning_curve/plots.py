@@ -18,6 +18,8 @@ from regraft.text import shorten
 
 #: Classes in the plot; of more, those that gain most and least.
 _MAX_CLASSES = 40
+#: Characters of a title that one line above a panel has room for.
+_LINE = 60
 _VERDICTS = {
     "gain": ("gains", style.BLUE),
     "saturated": ("saturated", style.GREEN),
@@ -92,7 +94,9 @@ def _plot_curve(axes: Axes, score: ScoreCurve, unit: str, *, at_chance: str = ""
         # The largest subset is close to all images; its number would run into the other.
         ticks = [*curve.sizes[:-1], *curve.extrapolated_sizes]
         now, twice = (f"{of:.4g}" if quantity is not None else f"{100 * of:.1f} %" for of in value[:2].tolist())
-        title = f"{name}: {now} with all {unit}, {twice} with twice as many"
+        scores = f"{now} with all {unit}, {twice} with twice as many"
+        between = " " if len(name) + len(scores) < _LINE else "\n"
+        title = f"{name}:{between}{scores}"
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [f"{size:,.0f}" for size in ticks])
     if quantity is None:
