@@ -168,3 +168,20 @@ def test_old_names_are_refused_in_a_file_and_read_in_a_run(tmp_path: Path) -> No
     assert config.data.on_unreadable == "error"
     assert (config.augmentation.color_jitter, config.augmentation.random_crop) == (0.1, 0.3)
     assert (config.training.prefix_backend, config.training.ema_epochs) == ("torch", 0)
+
+
+def test_given_epochs_are_trained_as_many_whatever_the_images_are(tmp_path: Path) -> None:
+    assert Config().training.finetune_min_steps > 0
+    file = tmp_path / "my.toml"
+    file.write_text("[training]\nfinetune_epochs = 5\n")
+    for config in (load_config(file), load_config(overrides={"training.finetune_epochs": 5, "run.preset": "best"})):
+        assert (config.training.finetune_epochs, config.training.finetune_min_steps) == (5, 0)
+    both = {"training.finetune_epochs": 5, "training.finetune_min_steps": 90}
+    assert load_config(overrides=both).training.finetune_min_steps == 90
+
+
+def test_runs_of_versions_without_fewest_steps_trained_for_their_epochs(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    lines = [line for line in Config().to_toml().splitlines() if "finetune_min_steps" not in line]
+    file.write_text("\n".join(lines))
+    assert load_run_config(file).training.finetune_min_steps == 0

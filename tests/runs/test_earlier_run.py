@@ -82,6 +82,22 @@ def test_what_was_chosen_for_a_machine_is_chosen_anew(squares_run: library.Run, 
     assert later.seed == load_config(config).training.seed
 
 
+@pytest.mark.parametrize(
+    ("min_steps", "ema_epochs", "expected"),
+    [(200, 10.2, (10, 1.0)), (200, 2.0, (10, 2.0)), (0, 10.2, (34, 10.2))],
+    ids=["few images", "an average that was given", "epochs that were given"],
+)
+def test_epochs_that_few_images_needed_are_not_those_of_a_later_run(
+    min_steps: int, ema_epochs: float, expected: tuple[int, float], squares_run: library.Run, tmp_path: Path
+) -> None:
+    shutil.copytree(squares_run.path, tmp_path / "run")
+    config = load_config(squares_run.path / "config.toml")
+    training = replace(config.training, finetune_epochs=34, finetune_min_steps=min_steps, ema_epochs=ema_epochs)
+    (tmp_path / "run" / "config.toml").write_text(config.model_copy(update={"training": training}).to_toml())
+    later = load_config(overrides={"run.from_run": str(tmp_path / "run")}).training
+    assert (later.finetune_epochs, later.ema_epochs) == expected
+
+
 def test_from_python_a_run_takes_the_place_of_a_model(
     squares_run: library.Run, grown_folder: Path, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_the_shortest_full_plan_has_five_epochs_or_those_asked_for(model: Classi
     assert (just.options.finetune_epochs, just.options.views, just.is_full) == (5, 8, True)
     assert not _plan(model, needed - 0.01).is_full
     assert shortest_full(replace(options, finetune_epochs=2)).finetune_epochs == 2
+    assert shortest_full(replace(options, finetune_epochs=34)).finetune_epochs == 17, "of more the same share"
 
 
 def test_a_batch_needs_memory_beside_the_features(model: Classifier) -> None:

@@ -11,7 +11,7 @@ from regraft.data.split import split
 from regraft.errors import DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.training.options import TrainingOptions
-from regraft.training.phase_plan import plan_phases
+from regraft.training.phase_plan import plan_phases, with_enough_steps
 from regraft.training.task_options import output_activation
 from regraft.training.trainer import train
 
@@ -34,6 +34,29 @@ def test_options_decide_the_phases(make_model: MakeModel, options: dict[str, Any
     phases = plan_phases(make_model(backbone="efficientnet_lite0"), TrainingOptions(**options))
     assert (phases.boundary_name, phases.finetunes, phases.head, phases.views) == expected
     assert phases.cut == phases.boundary
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "expected"),
+    [
+        (1000, {}, (10, 1.0)),  # 32 steps in an epoch
+        (170, {}, (34, 10.2)),  # 6
+        (40, {}, (100, 30.0)),  # 2
+        (5, {}, (100, 30.0)),  # 1, and no more than 100 epochs
+        (170, {"batch_size": 64}, (67, 20.1)),
+        (5, {"steps_per_epoch": 20}, (10, 1.0)),
+        (170, {"finetune_min_steps": 0}, (10, 1.0)),
+        (170, {"finetune_epochs": 0}, (0, 1.0)),
+        (170, {"finetune_epochs": 50}, (50, 1.0)),
+        (170, {"ema_epochs": 0}, (34, 0.0)),
+        (170, {"ema_epochs": 15}, (34, 15.0)),
+        (0, {}, (10, 1.0)),
+    ],
+    ids=str,
+)
+def test_few_images_get_enough_steps(images: int, options: dict[str, Any], expected: tuple[int, float]) -> None:
+    enough = with_enough_steps(TrainingOptions(**options), images)
+    assert (enough.finetune_epochs, enough.ema_epochs) == expected
 
 
 def test_without_a_frozen_prefix_the_head_trains_on_features_of_the_plain_images(make_model: MakeModel) -> None:

@@ -29,6 +29,7 @@ from regraft.text import in_shell
 from regraft.tracking.options import TrackingOptions
 from regraft.training.distillation import DistillationOptions
 from regraft.training.options import TrainingOptions
+from regraft.training.phase_plan import averaged_epochs
 
 KeepImages = Literal["auto", "all", "none"]
 
@@ -273,6 +274,8 @@ def _read_run(file: Path) -> dict[str, Any]:
         section, _, name = old.partition(".")
         if name in (table := values.get(section, {})):
             _set(values, new, table.pop(name))
+    if "finetune_epochs" in (training := values.get("training", {})):  # earlier versions trained for just these
+        training.setdefault("finetune_min_steps", 0)
     model = values.get("model", {})
     # Early versions, which had no `head_activation`, wrote the dropout of an mlp beside a linear head, which had none.
     if model.get("head") == "linear" and "head_activation" not in model:
@@ -321,6 +324,10 @@ def _with_defaults_of_runs(values: dict[str, Any]) -> dict[str, Any]:
         training = defaults.get("training", {})
         if given.get("training", {}).get("finetune_epochs") == 0:  # the views of that run may be those of fine-tuning
             training.pop("views", None)
+        if training.get("finetune_min_steps") and (epochs := training.get("finetune_epochs")):
+            del training["finetune_epochs"]  # as many as its images needed
+            if training["ema_epochs"] == averaged_epochs(epochs):
+                del training["ema_epochs"]
         for name in ("prefix_backend", "feature_cache"):  # chosen for another machine, perhaps, and other images
             training.pop(name, None)
         defaults |= {"run": {}, "distillation": {}, "model": {**defaults.get("model", {}), **backbone}}

@@ -20,14 +20,22 @@ DEFAULT_PRESET: Preset = "balanced"
 #: Preset -> section -> setting -> value.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     # The head, and a few epochs of the stages with the lowest resolution (docs/presets.md).
-    "fast": {"training": {"finetune_epochs": 3, "finetune_from": "last", "views": 1, "precision": "fastest"}},
+    "fast": {
+        "training": {
+            "finetune_epochs": 3,
+            "finetune_min_steps": 0,
+            "finetune_from": "last",
+            "views": 1,
+            "precision": "fastest",
+        }
+    },
     "balanced": {},
     # Up to three backbones, each fine-tuned where at least 50 validation images (`SMALL_VALIDATION`) can tell whether
     # that helps, in the time of `default_budget`; else up to four (`head_backbones`, docs/presets.md).
     "best": {
         "model": {"backbone": "auto"},
         "run": {"max_backbones": 3, "finetune_min_val": 50},
-        "training": {"finetune_epochs": 12, "refit": True},
+        "training": {"refit": True},
     },
     # `compile(Adam(...))` and `fit` on GlobalAveragePooling2D, Dropout and Dense, with ModelCheckpoint(save_best_only).
     "keras": {
@@ -36,6 +44,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "training": {
             "head_optimizer": "adam",
             "optimizer": "adam",
+            "finetune_min_steps": 0,
             "finetune_lr": 1e-4,
             "momentum": 0.0,
             "weight_decay": 0.0,
@@ -84,11 +93,13 @@ def for_task(training: TrainingOptions, preset: str, task: Task) -> TrainingOpti
 
 
 def merge_preset(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections with the settings of a preset below those given; given epochs train with any number of val images."""
+    """Sections with the settings of a preset below those given; given epochs are as many, whatever the images are."""
     merged = {name: {**table, **given.get(name, {})} for name, table in PRESETS.get(preset, {}).items()}
-    is_asked = "training" in merged and "finetune_epochs" in given.get("training", {})
-    if is_asked and "finetune_min_val" not in given.get("run", {}):
-        merged.get("run", {}).pop("finetune_min_val", None)
+    training = given.get("training")
+    if isinstance(training, Mapping) and "finetune_epochs" in training:
+        merged["training"] = {"finetune_min_steps": 0, **merged.get("training", {}), **training}
+        if "finetune_min_val" not in given.get("run", {}):
+            merged.get("run", {}).pop("finetune_min_val", None)
     return {**given, **merged}
 
 

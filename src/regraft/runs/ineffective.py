@@ -47,7 +47,8 @@ def describe_ineffective(model: Classifier, split: Split, config: Config) -> Ite
         yield from without_effect("distillation", changed, "there is no teacher (distillation.teacher)")
     if not phases.finetunes:
         reason = "nothing is fine-tuned (training.finetune_epochs, training.finetune_from)"
-        yield from without_effect("training", training & set(_OF_FINETUNING), reason)
+        asked = {*_OF_FINETUNING, *(["finetune_min_steps"] if options.finetune_min_steps else [])}
+        yield from without_effect("training", training & asked, reason)
     else:
         if options.finetune_method != "lora":
             yield from without_effect("training", training & set(_OF_LORA), "training.finetune_method is full")

@@ -22,7 +22,7 @@ from regraft.training.budget import Room
 from regraft.training.callbacks import ProgressReporter
 from regraft.training.device import choose_device
 from regraft.training.losses import Objective
-from regraft.training.phase_plan import finetunes_members, plan_phases
+from regraft.training.phase_plan import finetunes_members, plan_phases, with_enough_steps
 from regraft.training.scaling import Cluster, Rates, ScalePlan, plan_scale
 from regraft.training.storage import check_shared_cache
 
@@ -97,11 +97,12 @@ def plan_from(
     if images is not None:
         total = sum(counts.values())
         counts = {part: round(count * images / total) for part, count in counts.items()}
+    training = with_enough_steps(config.training, counts.get("train", 0))
     memory = int(config.training.memory_gb * 1e9 or (usable_memory() or 4e9) / 2) // processes
     plan = plan_scale(
         model,
         counts,
-        config.training,
+        training,
         speeds,
         cluster,
         changes_views=config.augmentation.changes_views,

@@ -62,7 +62,7 @@ from regraft.tracking.options import TrackingOptions
 from regraft.tracking.tracker import Status, check_trackers
 from regraft.training.callbacks import Callback, NullReporter, ProgressReporter, Training
 from regraft.training.losses import LossFunction
-from regraft.training.phase_plan import finetunes_members
+from regraft.training.phase_plan import finetunes_members, with_enough_steps
 from regraft.training.trainer import train as train_classifier
 
 
@@ -106,6 +106,8 @@ def train_split(
     config, split = with_unlabeled(config, split, model, reporter)
     teacher = open_teacher(model, config, split)
     taught = 0 if teacher is None or split.unlabeled is None else len(split.unlabeled)
+    training = with_enough_steps(config.training, len(split.train) + taught)
+    config = config.model_copy(update={"training": training})
     # The teacher takes its time from a budget; without one, the plan decides which views there are to ask about.
     lesson = ask_teacher(teacher, model, config, split, reporter) if config.training.budget else None
     plan = fit_into_budget(

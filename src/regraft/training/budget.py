@@ -25,7 +25,7 @@ from regraft.training.storage import check_disk, check_memory, check_shared_cach
 from regraft.training.throughput import Throughput
 
 #: (finetune_from, views, epochs) from which a budget chooses, the most thorough first: never more than the options ask
-#: for; "" keeps their finetune_from.
+#: for, and of more than ten that they ask for the same share; "" keeps their finetune_from.
 LADDER = (("", 8, 10), ("", 8, 5), ("", 4, 5), ("", 4, 3), ("", 2, 2), ("last", 1, 3))
 #: Shares of the epochs from which a budget chooses for a network that trains from scratch, with one epoch at last.
 SCRATCH_LADDER = (0.75, 0.5, 0.35, 0.25, 0.15, 0.0)
@@ -120,7 +120,11 @@ class Plan:
 
 def shortest_full(options: TrainingOptions) -> TrainingOptions:
     """The options with as few epochs of fine-tuning as a plan that `is_full` may have."""
-    return replace(options, finetune_epochs=min(_FULL_EPOCHS, options.finetune_epochs))
+    return replace(options, finetune_epochs=_epochs_of_rung(_FULL_EPOCHS, options.finetune_epochs))
+
+
+def _epochs_of_rung(epochs: int, asked: int) -> int:
+    return max(min(epochs, asked), round(asked * epochs / LADDER[0][2]))
 
 
 def make_plan(
@@ -155,11 +159,12 @@ def make_plan(
         return plan
     candidates = [plan]
     if phases.from_scratch:  # a head on random features is no smaller training of this network
-        shorter = dict.fromkeys(max(1, int(asked.finetune_epochs * share)) for share in SCRATCH_LADDER)
-        candidates += [estimate(replace(asked, finetune_epochs=count)) for count in shorter]
+        counts_of_epochs = dict.fromkeys(max(1, int(asked.finetune_epochs * share)) for share in SCRATCH_LADDER)
+        candidates += [estimate(replace(asked, finetune_epochs=count)) for count in counts_of_epochs]
         return _first_that_fits(candidates, seconds, "one epoch")
     for start, views, epochs in LADDER if phases.finetunes else ():
-        rung = replace(asked, views=min(views, asked.views), finetune_epochs=min(epochs, asked.finetune_epochs))
+        shorter = _epochs_of_rung(epochs, asked.finetune_epochs)
+        rung = replace(asked, views=min(views, asked.views), finetune_epochs=shorter)
         if not start:
             candidates.append(estimate(rung))
         elif model.resolve(start) > phases.boundary:

@@ -54,6 +54,10 @@ _HEAD_OPTIMIZER = (
     "lbfgs (exact fit of a linear head without dropout; adamw trains any other head), adamw, adam, rmsprop or sgd"
 )
 _HEAD_EPOCHS = "epochs of the head phase; 0: no head phase; lbfgs has no epochs, and only 0 matters to it"
+_FINETUNE_MIN_STEPS = (
+    "fewest steps of fine-tuning: few images get more epochs than finetune_epochs, at most 100, averaged over 30 % of "
+    "them; 0, also where finetune_epochs alone is given: just these"
+)
 _REFIT = (
     "fit a linear head that is not fine-tuned again, at the end, on training and validation images together; scores on "
     "the validation images are those of the head before"
@@ -161,6 +165,7 @@ class TrainingOptions:
     head_lr: Annotated[float, Field(gt=0, description="highest learning rate of the head phase (not for lbfgs)")] = 1e-3
     finetune_from: Annotated[str | int, Field(description=_FINETUNE_FROM)] = "auto"
     finetune_epochs: Annotated[int, Field(ge=0, le=10_000, description="epochs of fine-tuning")] = 10
+    finetune_min_steps: Annotated[int, Field(ge=0, description=_FINETUNE_MIN_STEPS)] = 200
     finetune_lr: Annotated[float, Field(ge=0, description=_FINETUNE_LR)] = 5e-4
     finetune_method: Annotated[
         FinetuneMethod,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from regraft.training.options import TrainingOptions
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 #: Views of each training image that are cached before fine-tuning, unless `views` says otherwise.
 _VIEWS = 8
+#: Most epochs to which few images get the fewest steps of fine-tuning, and the share of them over which the weights are
+#: averaged (docs/decisions/ema-weights.md).
+_MOST_EPOCHS, _AVERAGED = 100, 0.3
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,26 @@ def plan_phases(model: Classifier, options: TrainingOptions, *, changes_views: b
         views=(options.views or (_VIEWS if finetunes else 1)) if boundary and changes_views else 1,
         from_scratch=from_scratch,
     )
+
+
+def with_enough_steps(options: TrainingOptions, images: int) -> TrainingOptions:
+    """The options with the epochs of fine-tuning that give so many training images `finetune_min_steps`.
+
+    Of more epochs than the options ask for, the weights are averaged over more. None stays none.
+    """
+    if not options.finetune_epochs or not images:
+        return options
+    per_epoch = options.steps_per_epoch or math.ceil(images / options.batch_size)
+    epochs = min(_MOST_EPOCHS, math.ceil(options.finetune_min_steps / per_epoch))
+    if epochs <= options.finetune_epochs:
+        return options
+    ema_epochs = options.ema_epochs and max(options.ema_epochs, averaged_epochs(epochs))
+    return replace(options, finetune_epochs=epochs, ema_epochs=ema_epochs)
+
+
+def averaged_epochs(epochs: int) -> float:
+    """The epochs over which weights are averaged where `finetune_min_steps` asks for so many epochs."""
+    return round(_AVERAGED * epochs, 1)
 
 
 def has_solver(options: TrainingOptions) -> bool:

@@ -27,7 +27,7 @@ from regraft.runs.unlabelled import refuse_unlabeled
 from regraft.studies.tune.result import METRICS, METRICS_OF, Metric, TuneResult
 from regraft.studies.tune.search_space import SearchSpace
 from regraft.training.callbacks import NullReporter, ProgressReporter
-from regraft.training.phase_plan import finetunes_members
+from regraft.training.phase_plan import finetunes_members, with_enough_steps
 
 
 @with_progress
@@ -108,8 +108,8 @@ def tune(
     refuse_unlabeled(config, "regraft tune")
     refuse_teacher(config, "regraft tune")
     model, split = prepare(data, config, reporter)
-    of_task = for_task(config.training, config.run.preset, split.dataset.task)
-    config = config.model_copy(update={"training": of_task})
+    training = for_task(config.training, config.run.preset, split.dataset.task)
+    config = config.model_copy(update={"training": with_enough_steps(training, len(split.train))})
     if finetunes_members(model, config.training):
         raise UsageError(
             f"{model.spec.name} are fine-tuned one after the other, and a search tries one training. Search each "
