@@ -30,6 +30,8 @@ WAYS = {
     "200 steps, average over one epoch": ["--epochs", "EPOCHS"],
     "10 epochs, average over one": ["--epochs", "10"],
     "head alone": ["--epochs", "0"],
+    "best, heads alone": ["--preset", "best", "--epochs", "0"],
+    "best, fine-tuned": ["--preset", "best", "--set", "run.finetune_min_val=0", "--budget", "300"],
 }
 _FILE = RESULTS / "few-images.json"
 
@@ -53,8 +55,10 @@ def main() -> None:
                 results.setdefault(labels[way], [])[seed:] = [one]
                 print(f"{labels[way]}, draw {seed}: {one:.4f}", flush=True)
             if arguments.record:
+                facts = {label: {"mean": f"{100 * mean(samples):.1f} %"} for label, samples in results.items()}
                 save(
-                    "few-images", results, unit="test accuracy", title="few images", command="; ".join(commands)
+                    "few-images", results, unit="test accuracy", title="few images", facts=facts,
+                    command="; ".join(commands),
                 )  # fmt: skip
     for label, samples in results.items():
         print(f"{label:55} {100 * mean(samples):.1f} % of {len(samples)}")

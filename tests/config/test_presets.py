@@ -40,13 +40,13 @@ def test_given_settings_override_a_preset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("epochs", [3, 10, 12])
 def test_given_epochs_need_no_validation_images(epochs: int, tmp_path: Path) -> None:
-    assert load_config(overrides={"run.preset": "best"}).run.finetune_min_val == 50
+    assert load_config(overrides={"run.preset": "best"}).run.finetune_min_val == 15
     asked = load_config(overrides={"run.preset": "best", "training.finetune_epochs": epochs})
     assert (asked.training.finetune_epochs, asked.run.finetune_min_val) == (epochs, 0)
     assert "finetune_min_val" not in asked.describe_preset()
     file = tmp_path / "best.toml"
     file.write_text(load_config(overrides={"run.preset": "best"}).to_toml())
-    assert load_config(file).run.finetune_min_val == 50
+    assert load_config(file).run.finetune_min_val == 15
     both = {"run.preset": "best", "training.finetune_epochs": epochs, "run.finetune_min_val": 20}
     assert load_config(overrides=both).run.finetune_min_val == 20
 
@@ -72,7 +72,7 @@ def test_a_name_that_was_chosen_in_place_of_auto_is_not_given() -> None:
 def test_best_has_three_minutes_for_a_thousand_images_on_two_cores() -> None:
     assert default_budget("best", 1000, 2) == pytest.approx(180)
     assert default_budget("best", 4000, 4) == pytest.approx(360)
-    assert default_budget("best", 50, 2) == default_budget("best", 10, 64) == 60
+    assert default_budget("best", 50, 2) == default_budget("best", 10, 64) == 150
     assert {default_budget(preset, 1000, 2) for preset in PRESETS if preset != "best"} == {0}
 
 

@@ -289,6 +289,10 @@ def test_best_fine_tunes_only_what_validation_can_judge(squares_split: Split) ->
     two = load_config(overrides={"run.preset": "best", "run.max_backbones": 2})
     assert with_preset_plan(two, squares_split, Messages()).run.max_backbones == 2
     assert "12 validation images cannot judge fine-tuning" in reporter.said[0]
+    enough = {"run.preset": "best", "run.finetune_min_val": 12}
+    assert with_preset_plan(load_config(overrides=enough), squares_split, Messages()).training.finetune_epochs == 10
+    beside = load_config(overrides={**enough, "data.unlabelled": "others"})  # which teach the head alone
+    assert with_preset_plan(beside, squares_split, Messages()).training.finetune_epochs == 0
     given = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 3, "training.budget": 7.0})
     assert with_preset_plan(given, squares_split, reporter) == given
     assert "At most 7 s" in reporter.said[1]

@@ -30,11 +30,11 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         }
     },
     "balanced": {},
-    # Up to three backbones, each fine-tuned where at least 50 validation images (`SMALL_VALIDATION`) can tell whether
-    # that helps, in the time of `default_budget`; else up to four (`head_backbones`, docs/presets.md).
+    # Up to three backbones, each fine-tuned where images are not very few, in the time of `default_budget`; else up to
+    # four under a head alone (`head_backbones`, docs/decisions/few-images.md).
     "best": {
         "model": {"backbone": "auto"},
-        "run": {"max_backbones": 3, "finetune_min_val": 50},
+        "run": {"max_backbones": 3, "finetune_min_val": 15},
         "training": {"refit": True},
     },
     # `compile(Adam(...))` and `fit` on GlobalAveragePooling2D, Dropout and Dense, with ModelCheckpoint(save_best_only).
@@ -65,7 +65,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 #: Backbones of `best` under a head alone, which divide no time for fine-tuning among them.
 _HEAD_BACKBONES = 4
 #: Seconds that `best` takes for an image on two cores, and at least, unless a budget is given.
-_SECONDS_PER_IMAGE, _LEAST_SECONDS = 0.18, 60.0
+_SECONDS_PER_IMAGE, _LEAST_SECONDS = 0.18, 150.0
 
 
 def default_budget(preset: str, images: int, cpus: int) -> float:

@@ -23,6 +23,7 @@ from regraft.text import pluralize
 from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan, shortest_full
 from regraft.training.callbacks import ProgressReporter
+from regraft.training.losses import SMALL_VALIDATION
 from regraft.training.phase_plan import finetunes_members, plan_phases
 from regraft.training.soft_labels import estimate_seconds, part_size
 from regraft.training.storage import free_disk, memory_limit
@@ -165,8 +166,10 @@ def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -
     """
     images, cpus = len(split.train), usable_cpus()
     training = for_task(config.training, config.run.preset, split.dataset.task)
-    unjudged = ""
-    if training.finetune_epochs and len(split.val) < config.run.finetune_min_val:
+    unjudged, fewest = "", config.run.finetune_min_val
+    if fewest and config.data.unlabelled:  # which teach a head, and no fine-tuned backbones
+        fewest = max(fewest, SMALL_VALIDATION)
+    if training.finetune_epochs and len(split.val) < fewest:
         training = replace(training, finetune_epochs=0)
         judges = pluralize(len(split.val), "validation image")
         unjudged = f"{judges} cannot judge fine-tuning: there is none (--epochs)."
