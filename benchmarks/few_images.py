@@ -31,7 +31,7 @@ WAYS = {
     "10 epochs, average over one": ["--epochs", "10"],
     "head alone": ["--epochs", "0"],
     "best, heads alone": ["--preset", "best", "--epochs", "0"],
-    "best, fine-tuned": ["--preset", "best", "--set", "run.finetune_min_val=0", "--budget", "300"],
+    "best, fine-tuned": ["--preset", "best", "--set", "run.finetune_min_images=0", "--budget", "300"],
 }
 _FILE = RESULTS / "few-images.json"
 

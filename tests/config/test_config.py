@@ -158,7 +158,7 @@ def test_old_names_are_refused_in_a_file_and_read_in_a_run(tmp_path: Path) -> No
     file = tmp_path / "config.toml"
     file.write_text(
         '[data]\non_bad = "error"\n[augmentation]\ncolour = 0.1\ncrop = 0.3\n'
-        '[training]\nengine = "torch"\naveraging = 0\n'
+        '[training]\nengine = "torch"\naveraging = 0\n[run]\nfinetune_min_val = 20\n'
     )
     with pytest.raises(ConfigError) as caught:
         load_config(file)
@@ -168,6 +168,7 @@ def test_old_names_are_refused_in_a_file_and_read_in_a_run(tmp_path: Path) -> No
     assert config.data.on_unreadable == "error"
     assert (config.augmentation.color_jitter, config.augmentation.random_crop) == (0.1, 0.3)
     assert (config.training.prefix_backend, config.training.ema_epochs) == ("torch", 0)
+    assert config.run.finetune_min_images == 20
 
 
 def test_given_epochs_are_trained_as_many_whatever_the_images_are(tmp_path: Path) -> None:

@@ -39,16 +39,16 @@ def test_given_settings_override_a_preset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("epochs", [3, 10, 12])
-def test_given_epochs_need_no_validation_images(epochs: int, tmp_path: Path) -> None:
-    assert load_config(overrides={"run.preset": "best"}).run.finetune_min_val == 15
+def test_given_epochs_are_trained_with_few_images(epochs: int, tmp_path: Path) -> None:
+    assert load_config(overrides={"run.preset": "best"}).run.finetune_min_images == 135
     asked = load_config(overrides={"run.preset": "best", "training.finetune_epochs": epochs})
-    assert (asked.training.finetune_epochs, asked.run.finetune_min_val) == (epochs, 0)
-    assert "finetune_min_val" not in asked.describe_preset()
+    assert (asked.training.finetune_epochs, asked.run.finetune_min_images) == (epochs, 0)
+    assert "finetune_min_images" not in asked.describe_preset()
     file = tmp_path / "best.toml"
     file.write_text(load_config(overrides={"run.preset": "best"}).to_toml())
-    assert load_config(file).run.finetune_min_val == 15
-    both = {"run.preset": "best", "training.finetune_epochs": epochs, "run.finetune_min_val": 20}
-    assert load_config(overrides=both).run.finetune_min_val == 20
+    assert load_config(file).run.finetune_min_images == 135
+    both = {"run.preset": "best", "training.finetune_epochs": epochs, "run.finetune_min_images": 20}
+    assert load_config(overrides=both).run.finetune_min_images == 20
 
 
 @pytest.mark.parametrize("asked", [{"run.preset": "best"}, {"model.backbone": "Auto"}])

@@ -281,18 +281,19 @@ def test_best_combines_fine_tunes_and_says_so_before(
 
 
 @pytest.mark.usefixtures("two_here")
-def test_best_fine_tunes_only_what_validation_can_judge(squares_split: Split) -> None:
+def test_best_fine_tunes_nothing_with_very_few_images(squares_split: Split) -> None:
     reporter, best = Messages(), load_config(overrides={"run.preset": "best"})
     config = with_preset_plan(best, squares_split, reporter)
     assert (config.training.finetune_epochs, config.training.budget) == (0, 0)  # the head alone needs no limit
     assert config.run.max_backbones == 4  # which divide no time
     two = load_config(overrides={"run.preset": "best", "run.max_backbones": 2})
     assert with_preset_plan(two, squares_split, Messages()).run.max_backbones == 2
-    assert "12 validation images cannot judge fine-tuning" in reporter.said[0]
-    enough = {"run.preset": "best", "run.finetune_min_val": 12}
+    assert (
+        f"With {len(squares_split.train)} training images nothing is fine-tuned (--epochs N does it)."
+        in reporter.said[0]
+    )
+    enough = {"run.preset": "best", "run.finetune_min_images": 12}
     assert with_preset_plan(load_config(overrides=enough), squares_split, Messages()).training.finetune_epochs == 10
-    beside = load_config(overrides={**enough, "data.unlabelled": "others"})  # which teach the head alone
-    assert with_preset_plan(beside, squares_split, Messages()).training.finetune_epochs == 0
     given = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 3, "training.budget": 7.0})
     assert with_preset_plan(given, squares_split, reporter) == given
     assert "At most 7 s" in reporter.said[1]
@@ -302,6 +303,9 @@ def test_best_fine_tunes_only_what_validation_can_judge(squares_split: Split) ->
     assert with_preset_plan(asked, squares_split, Messages()).training.budget == wanted
     assert with_preset_plan(Config(), squares_split, reporter) == Config()
     assert len(reporter.said) == 2
+    fast = with_preset_plan(load_config(overrides={"run.preset": "fast"}), squares_split, reporter)
+    assert (fast.training.finetune_epochs, fast.training.budget) == (0, 0)
+    assert reporter.said[2].startswith("Preset fast: With ")
 
 
 @pytest.mark.usefixtures("two_here")

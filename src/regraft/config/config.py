@@ -173,8 +173,9 @@ class RunOptions:
     max_backbones: Annotated[
         int, Field(ge=1, le=16, description="largest number of backbones that model.backbone = auto may combine")
     ] = 1
-    finetune_min_val: Annotated[
-        int, Field(ge=0, description="fewest validation images with which `train` fine-tunes; fewer judge it badly")
+    finetune_min_images: Annotated[
+        int,
+        Field(ge=0, description="fewest training images with which `train` fine-tunes; on fewer it trains the head"),
     ] = 0
 
 
@@ -220,6 +221,7 @@ RENAMED_SETTINGS = {
     "augmentation.crop": "augmentation.random_crop",
     "training.engine": "training.prefix_backend",
     "training.averaging": "training.ema_epochs",
+    "run.finetune_min_val": "run.finetune_min_images",
 }
 
 

@@ -19,22 +19,24 @@ DEFAULT_PRESET: Preset = "balanced"
 
 #: Preset -> section -> setting -> value.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    # The head, and a few epochs of the stages with the lowest resolution (docs/presets.md).
+    # The head, and a few epochs of the stages with the lowest resolution, which do more harm than good on few images
+    # (docs/presets.md).
     "fast": {
+        "run": {"finetune_min_images": 450},
         "training": {
             "finetune_epochs": 3,
             "finetune_min_steps": 0,
             "finetune_from": "last",
             "views": 1,
             "precision": "fastest",
-        }
+        },
     },
     "balanced": {},
     # Up to three backbones, each fine-tuned where images are not very few, in the time of `default_budget`; else up to
     # four under a head alone (`head_backbones`, docs/decisions/few-images.md).
     "best": {
         "model": {"backbone": "auto"},
-        "run": {"max_backbones": 3, "finetune_min_val": 15},
+        "run": {"max_backbones": 3, "finetune_min_images": 135},
         "training": {"refit": True},
     },
     # `compile(Adam(...))` and `fit` on GlobalAveragePooling2D, Dropout and Dense, with ModelCheckpoint(save_best_only).
@@ -98,8 +100,8 @@ def merge_preset(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     training = given.get("training")
     if isinstance(training, Mapping) and "finetune_epochs" in training:
         merged["training"] = {"finetune_min_steps": 0, **merged.get("training", {}), **training}
-        if "finetune_min_val" not in given.get("run", {}):
-            merged.get("run", {}).pop("finetune_min_val", None)
+        if "finetune_min_images" not in given.get("run", {}):
+            merged.get("run", {}).pop("finetune_min_images", None)
     return {**given, **merged}
 
 
@@ -119,7 +121,7 @@ def describe_preset(preset: str, values: Mapping[str, Any]) -> str:
             kept.setdefault(f"{value:g}" if isinstance(value, float) else str(value), []).append(key.partition(".")[2])
     listed = "; ".join(f"{join_truncated(names, shown=len(names))} {value}" for value, names in kept.items())
     # What was chosen in place of `auto` is said where it is chosen, and given epochs need no validation images.
-    unsaid = ("model.backbone", "run.finetune_min_val")
+    unsaid = ("model.backbone", "run.finetune_min_images")
     others = [f"{key} = {values[key]}" for key, value in settings.items() if values[key] != value and key not in unsaid]
     given = f" Given instead of the preset's: {', '.join(others)}." if others else ""
     return f"Preset {preset}: {listed or 'nothing'}.{given}"

@@ -23,7 +23,6 @@ from regraft.text import pluralize
 from regraft.timing import time_passes
 from regraft.training.budget import Plan, Room, make_plan, shortest_full
 from regraft.training.callbacks import ProgressReporter
-from regraft.training.losses import SMALL_VALIDATION
 from regraft.training.phase_plan import finetunes_members, plan_phases
 from regraft.training.soft_labels import estimate_seconds, part_size
 from regraft.training.storage import free_disk, memory_limit
@@ -162,25 +161,22 @@ def fit_into_budget(
 def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -> Config:
     """Adapt a preset to the images: their task, its budget, and whether fine-tuning can be judged; say what it will do.
 
-    Changes nothing for a preset without a budget of its own and without `run.finetune_min_val`.
+    Changes nothing for a preset without a budget of its own and without `run.finetune_min_images`.
     """
     images, cpus = len(split.train), usable_cpus()
     training = for_task(config.training, config.run.preset, split.dataset.task)
-    unjudged, fewest = "", config.run.finetune_min_val
-    if fewest and config.data.unlabelled:  # which teach a head, and no fine-tuned backbones
-        fewest = max(fewest, SMALL_VALIDATION)
-    if training.finetune_epochs and len(split.val) < fewest:
+    without = ""
+    if training.finetune_epochs and images < config.run.finetune_min_images:
         training = replace(training, finetune_epochs=0)
-        judges = pluralize(len(split.val), "validation image")
-        unjudged = f"{judges} cannot judge fine-tuning: there is none (--epochs)."
+        without = f"With {pluralize(images, 'training image')} nothing is fine-tuned (--epochs N does it)."
     finetunes = training.finetune_epochs > 0 and training.finetune_from != "none"
     if not finetunes:
         most = head_backbones(config.run.preset, config.run.max_backbones)
         config = config.model_copy(update={"run": replace(config.run, max_backbones=most)})
     seconds = distributed.broadcast(default_budget(config.run.preset, images, cpus))
     if not seconds:
-        if unjudged:
-            reporter.on_message(unjudged)
+        if without:
+            reporter.on_message(f"Preset {config.run.preset}: {without}")
         return config.model_copy(update={"training": training})
     # A head alone takes seconds, and a limit could only end it with an error.
     training = replace(training, budget=training.budget or (seconds if finetunes else 0.0))
@@ -196,7 +192,7 @@ def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -
     if training.budget:
         machine = f"{pluralize(images, 'training image')} on {pluralize(cpus, 'core')}"
         plan.append(f"At most {training.budget:.0f} s for {machine} (--budget).")
-    reporter.on_message(" ".join([*plan, unjudged]).rstrip())
+    reporter.on_message(" ".join([*plan, without]).rstrip())
     return config.model_copy(update={"training": training})
 
 
