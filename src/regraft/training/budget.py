@@ -31,7 +31,7 @@ LADDER = (("", 8, 10), ("", 8, 5), ("", 4, 5), ("", 4, 3), ("", 2, 2), ("last", 
 SCRATCH_LADDER = (0.75, 0.5, 0.35, 0.25, 0.15, 0.0)
 #: Smaller images are tried before the rungs from this one on.
 _THOROUGH_RUNGS = 5
-#: Rungs before this one have all views, and five epochs where more were asked for.
+#: Rungs before this one have all views and half of the epochs, or five.
 _FULL_RUNGS = 3
 #: Images of a batch when a part is predicted, of which a pass has fewer if they are large.
 _PREDICTION_BATCH = 32
@@ -81,7 +81,7 @@ class Plan:
 
     @property
     def is_full(self) -> bool:
-        """Whether fine-tuning, where the options ask for it, has all views and five epochs, or those it asks for."""
+        """Whether fine-tuning, where the options ask for it, has all views and at least half of the epochs."""
         return self.rank < _FULL_RUNGS and not self.dropped
 
     @property
