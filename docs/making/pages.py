@@ -15,7 +15,7 @@ created `cells/` and `new/`. HTML comments, which readers do not see, are direct
     <!-- beside -->                     before a block of `regraft serve`: they run in the background to the end
     <!-- save: client.py -->            before a block: write it to this file
     <!-- output -->                     before a ```text block: the output of the last block goes there
-    <!-- output: 8 from "accuracy" -->  eight lines, from the first that contains the word; also `last 5`, `first 5`
+    <!-- output: 8 from "accuracy" -->  eight lines, from the first that contains the word, or one of "a|b"; `last 5`, `first 5`
     <!-- picture: runs/a/report.html 1100x700 #curves -->
                                         before ![...](...): this file goes there; of an HTML page or a URL a screenshot
                                         (needs Chromium) that starts at the named element. Image files in the
@@ -370,7 +370,8 @@ def _excerpt(output: str, step: Step) -> list[str]:
     if match := re.fullmatch(r"(first|last) (\d+)", step.words):
         return lines[: int(match[2])] if match[1] == "first" else lines[-int(match[2]) :]
     if match := re.fullmatch(r'(\d+) from "(.+)"', step.words):
-        start = next((i for i, line in enumerate(lines) if match[2] in line), None)
+        words = match[2].split("|")
+        start = next((i for i, line in enumerate(lines) if any(word in line for word in words)), None)
         if start is None:
             raise PageError(f"line {step.line + 1}: no line of the output contains {match[2]!r}:\n{output}")
         return lines[start : start + int(match[1])]

@@ -179,6 +179,15 @@ def test_given_epochs_are_trained_as_many_whatever_the_images_are(tmp_path: Path
         assert (config.training.finetune_epochs, config.training.finetune_min_steps) == (5, 0)
     both = {"training.finetune_epochs": 5, "training.finetune_min_steps": 90}
     assert load_config(overrides=both).training.finetune_min_steps == 90
+    for preset in ("balanced", "best"):  # a file with all settings
+        file.write_text(load_config(overrides={"run.preset": preset}).to_toml())
+        assert load_config(file).training.finetune_min_steps > 0
+        for config in (
+            load_config(file, ["training.finetune_epochs=3"]),
+            load_config(file, overrides={"training.finetune_epochs": 3}),
+        ):
+            assert (config.training.finetune_epochs, config.training.finetune_min_steps) == (3, 0)
+            assert config.run.finetune_min_images == 0
 
 
 def test_runs_of_versions_without_fewest_steps_trained_for_their_epochs(tmp_path: Path) -> None:
