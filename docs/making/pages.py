@@ -15,7 +15,7 @@ created `cells/` and `new/`. HTML comments, which readers do not see, are direct
     <!-- beside -->                     before a block of `regraft serve`: they run in the background to the end
     <!-- save: client.py -->            before a block: write it to this file
     <!-- output -->                     before a ```text block: the output of the last block goes there
-    <!-- output: 8 from "accuracy" -->  eight lines, from the first that contains the word, or one of "a|b"; `last 5`, `first 5`
+    <!-- output: 8 from "accuracy" -->  eight lines, from the first with the word, or with one of "a|b"; also `last 5`
     <!-- picture: runs/a/report.html 1100x700 #curves -->
                                         before ![...](...): this file goes there; of an HTML page or a URL a screenshot
                                         (needs Chromium) that starts at the named element. Image files in the
