@@ -69,7 +69,7 @@ def fit_into_budget(
     `time.monotonic()`; `at_size` builds the model for another size, where the size may be chosen; `unlabeled` images
     train beside the labeled ones. `full_in` are budgets that are tried in turn instead, until one has time for all
     views and half of the epochs; `BudgetError` if none has. An `own_budget` of a preset, which nobody asked for, is
-    extended where it is too short for one backbone as the options ask for it, or for few epochs of the first of several.
+    extended where it is too short for one backbone as the options ask for it, or few epochs of the first of several.
     Raises `DataError` for an empty train part, and `UsageError` if not even the head can be trained in this time,
     torch.compile is wanted, too, or what is to be kept has no room.
     """
