@@ -244,20 +244,20 @@ def load_config(
     values = _read(file) if file else {}
     if file:
         _resolve_paths(values, file.parent)
-    errors, asked = [], set[str]()
+    errors, given = [], set[str]()
     for setting in settings:
         key, separator, text = setting.partition("=")
         if separator and all(key.strip().partition(".")):
             _set(values, key.strip(), _toml_value(text.strip()))
-            asked.add(key.strip())
+            given.add(key.strip())
         else:
             errors.append(f"--set {setting}: expected section.key=value{_did_you_mean(key.strip())}")
     for key, value in (overrides or {}).items():
         if value is not None:
             _set(values, key, value)
-            asked.add(key)
-    if "training.finetune_epochs" in asked:  # as many as asked for, whatever the file and the number of images say
-        for key in {"training.finetune_min_steps", "run.finetune_min_images"} - asked:
+            given.add(key)
+    if "training.finetune_epochs" in given:  # as many as asked for, whatever the file and the number of images say
+        for key in {"training.finetune_min_steps", "run.finetune_min_images"} - given:
             _set(values, key, 0)
     values = _with_defaults_of_runs(_with_preset(values))
     config = _validate(values, errors, f"{file}: " if file else "")
