@@ -176,7 +176,8 @@ def conclude(models: Sequence[ComparedModel], pairs: Sequence[ModelPair], failed
     else:
         sentences.append(f"Nothing is compared: {best.name} is the only model. Its test {name}: {score}.")
     if ties := [model.name for model in others if model.score == best.score]:
-        sentences.append(f"{join_truncated(ties)} has the same test {name}, but not a lower test loss.")
+        have = "has" if len(ties) == 1 else "have"
+        sentences.append(f"{join_truncated(ties)} {have} the same test {name}, but not a lower test loss.")
     by_names = {frozenset((pair.first, pair.second)): pair for pair in pairs}
     tested = [(model, by_names.get(frozenset((best.name, model.name)))) for model in others]
     worse = [model for model, pair in tested if pair and pair.p_corrected < SIGNIFICANT]
