@@ -159,12 +159,12 @@ def make_plan(
         return plan
     candidates = [plan]
     if phases.from_scratch:  # a head on random features is no smaller training of this network
-        counts_of_epochs = dict.fromkeys(max(1, int(asked.finetune_epochs * share)) for share in SCRATCH_LADDER)
-        candidates += [estimate(replace(asked, finetune_epochs=count)) for count in counts_of_epochs]
+        shorter = dict.fromkeys(max(1, int(asked.finetune_epochs * share)) for share in SCRATCH_LADDER)
+        candidates += [estimate(replace(asked, finetune_epochs=count)) for count in shorter]
         return _first_that_fits(candidates, seconds, "one epoch")
     for start, views, epochs in LADDER if phases.finetunes else ():
-        shorter = _epochs_of_rung(epochs, asked.finetune_epochs)
-        rung = replace(asked, views=min(views, asked.views), finetune_epochs=shorter)
+        epochs = _epochs_of_rung(epochs, asked.finetune_epochs)
+        rung = replace(asked, views=min(views, asked.views), finetune_epochs=epochs)
         if not start:
             candidates.append(estimate(rung))
         elif model.resolve(start) > phases.boundary:
