@@ -33,7 +33,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from draw import draw
-from evidence import RESULTS, commit, hash_of, save, shown_command
+from evidence import RESULTS, commit, hash_of, processor, save, shown_command
 
 PRESETS = ("fast", "balanced", "best")
 UNLABELED = "best, others unlabeled"
@@ -44,13 +44,14 @@ _FILE = RESULTS / "accuracy.json"
 
 @dataclass(frozen=True)
 class Trained:
-    """One training: accuracy on the test images, 0..1, seconds of the whole command, and what it used."""
+    """One training: accuracy on the test images, 0..1, seconds of the whole command, and what and where it was."""
 
     draw: int
     accuracy: float
     seconds: float
     backbone: str
     commit: str
+    processor: str
 
     def __str__(self) -> str:
         """One line."""
@@ -150,7 +151,8 @@ def trained(source: Path, images: int, number: int, preset: str, options: list[s
     if done.returncode:
         raise SystemExit(f"regraft {' '.join(words)} failed:\n{done.stderr}")
     metrics = json.loads(done.stdout)
-    return Trained(number, metrics["test"]["accuracy"], round(seconds, 1), metrics["model"]["backbone"], commit())
+    accuracy, backbone = metrics["test"]["accuracy"], metrics["model"]["backbone"]
+    return Trained(number, accuracy, round(seconds, 1), backbone, commit(), processor())
 
 
 def recorded() -> tuple[Trainings, dict[str, dict[str, Any]]]:
@@ -173,6 +175,7 @@ def record(trainings: Trainings, facts: dict[str, dict[str, Any]]) -> None:
             "mean": with_spread([100 * one.accuracy for one in trainings[label]], "{:.1f}") + " %",
             "against_balanced": difference(trainings, label),
             "seconds": f"{median(one.seconds for one in trainings[label]):.0f}",
+            "processor": ", ".join(dict.fromkeys(one.processor.partition(",")[0] for one in trainings[label])),
             "trainings": [vars(one) for one in trainings[label]],
         }
         for label in labels

@@ -97,7 +97,7 @@ def shown_command() -> str:
 def environment() -> dict[str, Any]:
     """Describe processor, cores, memory, system and versions."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -118,7 +118,8 @@ def hash_of(folder: Path) -> dict[str, Any]:
     return {"name": folder.name, "files": count, "sha256": digest.hexdigest()}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name and family of the processor, and the instructions that matter here."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         values = dict(

@@ -31,6 +31,7 @@ from regraft.runs.run import Run
 from regraft.runs.train import train_from
 from regraft.training.backbone_scores import BackboneScore, score_head
 from regraft.training.callbacks import NullReporter
+from regraft.training.losses import SMALL_VALIDATION
 
 NAMES = ("efficientnet_lite0", "mobilenetv2")
 
@@ -271,7 +272,7 @@ def test_best_combines_fine_tunes_and_says_so_before(
     run = train_from(squares_folder, load_config(overrides=settings), tmp_path / "run", reporter=reporter)
     plan = next(text for text in reporter.said if text.startswith("Preset best: "))
     chosen = "cross-validation chooses up to 2 of 2 backbones with weights on this machine"
-    assert f"{chosen}, each is fine-tuned, a head is fitted over all" in plan
+    assert f"{chosen}, the best of them is fine-tuned, a head is fitted over all" in plan
     assert "At most 900 s" in plan
     search = run.metrics["backbone_search"]
     assert set(search["chosen"].split(",")) == set(NAMES)
@@ -294,8 +295,9 @@ def test_best_fine_tunes_nothing_with_very_few_images(squares_split: Split) -> N
     )
     enough = {"run.preset": "best", "run.finetune_min_images": 12}
     assert with_preset_plan(load_config(overrides=enough), squares_split, Messages()).training.finetune_epochs == 10
-    given = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 3, "training.budget": 7.0})
-    assert with_preset_plan(given, squares_split, reporter) == given
+    given = {"run.preset": "best", "training.finetune_epochs": 3, "training.budget": 7.0, "run.finetune_all_min_val": 1}
+    all_of_them = load_config(overrides=given)
+    assert with_preset_plan(all_of_them, squares_split, reporter) == all_of_them
     assert "At most 7 s" in reporter.said[1]
     asked = load_config(overrides={"run.preset": "best", "training.finetune_epochs": 12})
     assert with_preset_plan(asked, squares_split, Messages()).training.finetune_epochs == 12
@@ -306,6 +308,18 @@ def test_best_fine_tunes_nothing_with_very_few_images(squares_split: Split) -> N
     fast = with_preset_plan(load_config(overrides={"run.preset": "fast"}), squares_split, reporter)
     assert (fast.training.finetune_epochs, fast.training.budget) == (0, 0)
     assert reporter.said[2].startswith("Preset fast: With ")
+
+
+@pytest.mark.usefixtures("two_here")
+def test_best_fine_tunes_the_first_backbone_alone_with_few_validation_images(squares_split: Split) -> None:
+    count, reporter = len(squares_split.val), Messages()
+    for least, words, most in [(count + 1, "the best of them is fine-tuned", 4), (count, "each is fine-tuned", 3)]:
+        asked = {"run.preset": "best", "training.finetune_epochs": 3, "run.finetune_all_min_val": least}
+        config = with_preset_plan(load_config(overrides=asked), squares_split, reporter)
+        assert words in reporter.said[-1]
+        assert config.run.max_backbones == most
+    assert load_config(overrides={"run.preset": "best"}).run.finetune_all_min_val == SMALL_VALIDATION
+    assert Config().run.finetune_all_min_val == 0
 
 
 @pytest.mark.usefixtures("two_here")

@@ -16,13 +16,14 @@ from regraft.config import load_config
 from regraft.errors import BudgetError, TrainingError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.runs.budget import fit_into_budget
-from regraft.runs.members import MEMBERS
+from regraft.runs.members import MEMBERS, TrainedMember, heads_to_average
 from regraft.runs.report import write_report
 from regraft.runs.resume import resume
 from regraft.runs.run import Run
 from regraft.runs.train import train_from
 from regraft.training.budget import Plan, make_plan
 from regraft.training.callbacks import NullReporter
+from regraft.training.refit import LinearWeights
 
 BACKBONES = "efficientnet_lite0@32,mobilenetv2@32"
 
@@ -245,6 +246,36 @@ def test_a_budget_without_time_for_the_head_is_refused(
     run = train_from(squares_folder, config, tmp_path / "run", reporter=reporter)
     assert any("On this machine one backbone alone takes longer: at most 4" in text for text in reporter.texts)
     assert run.metrics["model"]["trained"] == "upper stages"
+
+
+def test_with_few_validation_images_the_first_is_fine_tuned(
+    squares_folder: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    reporter = Messages()
+    few = {"run.finetune_all_min_val": 50, "training.keep_finetuned": "always", "training.finetune_epochs": 1}
+    run = train_from(squares_folder, load_config(overrides={**settings, **few}), tmp_path / "run", reporter=reporter)
+    assert any(text.startswith("efficientnet_lite0 is fine-tuned alone") for text in reporter.texts)
+    first, second = run.metrics["members"].values()
+    assert first["model"]["finetuned_from"]
+    assert second["model"]["trained"] == "head"
+    assert run.metrics["head"]["chosen"] == "averaged"
+    assert run.metrics["model"]["finetuned_from"].endswith("of efficientnet_lite0")
+
+
+def test_fine_tuned_heads_have_half_of_the_weight() -> None:
+    def member(slope: float, boundary: str | None) -> TrainedMember:
+        head = LinearWeights(torch.full((2, 1), slope), torch.zeros(2))
+        return TrainedMember("one", head, {"model": {"finetuned_from": boundary}})
+
+    def shares(*members: TrainedMember, validation: int = 20) -> list[float]:
+        return [float(head.weight[0, 0]) / len(members) for head in heads_to_average(members, validation)]
+
+    tuned, frozen = member(1.0, "blocks.3.0"), member(1.0, None)
+    assert shares(tuned, frozen, frozen) == pytest.approx([1 / 2, 1 / 4, 1 / 4])
+    assert shares(tuned, tuned, frozen) == pytest.approx([1 / 4, 1 / 4, 1 / 2])
+    assert shares(tuned, tuned, tuned) == pytest.approx([1 / 3] * 3)
+    assert shares(tuned, frozen, frozen, validation=50) == pytest.approx([1 / 3] * 3)  # which say how much each counts
+    assert not heads_to_average([frozen, frozen], 20)  # of which one head on all features may be better
 
 
 def test_the_head_alone(squares_folder: Path, settings: dict[str, Any], tmp_path: Path) -> None:

@@ -177,6 +177,10 @@ class RunOptions:
         int,
         Field(ge=0, description="fewest training images with which `train` fine-tunes; on fewer it trains the head"),
     ] = 0
+    finetune_all_min_val: Annotated[
+        int,
+        Field(ge=0, description="fewest validation images with which more than one of several backbones is fine-tuned"),
+    ] = 0
 
 
 @usage_errors

@@ -32,11 +32,11 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
     },
     "balanced": {},
-    # Up to three backbones, each fine-tuned where images are not very few, in the time of `default_budget`; else up to
-    # four under a head alone (`head_backbones`, docs/decisions/few-images.md).
+    # Up to three backbones, each fine-tuned in the time of `default_budget`; with few images up to four, of which the
+    # best is fine-tuned, and with very few none (docs/decisions/few-images.md).
     "best": {
         "model": {"backbone": "auto"},
-        "run": {"max_backbones": 3, "finetune_min_images": 135},
+        "run": {"max_backbones": 3, "finetune_min_images": 135, "finetune_all_min_val": 50},
         "training": {"refit": True},
     },
     # `compile(Adam(...))` and `fit` on GlobalAveragePooling2D, Dropout and Dense, with ModelCheckpoint(save_best_only).
@@ -64,7 +64,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 
 
-#: Backbones of `best` under a head alone, which divide no time for fine-tuning among them.
+#: Backbones of `best` where at most one is fine-tuned, so that they divide no time among them.
 _HEAD_BACKBONES = 4
 #: Seconds that `best` takes for an image on two cores, and at least, unless a budget is given.
 _SECONDS_PER_IMAGE, _LEAST_SECONDS = 0.18, 150.0
@@ -81,7 +81,7 @@ def default_budget(preset: str, images: int, cpus: int) -> float:
 
 
 def head_backbones(preset: str, most: int) -> int:
-    """Largest number of backbones that a preset combines without fine-tuning, where it would combine `most` with it.
+    """Largest number of backbones that a preset combines where it fine-tunes at most one, and `most` if all.
 
     A number that was given instead of the preset's stays.
     """

@@ -170,7 +170,8 @@ def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -
         training = replace(training, finetune_epochs=0)
         without = f"With {pluralize(images, 'training image')} nothing is fine-tuned (--epochs N does it)."
     finetunes = training.finetune_epochs > 0 and training.finetune_from != "none"
-    if not finetunes:
+    only_first = len(split.val) < config.run.finetune_all_min_val
+    if only_first or not finetunes:
         most = head_backbones(config.run.preset, config.run.max_backbones)
         config = config.model_copy(update={"run": replace(config.run, max_backbones=most)})
     seconds = distributed.broadcast(default_budget(config.run.preset, images, cpus))
@@ -184,7 +185,8 @@ def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -
     several = bool(choice) and most_backbones(config) > 1
     steps = [choice] if choice else []
     if finetunes:
-        steps.append("each is fine-tuned" if several else "the backbone is fine-tuned")
+        which = "the best of them" if only_first else "each"
+        steps.append(f"{which if several else 'the backbone'} is fine-tuned")
     steps.append("a head is fitted over all of them" if several else "a head is fitted")
     if config.data.unlabelled:
         steps.append("images without labels help where cross-validation says so")

@@ -30,7 +30,7 @@ from regraft.runs.run import CHECKPOINT, CONFIG, HEAD_PATH, HISTORY, METRICS, Ru
 from regraft.runs.tasks.multilabel import without_calibration
 from regraft.text import pluralize
 from regraft.training.callbacks import Callback, Epoch, HeadFit, ProgressReporter
-from regraft.training.losses import LossFunction
+from regraft.training.losses import SMALL_VALIDATION, LossFunction
 from regraft.training.refit import LinearWeights
 
 #: Subfolder of a run for the runs of its backbones, and the files of these that stay once the run has finished.
@@ -72,6 +72,21 @@ class TrainedMember:
         return f"{self.name} alone: {score} ({how}, {self.seconds:.0f} s).{early}"
 
 
+def heads_to_average(members: Sequence[TrainedMember], validation: int) -> list[LinearWeights]:
+    """The heads of the backbones, scaled for their mean; none where no backbone was fine-tuned.
+
+    With enough `validation` images these say how much each counts. With fewer, those of fine-tuned backbones have half
+    of the weight together, and those of the others the other half: each kind makes errors of its own
+    (docs/decisions/few-images.md).
+    """
+    tuned, count = sum(member.is_finetuned for member in members), len(members)
+    if not tuned:
+        return []
+    if tuned == count or validation >= SMALL_VALIDATION:
+        return [member.head for member in members]
+    return [member.head.scaled(count / 2 / (tuned if member.is_finetuned else count - tuned)) for member in members]
+
+
 def _describe_score(metrics: Mapping[str, Any]) -> str:
     """The validation accuracy, or the mean average precision where an image has any number of classes."""
     if "mean_average_precision" in metrics:
@@ -93,17 +108,18 @@ def train_members(
 ) -> list[TrainedMember]:
     """Fine-tune each backbone in the run's folder `path`, and leave its best weights in the model.
 
-    The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are left, or
-    among fewer where a share has no time for all views. Where all of it is too little, a backbone gets a head alone,
-    unless it is the first: one backbone that is fine-tuned well is better than several in haste. A run that is resumed
-    has no deadline, and divides what its finished backbones have left. A training that ends early by an error leaves
-    its best weights so far, and a note. Raises `KeyboardInterrupt` where a training was interrupted.
+    With fewer validation images than `run.finetune_all_min_val` only the first is fine-tuned, and the others get a head
+    alone. The time until `deadline`, a value of `time.monotonic()`, is divided equally among the backbones that are
+    left, or among fewer where a share has no time for all views. Where all of it is too little, a backbone gets a head
+    alone, unless it is the first: one backbone that is fine-tuned well is better than several in haste. A run that is
+    resumed has no deadline, and divides what its finished backbones have left. A training that ends early by an error
+    leaves its best weights so far, and a note. Raises `KeyboardInterrupt` where a training was interrupted.
     """
     count, split = len(model.members), _without_test(split)
-    reporter.on_message(
-        f"Each of {pluralize(count, 'backbone')} is fine-tuned alone, in {path / MEMBERS}; then the head over all is "
-        "fitted."
-    )
+    tuned = count if len(split.val) >= config.run.finetune_all_min_val else 1
+    which = f"Each of {pluralize(count, 'backbone')}" if tuned == count else model.members[0].spec.name
+    others = "" if tuned == count else " The others stay as they are (run.finetune_all_min_val)."
+    reporter.on_message(f"{which} is fine-tuned alone, in {path / MEMBERS}; then the head over all is fitted.{others}")
     if deadline is not None and not distributed.rank():
         _write_budget(path, deadline - time.monotonic())
     trained: list[TrainedMember] = []
@@ -113,10 +129,11 @@ def train_members(
         own = _MemberReporter(reporter, f"{name} ({index + 1} of {count})")
         if not distributed.on_rank_0(lambda folder=folder: _is_finished(folder)):  # type: ignore[misc]  # bound now
             seconds, started = _read_budget(path), time.monotonic()
-            shares = () if seconds is None else [max(seconds, 1e-3) / left for left in range(count - index, 0, -1)]
+            shares = () if seconds is None else [max(seconds, 1e-3) / left for left in range(tuned - index, 0, -1)]
             own.on_message("its training begins.")
             in_haste = not any(one.is_finetuned for one in trained)
-            _train(one, split, folder, config, shares, own, train_one, callbacks, loss, in_haste=in_haste)
+            of_one = config if index < tuned else _head_alone(config)
+            _train(one, split, folder, of_one, shares, own, train_one, callbacks, loss, in_haste=in_haste)
             if seconds is not None and not distributed.rank():
                 # A training that was resumed took longer than this process knows.
                 _write_budget(path, seconds - max(time.monotonic() - started, _seconds_of(folder)))
@@ -177,8 +194,11 @@ def _plan(
 ) -> RunPlan:
     """Plan the training of one backbone in the first of these `shares` of the time, in seconds, that is enough.
 
-    Without shares there is no limit. What does not fit well is fine-tuned `in_haste`, or its head is fitted alone.
+    Without shares there is no limit. What does not fit well is fine-tuned `in_haste`, or its head is fitted alone, as
+    where nothing is to be fine-tuned.
     """
+    if not config.training.finetune_epochs:
+        return RunPlan(one, _config_of(config, one, budget=0.0))
     own, started = _config_of(config, one, budget=0.0), time.monotonic()
     # `BudgetError` is the same in all processes, which plan together.
     with suppress(BudgetError):
@@ -188,7 +208,11 @@ def _plan(
             own = _config_of(config, one, budget=shares[-1])
             return fit_into_budget(one, split, own, started, reporter)
     reporter.on_message("no time is left to fine-tune it, so only its head is fitted.")
-    return RunPlan(one, _config_of(config, one, budget=0.0, finetune_epochs=0))
+    return RunPlan(one, _config_of(_head_alone(config), one, budget=0.0))
+
+
+def _head_alone(config: Config) -> Config:
+    return config.model_copy(update={"training": replace(config.training, finetune_epochs=0)})
 
 
 def _without_test(split: Split) -> Split:

@@ -39,7 +39,7 @@ from regraft.runs.earlier_comparison import describe_earlier_run
 from regraft.runs.exemplars import number_of, write_exemplars
 from regraft.runs.finalize import HeldOut, calibrate, draw_results, write_results
 from regraft.runs.held_out_features import cache_for_features
-from regraft.runs.members import TrainedMember, remove_weights, train_members
+from regraft.runs.members import TrainedMember, heads_to_average, remove_weights, train_members
 from regraft.runs.prepare import build_described, build_for, describe_model
 from regraft.runs.processes import describe as describe_processes
 from regraft.runs.processes import jointly, logged, tell_run
@@ -172,7 +172,7 @@ def train_into(
             model, split, augmentation=config.augmentation, scratch=path / SCRATCH, checkpoint=path / CHECKPOINT,
             reporter=tracked, on_better=partial(save_classifier, folder=path) if is_first else None,
             deadline=plan.deadline, planned=plan.seconds, earlier=earlier, callbacks=callbacks, loss_function=loss,
-            trained_heads=[member.head for member in members] if any(m.is_finetuned for m in members) else (),
+            trained_heads=heads_to_average(members, len(split.val)),
             soft_targets=None if lesson is None else lesson.targets, **asdict(config.training),
         )  # fmt: skip
         model.cpu()
