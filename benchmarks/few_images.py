@@ -25,6 +25,7 @@ from evidence import RESULTS, save, shown_command
 from regraft.config.config import load_run_config
 
 _ANY_NUMBER = ["--set", "run.finetune_min_images=0"]
+_BEST = ["--preset", "best", *_ANY_NUMBER, "--budget", "300"]
 #: Way -> options of `regraft train`; EPOCHS are those of the first way.
 WAYS = {
     "200 steps, average over 30 %": [],
@@ -33,16 +34,8 @@ WAYS = {
     "head alone": ["--epochs", "0"],
     "fast, fine-tuned": ["--preset", "fast", *_ANY_NUMBER],
     "best, heads alone": ["--preset", "best", "--epochs", "0"],
-    "best, all fine-tuned": [
-        "--preset",
-        "best",
-        *_ANY_NUMBER,
-        "--set",
-        "run.finetune_all_min_val=0",
-        "--budget",
-        "300",
-    ],
-    "best, the first fine-tuned": ["--preset", "best", *_ANY_NUMBER, "--budget", "300"],
+    "best, all fine-tuned": [*_BEST, "--set", "run.finetune_all_min_val=0"],
+    "best, the first fine-tuned": _BEST,
 }
 _FILE = RESULTS / "few-images.json"
 

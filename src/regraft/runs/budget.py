@@ -14,6 +14,7 @@ from regraft.cache import Cache
 from regraft.config import Config
 from regraft.config.presets import default_budget, for_task, head_backbones
 from regraft.data.dataset import Dataset, Split
+from regraft.data.pooling import per_answer
 from regraft.errors import BudgetError, DataError, UsageError
 from regraft.models.classifier import Classifier
 from regraft.models.pretrained import smaller_sizes
@@ -170,7 +171,7 @@ def with_preset_plan(config: Config, split: Split, reporter: ProgressReporter) -
         training = replace(training, finetune_epochs=0)
         without = f"With {pluralize(images, 'training image')} nothing is fine-tuned (--epochs N does it)."
     finetunes = training.finetune_epochs > 0 and training.finetune_from != "none"
-    only_first = len(split.val) < config.run.finetune_all_min_val
+    only_first = len(per_answer(split.val)) < config.run.finetune_all_min_val
     if only_first or not finetunes:
         most = head_backbones(config.run.preset, config.run.max_backbones)
         config = config.model_copy(update={"run": replace(config.run, max_backbones=most)})

@@ -21,6 +21,7 @@ from regraft import distributed
 from regraft.atomic_io import write_json
 from regraft.config import Config, load_run_config
 from regraft.data.dataset import Split
+from regraft.data.pooling import per_answer
 from regraft.data.samples import PARTS
 from regraft.errors import BudgetError
 from regraft.models.classifier import Classifier
@@ -75,8 +76,8 @@ class TrainedMember:
 def heads_to_average(members: Sequence[TrainedMember], validation: int) -> list[LinearWeights]:
     """The heads of the backbones, scaled for their mean; none where no backbone was fine-tuned.
 
-    With enough `validation` images these say how much each counts. With fewer, those of fine-tuned backbones have half
-    of the weight together, and those of the others the other half: each kind makes errors of its own
+    With enough `validation` images or groups, these say how much each counts. With fewer, those of fine-tuned backbones
+    have half of the weight together, and those of the others the other half: each kind makes errors of its own
     (docs/decisions/few-images.md).
     """
     tuned, count = sum(member.is_finetuned for member in members), len(members)
@@ -116,7 +117,7 @@ def train_members(
     leaves its best weights so far, and a note. Raises `KeyboardInterrupt` where a training was interrupted.
     """
     count, split = len(model.members), _without_test(split)
-    tuned = count if len(split.val) >= config.run.finetune_all_min_val else 1
+    tuned = count if len(per_answer(split.val)) >= config.run.finetune_all_min_val else 1
     which = f"Each of {pluralize(count, 'backbone')}" if tuned == count else model.members[0].spec.name
     others = "" if tuned == count else " The others stay as they are (run.finetune_all_min_val)."
     reporter.on_message(f"{which} is fine-tuned alone, in {path / MEMBERS}; then the head over all is fitted.{others}")

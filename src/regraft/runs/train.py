@@ -22,7 +22,7 @@ from regraft.config import Config, load_config
 from regraft.config.presets import DEFAULT_PRESET
 from regraft.data.augmentation_options import Augmentation
 from regraft.data.dataset import Dataset, Split
-from regraft.data.pooling import pooled_by
+from regraft.data.pooling import per_answer, pooled_by
 from regraft.data.sources.urls import absolute
 from regraft.data.split_file import write_split
 from regraft.data.unlabelled import write_unlabeled
@@ -172,7 +172,7 @@ def train_into(
             model, split, augmentation=config.augmentation, scratch=path / SCRATCH, checkpoint=path / CHECKPOINT,
             reporter=tracked, on_better=partial(save_classifier, folder=path) if is_first else None,
             deadline=plan.deadline, planned=plan.seconds, earlier=earlier, callbacks=callbacks, loss_function=loss,
-            trained_heads=heads_to_average(members, len(split.val)),
+            trained_heads=heads_to_average(members, len(per_answer(split.val))),
             soft_targets=None if lesson is None else lesson.targets, **asdict(config.training),
         )  # fmt: skip
         model.cpu()
